@@ -1,0 +1,178 @@
+"""The command line: parse, call, and one line for each error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blip_bootstrap.errors import BlipBootstrapError, ConfigError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="CapFilt, closed: download, caption, filter, audit and re-train on noisy web image-text pairs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+config_app = typer.Typer(help="Show or check the configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see `config show`.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="One setting, as `select.itm_threshold=0.6`.")]
+Root = Annotated[Path | None, typer.Option("--root", help="Where the run lies. Default: the config's, runs/default.")]
+RayAddress = Annotated[str | None, typer.Option("--ray", help="local, auto, or the address of a cluster.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows of each URL list.")]
+RoundNumber = Annotated[int | None, typer.Option("--round", min=0, help="Which round. Default: the last one made.")]
+
+
+class Format(StrEnum):
+    """How `sql` prints its answer."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    markdown = "markdown"
+    parquet = "parquet"
+
+
+@app.command(epilog="Example: `blip-bootstrap run --round 2 --config configs/flickr8k.yaml --ray auto`")
+def run(
+    number: Annotated[int, typer.Option("--round", min=0, help="The last round to make; missing ones come first.")],
+    config: ConfigFile = None,
+    root: Root = None,
+    settings: Settings = None,
+    ray: RayAddress = None,
+    limit: Limit = None,
+) -> None:
+    """Run CapFilt up to a round, making only what is missing or out of date."""
+    from blip_bootstrap.rounds import run_rounds
+    from blip_bootstrap.summary import print_summary
+
+    loaded = _load(config, root, settings, ray, limit)
+    report = run_rounds(loaded, number, _say)
+    print_summary(loaded.root)
+    typer.echo(f"report: {report}")
+
+
+@app.command(epilog="Example: `blip-bootstrap demo --set select.itm_threshold=0.6`")
+def demo(
+    root: Annotated[Path, typer.Option("--root", help="Where the demo's run lies.")] = Path("runs/demo"),
+    number: Annotated[int, typer.Option("--round", min=0, help="The last round to make.")] = 1,
+    settings: Settings = None,
+    ray: RayAddress = None,
+) -> None:
+    """Two CapFilt rounds on the built-in world: a drawn web with a noisy server, in minutes."""
+    from blip_bootstrap.demo.main import run_demo
+    from blip_bootstrap.summary import print_summary
+
+    report = run_demo(root, number, settings or [], ray, _say)
+    print_summary(root)
+    typer.echo(f"report: {report}")
+
+
+@app.command(epilog="Example: `blip-bootstrap audit --round 1 --root runs/demo`")
+def audit(root: Root = None, number: RoundNumber = None) -> None:
+    """What was kept and dropped, why, and how noisy each source is."""
+    from blip_bootstrap.audit import print_audit
+
+    print_audit(_root(root), number)
+
+
+@app.command(epilog='Example: `blip-bootstrap sql "SELECT source, reason, count(*) FROM pairs GROUP BY ALL"`')
+def sql(
+    query: Annotated[str | None, typer.Argument(help="One SELECT; without it, an interactive prompt.")] = None,
+    root: Root = None,
+    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    out: Annotated[Path | None, typer.Option("--out", help="Write here instead of standard output.")] = None,
+) -> None:
+    """Ask DuckDB about `images`, `captions`, `pairs`, `rounds` and `runs`; read-only."""
+    from blip_bootstrap.views import prompt_sql, run_sql
+
+    if query is None:
+        prompt_sql(_root(root))
+    else:
+        run_sql(_root(root), query, output.value, out)
+
+
+@app.command(epilog="Example: `blip-bootstrap report --round 1 --root runs/demo`")
+def report(root: Root = None, number: RoundNumber = None) -> None:
+    """Write a round's page again and print its path."""
+    from blip_bootstrap.report import rewrite_report
+
+    typer.echo(str(rewrite_report(_root(root), number)))
+
+
+@config_app.command("show", epilog="Example: `blip-bootstrap config show --set seed=7 > my.yaml`")
+def config_show(config: ConfigFile = None, root: Root = None, settings: Settings = None) -> None:
+    """Print the resolved configuration with every default, as YAML."""
+    from blip_bootstrap.config import dump_yaml
+
+    typer.echo(dump_yaml(_load(config, root, settings)), nl=False)
+
+
+@config_app.command("check", epilog="Example: `blip-bootstrap config check --config my.yaml --round 1`")
+def config_check(
+    config: ConfigFile = None,
+    root: Root = None,
+    settings: Settings = None,
+    number: Annotated[int, typer.Option("--round", min=0, help="The round that it should carry.")] = 1,
+) -> None:
+    """List every mistake of a configuration, one line each."""
+    from blip_bootstrap.rounds import check_config
+
+    mistakes = check_config(_load(config, root, settings), number)
+    if mistakes:
+        raise ConfigError(mistakes)
+    typer.echo("ok")
+
+
+def _load(
+    path: Path | None, root: Path | None, settings: list[str] | None, ray: str | None = None, limit: int | None = None
+) -> Any:
+    """The configuration from the command's options."""
+    from blip_bootstrap.config import load_config
+
+    return load_config(path, settings or [], root=root, ray__address=ray, download__limit=limit)
+
+
+def _root(root: Path | None) -> Path:
+    """The run to look at: as given, else the default one, else the demo's."""
+    if root:
+        return root
+    return next((path for path in (Path("runs/default"), Path("runs/demo")) if path.is_dir()), Path("runs/default"))
+
+
+def _say(line: str) -> None:
+    """One line of progress, on standard error."""
+    typer.echo(line, err=True)
+
+
+def main() -> None:
+    """The console script: every failure is one line for each mistake, and an exit code."""
+    # Spinning OpenMP threads make small models many times slower on a shared machine; set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    try:
+        app()
+    except BlipBootstrapError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The tables that a run leaves on disk: every column with its type, unit and meaning, and the one Parquet writer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blip_bootstrap.errors import InputError
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Arrow type, and what a value means."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's name, its columns in order, and what one row is."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema with each column's meaning in its field metadata."""
+        return pa.schema([pa.field(c.name, c.type, metadata={"meaning": c.meaning}) for c in self.columns])
+
+
+STATUSES = ("success", "failed_to_download", "failed_to_resize", "rejected")
+"""img2dataset's three, and `rejected`: the row was never fetched (blank or repeated)."""
+
+ERROR_CLASSES = (
+    "blank_url", "duplicate_row", "unsupported_scheme", "private_address", "dns", "connection", "timeout",
+    "http_4xx", "http_5xx", "too_many_redirects", "disallowed", "too_many_bytes", "not_an_image", "truncated_image",
+    "too_many_pixels", "too_small", "aspect_ratio", "too_large", "other",
+)  # fmt: skip
+"""Why a row of `images` has no picture; null where `status` is `success`."""
+
+SOURCES = ("web", "synthetic", "human")
+"""Where a caption comes from: the page's alt text, the captioner, a person."""
+
+REASONS = (
+    "empty_text", "too_short", "too_long", "degenerate_text", "duplicate_text", "not_scored", "below_threshold",
+    "not_selected",
+)  # fmt: skip
+"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order."""
+
+FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length")
+"""What may be wrong with a synthetic caption."""
+
+IMAGES = Table(
+    "images",
+    "one row per row of the URL lists, failed ones too; written once",
+    (
+        Column("key", pa.string(), "unique in the run: shard number (5 digits) and row in the shard (5 digits)"),
+        Column("uid", pa.string(), "32 hex digits of the sha256 of URL and alt text: the same row in any run"),
+        Column("dataset", pa.string(), "the URL list that the row came from"),
+        Column("url", pa.string(), "as given in the list"),
+        Column("caption", pa.string(), "the web text (alt text), as given"),
+        Column("status", pa.string(), "success, failed_to_download, failed_to_resize or rejected"),
+        Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
+        Column("error_message", pa.string(), "the fetcher's or decoder's own words; null where status is success"),
+        Column("width", pa.int32(), "stored width, px"),
+        Column("height", pa.int32(), "stored height, px"),
+        Column("original_width", pa.int32(), "width before resizing, px"),
+        Column("original_height", pa.int32(), "height before resizing, px"),
+        Column("exif", pa.string(), "JSON of EXIF tags, or null"),
+        Column("sha256", pa.string(), "hex digest of the bytes as fetched"),
+        Column("jpg", pa.binary(), "encoded picture as stored (JPEG); null where status is not success"),
+    ),
+)
+
+ANNOTATED = Table(
+    "annotated",
+    "one row per picture of a human-annotated set, unreadable ones too",
+    (
+        Column("key", pa.string(), "unique in the set"),
+        Column("name", pa.string(), "file name or URL as given in the list"),
+        Column("domain", pa.string(), "in, near or out, as in nocaps; null where the set has no domains"),
+        Column("captions", pa.list_(pa.string()), "what people wrote about the picture"),
+        Column("status", pa.string(), "success, failed_to_download or failed_to_resize"),
+        Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
+        Column("error_message", pa.string(), "null where status is success"),
+        Column("jpg", pa.binary(), "encoded picture; null where status is not success"),
+    ),
+)
+
+CAPTIONS = Table(
+    "captions",
+    "one row per (image, text) of a round: web texts and every synthetic candidate, with their scores",
+    (
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column("source", pa.string(), "web or synthetic"),
+        Column("candidate", pa.int16(), "0 for web; 0..K-1 for the K synthetic candidates"),
+        Column("caption", pa.string(), "the text, whitespace folded"),
+        Column("itm_score", pa.float32(), "P(match) by the filter's ITM head, 0..1; null where the text is empty"),
+        Column("itc_score", pa.float32(), "cosine of the filter's ITC embeddings, -1..1; null where the text is empty"),
+        Column("logprob", pa.float32(), "sum of the captioner's log-probabilities of the tokens, nats; null for web"),
+        Column("num_tokens", pa.int16(), "word pieces of the text, prompt included, special tokens not"),
+        Column("flags", pa.list_(pa.string()), "empty, repetition, prompt_leak, cut_at_max_length; may be none"),
+        Column("seed", pa.int64(), "of this candidate's sampling; null for web"),
+    ),
+)
+
+PAIRS = Table(
+    "pairs",
+    "one row per row of `captions` (round 0: per web text): what training uses, and why not the rest",
+    (
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column("source", pa.string(), "web or synthetic"),
+        Column("candidate", pa.int16(), "as in `captions`"),
+        Column("caption", pa.string(), "the text"),
+        Column("itm_score", pa.float32(), "as in `captions`; null in round 0"),
+        Column("kept", pa.bool_(), "true: it is a training pair of this round"),
+        Column("reason", pa.string(), "closed list; null where kept"),
+    ),
+)
+
+TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
+
+
+def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[str, str] | None = None) -> None:
+    """Write one Parquet file with the declared schema; it is either whole under `path` or not there.
+
+    The column order and types are `table`'s even where `data` is empty or a column is all null.
+    `metadata` goes to the file's key-value metadata, so that a lone file still says where it is from.
+    Raises ValueError where `data` lacks a column, has one more, or a value does not fit the type.
+    """
+    missing = set(table.schema.names) ^ set(data.schema.names)
+    if missing:
+        raise ValueError(f"{table.name}: columns {sorted(missing)} are not those of the schema")
+    schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(data.select(schema.names).cast(schema), staged, compression="zstd", row_group_size=10_000)
+    staged.replace(path)
+
+
+def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:
+    """Rows as dicts to an Arrow table of the declared schema; also for an empty list."""
+    return pa.Table.from_pylist(rows, schema=table.schema)
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file as Arrow. Raises InputError, naming the file, where it is damaged or half-written."""
+    try:
+        return pq.ParquetFile(path).read(columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from error
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The folder's data files in order, staged and hidden ones left out."""
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))

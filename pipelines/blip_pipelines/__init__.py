@@ -1,0 +1,1 @@
+"""What every step of blip-bootstrap computes with Ray."""

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ("run", "demo", "audit", "sql", "report", "config show", "config check")
+
+
+def blip(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "blip_bootstrap.cli", *arguments],
+        capture_output=True, text=True, cwd=cwd, check=False, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(command: str) -> None:
+    done = blip(*command.split(), "--help")
+    assert done.returncode == 0
+    assert f"Example: blip-bootstrap {command}" in " ".join(done.stdout.split())
+
+
+def test_help_imports_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys; from blip_bootstrap.cli import main\n"
+        "sys.argv = ['blip-bootstrap', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'ray', 'transformers', 'pyarrow', 'duckdb'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_wrong_config_is_exit_2_with_a_line_for_each_mistake() -> None:
+    done = blip("config", "check", "--set", "selct.x=1", "--set", "caption.candidates=0")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") for line in lines)
+
+
+def test_a_missing_config_file_is_exit_2(tmp_path: Path) -> None:
+    done = blip("run", "--round", "1", "--config", "no.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: no.yaml: cannot be read (No such file or directory)\n")
+
+
+def test_config_show_is_a_config_that_checks(tmp_path: Path) -> None:
+    (tmp_path / "urls.tsv").write_text("url\tcaption\n")
+    shown = blip("config", "show", "--set", "download.urls=[{path: urls.tsv}]", cwd=tmp_path)
+    (tmp_path / "c.yaml").write_text(shown.stdout)
+    done = blip("config", "check", "--config", "c.yaml", "--round", "0", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "ok\n")
