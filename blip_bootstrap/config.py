@@ -16,6 +16,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+ShardRows = Annotated[int, Field(ge=1, le=100_000)]  # five digits of a key count the rows of a shard
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
 SPEED: dict[str, JsonValue] = {"speed": True}
@@ -39,6 +40,16 @@ class UrlList(Section):
     url_column: str = "url"
     caption_column: str = "caption"
     url_prefix: str = Field("", description="put before every URL of the list, for lists of bare file names")
+    serve: Path | None = Field(
+        None, description="a folder of pictures, served over loopback HTTP while the step runs; the list has file names"
+    )
+    serve_port: Annotated[int, Field(ge=1, le=65_535)] = Field(8765, description="part of the URLs in the tables")
+
+    @model_validator(mode="after")
+    def _one_prefix(self) -> UrlList:
+        if self.serve and self.url_prefix:
+            raise ValueError("serve gives the URLs their prefix; leave url_prefix out")
+        return self
 
     @property
     def name(self) -> str:
@@ -55,7 +66,7 @@ class AnnotatedSet(Section):
     domain_column: str = Field("domain", description="optional column: in, near or out (nocaps)")
     image_root: Path | None = Field(None, description="folder of the pictures; default: beside the list")
     image_size: Count = Field(256, description="longest side as stored, px; larger pictures are made smaller")
-    rows_per_shard: Count = 10_000
+    rows_per_shard: ShardRows = 10_000
 
 
 class DownloadConfig(Section):
@@ -76,7 +87,7 @@ class DownloadConfig(Section):
     allow_private_addresses: bool = Field(False, description="fetch from loopback and private networks too")
     honour_noai: bool = Field(True, description="refuse images whose X-Robots-Tag says noai or noimageai")
     user_agent: str = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1504/img2dataset)"
-    rows_per_shard: Count = 10_000
+    rows_per_shard: ShardRows = 10_000
 
 
 # ---------------------------------------------------------------------------------------------------------- model
@@ -157,6 +168,9 @@ class OptimizerConfig(Section):
     dtype: Dtype = Field("float32", description="bfloat16: autocast; weights stay float32")
     compile: bool = False
     activation_checkpointing: bool = False
+    threads: NonNegative = Field(
+        0, description="CPU threads of each worker; 0: its share of the cores", json_schema_extra=SPEED
+    )
     checkpoint_every_steps: Count = Field(1000, json_schema_extra=SPEED)
     log_every_steps: Count = Field(20, json_schema_extra=SPEED)
 
@@ -191,7 +205,7 @@ class PretrainConfig(Section):
     )
     start_from: Literal["scratch", "previous"] = Field("scratch", description="the paper: scratch (Table 13)")
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
-    num_workers: Count = Field(1, description="Ray Train workers")
+    num_workers: Count = Field(1, description="training processes that share each batch")
 
 
 class FinetuneConfig(Section):
@@ -205,6 +219,7 @@ class FinetuneConfig(Section):
     label_smoothing: Fraction = 0.1
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
     validate_every_steps: NonNegative = Field(0, description="0: keep the last; else keep the best on validation")
+    num_workers: Count = Field(1, description="training processes that share each batch")
 
 
 # --------------------------------------------------------------------------------------------- caption and select
@@ -298,6 +313,9 @@ class RayConfig(Section):
     """Where Ray runs; results do not depend on it."""
 
     address: str = Field("local", description="local, auto or the address of a cluster")
+    trainer: Literal["auto", "ray_train", "task"] = Field(
+        "auto", description="Ray Train, or for one worker a plain Ray task; auto: a task for one worker on the CPU"
+    )
     num_cpus: Count | None = Field(None, description="logical CPUs of a local Ray; default: those of the machine")
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] = 500_000_000
 

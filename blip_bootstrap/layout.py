@@ -109,8 +109,8 @@ def digest_of_path(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     files = sorted(p for p in path.rglob("*") if p.is_file())
     whole = hashlib.sha256()
-    for file in files:
-        whole.update(f"{file.relative_to(path)} {digest_of_path(file)}\n".encode())
+    for one in files:
+        whole.update(f"{one.relative_to(path)} {digest_of_path(one)}\n".encode())
     return whole.hexdigest()
 
 

@@ -1,0 +1,86 @@
+"""The audits: one question about a run each, kept as one SQL file in `audits/`, asked by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+from rich.console import Console
+
+from blip_bootstrap import records
+from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.printing import rich_table
+from blip_bootstrap.views import connect, query
+
+AUDITS = (
+    "accounting", "downloads", "reasons", "noise", "scores", "thresholds", "diversity", "flags", "steps",
+)  # fmt: skip
+"""Every audit, in the order in which they are printed."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An audit's answer: its name, its title and what it means (the head of its SQL file), and its table."""
+
+    name: str
+    title: str
+    meaning: str
+    table: pa.Table
+
+
+def audit(root: Path, number: int | None = None, names: Sequence[str] = AUDITS) -> list[Answer]:
+    """Ask the named audits about round `number` of the run under `root`; None: its last round.
+
+    What the run has not made gives an empty table. Raises InputError for an unknown name, round or run.
+    """
+    with connect(root, [resolve_round(root, number)]) as connection:
+        return [ask(connection, name) for name in names]
+
+
+def ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
+    """Ask one audit on a connection of `views.connect`. Raises InputError for an unknown name."""
+    if name not in AUDITS:
+        raise InputError(f"audit {name}: unknown; there are {', '.join(AUDITS)}")
+    sql = files("blip_bootstrap").joinpath("audits", f"{name}.sql").read_text(encoding="utf-8")
+    title, meaning = (line.removeprefix("-- ") for line in sql.splitlines()[:2])
+    return Answer(name, title, meaning, query(connection, sql))
+
+
+def check_accounting(answer: Answer) -> None:
+    """Raise AccountingError where a line of the audit `accounting` has a gap."""
+    for row in answer.table.to_pylist():
+        if row["gap"]:
+            raise AccountingError(
+                f"round {row['round']}, {row['step']}: {row['rows_in']} rows in, but {row['kept']} kept and "
+                f"{row['dropped']} dropped; delete the step's folder and run again"
+            )
+
+
+def resolve_round(root: Path, number: int | None) -> int:
+    """`number`, or the last round that has pairs; 0 where no round has. Raises InputError for a round not there."""
+    made = [n for n in records.round_numbers(root) if (records.round_folder(root, n) / "pairs").is_dir()]
+    if number is None:
+        return made[-1] if made else 0
+    if number not in made:
+        there = f"it has {', '.join(map(str, made))}" if made else "it has none yet"
+        raise InputError(f"{root}: no round {number}; {there}")
+    return number
+
+
+def print_audit(root: Path, number: int | None = None, names: Sequence[str] = AUDITS) -> None:
+    """Print the audits of a round as tables on standard output.
+
+    Raises AccountingError, after all is printed, where rows do not add up.
+    """
+    console = Console()
+    answers = audit(root, number, names)
+    for answer in answers:
+        console.print(f"\n[bold]{answer.title}[/bold]  ({answer.name})\n[dim]{answer.meaning}[/dim]", highlight=False)
+        console.print(rich_table(answer.table) if answer.table.num_rows else "  nothing")
+    for answer in answers:
+        if answer.name == "accounting":
+            check_accounting(answer)

@@ -1,0 +1,1 @@
+"""The parts of HTML pages: charts, galleries, sections, style."""

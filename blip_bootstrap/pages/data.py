@@ -1,0 +1,165 @@
+"""Sections of a round's page about its data; a section with nothing to show is an empty string."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import yaml
+
+from blip_bootstrap import records
+from blip_bootstrap.audit import ask
+from blip_bootstrap.pages import charts
+from blip_bootstrap.pages.charts import Part
+from blip_bootstrap.pages.gallery import GALLERIES, gallery_html
+from blip_bootstrap.pages.parts import Page, charts_html, scroll, table_html
+from blip_bootstrap.summary import FIGURES
+from blip_bootstrap.views import query
+
+
+def cards(page: Page) -> str:
+    """The main figures, each with its change since the round before."""
+    wanted = (
+        ("downloaded", "pictures downloaded", ",d"), ("web_kept", "web texts kept", ",d"),
+        ("synthetic_kept", "synthetic texts kept", ",d"), ("noise_ratio_web", "noise ratio, web", ".1%"),
+        ("noise_ratio_synthetic", "noise ratio, synthetic", ".1%"), ("caption_truth", "true of the kept texts", ".1%"),
+        ("cider", "CIDEr, held-out", ".3f"), ("tr1", "TR@1, held-out", ".1%"), ("ir1", "IR@1, held-out", ".1%"),
+    )  # fmt: skip
+    before = page.rounds[-2] if len(page.rounds) > 1 else {}
+    items = []
+    for name, label, form in wanted:
+        value, was = page.figures.get(name), before.get(name)
+        if value is None:
+            continue
+        change = "" if was is None or was == value else f"was {was:{form}}"
+        items.append(
+            f'<li><b>{value:{form}}</b><span>{escape(label)}</span><span class="change">{escape(change)}</span></li>'
+        )
+    return f'<ul class="cards">{"".join(items)}</ul>'
+
+
+def flow(page: Page) -> str:
+    """Rows from URLs to pairs, as bars to one scale."""
+    reasons = ask(page.connection, "reasons").table.to_pylist()
+    figures, fates = page.figures, [row for row in reasons if row["round"] == page.number]
+    rows: list[tuple[str, list[Part]]] = []
+    if figures.get("urls"):
+        failed = [Part(str(name), number, "dropped") for name, number in figures.get("failed_by_reason", {}).items()]
+        rows.append(("URLs", [Part("downloaded", figures["downloaded"], "kept"), *failed]))
+    for source in ("web", "synthetic"):
+        mine = sorted((row for row in fates if row["source"] == source), key=lambda row: row["fate"] != "kept")
+        parts = [Part(row["fate"], row["texts"], "kept" if row["fate"] == "kept" else "dropped") for row in mine]
+        rows += [(f"{source} texts", parts)] if parts else []
+    pairs = [Part(row["source"], row["texts"], row["source"]) for row in fates if row["fate"] == "kept"]
+    rows += [("pairs to train on", pairs)] if pairs else []
+    full = max((sum(part.number for part in parts) for _, parts in rows), default=0)
+    return f'<ul class="flow">{"".join(charts.stack(name, parts, full) for name, parts in rows)}</ul>' if rows else ""
+
+
+def over_rounds(page: Page) -> str:
+    """The main figures of every round so far."""
+    figures = [(label, key, form) for label, key, form in FIGURES if form != "counts"]
+    rows = [(label, form, [one.get(key) for one in page.rounds]) for label, key, form in figures]
+    rows = [row for row in rows if any(value is not None for value in row[2])]
+    head = "".join(f'<th scope="col" class="num">round {one["round"]}</th>' for one in page.rounds)
+    lines = []
+    for label, form, values in rows:
+        cells = "".join(f'<td class="num">{"" if v is None else format(v, form)}</td>' for v in values)
+        lines.append(f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>')
+    if not lines:
+        return ""
+    return scroll(f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>", "rounds")
+
+
+def noise(page: Page) -> str:
+    """Noise ratios of every round and source with their intervals."""
+    rows = [
+        (f"round {row['round']}, {row['source']}", row["noise_ratio"], row["low"], row["high"], row["source"])
+        for row in ask(page.connection, "noise").table.to_pylist()
+    ]
+    return charts.ranges(rows, "dropped texts of all texts; 95 % Wilson interval") if rows else ""
+
+
+def scores(page: Page) -> str:
+    """Histograms of the ITM scores, web and synthetic, and what any threshold would keep."""
+    drawn = []
+    rows = [row for row in ask(page.connection, "scores").table.to_pylist() if row["round"] == page.number]
+    for source in ("web", "synthetic"):
+        counts = {round(row["score_from"] * 20): row["texts"] for row in rows if row["source"] == source}
+        drawn.append(charts.histogram(f"{source} texts", [counts.get(at, 0) for at in range(20)], page.threshold))
+    curve = [row for row in ask(page.connection, "thresholds").table.to_pylist() if row["round"] == page.number]
+    series = {
+        source: [(row["threshold"], row[f"{source}_share"]) for row in curve if row[f"{source}_share"] is not None]
+        for source in ("web", "synthetic")
+    }
+    drawn.append(charts.lines("share kept at any threshold", series, ("web", "synthetic"), "threshold"))
+    return charts_html(drawn)
+
+
+def galleries(page: Page) -> str:
+    """Pictures with kept and dropped texts."""
+    limit, seed = page.config.num_gallery, page.config.seed
+    shown_galleries: list[str] = []
+    for at, gallery in enumerate(GALLERIES):
+        listed = gallery_html(page.connection, gallery, page.number, limit, seed, page.threshold)
+        if listed:
+            is_open = " open" if at < 2 or not shown_galleries else ""
+            title = f"<summary><strong>{escape(gallery.title)}</strong></summary>"
+            shown_galleries.append(
+                f'<details{is_open}>{title}<p class="note">{escape(gallery.note)}</p>{listed}</details>'
+            )
+    return "".join(shown_galleries)
+
+
+def diversity(page: Page) -> str:
+    """How many different texts and words there are, and which text is most common."""
+    rows = ask(page.connection, "diversity").table.to_pylist()
+    return table_html([row for row in rows if row["round"] <= page.number])
+
+
+def truth(page: Page) -> str:
+    """Where the truth is known: how true the texts are before and after the filter."""
+    counts: Mapping[str, Any] = page.figures.get("truth_counts") or {}
+    tones = {"true": "kept", "partial": "synthetic", "false": "dropped"}
+    rows = [
+        (f"{source}, {fate}", [Part(v, verdicts.get(v, 0), tone) for v, tone in tones.items()])
+        for source, fates in sorted(counts.items(), reverse=True)
+        for fate, verdicts in sorted(fates.items(), reverse=True)
+    ]
+    full = max((sum(part.number for part in parts) for _, parts in rows), default=0)
+    drawn = f'<ul class="flow">{"".join(charts.stack(name, parts, full) for name, parts in rows)}</ul>' if rows else ""
+    auc = page.figures.get("filter_auc_web")
+    told = f"<p>The filter's area under the ROC curve on web texts is {auc:.3f}.</p>" if auc is not None else ""
+    return drawn + told
+
+
+def settings(page: Page) -> str:
+    """What each part of the round was made from: settings in full, digests."""
+    blocks = []
+    for name, manifest in page.manifests.items():
+        if name.startswith("round-") and not name.startswith(f"round-{page.number:02d}/"):
+            continue
+        inputs = "".join(
+            f"<li>{escape(key)}: <code>{escape(value)}</code></li>"
+            for key, value in manifest["recipe"]["inputs"].items()
+        )
+        told = yaml.safe_dump(manifest.get("settings", {}), sort_keys=False, allow_unicode=True)
+        blocks.append(
+            f"<details><summary>{escape(name)}, made by {escape(str(manifest['recipe']['step']))} in "
+            f"{manifest['seconds']:,.1f} s, {escape(manifest['made'])}</summary>"
+            f"<p>digest <code>{escape(manifest['digest'])}</code>, content <code>{escape(manifest['content'])}</code>, "
+            f"version {escape(manifest['version'])}</p><ul>{inputs}</ul><pre>{escape(told)}</pre></details>"
+        )
+    return "".join(blocks)
+
+
+def read_rounds(connection: duckdb.DuckDBPyConnection, root: Path, last: int) -> list[dict[str, Any]]:
+    """The metrics.json of every round up to `last`, with its number."""
+    numbers = query(connection, f"SELECT DISTINCT round FROM metrics WHERE round <= {last} ORDER BY round")
+    found = [
+        (n, records.read_json(records.round_folder(root, n) / "metrics.json")) for n in numbers["round"].to_pylist()
+    ]
+    return [{**figures, "round": number} for number, figures in found if figures]

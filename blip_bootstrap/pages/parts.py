@@ -1,0 +1,92 @@
+"""What the sections of a page share: the round they are about, tables, rows of charts, whole documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import duckdb
+
+from blip_bootstrap.config import ReportConfig
+from blip_bootstrap.printing import shown
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the sections are made from; `rounds` holds the figures of this round and the ones before it, in order."""
+
+    root: Path
+    number: int
+    config: ReportConfig
+    connection: duckdb.DuckDBPyConnection
+    rounds: Sequence[Mapping[str, Any]]
+    manifests: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """The figures of this round."""
+        return self.rounds[-1] if self.rounds else {}
+
+    @property
+    def threshold(self) -> float:
+        """The ITM threshold of this round's selection, 0..1."""
+        manifest = self.manifests.get(f"round-{self.number:02d}/pairs", {})
+        used = manifest.get("counts", {}).get("itm_threshold", manifest.get("settings", {}).get("itm_threshold", 0.5))
+        return float(used)
+
+
+def table_html(rows: Sequence[Mapping[str, Any]], label: str = "table") -> str:
+    """Rows of an audit as an HTML table; empty for no rows."""
+    if not rows:
+        return ""
+    numeric = {k for k in rows[0] if all(isinstance(row[k], int | float) or row[k] is None for row in rows)}
+    head = "".join(f'<th scope="col"{_num(k in numeric)}>{escape(k)}</th>' for k in rows[0])
+    body = "".join(
+        f"<tr>{''.join(f'<td{_num(k in numeric)}>{escape(shown(v))}</td>' for k, v in row.items())}</tr>"
+        for row in rows
+    )
+    return scroll(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", label)
+
+
+def charts_html(drawn: Iterable[str]) -> str:
+    """Charts side by side where the page is wide; empty where none has anything to show."""
+    inside = "".join(drawn)
+    return f'<div class="charts">{inside}</div>' if inside else ""
+
+
+def scroll(table: str, label: str) -> str:
+    """A wide table that scrolls by itself, also by keyboard."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
+
+
+def section(anchor: str, title: str, note: str, content: str) -> str:
+    """A section of a page under its heading."""
+    return (
+        f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escape(title)}</h2>'
+        f'<p class="note">{escape(note)}</p>{content}</section>'
+    )
+
+
+def document(title: str, lead: str, nav: Sequence[tuple[str, str]], body: str, footer: str) -> str:
+    """A whole HTML document without any other file; `nav` holds (anchor, text), `body` is HTML, the rest plain text."""
+    return _asset("page.html").substitute(
+        title=escape(title),
+        lead=escape(lead),
+        style=_asset("style.css").template,
+        nav="".join(f'<li><a href="#{anchor}">{escape(text)}</a></li>' for anchor, text in nav),
+        body=body,
+        footer=escape(footer),
+    )
+
+
+def _asset(name: str) -> Template:
+    return Template(files("blip_bootstrap.pages").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _num(numeric: bool) -> str:
+    return ' class="num"' if numeric else ""

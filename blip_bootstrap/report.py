@@ -1,0 +1,110 @@
+"""One self-contained HTML page per round: what was kept, what was dropped, why, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from blip_bootstrap import records
+from blip_bootstrap.audit import resolve_round
+from blip_bootstrap.config import ReportConfig
+from blip_bootstrap.pages import data as about_data
+from blip_bootstrap.pages import model as about_model
+from blip_bootstrap.pages.parts import Page, document, section
+from blip_bootstrap.views import connect
+
+SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
+    ("flow", "From URLs to pairs", "Every row is accounted for; all bars are to one scale.", about_data.flow),
+    ("pictures", "Kept and dropped", "Green texts train the next model; red do not.", about_data.galleries),
+    ("noise", "Noise ratio", "How much of each source the rule drops (section 4.2 of the paper).", about_data.noise),
+    (
+        "scores",
+        "Scores of the filter",
+        "Two hills, a valley at the threshold: the filter tells.",
+        about_data.scores,
+    ),
+    ("truth", "Truth", "Known for these texts, and used for measuring alone.", about_data.truth),
+    (
+        "held-out",
+        "Held-out figures",
+        "The best of each line in bold; controls had the same steps.",
+        about_model.held_out,
+    ),
+    ("rounds", "Round by round", "All figures are in metrics.json beside this page.", about_data.over_rounds),
+    ("diversity", "Diversity", "A captioner that always says the same shows here.", about_data.diversity),
+    ("training", "Training", "Pre-training of this round's model.", about_model.training),
+    ("time", "Time", "Of each step, in its last run.", about_model.seconds),
+    ("settings", "Settings and digests", "What everything was made from.", about_data.settings),
+)
+"""Anchor, heading, a sentence about it, and the function that draws it."""
+
+
+def write_report(
+    root: Path,
+    number: int,
+    out: Path,
+    images: Path,
+    pairs: Path,
+    model: Path | None,
+    metrics: Path,
+    config: ReportConfig,
+) -> dict[str, int]:
+    """Write `out`/report.html for round `number` of the run under `root`; returns its size in bytes.
+
+    The page needs no other file and no network. `images`, `pairs`, `model` and `metrics` are what it is made from,
+    and lie under `root`. It holds no time of its own making, so that the same inputs give the same bytes.
+    """
+    page = page_html(root, number, config)
+    (out / "report.html").write_text(page, encoding="utf-8")
+    return {"size_bytes": len(page.encode())}
+
+
+def rewrite_report(root: Path, number: int | None = None) -> Path:
+    """Make the page of a round (None: the last) anew in its place, with the settings it was made with; its path.
+
+    Raises InputError where the run or the round is not there.
+    """
+    connect(root).close()
+    number = resolve_round(root, number)
+    path = records.round_folder(root, number) / "report.html"
+    beside = path.with_name(f".{path.name}.MANIFEST.json")
+    manifest = records.read_json(beside)
+    config = ReportConfig.model_validate((manifest or {}).get("settings", {}))
+    content = page_html(root, number, config).encode()
+    _replace(path, content)
+    if manifest:
+        entry = {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        _replace(beside, json.dumps({**manifest, "files": [entry]}, indent=1).encode())
+    return path
+
+
+def page_html(root: Path, number: int, config: ReportConfig) -> str:
+    """The page of round `number` as one HTML document."""
+    with connect(root, range(number + 1)) as connection:
+        manifests = {str(m["name"]): m for m in records.manifests(root)}
+        page = Page(root, number, config, connection, about_data.read_rounds(connection, root, number), manifests)
+        drawn = [(anchor, title, note, draw(page)) for anchor, title, note, draw in SECTIONS]
+        head = about_data.cards(page)
+    drawn = [one for one in drawn if one[3]]
+    return document(
+        f"CapFilt round {number}",
+        f"What was kept, what was dropped, and what came of it: {root.name}, round {number}.",
+        [(anchor, title) for anchor, title, _, _ in drawn],
+        head + "".join(section(*one) for one in drawn),
+        _footer(page),
+    )
+
+
+def _footer(page: Page) -> str:
+    made = [str(m["made"]) for name, m in page.manifests.items() if name.startswith(f"round-{page.number:02d}/")]
+    version = next((str(m["version"]) for m in page.manifests.values()), "")
+    return f"blip-bootstrap {version}; the last of its parts was made {max(made, default='')}."
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    staged = path.with_name(f".{path.name}.tmp")
+    staged.write_bytes(content)
+    staged.replace(path)

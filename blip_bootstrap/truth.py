@@ -1,0 +1,127 @@
+"""What is really in the pictures, where somebody knows: for measuring alone, never read by a step that decides."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import duckdb
+import pyarrow as pa
+
+from blip_bootstrap import tables
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.sql_text import scan
+
+Verdict = Literal["true", "partial", "false"]
+
+TRUE_KINDS = frozenset({"true", "full", "clean"})
+"""Kinds of web text that are true of their picture; `partial` is itself, every other kind is false."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """By file name: the kind of its web text, and where it is known the scene that the picture shows."""
+
+    kinds: Mapping[str, str]
+    scenes: Mapping[str, Mapping[str, Any]]
+
+    def verdict(self, name: str, source: str, caption: str) -> Verdict | None:
+        """Whether `caption` is true of the picture `name`; None where nobody knows.
+
+        With a scene any caption can be judged, else only the picture's own web text.
+        """
+        if name in self.scenes:
+            from blip_bootstrap.demo.truth import judge
+
+            return judge(self.scenes[name], caption)
+        if source != "web" or name not in self.kinds:
+            return None
+        kind = self.kinds[name]
+        return "true" if kind in TRUE_KINDS else "partial" if kind == "partial" else "false"
+
+
+def load_truth(path: Path) -> Truth:
+    """Read a truth file: JSON lines of `name`, `kind` and optionally `scene`, or TSV with `image` and `kind`.
+
+    Raises InputError, naming the line, where it is neither.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the truth file cannot be read ({error})") from error
+    rows = _tsv_rows(path, text) if path.suffix == ".tsv" else _json_rows(path, text)
+    kinds = {str(row["name"]): str(row["kind"]) for row in rows if row.get("kind") is not None}
+    return Truth(kinds, {str(row["name"]): row["scene"] for row in rows if row.get("scene")})
+
+
+def _tsv_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    if not {"image", "kind"} <= set(reader.fieldnames or ()):
+        raise InputError(f"{path}: the columns image and kind are needed, found {', '.join(reader.fieldnames or ())}")
+    return [{"name": row["image"], "kind": row["kind"]} for row in reader]
+
+
+def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict) or "name" not in row:
+            raise InputError(f"{path}, line {number}: an object with `name` and `kind` or `scene` is needed")
+        rows.append(row)
+    return rows
+
+
+def file_name(url: str) -> str:
+    """The last part of a URL's path, by which truth and pictures are joined."""
+    return unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+
+
+def judged_pairs(truth: Truth, images: Path, pairs: Path) -> pa.Table:
+    """Every row of `pairs` or `captions` with its `name` (of the picture's file) and `verdict` (null: unknown)."""
+    files = tables.parquet_files(pairs)
+    if not files:
+        raise InputError(f"{pairs}: no Parquet files to judge; make this table first")
+    with duckdb.connect() as connection:
+        joined = connection.sql(
+            f"SELECT p.*, i.url FROM {scan(files)} p "
+            f"LEFT JOIN (SELECT key, url FROM {scan(tables.parquet_files(images))}) i USING (key)"
+        ).to_arrow_table()
+    names = [file_name(url or "") for url in joined["url"].to_pylist()]
+    texts = zip(names, joined["source"].to_pylist(), joined["caption"].to_pylist(), strict=True)
+    verdicts = [truth.verdict(name, source, caption or "") for name, source, caption in texts]
+    table = joined.drop_columns(["url"]).append_column("name", pa.array(names, pa.string()))
+    return table.append_column("verdict", pa.array(verdicts, pa.string()))
+
+
+def oracle_pairs(out: Path, images: Path, captions: Path, truth: Path) -> dict[str, int]:
+    """The pairs of a filter that cannot err, for the control arm `oracle`: true texts only, by the truth file.
+
+    Writes one file of `tables.PAIRS` for each file of `captions`; a row that is not true, or that nobody can judge,
+    is `not_selected`. Returns rows and kept.
+    """
+    known, counts = load_truth(truth), {"rows": 0, "kept": 0}
+    urls = _urls(images)
+    for file in tables.parquet_files(captions):
+        rows = tables.read_parquet(file, ["key", "source", "candidate", "caption", "itm_score"]).to_pylist()
+        for row in rows:
+            name = file_name(urls.get(row["key"], ""))
+            row["kept"] = known.verdict(name, row["source"], row["caption"] or "") == "true"
+            row["reason"] = None if row["kept"] else "not_selected"
+        tables.write_parquet(out / file.name, tables.rows_to_table(rows, tables.PAIRS), tables.PAIRS)
+        counts["rows"] += len(rows)
+        counts["kept"] += sum(row["kept"] for row in rows)
+    return counts
+
+
+def _urls(images: Path) -> dict[str, str]:
+    """The URL of every key."""
+    parts = [tables.read_parquet(file, ["key", "url"]) for file in tables.parquet_files(images)]
+    return {key: url for part in parts for key, url in zip(*part.to_pydict().values(), strict=True)}

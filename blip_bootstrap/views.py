@@ -1,0 +1,209 @@
+"""DuckDB views over a run, read-only, and `blip-bootstrap sql`."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blip_bootstrap import records, tables
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.printing import render
+from blip_bootstrap.sql_text import literal, scan, text_list
+
+HUMAN = tables.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
+HELD_OUT = tables.Table("held_out", "one row per picture of the held-out set", tables.ANNOTATED.columns)
+CAPTIONS = tables.Table("captions", tables.CAPTIONS.row, (records.ROUND, *tables.CAPTIONS.columns))
+PAIRS = tables.Table("pairs", tables.PAIRS.row, (records.ROUND, *tables.PAIRS.columns))
+
+COLUMNS = tables.Table(
+    "columns",
+    "one row per column of every view",
+    (
+        tables.Column("view", pa.string(), "the view that it belongs to"),
+        tables.Column("column", pa.string(), "its name"),
+        tables.Column("type", pa.string(), "its Arrow type"),
+        tables.Column("meaning", pa.string(), "what a value means, with its unit"),
+    ),
+)
+VIEWS = (tables.IMAGES, HUMAN, HELD_OUT, CAPTIONS, PAIRS, records.ROUNDS, records.METRICS, records.RUNS, COLUMNS)
+"""Every view with its columns; `SELECT * FROM columns` tells the same."""
+
+_EXPLAIN = re.compile(r"explain(\s+analyze)?(\s*\([^)]*\))?\s+", re.IGNORECASE)
+_PIVOT = re.compile(r"\(?\s*(pivot|select|from|with)\b", re.IGNORECASE)
+
+_MACROS = """
+CREATE MACRO wilson_low(hits, number) AS CASE WHEN number > 0 THEN greatest(0, (hits + 1.9208) / (number + 3.8416)
+    - 1.96 * sqrt(hits * (number - hits)::DOUBLE / number + 0.9604) / (number + 3.8416)) END;
+CREATE MACRO wilson_high(hits, number) AS CASE WHEN number > 0 THEN least(1, (hits + 1.9208) / (number + 3.8416)
+    + 1.96 * sqrt(hits * (number - hits)::DOUBLE / number + 0.9604) / (number + 3.8416)) END;
+CREATE MACRO words(text) AS string_split(lower(trim(text)), ' ');
+"""
+"""95 % Wilson score interval of a share (hits of number), 0..1; and a text's words, lower case."""
+
+
+def connect(root: Path, rounds: Sequence[int] | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with the views of `VIEWS` over the run under `root`; the same that `blip-bootstrap sql` uses.
+
+    `rounds` limits `captions`, `pairs`, `rounds` and `metrics` to these rounds; None: all. What the run has not made
+    yet is an empty view with the declared columns. The connection reads files under `root` only, loads no extension,
+    and cannot be reconfigured; use `query` to refuse everything but questions, too.
+    Raises InputError where `root` is no folder or a file in it is damaged.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such run; give --root, or make it with `blip-bootstrap run` or `demo`")
+    root = root.resolve()
+    numbers = [number for number in records.round_numbers(root) if rounds is None or number in rounds]
+    connection = duckdb.connect()
+    connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;" + _MACROS)
+    spill = Path(tempfile.gettempdir()) / "blip-bootstrap-duckdb"
+    connection.execute(f"SET temp_directory = {literal(str(spill))}")  # DuckDB's own default is .tmp where one stands
+    connection.execute("SET enable_progress_bar = false; SET python_enable_replacements = false")
+    for table in (tables.IMAGES, HUMAN, HELD_OUT):
+        _create(connection, table, _files_sql(table, root / table.name))
+    for table in (CAPTIONS, PAIRS):
+        parts = [_files_sql(table, records.round_folder(root, n) / table.name, n) for n in numbers]
+        _create(connection, table, " UNION ALL ".join(part for part in parts if part))
+    _create_records(connection, root, numbers)
+    _document(connection)
+    _lock(connection, root)
+    return connection
+
+
+def query(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
+    """The answer to one or several questions (the last one's) as Arrow.
+
+    Raises InputError where the SQL is wrong, or would do something else than read.
+    """
+    try:
+        statements = connection.extract_statements(question)
+        for statement in statements:
+            if not _reads(connection, statement):
+                raise InputError(
+                    f"{statement.type.name}: only questions (SELECT, FROM, PIVOT, DESCRIBE, EXPLAIN) are allowed"
+                )
+        if not statements:
+            raise InputError("no question was given; give one SELECT")
+        return connection.sql(question).to_arrow_table()
+    except duckdb.Error as error:
+        raise InputError(_one_line(error)) from error
+
+
+def run_sql(root: Path, question: str, form: str = "table", out: Path | None = None) -> None:
+    """Ask the run under `root` and print the answer, or write it to `out`; `form` as in `printing.FORMS`."""
+    with connect(root) as connection:
+        answer = render(query(connection, question), form)
+    if out:
+        out.write_bytes(answer)
+    else:
+        sys.stdout.buffer.write(answer)
+        sys.stdout.buffer.flush()
+
+
+def prompt_sql(root: Path) -> None:
+    """Answer questions typed on standard input, each ended by `;`, until `exit` or end of file; mistakes are shown."""
+    with connect(root) as connection:
+        names = ", ".join(table.name for table in VIEWS)
+        sys.stdout.write(f"{root}: {names}. End a question with ; and leave with exit.\n")
+        while (question := _typed()) is not None:
+            try:
+                answer = render(query(connection, question), "table").decode()
+            except InputError as error:
+                answer = f"error: {error}\n"
+            sys.stdout.write(answer)
+
+
+def _typed() -> str | None:
+    """One question from standard input, over several lines if need be; None at its end."""
+    lines: list[str] = []
+    while not lines or not lines[-1].rstrip().endswith(";"):
+        try:
+            line = input("... " if lines else "sql> ")
+        except EOFError:
+            return "\n".join(lines) or None
+        if not lines and line.strip().rstrip(";").lower() in ("exit", "quit"):
+            return None
+        lines += [line] if line.strip() else []
+    return "\n".join(lines)
+
+
+def _files_sql(table: tables.Table, folder: Path, number: int | None = None) -> str:
+    """The SELECT over a folder's files; empty where there are none. A column that an older run lacks is null."""
+    files = tables.parquet_files(folder)
+    if not files:
+        return ""
+    try:
+        there = set(pq.read_schema(files[0]).names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{files[0]}: not a readable Parquet file ({error}); delete it and run again") from error
+    own = f"{number}::SMALLINT AS round"
+    columns = [own if c is records.ROUND else c.name if c.name in there else f"NULL AS {c.name}" for c in table.columns]
+    return f"SELECT {', '.join(columns)} FROM {scan(files)}"
+
+
+def _create(connection: duckdb.DuckDBPyConnection, table: tables.Table, select: str) -> None:
+    """Create a view, or an empty table of the declared columns where there is nothing to see."""
+    if select:
+        connection.execute(f"CREATE VIEW {table.name} AS {select}")
+    else:
+        _create_table(connection, table, table.schema.empty_table())
+
+
+def _create_table(connection: duckdb.DuckDBPyConnection, table: tables.Table, data: pa.Table) -> None:
+    connection.register("arrow_rows", data)
+    connection.execute(f"CREATE TABLE {table.name} AS SELECT * FROM arrow_rows")
+    connection.unregister("arrow_rows")
+
+
+def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int]) -> None:
+    """The small tables from JSON, held in memory."""
+    mask = pa.array(numbers, pa.int16())
+    for table, read in (
+        (records.ROUNDS, records.rounds_table), (records.METRICS, records.metrics_table),
+        (records.RUNS, records.runs_table),
+    ):  # fmt: skip
+        data = read(root)
+        if table is not records.RUNS:
+            data = data.filter(pa.compute.is_in(data["round"], mask))
+        _create_table(connection, table, data)
+
+
+def _document(connection: duckdb.DuckDBPyConnection) -> None:
+    """The view `columns`. COMMENT ON would do, but binds a view's every file anew for each column: seconds for 500."""
+    rows = [
+        {"view": table.name, "column": column.name, "type": str(column.type), "meaning": column.meaning}
+        for table in VIEWS
+        for column in table.columns
+    ]
+    _create_table(connection, COLUMNS, tables.rows_to_table(rows, COLUMNS))
+
+
+def _lock(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
+    """From here on: files of the run only (its folders may be links to another disk), no extension, no setting."""
+    links = [path.resolve() for pattern in ("*", "round-*/*") for path in root.glob(pattern) if path.is_symlink()]
+    allowed = text_list([str(path) for path in (root, *links) if path.is_dir()])
+    connection.execute(f"SET allowed_directories = {allowed}")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _reads(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> bool:
+    """Whether a statement only reads. DuckDB's kind alone does not tell: COPY of a PIVOT is of the kind MULTI."""
+    text = re.sub(r"\A(\s+|--[^\n]*\n|/\*.*?\*/)*", "", statement.query, flags=re.DOTALL)
+    if statement.type.name == "EXPLAIN":
+        inner = connection.extract_statements(_EXPLAIN.sub("", text, count=1))
+        return len(inner) == 1 and inner[0].type.name != "EXPLAIN" and _reads(connection, inner[0])
+    return statement.type.name == "SELECT" or (statement.type.name == "MULTI" and bool(_PIVOT.match(text)))
+
+
+def _one_line(error: duckdb.Error) -> str:
+    """DuckDB's message without the drawing of the query below it, with its guess."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    guess = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate"))]
+    return "; ".join([lines[0], *guess])

@@ -1,0 +1,212 @@
+"""The captioning step: every image captioned, every text scored, one file of captions for each file of images."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from blip_bootstrap.config import CaptionConfig, RayConfig
+from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.progress import Progress
+from blip_bootstrap.tables import CAPTIONS, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_pipelines.caption_worker import IMAGE_COLUMNS, CaptionWorker
+from blip_pipelines.ray_session import check_cpus, connect, errors_in_one_line, num_gpus, num_workers, quiet_data
+from blip_pipelines.tally import shown, start_tally
+
+BLOCKS = ".blocks"
+BLOCK_ROWS = 512
+"""Images that an actor takes at a time, and what a kill costs at most. Not a setting: with other blocks the batches,
+and with them the last digits of the scores, would differ between a run and its continuation."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """`BLOCK_ROWS` rows of one file of images, from row `first` on, and the file where their captions go."""
+
+    part: str
+    first: int
+    output: str
+
+    @property
+    def made(self) -> bool:
+        """Whether an earlier run finished it."""
+        return Path(self.output).exists()
+
+
+def caption_and_score(
+    out: Path, images: Path, captioner: Path | str, filter: Path | str, config: CaptionConfig, ray: RayConfig
+) -> dict[str, int | float | str]:
+    """Caption the images and score web and synthetic texts with Ray actors (section 3.3).
+
+    `images` is a folder of the table `images`; `captioner` and `filter` are what `load_med` reads. Writes
+    `out/part-NNNNN.parquet` (table `captions`) for each file of images; files and blocks that are in `out` are kept.
+    Returns the number of images, of rows by source, of images that could not be decoded, and of flags.
+    Raises CheckpointError for a model that cannot be used, RunFailed where Ray has too few CPUs, AccountingError
+    where an image got lost.
+    """
+    parts = parquet_files(images)
+    if not parts:
+        raise InputError(f"{images}: no part-*.parquet in it; run the download first")
+    todo = {part.name: _blocks(part, out) for part in parts if not (out / part.name).exists()}
+    blocks = [block for of_part in todo.values() for block in of_part if not block.made]
+    successes = {part.name: _num_successes(part) for part in parts}
+    with Progress("caption", sum(successes.values()), unit="images") as progress:
+        done = _count([*(out / p.name for p in parts), *(Path(b.output) for of in todo.values() for b in of)])
+        progress.update(done.get("images", 0))
+        merge = _Merger(out, todo)
+        if blocks:
+            _run(blocks, merge, _absolute(captioner), _absolute(filter), config, ray, progress, done)
+    shutil.rmtree(out / BLOCKS, ignore_errors=True)
+    return _check(out, successes)
+
+
+def _blocks(part: Path, out: Path) -> list[Block]:
+    with pq.ParquetFile(part) as file:
+        num_rows = file.metadata.num_rows
+    folder = (out / BLOCKS).absolute()
+    firsts = range(0, max(num_rows, 1), BLOCK_ROWS)  # an empty file of images has an empty file of captions
+    return [Block(str(part.absolute()), first, str(folder / f"{part.stem}-{first:06d}.parquet")) for first in firsts]
+
+
+def _absolute(model: Path | str) -> str:
+    """A folder as absolute path, since actors may work elsewhere; a hub name as it is."""
+    return str(Path(model).absolute()) if Path(model).exists() else str(model)
+
+
+def _run(
+    blocks: list[Block],
+    merge: _Merger,
+    captioner: str,
+    filter: str,
+    config: CaptionConfig,
+    ray_config: RayConfig,
+    progress: Progress,
+    before: Mapping[str, int],
+) -> None:
+    """Give the blocks to a pool of actors and merge each file of images as soon as its last block is done."""
+    connect(ray_config)
+    import ray
+
+    quiet_data()
+    gpus = config.gpus_per_actor or (1.0 if config.device != "cpu" and num_gpus() else 0.0)
+    num_actors = num_workers(ray_config, config.num_actors, config.cpus_per_actor, gpus, at_most=len(blocks))
+    check_cpus(num_actors * config.cpus_per_actor, "captioning")
+    tally = start_tally()
+    with errors_in_one_line("caption"), shown(progress, tally, dict(before)):
+        items = [asdict(block) for block in blocks]
+        captioned = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            CaptionBlocks,
+            fn_constructor_kwargs={"captioner": captioner, "filter": filter, "config": config, "tally": tally},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            num_cpus=config.cpus_per_actor,
+            num_gpus=gpus,
+        )
+        for row in captioned.iter_rows():
+            merge.when_whole(Path(row["part"]).name)
+
+
+class CaptionBlocks:
+    """A Ray actor: one CaptionWorker that takes blocks, writes their captions, and reports each batch."""
+
+    def __init__(self, captioner: str, filter: str, config: CaptionConfig, tally: Any) -> None:
+        self._make = partial(CaptionWorker, captioner, filter, config, max(1, int(config.cpus_per_actor)))
+        self._tally = tally
+
+    @cached_property
+    def _worker(self) -> CaptionWorker:
+        """Made at the first block: an error in an actor's constructor is retried for ever and loses its cause."""
+        return self._make()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Caption the blocks of `batch` (columns as Block's fields); returns `batch`."""
+        for item in batch.to_pylist():
+            self._caption(Block(**item))
+        return batch
+
+    def _caption(self, block: Block) -> None:
+        rows: list[dict[str, Any]] = []
+        counts: Counter[str] = Counter()
+        for done in self._worker.in_batches(read_rows(Path(block.part), block.first, BLOCK_ROWS)):
+            rows += done
+            counts.update(name for row in done for name in _counters(row["source"], row["itm_score"], row["flags"]))
+            self._tally.put.remote(block.output, dict(counts))
+        write_parquet(Path(block.output), rows_to_table(rows, CAPTIONS), CAPTIONS, self._worker.metadata)
+
+
+def read_rows(part: Path, first: int, count: int) -> pa.Table:
+    """`count` rows of a file of images from row `first` on, the columns that captioning needs; without the others."""
+    taken, at = [], 0
+    with pq.ParquetFile(part) as file:
+        for batch in file.iter_batches(batch_size=count, columns=IMAGE_COLUMNS):
+            start, end = max(first - at, 0), min(first + count - at, len(batch))
+            if end > start:
+                taken.append(batch.slice(start, end - start))
+            at += len(batch)
+            if at >= first + count:
+                break
+        return pa.Table.from_batches(taken, file.schema_arrow.empty_table().select(IMAGE_COLUMNS).schema)
+
+
+class _Merger:
+    """Joins the blocks of a file of images into its file of captions once all are there."""
+
+    def __init__(self, out: Path, blocks: Mapping[str, list[Block]]) -> None:
+        self._out, self._blocks = out, dict(blocks)
+        for name in list(self._blocks):
+            self.when_whole(name)
+
+    def when_whole(self, name: str) -> None:
+        """Write the captions of the images file `name` if its last block is done, and drop the blocks."""
+        files = [Path(block.output) for block in self._blocks[name]]
+        if not all(file.exists() for file in files):
+            return
+        tables = [read_parquet(file) for file in files]
+        metadata = {k.decode(): v.decode() for k, v in (tables[0].schema.metadata or {}).items() if k != b"table"}
+        write_parquet(self._out / name, pa.concat_tables(tables), CAPTIONS, metadata)
+        for file in files:
+            file.unlink()
+
+
+def _counters(source: str, itm_score: float | None, flags: Iterable[str]) -> list[str]:
+    """The counters that a row of captions moves; each image has one web text, which counts the image."""
+    first = ["images", "web"] if source == "web" else ["synthetic"]
+    return [*first, *(["not_scored"] if itm_score is None else []), *flags]
+
+
+def _count(files: Iterable[Path]) -> dict[str, int]:
+    """Rows of those files that exist, by counter."""
+    counts: Counter[str] = Counter()
+    for file in files:
+        if file.exists():
+            table = read_parquet(file, ["source", "itm_score", "flags"])
+            for values in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                counts.update(_counters(*values))
+    return dict(counts)
+
+
+def _num_successes(part: Path) -> int:
+    return int(pc.sum(pc.equal(read_parquet(part, ["status"])["status"], "success")).as_py() or 0)
+
+
+def _check(out: Path, successes: Mapping[str, int]) -> dict[str, int | float | str]:
+    """The counts of all captions. Raises AccountingError where a file lacks an image."""
+    totals: defaultdict[str, int] = defaultdict(int)
+    for name, expected in successes.items():
+        counts = _count([out / name])
+        if counts.get("images", 0) != expected:
+            found = counts.get("images", 0)
+            raise AccountingError(f"{out / name}: {found} images for {expected} downloaded; delete it and run again")
+        for counter, number in counts.items():
+            totals[counter] += number
+    return dict(totals)

@@ -1,0 +1,186 @@
+"""The download step: URL lists in, the table `images` out, one row for each row of the lists (Ray Data)."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
+from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.progress import Progress
+from blip_bootstrap.tables import IMAGES, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_pipelines.fetch import Fetched, fetch
+from blip_pipelines.pictures import PictureError, PictureResizer
+from blip_pipelines.ray_session import connect, errors_in_one_line, num_workers, quiet_data
+from blip_pipelines.serve import serve_folder
+from blip_pipelines.tally import shown, start_tally
+from blip_pipelines.url_lists import write_shards
+
+LISTS = ".lists"
+TALLY_EVERY_ROWS = 25
+Row = dict[str, Any]
+
+
+def download_images(out: Path, *urls: Path, config: DownloadConfig, ray: RayConfig) -> dict[str, int | float | str]:
+    """Fetch and resize the images of the URL lists `urls`, which are those of `config.urls` in order.
+
+    Writes one `part-NNNNN.parquet` (table `images`) for each shard of `config.rows_per_shard` rows; parts that are in
+    `out` already are kept. Returns rows, the number by status, and the failed ones by error class.
+    Raises InputError for lists that cannot be read, AccountingError where a row got lost.
+    """
+    lists = _lists(urls, config)
+    shards = _cut(lists, out, config)
+    todo = [shard for shard in shards if not (out / shard.name).exists()]
+    before = _count(out / shard.name for shard in shards if shard not in todo)
+    total = sum(_num_rows(shard) for shard in shards)
+    with Progress("download", total, unit="images") as progress:
+        progress.update(before.get("images", 0))
+        if todo:
+            _run(todo, out, lists, config, ray, progress, before)
+    counts = _check(shards, out, total)
+    shutil.rmtree(out / LISTS)
+    return counts
+
+
+def _lists(urls: Sequence[Path], config: DownloadConfig) -> list[UrlList]:
+    if not config.urls:
+        raise InputError("download.urls: no URL list is given; add one with its path")
+    return [known.model_copy(update={"path": path}) for known, path in zip(config.urls, urls, strict=True)]
+
+
+def _cut(lists: list[UrlList], out: Path, config: DownloadConfig) -> list[Path]:
+    """The shards of the lists, cut once; a folder that was not cut to its end is begun anew."""
+    folder, cutting = out / LISTS, out / f"{LISTS}.tmp"
+    if not folder.exists():
+        shutil.rmtree(cutting, ignore_errors=True)
+        cutting.mkdir(parents=True)
+        if not write_shards(lists, cutting, config.rows_per_shard, config.limit):
+            raise InputError(f"{', '.join(str(urls.path) for urls in lists)}: no rows")
+        cutting.rename(folder)
+    return parquet_files(folder)
+
+
+def _run(
+    todo: list[Path],
+    out: Path,
+    lists: list[UrlList],
+    config: DownloadConfig,
+    ray_config: RayConfig,
+    progress: Progress,
+    before: dict[str, int],
+) -> None:
+    """Fetch the shards `todo`, each one Ray task."""
+    connect(ray_config)
+    import ray
+
+    quiet_data()
+    tally = start_tally()
+    with ExitStack() as stack:
+        own_hosts = frozenset(stack.enter_context(serve_folder(u.serve, u.serve_port)) for u in lists if u.serve)
+        stack.enter_context(errors_in_one_line("download"))
+        stack.enter_context(shown(progress, tally, before))
+        items = [{"shard": str(shard.absolute()), "part": str((out / shard.name).absolute())} for shard in todo]
+        fetched = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            partial(fetch_shards, config=config, own_hosts=own_hosts, tally=tally),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.TaskPoolStrategy(size=num_workers(ray_config, 0, cpus_each=1)),
+        )
+        for _ in fetched.iter_rows():
+            pass
+
+
+def fetch_shards(batch: pa.Table, config: DownloadConfig, own_hosts: frozenset[str], tally: Any = None) -> pa.Table:
+    """Fetch the shards named in `batch` (columns `shard`, `part`: paths) and write their parts; returns `batch`."""
+    for item in batch.to_pylist():
+        rows: list[Row] = []
+        seen: Counter[str] = Counter()
+        for row in fetch_rows(read_parquet(Path(item["shard"])).to_pylist(), config, own_hosts):
+            rows.append(row)
+            seen.update(_outcome(row["status"], row["error_class"]))
+            if tally is not None and len(rows) % TALLY_EVERY_ROWS == 0:
+                tally.put.remote(item["part"], dict(seen))
+        write_parquet(Path(item["part"]), rows_to_table(rows, IMAGES), IMAGES)
+        if tally is not None:
+            tally.put.remote(item["part"], dict(seen))
+    return batch
+
+
+def fetch_rows(rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str] = frozenset()) -> Iterator[Row]:
+    """Rows of the table `shard` as rows of the table `images`, in order.
+
+    Threads fetch; this thread decodes and resizes. At most twice `config.num_threads` bodies are held.
+    """
+    resizer = PictureResizer(config)
+    with ThreadPoolExecutor(config.num_threads, thread_name_prefix="fetch") as pool:
+        ahead: list[tuple[Row, Future[Fetched] | None]] = []
+        waiting = iter(rows)
+        while True:
+            for row in islice(waiting, 2 * config.num_threads - len(ahead)):
+                fetchable = row["status"] is None
+                ahead.append((row, pool.submit(fetch, row["url"], config, own_hosts) if fetchable else None))
+            if not ahead:
+                return
+            row, future = ahead.pop(0)
+            yield _finish(row, future.result(), resizer) if future else {**_EMPTY, **row}
+
+
+_EMPTY: Row = dict.fromkeys(IMAGES.schema.names)
+
+
+def _finish(row: Row, fetched: Fetched, resizer: PictureResizer) -> Row:
+    """The row with its picture, or with why it has none."""
+    row = {**_EMPTY, **row}
+    if fetched.body is None:
+        failure = {"error_class": fetched.error_class, "error_message": fetched.error_message}
+        return row | {"status": "failed_to_download"} | failure
+    row["sha256"] = hashlib.sha256(fetched.body).hexdigest()
+    try:
+        stored = resizer(fetched.body)
+    except PictureError as error:
+        message = f"{error.message} (Content-Type {fetched.content_type or 'not given'})"
+        return row | {"status": "failed_to_resize", "error_class": error.error_class, "error_message": message}
+    return row | {"status": "success"} | vars(stored)
+
+
+def _outcome(status: str, error_class: str | None) -> list[str]:
+    """The counters that a row moves."""
+    return ["images", status, *([error_class] if error_class else [])]
+
+
+def _num_rows(path: Path) -> int:
+    with pq.ParquetFile(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _count(parts: Iterator[Path]) -> dict[str, int]:
+    """Rows of finished parts by outcome."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        columns = read_parquet(part, ["status", "error_class"])
+        for status, error_class in zip(*(column.to_pylist() for column in columns.columns), strict=True):
+            counts.update(_outcome(status, error_class))
+    return dict(counts)
+
+
+def _check(shards: list[Path], out: Path, total: int) -> dict[str, int | float | str]:
+    """The counts by outcome of all parts. Raises AccountingError where a part has not the rows of its shard."""
+    for shard in shards:
+        rows, made = _num_rows(shard), _num_rows(out / shard.name)
+        if rows != made:
+            raise AccountingError(f"{out / shard.name}: {made} rows for {rows} of the list; delete it and run again")
+    counts = _count(out / shard.name for shard in shards)
+    if counts["images"] != total:
+        raise AccountingError(f"{out}: {counts['images']} rows for {total} of the lists; delete it and run again")
+    return {"rows": total, **{name: count for name, count in counts.items() if name != "images"}}

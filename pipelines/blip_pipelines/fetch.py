@@ -1,0 +1,169 @@
+"""Fetching one URL from a web that lies, stalls and redirects: bounded in time, bytes, hops and where it may go."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import ssl
+import time
+from dataclasses import dataclass
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from blip_bootstrap.config import DownloadConfig
+from blip_pipelines.connection import CheckedConnection, Deadline, FetchError
+
+MAX_REDIRECTS = 5
+BACK_OFF_S = 0.5
+READ_BYTES = 65_536
+REDIRECTS = (301, 302, 303, 307, 308)
+NOAI = frozenset(("noai", "noimageai"))
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What came of one URL: the body, or the class and words of the failure."""
+
+    body: bytes | None
+    content_type: str = ""
+    error_class: str | None = None
+    error_message: str | None = None
+
+
+# img2dataset's own download_image is not used: urlopen reads file:// URLs, follows redirects into private networks,
+# reads bodies without bound, and its timeout is one for each read, so that a body in drops never ends.
+def fetch(url: str, config: DownloadConfig, own_hosts: frozenset[str] = frozenset()) -> Fetched:
+    """Fetch `url` with retries; never raises for what the web does.
+
+    Each try has `config.timeout_s` in all, redirects included. `own_hosts` ("127.0.0.1:8765") may be private.
+    """
+    for attempt in range(config.num_retries + 1):
+        try:
+            return _fetch_once(url.strip(), config, own_hosts)
+        except FetchError as error:
+            failure = error
+        if not failure.retry or attempt == config.num_retries:
+            break
+        time.sleep(_pause_s(attempt, failure.wait_s, config.timeout_s))
+    return Fetched(None, "", failure.error_class, failure.message)
+
+
+def _pause_s(attempt: int, asked_s: float, at_most_s: float) -> float:
+    """Back-off, doubled at each try, with jitter; a server's Retry-After wins where it is not beyond reason."""
+    back_off_s: float = BACK_OFF_S * 2**attempt * random.uniform(0.8, 1.2)
+    return min(at_most_s, max(asked_s, back_off_s))
+
+
+def _fetch_once(url: str, config: DownloadConfig, own_hosts: frozenset[str]) -> Fetched:
+    deadline = Deadline.after(config.timeout_s)
+    for _ in range(MAX_REDIRECTS + 1):
+        parts = _split(url)
+        try:
+            with _connection(parts, config, own_hosts, deadline) as connection:
+                response = _ask(connection, parts, config)
+                if response.status not in REDIRECTS:
+                    return _accept(response, config)
+                url = urljoin(url, response.getheader("Location") or "")
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            raise _as_fetch_error(error, parts, deadline) from error
+    raise FetchError("too_many_redirects", f"more than {MAX_REDIRECTS} redirects, the last to {url}")
+
+
+def _split(url: str) -> SplitResult:
+    """The URL in parts; only http and https with a host pass."""
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and (parts.port or 0) >= 0
+    except ValueError as error:
+        raise FetchError("unsupported_scheme", f"not a URL ({error})") from error
+    if parts.scheme not in ("http", "https") or not usable:
+        raise FetchError("unsupported_scheme", f"only http and https are fetched, not {url[:80]!r}")
+    return parts
+
+
+def _connection(
+    parts: SplitResult, config: DownloadConfig, own_hosts: frozenset[str], deadline: Deadline
+) -> CheckedConnection:
+    secure = parts.scheme == "https"
+    port = parts.port or (443 if secure else 80)
+    allowed = config.allow_private_addresses or f"{parts.hostname}:{port}" in own_hosts
+    return CheckedConnection(_ascii(parts), port, secure=secure, allow_private=allowed, deadline=deadline)
+
+
+def _ascii(parts: SplitResult) -> str:
+    """The host as it goes on the wire (IDNA)."""
+    host = parts.hostname or ""
+    try:
+        return host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise FetchError("dns", f"{host!r} is not a host name ({error})") from error
+
+
+def _ask(connection: CheckedConnection, parts: SplitResult, config: DownloadConfig) -> http.client.HTTPResponse:
+    path = quote(parts.path or "/", safe="/%:=&?~#+!$,;'@()*[]") + ("?" + _quoted_query(parts) if parts.query else "")
+    headers = {
+        "User-Agent": config.user_agent,
+        "Accept": "image/*,*/*;q=0.5",
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+    }
+    connection.request("GET", path, headers=headers)
+    return connection.getresponse()
+
+
+def _quoted_query(parts: SplitResult) -> str:
+    return quote(parts.query, safe="/%:=&?~+!$,;'@()*[]|")
+
+
+def _accept(response: http.client.HTTPResponse, config: DownloadConfig) -> Fetched:
+    """Judge status and headers, then read the body."""
+    status = f"HTTP {response.status} {response.reason}".strip()
+    if response.status >= 500 or response.status == 429:
+        error_class = "http_5xx" if response.status >= 500 else "http_4xx"
+        raise FetchError(error_class, status, retry=True, wait_s=_retry_after_s(response))
+    if response.status != 200:
+        raise FetchError("http_4xx" if 400 <= response.status < 500 else "other", status)
+    robots = response.headers.get_all("X-Robots-Tag", [])
+    if config.honour_noai and any(is_disallowed(value, _token(config.user_agent)) for value in robots):
+        raise FetchError("disallowed", f"X-Robots-Tag: {', '.join(robots)}")
+    return Fetched(_read_body(response, config.max_bytes), response.getheader("Content-Type") or "")
+
+
+def _read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    expected = response.length
+    if expected is not None and expected > max_bytes:
+        raise FetchError("too_many_bytes", f"Content-Length {expected:,} is over {max_bytes:,} bytes")
+    body = bytearray()
+    while len(body) != expected and (chunk := response.read1(READ_BYTES)):
+        body += chunk
+        if len(body) > max_bytes:
+            raise FetchError("too_many_bytes", f"the body goes on after {max_bytes:,} bytes")
+    if expected is not None and len(body) < expected:
+        raise FetchError("truncated_image", f"the body ended after {len(body):,} of {expected:,} bytes", retry=True)
+    return bytes(body)
+
+
+def _retry_after_s(response: http.client.HTTPResponse) -> float:
+    value = response.getheader("Retry-After") or ""
+    return float(value) if value.isdecimal() else 0.0
+
+
+def _as_fetch_error(error: Exception, parts: SplitResult, deadline: Deadline) -> FetchError:
+    """The standard library's exceptions as ours."""
+    if isinstance(error, TimeoutError):
+        return FetchError("timeout", f"no whole answer within {deadline.timeout_s:g} s", retry=True)
+    certificate = isinstance(error, ssl.SSLCertVerificationError)
+    what = str(error) or type(error).__name__
+    return FetchError("connection", f"{parts.hostname}: {what}", retry=not certificate)
+
+
+def is_disallowed(value: str, token: str) -> bool:
+    """Whether an X-Robots-Tag says noai or noimageai to all, or to the crawler named `token` (img2dataset's rule)."""
+    named, colon, directives = value.rpartition(":")
+    addressed = not colon or named.strip().lower() == token
+    return addressed and any(directive.strip().lower() in NOAI for directive in directives.split(","))
+
+
+def _token(user_agent: str) -> str:
+    """The name by which X-Robots-Tag may address us: the product after `compatible;`, or the first one."""
+    name = user_agent.partition("compatible;")[2] or user_agent
+    return name.strip(" ()").split(";")[0].split("/")[0].strip().lower()

@@ -1,0 +1,159 @@
+"""One Ray for the whole process: started quietly when first needed, checked for enough CPUs, its errors in one line."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from blip_bootstrap import errors
+from blip_bootstrap.config import RayConfig
+from blip_bootstrap.errors import BlipBootstrapError, RunFailed
+
+MIN_LOCAL_CPUS = 4
+"""Logical CPUs of a local Ray: a pool of actors that holds every CPU waits for its own input for ever."""
+
+QUIET = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+WORKER = {
+    # OpenMP threads that spin while they wait make tiny models 10-60 times slower on a shared machine.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    # Without it every worker that imports img2dataset asks the network for a newer albumentations.
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+}
+
+
+def connect(config: RayConfig) -> None:
+    """Start a local Ray or attach to a cluster; does nothing where this process is connected already.
+
+    Ray is shut down when the process ends. Raises RunFailed where the cluster does not answer.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in {**QUIET, **WORKER}.items()})
+    import ray
+
+    if ray.is_initialized():
+        return
+    if config.address == "local":
+        _start_local(config)
+        return
+    try:
+        ray.init(config.address, runtime_env={"env_vars": WORKER}, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunFailed(
+            f"ray: no cluster answers at {config.address} ({first_line(error)}); "
+            "start one with `ray start --head`, or use --ray local"
+        ) from error
+
+
+def _start_local(config: RayConfig) -> None:
+    import ray
+
+    # Always "local": a plain init() attaches to whatever cluster is current on the machine. Workers inherit the
+    # environment set above; a runtime_env would keep them from using the processes that Ray starts beforehand.
+    ray.init(
+        address="local",
+        num_cpus=config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
+        include_dashboard=False,
+        object_store_memory=config.object_store_bytes,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+
+
+def quiet_data() -> None:
+    """Switch off the progress bars and log lines of Ray Data; a step shows its own progress."""
+    import ray
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray Data sets options of its own that it deprecates
+        context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # Ray Data gives its loggers their levels when the first dataset is made; what is set earlier is overwritten.
+    ray.data.from_items([{"shard": 0}])
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def check_cpus(needed: float, what: str = "this step") -> None:
+    """Refuse where `needed` CPUs for actors, and one for reading their input, are more than the cluster has.
+
+    Ray Data would wait in silence. Raises RunFailed.
+    """
+    total = cluster_cpus()
+    if needed + 1 > total:
+        raise RunFailed(
+            f"ray: {what} needs {needed:g} CPUs for its actors and 1 for their input, the cluster has {total:g}; "
+            f"use fewer or smaller actors, or a cluster of {math.ceil(needed + 1)} CPUs (ray.num_cpus)"
+        )
+
+
+def cluster_cpus() -> float:
+    """The logical CPUs of the connected cluster."""
+    return _resource("CPU")
+
+
+def num_gpus() -> float:
+    """The GPUs of the connected cluster."""
+    return _resource("GPU")
+
+
+def _resource(name: str) -> float:
+    import ray
+
+    return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]
+
+
+def num_workers(config: RayConfig, wanted: int, cpus_each: float, gpus_each: float = 0.0, at_most: int = 1_000) -> int:
+    """How many actors to start: `wanted`, or where that is 0 what the cluster's CPUs and GPUs carry.
+
+    A local Ray has more logical CPUs than the machine where that has few; actors are then no more than the machine's.
+    """
+    if wanted:
+        return min(wanted, at_most)
+    cpus = cluster_cpus()
+    if config.address == "local":
+        cpus = min(cpus, (os.cpu_count() or 1) + 1)
+    carried = int((cpus - 1) / cpus_each)
+    if gpus_each:
+        carried = min(carried, int(num_gpus() / gpus_each))
+    return max(1, min(carried, at_most))
+
+
+@contextmanager
+def errors_in_one_line(step: str) -> Iterator[None]:
+    """Errors of Ray and of the code it ran leave as one line: our own as they are, others as RunFailed."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise _in_one_line(step, error) from error
+
+
+def _in_one_line(step: str, error: BaseException) -> BlipBootstrapError:
+    """What was raised first. Ray Data hands on the worker's traceback as text alone, without the exception."""
+    raised = _RAISED.search(str(error))
+    if raised is None:
+        return RunFailed(f"{step}: {type(error).__name__}: {first_line(error)}; run again to go on")
+    kind = getattr(errors, raised["name"], None)
+    if isinstance(kind, type) and issubclass(kind, BlipBootstrapError):
+        return kind(raised["message"])
+    return RunFailed(f"{step}: {raised['name']}: {raised['message']}; run again to go on")
+
+
+_RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*): (?P<message>.+)$", re.MULTILINE)
+"""The line of a traceback that names the exception; the lines of its frames are indented."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's words, their first line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

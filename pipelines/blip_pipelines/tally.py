@@ -1,0 +1,71 @@
+"""Counts of work under way, collected from Ray workers and shown as progress."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from blip_bootstrap.progress import Progress
+
+POLL_S = 0.5
+
+
+class Tally:
+    """Latest counts of each unit of work; a unit that is done again after a lost worker replaces its counts."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, dict[str, int]] = {}
+
+    def put(self, unit: str, counts: dict[str, int]) -> None:
+        """`unit` has come so far."""
+        self._counts[unit] = counts
+
+    def total(self) -> dict[str, int]:
+        """The sum over all units."""
+        total: Counter[str] = Counter()
+        for counts in self._counts.values():
+            total.update(counts)
+        return dict(total)
+
+
+def start_tally() -> Any:
+    """A Tally as a Ray actor; it needs no CPU, so it cannot keep workers waiting."""
+    import ray
+
+    return ray.remote(num_cpus=0)(Tally).remote()
+
+
+@contextmanager
+def shown(progress: Progress, tally: Any, before: dict[str, int]) -> Iterator[None]:
+    """Show the tally's sum plus `before` (what an earlier run had done) in `progress` while the body runs.
+
+    A count named like the progress's unit moves the bar; the others are shown beside it.
+    """
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(POLL_S):
+            _show(progress, tally, before)
+
+    thread = threading.Thread(target=poll, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        stop.set()
+        thread.join()
+        _show(progress, tally, before)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _show(progress: Progress, tally: Any, before: dict[str, int]) -> None:
+    import ray
+
+    counts = Counter(before)
+    counts.update(ray.get(tally.total.remote()))
+    done = counts.pop(progress.unit, 0)
+    progress.update(done, **{name.replace("_", " "): count for name, count in sorted(counts.items()) if count})

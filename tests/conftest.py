@@ -1,0 +1,30 @@
+"""What every test needs before torch and ray are imported, and where optional real data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ |= {
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make tiny models many times slower on a shared machine
+    "GOMP_SPINCOUNT": "0",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+REAL_DATA = Path(os.environ.get("BLIP_BOOTSTRAP_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real photographs and alt texts, which the repository does not contain; skips where they are absent."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real data at {REAL_DATA} (set BLIP_BOOTSTRAP_DATA)")
+    return REAL_DATA

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from blip_bootstrap.config import AnnotatedSet
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.tables import ANNOTATED, parquet_files, read_parquet
+from blip_pipelines.annotated import ingest_annotated
+
+
+def picture(path: Path, size: tuple[int, int]) -> str:
+    Image.new("RGB", size, "red").save(path)
+    return path.name
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[dict[str, Any]]:
+    (tmp_path / "text.jpg").write_text("<html>")
+    small = picture(tmp_path / "small.png", (40, 30))
+    (tmp_path / "cut.png").write_bytes((tmp_path / small).read_bytes()[:60])
+    return [
+        {"image": small, "captions": ["a  red\npicture", ""], "domain": "in"},
+        {"image": picture(tmp_path / "large.jpg", (400, 300)), "captions": "one text"},
+        {"image": "missing.jpg", "captions": ["x"]},
+        {"image": "text.jpg", "captions": ["x"]},
+        {"image": "cut.png", "captions": ["x"]},
+        {"image": small, "captions": []},
+        {"image": None, "captions": ["x"]},
+    ]
+
+
+def ingest(tmp_path: Path, source: Path, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    counts = ingest_annotated(out, source, AnnotatedSet(path=source, image_size=100, **settings))
+    tables = [read_parquet(path) for path in parquet_files(out)]
+    assert all(table.schema.equals(ANNOTATED.schema) for table in tables)
+    return dict(counts), [row for table in tables for row in table.to_pylist()]
+
+
+def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_every_row_stays(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    counts, rows = ingest(tmp_path, write_jsonl(tmp_path / "human.jsonl", records), rows_per_shard=3)
+    assert [row["key"] for row in rows] == [f"{i // 3:05d}{i % 3:05d}" for i in range(7)]
+    assert [row["status"] for row in rows] == ["success"] * 2 + ["failed_to_download"] + ["failed_to_resize"] * 4
+    classes = ["other", "not_an_image", "truncated_image", "other", "not_an_image"]
+    assert [row["error_class"] for row in rows[2:]] == classes
+    assert counts == {
+        "rows": 7, "success": 2, "failed_to_download": 1, "failed_to_resize": 4, "other": 2, "not_an_image": 2,
+        "truncated_image": 1, "captions": 2,
+    }  # fmt: skip
+    assert [row["captions"] for row in rows[:2]] == [["a red picture"], ["one text"]]
+    assert [row["domain"] for row in rows[:2]] == ["in", None]
+
+
+def test_small_pictures_keep_their_bytes_and_large_ones_shrink(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    _, rows = ingest(tmp_path, write_jsonl(tmp_path / "human.jsonl", records))
+    assert rows[0]["jpg"] == (tmp_path / "small.png").read_bytes()
+    assert Image.open(io.BytesIO(rows[1]["jpg"])).size == (100, 75)
+
+
+def test_parquet_with_other_column_names(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    table = pa.table({"file": [r["image"] for r in records[:1]], "texts": [r["captions"] for r in records[:1]]})
+    pq.write_table(table, tmp_path / "human.parquet")
+    counts, _ = ingest(tmp_path, tmp_path / "human.parquet", image_column="file", captions_column="texts")
+    assert counts == {"rows": 1, "success": 1, "captions": 1}
+
+
+def test_parts_that_are_there_are_kept(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    source = write_jsonl(tmp_path / "human.jsonl", records)
+    first = ingest(tmp_path, source, rows_per_shard=3)
+    before = {path.name: path.stat().st_mtime_ns for path in parquet_files(tmp_path / "out")}
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    assert ingest(tmp_path, source, rows_per_shard=3) == first
+    after = {path.name: path.stat().st_mtime_ns for path in parquet_files(tmp_path / "out")}
+    assert [name for name in before if before[name] != after[name]] == ["part-00001.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("human.jsonl", '{"images": "a", "captions": []}', "no column 'image'; .* did you mean images"),
+        ("human.jsonl", "nonsense", "line 1 is not a JSON object"),
+        ("human.jsonl", '{"image": "a", "captions": ["x"]}', "none of 1 rows has a readable picture"),
+        ("human.csv", "image,captions", "ends in one of .jsonl .parquet, not '.csv'"),
+        ("human.parquet", "nonsense", "not a readable Parquet file"),
+    ],
+)
+def test_lists_that_cannot_be_used(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        ingest(tmp_path, tmp_path / name)
+
+
+def test_a_list_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        ingest(tmp_path, tmp_path / "human.jsonl")

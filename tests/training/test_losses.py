@@ -1,0 +1,172 @@
+"""The three losses, each against a loop written from the paper."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from blip_bootstrap.config import ModelConfig
+from blip_training.losses import ItcLoss, draw_negatives, itc_loss, itm_loss, lm_loss
+from blip_training.med import Med
+
+
+def unit(rows: int, seed: int) -> torch.Tensor:
+    return F.normalize(torch.randn(rows, 8, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def tiny(seed: int = 0) -> Med:
+    torch.manual_seed(seed)
+    config = ModelConfig.model_validate(
+        {
+            "vision": {"image_size": 16, "patch_size": 8, "width": 32, "depth": 1, "heads": 2},
+            "text": {"width": 32, "depth": 2, "heads": 2, "intermediate": 48, "dropout": 0},
+            "embed_dim": 8,
+        }
+    )
+    return Med(config, 40)
+
+
+def loop_itc(image: torch.Tensor, text: torch.Tensor, slow_image: torch.Tensor, slow_text: torch.Tensor,
+             ids: list[int], slow_ids: list[int], temperature: float, alpha: float) -> float:  # fmt: skip
+    total = 0.0
+    for anchors, slow_anchors, targets in ((image, slow_image, slow_text), (text, slow_text, slow_image)):
+        for i, anchor in enumerate(anchors):
+            logits = [float(anchor @ other) / temperature for other in targets]
+            soft = torch.tensor([float(slow_anchors[i] @ other) / temperature for other in targets]).softmax(0)
+            same = [float(slow_ids[j] == ids[i]) for j in range(len(targets))]
+            log_sum = math.log(sum(math.exp(logit) for logit in logits))
+            for j, logit in enumerate(logits):
+                target = alpha * float(soft[j]) + (1 - alpha) * same[j] / sum(same)
+                total -= target * (logit - log_sum)
+    return total / (2 * len(image))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("ids", [[0, 1, 2, 3], [0, 1, 1, 3]])
+def test_itc_with_queue_ids_and_soft_targets(alpha: float, ids: list[int]) -> None:
+    image, text, slow_image, slow_text = unit(4, 1), unit(4, 2), unit(9, 3), unit(9, 4)
+    slow_ids = [*ids, 7, 8, 1, 9, 0]
+    found = itc_loss(image, text, slow_image, slow_text, torch.tensor(slow_ids), torch.tensor(0.2), alpha)
+    expected = loop_itc(image, text, slow_image, slow_text, ids, slow_ids, 0.2, alpha)
+    assert found.loss.item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(found.image_to_text, image @ slow_text[:4].T / 0.2)
+    torch.testing.assert_close(found.text_to_image, text @ slow_image[:4].T / 0.2)
+
+
+def test_itc_teaches_the_embeddings_and_the_temperature() -> None:
+    image, text, temperature = unit(4, 1).requires_grad_(), unit(4, 2).requires_grad_(), torch.tensor(0.07)
+    temperature.requires_grad_()
+    slow_image, slow_text = unit(4, 3).requires_grad_(), unit(4, 4).requires_grad_()
+    itc_loss(image, text, slow_image, slow_text, torch.arange(4), temperature, 0.4).loss.backward()
+    assert all(x.grad is not None and x.grad.abs().sum() > 0 for x in (image, text, temperature))
+
+
+@pytest.mark.parametrize("uniform_share", [0.0, 0.5, 1.0])
+def test_negatives_are_drawn_by_similarity_among_the_allowed(uniform_share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    similarity = torch.randn(5, 5, generator=generator) * 2
+    ids = torch.tensor([0, 1, 1, 3, 4])
+    allowed = ids[:, None] != ids[None, :]
+    counts = torch.zeros(5, 5)
+    for _ in range(4000):
+        counts[torch.arange(5), draw_negatives(similarity, allowed, generator, uniform_share)] += 1
+    for i in range(5):
+        weights = [math.exp(similarity[i, j]) if allowed[i, j] else 0.0 for j in range(5)]
+        for j in range(5):
+            uniform = float(allowed[i, j]) / sum(allowed[i].tolist())
+            expected = (1 - uniform_share) * weights[j] / sum(weights) + uniform_share * uniform
+            assert counts[i, j] / 4000 == pytest.approx(expected, abs=0.035)
+            assert allowed[i, j] or counts[i, j] == 0
+
+
+def test_same_generator_state_draws_the_same() -> None:
+    similarity, allowed = torch.randn(6, 6), ~torch.eye(6, dtype=torch.bool)
+    draws = [draw_negatives(similarity, allowed, torch.Generator().manual_seed(5)).tolist() for _ in range(2)]
+    assert draws[0] == draws[1]
+
+
+def batch(num: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(9)
+    pixels = torch.randint(0, 256, (num, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    ids = torch.randint(4, 38, (num, 7), generator=generator)
+    mask = (torch.arange(7) < torch.tensor([7, 5, 6, 7, 4])[:num, None]).long()
+    return pixels, ids * mask, mask
+
+
+def test_itm_is_the_mean_over_positives_and_both_kinds_of_negatives() -> None:
+    med, (pixels, ids, mask) = tiny(), batch()
+    states = med.encode_image(pixels)
+    similarity = ItcLoss(torch.tensor(0.0), torch.randn(5, 5), torch.randn(5, 5))
+    found = itm_loss(med, states, ids, mask, torch.arange(5), similarity, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    allowed = ~torch.eye(5, dtype=torch.bool)
+    wrong_text = draw_negatives(similarity.image_to_text, allowed, generator).tolist()
+    wrong_image = draw_negatives(similarity.text_to_image, allowed, generator).tolist()
+    pairs = [(i, i, 1) for i in range(5)] + [(i, t, 0) for i, t in enumerate(wrong_text)]
+    pairs += [(j, i, 0) for i, j in enumerate(wrong_image)]
+    losses = []
+    for image, text, label in pairs:
+        logits = med.match(states[image : image + 1], ids[text : text + 1], mask[text : text + 1])
+        losses.append(F.cross_entropy(logits, torch.tensor([label])))
+    torch.testing.assert_close(found.loss, torch.stack(losses).mean(), atol=1e-6, rtol=1e-5)
+    assert found.labels.tolist() == [label for _, _, label in pairs]
+
+
+def test_same_image_and_equal_texts_are_never_negatives() -> None:
+    med, (pixels, ids, mask) = tiny(), batch(4)
+    ids[3], mask[3] = ids[2], mask[2]
+    image_ids = torch.tensor([0, 0, 1, 2])
+    similarity = ItcLoss(torch.tensor(0.0), torch.zeros(4, 4), torch.zeros(4, 4))
+    seen = []
+    real = med.match
+
+    def spy(states: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        seen.append((ids, images))
+        return real(states, ids, mask, images)
+
+    med.match = spy  # type: ignore[method-assign, assignment]
+    states = med.encode_image(pixels)
+    for seed in range(30):
+        itm_loss(med, states, ids, mask, image_ids, similarity, torch.Generator().manual_seed(seed))
+    of_text = {tuple(row.tolist()): {i for i in range(4) if torch.equal(row, ids[i])} for row in ids}
+    for texts, images in seen:
+        for text, image in list(zip(texts, images.tolist(), strict=True))[4:]:
+            sources = of_text[tuple(text.tolist())]
+            assert all(image_ids[source] != image_ids[image] for source in sources)
+
+
+def test_a_row_without_possible_negatives_carries_no_weight() -> None:
+    med, (pixels, ids, mask) = tiny(), batch(3)
+    states = med.encode_image(pixels)
+    similarity = ItcLoss(torch.tensor(0.0), torch.zeros(3, 3), torch.zeros(3, 3))
+    found = itm_loss(med, states, ids, mask, torch.zeros(3, dtype=torch.int64), similarity)
+    positives = F.cross_entropy(med.match(states, ids, mask), torch.ones(3, dtype=torch.int64))
+    torch.testing.assert_close(found.loss, positives)
+
+
+@pytest.mark.parametrize("prompt_tokens", [0, 2])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_lm_with_label_smoothing_and_prompt(prompt_tokens: int, smoothing: float) -> None:
+    med, (pixels, ids, mask) = tiny(), batch()
+    states = med.encode_image(pixels)
+    logs = med.decode(states, ids, mask).log_softmax(-1)
+    losses = []
+    for row in range(5):
+        for at in range(1 + prompt_tokens, int(mask[row].sum())):
+            own = logs[row, at - 1]
+            losses.append(-(1 - smoothing) * own[ids[row, at]] - smoothing * own.mean())
+    found = lm_loss(med, states, ids, mask, prompt_tokens, smoothing)
+    torch.testing.assert_close(found, torch.stack(losses).mean(), atol=1e-6, rtol=1e-5)
+
+
+def test_three_losses_reach_every_weight() -> None:
+    med, (pixels, ids, mask) = tiny(), batch()
+    states = med.encode_image(pixels)
+    image, text, own = med.embed_image(states), med.embed_text(ids, mask), torch.arange(5)
+    itc = itc_loss(image, text, image.detach(), text.detach(), own, med.temperature, 0.4)
+    itm = itm_loss(med, states, ids, mask, own, itc, torch.Generator().manual_seed(0))
+    (itc.loss + itm.loss + lm_loss(med, states, ids, mask)).backward()
+    assert [name for name, weight in med.named_parameters() if weight.grad is None] == []

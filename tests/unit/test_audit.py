@@ -1,0 +1,95 @@
+"""The named audits: each answers, adds up, and copes with a run that has nothing yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blip_bootstrap import tables
+from blip_bootstrap.audit import AUDITS, audit, check_accounting, print_audit, resolve_round
+from blip_bootstrap.errors import AccountingError, InputError
+
+
+def rows(root: Path, name: str, number: int | None = None) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = audit(root, number, [name])[0].table.to_pylist()
+    return found
+
+
+@pytest.mark.parametrize("name", AUDITS)
+def test_every_audit_has_a_title_and_answers(finished_run: Path, tmp_path: Path, name: str) -> None:
+    (answer,) = audit(finished_run, 1, [name])
+    assert answer.title
+    assert answer.meaning
+    assert answer.table.num_rows
+    assert audit(tmp_path, None, [name])[0].table.schema == answer.table.schema
+
+
+def test_every_sql_file_is_an_audit() -> None:
+    from importlib.resources import files
+
+    shipped = {f.name.removesuffix(".sql") for f in files("blip_bootstrap").joinpath("audits").iterdir()}
+    assert shipped == set(AUDITS)
+
+
+def test_rows_in_are_rows_out(finished_run: Path) -> None:
+    for number in (0, 1):
+        answer = audit(finished_run, number, ["accounting"])[0]
+        assert [row["step"] for row in answer.table.to_pylist()] == ["download", "select"]
+        check_accounting(answer)
+
+
+def test_a_gap_is_found(finished_run: Path, tmp_path: Path) -> None:
+    for name in ("images", "round-01/captions"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(finished_run / name)
+    half = tables.read_parquet(finished_run / "round-01/pairs/part-00000.parquet")
+    tables.write_parquet(tmp_path / "round-01/pairs/part-00000.parquet", half, tables.PAIRS)
+    with pytest.raises(AccountingError, match="round 1, select: 156 rows in"):
+        print_audit(tmp_path, 1)
+
+
+def test_noise_agrees_with_the_pairs(finished_run: Path) -> None:
+    for row in rows(finished_run, "noise"):
+        assert row["noise_ratio"] == pytest.approx(row["dropped"] / row["texts"])  # type: ignore[operator]
+        assert row["low"] < row["noise_ratio"] < row["high"]  # type: ignore[operator]
+
+
+def test_thresholds_agree_with_the_scores(finished_run: Path) -> None:
+    scores = [
+        row
+        for file in tables.parquet_files(finished_run / "round-01/captions")
+        for row in tables.read_parquet(file, ["source", "itm_score"]).to_pylist()
+        if row["itm_score"] is not None
+    ]
+    curve = {row["threshold"]: row for row in rows(finished_run, "thresholds")}
+    for threshold in (0.0, 0.25, 0.5, 0.95):
+        kept = sum(row["itm_score"] >= threshold for row in scores if row["source"] == "web")
+        assert curve[threshold]["web"] == kept
+    assert sum(row["texts"] for row in rows(finished_run, "scores")) == len(scores)  # type: ignore[misc]
+
+
+def test_diversity_agrees_with_counting_in_python(finished_run: Path) -> None:
+    pairs = [
+        row for f in tables.parquet_files(finished_run / "round-01/pairs") for row in tables.read_parquet(f).to_pylist()
+    ]
+    texts = [row["caption"].lower() for row in pairs if row["source"] == "synthetic"]
+    found = next(row for row in rows(finished_run, "diversity") if row["source"] == "synthetic")
+    assert found["distinct_words"] == len({word for text in texts for word in text.split()})
+    assert found["distinct_share"] == pytest.approx(len(set(texts)) / len(texts))
+    assert found["most_common_share"] == pytest.approx(max(map(texts.count, texts)) / len(texts))
+
+
+def test_the_last_round_is_the_default_and_a_missing_one_is_told(finished_run: Path) -> None:
+    assert resolve_round(finished_run, None) == 1
+    with pytest.raises(InputError, match="no round 7; it has 0, 1"):
+        audit(finished_run, 7)
+    with pytest.raises(InputError, match="audit nose: unknown"):
+        audit(finished_run, 1, ["nose"])
+
+
+def test_printing(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_audit(finished_run)
+    shown = capsys.readouterr().out
+    assert "Noise ratio of each source" in shown
+    assert "below_threshold" in shown

@@ -1,0 +1,140 @@
+"""The page of a round: whole, self-contained, safe, the same bytes for the same run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from blip_bootstrap import tables
+from blip_bootstrap.config import ReportConfig
+from blip_bootstrap.pages.charts import histogram, lines
+from blip_bootstrap.report import page_html, rewrite_report, write_report
+
+VOID = {"meta", "img", "br", "polyline", "line"}
+
+
+class Checker(HTMLParser):
+    """Balanced tags, unique ids, no reference to anything outside the page, an alt text for every picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.pictures = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in found:
+            self.ids.append(found["id"] or "")
+        if tag == "a":
+            self.links.append(found["href"] or "")
+        if tag == "img":
+            self.pictures += 1
+            assert found["alt"]
+            assert (found["src"] or "").startswith("data:image/jpeg;base64,")
+        assert tag not in ("script", "link", "iframe")
+        assert tag != "svg" or (found["role"] == "img" and found["aria-label"])
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def checked(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert len(checker.ids) == len(set(checker.ids))
+    assert {link.removeprefix("#") for link in checker.links} <= set(checker.ids)
+    assert "http-equiv" in page
+    return checker
+
+
+def test_the_page_is_whole_and_self_contained(finished_run: Path) -> None:
+    page = page_html(finished_run, 1, ReportConfig())
+    checker = checked(page)
+    assert checker.pictures > 20
+    for told in ("below_threshold", "Near the threshold", "itm_threshold", "threshold 0.5", "human set only", "98.0"):
+        assert told in page
+    assert page == page_html(finished_run, 1, ReportConfig())
+
+
+def test_round_0_has_no_captioner_to_show(finished_run: Path) -> None:
+    page = page_html(finished_run, 0, ReportConfig(num_gallery=3))
+    assert checked(page).pictures <= 3 * 3
+    assert "Any pictures" in page
+    assert "Scores of the filter" not in page
+
+
+def test_a_run_with_nothing_but_pairs_still_gets_a_page(finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run / "round-01/pairs", tmp_path / "round-01/pairs")
+    (tmp_path / "round-01/pairs/MANIFEST.json").unlink()
+    page = page_html(tmp_path, 1, ReportConfig())
+    assert "no picture" in page
+    checked(page)
+
+
+def test_texts_of_the_web_cannot_become_markup(tmp_path: Path) -> None:
+    row = {"key": "<b>k", "source": "web", "candidate": 0, "caption": "<script>alert(1)</script> & \"'", "kept": True,
+           "itm_score": None, "reason": None}  # fmt: skip
+    folder = tmp_path / "round-00/pairs"
+    tables.write_parquet(folder / "part-00000.parquet", tables.rows_to_table([row], tables.PAIRS), tables.PAIRS)
+    page = page_html(tmp_path, 0, ReportConfig())
+    checked(page)
+    assert "&lt;script&gt;" in page
+
+
+def test_the_step_and_the_command_write_the_same_page(finished_run: Path, tmp_path: Path) -> None:
+    at = finished_run / "round-01"
+    config = ReportConfig(num_gallery=5)
+    counts = write_report(
+        finished_run, 1, tmp_path, finished_run / "images", at / "pairs", at / "model", at / "metrics.json", config
+    )
+    made = (tmp_path / "report.html").read_bytes()
+    assert counts == {"size_bytes": len(made)}
+    root = tmp_path / "copy" / finished_run.name
+    shutil.copytree(finished_run, root)
+    beside = root / "round-01/.report.html.MANIFEST.json"
+    manifest = {"name": "round-01/report.html", "settings": config.model_dump(), "made": "2026", "seconds": 1.0,
+                "digest": "d", "content": "c", "version": "0", "recipe": {"step": "write_report", "inputs": {}},
+                "files": []}  # fmt: skip
+    beside.write_text(json.dumps(manifest))
+    path = rewrite_report(root)
+    assert path == root / "round-01/report.html"
+    assert path.read_text().count("<img") == made.decode().count("<img")
+    assert json.loads(beside.read_text())["files"][0]["bytes"] == path.stat().st_size
+
+
+def test_charts_of_little_and_of_much() -> None:
+    assert lines("none", {"loss": []}, ("web",)) == ""
+    assert histogram("none", [0, 0], 0.5) == ""
+    assert "polyline" in lines("one", {"loss": [(0.0, 1.0)]}, ("web",))
+    long = lines("long", {"loss": [(float(step), 1 / (step + 1)) for step in range(100_000)]}, ("web",))
+    assert len(long) < 10_000
+    drawn = histogram("scores", [1, 2, 3, 4], 0.5)
+    assert drawn.count("block dropped") == drawn.count("block kept") == 2
+    assert "30.0 % below" in drawn
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to draw the page")
+def test_a_browser_draws_it_on_a_phone_without_scrolling_sideways(finished_run: Path, tmp_path: Path) -> None:
+    page = page_html(finished_run, 1, ReportConfig(num_gallery=4))
+    probe = "<script>document.title = String(document.documentElement.scrollWidth)</script></body>"
+    path = tmp_path / "page.html"
+    path.write_text(page.replace("default-src 'none'", "default-src 'unsafe-inline'").replace("</body>", probe))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", f"--user-data-dir={tmp_path}/c"]
+    done = subprocess.run(
+        ["chromium", *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60, check=True
+    )
+    width = done.stdout.split("<title>")[1].split("</title>")[0]
+    assert int(width) <= 500

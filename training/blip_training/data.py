@@ -1,0 +1,189 @@
+"""Training batches from Parquet: web and human pairs mixed; a step's batch is the same after any restart."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from blip_bootstrap.errors import InputError
+from blip_training.images import Augment, augment_image, decode_image, to_pixels
+from blip_training.shards import Sample, Shard, Stream, annotated_shards, web_shards
+
+CACHE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass sees: uint8 pixels [B, 3, H, W] or a frozen stem's grids, B texts, and image ids [B]."""
+
+    images: Tensor
+    texts: list[str]
+    ids: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch, its tensors on `device`."""
+        return Batch(self.images.to(device, non_blocking=True), self.texts, self.ids.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How batches are made: `batch_size` images over all `world` workers and `accumulate` micro-batches.
+
+    `human_share` is the part of each batch that comes from the human set, 0: in proportion to its captions.
+    `stem` turns pixels into grids that are cached (float16) in place of pixels; only without augmentation.
+    """
+
+    batch_size: int
+    image_size: int
+    seed: int
+    augment: Augment = "none"
+    human_share: float = 0.0
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+    stem: Callable[[Tensor], Tensor] | None = None
+    num_threads: int = 0
+    cache_bytes: int = CACHE_BYTES
+
+    @property
+    def caches_grids(self) -> bool:
+        """Whether batches hold the stem's grids in place of pixels."""
+        return self.stem is not None and self.augment == "none"
+
+    def __post_init__(self) -> None:
+        parts = self.world * self.accumulate
+        if self.batch_size % parts:
+            raise InputError(
+                f"batch_size {self.batch_size} is not num_workers {self.world} x accumulate {self.accumulate} x n"
+            )
+
+
+class TrainingData:
+    """One sample per (image, text) pair; the ids keep texts of one image from being each other's negatives.
+
+    Raises InputError where there is no pair at all, or where a picture cannot be decoded.
+    """
+
+    def __init__(self, web: Sequence[Shard], human: Sequence[Shard], feed: Feed) -> None:
+        self.feed = feed
+        self.web, self.human = Stream(web, 2 * feed.seed), Stream(human, 2 * feed.seed + 1)
+        self.num_samples = self.web.num_samples + self.human.num_samples
+        if not self.num_samples:
+            raise InputError(
+                f"no training pairs in {_folders(web) or 'no web set'} and {_folders(human) or 'no human set'}"
+            )
+        self.human_share = self._share()
+        self._cache = PictureCache(feed.cache_bytes)
+        self._pool = ThreadPoolExecutor(feed.num_threads) if feed.num_threads else None
+
+    def _share(self) -> float:
+        """The human set's part of each batch."""
+        if not self.web.num_samples or not self.human.num_samples:
+            return float(self.human.num_samples > 0)
+        return self.feed.human_share or self.human.num_samples / self.num_samples
+
+    def steps(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        """For each step its micro-batches; the next step is decoded in the background where there are threads."""
+        if not self._pool:
+            for step in range(start, stop):
+                yield self.micro_batches(step)
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            pending: Future[list[Batch]] | None = None
+            for step in range(start, stop):
+                current = pending or ahead.submit(self.micro_batches, step)
+                batches = current.result()
+                pending = ahead.submit(self.micro_batches, step + 1) if step + 1 < stop else None
+                yield batches
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """This worker's part of step `step`, cut into `accumulate` batches; a function of (seed, step) alone."""
+        samples = self.samples(step)
+        size = self.feed.batch_size // self.feed.world // self.feed.accumulate
+        mine = samples[self.feed.rank * size * self.feed.accumulate :][: size * self.feed.accumulate]
+        return [self._batch(mine[i : i + size]) for i in range(0, len(mine), size)]
+
+    def samples(self, step: int) -> list[Sample]:
+        """The `batch_size` samples of a step over all workers, web and human in random order."""
+        size = self.feed.batch_size
+        humans, humans_then = int(step * size * self.human_share), int((step + 1) * size * self.human_share)
+        count = humans_then - humans
+        both = [*self.web.samples(step * size - humans, size - count), *self.human.samples(humans, count)]
+        return [both[i] for i in np.random.default_rng((self.feed.seed, step)).permutation(size)]
+
+    def _batch(self, samples: list[Sample]) -> Batch:
+        images = self._grids(samples) if self.feed.caches_grids else self._pixels(samples)
+        ids = torch.tensor([sample.image_id for sample in samples])
+        return Batch(images, [sample.text for sample in samples], ids)
+
+    def _pixels(self, samples: list[Sample]) -> Tensor:
+        make = self._squashed if self.feed.augment == "none" else self._augmented
+        return torch.stack(list(self._pool.map(make, samples) if self._pool else map(make, samples)))
+
+    def _squashed(self, sample: Sample) -> Tensor:
+        if (kept := self._cache.get(sample)) is not None:
+            return kept
+        return self._cache.put(sample, to_pixels(decode_image(sample.encoded(), sample.where), self.feed.image_size))
+
+    def _augmented(self, sample: Sample) -> Tensor:
+        if (kept := self._cache.get(sample)) is None:
+            decoded = decode_image(sample.encoded(), sample.where)
+            kept = self._cache.put(sample, torch.from_numpy(np.array(decoded)))
+        # Its own generator: the same crop on any worker, in any order, after any restart.
+        rng = random.Random(f"{self.feed.seed}/{sample.shard.name}/{sample.position}")
+        image = augment_image(Image.fromarray(kept.numpy()), sample.text, self.feed.augment, rng)
+        return to_pixels(image, self.feed.image_size)
+
+    def _grids(self, samples: list[Sample]) -> Tensor:
+        """Grids of the frozen stem, each computed once while the cache has room."""
+        assert self.feed.stem is not None
+        grids = [self._cache.get(sample) for sample in samples]
+        new = [sample for sample, grid in zip(samples, grids, strict=True) if grid is None]
+        if new:
+            size = self.feed.image_size
+            pixels = torch.stack([to_pixels(decode_image(s.encoded(), s.where), size) for s in new])
+            made = iter(self.feed.stem(pixels).half().cpu())
+            grids = [
+                self._cache.put(s, next(made).clone()) if g is None else g for s, g in zip(samples, grids, strict=True)
+            ]
+        return torch.stack([grid for grid in grids if grid is not None])
+
+
+class PictureCache:
+    """Decoded pictures or grids by image, kept while all of them stay below `limit_bytes`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes, self.size_bytes = limit_bytes, 0
+        self._kept: dict[tuple[Path, int], Tensor] = {}
+
+    def get(self, sample: Sample) -> Tensor | None:
+        """What was put for the sample's image, or None."""
+        return self._kept.get((sample.shard.images, sample.row))
+
+    def put(self, sample: Sample, made: Tensor) -> Tensor:
+        """Keep it where there is room, and give it back."""
+        if self.size_bytes + made.nbytes <= self.limit_bytes:
+            self._kept[sample.shard.images, sample.row] = made
+            self.size_bytes += made.nbytes
+        return made
+
+
+def open_training_data(images: Path | None, pairs: Path | None, human: Path | None, feed: Feed) -> TrainingData:
+    """Web pairs (`images` joined with `pairs`, kept rows only) and the human set; either may be None.
+
+    Raises InputError where there is no pair in either, or a pairs file has no image file.
+    """
+    web = web_shards(images, pairs) if images and pairs else []
+    return TrainingData(web, annotated_shards(human) if human else [], feed)
+
+
+def _folders(shards: Sequence[Shard]) -> str:
+    return ", ".join(sorted({str((shard.pairs or shard.images).parent) for shard in shards}))

@@ -1,0 +1,182 @@
+"""Captions from image states: nucleus, top-k, greedy and beam search (section 3.3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from blip_bootstrap.errors import InputError
+from blip_training.beam import search_beams
+from blip_training.incremental import IncrementalDecoder
+from blip_training.med import DECODE, require
+from blip_training.sampling import draw_tokens, penalise, seeded_uniforms
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from blip_bootstrap.config import SamplerConfig
+    from blip_training.med import Med
+    from blip_training.text import Tokenizer
+
+REGROUP_BELOW = 0.75
+"""Finished rows leave when the rest needs fewer rows than this share: regrouping copies the keys and values."""
+LONGEST_LOOP = 4
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How captions are written; every field set.
+
+    Lengths count tokens as transformers' `min_length` and `max_length` do: [DEC] and the prompt included, and [SEP].
+    `top_k` 0: off; `top_p` 1: off. Neither acts where `sample` is false.
+    """
+
+    sample: bool = True
+    num_beams: int = 1
+    top_p: float = 0.9
+    top_k: int = 0
+    temperature: float = 1.0
+    repetition_penalty: float = 1.0
+    min_tokens: int = 5
+    max_tokens: int = 20
+
+
+PRESETS = {
+    "blip-official": Sampler(top_k=50, repetition_penalty=1.1),
+    "nucleus": Sampler(),
+    "beam": Sampler(sample=False, num_beams=3),
+    "greedy": Sampler(sample=False),
+}
+"""`blip-official` is what the released code does where it says "nucleus": transformers' top-k 50 stays on."""
+
+
+def resolve_sampler(config: SamplerConfig) -> Sampler:
+    """The preset, with every setting that `config` gives beside it."""
+    given = {name: value for name, value in config.model_dump(exclude={"preset"}).items() if value is not None}
+    return dataclasses.replace(PRESETS[config.preset], **given)
+
+
+@dataclass
+class Generated:
+    """One caption.
+
+    `ids`: tokens after [DEC], prompt included, [SEP] not; `num_tokens` their number. `text`: without the prompt.
+    `logprob`: sum over the tokens after the prompt, [SEP] included, of their log-probability under the model's own
+    distribution (no temperature, penalty or cut), nats. `flags`: empty, repetition, prompt_leak, cut_at_max_length.
+    """
+
+    ids: list[int]
+    text: str
+    logprob: float
+    num_tokens: int
+    flags: tuple[str, ...]
+
+
+@torch.inference_mode()
+def generate(
+    med: Med,
+    tokenizer: Tokenizer,
+    states: Float[Tensor, "b p v"],
+    prompt: str,
+    sampler: Sampler,
+    seeds: list[list[int]],
+) -> list[list[Generated]]:
+    """K captions for each image, from one pass of the vision encoder; `seeds` are B lists of K seeds.
+
+    A caption depends on its image, the settings and its own seed, and on nothing else in the batch. Greedy ignores
+    the seeds, beam search gives an image's K best beams. Raises InputError where the prompt leaves no room, or K is
+    more than the beams; CheckpointError where `med` has no decoder.
+    """
+    require(med, DECODE)
+    num_candidates = len(seeds[0]) if seeds else 0
+    if not num_candidates:
+        return [[] for _ in seeds]
+    start = [tokenizer.dec_id, *tokenizer.piece_ids(prompt)]
+    if len(start) >= sampler.max_tokens:
+        raise InputError(f"prompt {prompt!r} has {len(start)} tokens with [DEC], sampler.max_tokens is {sampler.max_tokens}")
+    if sampler.num_beams > 1:
+        if num_candidates > sampler.num_beams:
+            raise InputError(
+                f"{num_candidates} candidates from {sampler.num_beams} beams; set sampler.num_beams higher"
+            )
+        rows = search_beams(med, states, start, tokenizer.sep_id, sampler, num_candidates)
+    else:
+        rows = _sample(med, states, start, tokenizer.sep_id, sampler, seeds)
+    written = [_generated(tokenizer, prompt, len(start), tokens, logprob) for tokens, logprob in rows]
+    return [written[i : i + num_candidates] for i in range(0, len(written), num_candidates)]
+
+
+def _sample(
+    med: Med, states: Tensor, start: list[int], sep_id: int, sampler: Sampler, seeds: Sequence[Sequence[int]]
+) -> list[tuple[list[int], float]]:
+    """Tokens from [DEC] on and log-probability of each row; row = image * K + candidate."""
+    num_images, num_candidates = len(seeds), len(seeds[0])
+    uniforms = seeded_uniforms([seed for row in seeds for seed in row], sampler.max_tokens).to(states.device)
+    tokens = torch.tensor(start, device=states.device).repeat(num_images * num_candidates, 1)
+    tokens = torch.cat([tokens, tokens.new_full((len(tokens), sampler.max_tokens - len(start)), sep_id)], dim=1)
+    logprobs = torch.zeros(len(tokens), dtype=torch.float64, device=states.device)
+    finished = torch.zeros(len(tokens), dtype=torch.bool, device=states.device)
+
+    decoder = IncrementalDecoder(med, states, sampler.max_tokens)
+    logits = decoder.prefill(start).repeat_interleave(num_candidates, dim=0)
+    decoder.repeat(num_candidates)
+    rows = torch.arange(len(tokens), device=states.device)
+    for at in range(len(start), sampler.max_tokens):
+        scores = penalise(logits, tokens[rows, :at], sampler.repetition_penalty, sep_id, at < sampler.min_tokens)
+        drawn = draw_tokens(scores, uniforms[rows, at], sampler) if sampler.sample else scores.argmax(1)
+        own = torch.log_softmax(logits, dim=1).gather(1, drawn[:, None])[:, 0]
+        drawn = torch.where(finished[rows], sep_id, drawn)
+        logprobs[rows] += torch.where(finished[rows], 0.0, own).double()
+        tokens[rows, at] = drawn
+        finished[rows] |= drawn == sep_id
+        if at + 1 == sampler.max_tokens or bool(finished[rows].all()):
+            break
+        rows, drawn = _regroup(decoder, rows, drawn, finished)
+        logits = decoder.step(drawn)
+    return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
+
+
+def _regroup(decoder: IncrementalDecoder, rows: Tensor, drawn: Tensor, finished: Tensor) -> tuple[Tensor, Tensor]:
+    """Let finished rows leave the batch; every image left keeps as many rows as the one with the most to write."""
+    writing = ~finished[rows].view(decoder.num_images, -1)
+    images = writing.any(1).nonzero()[:, 0]
+    per_image = int(writing.sum(1).max())
+    if len(images) * per_image > REGROUP_BELOW * len(rows):
+        return rows, drawn
+    first = writing[images].int().argsort(dim=1, descending=True, stable=True)[:, :per_image]
+    kept = (images[:, None] * writing.shape[1] + first).flatten()
+    decoder.take(kept, images)
+    return rows[kept], drawn[kept]
+
+
+def _generated(tokenizer: Tokenizer, prompt: str, prompt_length: int, tokens: list[int], logprob: float) -> Generated:
+    ended = tokenizer.sep_id in tokens[prompt_length:]
+    end = tokens.index(tokenizer.sep_id, prompt_length) if ended else len(tokens)
+    text = tokenizer.decode(tokens[prompt_length:end])
+    flags = _flags(text, tokens[prompt_length:end], tokenizer.decode(tokens[1:prompt_length]), ended)
+    return Generated(tokens[1:end], text, logprob, end - 1, flags)
+
+
+def _flags(text: str, ids: list[int], prompt: str, ended: bool) -> tuple[str, ...]:
+    found = {
+        "empty": not any(character.isalnum() for character in text),
+        "repetition": _has_loop(ids),
+        "prompt_leak": bool(prompt) and prompt in text,
+        "cut_at_max_length": not ended,
+    }
+    return tuple(name for name, holds in found.items() if holds)
+
+
+def _has_loop(ids: Sequence[Any]) -> bool:
+    """A token three times in succession, or two to four tokens said again at once."""
+    for size in range(1, LONGEST_LOOP + 1):
+        times = 3 if size == 1 else 2
+        for i in range(len(ids) - size * times + 1):
+            if all(ids[i : i + size] == ids[i + j * size : i + (j + 1) * size] for j in range(1, times)):
+                return True
+    return False

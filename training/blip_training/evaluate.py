@@ -1,0 +1,124 @@
+"""Figures of a model on a held-out set: captions, zero-shot retrieval, image-text matching; overall and by domain."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from blip_bootstrap.config import EvaluateConfig
+from blip_training.caption_metrics import score_captions
+from blip_training.checkpoint import load_med
+from blip_training.decoding import generate, resolve_sampler
+from blip_training.held_out import HeldOut, read_held_out
+from blip_training.matching import measure_matching
+from blip_training.med import DECODE, EMBED, MATCH, Med, require
+from blip_training.text import Tokenizer
+from blip_training.workers import resolve_device
+
+METRICS, CAPTIONS = "metrics.json", "captions.parquet"
+
+
+@dataclass(frozen=True)
+class WrittenCaption:
+    """What the captioner wrote about a held-out picture, and what people wrote."""
+
+    key: str
+    name: str
+    domain: str | None
+    caption: str
+    references: list[str]
+    cider: float
+
+
+@dataclass
+class Evaluation:
+    """`metrics`: cider, bleu4, rouge_l, tr1 tr5 tr10, ir1 ir5 ir10, itm_auc, each also as `<key>_<domain>`."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    captions: list[WrittenCaption] = field(default_factory=list)
+
+    def save(self, out: Path) -> None:
+        """Write captions.parquet and metrics.json into `out`; metrics.json, which means done, last."""
+        table = pa.Table.from_pylist([vars(row) for row in self.captions], schema=_CAPTION_SCHEMA)
+        pq.write_table(table, out / CAPTIONS)
+        staged = out / f".{METRICS}.tmp"
+        staged.write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
+        staged.replace(out / METRICS)
+
+
+_CAPTION_SCHEMA = pa.schema(
+    [("key", pa.string()), ("name", pa.string()), ("domain", pa.string()), ("caption", pa.string()),
+     ("references", pa.list_(pa.string())), ("cider", pa.float32())]
+)  # fmt: skip
+
+
+def evaluate_model(
+    model: Path | str, held_out: Path, config: EvaluateConfig, captioner: Path | str | None = None
+) -> Evaluation:
+    """Measure `model` on an annotated set: captions, retrieval (zero-shot ITC) and matching, whatever it can do.
+
+    `captioner`, where given, writes the captions in place of the model, starting with `config.prompt`; a model from
+    pre-training never saw a prompt and is given none. A text of several pictures is right for each of them. Raises
+    InputError where the set has no readable picture, CheckpointError where a model is damaged or cannot write.
+    """
+    device = resolve_device(config.device)
+    data = read_held_out(held_out, config.limit)
+    med, tokenizer = load_med(model, device)
+    evaluation = Evaluation()
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        if {EMBED, MATCH} <= med.capabilities:
+            evaluation.metrics |= measure_matching(med, tokenizer, data, config)
+        if captioner:
+            med, tokenizer = load_med(captioner, device)
+            require(med, DECODE, captioner)
+        if DECODE in med.capabilities:
+            written = write_captions(med, tokenizer, data, config.prompt if captioner else "", config)
+            evaluation.captions = judge_captions(data, written)
+            evaluation.metrics |= measure_captions(data, written, config.meteor)
+    return evaluation
+
+
+def write_captions(
+    med: Med, tokenizer: Tokenizer, data: HeldOut, prompt: str, config: EvaluateConfig
+) -> dict[str, str]:
+    """One caption for each picture, by key; a sampled one depends on `config.seed` and the key alone."""
+    sampler = resolve_sampler(config.sampler)
+    written: dict[str, str] = {}
+    for rows, pixels in data.pixels(med.config.vision.image_size, config.batch_size):
+        keys = [data.pictures[i].key for i in rows]
+        seeds = [[_seed(config.seed, key)] for key in keys]
+        captions = generate(med, tokenizer, med.encode_image(pixels), prompt, sampler, seeds)
+        written |= {key: caption.text for key, (caption,) in zip(keys, captions, strict=True)}
+    return written
+
+
+def measure_captions(data: HeldOut, written: Mapping[str, str], meteor: bool = False) -> dict[str, float]:
+    """cider, bleu4 and rouge_l, overall and as `<key>_<domain>`; meteor overall where asked for.
+
+    A domain's CIDEr is the mean of its pictures' figures, with the document frequencies of the whole set.
+    """
+    keys = [picture.key for picture in data.pictures]
+    scores = score_captions(written, {p.key: p.captions for p in data.pictures})
+    metrics = scores.over(keys)
+    for domain, rows in data.domains.items():
+        metrics |= {f"{name}_{domain}": value for name, value in scores.over([keys[i] for i in rows]).items()}
+    return metrics | ({"meteor": scores.meteor()} if meteor else {})
+
+
+def judge_captions(data: HeldOut, written: Mapping[str, str]) -> list[WrittenCaption]:
+    """The captions beside what people wrote, each with its CIDEr."""
+    cider = score_captions(written, {p.key: p.captions for p in data.pictures}).cider
+    return [
+        WrittenCaption(p.key, p.name, p.domain, written[p.key], list(p.captions), cider[p.key]) for p in data.pictures
+    ]
+
+
+def _seed(seed: int, key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,125 @@
+"""Fine-tuning of a captioner (LM) and of a filter (ITC + ITM) on the human set (section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from blip_bootstrap.config import FinetuneConfig
+from blip_training.checkpoint import load_med, save_captioner, save_filter
+from blip_training.data import Batch, TrainingData
+from blip_training.loop import Progress, Run, alpha_at
+from blip_training.losses import itc_loss, itm_loss, lm_loss
+from blip_training.med import DECODE, EMBED, Med, require
+from blip_training.objective import Contrast, encode_texts
+from blip_training.shards import annotated_shards
+from blip_training.text import Tokenizer
+from blip_training.validation import Best
+from blip_training.workers import Worker, this_worker
+
+
+def finetune_captioner_model(
+    out: Path, previous_model: Path | str, human: Path, config: FinetuneConfig, progress: Progress | None = None
+) -> dict[str, int | float]:
+    """Fine-tune `previous_model` to write captions, and save it in `out` (transformers' format where the ViT fits).
+
+    The loss is LM on `config.prompt` and the caption; the prompt's tokens are no targets. Resumes like
+    `pretrain_model`. Raises CheckpointError where the model cannot decode, InputError where `human` has no caption.
+    """
+    worker = this_worker(config.optimizer.device)
+    med, tokenizer = _start(previous_model, DECODE, config, worker)
+    prompt_tokens = len(tokenizer.piece_ids(config.prompt))
+
+    def lm_of(batch: Batch) -> Tensor:
+        ids, mask = encode_texts(med, tokenizer, [f"{config.prompt} {text}".strip() for text in batch.texts])
+        return lm_loss(med, med.encode_image(batch.images), ids, mask, prompt_tokens, config.label_smoothing)
+
+    data = open_human_data(human, config, med, worker)
+    best = _best(med, human, config, worker, lm_of)
+    run = Run(out, med, config.optimizer, worker, {"best": best} if best else {}, progress)
+
+    for step, batches in run.steps(data):
+        for batch in batches:
+            with run.autocast():
+                lm = lm_of(batch)
+            run.backward({"lm": lm})
+        run.update()
+        if best:
+            best.look(step + 1, last=step + 1 == config.optimizer.steps)
+
+    if worker.first:
+        save_captioner(out, best.best if best else med, tokenizer)
+    return {"human_captions": data.num_samples, **run.finish(), **(best.figures() if best else {})}
+
+
+def finetune_filter_model(
+    out: Path, previous_model: Path | str, human: Path, config: FinetuneConfig, progress: Progress | None = None
+) -> dict[str, int | float]:
+    """Fine-tune `previous_model` to tell right texts from wrong ones with ITC + ITM, and save it in `out`.
+
+    Negatives are hard, and never texts of the same image. Resumes like `pretrain_model`. Raises CheckpointError where
+    the model has no unimodal encoders, InputError where `human` has no caption.
+    """
+    worker = this_worker(config.optimizer.device)
+    med, tokenizer = _start(previous_model, EMBED, config, worker)
+    contrast = Contrast(med, config.itc, config.itm, worker)
+    data = open_human_data(human, config, med, worker)
+    best = _best(med, human, config, worker, lambda batch: validate_matching(med, tokenizer, batch))
+    kept = {"momentum": contrast.momentum, "queue": contrast.queue, **({"best": best} if best else {})}
+    run = Run(out, med, config.optimizer, worker, kept, progress)
+
+    for step, batches in run.steps(data):
+        alpha = alpha_at(config.itc, step)
+        for batch in batches:
+            with run.autocast():
+                ids, mask = encode_texts(med, tokenizer, batch.texts)  # [B, T]
+                states = med.encode_image(batch.images)  # [B, 1 + P, Dv]
+                itc = contrast.itc(batch, states, ids, mask, alpha)
+                itm = contrast.itm(batch, states, ids, mask, itc, run.generator)
+            run.backward({"itc": itc.loss, "itm": itm})
+        run.update(alpha=alpha, temperature=med.temperature.detach())
+        contrast.follow()
+        if best:
+            best.look(step + 1, last=step + 1 == config.optimizer.steps)
+
+    if worker.first:
+        save_filter(out, best.best if best else med, tokenizer)
+    return {"human_captions": data.num_samples, **run.finish(), **(best.figures() if best else {})}
+
+
+def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch) -> Tensor:
+    """ITC + ITM within the batch, without momentum and queue; the same negatives for the same similarities."""
+    ids, mask = encode_texts(med, tokenizer, batch.texts)
+    states = med.encode_image(batch.images)
+    image, text = med.embed_image(states), med.embed_text(ids, mask)
+    itc = itc_loss(image, text, image, text, batch.ids, med.temperature, alpha=0.0)
+    generator = torch.Generator(med.device).manual_seed(0)
+    return itc.loss + itm_loss(med, states, ids, mask, batch.ids, itc, generator).loss
+
+
+def open_human_data(human: Path, config: FinetuneConfig, med: Med, worker: Worker) -> TrainingData:
+    """The human set's captions for training: all, or nine in ten where a validation takes the tenth."""
+    feed = feed_of(med, config.optimizer, worker, config.augment)
+    return TrainingData([], annotated_shards(human, "train" if config.validate_every_steps else "all"), feed)
+
+
+def _best(
+    med: Med, human: Path, config: FinetuneConfig, worker: Worker, loss_of: Callable[[Batch], Tensor]
+) -> Best | None:
+    """The watch over the validation part; every worker computes the same."""
+    if not config.validate_every_steps:
+        return None
+    shards = annotated_shards(human, "validation")
+    size = max(1, min(config.optimizer.batch_size, sum(shard.num_samples for shard in shards)))
+    alone = config.optimizer.model_copy(update={"batch_size": size, "accumulate": 1})
+    feed = feed_of(med, alone, Worker(worker.device), "none")
+    return Best(med, TrainingData([], shards, feed), loss_of, config.validate_every_steps)
+
+
+def _start(source: Path | str, capability: str, config: FinetuneConfig, worker: Worker) -> tuple[Med, Tokenizer]:
+    med, tokenizer = load_med(source, worker.device)
+    require(med, capability, source)
+    return prepare(med, config.optimizer), tokenizer

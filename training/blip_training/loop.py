@@ -1,0 +1,170 @@
+"""What every training shares: schedule, AdamW, accumulation, the log, and checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blip_bootstrap.config import ItcConfig, OptimizerConfig
+from blip_bootstrap.errors import CheckpointError
+from blip_training.data import Batch, TrainingData
+from blip_training.med import Med
+from blip_training.training_log import METRICS, Progress, TrainingLog
+from blip_training.workers import Worker, average_gradients
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def lr_at(config: OptimizerConfig, step: int) -> float:
+    """The learning rate of step 0, 1, ...: linear warm-up, then cosine, exponential (to `min_lr`) or constant."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    if config.schedule == "cosine":
+        return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+    floor = max(config.min_lr, config.lr * 1e-2)
+    return config.lr * math.pow(floor / config.lr, done)
+
+
+def alpha_at(config: ItcConfig, step: int) -> float:
+    """The weight of the momentum model's soft targets: it rises in a line to `alpha` (section 4.1)."""
+    return config.alpha * min(1.0, step / config.alpha_ramp_steps) if config.alpha_ramp_steps else config.alpha
+
+
+def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW; biases, LayerNorms and the temperature (less than two dimensions) do not decay."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+def seed_step(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:
+    """Seed everything random in a step from (seed, step, rank), so that a restart at any step repeats it.
+
+    Returns a generator for draws that all workers must agree on.
+    """
+    torch.manual_seed(_hash(seed, step, rank))
+    return torch.Generator(device).manual_seed(_hash(seed, step))
+
+
+def _hash(*numbers: int) -> int:
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def prepare(med: Med, config: OptimizerConfig) -> Med:
+    """Set the model to training, with activation checkpointing and compiled blocks where the configuration says so."""
+    med.set_activation_checkpointing(config.activation_checkpointing)
+    if config.compile:
+        # Block by block: all blocks of a kind share one compilation, and the state dict keeps its names.
+        for block in (*med.vision.blocks, *med.text.layers):
+            block.compile()
+    return med.train()
+
+
+class Run:
+    """One training: `for step, batches in run.steps(data)`, in it `run.backward(losses)` and `run.update()`.
+
+    `out` keeps the checkpoint, which is taken up again where there is one, and metrics.jsonl. `kept` are the modules
+    beside the model whose state belongs to the checkpoint (momentum encoder, queue).
+    """
+
+    def __init__(
+        self, out: Path, med: nn.Module, config: OptimizerConfig, worker: Worker,
+        kept: Mapping[str, nn.Module] | None = None, progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        self.out, self.med, self.config, self.worker = out, med, config, worker
+        self.optimizer = make_optimizer(med, config)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.modules = {"model": med, **(kept or {})}
+        self.log = TrainingLog(out / METRICS, worker.first, progress)
+        self.step = 0
+        self.generator = torch.Generator(worker.device)
+        self._resume()
+
+    def steps(self, data: TrainingData) -> Iterator[tuple[int, list[Batch]]]:
+        """Each step that is still to do, with its micro-batches on the device."""
+        for step, batches in zip(self.count(), data.steps(self.step, self.config.steps), strict=True):
+            yield step, [batch.to(self.worker.device) for batch in batches]
+
+    def count(self) -> Iterator[int]:
+        """Each step that is still to do, seeded and with its learning rate; once it is done, its log and checkpoint."""
+        self.log.start(self.step)
+        while self.step < self.config.steps:
+            self.generator = seed_step(self.config.seed, self.step, self.worker.rank, self.worker.device)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr_at(self.config, self.step)
+            yield self.step
+            self._close_step()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bfloat16 where the configuration asks for it; the weights stay float32."""
+        return torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Gradients of the sum of `losses`, one micro-batch's part of the step."""
+        total = torch.stack(list(losses.values())).sum()
+        (total / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
+        part = {name: loss.detach() / self.config.accumulate for name, loss in {"loss": total, **losses}.items()}
+        self.log.add(part)
+
+    def update(self, **figures: Tensor | float) -> None:
+        """Clip, step, and note the figures that go to the log with the step."""
+        average_gradients(self.parameters, self.worker.world)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.log.note(lr=lr_at(self.config, self.step), grad_norm=norm, **figures)
+
+    def _close_step(self) -> None:
+        self.step += 1
+        last = self.step == self.config.steps
+        if last or self.step % self.config.log_every_steps == 0:
+            self.log.write(self.step, self.config.batch_size)
+        if self.worker.first and not last and self.step % self.config.checkpoint_every_steps == 0:
+            self._save()
+
+    def _save(self) -> None:
+        state: dict[str, Any] = {name: module.state_dict() for name, module in self.modules.items()}
+        state |= {"optimizer": self.optimizer.state_dict(), "step": self.step, "log": self.log.state()}
+        staged = self.out / f".{CHECKPOINT}.tmp"
+        torch.save(state, staged)
+        staged.replace(self.out / CHECKPOINT)
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            return
+        state = read_checkpoint(path)
+        for name, module in self.modules.items():
+            module.load_state_dict(state[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self.log.restore(state["log"])
+
+    def finish(self) -> dict[str, int | float]:
+        """Drop the checkpoint, which the finished model replaces, and give back the last line's figures."""
+        if self.worker.first:
+            (self.out / CHECKPOINT).unlink(missing_ok=True)
+        return {"steps": self.step, **self.log.last, "itm_at_rest": int(self.log.at_rest())}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of `Run`; nothing in it is unpickled. Raises CheckpointError where it is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: a damaged checkpoint ({error}); delete it and run again") from error
+    return dict(state)

@@ -1,0 +1,136 @@
+"""The three losses of MED: image-text contrastive, image-text matching, language modelling (section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int64
+    from torch import Tensor
+
+    from blip_training.med import Med
+
+IGNORED = -100
+HARD_FLOOR = 1e-4
+"""Added to the hard negatives' probabilities, as the released code does, so that every row has one."""
+
+
+@dataclass(frozen=True)
+class ItcLoss:
+    """The ITC loss and the similarities over temperature within the batch, for hard negatives."""
+
+    loss: Float[Tensor, ""]
+    image_to_text: Float[Tensor, "b b"]
+    text_to_image: Float[Tensor, "b b"]
+
+
+def itc_loss(
+    image: Float[Tensor, "b e"],
+    text: Float[Tensor, "b e"],
+    slow_image: Float[Tensor, "m e"],
+    slow_text: Float[Tensor, "m e"],
+    slow_ids: Int64[Tensor, " m"],
+    temperature: Float[Tensor, ""],
+    alpha: float,
+    ids: Int64[Tensor, " b"] | None = None,
+) -> ItcLoss:
+    """Image-text contrastive loss with a momentum encoder's soft targets (section 3.2, after ALBEF).
+
+    `slow_*` are momentum embeddings: the batch's first, in its order, then those of other workers and of the queue.
+    `slow_ids` name the images; every pair of the same image is a positive, all sharing the weight. `alpha` (0..1) is
+    the weight of the soft targets. `ids` are the batch's own, by default the first B of `slow_ids`.
+    """
+    own = slow_ids[: len(image)] if ids is None else ids
+    image_to_text, text_to_image = image @ slow_text.T / temperature, text @ slow_image.T / temperature
+    with torch.no_grad():
+        positive = (own[:, None] == slow_ids[None, :]).float()
+        hard = positive / positive.sum(1, keepdim=True)
+        soft_image = F.softmax(slow_image[: len(image)] @ slow_text.T / temperature, dim=1)
+        soft_text = F.softmax(slow_text[: len(text)] @ slow_image.T / temperature, dim=1)
+        image_target, text_target = torch.lerp(hard, soft_image, alpha), torch.lerp(hard, soft_text, alpha)
+    loss = (F.cross_entropy(image_to_text, image_target) + F.cross_entropy(text_to_image, text_target)) / 2
+    batch = len(image)
+    return ItcLoss(loss, image_to_text[:, :batch].detach(), text_to_image[:, :batch].detach())
+
+
+@dataclass(frozen=True)
+class ItmLoss:
+    """The ITM loss; logits and labels of the 3 B pairs: positives, then a wrong text, then a wrong image for each."""
+
+    loss: Float[Tensor, ""]
+    logits: Float[Tensor, "n 2"]
+    labels: Int64[Tensor, " n"]
+
+
+def itm_loss(
+    med: Med,
+    states: Float[Tensor, "b p v"],
+    ids: Int64[Tensor, "b t"],
+    mask: Int64[Tensor, "b t"],
+    image_ids: Int64[Tensor, " b"],
+    similarity: ItcLoss,
+    generator: torch.Generator | None = None,
+    uniform_share: float = 0.0,
+    mask_duplicate_texts: bool = True,
+) -> ItmLoss:
+    """Image-text matching with one wrong text per image and one wrong image per text (section 3.2).
+
+    Wrong ones are drawn from the batch in proportion to the softmax of the ITC similarities, a share `uniform_share`
+    uniformly. Never drawn: a pair of the same image, and (`mask_duplicate_texts`) of an equal text. A row that has no
+    possible negative has none: it carries no weight. `ids` start with [CLS], as given to `embed_text`.
+    """
+    allowed = image_ids[:, None] != image_ids[None, :]
+    if mask_duplicate_texts:
+        allowed &= (ids[:, None, :] != ids[None, :, :]).any(-1)
+    wrong_text = draw_negatives(similarity.image_to_text, allowed, generator, uniform_share)
+    wrong_image = draw_negatives(similarity.text_to_image, allowed.T, generator, uniform_share)
+    own = torch.arange(len(ids), device=ids.device)
+    text_of_row = torch.cat([own, wrong_text, own])
+    logits = med.match(states, ids[text_of_row], mask[text_of_row], torch.cat([own, own, wrong_image]))
+    labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
+    weight = torch.cat([torch.ones_like(own), allowed.any(1).long(), allowed.any(0).long()]).float()
+    loss = F.cross_entropy(logits, labels, reduction="none")
+    return ItmLoss((loss * weight).sum() / weight.sum(), logits.detach(), labels)
+
+
+@torch.no_grad()
+def draw_negatives(
+    similarity: Float[Tensor, "b b"],
+    allowed: Bool[Tensor, "b b"],
+    generator: torch.Generator | None = None,
+    uniform_share: float = 0.0,
+) -> Int64[Tensor, " b"]:
+    """For each row one allowed column, by softmax of the similarity mixed with a uniform share (section 3.2).
+
+    A row without any allowed column gives an arbitrary one.
+    """
+    hard = (F.softmax(similarity.float(), dim=1) + HARD_FLOOR) * allowed
+    uniform = allowed / allowed.sum(1, keepdim=True).clamp(min=1)
+    weights = torch.lerp(hard / hard.sum(1, keepdim=True).clamp(min=HARD_FLOOR), uniform, uniform_share)
+    weights = torch.where(allowed.any(1, keepdim=True), weights, 1.0)
+    return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+
+
+def lm_loss(
+    med: Med,
+    states: Float[Tensor, "b p v"],
+    ids: Int64[Tensor, "n t"],
+    mask: Int64[Tensor, "n t"],
+    prompt_tokens: int = 0,
+    label_smoothing: float = 0.1,
+) -> Float[Tensor, ""]:
+    """Language modelling: mean cross-entropy of each next token, nats (section 3.2).
+
+    Padding is no target, nor are the first `prompt_tokens` word pieces after the first token (the captioner's
+    fine-tuning prompt). Logits are computed where there is a target and nowhere else.
+    """
+    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
+    targets[:, :prompt_tokens] = IGNORED
+    wanted = targets != IGNORED
+    decoded = med.decode_states(states, ids, mask)[:, :-1]
+    logits = med.lm_logits(decoded[wanted]).float()
+    return F.cross_entropy(logits, targets[wanted], label_smoothing=label_smoothing)

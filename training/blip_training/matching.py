@@ -1,0 +1,140 @@
+"""How well a model matches held-out pictures and texts: zero-shot retrieval by ITC, ITM re-ranking, ITM AUC."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from blip_bootstrap.config import EvaluateConfig
+from blip_training.held_out import HeldOut, chunks
+from blip_training.med import Med
+from blip_training.objective import encode_texts
+from blip_training.retrieval import area_under_curve, best_ranks, recalls
+from blip_training.text import Tokenizer
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+RERANKED_ABOVE = 100.0
+
+
+def measure_matching(med: Med, tokenizer: Tokenizer, data: HeldOut, config: EvaluateConfig) -> dict[str, float]:
+    """tr1 tr5 tr10, ir1 ir5 ir10 and itm_auc (0..1), each also as `<key>_<domain>`.
+
+    A picture's rank is among all texts of the set, and a text's among all pictures, for every domain. With
+    `rerank_top_k` the first so many by ITC are put in the order of ITM logit plus ITC similarity, as BLIP does; the
+    image states of the whole set are then held in memory (float16).
+    """
+    scorer = Matcher(med, tokenizer, data, config)
+    scores = scorer.similarities()
+    by_image, by_text = scores, scores.T
+    if config.rerank_top_k:
+        by_image, by_text = scorer.rerank_texts(scores), scorer.rerank_images(scores.T)
+    right = right_pairs(data)
+    image_ranks, text_ranks = best_ranks(by_image, right), best_ranks(by_text, right.T)
+    metrics: dict[str, float] = {}
+    for suffix, rows in {"": list(range(len(data.pictures))), **_suffixed(data)}.items():
+        texts = right[rows].any(0).nonzero()[:, 0]
+        found = recalls(image_ranks[rows], "tr") | recalls(text_ranks[texts], "ir")
+        pairs = [scorer.pairs[i] for i in rows if i in scorer.pairs]
+        if pairs:
+            found["itm_auc"] = area_under_curve([s for p, _ in pairs for s in p], [s for _, n in pairs for s in n])
+        metrics |= {f"{key}{suffix}": value for key, value in found.items()}
+    return metrics
+
+
+def right_pairs(data: HeldOut) -> Bool[Tensor, "n t"]:
+    """Which of the set's texts are of which picture."""
+    right = torch.zeros(len(data.pictures), len(data.texts), dtype=torch.bool)
+    for row, own in enumerate(data.own):
+        right[row, own] = True
+    return right
+
+
+def _suffixed(data: HeldOut) -> dict[str, list[int]]:
+    return {f"_{domain}": rows for domain, rows in data.domains.items()}
+
+
+class Matcher:
+    """ITC and ITM scores of one model on one set; each picture goes through the vision encoder once.
+
+    `pairs` holds for each picture the ITM scores (0..1) of its own texts, and of as many random texts of others.
+    """
+
+    def __init__(self, med: Med, tokenizer: Tokenizer, data: HeldOut, config: EvaluateConfig) -> None:
+        self.med, self.tokenizer, self.data, self.config = med, tokenizer, data, config
+        self.pairs: dict[int, tuple[list[float], list[float]]] = {}
+        self.states: list[Tensor] = []
+
+    def similarities(self) -> Float[Tensor, "n t"]:
+        """ITC similarity of every picture with every text; fills `pairs`, and `states` for re-ranking."""
+        rng = random.Random(self.config.seed)
+        texts, images = self._embed_texts(), []
+        for rows, pixels in self.data.pixels(self.med.config.vision.image_size, self.config.batch_size):
+            states = self.med.encode_image(pixels)
+            images.append(self.med.embed_image(states))
+            self._score_pairs(rows, states, rng)
+            if self.config.rerank_top_k:
+                self.states.append(states.half().cpu())
+        return (torch.cat(images) @ texts.T).float().cpu()
+
+    def _embed_texts(self) -> Float[Tensor, "t e"]:
+        parts = []
+        for rows in chunks(range(len(self.data.texts)), self.config.batch_size):
+            ids, mask = encode_texts(self.med, self.tokenizer, [self.data.texts[i] for i in rows])
+            parts.append(self.med.embed_text(ids, mask))
+        return torch.cat(parts)
+
+    def _score_pairs(self, rows: list[int], states: Tensor, rng: random.Random) -> None:
+        own = [(i, text) for i in rows for text in self.data.own[i]]
+        wrong = [(i, _other_text(self.data, i, rng)) for i, _ in own if len(self.data.own[i]) < len(self.data.texts)]
+        own = [pair for pair in own if len(self.data.own[pair[0]]) < len(self.data.texts)]
+        for pairs, column in ((own, 0), (wrong, 1)):
+            logits = self._match(states, [i - rows[0] for i, _ in pairs], [text for _, text in pairs])
+            for (i, _), score in zip(pairs, logits.softmax(1)[:, 1].tolist(), strict=True):
+                self.pairs.setdefault(i, ([], []))[column].append(score)
+
+    def _match(self, states: Tensor, image_of_row: list[int], texts: list[int]) -> Float[Tensor, "r 2"]:
+        """ITM logits of pairs of a row of `states` and a text."""
+        parts = [torch.zeros(0, 2)]
+        for part in chunks(range(len(texts)), self.config.batch_size):
+            ids, mask = encode_texts(self.med, self.tokenizer, [self.data.texts[texts[i]] for i in part])
+            at = torch.tensor([image_of_row[i] for i in part], device=states.device)
+            parts.append(self.med.match(states, ids, mask, at).cpu())
+        return torch.cat(parts)
+
+    def rerank_texts(self, scores: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
+        """For each picture its first `rerank_top_k` texts in a new order, above all others."""
+        ranked = scores.clone()
+        for row, (values, texts) in enumerate(zip(*self._top(scores), strict=True)):
+            logits = self._match(self._states_of([row]), [0] * len(texts), texts.tolist())
+            ranked[row, texts] = values + logits[:, 1] + RERANKED_ABOVE
+        return ranked
+
+    def rerank_images(self, scores: Float[Tensor, "t n"]) -> Float[Tensor, "t n"]:
+        """For each text its first `rerank_top_k` pictures in a new order, above all others."""
+        ranked = scores.clone()
+        for row, (values, images) in enumerate(zip(*self._top(scores), strict=True)):
+            states = self._states_of(images.tolist())
+            logits = self._match(states, list(range(len(images))), [row] * len(images))
+            ranked[row, images] = values + logits[:, 1] + RERANKED_ABOVE
+        return ranked
+
+    def _top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        values, indices = scores.topk(min(self.config.rerank_top_k, scores.shape[1]), dim=1)
+        return values, indices
+
+    def _states_of(self, rows: list[int]) -> Tensor:
+        size = self.config.batch_size
+        picked = torch.stack([self.states[row // size][row % size] for row in rows])
+        return picked.to(self.med.device, self.med.vision.class_token.dtype)
+
+
+def _other_text(data: HeldOut, row: int, rng: random.Random) -> int:
+    """A random text that is not the picture's own."""
+    while (text := rng.randrange(len(data.texts))) in data.own[row]:
+        pass
+    return text

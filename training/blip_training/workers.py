@@ -1,0 +1,71 @@
+"""This process among the workers of a training: its device, its rank, and what it exchanges with the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from blip_bootstrap.config import Device
+from blip_bootstrap.errors import InputError
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Rank `rank` of `world` processes, computing on `device`."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Rank 0: the one that writes files."""
+        return self.rank == 0
+
+
+def this_worker(device: Device) -> Worker:
+    """The process as torch.distributed knows it; alone where no process group is there."""
+    grouped = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
+    return Worker(resolve_device(device), rank, world)
+
+
+def resolve_device(device: Device) -> torch.device:
+    """`auto` is CUDA where there is one. Raises InputError for `cuda` without CUDA."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda was asked for, but torch sees no CUDA device; set device: auto or cpu")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
+def gather(values: Tensor) -> Tensor:
+    """The rows of all workers in the order of their ranks, without gradient: [B, ...] to [world * B, ...]."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return values.detach()
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values.detach().contiguous())
+    return torch.cat(parts)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], world: int) -> None:
+    """The mean of all workers' gradients, in one exchange; a parameter without one counts as zero."""
+    if world == 1:
+        return
+    trained = [p for p in parameters if p.requires_grad]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in trained if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    flat /= world
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
