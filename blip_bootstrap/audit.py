@@ -76,11 +76,15 @@ def print_audit(root: Path, number: int | None = None, names: Sequence[str] = AU
 
     Raises AccountingError, after all is printed, where rows do not add up.
     """
-    console = Console()
     answers = audit(root, number, names)
-    for answer in answers:
-        console.print(f"\n[bold]{answer.title}[/bold]  ({answer.name})\n[dim]{answer.meaning}[/dim]", highlight=False)
-        console.print(rich_table(answer.table) if answer.table.num_rows else "  nothing")
+    print_answers(Console(), answers)
     for answer in answers:
         if answer.name == "accounting":
             check_accounting(answer)
+
+
+def print_answers(console: Console, answers: Sequence[Answer]) -> None:
+    """Print answers as tables under their titles."""
+    for answer in answers:
+        console.print(f"\n[bold]{answer.title}[/bold]  ({answer.name})\n[dim]{answer.meaning}[/dim]", highlight=False)
+        console.print(rich_table(answer.table, console.width) if answer.table.num_rows else "  nothing")

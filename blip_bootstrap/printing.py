@@ -14,7 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+TEXT_WIDTH, MAX_TURNED = 20, 8
+"""A column of text may be as narrow as this; a table that is too wide is turned if it has no more rows than this."""
 
 FORMS = ("table", "csv", "json", "markdown", "parquet")
 """How an answer can be printed; `json` is one object per row in a list, with bytes in base64."""
@@ -32,15 +36,35 @@ def render(data: pa.Table, form: str) -> bytes:
     return writers[form](data).encode()
 
 
-def rich_table(data: pa.Table, title: str = "") -> Table:
-    """`data` as a rich table, numbers to the right."""
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for field in data.schema:
-        right = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        table.add_column(field.name, justify="right" if right else "left", overflow="fold", no_wrap=right)
-    for row in data.to_pylist():
-        table.add_row(*(shown(value) for value in row.values()))
+def rich_table(data: pa.Table, width: int) -> Table:
+    """`data` as a rich table that fits `width` characters: too wide, its rows become columns, or blocks of lines."""
+    names = data.schema.names
+    rows = [[shown(value) for value in row.values()] for row in data.to_pylist()]
+    sizes = [max(len(cell) for cell in column) for column in zip(names, *rows, strict=True)]
+    numeric = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in data.schema.types]
+    least = [size if right else min(size, TEXT_WIDTH) for size, right in zip(sizes, numeric, strict=True)]
+    if sum(least) + 3 * len(least) + 1 <= width:
+        return _plain_table(names, rows, numeric, least)
+    if len(rows) <= MAX_TURNED and sum(_widest(row) + 3 for row in rows) + max(map(len, names)) < width:
+        turned = [list(line) for line in zip(names, *rows, strict=True)]
+        return _plain_table(["", *map(str, range(1, len(rows) + 1))], turned, [False] + [True] * len(rows), None)
+    blocks = [
+        [name, cell] for row in rows for name, cell in [*zip(names, row, strict=True), ("", "")] if cell or not name
+    ]
+    return _plain_table(["", ""], blocks, [False, False], None)
+
+
+def _plain_table(names: list[str], rows: list[list[str]], numeric: list[bool], least: list[int] | None) -> Table:
+    table = Table(header_style="bold", show_header=any(names))
+    for at, (name, right) in enumerate(zip(names, numeric, strict=True)):
+        table.add_column(name, justify="right" if right else "left", overflow="fold", min_width=least and least[at])
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
+
+
+def _widest(cells: list[str]) -> int:
+    return max(map(len, cells), default=0)
 
 
 def shown(value: Any) -> str:
@@ -67,7 +91,7 @@ def shown(value: Any) -> str:
 def _table(data: pa.Table) -> str:
     out = io.StringIO()
     width = shutil.get_terminal_size((120, 40)).columns
-    Console(file=out, width=width).print(rich_table(data), f"{data.num_rows:,} rows", highlight=False)
+    Console(file=out, width=width).print(rich_table(data, width), f"{data.num_rows:,} rows", highlight=False)
     return out.getvalue()
 
 

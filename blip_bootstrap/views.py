@@ -38,7 +38,7 @@ VIEWS = (tables.IMAGES, HUMAN, HELD_OUT, CAPTIONS, PAIRS, records.ROUNDS, record
 _EXPLAIN = re.compile(r"explain(\s+analyze)?(\s*\([^)]*\))?\s+", re.IGNORECASE)
 _PIVOT = re.compile(r"\(?\s*(pivot|select|from|with)\b", re.IGNORECASE)
 
-_MACROS = """
+MACROS = """
 CREATE MACRO wilson_low(hits, number) AS CASE WHEN number > 0 THEN greatest(0, (hits + 1.9208) / (number + 3.8416)
     - 1.96 * sqrt(hits * (number - hits)::DOUBLE / number + 0.9604) / (number + 3.8416)) END;
 CREATE MACRO wilson_high(hits, number) AS CASE WHEN number > 0 THEN least(1, (hits + 1.9208) / (number + 3.8416)
@@ -61,7 +61,7 @@ def connect(root: Path, rounds: Sequence[int] | None = None) -> duckdb.DuckDBPyC
     root = root.resolve()
     numbers = [number for number in records.round_numbers(root) if rounds is None or number in rounds]
     connection = duckdb.connect()
-    connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;" + _MACROS)
+    connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;" + MACROS)
     spill = Path(tempfile.gettempdir()) / "blip-bootstrap-duckdb"
     connection.execute(f"SET temp_directory = {literal(str(spill))}")  # DuckDB's own default is .tmp where one stands
     connection.execute("SET enable_progress_bar = false; SET python_enable_replacements = false")
@@ -176,7 +176,7 @@ def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: 
 
 def _document(connection: duckdb.DuckDBPyConnection) -> None:
     """The view `columns`. COMMENT ON would do, but binds a view's every file anew for each column: seconds for 500."""
-    rows = [
+    rows: list[dict[str, object]] = [
         {"view": table.name, "column": column.name, "type": str(column.type), "meaning": column.meaning}
         for table in VIEWS
         for column in table.columns

@@ -95,7 +95,7 @@ def _run(
             partial(fetch_shards, config=config, own_hosts=own_hosts, tally=tally),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=num_workers(ray_config, 0, cpus_each=1)),
+            compute=ray.data.TaskPoolStrategy(size=num_workers(ray_config, 0, cpus_each=1, at_most=len(items))),
         )
         for _ in fetched.iter_rows():
             pass

@@ -63,6 +63,16 @@ def write_images(folder: Path, num_rows: int, rows_per_part: int, damaged: tuple
 
 
 @pytest.fixture(scope="session")
+def make_images() -> Callable[..., Path]:
+    return write_images
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Path]:
+    return save_tiny
+
+
+@pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tiny random captioner and filter, which see pictures at different sizes."""
     folder = tmp_path_factory.mktemp("models")

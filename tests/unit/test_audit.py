@@ -28,7 +28,8 @@ def test_every_audit_has_a_title_and_answers(finished_run: Path, tmp_path: Path,
 def test_every_sql_file_is_an_audit() -> None:
     from importlib.resources import files
 
-    shipped = {f.name.removesuffix(".sql") for f in files("blip_bootstrap").joinpath("audits").iterdir()}
+    folder = files("blip_bootstrap").joinpath("audits")
+    shipped = {file.name.removesuffix(".sql") for file in folder.iterdir() if file.is_file()}
     assert shipped == set(AUDITS)
 
 

@@ -11,12 +11,13 @@ from torch import Tensor
 from blip_bootstrap.config import FinetuneConfig
 from blip_training.checkpoint import load_med, save_captioner, save_filter
 from blip_training.data import Batch, TrainingData
-from blip_training.loop import Progress, Run, alpha_at
+from blip_training.loop import Run, alpha_at, prepare
 from blip_training.losses import itc_loss, itm_loss, lm_loss
 from blip_training.med import DECODE, EMBED, Med, require
-from blip_training.objective import Contrast, encode_texts
+from blip_training.objective import Contrast, encode_texts, feed_of
 from blip_training.shards import annotated_shards
 from blip_training.text import Tokenizer
+from blip_training.training_log import Progress
 from blip_training.validation import Best
 from blip_training.workers import Worker, this_worker
 

@@ -45,14 +45,16 @@ def itc_loss(
     the weight of the soft targets. `ids` are the batch's own, by default the first B of `slow_ids`.
     """
     own = slow_ids[: len(image)] if ids is None else ids
-    image_to_text, text_to_image = image @ slow_text.T / temperature, text @ slow_image.T / temperature
-    with torch.no_grad():
-        positive = (own[:, None] == slow_ids[None, :]).float()
-        hard = positive / positive.sum(1, keepdim=True)
-        soft_image = F.softmax(slow_image[: len(image)] @ slow_text.T / temperature, dim=1)
-        soft_text = F.softmax(slow_text[: len(text)] @ slow_image.T / temperature, dim=1)
-        image_target, text_target = torch.lerp(hard, soft_image, alpha), torch.lerp(hard, soft_text, alpha)
-    loss = (F.cross_entropy(image_to_text, image_target) + F.cross_entropy(text_to_image, text_target)) / 2
+    # Similarities over a temperature of .07 and less need more than bfloat16's eight bits.
+    with torch.autocast(image.device.type, enabled=False):
+        image_to_text, text_to_image = image @ slow_text.T / temperature, text @ slow_image.T / temperature
+        with torch.no_grad():
+            positive = (own[:, None] == slow_ids[None, :]).float()
+            hard = positive / positive.sum(1, keepdim=True)
+            soft_image = F.softmax(slow_image[: len(image)] @ slow_text.T / temperature, dim=1)
+            soft_text = F.softmax(slow_text[: len(text)] @ slow_image.T / temperature, dim=1)
+            image_target, text_target = torch.lerp(hard, soft_image, alpha), torch.lerp(hard, soft_text, alpha)
+        loss = (F.cross_entropy(image_to_text, image_target) + F.cross_entropy(text_to_image, text_target)) / 2
     batch = len(image)
     return ItcLoss(loss, image_to_text[:, :batch].detach(), text_to_image[:, :batch].detach())
 

@@ -9,12 +9,13 @@ import torch
 from blip_bootstrap.config import PretrainConfig
 from blip_training.checkpoint import load_med, save_med
 from blip_training.data import open_training_data
-from blip_training.loop import Progress, Run, alpha_at
+from blip_training.loop import Run, alpha_at, prepare
 from blip_training.losses import lm_loss
 from blip_training.med import Med
-from blip_training.objective import Contrast, encode_texts
+from blip_training.objective import Contrast, encode_texts, feed_of
 from blip_training.start import new_med
 from blip_training.text import Tokenizer
+from blip_training.training_log import Progress
 from blip_training.workers import Worker, this_worker
 
 

@@ -60,11 +60,15 @@ def start_vision(med: Med, source: str) -> None:
 
 
 def start_text(med: Med, source: str) -> None:
-    """Put a BERT of transformers into both readings of the text stack, and into the LM head where it has one."""
+    """Put a BERT of transformers into both readings of the text stack, and into the LM head where it has one.
+
+    A text stack of fewer layers starts from the BERT's first ones.
+    """
     folder, text = resolve_source(source), med.config.text
-    _check_sizes(
-        folder, read_json(folder / "config.json"), {"num_hidden_layers": text.depth, "num_attention_heads": text.heads}
-    )
+    content = read_json(folder / "config.json")
+    _check_sizes(folder, content, {"num_attention_heads": text.heads})
+    if text.depth > content.get("num_hidden_layers", 0):
+        raise CheckpointError(f"{folder}: has {content.get('num_hidden_layers')} layers, the configuration {text.depth}")
     weights = _without_root(read_weights(folder), ("bert.",))
     # BERT adds its token type 0 to every token; MED has no types, so the positions carry it.
     positions, types = "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"

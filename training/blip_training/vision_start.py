@@ -20,7 +20,8 @@ from blip_bootstrap.config import OptimizerConfig, VisionConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.tables import read_parquet
 from blip_training.images import decode_pixels
-from blip_training.loop import Progress, Run
+from blip_training.loop import Run
+from blip_training.training_log import Progress
 from blip_training.vision import NORM_EPS, VisionEncoder
 from blip_training.weight_names import to_theirs, vit_names
 from blip_training.workers import this_worker

@@ -1,0 +1,85 @@
+"""What changed between two rounds, or between two runs: kept, dropped, texts, scores, noise, settings."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from rich.console import Console
+
+from blip_bootstrap import records, tables
+from blip_bootstrap.audit import Answer, print_answers, resolve_round
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.sql_text import scan
+from blip_bootstrap.views import MACROS, query
+
+DIFFS = ("changes", "noise", "settings", "newly_kept", "newly_dropped")
+"""Every comparison, in the order in which they are printed; each is an SQL file in `audits/diff`."""
+
+_SETTINGS = pa.schema([("setting", pa.string()), ("before", pa.string()), ("after", pa.string())])
+
+
+def diff(root: Path, before: int, after: int, other: Path | None = None) -> list[Answer]:
+    """Compare round `before` of the run under `root` with round `after` of it, or of the run under `other`.
+
+    Texts are matched by image, source and candidate; images by key, and between runs by `uid`, since keys depend on
+    the order of the lists. Raises InputError where a run or round is not there.
+    """
+    resolve_round(root, before)
+    resolve_round(other or root, after)
+    with duckdb.connect() as connection:
+        connection.execute(MACROS)
+        for name, run, number in (("before", root, before), ("after", other or root, after)):
+            connection.execute(f"CREATE VIEW {name} AS {_pairs_sql(run, number, by_uid=other is not None)}")
+        changed = pa.Table.from_pylist(_changed(root, before, other or root, after), schema=_SETTINGS)
+        connection.register("settings", changed)
+        return [_ask(connection, name) for name in DIFFS]
+
+
+def print_diff(root: Path, before: int, after: int, other: Path | None = None) -> None:
+    """Print the comparisons as tables on standard output."""
+    print_answers(Console(), diff(root, before, after, other))
+
+
+def _ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
+    sql = files("blip_bootstrap").joinpath("audits", "diff", f"{name}.sql").read_text(encoding="utf-8")
+    title, meaning = (line.removeprefix("-- ") for line in sql.splitlines()[:2])
+    return Answer(name, title, meaning, query(connection, sql))
+
+
+def _pairs_sql(root: Path, number: int, by_uid: bool) -> str:
+    pairs = tables.parquet_files(records.round_folder(root, number) / "pairs")
+    if not by_uid:
+        return f"SELECT *, key AS name FROM {scan(pairs)}"
+    images = tables.parquet_files(root / "images")
+    if not images:
+        raise InputError(f"{root}: no images; runs are compared by their images' uid")
+    return f"SELECT p.*, i.uid AS name FROM {scan(pairs)} p JOIN (SELECT key, uid FROM {scan(images)}) i USING (key)"
+
+
+def _changed(root: Path, before: int, other: Path, after: int) -> list[dict[str, Any]]:
+    was, now = _settings(root, before), _settings(other, after)
+    names = sorted(was.keys() | now.keys())
+    return [
+        {"setting": name, "before": was.get(name), "after": now.get(name)}
+        for name in names
+        if was.get(name) != now.get(name)
+    ]
+
+
+def _settings(root: Path, number: int) -> dict[str, str]:
+    """The settings of a round's captions and pairs, dotted names, values as JSON."""
+    found: dict[str, str] = {}
+    for name in ("captions", "pairs"):
+        manifest = records.read_json(records.round_folder(root, number) / name / "MANIFEST.json") or {}
+        found |= {f"{name}.{key}": json.dumps(value) for key, value in _leaves(manifest.get("settings", {}))}
+    return found
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    nested = [_leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [(f"{prefix}{k}", v)] for k, v in tree.items()]
+    return [leaf for leaves in nested for leaf in leaves]

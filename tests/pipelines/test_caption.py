@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from blip_bootstrap.config import CaptionConfig, RayConfig
+from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, RunFailed
+from blip_bootstrap.tables import parquet_files, read_parquet
+from blip_pipelines import caption
+from blip_pipelines.caption import caption_and_score, read_rows
+from blip_pipelines.caption_worker import CaptionWorker
+
+Models = tuple[Path, Path]
+CONFIG = CaptionConfig(candidates=2, device="cpu", batch_size=16, num_actors=1)
+NUM_IMAGES, PER_PART = 1_300, 650
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., Path]) -> Path:
+    return make_images(tmp_path_factory.mktemp("images"), NUM_IMAGES, PER_PART, damaged=(5,))
+
+
+@pytest.fixture(scope="module")
+def expected(images: Path, models: Models) -> dict[str, pa.Table]:
+    """What the worker makes of each block with no Ray about, joined by file."""
+    worker = CaptionWorker(*models, CONFIG)
+    return {
+        part.name: pa.concat_tables(
+            worker(read_rows(part, first, caption.BLOCK_ROWS)) for first in range(0, PER_PART, caption.BLOCK_ROWS)
+        )
+        for part in parquet_files(images)
+    }
+
+
+def made(out: Path) -> dict[str, pa.Table]:
+    return {path.name: read_parquet(path) for path in parquet_files(out)}
+
+
+@pytest.mark.ray
+def test_files_are_aligned_and_are_what_the_worker_makes(
+    tmp_path: Path, images: Path, models: Models, ray_config: RayConfig, expected: dict[str, pa.Table]
+) -> None:
+    counts = caption_and_score(tmp_path, images, *models, CONFIG, ray_config)
+    assert made(tmp_path) == expected
+    num_images = NUM_IMAGES * 9 // 10
+    assert (counts["images"], counts["web"], counts["synthetic"]) == (num_images, num_images, 2 * (num_images - 1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00000.parquet", "part-00001.parquet"]
+    metadata = pq.read_schema(tmp_path / "part-00000.parquet").metadata
+    assert (metadata[b"table"], metadata[b"candidates"], metadata[b"captioner"]) == (
+        b"captions", b"2", str(models[0]).encode(),
+    )  # fmt: skip
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from blip_bootstrap.config import CaptionConfig, RayConfig
+from blip_pipelines.caption import caption_and_score
+config = CaptionConfig.model_validate_json(sys.argv[1])
+caption_and_score(*map(Path, sys.argv[2:]), config, RayConfig(object_store_bytes=100_000_000))
+"""
+
+
+@pytest.mark.ray
+def test_a_killed_run_goes_on_and_makes_the_same(
+    tmp_path: Path, images: Path, models: Models, ray_config: RayConfig, expected: dict[str, pa.Table]
+) -> None:
+    """kill -9 of the driver after the first block; the finished block is kept as it is."""
+    paths = [str(path) for path in (tmp_path, images, *models)]
+    child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", KILLED, CONFIG.model_dump_json(), *paths])
+    blocks = tmp_path / caption.BLOCKS
+    end = time.monotonic() + 90
+    while not list(blocks.glob("*.parquet")):
+        assert child.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    kept = {block: block.stat().st_ino for block in parquet_files(blocks)}
+    assert not parquet_files(tmp_path)
+    linked = {block: tmp_path.with_name(f"kept-{block.name}") for block in kept}
+    for block, link in linked.items():
+        link.hardlink_to(block)
+    caption_and_score(tmp_path, images, *models, CONFIG, ray_config)
+    assert made(tmp_path) == expected
+    assert {block: link.stat().st_ino for block, link in linked.items()} == kept
+
+
+@pytest.mark.ray
+def test_finished_work_needs_no_actor(
+    tmp_path: Path, images: Path, models: Models, ray_config: RayConfig, expected: dict[str, pa.Table]
+) -> None:
+    """All blocks done, the last merge not: a run with a model that cannot even be loaded completes."""
+    (tmp_path / caption.BLOCKS).mkdir()
+    for name, table in expected.items():
+        first = table["key"].to_pylist().index(f"{name[5:10]}{caption.BLOCK_ROWS:05d}")
+        for start, rows in ((0, table.slice(0, first)), (caption.BLOCK_ROWS, table.slice(first))):
+            pq.write_table(rows, tmp_path / caption.BLOCKS / f"{name.removesuffix('.parquet')}-{start:06d}.parquet")
+    caption_and_score(tmp_path, images, "none", "none", CONFIG, ray_config)
+    assert made(tmp_path) == expected
+
+
+@pytest.mark.ray
+def test_errors_of_actors_are_one_line(tmp_path: Path, images: Path, models: Models, ray_config: RayConfig) -> None:
+    none = tmp_path / "none"
+    with pytest.raises(CheckpointError) as error:
+        caption_and_score(tmp_path, images, none, models[1], CONFIG, ray_config)
+    assert str(error.value) == f"{none}: no such file or folder"
+
+
+@pytest.mark.ray
+def test_too_many_actors_are_refused_before_they_wait(
+    tmp_path: Path, images: Path, models: Models, ray_config: RayConfig
+) -> None:
+    greedy = CONFIG.model_copy(update={"num_actors": 3, "cpus_per_actor": 2.0})
+    with pytest.raises(RunFailed, match="needs 6 CPUs for its actors and 1 for their input, the cluster has"):
+        caption_and_score(tmp_path, images, *models, greedy, ray_config)
+
+
+def test_a_lost_image_fails_the_run(
+    tmp_path: Path, images: Path, models: Models, expected: dict[str, pa.Table]
+) -> None:
+    for name, table in expected.items():
+        pq.write_table(table.slice(0, len(table) - 3), tmp_path / name)
+    with pytest.raises(AccountingError, match="584 images for 585 downloaded"):
+        caption_and_score(tmp_path, images, *models, CONFIG, RayConfig())
+
+
+def test_no_images_at_all(tmp_path: Path, models: Models) -> None:
+    with pytest.raises(InputError, match="no part-"):
+        caption_and_score(tmp_path, tmp_path / "images", *models, CONFIG, RayConfig())
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 512), (512, 512), (1, 3), (640, 20), (650, 5)])
+def test_read_rows(images: Path, first: int, count: int) -> None:
+    part = parquet_files(images)[1]
+    whole = read_parquet(part).select(["key", "status", "caption", "jpg"])
+    assert read_rows(part, first, count).to_pylist() == whole.slice(first, count).to_pylist()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from blip_bootstrap.config import RayConfig
+from blip_bootstrap.errors import InputError, RunFailed
+from blip_pipelines.ray_session import check_cpus, cluster_cpus, connect, errors_in_one_line, num_workers, quiet_data
+
+
+@pytest.mark.ray
+def test_connecting_twice_keeps_the_first(ray_config: RayConfig) -> None:
+    import ray
+
+    before = ray.get_runtime_context().get_job_id()
+    connect(ray_config)
+    assert ray.get_runtime_context().get_job_id() == before
+
+
+@pytest.mark.ray
+def test_cpus_are_checked(ray_config: RayConfig) -> None:
+    total = cluster_cpus()
+    assert total >= 4
+    check_cpus(total - 1)
+    with pytest.raises(RunFailed, match=r"needs .* CPUs for its actors and 1 for their input"):
+        check_cpus(total - 0.5)
+
+
+@pytest.mark.ray
+def test_the_number_of_workers(ray_config: RayConfig) -> None:
+    cluster = RayConfig(address="auto")
+    total = int(cluster_cpus())
+    assert num_workers(cluster, 0, cpus_each=1) == total - 1
+    assert num_workers(cluster, 0, cpus_each=0.5) == 2 * (total - 1)
+    assert num_workers(cluster, 0, cpus_each=1, at_most=2) == 2
+    assert num_workers(cluster, 0, cpus_each=100) == 1
+    assert num_workers(cluster, 3, cpus_each=1) == 3
+
+
+def _fail(batch: object) -> object:
+    raise InputError("list.tsv: no column 'url'")
+
+
+def _break(batch: object) -> object:
+    return {}["nothing here"]
+
+
+@pytest.mark.ray
+def test_errors_of_workers_arrive_in_one_line(ray_config: RayConfig) -> None:
+    import ray
+
+    quiet_data()
+    with pytest.raises(InputError) as ours, errors_in_one_line("test"):
+        ray.data.range(1).map_batches(_fail).materialize()
+    assert str(ours.value) == "list.tsv: no column 'url'"
+    with pytest.raises(RunFailed) as other, errors_in_one_line("test"):
+        ray.data.range(1).map_batches(_break).materialize()
+    assert str(other.value) == "test: KeyError: 'nothing here'; run again to go on"
+
+
+def test_a_cluster_that_is_not_there() -> None:
+    code = (
+        "from blip_bootstrap.config import RayConfig\nfrom blip_pipelines.ray_session import connect\n"
+        "from blip_bootstrap.errors import RunFailed\n"
+        "try: connect(RayConfig(address='auto'))\nexcept RunFailed as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert "no cluster answers at auto" in done.stdout
+    assert "use --ray local" in done.stdout
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from blip_bootstrap.config import RayConfig
+from blip_pipelines.ray_session import connect, errors_in_one_line, quiet_data
+
+def main(marker):
+    import ray
+
+    def wait(batch):
+        Path(marker).touch()
+        time.sleep(60)
+        return batch
+
+    connect(RayConfig(object_store_bytes=100_000_000))
+    quiet_data()
+    with errors_in_one_line("test"):
+        for row in ray.data.range(1).map_batches(wait).iter_rows():
+            pass
+
+try:
+    main(sys.argv[1])
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.ray
+def test_an_interrupt_comes_through(tmp_path: Path) -> None:
+    marker = tmp_path / "working"
+    child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", INTERRUPTED, str(marker)], stderr=subprocess.DEVNULL)
+    while not marker.exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=30) == 130
