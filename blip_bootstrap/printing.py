@@ -48,16 +48,18 @@ def rich_table(data: pa.Table, width: int) -> Table:
     if len(rows) <= MAX_TURNED and sum(_widest(row) + 3 for row in rows) + max(map(len, names)) < width:
         turned = [list(line) for line in zip(names, *rows, strict=True)]
         return _plain_table(["", *map(str, range(1, len(rows) + 1))], turned, [False] + [True] * len(rows), None)
-    blocks = [
-        [name, cell] for row in rows for name, cell in [*zip(names, row, strict=True), ("", "")] if cell or not name
-    ]
+    blocks: list[list[str]] = []
+    for row in rows:
+        blocks += [[name, cell] for name, cell in zip(names, row, strict=True) if cell]
+        blocks.append(["", ""])
     return _plain_table(["", ""], blocks, [False, False], None)
 
 
 def _plain_table(names: list[str], rows: list[list[str]], numeric: list[bool], least: list[int] | None) -> Table:
     table = Table(header_style="bold", show_header=any(names))
     for at, (name, right) in enumerate(zip(names, numeric, strict=True)):
-        table.add_column(name, justify="right" if right else "left", overflow="fold", min_width=least and least[at])
+        narrowest = least[at] if least else None
+        table.add_column(name, justify="right" if right else "left", overflow="fold", min_width=narrowest)
     for row in rows:
         table.add_row(*map(escape, row))
     return table

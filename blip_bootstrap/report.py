@@ -86,7 +86,7 @@ def page_html(root: Path, number: int, config: ReportConfig) -> str:
         manifests = {str(m["name"]): m for m in records.manifests(root)}
         page = Page(root, number, config, connection, about_data.read_rounds(connection, root, number), manifests)
         drawn = [(anchor, title, note, draw(page)) for anchor, title, note, draw in SECTIONS]
-        head = about_data.cards(page)
+        head = about_data.cards(page) + about_data.alarm_list(page)
     drawn = [one for one in drawn if one[3]]
     return document(
         f"CapFilt round {number}",

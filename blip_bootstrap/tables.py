@@ -29,6 +29,7 @@ class Table:
     name: str
     row: str
     columns: tuple[Column, ...]
+    rows_per_group: int = 10_000
 
     @property
     def schema(self) -> pa.Schema:
@@ -78,6 +79,7 @@ IMAGES = Table(
         Column("sha256", pa.string(), "hex digest of the bytes as fetched"),
         Column("jpg", pa.binary(), "encoded picture as stored (JPEG); null where status is not success"),
     ),
+    rows_per_group=500,  # pictures are large, and captioning reads some hundred rows at a time
 )
 
 ANNOTATED = Table(
@@ -142,7 +144,7 @@ def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[st
     schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(data.select(schema.names).cast(schema), staged, compression="zstd", row_group_size=10_000)
+    pq.write_table(data.select(schema.names).cast(schema), staged, compression="zstd", row_group_size=table.rows_per_group)
     staged.replace(path)
 
 

@@ -11,6 +11,7 @@ import duckdb
 import yaml
 
 from blip_bootstrap import records
+from blip_bootstrap.alarms import find_alarms
 from blip_bootstrap.audit import ask
 from blip_bootstrap.pages import charts
 from blip_bootstrap.pages.charts import Part
@@ -39,6 +40,17 @@ def cards(page: Page) -> str:
             f'<li><b>{value:{form}}</b><span>{escape(label)}</span><span class="change">{escape(change)}</span></li>'
         )
     return f'<ul class="cards">{"".join(items)}</ul>'
+
+
+def alarm_list(page: Page) -> str:
+    """The round's alarms, or that there are none."""
+    found = find_alarms(page.connection, page.root, page.number)
+    if not found:
+        return '<p class="calm">No alarm: vocabulary, length, filter and held-out figures are as they should be.</p>'
+    return "".join(
+        f'<p class="alarm" role="alert"><strong>{escape(alarm.name)}</strong>: {escape(alarm.message)}.</p>'
+        for alarm in found
+    )
 
 
 def flow(page: Page) -> str:

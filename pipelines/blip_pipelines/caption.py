@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -61,7 +61,7 @@ def caption_and_score(
     successes = {part.name: _num_successes(part) for part in parts}
     with Progress("caption", sum(successes.values()), unit="images") as progress:
         done = _count([*(out / p.name for p in parts), *(Path(b.output) for of in todo.values() for b in of)])
-        progress.update(done.get("images", 0))
+        progress.update(done["images"])
         merge = _Merger(out, todo)
         if blocks:
             _run(blocks, merge, _absolute(captioner), _absolute(filter), config, ray, progress, done)
@@ -184,15 +184,20 @@ def _counters(source: str, itm_score: float | None, flags: Iterable[str]) -> lis
     return [*first, *(["not_scored"] if itm_score is None else []), *flags]
 
 
-def _count(files: Iterable[Path]) -> dict[str, int]:
+def _count(files: Iterable[Path]) -> Counter[str]:
     """Rows of those files that exist, by counter."""
     counts: Counter[str] = Counter()
     for file in files:
         if file.exists():
             table = read_parquet(file, ["source", "itm_score", "flags"])
-            for values in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                counts.update(_counters(*values))
-    return dict(counts)
+            counts.update(_values(table["source"]) + _values(pc.list_flatten(table["flags"])))
+            counts["not_scored"] += table["itm_score"].null_count
+    counts["images"] = counts["web"]
+    return +counts
+
+
+def _values(column: pa.ChunkedArray) -> Counter[str]:
+    return Counter({entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()})
 
 
 def _num_successes(part: Path) -> int:
@@ -201,12 +206,10 @@ def _num_successes(part: Path) -> int:
 
 def _check(out: Path, successes: Mapping[str, int]) -> dict[str, int | float | str]:
     """The counts of all captions. Raises AccountingError where a file lacks an image."""
-    totals: defaultdict[str, int] = defaultdict(int)
+    totals: Counter[str] = Counter()
     for name, expected in successes.items():
         counts = _count([out / name])
-        if counts.get("images", 0) != expected:
-            found = counts.get("images", 0)
+        if (found := counts["images"]) != expected:
             raise AccountingError(f"{out / name}: {found} images for {expected} downloaded; delete it and run again")
-        for counter, number in counts.items():
-            totals[counter] += number
+        totals += counts
     return dict(totals)

@@ -55,4 +55,5 @@ def _unfiltered(captions: pa.Table) -> pa.Table:
     text = pc.utf8_trim_whitespace(pc.fill_null(captions["caption"], ""))
     kept = pc.greater(pc.utf8_length(text), 0)
     reason = pc.if_else(kept, pa.scalar(None, pa.string()), "empty_text")
-    return captions.append_column("kept", kept).append_column("reason", reason).select(PAIRS.schema.names)
+    texts = captions.select(PAIRS.schema.names[:-2])
+    return texts.append_column("kept", kept).append_column("reason", reason)

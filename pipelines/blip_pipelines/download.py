@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
-from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import IMAGES, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.fetch import Fetched, fetch
@@ -87,7 +87,7 @@ def _run(
     quiet_data()
     tally = start_tally()
     with ExitStack() as stack:
-        own_hosts = frozenset(stack.enter_context(serve_folder(u.serve, u.serve_port)) for u in lists if u.serve)
+        own_hosts = frozenset(stack.enter_context(_serve(urls)) for urls in lists if urls.serve)
         stack.enter_context(errors_in_one_line("download"))
         stack.enter_context(shown(progress, tally, before))
         items = [{"shard": str(shard.absolute()), "part": str((out / shard.name).absolute())} for shard in todo]
@@ -99,6 +99,20 @@ def _run(
         )
         for _ in fetched.iter_rows():
             pass
+
+
+def _serve(urls: UrlList) -> AbstractContextManager[str]:
+    """The loopback server of one list's folder. Raises RunFailed where workers are on other machines."""
+    import ray
+
+    num_nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    if num_nodes > 1:
+        raise RunFailed(
+            f"{urls.path}: serve reaches workers on this machine alone, the cluster has {num_nodes} nodes; "
+            "use --ray local, or put the folder on a web server"
+        )
+    assert urls.serve is not None
+    return serve_folder(urls.serve, urls.serve_port)
 
 
 def fetch_shards(batch: pa.Table, config: DownloadConfig, own_hosts: frozenset[str], tally: Any = None) -> pa.Table:
@@ -168,9 +182,10 @@ def _count(parts: Iterator[Path]) -> dict[str, int]:
     """Rows of finished parts by outcome."""
     counts: Counter[str] = Counter()
     for part in parts:
-        columns = read_parquet(part, ["status", "error_class"])
-        for status, error_class in zip(*(column.to_pylist() for column in columns.columns), strict=True):
-            counts.update(_outcome(status, error_class))
+        table = read_parquet(part, ["status", "error_class"])
+        counts["images"] += len(table)
+        for column in table.columns:
+            counts.update({entry["values"]: entry["counts"] for entry in column.drop_null().value_counts().to_pylist()})
     return dict(counts)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ def _run_trainer(job: Training, gpu: bool) -> Counts:
         ),
     )
     try:
-        with _quiet("ray.train"):
+        with _quiet("ray.train"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Ray Train copies Ray Data's old settings
             trainer.fit()
     except Exception as error:
         if isinstance(error, BlipBootstrapError | KeyboardInterrupt):

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 
 MIN_LOCAL_CPUS = 4
 """Logical CPUs of a local Ray: a pool of actors that holds every CPU waits for its own input for ever."""
+
+PROBE_TIMEOUT_S = 5.0
 
 QUIET = {
     "RAY_AUTH_MODE": "disabled",
@@ -46,12 +49,20 @@ def connect(config: RayConfig) -> None:
         _start_local(config)
         return
     try:
+        _probe(config.address)
         ray.init(config.address, runtime_env={"env_vars": WORKER}, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise RunFailed(
             f"ray: no cluster answers at {config.address} ({first_line(error)}); "
             "start one with `ray start --head`, or use --ray local"
         ) from error
+
+
+def _probe(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT: Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
 
 
 def _start_local(config: RayConfig) -> None:

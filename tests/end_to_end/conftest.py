@@ -44,7 +44,18 @@ def environment() -> dict[str, str]:
 
 def small_config(root: Path, folder: Path, port: int = 0) -> tuple[dict[str, Any], WorldServer]:
     """The demo's configuration on 240 pictures with a dozen steps a training, and the server of its world."""
-    world = make_world(folder, WorldConfig(num_web=240, num_human=40, num_held_out=40, num_validation=1, num_vision=0))
+    world = make_world(
+        folder,
+        WorldConfig(
+            num_web=240,
+            num_human=40,
+            num_held_out=40,
+            num_validation=1,
+            num_vision=0,
+            blank_share=0.01,
+            duplicate_share=0.01,
+        ),
+    )
     config = demo_config(root, world)
     config["download"] |= {"rows_per_shard": 60, "timeout_s": 1.0}
     for section in ("pretrain", "captioner", "filter"):

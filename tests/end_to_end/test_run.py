@@ -29,7 +29,7 @@ def read(folder: Path) -> pa.Table:
 def test_the_round_has_its_metrics_and_its_page(small_run: Run) -> None:
     metrics = json.loads((small_run.root / "round-01" / "metrics.json").read_text())
     assert [name for name in METRICS if metrics.get(name) is None] == []
-    assert {"download_images", "caption_and_score", "pretrain"} <= set(metrics["seconds"])
+    assert {"images", "captioner", "filter", "captions", "pairs", "model"} <= set(metrics["seconds"])
     page = (small_run.root / "round-01" / "report.html").read_text()
     assert "<html" in page
     assert "data:image/jpeg;base64," in page

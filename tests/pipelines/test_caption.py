@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blip_bootstrap.config import CaptionConfig, RayConfig
+from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
 from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, RunFailed
 from blip_bootstrap.tables import parquet_files, read_parquet
 from blip_pipelines import caption
@@ -19,7 +19,7 @@ from blip_pipelines.caption import caption_and_score, read_rows
 from blip_pipelines.caption_worker import CaptionWorker
 
 Models = tuple[Path, Path]
-CONFIG = CaptionConfig(candidates=2, device="cpu", batch_size=16, num_actors=1)
+CONFIG = CaptionConfig(candidates=2, device="cpu", num_actors=1, sampler=SamplerConfig(max_tokens=10))
 NUM_IMAGES, PER_PART = 1_300, 650
 
 
@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_and_makes_the_same(
     paths = [str(path) for path in (tmp_path, images, *models)]
     child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", KILLED, CONFIG.model_dump_json(), *paths])
     blocks = tmp_path / caption.BLOCKS
-    end = time.monotonic() + 90
+    end = time.monotonic() + 120
     while not list(blocks.glob("*.parquet")):
         assert child.poll() is None
         assert time.monotonic() < end

@@ -67,10 +67,10 @@ def test_a_cluster_that_is_not_there() -> None:
     code = (
         "from blip_bootstrap.config import RayConfig\nfrom blip_pipelines.ray_session import connect\n"
         "from blip_bootstrap.errors import RunFailed\n"
-        "try: connect(RayConfig(address='auto'))\nexcept RunFailed as error: print(error)"
+        "try: connect(RayConfig(address='127.0.0.1:1'))\nexcept RunFailed as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
-    assert "no cluster answers at auto" in done.stdout
+    assert "no cluster answers at 127.0.0.1:1 ([Errno 111] Connection refused)" in done.stdout
     assert "use --ray local" in done.stdout
 
 
@@ -104,7 +104,9 @@ except KeyboardInterrupt:
 @pytest.mark.ray
 def test_an_interrupt_comes_through(tmp_path: Path) -> None:
     marker = tmp_path / "working"
-    child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", INTERRUPTED, str(marker)], stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", INTERRUPTED, str(marker)], stderr=subprocess.DEVNULL
+    )
     while not marker.exists():
         assert child.poll() is None
         time.sleep(0.05)

@@ -50,8 +50,10 @@ def write_images(folder: Path, things: list[tuple[str, str]], kinds: list[str], 
         rows = []
         for at in range(ROWS_PER_PART):
             index = part * ROWS_PER_PART + at
-            told = things[index] if kinds[index] == "clean" else (rng.choice(list(COLOURS)), "boat")
-            rows.append(image_row(part, at, index, f"a {told[0]} {told[1]}", things[index]))
+            told = f"a {' '.join(things[index])}"
+            if kinds[index] != "clean":
+                told = f"a {rng.choice(list(COLOURS))} boat with 2 women"
+            rows.append(image_row(part, at, index, told, things[index]))
         rows[3] |= {"status": "failed_to_download", "error_class": "http_4xx", "error_message": "404", "jpg": None}
         rows[4] |= {"caption": " " if part else rows[4]["caption"]}
         write_part(folder / f"part-{part:05d}.parquet", rows, tables.IMAGES)

@@ -93,12 +93,14 @@ def generate(
     more than the beams; CheckpointError where `med` has no decoder.
     """
     require(med, DECODE)
+    assert len(seeds) == states.shape[0], f"{len(seeds)} lists of seeds for {states.shape[0]} images"
     num_candidates = len(seeds[0]) if seeds else 0
     if not num_candidates:
         return [[] for _ in seeds]
     start = [tokenizer.dec_id, *tokenizer.piece_ids(prompt)]
     if len(start) >= sampler.max_tokens:
-        raise InputError(f"prompt {prompt!r} has {len(start)} tokens with [DEC], sampler.max_tokens is {sampler.max_tokens}")
+        room = f"sampler.max_tokens is {sampler.max_tokens}"
+        raise InputError(f"prompt {prompt!r} has {len(start)} tokens with [DEC], {room}")
     if sampler.num_beams > 1:
         if num_candidates > sampler.num_beams:
             raise InputError(
@@ -129,7 +131,7 @@ def _sample(
     for at in range(len(start), sampler.max_tokens):
         scores = penalise(logits, tokens[rows, :at], sampler.repetition_penalty, sep_id, at < sampler.min_tokens)
         drawn = draw_tokens(scores, uniforms[rows, at], sampler) if sampler.sample else scores.argmax(1)
-        own = torch.log_softmax(logits, dim=1).gather(1, drawn[:, None])[:, 0]
+        own = logits.gather(1, drawn[:, None])[:, 0] - torch.logsumexp(logits, dim=1)
         drawn = torch.where(finished[rows], sep_id, drawn)
         logprobs[rows] += torch.where(finished[rows], 0.0, own).double()
         tokens[rows, at] = drawn

@@ -17,7 +17,7 @@ from blip_bootstrap.errors import CheckpointError
 from blip_training.data import Batch, TrainingData
 from blip_training.med import Med
 from blip_training.training_log import METRICS, Progress, TrainingLog
-from blip_training.workers import Worker, average_gradients
+from blip_training.workers import Worker, average, average_gradients, wait_for_all
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -132,6 +132,7 @@ class Run:
         self.step += 1
         last = self.step == self.config.steps
         if last or self.step % self.config.log_every_steps == 0:
+            self.log.sums = average(self.log.sums, self.worker.world)
             self.log.write(self.step, self.config.batch_size)
         if self.worker.first and not last and self.step % self.config.checkpoint_every_steps == 0:
             self._save()
@@ -155,9 +156,13 @@ class Run:
         self.log.restore(state["log"])
 
     def finish(self) -> dict[str, int | float]:
-        """Drop the checkpoint, which the finished model replaces, and give back the last line's figures."""
+        """Drop the checkpoint, which the saved model replaces, and give back the last line's figures.
+
+        No worker goes on before the first one has saved the model.
+        """
         if self.worker.first:
             (self.out / CHECKPOINT).unlink(missing_ok=True)
+        wait_for_all()
         return {"steps": self.step, **self.log.last, "itm_at_rest": int(self.log.at_rest())}
 
 
@@ -166,5 +171,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path}: a damaged checkpoint ({error}); delete it and run again") from error
+        raise CheckpointError(f"{path}: a damaged checkpoint; delete it and run again") from error
     return dict(state)

@@ -55,15 +55,14 @@ def draw_tokens(scores: Float[Tensor, "n v"], uniforms: Float[Tensor, " n"], sam
     places by a rounding error then move the outcome by that error and no more.
     """
     ids, weights = _kept(scores / sampler.temperature, sampler.top_k, sampler.top_p)
-    ids, order = ids.sort(dim=1)
-    cumulative = weights.gather(1, order).cumsum(dim=1)
+    cumulative = weights.cumsum(dim=1)
     wanted = (uniforms * cumulative[:, -1])[:, None]
     place = torch.searchsorted(cumulative, wanted, right=True).clamp(max=ids.shape[1] - 1)
     return ids.gather(1, place)[:, 0]
 
 
 def _kept(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """Ids [n, m] and weights, best first; a weight of 0 where top-p cuts."""
+    """Ids [n, m], rising, and weights, 0 where top-p cuts."""
     vocabulary = scores.shape[1]
     size = min(top_k or (FIRST_LOOK if top_p < 1 else vocabulary), vocabulary)
     best, ids = scores.topk(size, dim=1)
@@ -71,8 +70,19 @@ def _kept(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
     weights = (best - total).double().exp()
     cumulative = weights.cumsum(dim=1)
     if not top_k and size < vocabulary and bool((cumulative[:, -1] < top_p).any()):
-        best, ids = scores.sort(dim=1, descending=True)
-        weights = (best - total).double().exp()
-        cumulative = weights.cumsum(dim=1)
-    kept = cumulative - weights < top_p
-    return ids, weights * kept
+        return _kept_of_all(scores - total, top_p)
+    kept = weights * (cumulative - weights < top_p)
+    ids, order = ids.sort(dim=1)
+    return ids, kept.gather(1, order)
+
+
+def _kept_of_all(logs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The same for flat distributions, over the whole vocabulary."""
+    weights = logs.double().exp()
+    if weights.is_cuda:
+        falling = weights.sort(dim=1, descending=True).values
+    else:  # NumPy's sort has vector instructions and no indices: some ten times as fast as torch's.
+        falling = torch.from_numpy(np.sort(weights.numpy(), axis=1)).flip(1)
+    last = ((falling.cumsum(dim=1) - falling) < top_p).sum(dim=1, keepdim=True) - 1
+    ids = torch.arange(logs.shape[1], device=logs.device).expand_as(logs)
+    return ids, weights * (weights >= falling.gather(1, last))

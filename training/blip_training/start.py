@@ -68,7 +68,8 @@ def start_text(med: Med, source: str) -> None:
     content = read_json(folder / "config.json")
     _check_sizes(folder, content, {"num_attention_heads": text.heads})
     if text.depth > content.get("num_hidden_layers", 0):
-        raise CheckpointError(f"{folder}: has {content.get('num_hidden_layers')} layers, the configuration {text.depth}")
+        layers = content.get("num_hidden_layers")
+        raise CheckpointError(f"{folder}: num_hidden_layers is {layers}, the configuration says {text.depth}")
     weights = _without_root(read_weights(folder), ("bert.",))
     # BERT adds its token type 0 to every token; MED has no types, so the positions carry it.
     positions, types = "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"

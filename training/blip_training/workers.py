@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,12 @@ def resolve_device(device: Device) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
+def wait_for_all() -> None:
+    """Return when every worker has come here."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
 def gather(values: Tensor) -> Tensor:
     """The rows of all workers in the order of their ranks, without gradient: [B, ...] to [world * B, ...]."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
@@ -51,6 +57,15 @@ def gather(values: Tensor) -> Tensor:
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values.detach().contiguous())
     return torch.cat(parts)
+
+
+def average(values: Mapping[str, Tensor], world: int) -> dict[str, Tensor]:
+    """The mean over all workers of each scalar, in one exchange."""
+    if world == 1 or not values:
+        return dict(values)
+    both = torch.stack([value.float() for value in values.values()])
+    dist.all_reduce(both)
+    return dict(zip(values, both / world, strict=True))
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], world: int) -> None:

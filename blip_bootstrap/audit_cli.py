@@ -1,0 +1,122 @@
+"""The commands that ask about a finished run: `audit` with its parts, `why` and `diff`; `cli.py` mounts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Root = Annotated[Path | None, typer.Option("--root", help="The run. Default: runs/default, else runs/demo.")]
+RoundNumber = Annotated[int | None, typer.Option("--round", min=0, help="Which round. Default: the last one made.")]
+
+audit_app = typer.Typer(
+    help="What was kept and dropped, why, and how noisy each source is.",
+    epilog="Example: `blip-bootstrap audit --round 1 --root runs/demo`",
+    invoke_without_command=True,
+)
+
+
+def run_folder(root: Path | None) -> Path:
+    """The run to look at: as given, else the default one, else the demo's."""
+    if root:
+        return root
+    return next((path for path in (Path("runs/default"), Path("runs/demo")) if path.is_dir()), Path("runs/default"))
+
+
+@audit_app.callback()
+def audit(
+    context: typer.Context,
+    root: Root = None,
+    number: RoundNumber = None,
+    names: Annotated[list[str] | None, typer.Option("--name", help="Only this audit; may be repeated.")] = None,
+    alarms: Annotated[bool, typer.Option("--alarms", help="Exit with 1 where the round has alarms.")] = False,
+) -> None:
+    """What was kept and dropped, why, and how noisy each source is."""
+    if context.invoked_subcommand:
+        return
+    from blip_bootstrap.alarms import alarms as find
+    from blip_bootstrap.alarms import fail_on_alarms
+    from blip_bootstrap.audit import AUDITS, print_audit
+
+    print_audit(run_folder(root), number, names or AUDITS)
+    found = find(run_folder(root), number)
+    for alarm in found:
+        typer.echo(f"alarm: {alarm.name}: {alarm.message}", err=True)
+    if alarms:
+        fail_on_alarms(found)
+
+
+@audit_app.command(epilog="Example: `blip-bootstrap audit sample --round 1 --size 200`")
+def sample(
+    root: Root = None,
+    number: RoundNumber = None,
+    size: Annotated[int, typer.Option("--size", min=1, help="How many texts.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed draws other texts.")] = 0,
+) -> None:
+    """Draw a stratified sample of a round's texts for people to answer."""
+    from blip_bootstrap.labels import draw_sample
+
+    typer.echo(str(draw_sample(run_folder(root), number, size, seed)))
+
+
+@audit_app.command(epilog="Example: `blip-bootstrap audit label --round 1`")
+def label(
+    root: Root = None,
+    number: Annotated[int | None, typer.Option("--round", min=0, help="Default: the last one sampled.")] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 0,
+) -> None:
+    """Answer a sample on a local page: does the text fit the picture? Yes, no, unsure, by keyboard."""
+    from blip_bootstrap.labelling import serve_labels
+
+    serve_labels(run_folder(root), number, port, lambda line: typer.echo(line, err=True))
+
+
+@audit_app.command(epilog="Example: `blip-bootstrap audit estimate --round 1`")
+def estimate(root: Root = None, number: RoundNumber = None) -> None:
+    """Noise, precision and recall of a round, with intervals, from the answers to its sample."""
+    from rich.console import Console
+
+    from blip_bootstrap.labels import estimates, estimates_table
+    from blip_bootstrap.printing import rich_table
+
+    console = Console()
+    console.print(rich_table(estimates_table(estimates(run_folder(root), number)), console.width))
+
+
+def why(
+    name: Annotated[str, typer.Argument(metavar="KEY", help="An image's key, uid, sha256 or URL.")],
+    root: Root = None,
+    page: Annotated[Path | None, typer.Option("--page", help="Write it here as a page with the picture, too.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Show that page in the browser.")] = False,
+) -> None:
+    """Everything about one image: where from, every text in every round, scores, verdicts, settings."""
+    from blip_bootstrap.why import print_why
+
+    if open_page and page is None:
+        import tempfile
+
+        page = Path(tempfile.mkdtemp(prefix="blip-bootstrap-")) / "why.html"
+    print_why(run_folder(root), name, page)
+    if page:
+        typer.echo(str(page))
+    if open_page and page:
+        typer.launch(page.resolve().as_uri())
+
+
+def diff(
+    rounds: Annotated[tuple[int, int], typer.Option("--rounds", help="Before and after.")],
+    root: Root = None,
+    other: Annotated[Path | None, typer.Option("--other", help="The run that `after` is a round of.")] = None,
+) -> None:
+    """What changed between two rounds, or between rounds of two runs."""
+    from blip_bootstrap.diff import print_diff
+
+    print_diff(run_folder(root), rounds[0], rounds[1], other)
+
+
+def mount(app: typer.Typer) -> None:
+    """Add these commands to the console script's app."""
+    app.add_typer(audit_app, name="audit")
+    app.command(epilog="Example: `blip-bootstrap why 0000000042 --root runs/demo --open`")(why)
+    app.command(epilog="Example: `blip-bootstrap diff --rounds 1 2 --root runs/demo`")(diff)

@@ -1,0 +1,25 @@
+-- Variety of phrases
+-- Of at most 25,000 texts a source: different ones of all pairs and triples of words; `echoed`: with five words in a row of another image.
+WITH sizes AS (
+    SELECT round, source, ceil(count(*) / 25000)::UBIGINT AS every FROM pairs GROUP BY round, source
+), texts AS (
+    SELECT round, source, key, words(caption) AS w
+    FROM pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND caption <> ''
+), grams AS (
+    SELECT round, source, key, n, unnest(list_transform(range(1, len(w) - n + 2), lambda i: hash(w[i:i + n - 1]))) AS gram
+    FROM texts, (VALUES (2), (3), (5)) sizes(n) WHERE len(w) >= n
+), counted AS (
+    SELECT round, source, n, gram, count(*) AS times, min(key) <> max(key) AS shared FROM grams GROUP BY ALL
+), echoes AS (
+    SELECT g.round, g.source, count(DISTINCT g.key) AS echoed
+    FROM grams g JOIN counted c USING (round, source, n, gram) WHERE n = 5 AND c.shared GROUP BY ALL
+)
+SELECT t.round, t.source, t.texts, v.distinct_2, v.distinct_3, coalesce(e.echoed, 0) / t.texts AS echoed
+FROM (SELECT round, source, count(DISTINCT key) AS texts FROM texts GROUP BY ALL) t
+LEFT JOIN (
+    SELECT round, source, count(*) FILTER (n = 2) / sum(times) FILTER (n = 2) AS distinct_2,
+        count(*) FILTER (n = 3) / sum(times) FILTER (n = 3) AS distinct_3
+    FROM counted GROUP BY ALL
+) v USING (round, source)
+LEFT JOIN echoes e USING (round, source)
+ORDER BY t.round, t.source DESC

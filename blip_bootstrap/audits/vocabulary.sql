@@ -1,0 +1,21 @@
+-- Words that synthetic texts lost and invented
+-- The 15 words each that the captioner most under- and over-uses, by log odds (one added to every count), 1.5 times at least.
+WITH sizes AS (
+    SELECT round, source, ceil(count(*) / 100000)::UBIGINT AS every FROM captions GROUP BY round, source
+), uses AS (
+    SELECT round, regexp_replace(word, '[^\p{L}\p{N}]+', '', 'g') AS word, count(*) FILTER (source = 'web') AS web,
+        count(*) FILTER (source = 'synthetic') AS synthetic
+    FROM (
+        SELECT round, source, unnest(words(caption)) AS word
+        FROM captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0
+    ) GROUP BY ALL
+), odds AS (
+    SELECT round, word, web, synthetic, ln((synthetic + 1) / (sum(synthetic) OVER r + 1))
+        - ln((web + 1) / (sum(web) OVER r + 1)) AS log_odds
+    FROM uses WHERE word <> '' WINDOW r AS (PARTITION BY round)
+)
+SELECT round, CASE WHEN log_odds < 0 THEN 'lost' ELSE 'invented' END AS change, word, web, synthetic, log_odds
+FROM odds
+WHERE abs(log_odds) > ln(1.5) AND round IN (SELECT round FROM uses GROUP BY round HAVING sum(synthetic) > 0)
+QUALIFY row_number() OVER (PARTITION BY round, change ORDER BY abs(log_odds) DESC, word) <= 15
+ORDER BY round, change DESC, abs(log_odds) DESC, word

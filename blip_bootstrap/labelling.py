@@ -1,0 +1,134 @@
+"""The local page of `audit label`: a picture, a text, and yes, no or unsure by keyboard or button."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from html import escape
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import parse_qs
+
+from blip_bootstrap.labels import find_round, labels_path, read_labels, write_labels
+from blip_bootstrap.pages.gallery import picture_html
+from blip_bootstrap.sql_text import literal
+from blip_bootstrap.views import connect, query
+
+ANSWERS = ("yes", "no", "unsure")
+HOST = "127.0.0.1"
+
+
+class Labelling:
+    """The texts of a sample, which of them is asked next, and the file that each answer goes to at once."""
+
+    def __init__(self, root: Path, number: int | None = None) -> None:
+        self.path = labels_path(root, find_round(root, number))
+        self.rows = read_labels(self.path)
+        self.token = secrets.token_urlsafe(16)
+        keys = ", ".join(sorted({literal(row["key"]) for row in self.rows})) or "''"
+        with connect(root) as connection:
+            found = query(connection, f"SELECT key, jpg FROM images WHERE key IN ({keys})").to_pydict()
+        self.pictures: dict[str, bytes | None] = dict(zip(found["key"], found["jpg"], strict=True))
+
+    @property
+    def next(self) -> int | None:
+        """The place of the next text without an answer; None where all have one."""
+        return next((at for at, row in enumerate(self.rows) if row["answer"] is None), None)
+
+    @property
+    def num_answered(self) -> int:
+        """How many texts have an answer."""
+        return sum(row["answer"] is not None for row in self.rows)
+
+    def answer(self, at: int, answer: str) -> None:
+        """Store the answer to the text at a place; `back` takes the answer before it away. ValueError for others."""
+        if answer == "back":
+            at, answer = max(0, at - 1), ""
+        elif answer not in ANSWERS:
+            raise ValueError(f"answer {answer!r} is none of {', '.join(ANSWERS)}")
+        self.rows[at]["answer"] = answer or None
+        write_labels(self.path, self.rows)
+
+    def page(self) -> str:
+        """The page that asks for the next text, or says that all are answered. Scores and fates are not shown."""
+        at = self.next
+        template = Template(files("blip_bootstrap.pages").joinpath("label.html").read_text(encoding="utf-8"))
+        question = "<p>All texts have an answer. You can close this page.</p>" if at is None else self._question(at)
+        style = files("blip_bootstrap.pages").joinpath("style.css").read_text(encoding="utf-8")
+        progress = f"{self.num_answered} of {len(self.rows)} answered"
+        return template.substitute(question=question, progress=progress, style=style)
+
+    def _question(self, at: int) -> str:
+        row = self.rows[at]
+        buttons = "".join(
+            f'<button name="answer" value="{answer}" accesskey="{answer[0]}"><kbd>{answer[0]}</kbd> {answer}</button>'
+            for answer in (*ANSWERS, "back")
+        )
+        return (
+            f'<figure class="asked">{picture_html(self.pictures.get(row["key"]), "the picture to judge")}'
+            f"<figcaption>{escape(row['caption'] or '')}</figcaption></figure>"
+            f'<form method="post" action="/"><input type="hidden" name="at" value="{at}">'
+            f'<input type="hidden" name="token" value="{self.token}">{buttons}</form>'
+        )
+
+
+def serve_labels(root: Path, number: int | None, port: int, say: Callable[[str], None]) -> Path:
+    """Serve the page on loopback until every text is answered; the path of the labels file.
+
+    Each answer is on disk before the next text is shown, so that stopping loses nothing.
+    """
+    labelling = Labelling(root, number)
+    with HTTPServer((HOST, port), handler_of(labelling)) as server:
+        say(f"open http://{HOST}:{server.server_port}/ and answer with y, n or u; Ctrl-C stops, and nothing is lost")
+        while labelling.next is not None:
+            server.handle_request()
+    say(f"all {len(labelling.rows)} texts are answered: {labelling.path}")
+    return labelling.path
+
+
+def handler_of(labelling: Labelling) -> type[BaseHTTPRequestHandler]:
+    """A request handler around `labelling`; it answers this machine's own pages only."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self._is_ours():
+                self._send(labelling.page())
+
+        def do_POST(self) -> None:
+            if not self._is_ours():
+                return
+            length = min(int(self.headers.get("Content-Length") or 0), 10_000)
+            sent = {name: values[0] for name, values in parse_qs(self.rfile.read(length).decode()).items()}
+            if not secrets.compare_digest(sent.get("token", ""), labelling.token):
+                self.send_error(403, "not sent by this page")
+            elif not sent.get("at", "").isdigit() or int(sent["at"]) >= len(labelling.rows):
+                self.send_error(400, "no such text")
+            elif sent.get("answer") not in (*ANSWERS, "back"):
+                self.send_error(400, "no such answer")
+            else:
+                labelling.answer(int(sent["at"]), sent["answer"])
+                self._send(labelling.page())
+
+        def _is_ours(self) -> bool:
+            """A foreign name that resolves to loopback is another site's page reaching in."""
+            if self.headers.get("Host", "").rsplit(":", 1)[0] in (HOST, "localhost"):
+                return True
+            self.send_error(403, "ask by the address that was printed")
+            return False
+
+        def _send(self, page: str) -> None:
+            content = page.encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            """No line for each request."""
+
+    return Handler

@@ -1,0 +1,139 @@
+"""The selection rule: its cut, found from the scores of all texts, and its SQL, which gives a row a reason or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.sql_text import scan, text_list
+
+FOLDED = r"trim(regexp_replace(coalesce(caption, ''), '[\s\p{Z}\x{0b}\x{1c}-\x{1f}\x{85}]+', ' ', 'g'))"
+"""SQL for a text with its whitespace folded, as Python's " ".join(text.split()) does."""
+
+_COLUMNS = {"itm": "itm_score", "itc": "itc_score", "logprob": "logprob"}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The score below which a text is dropped, and what the search for it found, for the record."""
+
+    at: float
+    counts: dict[str, int | float | str] = field(default_factory=dict)
+
+
+def find_cut(files: Sequence[Path], config: SelectConfig) -> Cut:
+    """The cut that the strategy asks for: as configured, a quantile of the scores, or calibrated on labels.
+
+    Raises InputError where the labels cannot give one.
+    """
+    if config.strategy == "fraction":
+        return _quantile(files, config)
+    if config.strategy == "target_noise" and config.labels:
+        from blip_bootstrap.calibrate import calibrate
+
+        found = calibrate(files, config.labels, config.sources, config.target_noise)
+        expected = {f"expected_{name}": value for name, value in vars(found).items() if name != "threshold"}
+        return Cut(found.threshold, {"itm_threshold": found.threshold, **expected})
+    return Cut(config.itm_threshold, {"itm_threshold": config.itm_threshold})
+
+
+def _quantile(files: Sequence[Path], config: SelectConfig) -> Cut:
+    column = _COLUMNS[config.score]
+    with duckdb.connect() as connection:
+        ((at,),) = connection.execute(
+            f"SELECT quantile_disc({column}, {1 - config.keep_fraction}) FROM {scan(files)} "
+            f"WHERE list_contains({text_list(config.sources)}, source)"
+        ).fetchall()
+    return Cut(0.0 if at is None else float(at), {f"{column}_cut": 0.0 if at is None else float(at)})
+
+
+def thinning(kept: Mapping[str, int], synthetic_share: float) -> dict[str, float]:
+    """What share of each source's kept texts to keep, so that `synthetic_share` of the rest is synthetic."""
+    web, synthetic = kept["web"], kept["synthetic"]
+    if synthetic * (1 - synthetic_share) > web * synthetic_share:
+        return {"web": 1.0, "synthetic": web * synthetic_share / (synthetic * (1 - synthetic_share))}
+    if web * synthetic_share > synthetic * (1 - synthetic_share):
+        return {"web": synthetic * (1 - synthetic_share) / (web * synthetic_share), "synthetic": 1.0}
+    return {"web": 1.0, "synthetic": 1.0}
+
+
+def rule_sql(texts: str, config: SelectConfig, cut: float, shares: Mapping[str, float]) -> str:
+    """The selection rule as one SQL query over `texts`, rows of `captions` with columns `part` and `position`.
+
+    `cut` is the score below which a text is dropped; `shares` is what `thinning` leaves of each source.
+    """
+    return f"""
+WITH checked AS (
+    SELECT *, list_contains({text_list(config.sources)}, source) AS wanted, trim(coalesce(caption, '')) AS text,
+        CASE
+            WHEN text = '' THEN 'empty_text'
+            {_text_checks(config)}
+        END AS text_reason
+    FROM {texts}
+), scored AS (
+    SELECT *,
+        CASE
+            WHEN text_reason IS NOT NULL THEN text_reason
+            WHEN row_number() OVER (
+                PARTITION BY key, lower(text), text_reason IS NULL, wanted ORDER BY part, position
+            ) > 1 THEN 'duplicate_text'
+            WHEN itm_score IS NULL OR isnan(itm_score) THEN 'not_scored'
+            WHEN {_below(config, cut)} THEN 'below_threshold'
+            WHEN NOT wanted THEN 'not_selected'
+        END AS score_reason
+    FROM checked
+), ranked AS (
+    SELECT *, {_place(config)} AS place FROM scored
+)
+SELECT part, key, source, candidate, caption, itm_score,
+    CASE
+        WHEN score_reason IS NOT NULL THEN score_reason
+        WHEN {_left_out(config, shares)} THEN 'not_selected'
+    END AS reason,
+    reason IS NULL AS kept
+FROM ranked ORDER BY part, position
+"""
+
+
+def _text_checks(config: SelectConfig) -> str:
+    words = "len(text) - len(replace(text, ' ', '')) + 1"
+    # n words need 2n-1 bytes at least: most texts are spared the counting.
+    checks = [f"WHEN strlen(text) > {2 * config.max_tokens} AND {words} > {config.max_tokens} THEN 'too_long'"]
+    if config.min_tokens > 1:
+        checks.insert(0, f"WHEN {words} < {config.min_tokens} THEN 'too_short'")
+    if config.drop_flagged:
+        checks.append("WHEN source = 'synthetic' AND len(coalesce(flags, [])) > 0 THEN 'degenerate_text'")
+    return " ".join(checks)
+
+
+def _below(config: SelectConfig, cut: float) -> str:
+    column = _COLUMNS[config.score] if config.strategy == "fraction" else "itm_score"
+    below = f"coalesce({column} < {cut!r}::FLOAT, true)"
+    return f"{below} AND {_draw(config, 'explore')} >= {config.explore_share}" if config.explore_share else below
+
+
+def _place(config: SelectConfig) -> str:
+    """A text's place among those of its image that could be kept, 1 being the best."""
+    if config.strategy not in ("best_per_image", "top_k"):
+        return "1"
+    order = f"{_COLUMNS[config.score]} DESC NULLS LAST, part, position"
+    return f"row_number() OVER (PARTITION BY key, score_reason IS NULL ORDER BY {order})"
+
+
+def _left_out(config: SelectConfig, shares: Mapping[str, float]) -> str:
+    most = 1 if config.strategy == "best_per_image" else config.top_k
+    thinned = [
+        f"source = '{source}' AND {_draw(config, 'mix')} >= {share!r}" for source, share in shares.items() if share < 1
+    ]
+    return " OR ".join([f"place > {most}", *thinned])
+
+
+def _draw(config: SelectConfig, purpose: str) -> str:
+    """A number 0..1 that depends on the seed and the text's place alone; md5, since hash() may change with DuckDB."""
+    return (
+        f"md5_number_lower(concat_ws(' ', '{purpose}', {config.seed}, key, source, candidate)) / 18446744073709551615.0"
+    )

@@ -1,0 +1,146 @@
+"""The training steps on a real Ray: as tasks and as a TorchTrainer, with workers that die and inputs that are wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from blip_bootstrap.config import EvaluateConfig, RayConfig, TrainControlsConfig
+from blip_bootstrap.errors import ConfigError, InputError
+from blip_bootstrap.tables import parquet_files
+from blip_pipelines.controls import write_arm_pairs
+from blip_pipelines.launch import Training, train
+from blip_pipelines.launch_training import evaluate, finetune_captioner, pretrain, train_controls
+from blip_pipelines.training_calls import call_pretrain
+from tests.drawn import finetune_config, pretrain_config, read_log, write_world
+
+pytestmark = pytest.mark.ray
+EVALUATE = EvaluateConfig(device="cpu", limit=6)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+def pretrain_into(out: Path, world: Path, ray: RayConfig, **changes: object) -> dict[str, Any]:
+    out.mkdir(parents=True, exist_ok=True)
+    config = pretrain_config(world, **{"steps": 4, **changes})
+    return pretrain(out, world / "images", world / "pairs", world / "human", config=config, ray=ray)
+
+
+def test_the_steps_of_a_round(
+    world: Path, tmp_path: Path, ray_config: RayConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    counts = pretrain_into(tmp_path / "model", world, ray_config)
+    assert (counts["steps"], counts["human_captions"]) == (4, 40)
+    assert "pretrain  4/4 steps" in capfd.readouterr().err
+    for name in ("captioner", "evaluation"):
+        (tmp_path / name).mkdir()
+    tuned = finetune_captioner(
+        tmp_path / "captioner", tmp_path / "model", world / "human", config=finetune_config(steps=2), ray=ray_config
+    )
+    assert tuned["steps"] == 2
+    held_out, out = world / "held_out", tmp_path / "evaluation"
+    figures = evaluate(out, tmp_path / "model", held_out, config=EVALUATE, ray=ray_config)
+    assert {"cider", "tr1", "ir1", "itm_auc"} <= set(figures)
+    assert json.loads((out / "metrics.json").read_text()).items() >= figures.items()
+
+
+def test_a_killed_worker_is_started_again_and_goes_on(world: Path, tmp_path: Path, ray_config: RayConfig) -> None:
+    pretrain_into(tmp_path / "straight", world, ray_config, checkpoint_every_steps=2)
+    out = tmp_path / "killed"
+    out.mkdir()
+    config = pretrain_config(world, steps=4, checkpoint_every_steps=2)
+
+    def die_once() -> dict[str, Any]:
+        from blip_training.pretrain import pretrain_model
+
+        def progress(step: int, figures: object) -> None:
+            if step == 3 and not (tmp_path / "died").exists():
+                (tmp_path / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return dict(
+            pretrain_model(out, world / "images", world / "pairs", world / "human", config, progress),
+            resumed=(tmp_path / "died").exists(),
+        )
+
+    counts = train(Training("pretrain", out, 4, die_once, threads=1, device="cpu"), ray_config)
+    assert counts["resumed"]
+    assert read_log(out) == read_log(tmp_path / "straight")
+
+
+def test_two_workers_of_a_torch_trainer_share_each_batch(world: Path, tmp_path: Path, ray_config: RayConfig) -> None:
+    out = tmp_path / "model"
+    out.mkdir()
+    inputs = world / "images", world / "pairs", world / "human", pretrain_config(world, steps=2)
+    job = Training("pretrain", out, 2, partial(call_pretrain, out, *inputs), num_workers=2, threads=1, device="cpu")
+    assert train(job, ray_config)["steps"] == 2
+    assert [line["step"] for line in read_log(out)] == [1, 2]
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    pretrain_into(tmp_path / "one", world, ray_config, steps=2)
+    one, two = (read_log(path, "itc")[0]["itc"] for path in (tmp_path / "one", out))
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_a_users_mistake_in_a_worker_is_one_line_here(world: Path, tmp_path: Path, ray_config: RayConfig) -> None:
+    with pytest.raises(InputError, match="no training pairs"):
+        pretrain(tmp_path, None, None, None, config=pretrain_config(world), ray=ray_config)
+
+
+def test_one_task_is_not_several_workers(world: Path, tmp_path: Path, ray_config: RayConfig) -> None:
+    config = pretrain_config(world).model_copy(update={"num_workers": 2})
+    with pytest.raises(ConfigError, match="task runs one worker, num_workers is 2"):
+        pretrain(tmp_path, None, None, None, config=config, ray=ray_config.model_copy(update={"trainer": "task"}))
+
+
+def controls(world: Path, out: Path, ray: RayConfig, *arms: str) -> dict[str, Any]:
+    config = TrainControlsConfig(
+        arms=arms,
+        num_parallel=2,
+        pretrain=pretrain_config(world, steps=2),
+        evaluate=EVALUATE,  # type: ignore[arg-type]
+    )
+    pairs, human, held_out = world / "pairs", world / "human", world / "held_out"
+    return train_controls(out, world / "images", pairs, pairs, human, held_out, config=config, ray=ray)
+
+
+def test_arms_are_trained_and_measured_once(world: Path, tmp_path: Path, ray_config: RayConfig) -> None:
+    counts = controls(world, tmp_path, ray_config, "human_only", "filter_only", "captioner_only")
+    assert set(counts) == {
+        f"{arm}_{key}" for arm in ("human_only", "filter_only", "captioner_only") for key in ("cider", "tr1", "ir1")
+    }
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert controls(world, tmp_path, ray_config, "human_only", "filter_only", "captioner_only") == counts
+    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    trained = {
+        arm: json.loads((tmp_path / arm / "model" / "counts.json").read_text())["pairs"] for arm in counts_of(counts)
+    }
+    assert trained["human_only"] == 0 < trained["filter_only"] < trained["captioner_only"] == 120
+
+
+def counts_of(counts: dict[str, Any]) -> set[str]:
+    return {key.rsplit("_", 1)[0] for key in counts}
+
+
+def test_arm_pairs_keep_every_row_and_say_why_not(world: Path, tmp_path: Path) -> None:
+    write_arm_pairs(tmp_path, "filter_only", world / "pairs", world / "pairs", None)
+    for file in parquet_files(world / "pairs"):
+        before, after = pq.read_table(file).to_pylist(), pq.read_table(tmp_path / file.name).to_pylist()
+        assert len(after) == len(before)
+        for was, row in zip(before, after, strict=True):
+            assert row["kept"] == (was["kept"] and row["source"] == "web")
+            assert (row["reason"] is None) == row["kept"]
+
+
+def test_an_arm_without_its_input_is_refused(world: Path, tmp_path: Path, ray_config: RayConfig) -> None:
+    with pytest.raises(ConfigError, match="oracle needs pairs of true texts"):
+        controls(world, tmp_path, ray_config, "oracle")

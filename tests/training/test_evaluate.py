@@ -1,0 +1,185 @@
+"""Caption metrics against pycocoevalcap's own figures; retrieval and AUC against loops; evaluation as a whole."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from blip_bootstrap.config import EvaluateConfig, SamplerConfig
+from blip_bootstrap.errors import CheckpointError, InputError
+from blip_training.caption_metrics import ptb_words, score_captions
+from blip_training.checkpoint import load_med
+from blip_training.evaluate import evaluate_model, measure_captions
+from blip_training.finetune import finetune_captioner_model
+from blip_training.held_out import read_held_out
+from blip_training.matching import Matcher
+from blip_training.objective import encode_texts
+from blip_training.pretrain import pretrain_model
+from blip_training.retrieval import area_under_curve, best_ranks, recalls
+from tests.drawn import finetune_config, pretrain_config
+
+CONFIG = EvaluateConfig(sampler=SamplerConfig(preset="greedy"), device="cpu", batch_size=7)
+
+
+@pytest.fixture(scope="module")
+def model(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("model")
+    pretrain_model(out, world / "images", world / "pairs", world / "human", pretrain_config(world, steps=40, lr=4e-3))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A man's dog, isn't it?", "a man 's dog is n't it"),
+        ("He can't; she cannot -- they're 'out'...", "he ca n't she can not they 're out"),
+        ("A T-shirt (red) & 1,000 balls at 3.5 m.", "a t-shirt -lrb- red -rrb- & 1,000 balls at 3.5 m"),
+        ("a dog  runs.\n", "a dog runs"),
+        ("", ""),
+    ],
+)
+def test_words_are_the_penn_treebanks_without_punctuation(text: str, words: str) -> None:
+    assert " ".join(ptb_words(text)) == words
+
+
+def test_words_and_scores_are_those_of_pycocoevalcap(real_data: Path) -> None:
+    golden = json.loads((real_data / "caption_metrics_golden.json").read_text())
+    for key, texts in golden["refs_raw"].items():
+        assert [" ".join(ptb_words(text)) for text in texts] == golden["refs_tokenized"][key]
+    scores = score_captions(golden["hyp_raw"], golden["refs_raw"])
+    found, expected = scores.over(list(golden["hyp_raw"])), golden["overall"]
+    assert found["cider"] == pytest.approx(expected["CIDEr"], abs=1e-9)
+    assert found["bleu4"] == pytest.approx(expected["Bleu_4"], abs=1e-9)
+    assert found["rouge_l"] == pytest.approx(expected["ROUGE_L"], abs=1e-9)
+    one = next(iter(golden["per_image"]))
+    assert scores.cider[one] == pytest.approx(golden["per_image"][one]["CIDEr"], abs=1e-9)
+
+
+def test_captions_without_references_are_refused() -> None:
+    with pytest.raises(InputError, match="key b: the held-out set has no caption"):
+        score_captions({"a": "x", "b": "y"}, {"a": ["x"], "b": []})
+    with pytest.raises(InputError, match="no captions to score"):
+        score_captions({}, {})
+
+
+def test_ranks_count_the_wrong_candidates_that_are_not_below() -> None:
+    torch.manual_seed(0)
+    scores = torch.randint(0, 6, (20, 9)).float()
+    right = torch.rand(20, 9) < 0.3
+    right[:, 0] = True
+    for row, rank in enumerate(best_ranks(scores, right).tolist()):
+        best = max(float(scores[row, c]) for c in range(9) if right[row, c])
+        assert rank == sum(not right[row, c] and float(scores[row, c]) >= best for c in range(9))
+
+
+def test_a_model_that_scores_everything_alike_finds_nothing() -> None:
+    ranks = best_ranks(torch.zeros(30, 30), torch.eye(30, dtype=torch.bool))
+    assert recalls(ranks, "tr") == {"tr1": 0.0, "tr5": 0.0, "tr10": 0.0}
+    assert area_under_curve([0.5] * 9, [0.5] * 9) == 0.5
+
+
+def test_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
+    rng = random.Random(0)
+    right, wrong = ([rng.randrange(8) / 8 for _ in range(n)] for n in (13, 17))
+    pairs = [(r > w) + 0.5 * (r == w) for r in right for w in wrong]
+    assert area_under_curve(right, wrong) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_true_captions_score_high_and_domains_are_told_apart(world: Path) -> None:
+    data = read_held_out(world / "held_out")
+    written = {p.key: p.captions[0] if p.domain == "in" else "a thing" for p in data.pictures}
+    metrics = measure_captions(data, written)
+    assert metrics["cider_in"] > 3 > metrics["cider_near"]
+    assert metrics["cider"] == pytest.approx((metrics["cider_in"] + metrics["cider_near"]) / 2)
+    assert metrics["rouge_l_in"] == pytest.approx(1.0)
+
+
+def test_all_figures_are_there_overall_and_by_domain(world: Path, model: Path, tmp_path: Path) -> None:
+    evaluation = evaluate_model(model, world / "held_out", CONFIG)
+    keys = ["cider", "bleu4", "rouge_l", "tr1", "tr5", "tr10", "ir1", "ir5", "ir10", "itm_auc"]
+    assert set(evaluation.metrics) == {f"{key}{suffix}" for key in keys for suffix in ("", "_in", "_near")}
+    assert all(0 <= evaluation.metrics[key] <= 1 for key in keys[1:])
+    evaluation.save(tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == evaluation.metrics
+    rows = pq.read_table(tmp_path / "captions.parquet").to_pylist()
+    assert [row["name"] for row in rows] == [f"{i}.jpg" for i in range(16)]
+    assert sum(row["cider"] for row in rows) / 16 == pytest.approx(evaluation.metrics["cider"], rel=1e-5)
+
+
+def test_the_batch_size_changes_no_figure(world: Path, model: Path) -> None:
+    one, other = (
+        evaluate_model(model, world / "held_out", CONFIG.model_copy(update={"batch_size": size, "rerank_top_k": 3}))
+        for size in (7, 64)
+    )
+    assert one.metrics == pytest.approx(other.metrics, abs=1e-6)
+    assert [row.caption for row in one.captions] == [row.caption for row in other.captions]
+
+
+@torch.inference_mode()
+def test_re_ranking_orders_the_first_by_itm_logit_and_similarity(world: Path, model: Path) -> None:
+    med, tokenizer = load_med(model)
+    data = read_held_out(world / "held_out")
+    matcher = Matcher(med, tokenizer, data, CONFIG.model_copy(update={"rerank_top_k": 4}))
+    scores = matcher.similarities()
+    states = torch.cat([med.encode_image(pixels) for _, pixels in data.pixels(32, 5)])
+    ids, mask = encode_texts(med, tokenizer, data.texts)
+    for by_image in (True, False):
+        table = scores if by_image else scores.T
+        ranked = matcher.rerank_texts(scores) if by_image else matcher.rerank_images(scores.T)
+        for row in range(len(table)):
+            first = table[row].topk(4).indices.tolist()
+            wanted = {}
+            for other in first:
+                image, text = (row, other) if by_image else (other, row)
+                logits = med.match(states[image : image + 1], ids[text : text + 1], mask[text : text + 1])
+                wanted[other] = float(logits[0, 1] + table[row, other])
+            order = ranked[row].topk(4).indices.tolist()
+            assert sorted(order) == sorted(first)
+            values = [wanted[other] for other in order]
+            assert all(a >= b - 5e-3 for a, b in pairwise(values))
+
+
+def test_a_captioner_writes_in_place_of_the_model_and_is_given_the_prompt(
+    world: Path, model: Path, tmp_path: Path
+) -> None:
+    finetune_captioner_model(tmp_path, model, world / "human", finetune_config(steps=30, lr=4e-3))
+    alone, helped = (evaluate_model(model, world / "held_out", CONFIG, captioner) for captioner in (None, tmp_path))
+    assert alone.metrics["tr1"] == helped.metrics["tr1"]
+    assert alone.metrics["cider"] != helped.metrics["cider"]
+
+
+def test_a_captioner_alone_has_captions_alone(world: Path, model: Path, tmp_path: Path) -> None:
+    finetune_captioner_model(tmp_path, model, world / "human", finetune_config(steps=1))
+    metrics = evaluate_model(tmp_path, world / "held_out", CONFIG.model_copy(update={"limit": 5})).metrics
+    assert {"cider", "bleu4", "rouge_l"} <= set(metrics)
+    assert "tr1" not in metrics
+
+
+def test_limit_takes_the_first_pictures_and_broken_ones_are_left_out(world: Path) -> None:
+    assert [p.key for p in read_held_out(world / "held_out", 3).pictures] == [f"{i:010d}" for i in range(3)]
+    assert len(read_held_out(world / "held_out").pictures) == 16
+
+
+def test_an_empty_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no readable picture with a caption"):
+        read_held_out(tmp_path)
+
+
+def test_a_damaged_model_is_refused(world: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError):
+        evaluate_model(tmp_path / "model", world / "held_out", CONFIG)
+
+
+def test_meteor_needs_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="needs java"):
+        score_captions({"a": "a dog"}, {"a": ["a dog"]}).meteor()
