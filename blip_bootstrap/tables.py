@@ -144,7 +144,9 @@ def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[st
     schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(data.select(schema.names).cast(schema), staged, compression="zstd", row_group_size=table.rows_per_group)
+    pq.write_table(
+        data.select(schema.names).cast(schema), staged, compression="zstd", row_group_size=table.rows_per_group
+    )
     staged.replace(path)
 
 

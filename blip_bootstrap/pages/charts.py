@@ -63,18 +63,25 @@ def ranges(rows: Sequence[tuple[str, float, float, float, str]], caption: str) -
     return f'<table class="bars"><caption class="note">{escape(caption)}</caption>{"".join(lines)}</table>'
 
 
-def lines(title: str, series: Mapping[str, Sequence[Point]], tones: Sequence[str], x_name: str = "step") -> str:
-    """A chart of one or several curves over the same axes."""
+def lines(
+    title: str, series: Mapping[str, Sequence[Point]], tones: Sequence[str], x_name: str = "step", marked: bool = False
+) -> str:
+    """A chart of one or several curves over the same axes; `marked` puts a dot on every point."""
     thinned = {name: _thin(points) for name, points in series.items() if points}
     points = [point for each in thinned.values() for point in each]
     if not points:
         return ""
-    x_ticks, y_ticks = _ticks([x for x, _ in points]), _ticks([y for _, y in points])
+    x_ticks, y_ticks = _ticks([x for x, _ in points], 1 if marked else 0), _ticks([y for _, y in points])
     place = _scale(x_ticks, y_ticks)
     curves, names = [], []
-    for (name, each), tone in zip(thinned.items(), tones, strict=False):
+    tone_of = dict(zip(series, tones, strict=False))
+    for name, each in thinned.items():
+        tone = tone_of[name]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(point) for point in each))
         curves.append(f'<polyline class="curve {tone}" points="{path}"/>')
+        if marked:
+            dots = (f'<circle class="block {tone}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in map(place, each))
+            curves += dots
         names.append(f'<span class="{tone}"><i></i>{escape(name)}</span>')
     last = "; ".join(f"{name} ends at {_short(each[-1][1])}" for name, each in thinned.items())
     legend = f'<div class="legend">{"".join(names)}</div>' if len(names) > 1 else ""
@@ -116,14 +123,14 @@ def _figure(title: str, label: str, drawing: str, legend: str = "") -> str:
     )
 
 
-def _ticks(values: Sequence[float]) -> list[float]:
-    """Three to six round numbers (1, 2 or 5 times a power of ten apart) that span the values."""
+def _ticks(values: Sequence[float], least_step: float = 0) -> list[float]:
+    """Two to six round numbers (1, 2 or 5 times a power of ten apart) that span the values."""
     low, high = min(values), max(values)
     if high - low < 1e-12:
         low, high = min(low, 0.0), max(high, 0.0) or 1.0
     rough = (high - low) / 4
     power = 10 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    step = max(least_step, next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999))
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
     return [at * step for at in range(first, last + 1)]

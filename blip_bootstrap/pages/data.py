@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import duckdb
 import yaml
 
 from blip_bootstrap import records
-from blip_bootstrap.alarms import find_alarms
+from blip_bootstrap.alarms import Alarm, find_alarms
 from blip_bootstrap.audit import ask
 from blip_bootstrap.pages import charts
 from blip_bootstrap.pages.charts import Part
@@ -44,11 +44,16 @@ def cards(page: Page) -> str:
 
 def alarm_list(page: Page) -> str:
     """The round's alarms, or that there are none."""
-    found = find_alarms(page.connection, page.root, page.number)
+    return alarms_html(find_alarms(page.connection, page.root, page.number))
+
+
+def alarms_html(found: Sequence[Alarm], with_round: bool = False) -> str:
+    """Alarms as paragraphs; one calm line where there are none."""
     if not found:
         return '<p class="calm">No alarm: vocabulary, length, filter and held-out figures are as they should be.</p>'
     return "".join(
-        f'<p class="alarm" role="alert"><strong>{escape(alarm.name)}</strong>: {escape(alarm.message)}.</p>'
+        f'<p class="alarm" role="alert">{f"Round {alarm.round}: " if with_round else ""}'
+        f"<strong>{escape(alarm.name)}</strong>: {escape(alarm.message)}.</p>"
         for alarm in found
     )
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from blip_training.attention import attend
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -68,7 +70,7 @@ class SelfAttention(nn.Module):
         """`mask` is of the tokens that may be seen; None: every token sees itself and the ones before."""
         q, k, v = self.project(x)
         dropped = self.dropout.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, mask, dropped, is_causal=mask is None)
+        attended = attend(q, k, v, mask, dropped, is_causal=mask is None)
         return self.finish(x, attended)
 
     def project(self, x: Float[Tensor, "n t d"]) -> list[Float[Tensor, "n h t e"]]:
@@ -108,7 +110,7 @@ class CrossAttention(nn.Module):
         (n, t, d), b = x.shape, keys.shape[0]
         q = self.query(x).view(b, (n // b) * t, self.heads, d // self.heads).transpose(1, 2)
         dropped = self.dropout.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, keys, values, dropout_p=dropped)
+        attended = attend(q, keys, values, dropout=dropped)
         out = self.output(attended.transpose(1, 2).reshape(n, t, d))
         finished: Tensor = self.norm(x + self.dropout(out))
         return finished

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from blip_bootstrap.errors import InputError
+from blip_training.attention import attend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +115,7 @@ class VisionBlock(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         b, p, d = x.shape
         q, k, v = self.qkv(x).view(b, p, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attend(q, k, v)
         projected: Tensor = self.project(attended.transpose(1, 2).reshape(b, p, d))
         return projected
 

@@ -1,0 +1,88 @@
+"""One self-contained HTML page over all rounds of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from blip_bootstrap import records
+from blip_bootstrap.alarms import find_alarms
+from blip_bootstrap.audit import ask
+from blip_bootstrap.config import ReportConfig
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.pages import charts, data
+from blip_bootstrap.pages.parts import Page, charts_html, document, section
+from blip_bootstrap.views import connect
+
+CHARTS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    ("noise ratio", (("web", "noise_ratio_web", "web"), ("synthetic", "noise_ratio_synthetic", "synthetic"))),
+    ("true of the kept texts", (("all", "caption_truth", "kept"), ("synthetic", "kept_truth_synthetic", "synthetic"))),
+    ("CIDEr, held-out", (("this run", "cider", "web"), ("human set only", "human_only_cider", "human"))),
+    ("TR@1, held-out", (("this run", "tr1", "web"), ("human set only", "human_only_tr1", "human"))),
+    ("ITM AUC", (("held-out", "itm_auc", "web"), ("web texts, against truth", "filter_auc_web", "synthetic"))),
+)
+"""Title, and for each curve its name, the figure and its tone."""
+
+
+def write_overview(root: Path) -> Path:
+    """Write `root`/report.html about every round of the run that has figures; its path.
+
+    Raises InputError where no round has a metrics.json.
+    """
+    with connect(root) as connection:
+        numbers = records.round_numbers(root)
+        rounds = data.read_rounds(connection, root, max(numbers, default=0))
+        if not rounds:
+            raise InputError(f"{root}: no round has figures yet; run one first")
+        page = Page(root, rounds[-1]["round"], ReportConfig(), connection, rounds, {})
+        sections = [
+            ("alarms", "Alarms", "Signs that the loop feeds on itself.", _alarms(page)),
+            ("rounds", "Round by round", "Each round has a page of its own.", _links(page) + data.over_rounds(page)),
+            ("curves", "Over the rounds", "Figures of each round's model and data.", _curves(rounds)),
+            ("noise", "Noise ratio", "How much of each source the rule drops.", data.noise(page)),
+            ("words", "Variety", "Of the texts, from round to round.", _variety(page) + data.diversity(page)),
+        ]
+    nav = [(anchor, title) for anchor, title, _, content in sections if content]
+    body = "".join(section(*one) for one in sections if one[3])
+    path = root / "report.html"
+    staged = path.with_name(".report.html.tmp")
+    title = f"CapFilt over {len(rounds)} rounds" if len(rounds) > 1 else "CapFilt, one round"
+    staged.write_text(document(title, f"{root.name}: from round to round.", nav, body, ""), encoding="utf-8")
+    staged.replace(path)
+    return path
+
+
+def _alarms(page: Page) -> str:
+    found = [alarm for one in page.rounds for alarm in find_alarms(page.connection, page.root, one["round"])]
+    return data.alarms_html(found, with_round=True)
+
+
+def _links(page: Page) -> str:
+    numbers = [one["round"] for one in page.rounds]
+    made = [number for number in numbers if (records.round_folder(page.root, number) / "report.html").exists()]
+    links = "".join(f'<li><a href="round-{n:02d}/report.html">page of round {n}</a></li>' for n in made)
+    return f"<ul>{links}</ul>" if links else ""
+
+
+def _curves(rounds: list[dict[str, Any]]) -> str:
+    drawn = []
+    for title, curves in CHARTS:
+        series = {
+            name: [(float(one["round"]), float(one[key])) for one in rounds if one.get(key) is not None]
+            for name, key, _ in curves
+        }
+        drawn.append(charts.lines(title, series, [tone for _, _, tone in curves], "round", marked=True))
+    return charts_html(drawn)
+
+
+def _variety(page: Page) -> str:
+    rows = ask(page.connection, "diversity").table.to_pylist()
+    drawn = []
+    for key, title in (("distinct_words", "different words"), ("words_per_text", "words a text"),
+                       ("most_common_share", "share of the most common text")):  # fmt: skip
+        series = {
+            source: [(float(row["round"]), float(row[key])) for row in rows if row["source"] == source]
+            for source in ("web", "synthetic")
+        }
+        drawn.append(charts.lines(title, series, ("web", "synthetic"), "round", marked=True))
+    return charts_html(drawn)

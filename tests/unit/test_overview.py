@@ -1,0 +1,26 @@
+"""The page over all rounds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.overview import write_overview
+
+
+def test_the_page_shows_every_round_and_links_to_its_page(finished_run: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    (root / "round-01/report.html").write_text("")
+    page = write_overview(root).read_text()
+    for told in ("round 0", "round 1", "itm_idle", "noise ratio", 'href="round-01/report.html"', "different words"):
+        assert told in page
+    assert "round-00/report.html" not in page
+    assert "<script" not in page
+
+
+def test_a_run_without_figures_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no round has figures yet"):
+        write_overview(tmp_path)
