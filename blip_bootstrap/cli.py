@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from blip_bootstrap.audit_cli import RoundNumber, mount, run_folder
 from blip_bootstrap.errors import BlipBootstrapError, ConfigError
 
 INTERRUPTED = 130
@@ -29,7 +30,6 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="One setting, 
 Root = Annotated[Path | None, typer.Option("--root", help="Where the run lies. Default: the config's, runs/default.")]
 RayAddress = Annotated[str | None, typer.Option("--ray", help="local, auto, or the address of a cluster.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows of each URL list.")]
-RoundNumber = Annotated[int | None, typer.Option("--round", min=0, help="Which round. Default: the last one made.")]
 
 
 class Format(StrEnum):
@@ -77,14 +77,6 @@ def demo(
     typer.echo(f"report: {report}")
 
 
-@app.command(epilog="Example: `blip-bootstrap audit --round 1 --root runs/demo`")
-def audit(root: Root = None, number: RoundNumber = None) -> None:
-    """What was kept and dropped, why, and how noisy each source is."""
-    from blip_bootstrap.audit import print_audit
-
-    print_audit(_root(root), number)
-
-
 @app.command(epilog='Example: `blip-bootstrap sql "SELECT source, reason, count(*) FROM pairs GROUP BY ALL"`')
 def sql(
     query: Annotated[str | None, typer.Argument(help="One SELECT; without it, an interactive prompt.")] = None,
@@ -96,17 +88,20 @@ def sql(
     from blip_bootstrap.views import prompt_sql, run_sql
 
     if query is None:
-        prompt_sql(_root(root))
+        prompt_sql(run_folder(root))
     else:
-        run_sql(_root(root), query, output.value, out)
+        run_sql(run_folder(root), query, output.value, out)
 
 
 @app.command(epilog="Example: `blip-bootstrap report --round 1 --root runs/demo`")
 def report(root: Root = None, number: RoundNumber = None) -> None:
-    """Write a round's page again and print its path."""
+    """Write a round's page again; without --round the last one's, and the page over all rounds. Prints the paths."""
+    from blip_bootstrap.overview import write_overview
     from blip_bootstrap.report import rewrite_report
 
-    typer.echo(str(rewrite_report(_root(root), number)))
+    typer.echo(str(rewrite_report(run_folder(root), number)))
+    if number is None:
+        typer.echo(str(write_overview(run_folder(root))))
 
 
 @config_app.command("show", epilog="Example: `blip-bootstrap config show --set seed=7 > my.yaml`")
@@ -133,6 +128,9 @@ def config_check(
     typer.echo("ok")
 
 
+mount(app)
+
+
 def _load(
     path: Path | None, root: Path | None, settings: list[str] | None, ray: str | None = None, limit: int | None = None
 ) -> Any:
@@ -140,13 +138,6 @@ def _load(
     from blip_bootstrap.config import load_config
 
     return load_config(path, settings or [], root=root, ray__address=ray, download__limit=limit)
-
-
-def _root(root: Path | None) -> Path:
-    """The run to look at: as given, else the default one, else the demo's."""
-    if root:
-        return root
-    return next((path for path in (Path("runs/default"), Path("runs/demo")) if path.is_dir()), Path("runs/default"))
 
 
 def _say(line: str) -> None:

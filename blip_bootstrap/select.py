@@ -114,7 +114,7 @@ def _decide(out: Path, files: Sequence[Path], query_of: Query, rule: Mapping[str
     groups = _grouped([file for file in files if not (out / file.name).exists()])
     metadata = {"rule": json.dumps(rule)}
     with duckdb.connect() as connection, ThreadPoolExecutor(os.cpu_count()) as pool:
-        connection.execute("SET threads = 1")  # the pool is what runs in parallel
+        connection.execute("SET threads = 1; SET parquet_metadata_cache = true")  # the pool is what runs in parallel
         done = [pool.submit(_write, connection.cursor(), out, group, query_of(group), metadata) for group in groups]
         for future in done:
             future.result()

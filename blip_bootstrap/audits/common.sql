@@ -1,7 +1,7 @@
 -- The most common texts
--- The ten most common of each source, of at most 100,000 drawn evenly.
+-- The ten most common of each source, of at most 50,000 drawn evenly.
 WITH sizes AS (
-    SELECT round, source, ceil(count(*) / 100000)::UBIGINT AS every FROM pairs GROUP BY round, source
+    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM pairs GROUP BY round, source
 ), counted AS (
     SELECT round, source, lower(trim(caption)) AS text, count(*) AS texts, count(*) FILTER (kept) AS kept
     FROM pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 GROUP BY round, source, text

@@ -1,7 +1,7 @@
 -- Diversity of the texts
--- Of at most 100,000 texts a source, drawn evenly, so that rounds of any size compare; same words, same order: one text.
+-- Of at most 50,000 texts a source, drawn evenly, so that rounds of any size compare; same words, same order: one text.
 WITH sizes AS (
-    SELECT round, source, ceil(count(*) / 100000)::UBIGINT AS every FROM pairs GROUP BY round, source
+    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM pairs GROUP BY round, source
 ), texts AS (
     SELECT round, source, lower(trim(caption)) AS text, count(*) AS number
     FROM pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 GROUP BY round, source, text

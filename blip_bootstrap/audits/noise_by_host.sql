@@ -1,7 +1,7 @@
 -- Noise ratio by where the picture is from
--- The 30 lists and hosts with most texts, of at most 200,000 texts a source drawn evenly; look at who stands apart.
+-- The 30 lists and hosts with most texts, of at most 100,000 texts a source drawn evenly; look at who stands apart.
 WITH sizes AS (
-    SELECT max(every) AS every FROM (SELECT ceil(count(*) / 200000)::UBIGINT AS every FROM pairs GROUP BY round, source)
+    SELECT max(every) AS every FROM (SELECT ceil(count(*) / 100000)::UBIGINT AS every FROM pairs GROUP BY round, source)
 ), places AS (
     SELECT key, dataset, regexp_extract(url, '^[a-z]+://([^/:?#]+)', 1) AS host
     FROM images, sizes WHERE hash(key) % every = 0 AND status = 'success'

@@ -1,5 +1,5 @@
 -- Texts that name people, and how the filter scores them
--- By words of gender, age and origin (the lists below); `score_gap`: mean ITM score less that of all texts of the source.
+-- By words of gender, age and origin (the lists below); `score_gap`: mean ITM score less the source's. At most 50,000 a source.
 WITH named(class, word) AS (
     VALUES ('gender: female', 'woman'), ('gender: female', 'women'), ('gender: female', 'girl'),
         ('gender: female', 'girls'), ('gender: female', 'lady'), ('gender: female', 'ladies'),
@@ -22,16 +22,21 @@ WITH named(class, word) AS (
         ('origin: european', 'italian'), ('origin: european', 'spanish'), ('origin: middle eastern', 'arab'),
         ('origin: middle eastern', 'iranian'), ('origin: middle eastern', 'turkish')
 ), sizes AS (
-    SELECT round, source, ceil(count(*) / 100000)::UBIGINT AS every FROM captions GROUP BY round, source
-), texts AS (
-    SELECT round, source, key, candidate, itm_score, words(regexp_replace(caption, '[^\p{L}\p{N} ]+', ' ', 'g')) AS w,
-        avg(itm_score) OVER (PARTITION BY round, source) AS mean_score, count(*) OVER (PARTITION BY round, source) AS total
+    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM captions GROUP BY round, source
+), drawn AS (
+    SELECT round, source, key, candidate, itm_score, caption
     FROM captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND itm_score IS NOT NULL
+), totals AS (
+    SELECT round, source, count(*) AS total, avg(itm_score) AS mean_score FROM drawn GROUP BY round, source
 ), found AS (
-    SELECT DISTINCT round, source, key, candidate, itm_score, mean_score, total, class
-    FROM (SELECT * EXCLUDE (w), unnest(w) AS word FROM texts) JOIN named USING (word)
+    SELECT DISTINCT round, source, key, candidate, itm_score, class
+    FROM (
+        SELECT round, source, key, candidate, itm_score,
+            unnest(words(regexp_replace(caption, '[^\p{L}\p{N} ]+', ' ', 'g'))) AS word
+        FROM drawn
+    ) JOIN named USING (word)
 )
 SELECT round, source, class, count(*) AS texts, texts / any_value(total) AS share,
     count(*) FILTER (itm_score < 0.5) / texts AS below_half, wilson_low(count(*) FILTER (itm_score < 0.5), texts) AS low,
     wilson_high(count(*) FILTER (itm_score < 0.5), texts) AS high, avg(itm_score) - any_value(mean_score) AS score_gap
-FROM found GROUP BY round, source, class ORDER BY round, source DESC, class
+FROM found JOIN totals USING (round, source) GROUP BY round, source, class ORDER BY round, source DESC, class

@@ -1,7 +1,7 @@
 -- Variety of phrases
--- Of at most 25,000 texts a source: different ones of all pairs and triples of words; `echoed`: with five words in a row of another image.
+-- Of at most 20,000 texts a source: different ones of all pairs and triples of words; `echoed`: with five words in a row of another image.
 WITH sizes AS (
-    SELECT round, source, ceil(count(*) / 25000)::UBIGINT AS every FROM pairs GROUP BY round, source
+    SELECT round, source, ceil(count(*) / 20000)::UBIGINT AS every FROM pairs GROUP BY round, source
 ), texts AS (
     SELECT round, source, key, words(caption) AS w
     FROM pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND caption <> ''

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("run", "demo", "audit", "sql", "report", "config show", "config check")
+COMMANDS = (
+    "run", "demo", "audit", "audit sample", "audit label", "audit estimate", "sql", "report", "why", "diff", "config show",
+    "config check",
+)  # fmt: skip
 
 
 def blip(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
