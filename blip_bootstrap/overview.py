@@ -40,7 +40,7 @@ def write_overview(root: Path) -> Path:
             ("rounds", "Round by round", "Each round has a page of its own.", _links(page) + data.over_rounds(page)),
             ("curves", "Over the rounds", "Figures of each round's model and data.", _curves(rounds)),
             ("noise", "Noise ratio", "How much of each source the rule drops.", data.noise(page)),
-            ("words", "Variety", "Of the texts, from round to round.", _variety(page) + data.diversity(page)),
+            ("words", "Variety", "Of the texts, from round to round.", _variety(page)),
         ]
     nav = [(anchor, title) for anchor, title, _, content in sections if content]
     body = "".join(section(*one) for one in sections if one[3])

@@ -33,7 +33,7 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
         about_model.held_out,
     ),
     ("rounds", "Round by round", "All figures are in metrics.json beside this page.", about_data.over_rounds),
-    ("diversity", "Diversity", "A captioner that always says the same shows here.", about_data.diversity),
+    ("diversity", "Words", "Variety, the most common, what was lost or invented, who is named.", about_data.diversity),
     ("training", "Training", "Pre-training of this round's model.", about_model.training),
     ("time", "Time", "Of each step, in its last run.", about_model.seconds),
     ("settings", "Settings and digests", "What everything was made from.", about_data.settings),

@@ -72,22 +72,20 @@ WITH checked AS (
         CASE
             WHEN text = '' THEN 'empty_text'
             {_text_checks(config)}
-        END AS text_reason, hash(key, lower(text), text_reason IS NULL, wanted) AS said
+        END AS text_reason
     FROM {texts}
-), repeated AS (
-    SELECT part, position, true AS again
-    FROM (SELECT part, position, row_number() OVER (PARTITION BY said ORDER BY part, position) AS nth FROM checked)
-    WHERE nth > 1
 ), scored AS (
-    SELECT checked.*,
+    SELECT *,
         CASE
             WHEN text_reason IS NOT NULL THEN text_reason
-            WHEN again THEN 'duplicate_text'
+            WHEN row_number() OVER (
+                PARTITION BY key, lower(text), text_reason IS NULL, wanted ORDER BY part, position
+            ) > 1 THEN 'duplicate_text'
             WHEN itm_score IS NULL OR isnan(itm_score) THEN 'not_scored'
             WHEN {_below(config, cut)} THEN 'below_threshold'
             WHEN NOT wanted THEN 'not_selected'
         END AS score_reason
-    FROM checked LEFT JOIN repeated USING (part, position)
+    FROM checked
 ), ranked AS (
     SELECT *, {_place(config)} AS place FROM scored
 )

@@ -132,9 +132,16 @@ def galleries(page: Page) -> str:
 
 
 def diversity(page: Page) -> str:
-    """How many different texts and words there are, and which text is most common."""
+    """How many different texts and words there are, which are most common, lost or invented, and who is named."""
     rows = ask(page.connection, "diversity").table.to_pylist()
-    return table_html([row for row in rows if row["round"] <= page.number])
+    folded = [ask(page.connection, name) for name in ("common", "vocabulary", "details", "repetition", "people")]
+    more = "".join(
+        f"<details><summary><strong>{escape(answer.title)}</strong></summary>"
+        f'<p class="note">{escape(answer.meaning)}</p>{table_html(mine, answer.title)}</details>'
+        for answer in folded
+        if (mine := [row for row in answer.table.to_pylist() if row["round"] == page.number])
+    )
+    return table_html([row for row in rows if row["round"] <= page.number]) + more
 
 
 def truth(page: Page) -> str:
