@@ -19,6 +19,8 @@ from blip_bootstrap.errors import InputError
 
 MANIFEST = "MANIFEST.json"
 STAGING = ".staging"
+COUNTED_BY_CONTENT = ("start", "tokenizer", "checkpoint", "labels")
+"""Settings that name a file or folder: what lies there decides the output, not its name."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _settings(section: BaseModel) -> dict[str, Any]:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             found[name] = _settings(value)
-        elif name in ("start", "tokenizer", "checkpoint") and value and Path(value).exists():
+        elif name in COUNTED_BY_CONTENT and value and Path(value).exists():
             found[name] = digest_of_path(Path(value))
         else:
             found[name] = section.model_dump(mode="json", include={name})[name]
@@ -206,6 +208,8 @@ def publish(staged: Path, artifact: Artifact, manifest: Mapping[str, Any]) -> No
         return
     for hidden in staged.glob(".*"):
         shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
+    for file in staged.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
     _write_text(staged / MANIFEST, text)
     if path.exists():
         old = staged.with_name(f"{staged.name}.old")

@@ -44,6 +44,7 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
     if mistakes:
         raise ConfigError(mistakes)
     given = last > 0 and config.captioner.checkpoint and config.filter.checkpoint
+    _resolve_given(config)
     report = None
     with locked(config.root):
         (config.root / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
@@ -54,14 +55,13 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
 
 def run_round(config: Config, number: int, say: Say) -> Path:
     """Run CapFilt round `number` (BLIP, section 3.3), making only what is missing or out of date."""
+    from blip_bootstrap.metrics import measure_round
+    from blip_bootstrap.report import write_report
+    from blip_bootstrap.select import select_pairs, take_web_pairs
     from blip_pipelines.annotated import ingest_annotated
     from blip_pipelines.caption import caption_and_score
     from blip_pipelines.download import download_images
     from blip_pipelines.launch_training import evaluate, finetune_captioner, finetune_filter, pretrain, train_controls
-
-    from blip_bootstrap.metrics import measure_round
-    from blip_bootstrap.report import write_report
-    from blip_bootstrap.select import select_pairs, take_web_pairs
 
     at, make = Layout(config, number), Maker(config, say)
     make(at.images, download_images, *at.urls)
@@ -80,6 +80,18 @@ def run_round(config: Config, number: int, say: Say) -> Path:
     make(at.metrics, partial(measure_round, at.root, number), at.images, at.pairs, at.evaluation, at.controls, at.truth)
     make(at.report, partial(write_report, at.root, number), at.images, at.pairs, at.model, at.metrics)
     return Path(at.report.path)
+
+
+def _resolve_given(config: Config) -> None:
+    """Find the models that are given, and fetch those of the hub, before hours of work that would need them."""
+    from blip_training.sources import resolve_source
+
+    text = config.pretrain.model.text
+    trains = config.pretrain.optimizer.steps > 0
+    starts = (text.tokenizer, text.start, config.pretrain.model.vision.start) if trains else ()
+    for source in (config.captioner.checkpoint, config.filter.checkpoint, *starts):
+        if source:
+            resolve_source(source)
 
 
 def _start(at: Layout, config: Config) -> Artifact | None:

@@ -61,26 +61,27 @@ def thinning(kept: Mapping[str, int], synthetic_share: float) -> dict[str, float
     return {"web": 1.0, "synthetic": 1.0}
 
 
-def rule_sql(texts: str, config: SelectConfig, cut: float, shares: Mapping[str, float]) -> str:
+def rule_sql(texts: str, config: SelectConfig, cut: float, shares: Mapping[str, float], num_before: int) -> str:
     """The selection rule as one SQL query over `texts`, rows of `captions` with columns `part` and `position`.
 
-    `cut` is the score below which a text is dropped; `shares` is what `thinning` leaves of each source.
+    `cut` is the score below which a text is dropped; `shares` is what `thinning` leaves of a source, all where it is
+    not named; `num_before` is how many texts of the same image can stand before one. The rows come
+    out in the order of `texts`.
     """
+    ranks = config.strategy in ("best_per_image", "top_k")
     return f"""
 WITH checked AS (
     SELECT *, list_contains({text_list(config.sources)}, source) AS wanted, trim(coalesce(caption, '')) AS text,
         CASE
             WHEN text = '' THEN 'empty_text'
             {_text_checks(config)}
-        END AS text_reason
+        END AS text_reason, hash(key, lower(text), text_reason IS NULL, wanted) AS said
     FROM {texts}
 ), scored AS (
     SELECT *,
         CASE
             WHEN text_reason IS NOT NULL THEN text_reason
-            WHEN row_number() OVER (
-                PARTITION BY key, lower(text), text_reason IS NULL, wanted ORDER BY part, position
-            ) > 1 THEN 'duplicate_text'
+            WHEN {_said_before(num_before)} THEN 'duplicate_text'
             WHEN itm_score IS NULL OR isnan(itm_score) THEN 'not_scored'
             WHEN {_below(config, cut)} THEN 'below_threshold'
             WHEN NOT wanted THEN 'not_selected'
@@ -95,8 +96,17 @@ SELECT part, key, source, candidate, caption, itm_score,
         WHEN {_left_out(config, shares)} THEN 'not_selected'
     END AS reason,
     reason IS NULL AS kept
-FROM ranked ORDER BY part, position
+FROM ranked {"ORDER BY part, position" if ranks else ""}
 """
+
+
+def _said_before(num_before: int) -> str:
+    """Whether one of the rows just before says the same of the same image.
+
+    The rows of an image are adjacent. A window over nothing keeps the rows' order, and takes a sixth of the time of
+    one that is partitioned by image and text.
+    """
+    return " OR ".join(f"said = lag(said, {back}) OVER ()" for back in range(1, num_before + 1)) or "false"
 
 
 def _text_checks(config: SelectConfig) -> str:

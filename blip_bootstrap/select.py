@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import duckdb
 
@@ -19,7 +18,6 @@ from blip_bootstrap.sql_text import scan, text_list
 
 Counts = dict[str, int | float | str]
 Query = Callable[[Sequence[Path]], str]
-Arm = Literal["filter_only", "captioner_only"]
 
 FILES_PER_QUERY = 8
 """Planning a query costs as much as some 5,000 rows; more files in one would only take more memory."""
@@ -35,13 +33,16 @@ def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
     Raises AccountingError where rows in are not rows kept plus rows per reason. BLIP, section 3.3.
     """
     files = _files(captions)
-    cut = find_cut(files, config)
-    shares = {"web": 1.0, "synthetic": 1.0}
+    cut, num_before = find_cut(files, config), _num_before(files)
+
+    def decide(shares: Mapping[str, float]) -> Query:
+        return lambda some: rule_sql(_texts(some), config, cut.at, shares, num_before)
+
+    shares: dict[str, float] = {}
     if config.synthetic_share is not None:
-        kept = _kept_by_source(files, lambda some: rule_sql(_texts(some), config, cut.at, shares))
-        shares = thinning(kept, config.synthetic_share)
+        shares = thinning(_kept_by_source(files, decide({})), config.synthetic_share)
     rule = config.model_dump(mode="json") | cut.counts
-    return _decide(out, files, lambda some: rule_sql(_texts(some), config, cut.at, shares), rule) | cut.counts
+    return _decide(out, files, decide(shares), rule) | cut.counts
 
 
 def take_web_pairs(out: Path, images: Path) -> Counts:
@@ -51,18 +52,6 @@ def take_web_pairs(out: Path, images: Path) -> Counts:
     `select_pairs`.
     """
     return _decide(out, _files(images), _web_texts, {"strategy": "all_web_texts"})
-
-
-def control_pairs(out: Path, captions: Path, arm: Arm, config: SelectConfig) -> Counts:
-    """The pairs of an arm of Table 1: `filter_only` (web texts under the round's rule) or `captioner_only` (all texts).
-
-    `captioner_only` drops empty and repeated texts alone: the captioner without the filter.
-    """
-    if arm == "filter_only":
-        changes: dict[str, object] = {"sources": ("web",)}
-    else:
-        changes = {"itm_threshold": 0.0, "strategy": "threshold", "min_tokens": 0, "drop_flagged": False}
-    return select_pairs(out, captions, config.model_copy(update=changes))
 
 
 def _texts(files: Sequence[Path]) -> str:
@@ -92,6 +81,13 @@ def _files(folder: Path) -> list[Path]:
     if not files:
         raise InputError(f"{folder}: no Parquet files to select from; make this table first")
     return files
+
+
+def _num_before(files: Sequence[Path]) -> int:
+    """How many texts of its image can stand before a text: the web's and all other candidates."""
+    with duckdb.connect() as connection:
+        ((most,),) = connection.execute(f"SELECT max(candidate) FROM {scan(files)}").fetchall()
+    return 1 + int(most or 0)
 
 
 def _grouped(files: Sequence[Path]) -> list[Sequence[Path]]:

@@ -58,7 +58,7 @@ def vocabulary() -> list[str]:
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(words)]
 
 
-def name_thing(thing: Thing, rng: random.Random, size_share: float = 0.3) -> str:
+def name_thing(thing: Thing, rng: random.Random, size_share: float = 0.15) -> str:
     """The thing in words, article first; its size in `size_share` of the cases."""
     words = [thing.colour, thing.shape]
     if rng.random() < size_share:
@@ -66,7 +66,7 @@ def name_thing(thing: Thing, rng: random.Random, size_share: float = 0.3) -> str
     return f"{_article(words[0])} {' '.join(words)}"
 
 
-def describe(scene: Scene, rng: random.Random, size_share: float = 0.3) -> str:
+def describe(scene: Scene, rng: random.Random, size_share: float = 0.15) -> str:
     """A caption as a person writes it: true, whole, in one of many wordings; of three things it may leave out one."""
     things = list(scene.things)
     rng.shuffle(things)
@@ -88,7 +88,7 @@ def _describe_one(name: str, rng: random.Random) -> str:
 
 def _describe_two(a: str, b: str, where: Relation | None, rng: random.Random) -> str:
     """Two named things, in most wordings with where the first is, seen from the second."""
-    if where is None or rng.random() < 0.1:
+    if where is None or rng.random() < 0.35:
         return rng.choice(("{a} and {b}", "there is {a} and {b}", "{a} with {b}")).format(a=a, b=b)
     wordings: tuple[str, ...]
     wordings = ("{a} {rel} {b}", "{a} {rel} {b}", "{a} is {rel} {b}", "there is {a} {rel} {b}", "{b} with {a} {over}")

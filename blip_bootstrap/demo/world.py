@@ -34,7 +34,7 @@ class WorldConfig(Section):
     num_held_out: Count = Field(default=600, description="pictures that the figures are measured on")
     num_validation: Count = Field(default=300, description="pictures that settings are chosen on")
     num_vision: NonNegative = Field(default=7500, description="labelled drawings for the vision start")
-    two_things_share: Fraction = Field(default=0.5, description="share of scenes of two things; the rest have one")
+    two_things_share: Fraction = Field(default=0.35, description="share of scenes of two things; the rest have one")
     three_things_share: Fraction = 0.0
     human_captions: Count = Field(default=2, description="captions of each human picture")
     held_out_captions: Count = Field(default=5, description="captions of each held-out picture")

@@ -70,14 +70,28 @@ def _start_local(config: RayConfig) -> None:
 
     # Always "local": a plain init() attaches to whatever cluster is current on the machine. Workers inherit the
     # environment set above; a runtime_env would keep them from using the processes that Ray starts beforehand.
-    ray.init(
-        address="local",
-        num_cpus=config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
-        include_dashboard=False,
-        object_store_memory=config.object_store_bytes,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    with _no_stderr():
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
+            include_dashboard=False,
+            object_store_memory=config.object_store_bytes,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Ray's C++ core says on file descriptor 2 how its log level was set; errors come as exceptions."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def quiet_data() -> None:
