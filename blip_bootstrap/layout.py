@@ -62,6 +62,8 @@ class Layout:
         self.filter = self._finetuned("filter", config.filter) if number else None
         self.captions = self._made("captions", config.caption) if number else None
         arms = bool(config.controls.arms) and number > 0
+        oracle = arms and config.truth and "oracle" in config.controls.arms
+        self.truth_pairs = self._made("truth_pairs", None) if oracle else None
         self.controls = self._made("controls", TrainControlsConfig.of(config)) if arms and self.evaluation else None
 
     def _made(self, name: str, section: Section | None) -> Artifact:

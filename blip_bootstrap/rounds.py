@@ -58,6 +58,7 @@ def run_round(config: Config, number: int, say: Say) -> Path:
     from blip_bootstrap.metrics import measure_round
     from blip_bootstrap.report import write_report
     from blip_bootstrap.select import select_pairs, take_web_pairs
+    from blip_bootstrap.truth import oracle_pairs
     from blip_pipelines.annotated import ingest_annotated
     from blip_pipelines.caption import caption_and_score
     from blip_pipelines.download import download_images
@@ -76,7 +77,8 @@ def run_round(config: Config, number: int, say: Say) -> Path:
         make(at.pairs, select_pairs, at.captions)
     make(at.model, pretrain, at.images, at.pairs, at.human, _start(at, config))
     make(at.evaluation, evaluate, at.model, at.held_out)
-    make(at.controls, train_controls, at.images, at.captions, at.pairs, at.human, at.held_out)
+    make(at.truth_pairs, oracle_pairs, at.images, at.captions, at.truth)
+    make(at.controls, train_controls, at.images, at.captions, at.pairs, at.human, at.held_out, at.truth_pairs)
     make(at.metrics, partial(measure_round, at.root, number), at.images, at.pairs, at.evaluation, at.controls, at.truth)
     make(at.report, partial(write_report, at.root, number), at.images, at.pairs, at.model, at.metrics)
     return Path(at.report.path)

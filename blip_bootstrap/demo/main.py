@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,20 +10,22 @@ import yaml
 
 from blip_bootstrap.config import VisionConfig, load_config
 from blip_bootstrap.demo.server import WorldServer
-from blip_bootstrap.demo.settings import VISION_STEPS, demo_config
+from blip_bootstrap.demo.settings import VISION_START, demo_config
 from blip_bootstrap.demo.world import World, WorldConfig, make_world
 from blip_bootstrap.rounds import run_rounds
 
+Say = Callable[[str], None]
+
 
 def run_demo(
-    root: Path, number: int, settings: Sequence[str], ray: str | None, say: Callable[[str], None]
+    root: Path, number: int, settings: Sequence[str], ray: str | None, say: Say, world_config: WorldConfig | None = None
 ) -> Path | None:
     """Run the rounds up to `number` on the built-in world under `root`; the path of the last round's report.
 
     The configuration is left as `world/demo.yaml`, fit to be copied and changed; `settings` go over it.
     """
     say("world: drawing pictures, writing the web's texts")
-    world = make_world(root / "world", WorldConfig())
+    world = make_world(root / "world", world_config)
     start = make_vision_start(world, say)
     path = world.folder / "demo.yaml"
     path.write_text(yaml.safe_dump(demo_config(root, world, start), sort_keys=False), encoding="utf-8")
@@ -31,18 +34,20 @@ def run_demo(
         return run_rounds(config, number, say)
 
 
-def make_vision_start(world: World, say: Callable[[str], None]) -> Path:
+def make_vision_start(world: World, say: Say) -> Path:
     """Train the ViT that all arms start from on the world's labelled drawings, once; the folder of its weights.
 
     It stands for the ImageNet ViT that BLIP starts from (section 4.1): it sees classes and no text.
     """
-    folder = world.folder / "vision_start"
+    vision = VisionConfig.model_validate(demo_config(world.folder, world)["pretrain"]["model"]["vision"])
+    made_by = hashlib.sha256(f"{vision.model_dump_json()} {VISION_START}".encode()).hexdigest()[:8]
+    folder = world.folder / f"vision_start_{made_by}"
     if (folder / "config.json").is_file():
         say("vision start: current")
         return folder
     from blip_training.vision_start import train_vision_start
 
     say("vision start: training the ViT on labelled drawings, without text")
-    vision = VisionConfig.model_validate(demo_config(world.folder, world)["pretrain"]["model"]["vision"])
-    train_vision_start(folder, world.folder / "vision_start.parquet", vision, steps=VISION_STEPS)
+    counts = train_vision_start(folder, world.folder / "vision_start.parquet", vision, **VISION_START)
+    say(f"vision start: {counts['labels_right']:.2%} of the labels of new drawings right")
     return folder

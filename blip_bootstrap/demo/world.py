@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ class WorldConfig(Section):
     seed: int = 0
     picture_px: Count = Field(default=64, description="side of the pictures on disk")
     num_web: Count = Field(default=3000, description="pictures of the web")
-    num_human: Count = Field(default=300, description="pictures that people have described")
+    num_human: Count = Field(default=130, description="pictures that people have described")
     num_held_out: Count = Field(default=600, description="pictures that the figures are measured on")
     num_validation: Count = Field(default=300, description="pictures that settings are chosen on")
     num_vision: NonNegative = Field(default=7500, description="labelled drawings for the vision start")
@@ -82,6 +83,8 @@ def make_world(folder: Path, config: WorldConfig | None = None, port: int = 0) -
     if made is not None:
         return made
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in (folder / "world.json", *folder.glob("*images"), *folder.glob("vision_start_*")):
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
     world = World(folder=folder, port=port or _free_port(), config=config)
     _write_web(world)
     for name, count, captions, domains in (

@@ -60,7 +60,7 @@ def small_config(root: Path, folder: Path, port: int = 0) -> tuple[dict[str, Any
     config["download"] |= {"rows_per_shard": 60, "timeout_s": 1.0}
     for section in ("pretrain", "captioner", "filter"):
         config[section]["optimizer"] |= {"steps": TRAINED_STEPS, "batch_size": 32, "checkpoint_every_steps": 6}
-    config["controls"] = {"arms": ["human_only"]}
+    config["controls"] = {"arms": ["human_only", "oracle"]}
     config["select"] = {"itm_threshold": 0.33}  # so little training leaves scores near the share of positives, 1:2
     return config, WorldServer(world.pictures, world.port)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 COMMANDS = (
-    "run", "demo", "audit", "audit sample", "audit label", "audit estimate", "sql", "report", "why", "diff", "config show",
-    "config check",
+    "run", "demo", "audit", "audit sample", "audit label", "audit estimate", "sql", "report", "why", "diff",
+    "config show", "config check",
 )  # fmt: skip
 
 
