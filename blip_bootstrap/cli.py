@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +58,8 @@ def run(
     from blip_bootstrap.summary import print_summary
 
     loaded = _load(config, root, settings, ray, limit)
-    report = run_rounds(loaded, number, _say)
+    with _interruptible():
+        report = run_rounds(loaded, number, _say)
     print_summary(loaded.root)
     typer.echo(f"report: {report}")
 
@@ -72,7 +75,8 @@ def demo(
     from blip_bootstrap.demo.main import run_demo
     from blip_bootstrap.summary import print_summary
 
-    report = run_demo(root, number, settings or [], ray, _say)
+    with _interruptible():
+        report = run_demo(root, number, settings or [], ray, _say)
     print_summary(root)
     typer.echo(f"report: {report}")
 
@@ -140,6 +144,16 @@ def _load(
     return load_config(path, settings or [], root=root, ray__address=ray, download__limit=limit)
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is no failure: say that nothing is lost, and exit with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
 def _say(line: str) -> None:
     """One line of progress, on standard error."""
     typer.echo(line, err=True)
@@ -157,9 +171,6 @@ def main() -> None:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

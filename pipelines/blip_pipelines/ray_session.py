@@ -25,6 +25,8 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Ray's own is 15: beside any other work on the machine a training would take many times as long.
+    "RAY_worker_niceness": "0",
 }
 WORKER = {
     # OpenMP threads that spin while they wait make tiny models 10-60 times slower on a shared machine.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from blip_bootstrap.tables import CAPTIONS, IMAGES, PAIRS, REASONS, parquet_files
 from tests.end_to_end.conftest import Run, blip, command, environment
@@ -41,7 +42,8 @@ def test_every_row_of_the_list_is_a_row_and_every_caption_is_accounted_for(small
     assert images.num_rows == len(listed)
     succeeded = sum(status == "success" for status in images["status"].to_pylist())
     assert {"http_4xx", "not_an_image", "duplicate_row", "blank_url"} <= set(images["error_class"].to_pylist())
-    assert captions.num_rows == 2 * succeeded == pairs.num_rows
+    candidates = yaml.safe_load(small_run.config.read_text())["caption"].get("candidates", 1)
+    assert captions.num_rows == (1 + candidates) * succeeded == pairs.num_rows
     assert len(set(images["key"].to_pylist())) == images.num_rows
     for kept, reason in zip(pairs["kept"].to_pylist(), pairs["reason"].to_pylist(), strict=True):
         assert (reason is None) if kept else (reason in REASONS)
@@ -92,7 +94,7 @@ def test_killed_while_captioning_it_goes_on_and_the_tables_are_the_same(small_ru
     root = tmp_path / "run"
     shutil.copytree(small_run.root, root)
     shutil.rmtree(root / "round-01" / "captions")
-    arguments = ("run", "--round", "1", "--config", small_run.config, "--root", root, "--set", "caption.batch_size=2")
+    arguments = ("run", "--round", "1", "--config", small_run.config, "--root", root)
     driver = subprocess.Popen(
         command(*arguments), env=environment(), start_new_session=True, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
