@@ -27,7 +27,8 @@ demo: .venv/.ok
 	$(BIN)/blip-bootstrap demo
 
 test: lint
-	$(BIN)/python -m pytest
+	# Two processes: much of what the tests do is waiting. A file's tests stay together, for its fixtures.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.ok
 	$(BIN)/ruff check .

@@ -31,10 +31,10 @@ class WorldConfig(Section):
     seed: int = 0
     picture_px: Count = Field(default=64, description="side of the pictures on disk")
     num_web: Count = Field(default=3000, description="pictures of the web")
-    num_human: Count = Field(default=110, description="pictures that people have described")
+    num_human: Count = Field(default=130, description="pictures that people have described")
     num_held_out: Count = Field(default=600, description="pictures that the figures are measured on")
     num_validation: Count = Field(default=300, description="pictures that settings are chosen on")
-    num_vision: NonNegative = Field(default=10_000, description="labelled drawings for the vision start")
+    num_vision: NonNegative = Field(default=7500, description="labelled drawings for the vision start")
     two_things_share: Fraction = Field(default=0.35, description="share of scenes of two things; the rest have one")
     three_things_share: Fraction = 0.0
     human_captions: Count = Field(default=2, description="captions of each human picture")

@@ -4,7 +4,7 @@
 
 Every arm has the same number of optimizer steps. `raw` is round 0: human and all web pairs; `C+F` is round 1's model.
 Settings are chosen with `--split validation`; figures to be shown come from `held_out`. Finished steps are kept under
-the root, so that a run goes on where it stopped. Five to eight minutes a seed on two cores.
+the root, so that a run goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,9 @@ from tests.end_to_end.conftest import Run, blip, command, environment
 
 pytestmark = pytest.mark.ray
 
+README = Path(__file__).parents[2] / "README.md"
+ASKING = ("audit", "sql", "why", "diff", "report")
+
 METRICS = (
     "caption_truth", "noise_ratio_web", "noise_ratio_synthetic", "cider", "tr1", "ir1", "human_only_cider",
     "human_only_tr1", "seconds",
@@ -30,7 +34,7 @@ def read(folder: Path) -> pa.Table:
 def test_the_round_has_its_metrics_and_its_page(small_run: Run) -> None:
     metrics = json.loads((small_run.root / "round-01" / "metrics.json").read_text())
     assert [name for name in METRICS if metrics.get(name) is None] == []
-    assert {"images", "captioner", "filter", "captions", "pairs", "model"} <= set(metrics["seconds"])
+    assert {"captioner", "filter", "captions", "pairs", "model"} <= set(metrics["seconds"])
     page = (small_run.root / "round-01" / "report.html").read_text()
     assert "<html" in page
     assert "data:image/jpeg;base64," in page
@@ -159,3 +163,21 @@ def test_a_half_written_shard_is_made_anew(small_run: Run, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert f"round-01/pairs: {part.name} missing or damaged; making them anew" in done.stderr
     assert read(root / "round-01" / "pairs").equals(read(small_run.root / "round-01" / "pairs"))
+
+
+def asking_commands() -> list[str]:
+    """The README's commands that ask about a finished run."""
+    lines = [line.split("  #")[0].strip() for line in README.read_text().splitlines()]
+    return [line for line in lines if line.startswith("blip-bootstrap ") and line.split()[1] in ASKING]
+
+
+def test_the_readme_has_such_commands() -> None:
+    assert {line.split()[1] for line in asking_commands()} == set(ASKING)
+
+
+@pytest.mark.parametrize("line", asking_commands())
+def test_every_question_of_the_readme_is_answered(small_run: Run, line: str) -> None:
+    arguments = [word if word != "runs/demo" else str(small_run.root) for word in shlex.split(line)[1:]]
+    done = blip(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
