@@ -53,6 +53,15 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
     return report
 
 
+def run_download(config: Config, say: Say) -> None:
+    """Make the images alone, which no model is needed for; a later `run_rounds` finds them current."""
+    from blip_pipelines.download import download_images
+
+    at = Layout(config, 0)
+    with locked(config.root):
+        Maker(config, say)(at.images, download_images, *at.urls)
+
+
 def run_round(config: Config, number: int, say: Say) -> Path:
     """Run CapFilt round `number` (BLIP, section 3.3), making only what is missing or out of date."""
     from blip_bootstrap.metrics import measure_round

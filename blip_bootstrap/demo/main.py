@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -12,7 +14,7 @@ from blip_bootstrap.config import VisionConfig, load_config
 from blip_bootstrap.demo.server import WorldServer
 from blip_bootstrap.demo.settings import VISION_START, demo_config
 from blip_bootstrap.demo.world import World, WorldConfig, make_world
-from blip_bootstrap.rounds import run_rounds
+from blip_bootstrap.rounds import run_download, run_rounds
 
 Say = Callable[[str], None]
 
@@ -26,28 +28,59 @@ def run_demo(
     """
     say("world: drawing pictures, writing the web's texts")
     world = make_world(root / "world", world_config)
-    start = make_vision_start(world, say)
+    start = vision_start_folder(world)
     path = world.folder / "demo.yaml"
     path.write_text(yaml.safe_dump(demo_config(root, world, start), sort_keys=False), encoding="utf-8")
     config = load_config(path, list(settings), ray__address=ray)
     with WorldServer(world.pictures, world.port):
+        with beside(lambda: make_vision_start(world, start, say)):
+            run_download(config, say)
         return run_rounds(config, number, say)
 
 
-def make_vision_start(world: World, say: Say) -> Path:
-    """Train the ViT that all arms start from on the world's labelled drawings, once; the folder of its weights.
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Do `work` in a thread while the body runs, and wait for it; its error is raised here.
+
+    An interrupt does not wait: the thread ends with the process.
+    """
+    failures: list[Exception] = []
+
+    def caught() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - handed to the thread that waits
+            failures.append(error)
+
+    thread = threading.Thread(target=caught, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def vision_start_folder(world: World) -> Path:
+    """Where the vision start of this model, trained in this way, lies."""
+    vision = _vision(world)
+    made_by = hashlib.sha256(f"{vision.model_dump_json()} {VISION_START}".encode()).hexdigest()[:8]
+    return world.folder / f"vision_start_{made_by}"
+
+
+def make_vision_start(world: World, folder: Path, say: Say) -> None:
+    """Train the ViT that all arms start from on the world's labelled drawings, once, into `folder`.
 
     It stands for the ImageNet ViT that BLIP starts from (section 4.1): it sees classes and no text.
     """
-    vision = VisionConfig.model_validate(demo_config(world.folder, world)["pretrain"]["model"]["vision"])
-    made_by = hashlib.sha256(f"{vision.model_dump_json()} {VISION_START}".encode()).hexdigest()[:8]
-    folder = world.folder / f"vision_start_{made_by}"
     if (folder / "config.json").is_file():
         say("vision start: current")
-        return folder
+        return
     from blip_training.vision_start import train_vision_start
 
     say("vision start: training the ViT on labelled drawings, without text")
-    counts = train_vision_start(folder, world.folder / "vision_start.parquet", vision, **VISION_START)
+    counts = train_vision_start(folder, world.folder / "vision_start.parquet", _vision(world), **VISION_START)
     say(f"vision start: {counts['labels_right']:.2%} of the labels of new drawings right")
-    return folder
+
+
+def _vision(world: World) -> VisionConfig:
+    return VisionConfig.model_validate(demo_config(world.folder, world)["pretrain"]["model"]["vision"])

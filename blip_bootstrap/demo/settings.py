@@ -33,9 +33,9 @@ def demo_config(root: Path, world: World, vision_start: Path | None = None) -> d
             "human_share": 0.25,
             "augment": "none",
         },
-        "captioner": {"optimizer": _optimizer(steps=500, batch_size=64, lr=2e-3), "augment": "none"},
+        "captioner": {"optimizer": _optimizer(steps=150, batch_size=64, lr=5e-4), "augment": "none"},
         "filter": {
-            "optimizer": _optimizer(steps=350, batch_size=64, lr=1e-3),
+            "optimizer": _optimizer(steps=200, batch_size=64, lr=5e-4),
             "itc": {**_ITC, "alpha": 0.0},
             "itm": {"uniform_share": 0.5},
             "augment": "none",
