@@ -42,7 +42,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "COLUMNS": "160"}
 
 
-def small_config(root: Path, folder: Path, port: int = 0) -> tuple[dict[str, Any], WorldServer]:
+def small_config(root: Path, folder: Path) -> tuple[dict[str, Any], WorldServer]:
     """The demo's configuration on 240 pictures with a dozen steps a training, and the server of its world."""
     world = make_world(
         folder,
