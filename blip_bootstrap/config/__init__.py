@@ -1,0 +1,41 @@
+"""One frozen configuration tree, from YAML and `--set a.b=c`; every mistake is listed at once."""
+
+from blip_bootstrap.config.capfilt import CaptionConfig, SamplerConfig, SelectConfig
+from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, UrlList
+from blip_bootstrap.config.load import dump_yaml, load_config
+from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
+from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
+from blip_bootstrap.config.sections import Count, Device, Dtype, Fraction, NonNegative, Section
+from blip_bootstrap.config.training import FinetuneConfig, ItcConfig, ItmConfig, OptimizerConfig, PretrainConfig
+from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig
+
+__all__ = [
+    "AnnotatedSet",
+    "CaptionConfig",
+    "Config",
+    "ControlsConfig",
+    "Count",
+    "Device",
+    "DownloadConfig",
+    "Dtype",
+    "EvaluateConfig",
+    "FinetuneConfig",
+    "Fraction",
+    "ItcConfig",
+    "ItmConfig",
+    "ModelConfig",
+    "NonNegative",
+    "OptimizerConfig",
+    "PretrainConfig",
+    "RayConfig",
+    "ReportConfig",
+    "SamplerConfig",
+    "Section",
+    "SelectConfig",
+    "TextConfig",
+    "TrainControlsConfig",
+    "UrlList",
+    "VisionConfig",
+    "dump_yaml",
+    "load_config",
+]

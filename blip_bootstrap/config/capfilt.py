@@ -1,0 +1,78 @@
+"""Captioning, scoring and selection (section 3.3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from blip_bootstrap.config.sections import (
+    SPEED,
+    Count,
+    Device,
+    Dtype,
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+)
+
+
+class SamplerConfig(Section):
+    """How the captioner writes. `preset` sets the rest; what is given beside it wins."""
+
+    preset: Literal["blip-official", "nucleus", "beam", "greedy"] = "nucleus"
+    top_p: Fraction | None = None
+    top_k: NonNegative | None = Field(None, description="0: off")
+    temperature: Positive | None = None
+    repetition_penalty: Positive | None = None
+    num_beams: Count | None = None
+    min_tokens: NonNegative | None = Field(
+        None, description="with the prompt, the token before it and the one that ends the text, as transformers counts"
+    )
+    max_tokens: Count | None = Field(None, description="as min_tokens; a text that reaches it is cut there")
+
+
+class CaptionConfig(Section):
+    """Synthetic captions and the scores of all texts (section 3.3)."""
+
+    sampler: SamplerConfig = SamplerConfig()
+    candidates: Count = Field(1, description="synthetic captions per image")
+    prompt: str = "a picture of"
+    batch_size: Count = Field(64, json_schema_extra=SPEED)
+    device: Device = Field("auto", json_schema_extra=SPEED)
+    dtype: Dtype = "float32"
+    num_actors: NonNegative = Field(
+        0, description="Ray actors; 0: as many as the cluster's CPUs or GPUs carry", json_schema_extra=SPEED
+    )
+    cpus_per_actor: Positive = Field(1.0, json_schema_extra=SPEED)
+    gpus_per_actor: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=SPEED)
+    seed: int = 0
+
+
+class SelectConfig(Section):
+    """Which captions become pairs; the paper's rule is the default."""
+
+    strategy: Literal["threshold", "best_per_image", "top_k", "fraction", "target_noise"] = Field(
+        "threshold", description="best_per_image and top_k choose among what the threshold leaves"
+    )
+    sources: tuple[Literal["web", "synthetic"], ...] = ("web", "synthetic")
+    itm_threshold: Fraction = Field(0.5, description="a text below it is dropped")
+    score: Literal["itm", "itc", "logprob"] = Field("itm", description="what best_per_image, top_k, fraction rank by")
+    top_k: Count = Field(1, description="top_k: texts kept of each image")
+    keep_fraction: Fraction = Field(0.5, description="fraction: share of the scored texts that the cut leaves")
+    target_noise: Fraction = Field(0.1, description="target_noise: share of kept texts that may be wrong")
+    labels: Path | None = Field(None, description="target_noise: answered sample of `audit label`, Parquet")
+    synthetic_share: Fraction | None = Field(None, description="thin out web or synthetic pairs to this share")
+    explore_share: Fraction = Field(0.0, description="share of the texts below the threshold kept, against collapse")
+    seed: int = Field(0, description="of the two above")
+    min_tokens: NonNegative = Field(1, description="words")
+    max_tokens: Count = Field(200, description="words")
+    drop_flagged: bool = Field(True, description="drop synthetic texts that carry a flag")
+
+    @model_validator(mode="after")
+    def _has_labels(self) -> SelectConfig:
+        if self.strategy == "target_noise" and self.labels is None:
+            raise ValueError("strategy target_noise needs labels (`blip-bootstrap audit sample`, then `audit label`)")
+        return self

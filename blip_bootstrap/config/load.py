@@ -1,0 +1,118 @@
+"""The configuration from YAML and `--set a.b=c`, every mistake listed at once; and back to YAML."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from blip_bootstrap.config.sections import Section
+from blip_bootstrap.config.tree import Config
+from blip_bootstrap.errors import ConfigError, InputError
+
+
+def load_config(path: Path | None = None, settings: Sequence[str] = (), **overrides: Any) -> Config:
+    """The configuration from a YAML file, then `settings` ("a.b=c", values as YAML), then keyword overrides.
+
+    Relative paths in the file are relative to the working directory, as on a command line.
+    Raises ConfigError with one line for each mistake, InputError where the file cannot be read.
+    """
+    data = _read_yaml(path) if path else {}
+    mistakes = [m for setting in settings if (m := _apply(data, setting))]
+    for name, value in overrides.items():
+        if value is not None:
+            mistakes += [m for m in [_apply(data, f"{name.replace('__', '.')}={value}")] if m]
+    config, more = _validate(data)
+    mistakes += more
+    if mistakes or config is None:
+        raise ConfigError(mistakes)
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a mapping of sections was expected, found {type(data).__name__}")
+    return data
+
+
+def _apply(data: dict[str, Any], setting: str) -> str | None:
+    """Put one `a.b=c` into `data`; the mistake in words, or None."""
+    name, equals, value = setting.partition("=")
+    if not equals or not name:
+        return f"--set {setting}: expected section.key=value"
+    *parents, leaf = name.split(".")
+    node = data
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            child = node[parent] = {}
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(value) if value else None
+    except yaml.YAMLError:
+        node[leaf] = value
+    return None
+
+
+def _validate(data: dict[str, Any]) -> tuple[Config | None, list[str]]:
+    try:
+        return Config.model_validate(data), []
+    except ValidationError as error:
+        return None, [_mistake(dict(item)) for item in error.errors()]
+
+
+def _mistake(item: dict[str, Any]) -> str:
+    """One pydantic error as one line, with a guess where a key is unknown."""
+    where = ".".join(str(part) for part in item["loc"]) or "config"
+    if item["type"] == "extra_forbidden":
+        known = list(_fields_at(item["loc"][:-1]))
+        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}"
+        return f"{where}: unknown key; {hint}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    value = item.get("input")
+    shown = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) or value is None else ""
+    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _fields_at(loc: tuple[Any, ...]) -> Mapping[str, Any]:
+    """The fields of the section at `loc`."""
+    model: type[BaseModel] = Config
+    for name in loc:
+        if isinstance(name, int):
+            continue
+        field = model.model_fields.get(str(name))
+        section = _section_type(field.annotation) if field else None
+        if section is None:
+            return {}
+        model = section
+    return model.model_fields
+
+
+def _section_type(annotation: Any) -> type[BaseModel] | None:
+    """The section class inside an annotation such as `AnnotatedSet | None` or `tuple[UrlList, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is not None:
+        for inner in get_args(annotation):
+            found = _section_type(inner)
+            if found:
+                return found
+    return None
+
+
+def dump_yaml(config: Section) -> str:
+    """The resolved configuration as YAML, with every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

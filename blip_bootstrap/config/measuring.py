@@ -1,0 +1,38 @@
+"""What is measured of a round: the held-out figures, the controls and the page."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from blip_bootstrap.config.capfilt import SamplerConfig
+from blip_bootstrap.config.sections import SPEED, Count, Device, Dtype, NonNegative, Section
+
+
+class EvaluateConfig(Section):
+    """Figures on the held-out set."""
+
+    batch_size: Count = 64
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+    rerank_top_k: NonNegative = Field(0, description="retrieval: ITM re-ranks the ITC top k (paper: 256, 128); 0: off")
+    sampler: SamplerConfig = SamplerConfig(preset="beam")
+    prompt: str = "a picture of"
+    limit: Count | None = None
+    meteor: bool = Field(False, description="needs java")
+    seed: int = 0
+
+
+class ControlsConfig(Section):
+    """The arms of the paper's Table 1, trained like the round's model on other pairs, for comparison."""
+
+    arms: tuple[Literal["human_only", "filter_only", "captioner_only", "oracle"], ...] = ()
+    num_parallel: Count = Field(1, description="arms trained at the same time", json_schema_extra=SPEED)
+
+
+class ReportConfig(Section):
+    """The page of a round."""
+
+    num_gallery: NonNegative = Field(24, description="pictures in each gallery")
+    seed: int = 0

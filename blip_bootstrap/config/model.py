@@ -1,0 +1,69 @@
+"""The sizes of MED and what it starts from (section 3.1)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from blip_bootstrap.config.sections import (
+    Count,
+    Fraction,
+    NonNegative,
+    Section,
+)
+
+
+class VisionConfig(Section):
+    """The image encoder: a ViT, or a frozen EfficientNet-Lite0 grid with a few ViT blocks on top (`mini`)."""
+
+    kind: Literal["vit", "efficientnet-lite0"] = "vit"
+    image_size: Count = 224
+    patch_size: Count = 16
+    width: Count = 768
+    depth: NonNegative = 12
+    heads: Count = 12
+    drop_path: Fraction = 0.0
+    start: str | None = Field(None, description="folder or hub name of a ViT in transformers format")
+
+    @model_validator(mode="after")
+    def _fits(self) -> VisionConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.kind == "vit" and self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        return self
+
+
+class TextConfig(Section):
+    """The text stack: BERT with cross-attention, two sets of self-attention (section 3.1)."""
+
+    tokenizer: str = Field("bert-base-uncased", description="folder, vocab.txt or hub name of a BERT tokenizer")
+    width: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    intermediate: Count = 3072
+    max_tokens: Annotated[int, Field(ge=8)] = Field(30, description="training texts are cut here, specials included")
+    max_positions: Count = 512
+    dropout: Fraction = 0.1
+    start: str | None = Field(None, description="folder or hub name of a BERT in transformers format")
+
+    @model_validator(mode="after")
+    def _fits(self) -> TextConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.max_tokens > self.max_positions:
+            raise ValueError(f"max_tokens {self.max_tokens} is more than max_positions {self.max_positions}")
+        return self
+
+
+class ModelConfig(Section):
+    """MED, the multimodal mixture of encoder-decoder (section 3.1)."""
+
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+    embed_dim: Count = Field(256, description="of the ITC embeddings")
+    share: Literal["all", "all_but_ca", "all_but_sa", "none"] = Field(
+        "all_but_sa", description="what the text encoder and decoder share (Table 3); the paper's is all_but_sa"
+    )
+    itc_in_itm: bool = Field(False, description="add the ITC similarity to the ITM logit; departs from the paper")

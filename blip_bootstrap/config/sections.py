@@ -1,0 +1,23 @@
+"""What every section of the configuration is made of: its base class and the types of its values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+ShardRows = Annotated[int, Field(ge=1, le=100_000)]  # five digits of a key count the rows of a shard
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16"]
+SPEED: dict[str, JsonValue] = {"speed": True}
+"""Marks a setting that decides how fast a result comes, never the result: a change of it makes nothing anew."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)

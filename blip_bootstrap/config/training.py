@@ -1,0 +1,90 @@
+"""Optimizer, losses, pre-training and fine-tuning (sections 3.2, 3.3 and 4.1)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from blip_bootstrap.config.model import ModelConfig
+from blip_bootstrap.config.sections import (
+    SPEED,
+    Count,
+    Device,
+    Dtype,
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+)
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule, in optimizer steps (section 4.1)."""
+
+    steps: NonNegative = 100_000
+    batch_size: Count = Field(256, description="images per optimizer step, over all workers")
+    accumulate: Count = Field(1, description="micro-batches per optimizer step")
+    lr: Positive = 3e-4
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: NonNegative = 3000
+    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    clip_norm: Positive | None = 1.0
+    seed: int = 0
+    device: Device = "auto"
+    dtype: Dtype = Field("float32", description="bfloat16: autocast; weights stay float32")
+    compile: bool = False
+    activation_checkpointing: bool = False
+    threads: NonNegative = Field(
+        0, description="CPU threads of each worker; 0: its share of the cores", json_schema_extra=SPEED
+    )
+    checkpoint_every_steps: Count = Field(1000, json_schema_extra=SPEED)
+    log_every_steps: Count = Field(20, json_schema_extra=SPEED)
+
+
+class ItcConfig(Section):
+    """Image-text contrastive learning with a momentum encoder (section 3.2, after ALBEF)."""
+
+    momentum: Fraction = 0.995
+    queue_size: NonNegative = 57_600
+    temperature: Annotated[float, Field(ge=0.001, le=0.5)] = 0.07
+    alpha: Fraction = Field(0.4, description="weight of the momentum model's soft targets")
+    alpha_ramp_steps: NonNegative = Field(10_000, description="alpha rises from 0 over so many steps")
+
+
+class ItmConfig(Section):
+    """Image-text matching with hard negatives (section 3.2)."""
+
+    uniform_share: Fraction = Field(0.0, description="share of negatives drawn uniformly, not by ITC similarity")
+    mask_duplicate_texts: bool = Field(True, description="an equal text of another image is never a negative")
+
+
+class PretrainConfig(Section):
+    """Pre-training of MED with ITC + ITM + LM (sections 3.2 and 4.1). `optimizer.steps: 0` leaves it out."""
+
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    itc: ItcConfig = ItcConfig()
+    itm: ItmConfig = ItmConfig()
+    label_smoothing: Fraction = 0.1
+    human_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of each batch from the human set; 0: in proportion to its size"
+    )
+    start_from: Literal["scratch", "previous"] = Field("scratch", description="the paper: scratch (Table 13)")
+    augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    num_workers: Count = Field(1, description="training processes that share each batch")
+
+
+class FinetuneConfig(Section):
+    """Fine-tuning of a captioner or filter on the human set (section 3.3), or one that is given."""
+
+    checkpoint: str | None = Field(None, description="a given model: folder, .pth or hub name; no fine-tuning then")
+    optimizer: OptimizerConfig = OptimizerConfig(steps=5000, lr=1e-5, warmup_steps=0, batch_size=256)
+    itc: ItcConfig = ItcConfig(queue_size=57_600, alpha_ramp_steps=0)
+    itm: ItmConfig = ItmConfig()
+    prompt: str = "a picture of"
+    label_smoothing: Fraction = 0.1
+    augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    validate_every_steps: NonNegative = Field(0, description="0: keep the last; else keep the best on validation")
+    num_workers: Count = Field(1, description="training processes that share each batch")

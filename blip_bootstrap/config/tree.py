@@ -1,0 +1,84 @@
+"""The whole configuration of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from blip_bootstrap.config.capfilt import CaptionConfig, SelectConfig
+from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig
+from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
+from blip_bootstrap.config.sections import Count, Section
+from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig
+
+
+class RayConfig(Section):
+    """Where Ray runs; results do not depend on it."""
+
+    address: str = Field("local", description="local, auto or the address of a cluster")
+    trainer: Literal["auto", "ray_train", "task"] = Field(
+        "auto", description="Ray Train, or for one worker a plain Ray task; auto: a task for one worker on the CPU"
+    )
+    num_cpus: Count | None = Field(None, description="logical CPUs of a local Ray; default: those of the machine")
+    object_store_bytes: Annotated[int, Field(ge=80_000_000)] = 500_000_000
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    root: Path = Path("runs/default")
+    seed: int = Field(0, description="of every section that does not set its own")
+    download: DownloadConfig = DownloadConfig()
+    human: AnnotatedSet | None = None
+    held_out: AnnotatedSet | None = None
+    truth: Path | None = Field(None, description="JSON lines of what is really in the pictures: for measuring alone")
+    pretrain: PretrainConfig = PretrainConfig()
+    captioner: FinetuneConfig = FinetuneConfig()
+    filter: FinetuneConfig = FinetuneConfig()
+    caption: CaptionConfig = CaptionConfig()
+    select: SelectConfig = SelectConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    controls: ControlsConfig = ControlsConfig()
+    report: ReportConfig = ReportConfig()
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_seed(cls, data: Any) -> Any:
+        """The top-level seed reaches every section that has a seed and does not set it."""
+        if not isinstance(data, Mapping) or "seed" not in data:
+            return data
+        spread: dict[str, Any] = dict(data)
+        for path in _SEEDED:
+            node = spread
+            for name in path[:-1]:
+                child = node.get(name, {})
+                if not isinstance(child, Mapping):
+                    break
+                node[name] = node = dict(child)
+            else:
+                leaf = node.get(path[-1], {})
+                if isinstance(leaf, Mapping):
+                    node[path[-1]] = {"seed": data["seed"], **leaf}
+        return spread
+
+
+_SEEDED = (
+    ("pretrain", "optimizer"), ("captioner", "optimizer"), ("filter", "optimizer"), ("caption",), ("select",),
+    ("evaluate",), ("report",),
+)  # fmt: skip
+
+
+class TrainControlsConfig(ControlsConfig):
+    """What training the controls depends on: the arms, and the settings of the round's own model and evaluation."""
+
+    pretrain: PretrainConfig
+    evaluate: EvaluateConfig
+
+    @classmethod
+    def of(cls, config: Config) -> TrainControlsConfig:
+        """The part of a whole configuration that the controls depend on."""
+        return cls(**config.controls.model_dump(), pretrain=config.pretrain, evaluate=config.evaluate)
