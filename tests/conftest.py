@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ os.environ |= {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
+
+# Started in the background of a shell, pytest has SIGINT ignored, and every process that it starts would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA = Path(os.environ.get("BLIP_BOOTSTRAP_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
