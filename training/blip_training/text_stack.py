@@ -104,13 +104,18 @@ class CrossAttention(nn.Module):
         k, v = both.view(b, p, 2, self.heads, both.shape[2] // (2 * self.heads)).permute(2, 0, 3, 1, 4).unbind(0)
         return k, v
 
-    def forward(self, x: Float[Tensor, "n t d"], image: KeyValue) -> Float[Tensor, "n t d"]:
-        """Row r of `x` looks at image r // (N / B): an image's K rows are read as one row of K*T queries."""
+    def forward(
+        self, x: Float[Tensor, "n t d"], image: KeyValue, seen: Bool[Tensor, "b 1 1 p"] | None = None
+    ) -> Float[Tensor, "n t d"]:
+        """Row r of `x` looks at image r // (N / B): an image's K rows are read as one row of K*T queries.
+
+        `seen` is true where there is something to look at; by default everywhere.
+        """
         keys, values = image
         (n, t, d), b = x.shape, keys.shape[0]
         q = self.query(x).view(b, (n // b) * t, self.heads, d // self.heads).transpose(1, 2)
         dropped = self.dropout.p if self.training else 0.0
-        attended = attend(q, keys, values, dropout=dropped)
+        attended = attend(q, keys, values, seen, dropped)
         out = self.output(attended.transpose(1, 2).reshape(n, t, d))
         finished: Tensor = self.norm(x + self.dropout(out))
         return finished
@@ -146,12 +151,17 @@ class TextLayer(nn.Module):
         self.feed_forward = Shared(lambda: FeedForward(width, text.intermediate, drop), shared=share != "none")
 
     def forward(
-        self, x: Float[Tensor, "n t d"], reading: Reading, mask: Bool[Tensor, "n 1 1 t"] | None, image: KeyValue | None
+        self,
+        x: Float[Tensor, "n t d"],
+        reading: Reading,
+        mask: Bool[Tensor, "n 1 1 t"] | None,
+        image: KeyValue | None,
+        seen: Bool[Tensor, "b 1 1 p"] | None = None,
     ) -> Float[Tensor, "n t d"]:
         """Self-attention, cross-attention unless `image` is None, feed-forward."""
         x = self.self_attention.of(reading)(x, mask)
         if image is not None:
-            x = self.cross_attention.of(reading)(x, image)
+            x = self.cross_attention.of(reading)(x, image, seen)
         out: Tensor = self.feed_forward.of(reading)(x)
         return out
 
@@ -199,16 +209,21 @@ class TextStack(nn.Module):
         reading: Reading,
         states: Float[Tensor, "b p v"] | None = None,
         image_of_row: Int64[Tensor, " n"] | None = None,
+        states_mask: Int64[Tensor, "b p"] | None = None,
     ) -> Float[Tensor, "n t d"]:
         """Last states of the tokens; grounded in images where `states` are given.
 
         Row r looks at image `image_of_row[r]`; by default at image r // (N / B). Causally read, padding needs no mask:
-        it stands after the text.
+        it stands after the text. `states_mask` is 0 at states that are none (a question's padding, where a VQA decoder
+        looks at questions in place of images).
         """
         x: Tensor = self.embeddings.of(reading)(ids)
         seen = mask[:, None, None, :].bool() if reading == "bidirectional" else None
+        looked_at = None if states_mask is None else states_mask[:, None, None, :].bool()
+        if looked_at is not None and image_of_row is not None:
+            looked_at = looked_at[image_of_row]
         for layer in self.each_layer():
-            x = self._run(layer, x, reading, seen, states, image_of_row)
+            x = self._run(layer, x, reading, seen, states, image_of_row, looked_at)
         return x
 
     def _run(
@@ -219,12 +234,13 @@ class TextStack(nn.Module):
         seen: Tensor | None,
         states: Tensor | None,
         image_of_row: Tensor | None,
+        looked_at: Tensor | None,
     ) -> Tensor:
         def run(x: Tensor, states: Tensor | None) -> Tensor:
             image = None if states is None else layer.cross_attention.of(reading).keys_values(states)
             if image is not None and image_of_row is not None:
                 image = image[0][image_of_row], image[1][image_of_row]
-            out: Tensor = layer(x, reading, seen, image)
+            out: Tensor = layer(x, reading, seen, image, looked_at)
             return out
 
         if self.checkpointing and self.training:
