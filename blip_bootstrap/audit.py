@@ -17,9 +17,9 @@ from blip_bootstrap.printing import rich_table
 from blip_bootstrap.views import connect, query
 
 AUDITS = (
-    "accounting", "downloads", "reasons", "noise", "noise_by_host", "noise_by_length", "noise_by_sampler", "scores",
-    "thresholds", "agreement", "diversity", "phrases", "common", "vocabulary", "details", "repetition", "flags",
-    "people", "steps",
+    "accounting", "downloads", "reasons", "noise", "noise_by_host", "noise_by_length", "noise_by_sampler", "languages",
+    "scores", "thresholds", "agreement", "diversity", "phrases", "common", "vocabulary", "details", "repetition",
+    "flags", "people", "steps",
 )  # fmt: skip
 """Every audit, in the order in which they are printed."""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Root = Annotated[Path | None, typer.Option("--root", help="The run. Default: runs/default, else runs/demo.")]
+Root = Annotated[Path | None, typer.Option("--root", help="The run, s3:// too. Default: runs/default, else runs/demo.")]
 RoundNumber = Annotated[int | None, typer.Option("--round", min=0, help="Which round. Default: the last one made.")]
 
 audit_app = typer.Typer(
@@ -18,9 +18,11 @@ audit_app = typer.Typer(
 
 
 def run_folder(root: Path | None) -> Path:
-    """The run to look at: as given, else the default one, else the demo's."""
+    """The run to look at: as given (s3:// and gs://, too), else the default one, else the demo's."""
     if root:
-        return root
+        from blip_bootstrap.remote import opened
+
+        return opened(root)
     return next((path for path in (Path("runs/default"), Path("runs/demo")) if path.is_dir()), Path("runs/default"))
 
 
@@ -84,6 +86,23 @@ def estimate(root: Root = None, number: RoundNumber = None) -> None:
     console.print(rich_table(estimates_table(estimates(run_folder(root), number)), console.width))
 
 
+@audit_app.command(epilog="Example: `blip-bootstrap audit languages --round 1 --texts 100000`")
+def languages(
+    root: Root = None,
+    number: RoundNumber = None,
+    texts: Annotated[int, typer.Option("--texts", min=0, help="About how many of each source; 0: all.")] = 50_000,
+) -> None:
+    """Identify the languages of a round's texts, for the audit of the same name."""
+    from rich.console import Console
+
+    from blip_bootstrap.audit import audit, print_answers
+    from blip_bootstrap.languages import identify_languages
+
+    folder = run_folder(root)
+    typer.echo(str(identify_languages(folder, number, texts)))
+    print_answers(Console(), audit(folder, number, ["languages"]))
+
+
 def why(
     name: Annotated[str, typer.Argument(metavar="KEY", help="An image's key, uid, sha256 or URL.")],
     root: Root = None,
@@ -112,7 +131,7 @@ def diff(
     """What changed between two rounds, or between rounds of two runs."""
     from blip_bootstrap.diff import print_diff
 
-    print_diff(run_folder(root), rounds[0], rounds[1], other)
+    print_diff(run_folder(root), rounds[0], rounds[1], run_folder(other) if other else None)
 
 
 def mount(app: typer.Typer) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from blip_bootstrap import records, tables
 from blip_bootstrap.audit import Answer, print_answers, resolve_round
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.remote import attach, remote_of
 from blip_bootstrap.sql_text import scan
 from blip_bootstrap.views import MACROS, query
 
@@ -33,6 +34,7 @@ def diff(root: Path, before: int, after: int, other: Path | None = None) -> list
     resolve_round(other or root, after)
     with duckdb.connect() as connection:
         connection.execute(MACROS)
+        attach(connection, [remote for run in {root, other or root} if (remote := remote_of(run))])
         for name, run, number in (("before", root, before), ("after", other or root, after)):
             connection.execute(f"CREATE VIEW {name} AS {_pairs_sql(run, number, by_uid=other is not None)}")
         changed = pa.Table.from_pylist(_changed(root, before, other or root, after), schema=_SETTINGS)
@@ -52,13 +54,18 @@ def _ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
 
 
 def _pairs_sql(root: Path, number: int, by_uid: bool) -> str:
-    pairs = tables.parquet_files(records.round_folder(root, number) / "pairs")
+    pairs = _files(root, records.round_folder(root, number) / "pairs")
     if not by_uid:
         return f"SELECT *, key AS name FROM {scan(pairs)}"
-    images = tables.parquet_files(root / "images")
+    images = _files(root, root / "images")
     if not images:
         raise InputError(f"{root}: no images; runs are compared by their images' uid")
     return f"SELECT p.*, i.uid AS name FROM {scan(pairs)} p JOIN (SELECT key, uid FROM {scan(images)}) i USING (key)"
+
+
+def _files(root: Path, folder: Path) -> list[str]:
+    remote = remote_of(root)
+    return remote.parquet_files(folder) if remote else [str(file) for file in tables.parquet_files(folder)]
 
 
 def _changed(root: Path, before: int, other: Path, after: int) -> list[dict[str, Any]]:

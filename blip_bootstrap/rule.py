@@ -9,12 +9,13 @@ from pathlib import Path
 import duckdb
 
 from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.sql_text import scan, text_list
 
 FOLDED = r"trim(regexp_replace(coalesce(caption, ''), '[\s\p{Z}\x{0b}\x{1c}-\x{1f}\x{85}]+', ' ', 'g'))"
 """SQL for a text with its whitespace folded, as Python's " ".join(text.split()) does."""
 
-_COLUMNS = {"itm": "itm_score", "itc": "itc_score", "logprob": "logprob"}
+_COLUMNS = {"itm": "itm_score", "itc": "itc_score", "logprob": "logprob", "clip": "clip_score"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,20 @@ class Cut:
 
     at: float
     counts: dict[str, int | float | str] = field(default_factory=dict)
+
+
+def check_score(files: Sequence[Path], config: SelectConfig) -> None:
+    """Raise InputError where the strategy ranks by a score that no text has."""
+    column = _COLUMNS[config.score]
+    if config.strategy in ("threshold", "target_noise") or column == "itm_score":
+        return
+    with duckdb.connect() as connection:
+        names = [str(row[0]) for row in connection.execute(f"DESCRIBE FROM {scan(files)}").fetchall()]
+        scored = f"count({column})" if column in names else "0"  # captions of an earlier version may lack the column
+        ((texts, found),) = connection.execute(f"SELECT count(*), {scored} FROM {scan(files)}").fetchall()
+    if texts and not found:
+        give = "; give caption.scorer and run again" if config.score == "clip" else ""
+        raise InputError(f"select.score: {config.score}, but no text of {files[0].parent} has a {column}{give}")
 
 
 def find_cut(files: Sequence[Path], config: SelectConfig) -> Cut:
@@ -71,7 +86,7 @@ def rule_sql(texts: str, config: SelectConfig, cut: float, shares: Mapping[str, 
     ranks = config.strategy in ("best_per_image", "top_k")
     return f"""
 WITH checked AS (
-    SELECT *, list_contains({text_list(config.sources)}, source) AS wanted, trim(coalesce(caption, '')) AS text,
+    SELECT *, {_wanted(config)} AS wanted, trim(coalesce(caption, '')) AS text,
         CASE
             WHEN text = '' THEN 'empty_text'
             {_text_checks(config)}
@@ -98,6 +113,12 @@ SELECT part, key, source, candidate, caption, itm_score,
     reason IS NULL AS kept
 FROM ranked {"ORDER BY part, position" if ranks else ""}
 """
+
+
+def _wanted(config: SelectConfig) -> str:
+    """Whether a text's source is one that pairs are made of; no question where both are."""
+    both = {"web", "synthetic"} <= set(config.sources)
+    return "true" if both else f"list_contains({text_list(config.sources)}, source)"
 
 
 def _said_before(num_before: int) -> str:

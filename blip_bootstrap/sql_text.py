@@ -17,8 +17,8 @@ def text_list(texts: Sequence[str]) -> str:
     return "[" + ", ".join(literal(text) for text in texts) + "]"
 
 
-def scan(files: Sequence[Path], options: str = "") -> str:
-    """A table function that reads `files` as one table.
+def scan(files: Sequence[Path | str], options: str = "") -> str:
+    """A table function that reads `files`, paths or URIs, as one table.
 
     Columns are matched by name, since later files may have more of them, and nothing is read from folder names:
     DuckDB would take a folder `round=2` for a column.

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from blip_bootstrap import records, tables
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.printing import render
+from blip_bootstrap.remote import Remote, attach, opened, remote_of
 from blip_bootstrap.sql_text import literal, scan, text_list
 
 HUMAN = tables.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
@@ -32,7 +33,10 @@ COLUMNS = tables.Table(
         tables.Column("meaning", pa.string(), "what a value means, with its unit"),
     ),
 )
-VIEWS = (tables.IMAGES, HUMAN, HELD_OUT, CAPTIONS, PAIRS, records.ROUNDS, records.METRICS, records.RUNS, COLUMNS)
+VIEWS = (
+    tables.IMAGES, HUMAN, HELD_OUT, CAPTIONS, PAIRS, tables.LANGUAGES, records.ROUNDS, records.METRICS, records.RUNS,
+    COLUMNS,
+)  # fmt: skip
 """Every view with its columns; `SELECT * FROM columns` tells the same."""
 
 _EXPLAIN = re.compile(r"explain(\s+analyze)?(\s*\([^)]*\))?\s+", re.IGNORECASE)
@@ -48,17 +52,19 @@ CREATE MACRO words(text) AS string_split(lower(trim(text)), ' ');
 """95 % Wilson score interval of a share (hits of number), 0..1; and a text's words, lower case."""
 
 
-def connect(root: Path, rounds: Sequence[int] | None = None) -> duckdb.DuckDBPyConnection:
+def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with the views of `VIEWS` over the run under `root`; the same that `blip-bootstrap sql` uses.
 
-    `rounds` limits `captions`, `pairs`, `rounds` and `metrics` to these rounds; None: all. What the run has not made
-    yet is an empty view with the declared columns. The connection reads files under `root` only, loads no extension,
-    and cannot be reconfigured; use `query` to refuse everything but questions, too.
-    Raises InputError where `root` is no folder or a file in it is damaged.
+    `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
+    `metrics` to these rounds; None: all. What the run has not made yet is an empty view with the declared columns. The
+    connection reads files of the run only, loads no extension, and cannot be reconfigured; use `query` to refuse
+    everything but questions, too. Raises InputError where `root` is no run or a file in it is damaged.
     """
+    root = opened(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such run; give --root, or make it with `blip-bootstrap run` or `demo`")
     root = root.resolve()
+    remote = remote_of(root)
     numbers = [number for number in records.round_numbers(root) if rounds is None or number in rounds]
     connection = duckdb.connect()
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;" + MACROS)
@@ -66,14 +72,17 @@ def connect(root: Path, rounds: Sequence[int] | None = None) -> duckdb.DuckDBPyC
     connection.execute(f"SET temp_directory = {literal(str(spill))}")  # DuckDB's own default is .tmp where one stands
     # Each question reads every footer anew otherwise: half of its time, over 500 files.
     connection.execute("SET python_enable_replacements = false; SET parquet_metadata_cache = true")
+    if remote:
+        attach(connection, [remote])
     for table in (tables.IMAGES, HUMAN, HELD_OUT):
-        _create(connection, table, _files_sql(table, root / table.name))
+        _create(connection, table, _files_sql(table, root / table.name, remote))
     for table in (CAPTIONS, PAIRS):
-        parts = [_files_sql(table, records.round_folder(root, n) / table.name, n) for n in numbers]
+        parts = [_files_sql(table, records.round_folder(root, n) / table.name, remote, n) for n in numbers]
         _create(connection, table, " UNION ALL ".join(part for part in parts if part))
     _create_records(connection, root, numbers)
+    _create_table(connection, tables.LANGUAGES, _languages(root, numbers))
     _document(connection)
-    _lock(connection, root)
+    _lock(connection, root, remote)
     return connection
 
 
@@ -134,18 +143,31 @@ def _typed() -> str | None:
     return "\n".join(lines)
 
 
-def _files_sql(table: tables.Table, folder: Path, number: int | None = None) -> str:
+def _files_sql(table: tables.Table, folder: Path, remote: Remote | None, number: int | None = None) -> str:
     """The SELECT over a folder's files; empty where there are none. A column that an older run lacks is null."""
-    files = tables.parquet_files(folder)
+    files = remote.parquet_files(folder) if remote else list(map(str, tables.parquet_files(folder)))
     if not files:
         return ""
     try:
-        there = set(pq.read_schema(files[0]).names)
+        there = set((remote.schema(files[0]) if remote else pq.read_schema(files[0])).names)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{files[0]}: not a readable Parquet file ({error}); delete it and run again") from error
     own = f"{number}::SMALLINT AS round"
-    columns = [own if c is records.ROUND else c.name if c.name in there else f"NULL AS {c.name}" for c in table.columns]
+    columns = [own if c is records.ROUND else c.name if c.name in there else _null(c) for c in table.columns]
     return f"SELECT {', '.join(columns)} FROM {scan(files)}"
+
+
+def _null(column: tables.Column) -> str:
+    """A column without values, of the type that it would have; without one, sums and lists over it would not bind."""
+    kind = duckdb.from_arrow(pa.table({"one": pa.nulls(0, column.type)})).types[0]
+    return f"NULL::{kind} AS {column.name}"
+
+
+def _languages(root: Path, numbers: Sequence[int]) -> pa.Table:
+    """What `audit languages` has left of these rounds; a sample, so that it fits in memory."""
+    paths = [root / "languages" / f"round-{number:02d}.parquet" for number in numbers]
+    found = [tables.read_parquet(path) for path in paths if path.is_file()]
+    return pa.concat_tables([tables.LANGUAGES.schema.empty_table(), *found])
 
 
 def _create(connection: duckdb.DuckDBPyConnection, table: tables.Table, select: str) -> None:
@@ -185,10 +207,11 @@ def _document(connection: duckdb.DuckDBPyConnection) -> None:
     _create_table(connection, COLUMNS, tables.rows_to_table(rows, COLUMNS))
 
 
-def _lock(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
+def _lock(connection: duckdb.DuckDBPyConnection, root: Path, remote: Remote | None) -> None:
     """From here on: files of the run only (its folders may be links to another disk), no extension, no setting."""
     links = [path.resolve() for pattern in ("*", "round-*/*") for path in root.glob(pattern) if path.is_symlink()]
-    allowed = text_list([str(path) for path in (root, *links) if path.is_dir()])
+    places = [str(path) for path in (root, *links) if path.is_dir()]
+    allowed = text_list([*places, *([remote.start] if remote else [])])
     connection.execute(f"SET allowed_directories = {allowed}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

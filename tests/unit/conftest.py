@@ -87,6 +87,7 @@ def write_round(root: Path, number: int, things: list[tuple[str, str]], kinds: l
     if number:
         write_captions(folder / "captions", things, kinds, rng)
         write_manifest(folder / "captions", f"{name}/captions", "caption_and_score", {}, {"candidates": 1})
+        write_languages(root, folder / "captions")
         counts = select_pairs(pairs, folder / "captions", SelectConfig())
         for arm in ("human_only", "filter_only"):
             write_json(folder / "controls" / arm / "metrics.json", {"cider": 0.8, "tr1": 0.4, "ir1": 0.5})
@@ -118,6 +119,15 @@ def write_captions(folder: Path, things: list[tuple[str, str]], kinds: list[str]
             rows.append(caption_row(image["key"], "web", image["caption"].strip(), right, rng))
             rows.append(caption_row(image["key"], "synthetic", written, things[index][1] in written, rng))
         write_part(folder / f"part-{part:05d}.parquet", rows, tables.CAPTIONS)
+
+
+def write_languages(root: Path, captions: Path) -> None:
+    """As `audit languages` leaves them, without looking at the texts."""
+    part = pq.read_table(captions / "part-00000.parquet").to_pylist()
+    told = ("round", "key", "source", "candidate", "caption", "language", "confidence")
+    rows = [row | {"round": 1, "language": "en", "confidence": 0.2 + at / 100} for at, row in enumerate(part)]
+    path = root / "languages" / "round-01.parquet"
+    write_part(path, [{name: row[name] for name in told} for row in rows if row["caption"]], tables.LANGUAGES)
 
 
 def root_images(captions: Path) -> Path:
