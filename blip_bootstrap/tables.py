@@ -30,6 +30,8 @@ class Table:
     row: str
     columns: tuple[Column, ...]
     rows_per_group: int = 10_000
+    repeating: tuple[str, ...] | None = None
+    """Columns of few different values, worth a dictionary; None: all. One of others costs a third of the writing."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -112,6 +114,7 @@ CAPTIONS = Table(
         Column("flags", pa.list_(pa.string()), "empty, repetition, prompt_leak, cut_at_max_length; may be none"),
         Column("seed", pa.int64(), "of this candidate's sampling; null for web"),
     ),
+    repeating=("source", "candidate", "num_tokens", "flags.list.element", "captioner"),
 )
 
 PAIRS = Table(
@@ -125,6 +128,21 @@ PAIRS = Table(
         Column("itm_score", pa.float32(), "as in `captions`; null in round 0"),
         Column("kept", pa.bool_(), "true: it is a training pair of this round"),
         Column("reason", pa.string(), "closed list; null where kept"),
+    ),
+    repeating=("source", "candidate", "kept", "reason"),
+)
+
+LANGUAGES = Table(
+    "languages",
+    "one row per text whose language was identified, by `audit languages`",
+    (
+        Column("round", pa.int16(), "the round whose texts they are"),
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column("source", pa.string(), "web or synthetic"),
+        Column("candidate", pa.int16(), "as in `captions`"),
+        Column("caption", pa.string(), "the text that was looked at"),
+        Column("language", pa.string(), "the most likely one, ISO 639 (two or three letters)"),
+        Column("confidence", pa.float32(), "how likely, 0..1; low where a text is short or names things only"),
     ),
 )
 
@@ -144,9 +162,8 @@ def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[st
     schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        data.select(schema.names).cast(schema), staged, compression="zstd", row_group_size=table.rows_per_group
-    )
+    rows, dictionary = data.select(schema.names).cast(schema), True if table.repeating is None else [*table.repeating]
+    pq.write_table(rows, staged, compression="zstd", row_group_size=table.rows_per_group, use_dictionary=dictionary)
     staged.replace(path)
 
 
