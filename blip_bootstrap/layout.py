@@ -19,7 +19,7 @@ from blip_bootstrap.errors import InputError
 
 MANIFEST = "MANIFEST.json"
 STAGING = ".staging"
-COUNTED_BY_CONTENT = ("start", "tokenizer", "checkpoint", "labels")
+COUNTED_BY_CONTENT = ("start", "tokenizer", "checkpoint", "labels", "captioners", "filters", "scorer")
 """Settings that name a file or folder: what lies there decides the output, not its name."""
 
 
@@ -139,11 +139,16 @@ def _settings(section: BaseModel) -> dict[str, Any]:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             found[name] = _settings(value)
-        elif name in COUNTED_BY_CONTENT and value and Path(value).exists():
-            found[name] = digest_of_path(Path(value))
+        elif name in COUNTED_BY_CONTENT and value:
+            found[name] = [_content(one) for one in value] if isinstance(value, tuple) else _content(value)
         else:
             found[name] = section.model_dump(mode="json", include={name})[name]
     return found
+
+
+def _content(source: Path | str) -> str:
+    """The digest of what lies there; a hub name as it is."""
+    return digest_of_path(Path(source)) if Path(source).exists() else str(source)
 
 
 # ----------------------------------------------------------------------------------------------------- manifests

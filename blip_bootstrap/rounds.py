@@ -100,7 +100,8 @@ def _resolve_given(config: Config) -> None:
     text = config.pretrain.model.text
     trains = config.pretrain.optimizer.steps > 0
     starts = (text.tokenizer, text.start, config.pretrain.model.vision.start) if trains else ()
-    for source in (config.captioner.checkpoint, config.filter.checkpoint, *starts):
+    more = (*config.caption.captioners, *config.caption.filters, config.caption.scorer)
+    for source in (config.captioner.checkpoint, config.filter.checkpoint, *more, *starts):
         if source:
             resolve_source(source)
 

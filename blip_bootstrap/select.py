@@ -13,7 +13,7 @@ import duckdb
 from blip_bootstrap import tables
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import AccountingError, InputError
-from blip_bootstrap.rule import FOLDED, find_cut, rule_sql, thinning
+from blip_bootstrap.rule import FOLDED, check_score, find_cut, rule_sql, thinning
 from blip_bootstrap.sql_text import scan, text_list
 
 Counts = dict[str, int | float | str]
@@ -33,6 +33,7 @@ def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
     Raises AccountingError where rows in are not rows kept plus rows per reason. BLIP, section 3.3.
     """
     files = _files(captions)
+    check_score(files, config)
     cut, num_before = find_cut(files, config), _num_before(files)
 
     def decide(shares: Mapping[str, float]) -> Query:

@@ -105,7 +105,11 @@ CAPTIONS = Table(
     (
         Column("key", pa.string(), "the image, as in `images`"),
         Column("source", pa.string(), "web or synthetic"),
-        Column("candidate", pa.int16(), "0 for web; 0..K-1 for the K synthetic candidates"),
+        Column(
+            "candidate",
+            pa.int16(),
+            "0 for web; 0.. for the synthetic candidates, those of one captioner after the other",
+        ),
         Column("caption", pa.string(), "the text, whitespace folded"),
         Column("itm_score", pa.float32(), "P(match) by the filter's ITM head, 0..1; null where the text is empty"),
         Column("itc_score", pa.float32(), "cosine of the filter's ITC embeddings, -1..1; null where the text is empty"),
@@ -113,6 +117,10 @@ CAPTIONS = Table(
         Column("num_tokens", pa.int16(), "word pieces of the text, prompt included, special tokens not"),
         Column("flags", pa.list_(pa.string()), "empty, repetition, prompt_leak, cut_at_max_length; may be none"),
         Column("seed", pa.int64(), "of this candidate's sampling; null for web"),
+        Column("captioner", pa.string(), "the model that wrote it, by its name or the end of its path; null for web"),
+        Column("itm_scores", pa.list_(pa.float32()), "of each filter, where several make itm_score; else null"),
+        Column("itc_scores", pa.list_(pa.float32()), "of each filter, where several make itc_score; else null"),
+        Column("clip_score", pa.float32(), "cosine by the second scorer, -1..1; null where there is none"),
     ),
     repeating=("source", "candidate", "num_tokens", "flags.list.element", "captioner"),
 )

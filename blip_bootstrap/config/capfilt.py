@@ -38,7 +38,11 @@ class CaptionConfig(Section):
     """Synthetic captions and the scores of all texts (section 3.3)."""
 
     sampler: SamplerConfig = SamplerConfig()
-    candidates: Count = Field(1, description="synthetic captions per image")
+    candidates: Count = Field(1, description="synthetic captions per image, of each captioner")
+    captioners: tuple[str, ...] = Field((), description="more of them beside the round's: folders, .pth or hub names")
+    filters: tuple[str, ...] = Field((), description="more of them beside the round's: folders, .pth or hub names")
+    combine: Literal["mean", "min"] = Field("mean", description="what several filters' scores become")
+    scorer: str | None = Field(None, description="a CLIPModel or SiglipModel, folder or hub name, for clip_score")
     prompt: str = "a picture of"
     batch_size: Count = Field(64, json_schema_extra=SPEED)
     device: Device = Field("auto", json_schema_extra=SPEED)
@@ -59,7 +63,9 @@ class SelectConfig(Section):
     )
     sources: tuple[Literal["web", "synthetic"], ...] = ("web", "synthetic")
     itm_threshold: Fraction = Field(0.5, description="a text below it is dropped")
-    score: Literal["itm", "itc", "logprob"] = Field("itm", description="what best_per_image, top_k, fraction rank by")
+    score: Literal["itm", "itc", "logprob", "clip"] = Field(
+        "itm", description="what best_per_image, top_k, fraction rank by; clip needs caption.scorer"
+    )
     top_k: Count = Field(1, description="top_k: texts kept of each image")
     keep_fraction: Fraction = Field(0.5, description="fraction: share of the scored texts that the cut leaves")
     target_noise: Fraction = Field(0.1, description="target_noise: share of kept texts that may be wrong")

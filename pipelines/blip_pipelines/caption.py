@@ -18,6 +18,7 @@ from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import CAPTIONS, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_pipelines.caption_models import absolute, with_absolute_models
 from blip_pipelines.caption_worker import IMAGE_COLUMNS, CaptionWorker
 from blip_pipelines.ray_session import check_cpus, connect, errors_in_one_line, num_gpus, num_workers, quiet_data
 from blip_pipelines.tally import shown, start_tally
@@ -64,7 +65,7 @@ def caption_and_score(
         progress.update(done["images"])
         merge = _Merger(out, todo)
         if blocks:
-            _run(blocks, merge, _absolute(captioner), _absolute(filter), config, ray, progress, done)
+            _run(blocks, merge, absolute(captioner), absolute(filter), config, ray, progress, done)
     shutil.rmtree(out / BLOCKS, ignore_errors=True)
     return _check(out, successes)
 
@@ -75,11 +76,6 @@ def _blocks(part: Path, out: Path) -> list[Block]:
     folder = (out / BLOCKS).absolute()
     firsts = range(0, max(num_rows, 1), BLOCK_ROWS)  # an empty file of images has an empty file of captions
     return [Block(str(part.absolute()), first, str(folder / f"{part.stem}-{first:06d}.parquet")) for first in firsts]
-
-
-def _absolute(model: Path | str) -> str:
-    """A folder as absolute path, since actors may work elsewhere; a hub name as it is."""
-    return str(Path(model).absolute()) if Path(model).exists() else str(model)
 
 
 def _run(
@@ -100,12 +96,12 @@ def _run(
     gpus = config.gpus_per_actor or (1.0 if config.device != "cpu" and num_gpus() else 0.0)
     num_actors = num_workers(ray_config, config.num_actors, config.cpus_per_actor, gpus, at_most=len(blocks))
     check_cpus(num_actors * config.cpus_per_actor, "captioning")
-    tally = start_tally()
+    actors_config, tally = with_absolute_models(config), start_tally()
     with errors_in_one_line("caption"), shown(progress, tally, dict(before)):
         items = [asdict(block) for block in blocks]
         captioned = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             CaptionBlocks,
-            fn_constructor_kwargs={"captioner": captioner, "filter": filter, "config": config, "tally": tally},
+            fn_constructor_kwargs={"captioner": captioner, "filter": filter, "config": actors_config, "tally": tally},
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=num_actors),

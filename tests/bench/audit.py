@@ -54,7 +54,8 @@ def make_captions(folder: Path, rows: int) -> None:
                             / 18446744073709551615.0) ** 3)::INTEGER), 'string_agg', ' ') AS caption,
                     if(random() < 0.6, 1 - random() ** 3, random() ** 3)::FLOAT AS itm_score,
                     random()::FLOAT AS itc_score, -random()::FLOAT AS logprob, 9::SMALLINT AS num_tokens,
-                    []::VARCHAR[] AS flags, i::BIGINT AS seed
+                    []::VARCHAR[] AS flags, i::BIGINT AS seed, if(i % 2 = 0, NULL, 'captioner') AS captioner,
+                    NULL AS itm_scores, NULL AS itc_scores, NULL::FLOAT AS clip_score
                 FROM range({ROWS_PER_FILE}) t(i) ORDER BY i
             """).to_arrow_table()
             tables.write_parquet(path, made, tables.CAPTIONS)

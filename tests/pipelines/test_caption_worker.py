@@ -101,28 +101,30 @@ def test_scores_are_those_of_the_filter_alone(images: pa.Table, captions: pa.Tab
 def test_a_shared_model_encodes_each_image_once(images: pa.Table, models: Models, captions: pa.Table) -> None:
     worker = CaptionWorker(models[0], models[0], CONFIG)
     passes: list[int] = []
-    encode = worker.captioner.encode_image
-    worker.captioner.encode_image = lambda pixels: (passes.append(len(pixels)), encode(pixels))[1]  # type: ignore[method-assign]
+    med = worker.models.captioners[0].med
+    encode = med.encode_image
+    med.encode_image = lambda pixels: (passes.append(len(pixels)), encode(pixels))[1]  # type: ignore[method-assign]
     shared = worker(images)
     assert sum(passes) == 70 - 7 - len(DAMAGED)
-    assert worker.filter is worker.captioner
+    assert worker.models.filters == worker.models.captioners
     assert texts(shared) == texts(captions)
     assert numbers(shared, "itm_score").tolist() != numbers(captions, "itm_score").tolist()
 
 
 def test_the_batch_is_halved_where_memory_runs_out(images: pa.Table, captions: pa.Table, models: Models) -> None:
     worker = CaptionWorker(*models, CONFIG)
-    encode = worker.captioner.encode_image
+    med = worker.models.captioners[0].med
+    encode = med.encode_image
 
     def small_memory(pixels: torch.Tensor) -> torch.Tensor:
         if len(pixels) > 10:
             raise torch.OutOfMemoryError
         return encode(pixels)
 
-    worker.captioner.encode_image = small_memory  # type: ignore[method-assign]
+    med.encode_image = small_memory  # type: ignore[method-assign]
     assert texts(worker(images)) == texts(captions)
     assert worker.batch_size <= 10
-    worker.captioner.encode_image = lambda pixels: small_memory(pixels.repeat(11, 1, 1, 1))  # type: ignore[method-assign]
+    med.encode_image = lambda pixels: small_memory(pixels.repeat(11, 1, 1, 1))  # type: ignore[method-assign]
     with pytest.raises(RunFailed, match="no memory for one image"):
         worker(images)
 

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -152,3 +153,33 @@ def test_too_few_labels_and_targets_out_of_reach_are_told(captions: Path, tmp_pa
         calibrate(files, tmp_path / "nothing.parquet", ["web"], 0.1)
     with pytest.raises(ValidationError, match="needs labels"):
         SelectConfig(strategy="target_noise")
+
+
+def test_blip2s_rule_keeps_the_best_two_of_web_and_ten_candidates_by_the_second_score(tmp_path: Path) -> None:
+    rows = scored(400, candidates=11)
+    rng = random.Random(2)
+    for row in rows:
+        row["clip_score"] = rng.uniform(-1, 1)
+    table = tables.rows_to_table(rows, tables.CAPTIONS)
+    tables.write_parquet(tmp_path / "captions" / "part-00000.parquet", table, tables.CAPTIONS)
+    rule = {"strategy": "top_k", "top_k": 2, "score": "clip", "itm_threshold": 0.0}
+    pairs, counts = selected(tmp_path / "captions", **rule)
+    kept = {(row["key"], row["caption"]) for row in pairs if row["kept"]}
+    for key in {row["key"] for row in rows}:
+        best = sorted((row for row in rows if row["key"] == key), key=lambda row: -row["clip_score"])[:2]
+        assert {(row["key"], row["caption"]) for row in best} <= kept
+    assert (counts["kept"], len(kept), counts["dropped_not_selected"]) == (800, 800, 3600)
+
+
+def test_a_score_that_no_text_has_is_refused_in_one_line(captions: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"^select.score: clip, but no text of .* has a clip_score; give caption.scorer"
+    ):
+        selected(captions, strategy="top_k", score="clip")
+    older = captions.parent / "older"
+    older.mkdir()
+    for file in tables.parquet_files(captions):
+        pq.write_table(tables.read_parquet(file).drop_columns(["clip_score"]), older / file.name)
+    with pytest.raises(InputError, match="has a clip_score"):
+        selected(older, strategy="fraction", score="clip")
+    assert selected(older)[1]["kept"] == selected(captions)[1]["kept"]

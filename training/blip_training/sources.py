@@ -8,7 +8,7 @@ from pathlib import Path
 from blip_bootstrap.errors import CheckpointError
 
 PACKAGE_PREFIX = "package:"
-HUB_PATTERNS = ("*.json", "*.safetensors", "vocab.txt")
+HUB_PATTERNS = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
 
 
 def resolve_source(source: str | Path) -> Path:

@@ -1,0 +1,113 @@
+"""Scores of an image's texts: by each filter, combined, and by a second scorer; one vision pass for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from blip_pipelines.caption_models import Model, Picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from blip_training.clip_scorer import ClipScorer
+
+IMAGES_PER_MATCH = 16
+"""Images of one ITM call. Each image's keys and values are made once, whatever the number of its texts."""
+
+Row = dict[str, Any]
+Texts = list[list[Row]]
+"""For each picture the rows of its texts, the web's first."""
+
+
+class Looks:
+    """What each model sees of a batch of pictures, computed once; kept only where a filter will need it again."""
+
+    def __init__(self, pictures: Sequence[Picture], filters: Sequence[Model]) -> None:
+        self._pictures, self._filters = pictures, filters
+        self._states: dict[Model, Tensor] = {}
+
+    def of(self, model: Model) -> Tensor:
+        """The model's image states, [B, 1 + P, D]."""
+        import torch
+
+        if model in self._states:
+            return self._states[model]
+        pixels = torch.stack([picture.pixels[model.image_size] for picture in self._pictures])
+        states = model.med.encode_image(pixels)
+        if model in self._filters:
+            self._states[model] = states
+        return states
+
+
+def score_with(filter: Model, rows: Texts, states: Tensor) -> None:
+    """Append one filter's ITM and ITC score to `itm_scores` and `itc_scores` of every text that is not blank.
+
+    Images whose longest texts are alike go together: padding is computed too.
+    """
+    texts = [[row for row in of_image if row["caption"]] for of_image in rows]
+    lengths = [max((row["num_tokens"] for row in of_image), default=0) for of_image in texts]
+    order = sorted((i for i in range(len(rows)) if texts[i]), key=lambda i: (lengths[i], i))
+    for start in range(0, len(order), IMAGES_PER_MATCH):
+        chosen = order[start : start + IMAGES_PER_MATCH]
+        _score_some(filter, [texts[i] for i in chosen], states[chosen])
+
+
+def _score_some(filter: Model, texts: Texts, states: Tensor) -> None:
+    flat, image_of_row = _flatten(texts, states.device)
+    ids, mask = filter.tokenizer.encode([row["caption"] for row in flat], filter.med.config.text.max_tokens)
+    ids, mask = ids.to(states.device), mask.to(states.device)
+    logits = filter.med.match(states, ids, mask, image_of_row)
+    itm = logits.float().softmax(dim=1)[:, 1].tolist()
+    itc = _itc(filter, states, ids, mask, image_of_row)
+    for row, itm_score, itc_score in zip(flat, itm, itc, strict=True):
+        row["itm_scores"] = [*(row["itm_scores"] or []), itm_score]
+        row["itc_scores"] = [*(row["itc_scores"] or []), itc_score]
+
+
+def _flatten(texts: Texts, device: Any) -> tuple[list[Row], Tensor]:
+    """All rows, and for each the place of its image."""
+    import torch
+
+    flat = [row for of_image in texts for row in of_image]
+    return flat, torch.tensor([i for i, of_image in enumerate(texts) for _ in of_image], device=device)
+
+
+def _itc(filter: Model, states: Tensor, ids: Tensor, mask: Tensor, image_of_row: Tensor) -> list[float | None]:
+    """Cosines of the ITC embeddings; None where the filter's checkpoint has no ITC."""
+    if "embed" not in filter.med.capabilities:
+        return [None] * len(ids)
+    images, texts = filter.med.embed_image(states), filter.med.embed_text(ids, mask)
+    cosines: list[float | None] = (images[image_of_row] * texts).sum(1).float().tolist()
+    return cosines
+
+
+def combine_scores(rows: Texts, how: Literal["mean", "min"]) -> None:
+    """Set `itm_score` and `itc_score` from those of each filter, which stay in the row where there are several."""
+    for row in (row for of_image in rows for row in of_image if row["itm_scores"]):
+        for one, several in (("itm_score", "itm_scores"), ("itc_score", "itc_scores")):
+            row[one] = _combine([score for score in row[several] if score is not None], how)
+        if len(row["itm_scores"]) == 1:
+            row["itm_scores"] = row["itc_scores"] = None
+
+
+def _combine(scores: list[float], how: Literal["mean", "min"]) -> float | None:
+    """Their mean or least; None where there is none: a filter without ITC has no say in it."""
+    if not scores:
+        return None
+    combine: Callable[[list[float]], float] = min if how == "min" else lambda some: sum(some) / len(some)
+    return combine(scores)
+
+
+def score_again(scorer: ClipScorer, rows: Texts, pictures: Sequence[Picture]) -> None:
+    """Set `clip_score` of every text that is not blank."""
+    import torch
+
+    texts = [[row for row in of_image if row["caption"]] for of_image in rows]
+    flat, image_of_row = _flatten(texts, scorer.device)
+    if not flat:
+        return
+    pixels = torch.stack([picture.scorer_pixels for picture in pictures if picture.scorer_pixels is not None])
+    scores = scorer.score(pixels, [row["caption"] for row in flat], image_of_row)
+    for row, score in zip(flat, scores, strict=True):
+        row["clip_score"] = score
