@@ -58,6 +58,9 @@ class ItmConfig(Section):
 
     uniform_share: Fraction = Field(0.0, description="share of negatives drawn uniformly, not by ITC similarity")
     mask_duplicate_texts: bool = Field(True, description="an equal text of another image is never a negative")
+    negatives: Literal["worker", "all_workers"] = Field(
+        "worker", description="where negatives are drawn from: a worker's micro-batch, or that of all workers together"
+    )
 
 
 class PretrainConfig(Section):
@@ -88,3 +91,20 @@ class FinetuneConfig(Section):
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
     validate_every_steps: NonNegative = Field(0, description="0: keep the last; else keep the best on validation")
     num_workers: Count = Field(1, description="training processes that share each batch")
+
+
+class VqaConfig(Section):
+    """Fine-tuning for visual question answering, and how questions are answered (section 5.4)."""
+
+    optimizer: OptimizerConfig = OptimizerConfig(steps=5000, lr=2e-5, warmup_steps=0, batch_size=256)
+    image_size: Count | None = Field(None, description="px; default: the start's own (paper: 480)")
+    question_tokens: Annotated[int, Field(ge=4)] = Field(35, description="questions are cut here, specials included")
+    answer_tokens: Annotated[int, Field(ge=3)] = Field(10, description="answers are cut here, specials included")
+    label_smoothing: Fraction = 0.1
+    augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    validate_every_steps: NonNegative = Field(
+        0, description="0: keep the last; else keep the best on the questions of a tenth of the pictures"
+    )
+    num_beams: Count = Field(3, description="generate: beams of an answer; 1: greedy")
+    rank_top_k: Count = Field(128, description="rank: answers whose whole likelihood is computed")
+    answer_batch_size: Count = Field(32, description="questions answered at a time", json_schema_extra=SPEED)

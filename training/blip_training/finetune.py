@@ -14,7 +14,7 @@ from blip_training.data import Batch, TrainingData
 from blip_training.loop import Run, alpha_at, prepare
 from blip_training.losses import itc_loss, itm_loss, lm_loss
 from blip_training.med import DECODE, EMBED, Med, require
-from blip_training.objective import Contrast, encode_texts, feed_of
+from blip_training.objective import Contrast, Part, encode_texts, feed_of, parts_of_step
 from blip_training.shards import annotated_shards
 from blip_training.text import Tokenizer
 from blip_training.training_log import Progress
@@ -31,21 +31,25 @@ def finetune_captioner_model(
     `pretrain_model`. Raises CheckpointError where the model cannot decode, InputError where `human` has no caption.
     """
     worker = this_worker(config.optimizer.device)
+    alone = Worker(worker.device)
     med, tokenizer = _start(previous_model, DECODE, config, worker)
     prompt_tokens = len(tokenizer.piece_ids(config.prompt))
 
-    def lm_of(batch: Batch) -> Tensor:
-        ids, mask = encode_texts(med, tokenizer, [f"{config.prompt} {text}".strip() for text in batch.texts])
-        return lm_loss(med, med.encode_image(batch.images), ids, mask, prompt_tokens, config.label_smoothing)
+    def lm_of(part: Part) -> Tensor:
+        states = med.encode_image(part.images)
+        return lm_loss(med, states, part.ids, part.mask, prompt_tokens, config.label_smoothing)
+
+    def validate(batch: Batch) -> Tensor:
+        return lm_of(parts_of_step(med, tokenizer, [batch], alone, config.prompt)[0])
 
     data = open_human_data(human, config, med, worker)
-    best = _best(med, human, config, worker, lm_of)
+    best = _best(med, human, config, worker, validate)
     run = Run(out, med, config.optimizer, worker, {"best": best} if best else {}, progress)
 
     for step, batches in run.steps(data):
-        for batch in batches:
+        for part in parts_of_step(med, tokenizer, batches, worker, config.prompt):
             with run.autocast():
-                lm = lm_of(batch)
+                lm = lm_of(part) * part.lm_share
             run.backward({"lm": lm})
         run.update()
         if best:
@@ -74,12 +78,14 @@ def finetune_filter_model(
 
     for step, batches in run.steps(data):
         alpha = alpha_at(config.itc, step)
-        for batch in batches:
+        parts = parts_of_step(med, tokenizer, batches, worker)
+        with run.autocast():
+            contrast.look(parts)
+        for part in parts:
             with run.autocast():
-                ids, mask = encode_texts(med, tokenizer, batch.texts)  # [B, T]
-                states = med.encode_image(batch.images)  # [B, 1 + P, Dv]
-                itc = contrast.itc(batch, states, ids, mask, alpha)
-                itm = contrast.itm(batch, states, ids, mask, itc, run.generator)
+                states = med.encode_image(part.images)  # [B, 1 + P, Dv]
+                itc = contrast.itc(part, states, alpha)
+                itm = contrast.itm(part, states, itc, run.generator)
             run.backward({"itc": itc.loss, "itm": itm})
         run.update(alpha=alpha, temperature=med.temperature.detach())
         contrast.follow()

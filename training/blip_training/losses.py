@@ -78,25 +78,43 @@ def itm_loss(
     generator: torch.Generator | None = None,
     uniform_share: float = 0.0,
     mask_duplicate_texts: bool = True,
+    rows: slice | None = None,
 ) -> ItmLoss:
     """Image-text matching with one wrong text per image and one wrong image per text (section 3.2).
 
     Wrong ones are drawn from the batch in proportion to the softmax of the ITC similarities, a share `uniform_share`
     uniformly. Never drawn: a pair of the same image, and (`mask_duplicate_texts`) of an equal text. A row that has no
-    possible negative has none: it carries no weight. `ids` start with [CLS], as given to `embed_text`.
+    possible negative has none: it carries no weight. `ids` start with [CLS], as given to `embed_text`. `rows` are the
+    images and texts whose loss is taken, by default all; the others serve as negatives.
     """
-    allowed = image_ids[:, None] != image_ids[None, :]
-    if mask_duplicate_texts:
-        allowed &= (ids[:, None, :] != ids[None, :, :]).any(-1)
-    wrong_text = draw_negatives(similarity.image_to_text, allowed, generator, uniform_share)
-    wrong_image = draw_negatives(similarity.text_to_image, allowed.T, generator, uniform_share)
-    own = torch.arange(len(ids), device=ids.device)
-    text_of_row = torch.cat([own, wrong_text, own])
-    logits = med.match(states, ids[text_of_row], mask[text_of_row], torch.cat([own, own, wrong_image]))
+    allowed = possible_negatives(image_ids, ids, mask_duplicate_texts)
+    taken = slice(None) if rows is None else rows
+    wrong_text = draw_negatives(similarity.image_to_text, allowed, generator, uniform_share)[taken]
+    wrong_image = draw_negatives(similarity.text_to_image, allowed.T, generator, uniform_share)[taken]
+    own = torch.arange(len(ids), device=ids.device)[taken]
+    text_of_row, image_of_row = torch.cat([own, wrong_text, own]), torch.cat([own, own, wrong_image])
+    if rows is not None:  # keys and values of the images that are looked at, and of no others
+        at = torch.arange(len(own), device=ids.device)
+        states, image_of_row = states[torch.cat([own, wrong_image])], torch.cat([at, at, at + len(own)])
+    logits = med.match(states, ids[text_of_row], mask[text_of_row], image_of_row)
     labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
-    weight = torch.cat([torch.ones_like(own), allowed.any(1).long(), allowed.any(0).long()]).float()
+    weight = itm_weights(allowed, taken)
     loss = F.cross_entropy(logits, labels, reduction="none")
     return ItmLoss((loss * weight).sum() / weight.sum(), logits.detach(), labels)
+
+
+def possible_negatives(
+    image_ids: Int64[Tensor, " b"], ids: Int64[Tensor, "b t"], mask_duplicate_texts: bool = True
+) -> Bool[Tensor, "b b"]:
+    """Whether image i and text j may stand as a pair that does not match."""
+    allowed = image_ids[:, None] != image_ids[None, :]
+    return allowed & (ids[:, None, :] != ids[None, :, :]).any(-1) if mask_duplicate_texts else allowed
+
+
+def itm_weights(allowed: Bool[Tensor, "b b"], rows: slice) -> Float[Tensor, " n"]:
+    """1 for each pair that ITM judges, 0 where a row has no possible negative; in the order of `ItmLoss`."""
+    own = torch.ones(len(allowed), device=allowed.device)
+    return torch.cat([own[rows], allowed.any(1)[rows], allowed.any(0)[rows]])
 
 
 @torch.no_grad()
@@ -130,9 +148,15 @@ def lm_loss(
     Padding is no target, nor are the first `prompt_tokens` word pieces after the first token (the captioner's
     fine-tuning prompt). Logits are computed where there is a target and nowhere else.
     """
-    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
-    targets[:, :prompt_tokens] = IGNORED
+    targets = lm_targets(ids, mask, prompt_tokens)
     wanted = targets != IGNORED
     decoded = med.decode_states(states, ids, mask)[:, :-1]
     logits = med.lm_logits(decoded[wanted]).float()
     return F.cross_entropy(logits, targets[wanted], label_smoothing=label_smoothing)
+
+
+def lm_targets(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], prompt_tokens: int = 0) -> Int64[Tensor, "n t-1"]:
+    """The token after each one; IGNORED for padding and for the prompt."""
+    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
+    targets[:, :prompt_tokens] = IGNORED
+    return targets

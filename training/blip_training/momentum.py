@@ -89,9 +89,9 @@ class Queue(nn.Module):
         self.filled = min(self.filled + count, self.size)
 
     def contents(self) -> tuple[Float[Tensor, "q e"], Float[Tensor, "q e"], Int64[Tensor, " q"]]:
-        """Image embeddings, text embeddings and ids of the rows filled so far."""
+        """Image embeddings, text embeddings and ids of the rows filled so far; the next `push` writes over them."""
         images, texts, ids = (self.get_buffer(name)[: self.filled] for name in ("images", "texts", "ids"))
-        return images.clone(), texts.clone(), ids.clone()
+        return images, texts, ids
 
     def get_extra_state(self) -> dict[str, int]:
         """Where the ring stands."""

@@ -12,7 +12,7 @@ from blip_training.data import open_training_data
 from blip_training.loop import Run, alpha_at, prepare
 from blip_training.losses import lm_loss
 from blip_training.med import Med
-from blip_training.objective import Contrast, encode_texts, feed_of
+from blip_training.objective import Contrast, feed_of, parts_of_step
 from blip_training.start import new_med
 from blip_training.text import Tokenizer
 from blip_training.training_log import Progress
@@ -39,14 +39,16 @@ def pretrain_model(
 
     for step, batches in run.steps(data):
         alpha = alpha_at(config.itc, step)
-        for batch in batches:
+        parts = parts_of_step(med, tokenizer, batches, worker)
+        with run.autocast():
+            contrast.look(parts)
+        for part in parts:
             with run.autocast():
-                ids, mask = encode_texts(med, tokenizer, batch.texts)  # [B, T]
-                states = med.encode_image(batch.images)  # [B, 1 + P, Dv]
-                itc = contrast.itc(batch, states, ids, mask, alpha)
-                itm = contrast.itm(batch, states, ids, mask, itc, run.generator)
-                lm = lm_loss(med, states, ids, mask, label_smoothing=config.label_smoothing)
-            run.backward({"itc": itc.loss, "itm": itm, "lm": lm})
+                states = med.encode_image(part.images)  # [B, 1 + P, Dv]
+                itc = contrast.itc(part, states, alpha)
+                itm = contrast.itm(part, states, itc, run.generator)
+                lm = lm_loss(med, states, part.ids, part.mask, label_smoothing=config.label_smoothing)
+            run.backward({"itc": itc.loss, "itm": itm, "lm": lm * part.lm_share})
         run.update(alpha=alpha, temperature=med.temperature.detach())
         contrast.follow()
 

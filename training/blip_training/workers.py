@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,13 +51,51 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+def is_grouped() -> bool:
+    """Whether there are other workers."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def gather(values: Tensor) -> Tensor:
     """The rows of all workers in the order of their ranks, without gradient: [B, ...] to [world * B, ...]."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not is_grouped():
         return values.detach()
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values.detach().contiguous())
     return torch.cat(parts)
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Each worker's loss may depend on any worker's rows: what comes back to them is added up over the workers."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        context.num_rows = len(values)
+        return gather(values)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous()
+        dist.all_reduce(total)
+        start = dist.get_rank() * context.num_rows
+        return total[start : start + context.num_rows]
+
+
+def gather_with_gradient(values: Tensor) -> Tensor:
+    """`gather` through which gradients come back; every worker must call it, and its backward pass, as often."""
+    if not is_grouped():
+        return values
+    gathered: Tensor = _GatherWithGradient.apply(values)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+def largest(value: int, device: torch.device) -> int:
+    """The largest of all workers' numbers; waits for the device."""
+    if not is_grouped():
+        return value
+    number = torch.tensor(value, device=device)
+    dist.all_reduce(number, dist.ReduceOp.MAX)
+    return int(number)
 
 
 def average(values: Mapping[str, Tensor], world: int) -> dict[str, Tensor]:
