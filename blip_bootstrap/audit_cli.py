@@ -103,6 +103,19 @@ def languages(
     print_answers(Console(), audit(folder, number, ["languages"]))
 
 
+@audit_app.command(epilog="Example: `blip-bootstrap audit calibrate --round 1`")
+def calibrate(
+    root: Root = None,
+    number: RoundNumber = None,
+    size: Annotated[int, typer.Option("--size", min=10, help="How many pictures.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed draws other pairs.")] = 0,
+) -> None:
+    """Label without people: human captions with their own picture and with another; for `select.labels`."""
+    from blip_bootstrap.human_pairs import label_human_pairs
+
+    typer.echo(str(label_human_pairs(run_folder(root), number, size, seed)))
+
+
 def why(
     name: Annotated[str, typer.Argument(metavar="KEY", help="An image's key, uid, sha256 or URL.")],
     root: Root = None,

@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 BINS = 1000
 LEAST_ANSWERS = 5
 RESAMPLES = 200
+HUMAN = "human"
+"""The source of labels that `human_pairs` makes."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,12 @@ def calibrate(captions: Sequence[Path], labels: Path, sources: Sequence[str], ta
 
     P(fits | score) is fitted to the answered labels (beta calibration: a logistic curve over ln s and ln(1-s)), each
     source by itself where both answers were given often enough; the expected noise at each threshold follows from the
-    scores of all texts. Raises InputError where there are too few answers, or no threshold reaches the target.
+    scores of all texts. Labels of the source `human` say how scores of right and wrong texts lie, not how many are
+    right: that is found from the scores of all texts (`_with_share`), as if wrong web texts were scored as shuffled
+    human ones are. Raises InputError where there are too few answers, or no threshold reaches the target.
     """
     rows = [row for row in read_labels(labels) if row["answer"] in ("yes", "no") and row["itm_score"] is not None]
-    rows = [row for row in rows if row["source"] in sources]
+    rows = [row for row in rows if row["source"] in (*sources, HUMAN)]
     if min(sum(row["answer"] == answer for row in rows) for answer in ("yes", "no")) < LEAST_ANSWERS:
         raise InputError(f"{labels}: at least {LEAST_ANSWERS} texts answered yes and as many answered no are needed")
     counts = _histograms(captions, sources)
@@ -80,12 +84,30 @@ def _curves(rows: Sequence[dict[str, Any]], counts: dict[str, Floats]) -> tuple[
     for source, number in counts.items():
         mine = [row for row in rows if row["source"] == source]
         enough = min(sum(row["answer"] == answer for row in mine) for answer in ("yes", "no")) >= LEAST_ANSWERS
+        probability = _probability(centres, _fit(mine if enough else rows))
+        if not enough and all(row["source"] == HUMAN for row in rows):
+            probability = _with_share(probability, number, sum(row["answer"] == "yes" for row in rows) / len(rows))
         texts += number
-        good += number * _probability(centres, _fit(mine if enough else rows))
+        good += number * probability
     kept, kept_good = np.cumsum(texts[::-1])[::-1], np.cumsum(good[::-1])[::-1]
     with np.errstate(invalid="ignore", divide="ignore"):
         noise = np.where(kept > 0, 1 - kept_good / kept, np.nan)
     return noise, kept_good / max(kept_good[0], 1e-12)
+
+
+def _with_share(probability: Floats, number: Floats, share: float) -> Floats:
+    """P(fits | score) for texts of which another share fits than the `share` that the curve was fitted to.
+
+    The share that explains the scores of all texts best, by expectation and maximisation (Saerens et al. 2002).
+    """
+    likelihood = probability / (1 - probability) * (1 - share) / share
+    found, fits = share, probability
+    for _ in range(500):
+        fits = found * likelihood / (found * likelihood + 1 - found)
+        was, found = found, min(max(float((number * fits).sum() / max(number.sum(), 1)), 1e-6), 1 - 1e-6)
+        if abs(found - was) < 1e-7:
+            break
+    return fits
 
 
 def _features(scores: Floats) -> Floats:

@@ -1,0 +1,84 @@
+"""Labels without people: captions that people wrote of a picture fit it, and those of another picture do not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blip_bootstrap import records, tables
+from blip_bootstrap.audit import resolve_round
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.labels import LABELS
+from blip_bootstrap.views import connect, query
+
+Pair = tuple[bytes, str, str]
+
+
+def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, seed: int = 0) -> Path:
+    """Score `size` pictures with one of their human captions and with one of another picture, by a round's filter.
+
+    Writes them as labels of the source `human`, answered yes and no; the file's path is what `select.labels` takes for
+    the strategy `target_noise`. The held-out set serves where there is one, since the filter was fitted to the human
+    set. Raises InputError where the run has neither set, or no filter that could be asked.
+    """
+    from blip_pipelines.pair_scores import score_pairs
+
+    number = resolve_round(root, number)
+    filter = filter_of(root, number)
+    pairs = list(_pairs(root, size, seed))
+    scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], [[right, wrong] for _, right, wrong in pairs])
+    rows = [
+        _row(number, at, candidate, text, score)
+        for at, ((_, *texts), both) in enumerate(zip(pairs, scores, strict=True))
+        for candidate, (text, score) in enumerate(zip(texts, both, strict=True))
+    ]
+    path = root / "labels" / f"human-round-{number:02d}.parquet"
+    tables.write_parquet(path, tables.rows_to_table(rows, LABELS), LABELS, {"seed": str(seed), "filter": str(filter)})
+    return path
+
+
+def filter_of(root: Path, number: int) -> str | Path:
+    """The filter that scored a round: the one that the round fine-tuned, else the one that was given."""
+    folder = records.round_folder(root, number) / "filter"
+    if folder.is_dir():
+        return folder
+    settings = root / "config.yaml"
+    config = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    given = (config.get("filter") or {}).get("checkpoint")
+    if not given or (config.get("caption") or {}).get("filters"):
+        raise InputError(f"{folder}: no single filter made round {number}'s scores; label a sample (`audit sample`)")
+    return str(given)
+
+
+def _pairs(root: Path, size: int, seed: int) -> Iterator[Pair]:
+    """Pictures with one of their captions and one of another picture; a caption that both have is no negative."""
+    rng = random.Random(seed)
+    rows = _annotated(root)
+    rows = rng.sample(rows, min(size, len(rows)))
+    for at, row in enumerate(rows):
+        others = [text for text in rows[at - 1]["captions"] if text not in row["captions"]]
+        if others:
+            yield row["jpg"], rng.choice(row["captions"]), rng.choice(others)
+
+
+def _annotated(root: Path) -> list[dict[str, Any]]:
+    """The readable pictures of the held-out set, else of the human set."""
+    with connect(root) as connection:
+        for name in ("held_out", "human"):
+            sql = f"SELECT jpg, captions FROM {name} WHERE status = 'success' AND len(captions) > 0 ORDER BY key"
+            if rows := query(connection, sql).to_pylist():
+                found: list[dict[str, Any]] = rows
+                return found
+    raise InputError(f"{root}: no held-out and no human-annotated set; label a sample (`audit sample`)")
+
+
+def _row(number: int, at: int, candidate: int, text: str, score: float) -> dict[str, object]:
+    answer = "no" if candidate else "yes"
+    return {
+        "round": number, "key": f"{at:010d}", "source": "human", "candidate": candidate, "caption": text,
+        "itm_score": score, "kept": None, "stratum_rows": None, "answer": answer,
+    }  # fmt: skip
