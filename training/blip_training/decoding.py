@@ -11,7 +11,7 @@ import torch
 
 from blip_bootstrap.errors import InputError
 from blip_training.beam import search_beams
-from blip_training.incremental import IncrementalDecoder
+from blip_training.incremental import REGROUP_BELOW, IncrementalDecoder
 from blip_training.med import DECODE, require
 from blip_training.sampling import draw_tokens, penalise, seeded_uniforms
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from blip_training.med import Med
     from blip_training.text import Tokenizer
 
-REGROUP_BELOW = 0.75
-"""Finished rows leave when the rest needs fewer rows than this share: regrouping copies the keys and values."""
 LONGEST_LOOP = 4
 
 
@@ -138,22 +136,18 @@ def _sample(
         finished[rows] |= drawn == sep_id
         if at + 1 == sampler.max_tokens or bool(finished[rows].all()):
             break
-        rows, drawn = _regroup(decoder, rows, drawn, finished)
+        rows, drawn = _leave(decoder, rows, drawn, finished)
         logits = decoder.step(drawn)
     return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
 
 
-def _regroup(decoder: IncrementalDecoder, rows: Tensor, drawn: Tensor, finished: Tensor) -> tuple[Tensor, Tensor]:
-    """Let finished rows leave the batch; every image left keeps as many rows as the one with the most to write."""
-    writing = ~finished[rows].view(decoder.num_images, -1)
-    images = writing.any(1).nonzero()[:, 0]
-    per_image = int(writing.sum(1).max())
-    if len(images) * per_image > REGROUP_BELOW * len(rows):
+def _leave(decoder: IncrementalDecoder, rows: Tensor, drawn: Tensor, finished: Tensor) -> tuple[Tensor, Tensor]:
+    """Let finished rows leave the batch, once they are many."""
+    writing = (~finished[rows]).nonzero()[:, 0]
+    if len(writing) > REGROUP_BELOW * len(rows):
         return rows, drawn
-    first = writing[images].int().argsort(dim=1, descending=True, stable=True)[:, :per_image]
-    kept = (images[:, None] * writing.shape[1] + first).flatten()
-    decoder.take(kept, images)
-    return rows[kept], drawn[kept]
+    decoder.leave(writing)
+    return rows[writing], drawn[writing]
 
 
 def _generated(tokenizer: Tokenizer, prompt: str, prompt_length: int, tokens: list[int], logprob: float) -> Generated:

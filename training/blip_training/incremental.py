@@ -12,26 +12,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip_training.med import Med
-    from blip_training.text_stack import SelfAttention
+    from blip_training.text_stack import CrossAttention, SelfAttention
+
+ROWS = 16
+"""Every matrix product has a multiple of so many rows, the last of them padding. With fewer, BLAS libraries take other
+kernels, whose sums end in other digits: a text would depend on how many others are written beside it."""
+
+REGROUP_BELOW = 0.75
+"""Rows, and images, leave when the rest is no more than this share: leaving copies the keys and values of the rest."""
 
 
 class IncrementalDecoder:
-    """Texts of images being written; row r belongs to image r // (rows / images).
+    """Texts of images being written; each row is one text, and stands at one of its image's slots.
 
-    An image's cross-attention keys and values are computed once, here, and shared by all of its rows.
+    An image's cross-attention keys and values are computed once, here, and shared by all of its slots. A row leaves by
+    itself; its slot stays, so that the shape of an image's products depends on the number of its candidates alone.
     """
 
     def __init__(self, med: Med, states: Float[Tensor, "b p v"], max_tokens: int) -> None:
         self._med, self._max_tokens, self.length = med, max_tokens, 0
-        pairs = med.text.image_keys_values(states, "causal")
-        self._image = [(keys.contiguous(), values.contiguous()) for keys, values in pairs]
+        self._image = med.text.image_keys_values(states, "causal")
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
-        self.num_images = states.shape[0]
+        self.num_images, self._num_slots = states.shape[0], 1
+        self._slots = torch.arange(states.shape[0], device=states.device)
 
     def prefill(self, prompt: list[int]) -> Float[Tensor, "b v"]:
         """Read the prompt, one row for each image; logits of the token after it."""
-        ids = torch.tensor(prompt, device=self._image[0][0].device).repeat(self.num_images, 1)
+        ids = torch.tensor(prompt, device=self._slots.device).repeat(self.num_images, 1)
         return self._read(ids)
 
     def step(self, tokens: Int64[Tensor, " n"]) -> Float[Tensor, "n v"]:
@@ -42,27 +50,45 @@ class IncrementalDecoder:
         """Each row becomes `times` rows in succession."""
         self._keys = [keys.repeat_interleave(times, dim=0) for keys in self._keys]
         self._values = [values.repeat_interleave(times, dim=0) for values in self._values]
+        self._num_slots = times
+        self._slots = torch.arange(self.num_images * times, device=self._slots.device)
 
-    def take(self, rows: Int64[Tensor, " n"], images: Int64[Tensor, " b"] | None = None) -> None:
-        """Go on with these rows, in this order, and with these images only (None: all of them)."""
+    def take(self, rows: Int64[Tensor, " n"], images: Int64[Tensor, " b"]) -> None:
+        """Go on with these images, and with these rows in the images' slots, in this order (beams)."""
+        self._keep_rows(rows)
+        self._keep_images(images)
+        self._slots = torch.arange(len(rows), device=rows.device)
+
+    def leave(self, rows: Int64[Tensor, " n"]) -> None:
+        """Go on with these rows alone, and with few more than the images that they look at."""
+        self._keep_rows(rows)
+        self._slots = self._slots[rows]
+        images, places = (self._slots // self._num_slots).unique(return_inverse=True)
+        if len(images) <= REGROUP_BELOW * self.num_images:
+            self._slots = places * self._num_slots + self._slots % self._num_slots
+            self._keep_images(images)
+
+    def _keep_rows(self, rows: Tensor) -> None:
         self._keys = [keys[rows] for keys in self._keys]
         self._values = [values[rows] for values in self._values]
-        if images is not None and len(images) < self.num_images:
+
+    def _keep_images(self, images: Tensor) -> None:
+        if len(images) < self.num_images:
             self._image = [(keys[images], values[images]) for keys, values in self._image]
             self.num_images = len(images)
 
     def _read(self, ids: Int64[Tensor, "n t"]) -> Float[Tensor, "n v"]:
-        stack, start = self._med.text, self.length
-        x: Tensor = stack.embeddings.of("causal")(ids, start)
+        stack, start, num_rows = self._med.text, self.length, ids.shape[0]
+        x: Tensor = stack.embeddings.of("causal")(_padded(ids), start)
         self.length += ids.shape[1]
         for number, layer in enumerate(stack.each_layer()):
-            x = self._self_attention(number, layer.self_attention.of("causal"), x, start)
-            x = layer.cross_attention.of("causal")(x, self._image[number])
+            x = self._self_attention(number, layer.self_attention.of("causal"), x, start, num_rows)
+            x = self._cross_attention(number, layer.cross_attention.of("causal"), x, num_rows)
             x = layer.feed_forward.of("causal")(x)
-        return self._med.lm_logits(x[:, -1]).float()
+        return self._med.lm_logits(x[:, -1])[:num_rows].float()
 
-    def _self_attention(self, number: int, attention: SelfAttention, x: Tensor, start: int) -> Tensor:
-        q, k, v = attention.project(x)
+    def _self_attention(self, number: int, attention: SelfAttention, x: Tensor, start: int, num_rows: int) -> Tensor:
+        q, k, v = (part[:num_rows] for part in attention.project(x))
         if number == len(self._keys):
             shape = (*k.shape[:2], self._max_tokens, k.shape[3])
             self._keys.append(k.new_empty(shape))
@@ -72,4 +98,21 @@ class IncrementalDecoder:
         values[:, :, start : self.length] = v
         seen = slice(0, self.length)
         attended = F.scaled_dot_product_attention(q, keys[:, :, seen], values[:, :, seen], is_causal=x.shape[1] > 1)
-        return attention.finish(x, attended)
+        return attention.finish(x, _padded(attended))
+
+    def _cross_attention(self, number: int, attention: CrossAttention, x: Tensor, num_rows: int) -> Tensor:
+        """All slots of an image look at it as one row of queries."""
+        (keys, values), (_, t, d), slots = self._image[number], x.shape, self._slots
+        q, num_slots = attention.query(x)[:num_rows], self.num_images * self._num_slots
+        full = num_rows == num_slots
+        if not full:
+            q = q.new_zeros(num_slots, t, d).index_copy(0, slots, q)
+        q = q.reshape(self.num_images, -1, attention.heads, d // attention.heads).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).reshape(num_slots, t, d)
+        return attention.finish(x, _padded(attended if full else attended[slots]))
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """Rows of zeros below, to a multiple of ROWS."""
+    lacking = -rows.shape[0] % ROWS
+    return torch.cat([rows, rows.new_zeros(lacking, *rows.shape[1:])]) if lacking else rows

@@ -116,8 +116,11 @@ class CrossAttention(nn.Module):
         q = self.query(x).view(b, (n // b) * t, self.heads, d // self.heads).transpose(1, 2)
         dropped = self.dropout.p if self.training else 0.0
         attended = attend(q, keys, values, seen, dropped)
-        out = self.output(attended.transpose(1, 2).reshape(n, t, d))
-        finished: Tensor = self.norm(x + self.dropout(out))
+        return self.finish(x, attended.transpose(1, 2).reshape(n, t, d))
+
+    def finish(self, x: Float[Tensor, "n t d"], attended: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """Output projection, added to the input, and norm."""
+        finished: Tensor = self.norm(x + self.dropout(self.output(attended)))
         return finished
 
 
