@@ -46,7 +46,7 @@ class Models:
     def __init__(self, captioner: Source, filter: Source, config: CaptionConfig, device: torch.device) -> None:
         from blip_training.med import DECODE, MATCH
 
-        self._device = device
+        self._device, self._dtype = device, config.dtype
         self._loaded: dict[str, Model] = {}
         sources = captioner_sources(captioner, config), filter_sources(filter, config)
         self.captioners = [self._load(source, DECODE) for source in sources[0]]
@@ -62,10 +62,13 @@ class Models:
     def _load(self, source: Source, capability: str) -> Model:
         from blip_training.checkpoint import load_med
         from blip_training.med import require
+        from blip_training.precision import cast_products
 
         digest = digest_of_model(source)
         if digest not in self._loaded:
-            self._loaded[digest] = Model(name_of_model(source), *load_med(source, self._device))
+            med, tokenizer = load_med(source, self._device)
+            med = cast_products(med) if self._dtype == "bfloat16" else med
+            self._loaded[digest] = Model(name_of_model(source), med, tokenizer)
         require(self._loaded[digest].med, capability, source)
         return self._loaded[digest]
 

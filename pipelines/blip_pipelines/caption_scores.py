@@ -43,21 +43,24 @@ class Looks:
 def score_with(filter: Model, rows: Texts, states: Tensor) -> None:
     """Append one filter's ITM and ITC score to `itm_scores` and `itc_scores` of every text that is not blank.
 
-    Images whose longest texts are alike go together: padding is computed too.
+    Images with as many texts go together: an image's keys and values then need no copy for each text. Of these, the
+    ones whose longest texts are alike: padding is computed too.
     """
     texts = [[row for row in of_image if row["caption"]] for of_image in rows]
     lengths = [max((row["num_tokens"] for row in of_image), default=0) for of_image in texts]
-    order = sorted((i for i in range(len(rows)) if texts[i]), key=lambda i: (lengths[i], i))
-    for start in range(0, len(order), IMAGES_PER_MATCH):
-        chosen = order[start : start + IMAGES_PER_MATCH]
-        _score_some(filter, [texts[i] for i in chosen], states[chosen])
+    for num_texts in sorted({len(of_image) for of_image in texts if of_image}):
+        alike = sorted((i for i in range(len(rows)) if len(texts[i]) == num_texts), key=lambda i: (lengths[i], i))
+        for start in range(0, len(alike), IMAGES_PER_MATCH):
+            chosen = alike[start : start + IMAGES_PER_MATCH]
+            _score_some(filter, [texts[i] for i in chosen], states[chosen])
 
 
 def _score_some(filter: Model, texts: Texts, states: Tensor) -> None:
+    """The same for images that all have the same number of texts."""
     flat, image_of_row = _flatten(texts, states.device)
     ids, mask = filter.tokenizer.encode([row["caption"] for row in flat], filter.med.config.text.max_tokens)
     ids, mask = ids.to(states.device), mask.to(states.device)
-    logits = filter.med.match(states, ids, mask, image_of_row)
+    logits = filter.med.match(states, ids, mask)
     itm = logits.float().softmax(dim=1)[:, 1].tolist()
     itc = _itc(filter, states, ids, mask, image_of_row)
     for row, itm_score, itc_score in zip(flat, itm, itc, strict=True):
