@@ -56,7 +56,9 @@ class ItcConfig(Section):
 class ItmConfig(Section):
     """Image-text matching with hard negatives (section 3.2)."""
 
-    uniform_share: Fraction = Field(0.0, description="share of negatives drawn uniformly, not by ITC similarity")
+    uniform_share: Fraction = Field(
+        0.5, description="share of negatives drawn uniformly, the rest by ITC similarity (the paper: 0)"
+    )
     mask_duplicate_texts: bool = Field(True, description="an equal text of another image is never a negative")
     negatives: Literal["worker", "all_workers"] = Field(
         "worker", description="where negatives are drawn from: a worker's micro-batch, or that of all workers together"
