@@ -14,6 +14,7 @@ import typer
 
 from blip_bootstrap.audit_cli import RoundNumber, mount, run_folder
 from blip_bootstrap.errors import BlipBootstrapError, ConfigError
+from blip_bootstrap.plan_cli import mount_plan
 
 INTERRUPTED = 130
 
@@ -133,6 +134,7 @@ def config_check(
 
 
 mount(app)
+mount_plan(app)
 
 
 def _load(

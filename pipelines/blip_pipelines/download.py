@@ -87,7 +87,7 @@ def _run(
     quiet_data()
     tally = start_tally()
     with ExitStack() as stack:
-        own_hosts = frozenset(stack.enter_context(_serve(urls)) for urls in lists if urls.serve)
+        own_hosts = serve_lists(lists, stack)
         stack.enter_context(errors_in_one_line("download"))
         stack.enter_context(shown(progress, tally, before))
         items = [{"shard": str(shard.absolute()), "part": str((out / shard.name).absolute())} for shard in todo]
@@ -99,6 +99,11 @@ def _run(
         )
         for _ in fetched.iter_rows():
             pass
+
+
+def serve_lists(lists: Sequence[UrlList], stack: ExitStack) -> frozenset[str]:
+    """Serve the folders of the lists that have one until `stack` closes; their hosts, "127.0.0.1:PORT"."""
+    return frozenset(stack.enter_context(_serve(urls)) for urls in lists if urls.serve)
 
 
 def _serve(urls: UrlList) -> AbstractContextManager[str]:

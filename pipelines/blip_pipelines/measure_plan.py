@@ -1,0 +1,217 @@
+"""What each step costs on this machine, measured on a sample with the configured models and as many workers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from blip_bootstrap.config import CaptionConfig, Config
+from blip_bootstrap.plan import Cost
+from blip_bootstrap.select import select_pairs
+from blip_bootstrap.tables import CAPTIONS, PAIRS, Table, rows_to_table, write_parquet
+from blip_pipelines.caption import BLOCK_ROWS
+from blip_pipelines.caption_models import Picture, absolute, with_absolute_models
+from blip_pipelines.caption_worker import DECODE_THREADS, CaptionWorker
+from blip_pipelines.plan_sample import (
+    PlannedModels,
+    Sample,
+    drawn_sample,
+    find_models,
+    peak_bytes,
+    stored_sample,
+)
+from blip_pipelines.plan_training import measure_training
+from blip_pipelines.plan_web import measure_download
+from blip_pipelines.ray_session import check_cpus, connect, errors_in_one_line, num_gpus, num_workers, quiet_data
+
+SELECT_ROWS = 100_000
+DISK_PROBE_BYTES = 64_000_000
+DECODED_IMAGES = 32
+DECODE_BOUND = 0.8
+"""Decoding bounds where it takes so much of the time that a batch takes as a whole."""
+
+Say = Callable[[str], None]
+
+
+def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple[list[Cost], float]:
+    """The cost of each step of a round, measured on `count` images, and the disk's rate in bytes per second.
+
+    The images are those of the run, else the first of the URL lists (fetched for this), else drawn ones. Each
+    measurement ends after `limit_s` seconds or with the sample. Nothing is written but to a temporary folder. Raises
+    CheckpointError for a model that cannot be used, RunFailed where Ray has too few CPUs.
+    """
+    with tempfile.TemporaryDirectory(prefix="blip-plan-") as folder:
+        scratch = Path(folder)
+        disk_bytes_per_s = measure_disk(scratch)
+        started = time.perf_counter()
+        connect(config.ray)
+        quiet_data()
+        costs = [Cost("start", 0, 0, 0.0, "start", fixed_s=time.perf_counter() - started, scales=False)]
+        sample, download = find_sample(config, scratch, count)
+        models = find_models(config, scratch)
+        note = "" if models.trained else "; untrained models: captions end at max_tokens, later than trained ones do"
+        say(f"plan: {len(sample.rows)} images, {sample.origin}{note}")
+        captioning, captions = measure_captioning(config, models, sample, limit_s)
+        costs += [download] if download else []
+        costs += [captioning, measure_select(config, captions, scratch / "select", sample.success_share)]
+        if config.pretrain.optimizer.steps:
+            costs.append(measure_training(config, sample.rows, scratch))
+        return costs, disk_bytes_per_s
+
+
+def find_sample(config: Config, scratch: Path, count: int) -> tuple[Sample, Cost | None]:
+    """Images to measure with, and the cost of the download, None where there is nothing to fetch."""
+    if any((config.root / "images").glob("part-*.parquet")):
+        sample = stored_sample(config.root / "images", count, f"of {config.root}")
+        return sample, None
+    if config.download.urls:
+        cost = measure_download(config, scratch / "images", count)
+        return stored_sample(scratch / "images", count, "the first of the lists"), cost
+    return drawn_sample(scratch / "drawn", count), None
+
+
+def measure_captioning(
+    config: Config, models: PlannedModels, sample: Sample, limit_s: float
+) -> tuple[Cost, list[dict[str, Any]]]:
+    """The cost of captioning and scoring, by as many actors as a run would start here; and the sample's captions."""
+    import ray
+
+    caption = with_absolute_models(config.caption)
+    gpus = caption.gpus_per_actor or (1.0 if caption.device != "cpu" and num_gpus() else 0.0)
+    num_actors = num_workers(config.ray, caption.num_actors, caption.cpus_per_actor, gpus)
+    check_cpus(num_actors * caption.cpus_per_actor, "captioning")
+    started = time.perf_counter()
+    with errors_in_one_line("plan"):
+        remote: Any = ray.remote(num_cpus=caption.cpus_per_actor, num_gpus=gpus)(SampledCaptioning)
+        sources = absolute(models.captioner), absolute(models.filter)
+        actors = [remote.remote(*sources, caption) for _ in range(num_actors)]
+        ray.get([actor.load.remote() for actor in actors])
+        _run_nothing()
+        fixed_s = time.perf_counter() - started
+        rows = ray.put(sample.rows)
+        found = ray.get([actor.measure.remote(rows, limit_s) for actor in actors])
+        for actor in actors:
+            ray.kill(actor)
+    seconds = sum(one["seconds"] for one in found) / num_actors
+    decode_s = sum(one["decode_s"] for one in found) / num_actors
+    captions, images = found[0]["captions"], found[0]["images"]
+    return Cost(
+        "caption + score",
+        rows_per_image=len(captions) / images,
+        bytes_per_image=stored_bytes(captions, CAPTIONS) / images,
+        seconds_per_image=seconds,
+        bound_by="CPU decode" if decode_s / DECODE_THREADS > DECODE_BOUND * seconds else "model",
+        fixed_s=fixed_s,
+        num_workers=num_actors,
+        unit=BLOCK_ROWS,
+        share=sample.success_share,
+        worker_bytes=max(one["peak_bytes"] for one in found),
+        devices_per_worker=gpus or caption.cpus_per_actor,
+        device="GPU" if gpus else "CPU",
+    ), captions
+
+
+def _run_nothing() -> None:
+    """What a job of Ray Data costs that has nothing to do."""
+    import ray
+
+    ray.data.from_items([{"row": 0}]).map_batches(_same, batch_format="pyarrow").take_all()
+
+
+def _same(batch: pa.Table) -> pa.Table:
+    return batch
+
+
+class SampledCaptioning:
+    """A Ray actor that captions a sample and says how long that took; needs no Ray itself."""
+
+    def __init__(self, captioner: str, filter: str, config: CaptionConfig) -> None:
+        self._arguments = captioner, filter, config, max(1, int(config.cpus_per_actor))
+
+    def load(self) -> None:
+        """Load the models; not in the constructor, where Ray would hide the error."""
+        self._worker = CaptionWorker(*self._arguments)
+
+    def measure(self, images: pa.Table, limit_s: float) -> dict[str, Any]:
+        """Seconds an image, once it runs; seconds of decoding an image; the captions; this process's peak memory."""
+        worker = self._worker
+        worker.batch_size = min(worker.batch_size, max(1, len(images) // 4))
+        captions, ends, num_done, started = [], [], [], time.perf_counter()
+        for rows in worker.in_batches(images):
+            captions += rows
+            ends.append(time.perf_counter())
+            num_done.append(sum(row["source"] == "web" for row in captions))
+            if len(ends) > 1 and ends[-1] - started > limit_s:
+                break
+        first = (ends[0], num_done[0]) if len(ends) > 1 else (started, 0)  # the first batch pays what is done once
+        return {
+            "seconds": (ends[-1] - first[0]) / (num_done[-1] - first[1]),
+            "decode_s": self._decode_s(images.slice(0, DECODED_IMAGES)),
+            "captions": captions,
+            "images": num_done[-1],
+            "peak_bytes": peak_bytes(),
+        }
+
+    def _decode_s(self, images: pa.Table) -> float:
+        models = self._worker.models
+        sizes = frozenset(model.image_size for model in models.all)
+        rows, started = images.to_pylist(), time.perf_counter()
+        for row in rows:
+            Picture(row, sizes, models.scorer)
+        return (time.perf_counter() - started) / len(rows)
+
+
+def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path, share: float) -> Cost:
+    """The cost of the selection, on the sample's captions repeated until there are enough."""
+    num_images = sum(row["source"] == "web" for row in captions)
+    parts = -(-SELECT_ROWS // (10 * len(captions)))  # some ten repetitions are one file
+    for part in range(parts):
+        rows = [row | {"key": f"{part}.{i}.{row['key']}"} for i in range(10) for row in captions]
+        write_parquet(folder / "captions" / f"part-{part:05d}.parquet", rows_to_table(rows, CAPTIONS), CAPTIONS)
+    out = folder / "pairs"
+    out.mkdir()
+    started = time.perf_counter()
+    select_pairs(out, folder / "captions", config.select)
+    seconds = time.perf_counter() - started
+    images = 10 * parts * num_images
+    pairs = [{name: row.get(name) for name in PAIRS.schema.names} | {"kept": True} for row in captions]
+    return Cost(
+        "select",
+        rows_per_image=len(captions) / num_images,
+        bytes_per_image=stored_bytes(pairs, PAIRS) / num_images,
+        seconds_per_image=seconds / images,
+        bound_by="CPU",
+        share=share,
+        worker_bytes=peak_bytes(),
+        devices_per_worker=os.cpu_count() or 1,
+        scales=False,
+    )
+
+
+def stored_bytes(rows: list[dict[str, Any]], table: Table) -> int:
+    """What the rows take in a Parquet file, its header and footer left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = []
+        for number, some in enumerate(([], rows)):
+            path = Path(folder) / f"{number}.parquet"
+            write_parquet(path, rows_to_table(some, table), table)
+            sizes.append(path.stat().st_size)
+    return sizes[1] - sizes[0]
+
+
+def measure_disk(folder: Path) -> float:
+    """Bytes per second that are really written."""
+    block, started = os.urandom(1_000_000), time.perf_counter()
+    with (folder / "probe").open("wb") as file:
+        for _ in range(DISK_PROBE_BYTES // len(block)):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    (folder / "probe").unlink()
+    return DISK_PROBE_BYTES / (time.perf_counter() - started)

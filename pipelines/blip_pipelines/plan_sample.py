@@ -1,0 +1,106 @@
+"""The pictures and models that a plan is measured with: the user's own where there are any."""
+
+from __future__ import annotations
+
+import io
+import random
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blip_bootstrap.config import Config, FinetuneConfig
+from blip_bootstrap.layout import MANIFEST
+from blip_bootstrap.tables import IMAGES, parquet_files, read_parquet, rows_to_table, write_parquet
+
+DRAWN_PX = 256
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of the table `images` to measure with, where they are from, and what download made of the list.
+
+    `num_rows` rows of the list have become the images, of which `rows` are some; they take `size_bytes` on disk.
+    """
+
+    rows: pa.Table
+    origin: str
+    num_rows: int
+    size_bytes: int
+    success_share: float
+
+
+def stored_sample(folder: Path, count: int, origin: str) -> Sample:
+    """The first `count` downloaded images of a folder of the table `images`."""
+    files = parquet_files(folder)
+    tables, num_rows, num_found, size_bytes = [], 0, 0, 0
+    for file in files:
+        table = read_parquet(file)
+        fetched = table.filter(pc.equal(table["status"], "success"))
+        tables.append(fetched.slice(0, count - sum(map(len, tables))))
+        num_rows, num_found, size_bytes = (
+            num_rows + len(table),
+            num_found + len(fetched),
+            size_bytes + file.stat().st_size,
+        )
+        if num_found >= count:
+            break
+    return Sample(pa.concat_tables(tables), origin, num_rows, size_bytes, num_found / max(num_rows, 1))
+
+
+def drawn_sample(folder: Path, count: int) -> Sample:
+    """Drawn pictures of `DRAWN_PX`, for where there are no data yet."""
+    from blip_bootstrap.demo.scenes import draw_scene, sample_scene
+    from blip_bootstrap.demo.wording import describe
+
+    rng, empty = random.Random(0), dict.fromkeys(IMAGES.schema.names)
+    rows: list[dict[str, Any]] = []
+    for number in range(count):
+        scene, stream = sample_scene(rng, 1 + number % 3), io.BytesIO()
+        draw_scene(scene, DRAWN_PX).save(stream, "JPEG", quality=95)
+        known = {"key": f"{number:010d}", "status": "success", "caption": describe(scene, rng)}
+        rows.append(empty | known | {"jpg": stream.getvalue(), "width": DRAWN_PX, "height": DRAWN_PX})
+    write_parquet(folder / "part-00000.parquet", rows_to_table(rows, IMAGES), IMAGES)
+    return stored_sample(folder, count, "drawn pictures")
+
+
+@dataclass(frozen=True)
+class PlannedModels:
+    """A captioner and a filter to measure with; `trained` is false where they are random, of the configured size."""
+
+    captioner: str
+    filter: str
+    trained: bool
+
+
+def find_models(config: Config, scratch: Path) -> PlannedModels:
+    """The given models, else those of the newest round, else random ones of the configured size."""
+    found = {name: _given_or_made(config.root, name, getattr(config, name)) for name in ("captioner", "filter")}
+    sources = {name: source or str(_random_model(config, scratch / name)) for name, source in found.items()}
+    return PlannedModels(**sources, trained=None not in found.values())
+
+
+def _given_or_made(root: Path, name: str, section: FinetuneConfig) -> str | None:
+    if section.checkpoint:
+        return section.checkpoint
+    made = sorted(path.parent for path in root.glob(f"round-*/{name}/{MANIFEST}"))
+    return str(made[-1]) if made else None
+
+
+def _random_model(config: Config, folder: Path) -> Path:
+    from blip_training.checkpoint import save_med
+    from blip_training.start import new_med
+    from blip_training.text import Tokenizer
+
+    tokenizer = Tokenizer.load(config.pretrain.model.text.tokenizer)
+    save_med(folder, new_med(config.pretrain.model, tokenizer.num_tokens), tokenizer)
+    return folder
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,60 @@
+"""What the download costs, measured by fetching the first rows of the URL lists."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from blip_bootstrap.config import Config, DownloadConfig
+from blip_bootstrap.plan import Cost
+from blip_bootstrap.tables import IMAGES, read_parquet, rows_to_table, write_parquet
+from blip_pipelines.download import fetch_rows, serve_lists
+from blip_pipelines.plan_sample import peak_bytes
+from blip_pipelines.ray_session import errors_in_one_line, num_workers
+from blip_pipelines.url_lists import write_shards
+
+CPU_BOUND = 0.7
+"""Share of a fetching worker's time on the CPU from which its decoding and resizing bounds it, not the network."""
+
+
+def measure_download(config: Config, images: Path, count: int) -> Cost:
+    """The cost of the download; the `count` fetched rows are left in `images`. Raises InputError for a wrong list."""
+    import ray
+
+    workers = num_workers(config.ray, 0, cpus_each=1)
+    per_worker = -(-count // workers)
+    shards = images.with_name("lists")
+    shards.mkdir()
+    write_shards(list(config.download.urls), shards, per_worker, count)
+    files = sorted(shards.glob("*.parquet"))[:workers]
+    with ExitStack() as stack:
+        own_hosts = serve_lists(config.download.urls, stack)
+        stack.enter_context(errors_in_one_line("plan"))
+        remote = ray.remote(num_cpus=1)(fetch_sample)
+        found = ray.get([remote.remote(read_parquet(file).to_pylist(), config.download, own_hosts) for file in files])
+    for file, one in zip(files, found, strict=True):
+        write_parquet(images / file.name, rows_to_table(one["rows"], IMAGES), IMAGES)
+    num_rows = sum(len(one["rows"]) for one in found)
+    seconds = sum(one["seconds"] for one in found)
+    cpu_share = sum(one["cpu_s"] for one in found) / seconds
+    return Cost(
+        "download",
+        rows_per_image=1.0,
+        bytes_per_image=sum(file.stat().st_size for file in images.iterdir()) / num_rows,
+        seconds_per_image=seconds / num_rows,
+        bound_by="CPU decode" if cpu_share > CPU_BOUND else "network",
+        num_workers=workers,
+        unit=config.download.rows_per_shard,
+        worker_bytes=max(one["peak_bytes"] for one in found),
+    )
+
+
+def fetch_sample(rows: list[dict[str, Any]], config: DownloadConfig, own_hosts: frozenset[str]) -> dict[str, Any]:
+    """In a worker: rows as the table `images` has them, the seconds they took, and those of them on the CPU."""
+    list(fetch_rows([], config, own_hosts))  # what is imported for the first row is not part of its time
+    started, cpu_started = time.perf_counter(), time.process_time()
+    fetched = list(fetch_rows(rows, config, own_hosts))
+    seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+    return {"rows": fetched, "seconds": seconds, "cpu_s": cpu_s, "peak_bytes": peak_bytes()}
