@@ -79,9 +79,10 @@ def our_step(config: ModelConfig, part: Part, queue: torch.Tensor, dtype: str, o
         with run.autocast():
             contrast.look([part])
             states = med.encode_image(part.images)
+            keys = med.shared_keys(states)
             itc = contrast.itc(part, states, ALPHA)
-            itm = contrast.itm(part, states, itc, run.generator)
-            lm = lm_loss(med, states, part.ids, part.mask)
+            itm = contrast.itm(part, states, itc, run.generator, keys)
+            lm = lm_loss(med, states, part.ids, part.mask, keys=keys)
         run.backward({"itc": itc.loss, "itm": itm, "lm": lm})
         run.update()
         contrast.follow()

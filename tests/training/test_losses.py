@@ -123,7 +123,9 @@ def test_same_image_and_equal_texts_are_never_negatives() -> None:
     seen = []
     real = med.match
 
-    def spy(states: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    def spy(
+        states: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, images: torch.Tensor, keys: None
+    ) -> torch.Tensor:
         seen.append((ids, images))
         return real(states, ids, mask, images)
 
@@ -170,3 +172,25 @@ def test_three_losses_reach_every_weight() -> None:
     itm = itm_loss(med, states, ids, mask, own, itc, torch.Generator().manual_seed(0))
     (itc.loss + itm.loss + lm_loss(med, states, ids, mask)).backward()
     assert [name for name, weight in med.named_parameters() if weight.grad is None] == []
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_shared_keys_give_the_same_losses_and_gradients(checkpointing: bool) -> None:
+    med, (pixels, ids, mask) = tiny(), batch()
+    med.train().set_activation_checkpointing(checkpointing)
+    found = []
+    for shared in (False, True):
+        med.zero_grad()
+        states = med.encode_image(pixels)
+        keys = med.shared_keys(states) if shared else None
+        similarity = ItcLoss(torch.tensor(0.0), torch.zeros(5, 5), torch.zeros(5, 5))
+        generator = torch.Generator().manual_seed(3)
+        itm = itm_loss(med, states, ids, mask, torch.arange(5), similarity, generator, keys=keys).loss
+        (itm + lm_loss(med, states, ids, mask, keys=keys)).backward()
+        found.append([weight.grad.clone() for weight in med.parameters() if weight.grad is not None])
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_readings_with_cross_attention_of_their_own_share_no_keys() -> None:
+    med = Med(tiny().config.model_copy(update={"share": "all_but_ca"}), 40)
+    assert med.shared_keys(med.encode_image(batch()[0])) is None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip_training.med import Med
+    from blip_training.text_stack import KeyValue
 
 IGNORED = -100
 HARD_FLOOR = 1e-4
@@ -79,13 +80,15 @@ def itm_loss(
     uniform_share: float = 0.0,
     mask_duplicate_texts: bool = True,
     rows: slice | None = None,
+    keys: list[KeyValue] | None = None,
 ) -> ItmLoss:
     """Image-text matching with one wrong text per image and one wrong image per text (section 3.2).
 
     Wrong ones are drawn from the batch in proportion to the softmax of the ITC similarities, a share `uniform_share`
     uniformly. Never drawn: a pair of the same image, and (`mask_duplicate_texts`) of an equal text. A row that has no
     possible negative has none: it carries no weight. `ids` start with [CLS], as given to `embed_text`. `rows` are the
-    images and texts whose loss is taken, by default all; the others serve as negatives.
+    images and texts whose loss is taken, by default all; the others serve as negatives. `keys` are
+    `med.shared_keys(states)`, where they are wanted elsewhere too and there are no `rows`.
     """
     allowed = possible_negatives(image_ids, ids, mask_duplicate_texts)
     taken = slice(None) if rows is None else rows
@@ -96,7 +99,7 @@ def itm_loss(
     if rows is not None:  # keys and values of the images that are looked at, and of no others
         at = torch.arange(len(own), device=ids.device)
         states, image_of_row = states[torch.cat([own, wrong_image])], torch.cat([at, at, at + len(own)])
-    logits = med.match(states, ids[text_of_row], mask[text_of_row], image_of_row)
+    logits = med.match(states, ids[text_of_row], mask[text_of_row], image_of_row, None if rows else keys)
     labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
     weight = itm_weights(allowed, taken)
     loss = F.cross_entropy(logits, labels, reduction="none")
@@ -142,6 +145,7 @@ def lm_loss(
     mask: Int64[Tensor, "n t"],
     prompt_tokens: int = 0,
     label_smoothing: float = 0.1,
+    keys: list[KeyValue] | None = None,
 ) -> Float[Tensor, ""]:
     """Language modelling: mean cross-entropy of each next token, nats (section 3.2).
 
@@ -150,7 +154,7 @@ def lm_loss(
     """
     targets = lm_targets(ids, mask, prompt_tokens)
     wanted = targets != IGNORED
-    decoded = med.decode_states(states, ids, mask)[:, :-1]
+    decoded = med.decode_states(states, ids, mask, keys)[:, :-1]
     logits = med.lm_logits(decoded[wanted]).float()
     return F.cross_entropy(logits, targets[wanted], label_smoothing=label_smoothing)
 

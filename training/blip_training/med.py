@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip_bootstrap.config import ModelConfig
+    from blip_training.text_stack import KeyValue
 
 EMBED, MATCH, DECODE = "embed", "match", "decode"
 CAPABILITIES = frozenset({EMBED, MATCH, DECODE})
@@ -75,13 +76,14 @@ class Med(nn.Module):
         ids: Int64[Tensor, "n t"],
         mask: Int64[Tensor, "n t"],
         image_of_row: Int64[Tensor, " n"] | None = None,
+        keys: list[KeyValue] | None = None,
     ) -> Float[Tensor, "n 2"]:
         """ITM logits: column 1, the text is of the image. [ENC] is put in the place of the first token.
 
         Text r is matched with image `image_of_row[r]`; by default N is B times K and each image has K texts in
-        succession. However many texts, an image's keys and values are computed once.
+        succession. However many texts, an image's keys and values are computed once; or they are `keys`.
         """
-        last = self.text(_with_first(ids, self.enc_id), mask, "bidirectional", states, image_of_row)
+        last = self.text(_with_first(ids, self.enc_id), mask, "bidirectional", keys or states, image_of_row)
         logits: Tensor = self.itm_head(last[:, 0]).float()
         return logits + self._itc_term(states, ids, mask, image_of_row) if self.config.itc_in_itm else logits
 
@@ -95,11 +97,20 @@ class Med(nn.Module):
         similarity = (images * self.embed_text(ids, mask)).sum(-1) * self.itc_scale
         return torch.stack([torch.zeros_like(similarity), similarity], dim=1)
 
+    def shared_keys(self, states: Float[Tensor, "b p v"]) -> list[KeyValue] | None:
+        """The images' keys and values for `match` and `decode_states` alike; None where these do not share them."""
+        shared = all(layer.cross_attention.is_shared for layer in self.text.each_layer())
+        return self.text.image_keys_values(states, "causal") if shared else None
+
     def decode_states(
-        self, states: Float[Tensor, "b p v"], ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]
+        self,
+        states: Float[Tensor, "b p v"],
+        ids: Int64[Tensor, "n t"],
+        mask: Int64[Tensor, "n t"],
+        keys: list[KeyValue] | None = None,
     ) -> Float[Tensor, "n t d"]:
         """Last states of the causal reading, before the LM head. [DEC] is put in the place of the first token."""
-        decoded: Tensor = self.text(_with_first(ids, self.dec_id), mask, "causal", states)
+        decoded: Tensor = self.text(_with_first(ids, self.dec_id), mask, "causal", keys or states)
         return decoded
 
     def lm_logits(self, decoded: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:

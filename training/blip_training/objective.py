@@ -23,6 +23,8 @@ from blip_training.workers import Worker, average, gather, gather_with_gradient,
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
+    from blip_training.text_stack import KeyValue
+
     Ids = Int64[Tensor, "b t"]
 
 
@@ -135,16 +137,21 @@ class Contrast:
         return self._similarities(loss, part, image, text) if self._all_workers else loss
 
     def itm(
-        self, part: Part, states: Float[Tensor, "b p v"], itc: ItcLoss, generator: torch.Generator
+        self,
+        part: Part,
+        states: Float[Tensor, "b p v"],
+        itc: ItcLoss,
+        generator: torch.Generator,
+        keys: list[KeyValue] | None = None,
     ) -> Float[Tensor, ""]:
-        """The ITM loss of a micro-batch; `generator` is in the same state on every worker."""
+        """The ITM loss of a micro-batch; `generator` is in the same state on every worker, `keys` as in itm_loss."""
         config = self.itm_config
         if self._all_workers:
             states = gather_with_gradient(states)
         ids, mask, image_ids = self._pools[part.number]
         found = itm_loss(
             self.med, states, ids, mask, image_ids, itc, generator, config.uniform_share, config.mask_duplicate_texts,
-            self._rows(len(part.ids)),
+            self._rows(len(part.ids)), keys,
         )  # fmt: skip
         return found.loss * self._itm_shares[part.number]
 

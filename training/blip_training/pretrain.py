@@ -45,9 +45,10 @@ def pretrain_model(
         for part in parts:
             with run.autocast():
                 states = med.encode_image(part.images)  # [B, 1 + P, Dv]
+                keys = med.shared_keys(states)  # of each image and layer, for ITM and LM
                 itc = contrast.itc(part, states, alpha)
-                itm = contrast.itm(part, states, itc, run.generator)
-                lm = lm_loss(med, states, part.ids, part.mask, label_smoothing=config.label_smoothing)
+                itm = contrast.itm(part, states, itc, run.generator, keys)
+                lm = lm_loss(med, states, part.ids, part.mask, 0, config.label_smoothing, keys)
             run.backward({"itc": itc.loss, "itm": itm, "lm": lm * part.lm_share})
         run.update(alpha=alpha, temperature=med.temperature.detach())
         contrast.follow()

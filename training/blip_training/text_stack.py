@@ -210,11 +210,11 @@ class TextStack(nn.Module):
         ids: Int64[Tensor, "n t"],
         mask: Int64[Tensor, "n t"],
         reading: Reading,
-        states: Float[Tensor, "b p v"] | None = None,
+        states: Float[Tensor, "b p v"] | list[KeyValue] | None = None,
         image_of_row: Int64[Tensor, " n"] | None = None,
         states_mask: Int64[Tensor, "b p"] | None = None,
     ) -> Float[Tensor, "n t d"]:
-        """Last states of the tokens; grounded in images where `states` are given.
+        """Last states of the tokens; grounded in images where `states`, or what `image_keys_values` made of them, are.
 
         Row r looks at image `image_of_row[r]`; by default at image r // (N / B). Causally read, padding needs no mask:
         it stands after the text. `states_mask` is 0 at states that are none (a question's padding, where a VQA decoder
@@ -225,8 +225,9 @@ class TextStack(nn.Module):
         looked_at = None if states_mask is None else states_mask[:, None, None, :].bool()
         if looked_at is not None and image_of_row is not None:
             looked_at = looked_at[image_of_row]
-        for layer in self.each_layer():
-            x = self._run(layer, x, reading, seen, states, image_of_row, looked_at)
+        for number, layer in enumerate(self.each_layer()):
+            image = states[number] if isinstance(states, list) else states
+            x = self._run(layer, x, reading, seen, image, image_of_row, looked_at)
         return x
 
     def _run(
@@ -235,15 +236,17 @@ class TextStack(nn.Module):
         x: Tensor,
         reading: Reading,
         seen: Tensor | None,
-        states: Tensor | None,
+        states: Tensor | KeyValue | None,
         image_of_row: Tensor | None,
         looked_at: Tensor | None,
     ) -> Tensor:
-        def run(x: Tensor, states: Tensor | None) -> Tensor:
-            image = None if states is None else layer.cross_attention.of(reading).keys_values(states)
-            if image is not None and image_of_row is not None:
-                image = image[0][image_of_row], image[1][image_of_row]
-            out: Tensor = layer(x, reading, seen, image, looked_at)
+        def run(x: Tensor, states: Tensor | KeyValue | None) -> Tensor:
+            if isinstance(states, torch.Tensor):
+                states = layer.cross_attention.of(reading).keys_values(states)
+            if states is not None and image_of_row is not None:
+                # Not by brackets, whose backward pass writes element by element.
+                states = states[0].index_select(0, image_of_row), states[1].index_select(0, image_of_row)
+            out: Tensor = layer(x, reading, seen, states, looked_at)
             return out
 
         if self.checkpointing and self.training:
