@@ -37,11 +37,12 @@ class Sample:
 def stored_sample(folder: Path, count: int, origin: str) -> Sample:
     """The first `count` downloaded images of a folder of the table `images`."""
     files = parquet_files(folder)
-    tables, num_rows, num_found, size_bytes = [], 0, 0, 0
+    tables: list[pa.Table] = []
+    num_rows, num_found, size_bytes = 0, 0, 0
     for file in files:
         table = read_parquet(file)
         fetched = table.filter(pc.equal(table["status"], "success"))
-        tables.append(fetched.slice(0, count - sum(map(len, tables))))
+        tables.append(fetched.slice(0, count - sum(len(one) for one in tables)))
         num_rows, num_found, size_bytes = (
             num_rows + len(table),
             num_found + len(fetched),

@@ -32,10 +32,15 @@ class Tally:
 
 
 def start_tally() -> Any:
-    """A Tally as a Ray actor; it needs no CPU, so it cannot keep workers waiting."""
-    import ray
+    """A Tally as a Ray actor; it needs no CPU, so it cannot keep workers waiting.
 
-    return ray.remote(num_cpus=0)(Tally).remote()
+    It stands on the driver's own node: were it lost with another node, the run would be.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Tally).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 @contextmanager

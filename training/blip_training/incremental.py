@@ -63,7 +63,7 @@ class IncrementalDecoder:
         """Go on with these rows alone, and with few more than the images that they look at."""
         self._keep_rows(rows)
         self._slots = self._slots[rows]
-        images, places = (self._slots // self._num_slots).unique(return_inverse=True)
+        images, places = torch.unique(self._slots // self._num_slots, return_inverse=True)
         if len(images) <= REGROUP_BELOW * self.num_images:
             self._slots = places * self._num_slots + self._slots % self._num_slots
             self._keep_images(images)
