@@ -6,7 +6,14 @@ from blip_bootstrap.config.load import dump_yaml, load_config
 from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
 from blip_bootstrap.config.sections import Count, Device, Dtype, Fraction, NonNegative, Section
-from blip_bootstrap.config.training import FinetuneConfig, ItcConfig, ItmConfig, OptimizerConfig, PretrainConfig
+from blip_bootstrap.config.training import (
+    FinetuneConfig,
+    ItcConfig,
+    ItmConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    VqaConfig,
+)
 from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig
 
 __all__ = [
@@ -36,6 +43,7 @@ __all__ = [
     "TrainControlsConfig",
     "UrlList",
     "VisionConfig",
+    "VqaConfig",
     "dump_yaml",
     "load_config",
 ]

@@ -12,7 +12,7 @@ from blip_bootstrap.config.capfilt import CaptionConfig, SelectConfig
 from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig
 from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.sections import Count, Section
-from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig
+from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
 
 
 class RayConfig(Section):
@@ -44,6 +44,7 @@ class Config(Section):
     controls: ControlsConfig = ControlsConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
+    vqa: VqaConfig = Field(VqaConfig(), description="of `blip-bootstrap vqa`; no part of a round")
 
     @model_validator(mode="before")
     @classmethod
@@ -68,7 +69,7 @@ class Config(Section):
 
 _SEEDED = (
     ("pretrain", "optimizer"), ("captioner", "optimizer"), ("filter", "optimizer"), ("caption",), ("select",),
-    ("evaluate",), ("report",),
+    ("evaluate",), ("report",), ("vqa", "optimizer"),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from blip_bootstrap.config import ModelConfig, TextConfig, VisionConfig
 from blip_bootstrap.errors import CheckpointError
 from blip_training.med import DECODE, EMBED, MATCH, Med
 from blip_training.vision import CLIP_MEAN, CLIP_STD, NORM_EPS, resize_positions
+from blip_training.vqa import READINGS, Vqa
 from blip_training.weight_names import (
     HEADS,
     NOT_NEEDED,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 ENCODER, DECODER, LM = "text_encoder.", "text_decoder.bert.", "text_decoder.cls.predictions."
 CAPTIONER_CLASS, FILTER_CLASS = "BlipForConditionalGeneration", "BlipForImageTextRetrieval"
+VQA_CLASS = "BlipForQuestionAnswering"
 HEAD_WIDTH = 64
 """Of BLIP's attention heads, base and large; the .pth files do not say how many heads there are."""
 
@@ -114,16 +116,18 @@ def _depth(weights: dict[str, Tensor], kind: str) -> int:
 def med_from_blip(weights: dict[str, Tensor], config: ModelConfig, num_tokens: int, source: Path) -> Med:
     """MED with the weights of a BLIP, by transformers' names; `capabilities` tells what they hold.
 
-    What the file does not hold stays as a fresh model has it. Raises CheckpointError naming keys that are missing or
-    left over.
+    What the file does not hold stays as a fresh model has it. An encoder and a decoder without any head are a Vqa.
+    Raises CheckpointError naming keys that are missing or left over.
     """
     has_decoder = any(name.startswith("text_decoder.") for name in weights)
     has_encoder = any(name.startswith(ENCODER) for name in weights)
+    heads = [head for head, (name,) in HEADS.items() if f"{name}.weight" in weights]
+    if has_decoder and has_encoder and not heads:
+        return _vqa_from_blip(weights, config, num_tokens, source)
     if has_decoder and has_encoder and not _shares(weights):
         config = config.model_copy(update={"share": "none"})
     names: Names = vision_names(config.vision.depth)
     theirs = {name for group in names.values() for name in group}
-    heads = [head for head, (name,) in HEADS.items() if f"{name}.weight" in weights]
     tables = [head_names(heads)]
     if has_decoder:
         tables += [text_names(config, "causal", DECODER), lm_head_names(LM)]
@@ -140,6 +144,14 @@ def med_from_blip(weights: dict[str, Tensor], config: ModelConfig, num_tokens: i
     holds = {DECODE: has_decoder, EMBED: has_encoder and len(heads) >= 2, MATCH: has_encoder and "itm_head" in heads}
     med.capabilities = frozenset(what for what, held in holds.items() if held)
     return med
+
+
+def _vqa_from_blip(weights: dict[str, Tensor], config: ModelConfig, num_tokens: int, source: Path) -> Vqa:
+    vqa = Vqa(config, num_tokens)
+    names = vqa_names(vqa.config)
+    _check_names(weights, {name for group in names.values() for name in group}, source)
+    _fill(vqa, weights, names, source)
+    return vqa
 
 
 def _shares(weights: dict[str, Tensor]) -> bool:
@@ -173,6 +185,14 @@ def _fill(med: Med, weights: dict[str, Tensor], names: Names, source: Path) -> N
     med.load_state_dict(state | given)
 
 
+def vqa_names(config: ModelConfig) -> Names:
+    """Of BlipForQuestionAnswering, for a configuration that shares nothing."""
+    names = vision_names(config.vision.depth) | lm_head_names(LM)
+    for reading, root in zip(READINGS, (ENCODER, DECODER), strict=True):
+        names |= text_names(config, reading, root)
+    return names
+
+
 def captioner_weights(med: Med) -> dict[str, Tensor]:
     """Of BlipForConditionalGeneration."""
     names = vision_names(med.config.vision.depth) | text_names(med.config, "causal", DECODER) | lm_head_names(LM)
@@ -183,6 +203,11 @@ def filter_weights(med: Med) -> dict[str, Tensor]:
     """Of BlipForImageTextRetrieval."""
     names = vision_names(med.config.vision.depth) | text_names(med.config, "bidirectional", ENCODER)
     return to_theirs(med.state_dict(), names | head_names(HEADS))
+
+
+def vqa_weights(vqa: Vqa) -> dict[str, Tensor]:
+    """Of BlipForQuestionAnswering."""
+    return to_theirs(vqa.state_dict(), vqa_names(vqa.config))
 
 
 def transformers_config(med: Med, tokenizer: Tokenizer, architecture: str) -> dict[str, Any]:

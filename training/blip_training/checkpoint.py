@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from blip_bootstrap.errors import CheckpointError
 from blip_training.blip_format import (
     CAPTIONER_CLASS,
     FILTER_CLASS,
+    VQA_CLASS,
     captioner_weights,
     config_from_transformers,
     config_from_weights,
@@ -25,17 +27,19 @@ from blip_training.blip_format import (
     med_from_blip,
     name_some,
     transformers_config,
+    vqa_weights,
 )
 from blip_training.med import DECODE, EMBED, MATCH, Med, require
 from blip_training.sources import resolve_source
 from blip_training.text import Tokenizer
 from blip_training.vision import resize_positions
+from blip_training.vqa import ANSWER, Vqa
 from blip_training.weight_names import from_original
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["load_med", "require", "save_captioner", "save_filter", "save_med"]
+__all__ = ["load_any", "load_med", "load_vqa", "require", "save_captioner", "save_filter", "save_med", "save_vqa"]
 
 FORMAT = "blip-bootstrap/1"
 WEIGHTS, CONFIG, MED = "model.safetensors", "config.json", "med.json"
@@ -77,16 +81,50 @@ def save_filter(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
         save_med(folder, med, tokenizer)
 
 
+def save_vqa(folder: Path, vqa: Vqa, tokenizer: Tokenizer) -> None:
+    """Write what answers need; BlipForQuestionAnswering.from_pretrained loads it where the vision is a ViT.
+
+    transformers leaves [CLS] in the place of [ENC]; give it the [ENC] id (the last one) to have the same answers. A
+    model that it cannot compute (an EfficientNet stem, an image encoder of another width than the text's) is written
+    in our own format.
+    """
+    if vqa.config.vision.kind == "vit" and vqa.config.vision.width == vqa.config.text.width:
+        _save_blip(folder, vqa, tokenizer, VQA_CLASS)
+    else:
+        save_med(folder, vqa, tokenizer)
+
+
 def load_med(
     source: str | Path, device: str | torch.device = "cpu", image_size: int | None = None
 ) -> tuple[Med, Tokenizer]:
     """A model and its tokenizer, in eval mode on `device`.
 
-    `source` is a folder that this module wrote, a transformers BLIP folder (captioning, retrieval or question
-    answering), a hub name, or an original .pth file. `image_size` (px) differs from the model's own: its position
-    embeddings are interpolated. `med.capabilities` tells which of embed, match and decode the weights hold. Raises
-    CheckpointError, in one line, where it is no model or is damaged, naming the keys that are missing or left over.
+    `source` is a folder that this module wrote, a transformers BLIP folder (captioning or retrieval), a hub name, or
+    an original .pth file. `image_size` (px) differs from the model's own: its position embeddings are interpolated.
+    `med.capabilities` tells which of embed, match and decode the weights hold. Raises CheckpointError, in one line,
+    where it is no model, answers questions, or is damaged, naming the keys that are missing or left over.
     """
+    med, tokenizer = load_any(source, device, image_size)
+    if isinstance(med, Vqa):
+        raise CheckpointError(f"{source}: answers questions (`blip-bootstrap vqa`); it cannot caption or match")
+    return med, tokenizer
+
+
+def load_vqa(
+    source: str | Path, device: str | torch.device = "cpu", image_size: int | None = None
+) -> tuple[Vqa, Tokenizer]:
+    """A model that answers questions and its tokenizer, like `load_med`: from `save_vqa`, transformers or a .pth."""
+    vqa, tokenizer = load_any(source, device, image_size)
+    if not isinstance(vqa, Vqa):
+        can = ", ".join(sorted(vqa.capabilities))
+        raise CheckpointError(f"{source}: cannot answer, only {can}; `blip-bootstrap vqa train` can start from it")
+    return vqa, tokenizer
+
+
+def load_any(
+    source: str | Path, device: str | torch.device = "cpu", image_size: int | None = None
+) -> tuple[Med, Tokenizer]:
+    """A model for captions and scores, or one for questions (`Vqa`): whichever `source` holds."""
     path = resolve_source(source)
     if path.is_file():
         med, tokenizer = _load_original(path, image_size)
@@ -112,20 +150,30 @@ def _own_config(med: Med, extra: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _save_blip(folder: Path, med: Med, tokenizer: Tokenizer, architecture: str) -> None:
-    is_captioner = architecture == CAPTIONER_CLASS
+    holds, weights = _BLIP[architecture]
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     _write_json(folder / CONFIG, transformers_config(med, tokenizer, architecture))
     _write_json(folder / "preprocessor_config.json", image_processor_config(med.config.vision.image_size))
-    own = _own_config(med, {"temperature": med.temperature.item()})
-    _write_json(folder / MED, own | {"capabilities": [DECODE] if is_captioner else [EMBED, MATCH]})
-    _write_weights(folder / WEIGHTS, captioner_weights(med) if is_captioner else filter_weights(med))
+    own = _own_config(med, {} if isinstance(med, Vqa) else {"temperature": med.temperature.item()})
+    _write_json(folder / MED, own | {"capabilities": list(holds)})
+    _write_weights(folder / WEIGHTS, weights(med))
+
+
+_BLIP: dict[str, tuple[tuple[str, ...], Callable[[Any], dict[str, Tensor]]]] = {
+    CAPTIONER_CLASS: ((DECODE,), captioner_weights),
+    FILTER_CLASS: ((EMBED, MATCH), filter_weights),
+    VQA_CLASS: ((ANSWER, DECODE), vqa_weights),
+}
+"""What a transformers folder of each kind can do, and the weights that it holds."""
 
 
 def _load_own(folder: Path, content: dict[str, Any], image_size: int | None) -> tuple[Med, Tokenizer]:
     config, num_tokens = _read_own_config(content, folder / CONFIG)
-    med = Med(_with_image_size(config, image_size), num_tokens)
-    med.capabilities = frozenset(content.get("capabilities", med.capabilities))
+    capabilities = content.get("capabilities")
+    kind = Vqa if ANSWER in (capabilities or ()) else Med
+    med = kind(_with_image_size(config, image_size), num_tokens)
+    med.capabilities = frozenset(capabilities or med.capabilities)
     weights = read_weights(folder)
     if "vision.positions" in weights:
         weights["vision.positions"] = resize_positions(weights["vision.positions"], med.vision.num_patches)
@@ -145,7 +193,8 @@ def _load_transformers(folder: Path, content: dict[str, Any], image_size: int | 
     if (folder / MED).is_file():
         own = read_json(folder / MED)
         config, num_tokens = _read_own_config(own, folder / MED)
-        weights["temperature"] = torch.tensor(float(own["extra"]["temperature"]))
+        if ANSWER not in own.get("capabilities", ()):
+            weights["temperature"] = torch.tensor(float(own["extra"]["temperature"]))
     med = med_from_blip(weights, _with_image_size(config, image_size), num_tokens, folder)
     return med, Tokenizer.load(folder)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,27 @@ from blip_training.images import Augment, augment_image, decode_image, to_pixels
 from blip_training.shards import Sample, Shard, Stream, annotated_shards, web_shards
 
 CACHE_BYTES = 2 << 30
+
+
+class AnyBatch(Protocol):
+    """What a training step sees: tensors that can be moved to a device."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch, its tensors on `device`."""
+
+
+BatchT = TypeVar("BatchT", bound=AnyBatch)
+BatchT_co = TypeVar("BatchT_co", bound=AnyBatch, covariant=True)
+
+
+class StepBatches(Protocol[BatchT_co]):
+    """Data that knows the micro-batches of any step."""
+
+    num_samples: int
+    feed: Feed
+
+    def steps(self, start: int, stop: int) -> Iterator[Sequence[BatchT_co]]:
+        """For each step its micro-batches."""
 
 
 @dataclass(frozen=True)

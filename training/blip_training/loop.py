@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from blip_bootstrap.config import ItcConfig, OptimizerConfig
 from blip_bootstrap.errors import CheckpointError
-from blip_training.data import Batch, TrainingData
+from blip_training.data import BatchT, StepBatches
 from blip_training.med import Med
 from blip_training.training_log import METRICS, Progress, TrainingLog
 from blip_training.workers import Worker, average, average_gradients, wait_for_all
@@ -94,7 +94,7 @@ class Run:
         self.generator = torch.Generator(worker.device)
         self._resume()
 
-    def steps(self, data: TrainingData) -> Iterator[tuple[int, list[Batch]]]:
+    def steps(self, data: StepBatches[BatchT]) -> Iterator[tuple[int, list[BatchT]]]:
         """Each step that is still to do, with its micro-batches on the device."""
         for step, batches in zip(self.count(), data.steps(self.step, self.config.steps), strict=True):
             yield step, [batch.to(self.worker.device) for batch in batches]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from blip_training.data import Batch, TrainingData
+from blip_training.data import BatchT, StepBatches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,9 @@ class Best(nn.Module):
     `loss_of` gives the loss of a batch; it is asked every `every_steps` steps and after the last one.
     """
 
-    def __init__(self, med: Med, data: TrainingData, loss_of: Callable[[Batch], Tensor], every_steps: int) -> None:
+    def __init__(
+        self, med: Med, data: StepBatches[BatchT], loss_of: Callable[[BatchT], Tensor], every_steps: int
+    ) -> None:
         super().__init__()
         self.best = copy.deepcopy(med).requires_grad_(False)
         self.loss, self.step = math.inf, 0
@@ -56,7 +58,7 @@ class Best(nn.Module):
 
 
 @torch.no_grad()
-def mean_loss(med: nn.Module, data: TrainingData, loss_of: Callable[[Batch], Tensor]) -> float:
+def mean_loss(med: nn.Module, data: StepBatches[BatchT], loss_of: Callable[[BatchT], Tensor]) -> float:
     """Mean loss over the same batches each time, one epoch of `data` at most `MAX_BATCHES` long; no dropout."""
     count = max(1, min(MAX_BATCHES, data.num_samples // data.feed.batch_size))
     device = next(med.parameters()).device

@@ -1,0 +1,132 @@
+"""Questions from JSON lines, each mistake in one line; batches that no restart and no worker changes."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from blip_bootstrap.errors import InputError
+from blip_training.data import Feed
+from blip_training.vqa_data import VqaBatch, VqaData, read_questions
+from tests.drawn import draw
+
+
+def write(file: Path, *rows: Any) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_answers_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {"image": "a.jpg", "question": " what  is it? ", "answers": ["a cat", "a  cat", "dog"]},
+        {"image": "b.jpg", "question": "how many?", "answers": {"2": 6, "3": 2}, "more": 1},
+        {"image": "c.jpg", "question": "is it?", "answers": "yes"},
+    ]
+    first, second, third = read_questions(write(tmp_path / "q.jsonl", *rows))
+    assert (first.image, first.text, first.answers) == (tmp_path / "a.jpg", "what is it?", {"a cat": 2, "dog": 1})
+    assert second.weights == {"2": 0.75, "3": 0.25}
+    assert third.answers == {"yes": 1}
+    elsewhere = read_questions(tmp_path / "q.jsonl", tmp_path / "pictures")
+    assert elsewhere[0].image == tmp_path / "pictures" / "a.jpg"
+
+
+def test_questions_without_answers_can_be_asked_but_not_learned(tmp_path: Path) -> None:
+    file = write(tmp_path / "q.jsonl", {"image": "a.jpg", "question": "what?"})
+    assert read_questions(file, answered=False)[0].answers == {}
+    with pytest.raises(InputError, match=r"q\.jsonl: line 1: no answers; each line is"):
+        read_questions(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"image": "a.jpg", "question"', r"line 2 is not JSON"),
+        ("[1]", r"line 2 is not a JSON object"),
+        ('{"question": "what?", "answers": ["a"]}', r"line 2: image is None, a text was expected"),
+        ('{"image": "a.jpg", "question": 3, "answers": ["a"]}', r"line 2: question is 3, a text was expected"),
+        ('{"image": "a.jpg", "question": "what?", "answers": [1]}', r"line 2: answers are '\[1\]', texts or a mapping"),
+        ('{"image": "a.jpg", "question": "what?", "answers": {"a": 0}}', r"line 2: answers are"),
+        ('{"image": "a.jpg", "question": "what?", "answers": {"a": "b"}}', r"line 2: answers are"),
+        ('{"image": "a.jpg", "question": "what?", "answers": [" "]}', r"line 2: no answers"),
+    ],
+)
+def test_a_bad_row_is_one_line(tmp_path: Path, line: str, said: str) -> None:
+    file = write(tmp_path / "q.jsonl", {"image": "a.jpg", "question": "what?", "answers": ["a"]})
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(InputError, match=said) as caught:
+        read_questions(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_and_no_question(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_questions(tmp_path / "absent.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="no question in it"):
+        read_questions(tmp_path / "empty.jsonl")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Ten questions about three pictures, the last with two answers each."""
+    rng = random.Random(0)
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").write_bytes(draw("red", "circle", rng))
+    return write(
+        tmp_path / "q.jsonl",
+        *(
+            {"image": f"{'abc'[i % 3]}.jpg", "question": f"q{i}", "answers": ["x", "y"][: 1 + i // 5]}
+            for i in range(10)
+        ),
+    )
+
+
+def rows_of(batches: list[VqaBatch]) -> list[tuple[str, list[tuple[str, float]], list[int]]]:
+    """Every question with its weighted answers and its pixels."""
+    rows = []
+    for batch in batches:
+        for at, question in enumerate(batch.questions):
+            own = (batch.question_of_answer == at).nonzero()[:, 0].tolist()
+            answers = [(batch.answers[i], float(batch.weights[i])) for i in own]
+            rows.append((question, answers, batch.images[at].flatten()[::97].tolist()))
+    return rows
+
+
+@pytest.mark.parametrize("augment", ["none", "randaugment"])
+def test_workers_and_accumulation_deal_out_the_same_questions(file: Path, augment: Any) -> None:
+    questions = read_questions(file)
+
+    def steps(start: int, stop: int, **changes: int) -> list[list[VqaBatch]]:
+        feed = Feed(batch_size=4, image_size=32, seed=3, augment=augment, **changes)
+        return list(VqaData(questions, feed).steps(start, stop))
+
+    whole = [rows_of(batches) for batches in steps(0, 5)]
+    assert [rows_of(batches) for batches in steps(3, 5)] == whole[3:]
+    assert [len(batches) for batches in steps(0, 1, accumulate=2)] == [2]
+    assert [rows_of(batches) for batches in steps(0, 5, accumulate=2)] == whole
+    halves = [steps(0, 5, world=2, rank=rank) for rank in (0, 1)]
+    assert [rows_of(first) + rows_of(second) for first, second in zip(*halves, strict=True)] == whole
+    epochs = [row[0] for step in whole for row in step]
+    assert sorted(epochs[:10]) == sorted(epochs[10:]) == [f"q{i}" for i in range(10)]
+    assert epochs[:10] != epochs[10:]
+
+
+def test_answers_carry_their_share(file: Path) -> None:
+    feed = Feed(batch_size=10, image_size=32, seed=0)
+    (batch,) = next(VqaData(read_questions(file), feed).steps(0, 1))
+    assert len(batch.answers) == 15
+    torch.testing.assert_close(torch.zeros(10).index_add(0, batch.question_of_answer, batch.weights), torch.ones(10))
+
+
+def test_a_missing_or_broken_picture_names_the_question(tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    for name, said in (("absent.jpg", "cannot be read"), ("bad.jpg", "cannot be decoded")):
+        questions = read_questions(write(tmp_path / "q.jsonl", {"image": name, "question": "?", "answers": ["a"]}))
+        data = VqaData(questions, Feed(batch_size=1, image_size=32, seed=0))
+        with pytest.raises(InputError, match=rf"q\.jsonl: line 1: .*{name}.*{said}"):
+            next(data.steps(0, 1))

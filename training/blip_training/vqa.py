@@ -1,0 +1,135 @@
+"""VQA: an encoder reads the question with the image, a decoder writes the answer from its states (section 5.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from blip_training.med import DECODE, MATCH, Med, require
+from blip_training.weight_names import text_names, to_ours, to_theirs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float, Int64
+    from torch import Tensor
+
+    from blip_bootstrap.config import ModelConfig
+    from blip_training.text import Tokenizer
+    from blip_training.text_stack import Reading
+
+ANSWER = "answer"
+READINGS: tuple[Reading, ...] = ("bidirectional", "causal")
+
+
+class Vqa(Med):
+    """A MED re-arranged for questions: its encoder looks at the image, its decoder at the question's states.
+
+    The two share nothing, and there are no heads of ITC and ITM. What `decode` and the decoding functions take as
+    states are question states here. The decoder's cross-attention is over the text's width, which need not be the
+    image's.
+    """
+
+    def __init__(self, config: ModelConfig, num_tokens: int) -> None:
+        super().__init__(config.model_copy(update={"share": "none", "itc_in_itm": False}), num_tokens)
+        self.capabilities = frozenset({ANSWER, DECODE})
+        del self.vision_projection, self.text_projection, self.itm_head, self.temperature
+        width = config.text.width
+        if config.vision.width != width:
+            for layer in self.text.each_layer():
+                key_value = nn.Linear(width, 2 * width)
+                nn.init.normal_(key_value.weight, std=0.02)
+                nn.init.zeros_(key_value.bias)
+                layer.cross_attention.of("causal").key_value = key_value
+
+    def read_questions(
+        self,
+        states: Float[Tensor, "b p v"],
+        ids: Int64[Tensor, "n t"],
+        mask: Int64[Tensor, "n t"],
+        image_of_row: Int64[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "n t d"]:
+        """Question states: each question read with its image. [ENC] is put in the place of the first token."""
+        ids = _beginning_with(self.enc_id, ids)
+        read: Tensor = self.text(ids, mask, "bidirectional", states, image_of_row)
+        return read
+
+    def answer_states(
+        self,
+        questions: Float[Tensor, "n t d"],
+        question_mask: Int64[Tensor, "n t"] | None,
+        ids: Int64[Tensor, "m a"],
+        mask: Int64[Tensor, "m a"],
+        question_of_row: Int64[Tensor, " m"] | None = None,
+    ) -> Float[Tensor, "m a d"]:
+        """Last states of answers, before the LM head. [DEC] is put in the place of the first token.
+
+        `question_mask` is 0 at padding; None: the questions have none. Answer r is one of question
+        `question_of_row[r]`; by default each question has M / N answers in succession.
+        """
+        ids = _beginning_with(self.dec_id, ids)
+        decoded: Tensor = self.text(ids, mask, "causal", questions, question_of_row, question_mask)
+        return decoded
+
+
+def vqa_from_med(med: Med) -> Vqa:
+    """A model for questions that starts from a pre-trained one: encoder and decoder from its two readings.
+
+    All weights are taken over; where image and text differ in width, the decoder's keys and values are fresh, as no
+    weights of their shape exist. Raises CheckpointError where `med` was not trained to match and to decode.
+    """
+    require(med, MATCH)
+    require(med, DECODE)
+    vqa = Vqa(med.config, med.num_tokens)
+    mine, given = vqa.state_dict(), med.state_dict()
+    for reading in READINGS:
+        taken = to_theirs(med.state_dict(), text_names(med.config, reading, ""))
+        given |= to_ours(taken, text_names(vqa.config, reading, ""))
+    fitting = {name: weight for name, weight in given.items() if name in mine and mine[name].shape == weight.shape}
+    vqa.load_state_dict(mine | fitting)
+    return vqa.to(med.device)
+
+
+def answer_loss(
+    vqa: Vqa,
+    questions: Float[Tensor, "n t d"],
+    question_mask: Int64[Tensor, "n t"],
+    ids: Int64[Tensor, "m a"],
+    mask: Int64[Tensor, "m a"],
+    weights: Float[Tensor, " m"],
+    question_of_row: Int64[Tensor, " m"],
+    label_smoothing: float = 0.1,
+) -> Float[Tensor, ""]:
+    """LM loss of weighted answers: summed over an answer's tokens and a question's answers, mean over questions."""
+    decoded = vqa.answer_states(questions, question_mask, ids, mask, question_of_row)
+    costs = token_costs(vqa, decoded, ids, mask, label_smoothing)
+    return (costs.sum(1) * weights).sum() / len(questions)
+
+
+def token_costs(
+    vqa: Vqa,
+    decoded: Float[Tensor, "m a d"],
+    ids: Int64[Tensor, "m a"],
+    mask: Int64[Tensor, "m a"],
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, "m b"]:
+    """Cross-entropy of each token after the first, nats; 0 at padding. Logits are computed where a token is."""
+    wanted = mask[:, 1:] == 1
+    logits = vqa.lm_logits(decoded[:, :-1][wanted]).float()
+    each = F.cross_entropy(logits, ids[:, 1:][wanted], reduction="none", label_smoothing=label_smoothing)
+    return torch.zeros(wanted.shape, device=each.device).masked_scatter(wanted, each)
+
+
+def encode_cut(
+    vqa: Vqa, tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int
+) -> tuple[Int64[Tensor, "n t"], Int64[Tensor, "n t"]]:
+    """Ids and mask on the model's device, cut at `max_tokens` and at what the model has positions for."""
+    ids, mask = tokenizer.encode(texts, min(max_tokens, vqa.config.text.max_positions))
+    return ids.to(vqa.device, non_blocking=True), mask.to(vqa.device, non_blocking=True)
+
+
+def _beginning_with(token: int, ids: Tensor) -> Tensor:
+    return torch.cat([ids.new_full((len(ids), 1), token), ids[:, 1:]], dim=1)
