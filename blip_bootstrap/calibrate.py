@@ -105,7 +105,7 @@ def _with_share(probability: Floats, number: Floats, share: float) -> Floats:
     for _ in range(500):
         fits = found * likelihood / (found * likelihood + 1 - found)
         was, found = found, min(max(float((number * fits).sum() / max(number.sum(), 1)), 1e-6), 1 - 1e-6)
-        if abs(found - was) < 1e-7:
+        if abs(found - was) < 1e-5:
             break
     return fits
 

@@ -32,7 +32,7 @@ def test_human_pairs_calibrate_texts_of_another_share(tmp_path: Path, share: flo
 
     table = tables.rows_to_table(drawn(6000, share, "web"), tables.CAPTIONS)
     tables.write_parquet(tmp_path / "captions" / "part-00000.parquet", table, tables.CAPTIONS)
-    labels = label_file(tmp_path, drawn(1000, 0.5, "human"))
+    labels = label_file(tmp_path, drawn(600, 0.5, "human"))
     chosen, counts = selected(tmp_path / "captions", strategy="target_noise", target_noise=0.1, labels=labels)
     assert noise_of(chosen) == pytest.approx(0.1, abs=0.03)
     assert counts["expected_noise_low"] <= noise_of(chosen) <= counts["expected_noise_high"]
