@@ -15,6 +15,7 @@ import typer
 from blip_bootstrap.audit_cli import RoundNumber, mount, run_folder
 from blip_bootstrap.errors import BlipBootstrapError, ConfigError
 from blip_bootstrap.plan_cli import mount_plan
+from blip_bootstrap.vqa_cli import mount_vqa
 
 INTERRUPTED = 130
 
@@ -135,6 +136,7 @@ def config_check(
 
 mount(app)
 mount_plan(app)
+mount_vqa(app)
 
 
 def _load(

@@ -1,0 +1,210 @@
+"""`blip-bootstrap vqa`: fine-tune a model to answer questions about pictures, and ask it (section 5.4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from blip_bootstrap.errors import InputError
+
+if TYPE_CHECKING:
+    from blip_bootstrap.config import VqaConfig
+
+INTERRUPTED = 130
+RECIPE, MODEL, CHECKPOINT = "recipe.json", "config.json", "checkpoint.pt"
+
+Questions = Annotated[
+    Path, typer.Argument(metavar="QUESTIONS", help="JSON lines: image, question, answers (texts, or text to count).")
+]
+ImageRoot = Annotated[Path | None, typer.Option("--image-root", help="Folder of the pictures. Default: the list's.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; its section `vqa` counts.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="One setting, as `vqa.optimizer.steps=2000`.")]
+
+vqa_app = typer.Typer(help="Answer questions about pictures: fine-tune a model, and ask it.", no_args_is_help=True)
+
+
+class Mode(StrEnum):
+    """How `vqa answer` finds an answer."""
+
+    generate = "generate"
+    rank = "rank"
+
+
+@vqa_app.command(epilog="Example: `blip-bootstrap vqa train runs/mine/round-01/model questions.jsonl --out runs/vqa`")
+def train(
+    start: Annotated[str, typer.Argument(help="Pre-trained model: folder, .pth or hub name.")],
+    questions: Questions,
+    out: Annotated[Path, typer.Option("--out", help="Where the model goes; a killed run goes on from there.")],
+    image_root: ImageRoot = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Fine-tune a pre-trained model, or one that answers already, on questions with people's answers."""
+    from blip_bootstrap.config import load_config
+    from blip_bootstrap.progress import Progress
+    from blip_training.finetune_vqa import finetune_vqa_model
+    from blip_training.vqa_data import read_questions
+
+    vqa = load_config(config, settings or []).vqa
+    read = read_questions(questions, image_root)
+    _keep_recipe(out, start, questions, image_root, vqa)
+    if (out / MODEL).is_file() and not (out / CHECKPOINT).exists():
+        typer.echo(f"{out}: made already by these settings", err=True)
+        return
+    with _interruptible(), _threads(vqa), Progress("vqa train", vqa.optimizer.steps, unit="steps") as progress:
+
+        def show(step: int, figures: Mapping[str, float]) -> None:
+            progress.advance(step - progress.done, loss=round(figures["lm"], 4))
+
+        counts = finetune_vqa_model(out, start, read, vqa, show)
+    typer.echo(json.dumps(counts), err=True)
+    typer.echo(str(out))
+
+
+@vqa_app.command(epilog="Example: `blip-bootstrap vqa answer runs/vqa questions.jsonl --mode rank --answers list.txt`")
+def answer(
+    model: Annotated[str, typer.Argument(help="A model that answers: folder, .pth or hub name.")],
+    questions: Questions,
+    mode: Annotated[Mode, typer.Option("--mode", help="Write answers, or choose them from --answers.")] = Mode.generate,
+    answers: Annotated[Path | None, typer.Option("--answers", help="rank: one answer a line, or a JSON list.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON lines go here instead of standard output.")] = None,
+    image_root: ImageRoot = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Answer questions, one JSON line each; where people's answers are given, the VQA accuracy on standard error."""
+    from blip_bootstrap.config import load_config
+    from blip_training.checkpoint import load_vqa
+    from blip_training.vqa_answers import answer_figures
+    from blip_training.vqa_data import read_questions
+    from blip_training.workers import resolve_device
+
+    vqa = load_config(config, settings or []).vqa
+    candidates = _read_answers(answers) if mode is Mode.rank else []
+    read = read_questions(questions, image_root, answered=False)
+    loaded = load_vqa(model, resolve_device(vqa.optimizer.device), vqa.image_size)
+    with _interruptible(), _threads(vqa):
+        found = _ask(*loaded, read, vqa, mode.value, candidates)
+    rows = [
+        {"image": str(question.image), "question": question.text, "answer": text, "logprob": round(logprob, 6)}
+        for question, (text, logprob) in zip(read, found, strict=True)
+    ]
+    _write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), out)
+    typer.echo(_figures_line(answer_figures(read, [text for text, _ in found])), err=True)
+
+
+def mount_vqa(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.add_typer(vqa_app, name="vqa")
+
+
+def _ask(
+    model: Any, tokenizer: Any, questions: Sequence[Any], config: VqaConfig, mode: Any, candidates: Sequence[str]
+) -> list[tuple[str, float]]:
+    """Answers with their log-probabilities, a batch of questions at a time."""
+    from blip_bootstrap.progress import Progress
+    from blip_training.vqa_answers import answer_questions
+
+    found: list[tuple[str, float]] = []
+    with Progress("vqa answer", len(questions), unit="questions") as progress:
+        for start in range(0, len(questions), config.answer_batch_size):
+            part = questions[start : start + config.answer_batch_size]
+            answers = answer_questions(model, tokenizer, part, config, mode, candidates)
+            found += [(answer.text, answer.logprob) for answer in answers]
+            progress.advance(len(part))
+    return found
+
+
+def _figures_line(figures: Mapping[str, int | float]) -> str:
+    if not figures["answered_by_people"]:
+        return f"{figures['questions']} questions"
+    asked, accuracy = f"{figures['questions']} questions, {figures['answered_by_people']}", f"{figures['accuracy']:.2%}"
+    most_common = f"always the most common answer {figures['accuracy_of_most_common']:.2%}"
+    return f"{asked} answered by people: VQA accuracy {accuracy}; {most_common}"
+
+
+def _read_answers(file: Path | None) -> list[str]:
+    """The closed list, each answer once, in its order."""
+    if file is None:
+        raise InputError("--mode rank chooses from a list; give it with --answers FILE, one answer a line")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        lines = json.loads(text) if file.suffix == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise InputError(f"{file}: a JSON list of texts was expected")
+    answers = list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
+    if not answers:
+        raise InputError(f"{file}: no answer in it; one a line is expected")
+    return answers
+
+
+def _keep_recipe(out: Path, start: str, questions: Path, image_root: Path | None, config: VqaConfig) -> None:
+    """Note in `out` what is made there. Raises InputError where it is begun or made by another recipe."""
+    from blip_bootstrap.layout import digest_of_path, recipe_of
+
+    file = out / RECIPE
+    inputs = {
+        "start": digest_of_path(Path(start)) if Path(start).exists() else start,
+        "questions": digest_of_path(questions),
+        "image_root": str((image_root or questions.parent).resolve()),
+    }
+    recipe = recipe_of("vqa train", config, inputs)
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if kept is not None and kept != recipe:
+        differs = ", ".join(sorted(_differences(kept, recipe)))
+        raise InputError(f"{out}: begun with another recipe ({differs} differ); give another --out, or delete it")
+    if kept is None and out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out}: not empty, and not made by this command; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], root: str = "") -> Iterator[str]:
+    """Names of the settings that differ."""
+    for name in before.keys() | after.keys():
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{root}{name}.")
+        elif old != new:
+            yield f"{root}{name}"
+
+
+def _write(text: str, out: Path | None) -> None:
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+@contextmanager
+def _threads(config: VqaConfig) -> Iterator[None]:
+    """torch's threads as configured; by default its own number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.optimizer.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is no failure: what is trained is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+        raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,101 @@
+"""`blip-bootstrap vqa`: train, resume, answer both ways, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from blip_bootstrap.config import VqaConfig
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.vqa_cli import _keep_recipe, _read_answers
+from blip_training.checkpoint import save_med
+from blip_training.med import Med
+from blip_training.text import Tokenizer
+from tests.drawn import WORDS, model_config
+
+SETTINGS = [
+    "vqa.optimizer={steps: 4, batch_size: 4, lr: 0.001, warmup_steps: 0, device: cpu, threads: 1}", "vqa.augment=none",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures with a question each, and a model of random weights."""
+    folder = tmp_path_factory.mktemp("vqa")
+    rows = []
+    for colour in ("red", "green", "blue", "yellow"):
+        Image.new("RGB", (32, 32), colour).save(folder / f"{colour}.png")
+        rows.append({"image": f"{colour}.png", "question": "what is it", "answers": [colour, "circle"]})
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "answers.txt").write_text("red\n green \n\nblue\nred\n")
+    tokenizer = Tokenizer([*WORDS.split(), "what"])
+    torch.manual_seed(0)
+    save_med(folder / "model", Med(model_config(folder), tokenizer.num_tokens), tokenizer)
+    return folder
+
+
+def blip_bootstrap(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    sources = os.pathsep.join(str(Path(__file__).parents[2] / part) for part in (".", "pipelines", "training"))
+    environment = os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "blip_bootstrap.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def test_train_and_answer(folder: Path, tmp_path: Path) -> None:
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    train = ("vqa", "train", folder / "model", folder / "questions.jsonl", "--out", tmp_path / "vqa", *settings)
+    made = blip_bootstrap(*train, cwd=tmp_path)
+    assert (made.returncode, made.stdout.strip()) == (0, str(tmp_path / "vqa")), made.stderr
+    assert (tmp_path / "vqa" / "model.safetensors").is_file()
+
+    answers = folder / "answers.txt"
+    ask = ("vqa", "answer", tmp_path / "vqa", folder / "questions.jsonl")
+    ranked = blip_bootstrap(*ask, "--mode", "rank", "--answers", answers, *settings, cwd=tmp_path)
+    assert ranked.returncode == 0, ranked.stderr
+    rows = [json.loads(line) for line in ranked.stdout.splitlines()]
+    assert [row["question"] for row in rows] == ["what is it"] * 4
+    assert {row["answer"] for row in rows} <= {"red", "green", "blue"}
+    assert all(row["logprob"] < 0 for row in rows)
+    assert "4 questions, 4 answered by people: VQA accuracy" in ranked.stderr
+
+    refused = blip_bootstrap("vqa", "answer", folder / "model", folder / "questions.jsonl", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "cannot answer, only decode, embed, match" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_another_recipe_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    questions, config = folder / "questions.jsonl", VqaConfig()
+    _keep_recipe(tmp_path / "out", str(folder / "model"), questions, None, config)
+    _keep_recipe(tmp_path / "out", str(folder / "model"), questions, None, config)
+    faster = config.model_copy(update={"answer_batch_size": 7})
+    _keep_recipe(tmp_path / "out", str(folder / "model"), questions, None, faster)
+    other = config.model_copy(update={"augment": "none"})
+    with pytest.raises(InputError, match=r"begun with another recipe \(config\.augment differ\)"):
+        _keep_recipe(tmp_path / "out", str(folder / "model"), questions, None, other)
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "file").touch()
+    with pytest.raises(InputError, match="not empty"):
+        _keep_recipe(tmp_path / "strange", str(folder / "model"), questions, None, config)
+
+
+def test_the_closed_list(folder: Path, tmp_path: Path) -> None:
+    assert _read_answers(folder / "answers.txt") == ["red", "green", "blue"]
+    (tmp_path / "answers.json").write_text('["a cat", "no"]')
+    assert _read_answers(tmp_path / "answers.json") == ["a cat", "no"]
+    for content, said in (("{}", "a JSON list of texts"), ("[1]", "a JSON list of texts"), ("[", "cannot be read")):
+        (tmp_path / "answers.json").write_text(content)
+        with pytest.raises(InputError, match=said):
+            _read_answers(tmp_path / "answers.json")
+    with pytest.raises(InputError, match="give it with --answers FILE"):
+        _read_answers(None)
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(InputError, match="no answer in it"):
+        _read_answers(tmp_path / "empty.txt")
