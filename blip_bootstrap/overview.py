@@ -44,11 +44,17 @@ def write_overview(root: Path) -> Path:
         ]
     nav = [(anchor, title) for anchor, title, _, content in sections if content]
     body = "".join(section(*one) for one in sections if one[3])
-    path = root / "report.html"
-    staged = path.with_name(".report.html.tmp")
     title = f"CapFilt over {len(rounds)} rounds" if len(rounds) > 1 else "CapFilt, one round"
-    staged.write_text(document(title, f"{root.name}: from round to round.", nav, body, ""), encoding="utf-8")
-    staged.replace(path)
+    return _replace(root / "report.html", document(title, f"{root.name}: from round to round.", nav, body, ""))
+
+
+def _replace(path: Path, page: str) -> Path:
+    """Write the page whole or not at all; one that would stay the same is left untouched."""
+    content = page.encode()
+    if not path.is_file() or path.read_bytes() != content:
+        staged = path.with_name(".report.html.tmp")
+        staged.write_bytes(content)
+        staged.replace(path)
     return path
 
 

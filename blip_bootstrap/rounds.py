@@ -36,6 +36,7 @@ Say = Callable[[str], None]
 def run_rounds(config: Config, last: int, say: Say) -> Path | None:
     """Run every round up to `last` that is missing or out of date; the path of the last round's report.
 
+    Writes the page over all rounds, `root`/report.html, at the end.
     With a captioner and a filter that are both given, no round depends on an earlier one, and only `last` is run.
     Raises ConfigError where the configuration cannot carry the round, RunFailed where a step fails or another
     process works on the same root.
@@ -50,7 +51,15 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
         (config.root / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
         for number in [last] if given else range(last + 1):
             report = run_round(config, number, say)
+        _write_overview(config.root, say)
     return report
+
+
+def _write_overview(root: Path, say: Say) -> None:
+    """The page over all rounds, made anew whenever a run ends: it is made of what the rounds' own steps have left."""
+    from blip_bootstrap.overview import write_overview
+
+    say(f"overview: {write_overview(root)}")
 
 
 def run_download(config: Config, say: Say) -> None:

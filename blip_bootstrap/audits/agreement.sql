@@ -1,16 +1,26 @@
--- Do ITM and ITC agree?
--- Correlation, and who says high (ITM from 0.5, ITC from the round's median), of at most 200,000 texts a source.
+-- Do the scores agree?
+-- Each two of ITM, ITC, a second scorer (clip) and a second filter (itm 1, itm 2), where a text has both: correlation, and who says high (ITM from 0.5, others from the round's median), of at most 200,000 texts a source.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 200000)::UBIGINT AS every FROM captions GROUP BY round, source
 ), drawn AS (
-    SELECT round, source, itm_score, itc_score FROM captions JOIN sizes USING (round, source)
-    WHERE hash(key) % every = 0 AND itm_score IS NOT NULL AND itc_score IS NOT NULL
+    SELECT round, source, itm_score, itc_score, clip_score, itm_scores[1] AS itm_1, itm_scores[2] AS itm_2
+    FROM captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND itm_score IS NOT NULL
 ), medians AS (
-    SELECT round, approx_quantile(itc_score, 0.5) AS median FROM drawn GROUP BY round
+    SELECT round, approx_quantile(itc_score, 0.5) AS itc, approx_quantile(clip_score, 0.5) AS clip
+    FROM drawn GROUP BY round
+), compared AS (
+    SELECT round, source, unnest([
+        {place: 1, first: 'itm', second: 'itc', a: itm_score, b: itc_score, a_cut: 0.5, b_cut: itc},
+        {place: 2, first: 'itm', second: 'clip', a: itm_score, b: clip_score, a_cut: 0.5, b_cut: clip},
+        {place: 3, first: 'itc', second: 'clip', a: itc_score, b: clip_score, a_cut: itc, b_cut: clip},
+        {place: 4, first: 'itm 1', second: 'itm 2', a: itm_1, b: itm_2, a_cut: 0.5, b_cut: 0.5}
+    ], recursive := true)
+    FROM drawn JOIN medians USING (round)
 )
-SELECT round, source, count(*) AS texts, corr(itm_score, itc_score) AS correlation,
-    count(*) FILTER (itm_score >= 0.5 AND itc_score >= median) / texts AS both_high,
-    count(*) FILTER (itm_score >= 0.5 AND itc_score < median) / texts AS only_itm,
-    count(*) FILTER (itm_score < 0.5 AND itc_score >= median) / texts AS only_itc,
-    count(*) FILTER (itm_score < 0.5 AND itc_score < median) / texts AS both_low
-FROM drawn JOIN medians USING (round) GROUP BY round, source ORDER BY round, source DESC
+SELECT round, source, first, second, count(*) AS texts, corr(a, b) AS correlation,
+    count(*) FILTER (a >= a_cut AND b >= b_cut) / texts AS both_high,
+    count(*) FILTER (a >= a_cut AND b < b_cut) / texts AS only_first,
+    count(*) FILTER (a < a_cut AND b >= b_cut) / texts AS only_second,
+    count(*) FILTER (a < a_cut AND b < b_cut) / texts AS both_low
+FROM compared WHERE a IS NOT NULL AND b IS NOT NULL
+GROUP BY round, source, place, first, second ORDER BY round, source DESC, place

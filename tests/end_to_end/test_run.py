@@ -38,6 +38,9 @@ def test_the_round_has_its_metrics_and_its_page(small_run: Run) -> None:
     page = (small_run.root / "round-01" / "report.html").read_text()
     assert "<html" in page
     assert "data:image/jpeg;base64," in page
+    overview = (small_run.root / "report.html").read_text()
+    assert "CapFilt over 2 rounds" in overview
+    assert 'href="round-01/report.html"' in overview
 
 
 def test_every_row_of_the_list_is_a_row_and_every_caption_is_accounted_for(small_run: Run) -> None:

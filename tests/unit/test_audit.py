@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from blip_bootstrap import tables
@@ -79,6 +80,36 @@ def test_diversity_agrees_with_counting_in_python(finished_run: Path) -> None:
     assert found["distinct_words"] == len({word for text in texts for word in text.split()})
     assert found["distinct_share"] == pytest.approx(len(set(texts)) / len(texts))
     assert found["most_common_share"] == pytest.approx(max(map(texts.count, texts)) / len(texts))
+
+
+def test_agreement_is_that_of_numpy_for_each_two_scores(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    itm, clip = rng.random(60).astype(np.float32), rng.random(60).astype(np.float32)
+    captions = [scored(f"{i:03d}", float(itm[i]), float(clip[i]) if i < 50 else None) for i in range(60)]
+    path = tmp_path / "round-01/captions/part-00000.parquet"
+    tables.write_parquet(path, tables.rows_to_table(captions, tables.CAPTIONS), tables.CAPTIONS)
+    (tmp_path / "round-01/pairs").mkdir()
+    found = {(row["first"], row["second"]): row for row in rows(tmp_path, "agreement")}
+    assert list(found) == [("itm", "itc"), ("itm", "clip"), ("itc", "clip"), ("itm 1", "itm 2")]
+    of_clip = found["itm", "clip"]
+    assert of_clip["texts"] == 50
+    assert of_clip["correlation"] == pytest.approx(np.corrcoef(itm[:50], clip[:50])[0, 1], abs=1e-6)
+    high, clip_high = itm[:50] >= 0.5, clip[:50] >= np.median(clip[:50])
+    assert of_clip["both_high"] == pytest.approx((high & clip_high).mean(), abs=0.021)  # the median is approximate
+    assert sum(float(str(of_clip[k])) for k in ("both_high", "only_first", "only_second", "both_low")) == pytest.approx(
+        1
+    )
+    assert found["itm", "itc"]["correlation"] == pytest.approx(-1)
+    assert found["itm 1", "itm 2"]["only_second"] == pytest.approx((itm < 0.5).mean())
+
+
+def scored(key: str, itm: float, clip: float | None) -> dict[str, object]:
+    """A web text whose ITC score falls as its ITM score rises, and whose second filter always says 0.9."""
+    return {
+        "key": key, "source": "web", "candidate": 0, "caption": "a dog", "itm_score": itm, "itc_score": 1 - itm,
+        "logprob": None, "num_tokens": 5, "flags": [], "seed": None, "captioner": None, "itm_scores": [itm, 0.9],
+        "itc_scores": None, "clip_score": clip,
+    }  # fmt: skip
 
 
 def test_the_last_round_is_the_default_and_a_missing_one_is_told(finished_run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def test_the_page_shows_every_round_and_links_to_its_page(finished_run: Path, tm
         assert told in page
     assert "round-00/report.html" not in page
     assert "<script" not in page
+
+
+def test_a_page_that_would_stay_the_same_is_left_untouched(finished_run: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    path = write_overview(root)
+    os.utime(path, ns=(1, 1))
+    assert write_overview(root).stat().st_mtime_ns == 1
+    path.write_text("half of it")
+    assert "round by round" in write_overview(root).read_text().lower()
 
 
 def test_a_run_without_figures_is_told(tmp_path: Path) -> None:
