@@ -1,19 +1,32 @@
 -- Rows in and rows out of every step
--- rows_in = kept + dropped holds for every line, or the run is wrong: `gap` must be 0.
-WITH download AS (
-    SELECT count(*) AS urls, count(*) FILTER (status = 'success') AS pictures,
-        count(*) FILTER (error_class IS NOT NULL) AS failed
-    FROM images
-), selected AS (
-    SELECT round, count(*) FILTER (kept) AS kept, count(*) FILTER (reason IS NOT NULL) AS dropped FROM pairs GROUP BY round
+-- rows_in = kept + dropped holds for every line, or the run is wrong: `gap` must be 0. `caption` counts pictures (each has one web text), `select` texts.
+WITH read AS (
+    SELECT 'download' AS step, 1 AS place, status, error_class FROM images
+    UNION ALL SELECT 'human', 2, status, error_class FROM human
+    UNION ALL SELECT 'held_out', 3, status, error_class FROM held_out
+), counted AS (
+    SELECT NULL::SMALLINT AS round, step, place, NULL::BIGINT AS rows_in, status = 'success' AS kept,
+        error_class AS reason, count(*) AS number
+    FROM read GROUP BY step, place, kept, reason
+), pictures AS (
+    SELECT coalesce(sum(number) FILTER (kept), 0)::BIGINT AS pictures FROM counted WHERE step = 'download'
 ), captioned AS (
-    SELECT round, count(*) AS rows_in FROM captions GROUP BY round
+    SELECT round, count(*) AS texts, count(*) FILTER (source = 'web') AS web FROM captions GROUP BY round
+), every AS (
+    FROM counted
+    UNION ALL
+    SELECT round, 'caption', 4, pictures, true, NULL, web FROM captioned, pictures
+    UNION ALL
+    -- Round 0 has no captions: there the pairs come from the images themselves.
+    SELECT round, 'select', 5, coalesce(texts, pictures), kept, reason, number
+    FROM (SELECT round, kept, reason, count(*) AS number FROM pairs GROUP BY round, kept, reason)
+    LEFT JOIN captioned USING (round), pictures
+), summed AS (
+    SELECT round, step, place, coalesce(any_value(rows_in), sum(number))::BIGINT AS rows_in,
+        coalesce(sum(number) FILTER (kept AND reason IS NULL), 0)::BIGINT AS kept,
+        coalesce(sum(number) FILTER (NOT kept AND reason IS NOT NULL), 0)::BIGINT AS dropped,
+        string_agg(reason || ' ' || number, ', ' ORDER BY number DESC, reason) AS reasons
+    FROM every GROUP BY round, step, place
 )
-SELECT NULL::SMALLINT AS round, 'download' AS step, urls AS rows_in, pictures AS kept, failed AS dropped,
-    urls - pictures - failed AS gap
-FROM download
-UNION ALL
--- Round 0 has no captions: there the pairs come from the images themselves.
-SELECT round, 'select', coalesce(rows_in, pictures), kept, dropped, coalesce(rows_in, pictures) - kept - dropped
-FROM selected LEFT JOIN captioned USING (round), download
-ORDER BY round NULLS FIRST
+SELECT round, step, rows_in, kept, dropped, rows_in - kept - dropped AS gap, reasons
+FROM summed ORDER BY round NULLS FIRST, place

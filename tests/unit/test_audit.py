@@ -37,8 +37,16 @@ def test_every_sql_file_is_an_audit() -> None:
 def test_rows_in_are_rows_out(finished_run: Path) -> None:
     for number in (0, 1):
         answer = audit(finished_run, number, ["accounting"])[0]
-        assert [row["step"] for row in answer.table.to_pylist()] == ["download", "select"]
+        steps = ["download", "caption", "select"] if number else ["download", "select"]
+        assert [row["step"] for row in answer.table.to_pylist()] == steps
         check_accounting(answer)
+
+
+def test_dropped_rows_are_told_by_reason(finished_run: Path) -> None:
+    for row in rows(finished_run, "accounting", 1):
+        told = dict(one.rsplit(" ", 1) for one in str(row["reasons"] or "").split(", ") if one)
+        assert sum(map(int, told.values())) == row["dropped"]
+        assert ("below_threshold" in told) == (row["step"] == "select")
 
 
 def test_a_gap_is_found(finished_run: Path, tmp_path: Path) -> None:
