@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,14 @@ import typer
 
 Root = Annotated[Path | None, typer.Option("--root", help="The run, s3:// too. Default: runs/default, else runs/demo.")]
 RoundNumber = Annotated[int | None, typer.Option("--round", min=0, help="Which round. Default: the last one made.")]
+
+
+class Source(StrEnum):
+    """Where a text is from."""
+
+    web = "web"
+    synthetic = "synthetic"
+
 
 audit_app = typer.Typer(
     help="What was kept and dropped, why, and how noisy each source is.",
@@ -55,11 +64,13 @@ def sample(
     number: RoundNumber = None,
     size: Annotated[int, typer.Option("--size", min=1, help="How many texts.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Another seed draws other texts.")] = 0,
+    source: Annotated[Source | None, typer.Option("--source", help="Only web or only synthetic texts.")] = None,
 ) -> None:
     """Draw a stratified sample of a round's texts for people to answer."""
-    from blip_bootstrap.labels import draw_sample
+    from blip_bootstrap.labels import SOURCES, draw_sample
 
-    typer.echo(str(draw_sample(run_folder(root), number, size, seed)))
+    sources = (source.value,) if source else SOURCES
+    typer.echo(str(draw_sample(run_folder(root), number, size, seed, sources)))
 
 
 @audit_app.command(epilog="Example: `blip-bootstrap audit label --round 1`")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +13,14 @@ import pyarrow as pa
 from blip_bootstrap import records, tables
 from blip_bootstrap.audit import resolve_round
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.sql_text import text_list
 from blip_bootstrap.tables import Column, Table, rows_to_table
 from blip_bootstrap.truth import Truth, file_name
 from blip_bootstrap.views import connect, query
 
 Answer = Literal["yes", "no", "unsure"]
 Z = 1.96
+SOURCES = ("web", "synthetic")
 
 LABELS = Table(
     "labels",
@@ -41,7 +43,7 @@ WITH placed AS (
     SELECT *, count(*) OVER (PARTITION BY source, kept) AS stratum_rows,
         row_number() OVER (PARTITION BY source, kept
             ORDER BY md5_number_lower(concat_ws(' ', {seed}, key, source, candidate)), key) AS place
-    FROM pairs WHERE round = {round} AND (reason IS NULL OR reason <> 'empty_text')
+    FROM pairs WHERE round = {round} AND (reason IS NULL OR reason <> 'empty_text') AND list_contains({sources}, source)
 )
 SELECT round, key, source, candidate, caption, itm_score, kept, stratum_rows, NULL::VARCHAR AS answer
 FROM placed ORDER BY place, source DESC, kept DESC LIMIT {size}
@@ -65,14 +67,17 @@ def labels_path(root: Path, number: int) -> Path:
     return root / "labels" / f"round-{number:02d}.parquet"
 
 
-def draw_sample(root: Path, number: int | None = None, size: int = 200, seed: int = 0) -> Path:
+def draw_sample(
+    root: Path, number: int | None = None, size: int = 200, seed: int = 0, sources: Sequence[str] = SOURCES
+) -> Path:
     """Draw `size` texts of a round for people to answer, as many kept as dropped ones of each source; the file's path.
 
-    The same seed draws the same texts. Raises InputError where the round is not there, or has answers already.
+    `sources` limits it to web or synthetic texts. The same seed draws the same texts. Raises InputError where the
+    round is not there, or has answers already.
     """
     with connect(root) as connection:
         number = resolve_round(root, number)
-        sql = _SAMPLE.format(seed=int(seed), round=number, size=int(size))
+        sql = _SAMPLE.format(seed=int(seed), round=number, size=int(size), sources=text_list(sources))
         rows = query(connection, sql)
     path = labels_path(root, number)
     if path.exists() and any(row["answer"] for row in read_labels(path)):

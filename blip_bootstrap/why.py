@@ -87,7 +87,12 @@ def story_html(story: Story) -> str:
             "Green texts trained the round's model; red did not.",
             texts + table_html(rows, "texts"),
         ),
-        ("deciders", "What decided", "Models by digest, settings as recorded.", table_html(story.deciders.to_pylist())),
+        (
+            "deciders",
+            "What decided",
+            "Models by digest, settings as recorded.",
+            table_html(story.deciders.to_pylist(), "what decided"),
+        ),
     ]
     title = f"Image {story.image['key']}"
     nav = [(anchor, heading) for anchor, heading, _, _ in parts]

@@ -13,12 +13,15 @@ import yaml
 from blip_bootstrap import records
 from blip_bootstrap.alarms import Alarm, find_alarms
 from blip_bootstrap.audit import ask
+from blip_bootstrap.labels import estimates, labels_path
 from blip_bootstrap.pages import charts
 from blip_bootstrap.pages.charts import Part
 from blip_bootstrap.pages.gallery import GALLERIES, gallery_html
-from blip_bootstrap.pages.parts import Page, charts_html, scroll, table_html
+from blip_bootstrap.pages.parts import Page, charts_html, named, scroll, table_html
 from blip_bootstrap.summary import FIGURES
 from blip_bootstrap.views import query
+
+TONES = {"web": "web", "synthetic": "synthetic"}
 
 
 def cards(page: Page) -> str:
@@ -73,7 +76,8 @@ def flow(page: Page) -> str:
     pairs = [Part(row["source"], row["texts"], row["source"]) for row in fates if row["fate"] == "kept"]
     rows += [("pairs to train on", pairs)] if pairs else []
     full = max((sum(part.number for part in parts) for _, parts in rows), default=0)
-    return f'<ul class="flow">{"".join(charts.stack(name, parts, full) for name, parts in rows)}</ul>' if rows else ""
+    drawn = f'<ul class="flow">{"".join(charts.stack(name, parts, full) for name, parts in rows)}</ul>' if rows else ""
+    return drawn + _folded(page, "accounting")
 
 
 def over_rounds(page: Page) -> str:
@@ -88,7 +92,11 @@ def over_rounds(page: Page) -> str:
         lines.append(f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>')
     if not lines:
         return ""
-    return scroll(f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>", "rounds")
+    return scroll(
+        f"<table>{named('figures of each round')}<thead><tr><td></td>{head}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table>",
+        "figures of each round",
+    )
 
 
 def noise(page: Page) -> str:
@@ -97,7 +105,31 @@ def noise(page: Page) -> str:
         (f"round {row['round']}, {row['source']}", row["noise_ratio"], row["low"], row["high"], row["source"])
         for row in ask(page.connection, "noise").table.to_pylist()
     ]
-    return charts.ranges(rows, "dropped texts of all texts; 95 % Wilson interval") if rows else ""
+    drawn = charts.ranges(rows, "dropped texts of all texts; 95 % Wilson interval") if rows else ""
+    return drawn + _folded(page, "noise_by_host", "noise_by_length", "noise_by_sampler", "languages")
+
+
+def spot_check(page: Page) -> str:
+    """What the answers to the round's sample say, and what a selection by target noise expected of its cut."""
+    found = estimates(page.root, page.number) if labels_path(page.root, page.number).is_file() else []
+    rows = [
+        (
+            f"{one.name.replace('_', ' of the ')}, {one.source}",
+            one.share,
+            one.low,
+            one.high,
+            TONES.get(one.source, "other"),
+        )
+        for one in found
+        if one.share is not None and one.low is not None and one.high is not None
+    ]
+    counts = page.manifests.get(f"round-{page.number:02d}/pairs", {}).get("counts", {})
+    rows += [
+        (f"{name}, expected at the cut", counts[key], counts[f"{key}_low"], counts[f"{key}_high"], "human")
+        for name, key in (("noise of the kept", "expected_noise"), ("recall", "expected_recall"))
+        if key in counts
+    ]
+    return charts.ranges(rows, "shares of texts; 95 % intervals") if rows else ""
 
 
 def scores(page: Page) -> str:
@@ -113,7 +145,7 @@ def scores(page: Page) -> str:
         for source in ("web", "synthetic")
     }
     drawn.append(charts.lines("share kept at any threshold", series, ("web", "synthetic"), "threshold"))
-    return charts_html(drawn)
+    return charts_html(drawn) + _folded(page, "agreement")
 
 
 def galleries(page: Page) -> str:
@@ -133,15 +165,22 @@ def galleries(page: Page) -> str:
 
 def diversity(page: Page) -> str:
     """How many different texts and words there are, which are most common, lost or invented, and who is named."""
-    rows = ask(page.connection, "diversity").table.to_pylist()
-    folded = [ask(page.connection, name) for name in ("common", "vocabulary", "details", "repetition", "people")]
-    more = "".join(
+    variety = ask(page.connection, "diversity")
+    rows = variety.table.to_pylist()
+    return table_html([row for row in rows if row["round"] <= page.number], variety.title) + _folded(
+        page, "phrases", "common", "vocabulary", "details", "repetition", "flags", "people"
+    )
+
+
+def _folded(page: Page, *names: str) -> str:
+    """Audits of this round as tables that open; those without an answer are left out."""
+    answers = [ask(page.connection, name) for name in names]
+    return "".join(
         f"<details><summary><strong>{escape(answer.title)}</strong></summary>"
         f'<p class="note">{escape(answer.meaning)}</p>{table_html(mine, answer.title)}</details>'
-        for answer in folded
-        if (mine := [row for row in answer.table.to_pylist() if row["round"] == page.number])
+        for answer in answers
+        if (mine := [row for row in answer.table.to_pylist() if row["round"] in (page.number, None)])
     )
-    return table_html([row for row in rows if row["round"] <= page.number]) + more
 
 
 def truth(page: Page) -> str:

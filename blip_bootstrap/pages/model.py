@@ -7,7 +7,7 @@ from html import escape
 
 from blip_bootstrap import records
 from blip_bootstrap.pages import charts
-from blip_bootstrap.pages.parts import Page, charts_html, scroll
+from blip_bootstrap.pages.parts import Page, charts_html, named, scroll
 
 ARMS = {"": "this round", "human_only": "human set only", "filter_only": "filter only",
         "captioner_only": "captioner only", "oracle": "oracle (true texts)"}  # fmt: skip
@@ -49,7 +49,7 @@ def held_out(page: Page) -> str:
         f'<tr><th scope="row">{escape(label)}</th>{"".join(_cell(page, arm, key, best[key]) for arm in arms)}</tr>'
         for key, label in columns
     )
-    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    table = f"<table>{named('held-out figures')}<thead><tr><td></td>{head}</tr></thead><tbody>{lines}</tbody></table>"
     return scroll(table, "held-out figures") + _domain_bars(page)
 
 

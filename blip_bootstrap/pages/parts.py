@@ -40,8 +40,8 @@ class Page:
         return float(used)
 
 
-def table_html(rows: Sequence[Mapping[str, Any]], label: str = "table") -> str:
-    """Rows of an audit as an HTML table; empty for no rows."""
+def table_html(rows: Sequence[Mapping[str, Any]], label: str) -> str:
+    """Rows of an audit as an HTML table that `label` names; empty for no rows."""
     if not rows:
         return ""
     numeric = {k for k in rows[0] if all(isinstance(row[k], int | float) or row[k] is None for row in rows)}
@@ -50,13 +50,18 @@ def table_html(rows: Sequence[Mapping[str, Any]], label: str = "table") -> str:
         f"<tr>{''.join(f'<td{_num(k in numeric)}>{escape(shown(v))}</td>' for k, v in row.items())}</tr>"
         for row in rows
     )
-    return scroll(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", label)
+    return scroll(f"<table>{named(label)}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", label)
 
 
 def charts_html(drawn: Iterable[str]) -> str:
     """Charts side by side where the page is wide; empty where none has anything to show."""
     inside = "".join(drawn)
     return f'<div class="charts">{inside}</div>' if inside else ""
+
+
+def named(label: str) -> str:
+    """A table's caption for those who hear the page; to the eye the heading above says it."""
+    return f'<caption class="heard">{escape(label)}</caption>'
 
 
 def scroll(table: str, label: str) -> str:

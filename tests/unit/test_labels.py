@@ -46,6 +46,12 @@ def test_the_sample_is_stratified_repeatable_and_unanswered(run: Path) -> None:
     assert read_labels(draw_sample(run, 1, size=40, seed=1)) != rows
 
 
+def test_a_sample_of_one_source_spends_all_answers_there(run: Path) -> None:
+    rows = read_labels(draw_sample(run, 1, size=40, sources=["web"]))
+    assert Counter((row["source"], row["kept"]) for row in rows) == {("web", True): 20, ("web", False): 20}
+    assert {row["stratum_rows"] for row in rows if row["kept"]} == {50}
+
+
 def test_answers_are_not_drawn_over(run: Path) -> None:
     path = draw_sample(run, 1, size=4)
     rows = read_labels(path)

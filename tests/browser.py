@@ -1,0 +1,77 @@
+"""A real browser that draws pages of ours at a given width, and tells what it saw."""
+
+from __future__ import annotations
+
+import html
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+# The page stands in a frame, since a window cannot be made narrower than 500 px.
+FRAME = """<!doctype html><title>frame</title><body style="margin:0">
+<iframe id="page" src="/page.html" style="border:0;width:{width}px;height:900px" onload="look()"></iframe>
+<pre id="seen"></pre><script>{script}</script></body>"""
+
+PROBE = (Path(__file__).parent / "browser_probe.js").read_text(encoding="utf-8")
+
+
+@dataclass
+class Seen:
+    """What the browser measured (`browser_probe.js`), said on its console, and asked the server for."""
+
+    measured: dict[str, Any]
+    console: list[str]
+    asked: list[str] = field(default_factory=list)
+
+
+def look(page: str, width_px: int, profile: Path, dark: bool = False) -> Seen:
+    """Draw `page` in a frame of `width_px`; `profile` is a folder for the browser's own files."""
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+        "--window-size=1400,1000", "--enable-logging=stderr", f"--user-data-dir={profile}",
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+    ]  # fmt: skip
+    with serving({"/page.html": page, "/": FRAME.format(width=width_px, script=PROBE)}) as (address, asked):
+        command = [str(CHROMIUM), *flags, "--dump-dom", address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    told = done.stdout.split('<pre id="seen">')[1].split("</pre>")[0]
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return Seen(json.loads(html.unescape(told)), console, asked)
+
+
+@contextmanager
+def serving(pages: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """A loopback server of `pages`, its address, and the paths that it is asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            content = pages.get(self.path, "").encode()
+            self.send_response(200 if content else 404)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
