@@ -40,3 +40,20 @@ def test_a_page_is_read_by_all(pages: dict[str, str], name: str, width: int, dar
     assert seen.console == []
     assert found["resources"] == []
     assert set(seen.asked) <= {"/", "/page.html", "/favicon.ico"}
+
+
+def test_the_browser_does_see_mistakes(tmp_path: Path) -> None:
+    bad = """<!doctype html><meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:">
+        <body><h1>One</h1><h3>Three</h3><main><p id="w">wide<style>#w {width: 900px}</style></p>
+        <p style="color: #999; background: #fff">faint</p><table><tr><th></th></tr></table>
+        <div class="scroll">a</div><img src="http://127.0.0.1:9/leaves.png"></main></body>"""
+    seen = look(bad.replace("default-src 'none'", "default-src 'unsafe-inline'"), 390, tmp_path)
+    found = seen.measured
+    assert found["scroll_width"] > found["width"]
+    assert [bool(found[mistake]) for mistake in ("wider", "faint", "unnamed", "headless", "silent", "broken")] == [
+        True
+    ] * 6
+    assert found["unreached"]
+    assert found["skipped"] == [3]
+    assert found["landmarks"] == [0, 0, 1, 0]
+    assert any("leaves.png" in line for line in seen.console)
