@@ -91,6 +91,43 @@ def test_two_workers_of_a_torch_trainer_share_each_batch(world: Path, tmp_path: 
     assert two == pytest.approx(one, rel=1e-5)
 
 
+def test_ray_train_replaces_a_killed_worker_and_goes_on_bit_for_bit(
+    world: Path, tmp_path: Path, ray_config: RayConfig
+) -> None:
+    """kill -9 of the second of two workers at step 3, after the checkpoint of step 2."""
+    config = pretrain_config(world, steps=4, checkpoint_every_steps=2)
+
+    def train_two(name: str, kill: bool) -> Path:
+        out = tmp_path / name
+        out.mkdir()
+
+        def call() -> dict[str, Any]:
+            import torch.distributed as dist
+
+            from blip_training.pretrain import pretrain_model
+
+            (out / f".started-{dist.get_rank()}-{os.getpid()}").touch()
+
+            def progress(step: int, figures: object) -> None:
+                if kill and step == 3 and not (out / ".killed").exists():
+                    (victim,) = out.glob(".started-1-*")
+                    (out / ".killed").touch()
+                    os.kill(int(victim.name.rpartition("-")[2]), signal.SIGKILL)
+
+            inputs = world / "images", world / "pairs", world / "human"
+            return dict(pretrain_model(out, *inputs, config, progress))
+
+        job = Training("pretrain", out, 4, call, num_workers=2, threads=1, device="cpu")
+        assert train(job, ray_config)["steps"] == 4
+        return out
+
+    straight, killed = train_two("straight", kill=False), train_two("killed", kill=True)
+    assert [len(list(out.glob(".started-*"))) for out in (straight, killed)] == [2, 4]
+    assert read_log(killed) == read_log(straight)
+    weights = [(out / "model.safetensors").read_bytes() for out in (straight, killed)]
+    assert weights[0] == weights[1]
+
+
 def test_a_users_mistake_in_a_worker_is_one_line_here(world: Path, tmp_path: Path, ray_config: RayConfig) -> None:
     with pytest.raises(InputError, match="no training pairs"):
         pretrain(tmp_path, None, None, None, config=pretrain_config(world), ray=ray_config)
