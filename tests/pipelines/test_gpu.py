@@ -1,0 +1,45 @@
+"""A captioning worker on a GPU writes and scores what it does on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from blip_bootstrap.config import CaptionConfig, SamplerConfig
+from blip_bootstrap.tables import parquet_files, read_parquet
+from blip_pipelines.caption_worker import CaptionWorker
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+NUM_IMAGES = 60
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., Path]) -> pa.Table:
+    return read_parquet(parquet_files(make_images(tmp_path_factory.mktemp("images"), NUM_IMAGES, NUM_IMAGES))[0])
+
+
+def worked(images: pa.Table, models: tuple[Path, Path], device: Any, dtype: Any = "float32") -> list[dict[str, Any]]:
+    config = CaptionConfig(device=device, dtype=dtype, candidates=2, sampler=SamplerConfig(max_tokens=10))
+    made: list[dict[str, Any]] = CaptionWorker(*models, config)(images).to_pylist()
+    return made
+
+
+@pytest.mark.parametrize(("dtype", "tolerance", "same_captions"), [("float32", 0.005, 0.9), ("bfloat16", 0.05, 0.5)])
+def test_captions_and_scores(
+    images: pa.Table, models: tuple[Path, Path], dtype: str, tolerance: float, same_captions: float
+) -> None:
+    """The seeds are the same, so captions differ only where two tokens are nearly as likely."""
+    cpu, gpu = worked(images, models, "cpu"), worked(images, models, "cuda", dtype)
+    names = ("key", "source", "candidate", "seed")
+    assert [[row[name] for name in names] for row in gpu] == [[row[name] for name in names] for row in cpu]
+    pairs = [pair for pair in zip(cpu, gpu, strict=True) if pair[0]["caption"] == pair[1]["caption"]]
+    synthetic = [one for one, _ in pairs if one["source"] == "synthetic"]
+    assert len(synthetic) >= same_captions * NUM_IMAGES * 9 // 10 * 2
+    for name in ("itm_score", "itc_score"):
+        scores = [[row[name] for row in side] for side in zip(*pairs, strict=True)]
+        assert scores[1] == pytest.approx(scores[0], abs=tolerance)
