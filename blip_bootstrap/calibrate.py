@@ -60,7 +60,8 @@ def calibrate(captions: Sequence[Path], labels: Path, sources: Sequence[str], ta
         )
     at = int(reached[0])
     (noise_low, noise_high), (recall_low, recall_high) = _intervals(rows, counts, at)
-    return Calibrated(at / BINS, noise[at], noise_low, noise_high, recall[at], recall_low, recall_high, len(rows))
+    found = (float(noise[at]), noise_low, noise_high, float(recall[at]), recall_low, recall_high)
+    return Calibrated(at / BINS, *found, len(rows))
 
 
 def _histograms(captions: Sequence[Path], sources: Sequence[str]) -> dict[str, Floats]:
