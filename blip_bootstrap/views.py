@@ -39,6 +39,9 @@ VIEWS = (
 )  # fmt: skip
 """Every view with its columns; `SELECT * FROM columns` tells the same."""
 
+SOME_FILES = 64
+"""Audits that need a sample read at most so many files of a table, evenly spaced: `some_captions` and the like."""
+
 _EXPLAIN = re.compile(r"explain(\s+analyze)?(\s*\([^)]*\))?\s+", re.IGNORECASE)
 _PIVOT = re.compile(r"\(?\s*(pivot|select|from|with)\b", re.IGNORECASE)
 
@@ -75,10 +78,9 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
     if remote:
         attach(connection, [remote])
     for table in (tables.IMAGES, HUMAN, HELD_OUT):
-        _create(connection, table, _files_sql(table, root / table.name, remote))
+        _create(connection, table, [(root / table.name, None)], remote)
     for table in (CAPTIONS, PAIRS):
-        parts = [_files_sql(table, records.round_folder(root, n) / table.name, remote, n) for n in numbers]
-        _create(connection, table, " UNION ALL ".join(part for part in parts if part))
+        _create(connection, table, [(records.round_folder(root, n) / table.name, n) for n in numbers], remote)
     _create_records(connection, root, numbers)
     _create_table(connection, tables.LANGUAGES, _languages(root, numbers))
     _document(connection)
@@ -143,9 +145,13 @@ def _typed() -> str | None:
     return "\n".join(lines)
 
 
-def _files_sql(table: tables.Table, folder: Path, remote: Remote | None, number: int | None = None) -> str:
+def _evenly(files: Sequence[str], most: int) -> list[str]:
+    """At most `most` of the files, evenly spaced; of tables whose files are aligned, the same ones."""
+    return [files[at * len(files) // most] for at in range(most)] if len(files) > most else list(files)
+
+
+def _files_sql(table: tables.Table, files: Sequence[str], remote: Remote | None, number: int | None) -> str:
     """The SELECT over a folder's files; empty where there are none. A column that an older run lacks is null."""
-    files = remote.parquet_files(folder) if remote else list(map(str, tables.parquet_files(folder)))
     if not files:
         return ""
     try:
@@ -170,12 +176,29 @@ def _languages(root: Path, numbers: Sequence[int]) -> pa.Table:
     return pa.concat_tables([tables.LANGUAGES.schema.empty_table(), *found])
 
 
-def _create(connection: duckdb.DuckDBPyConnection, table: tables.Table, select: str) -> None:
-    """Create a view, or an empty table of the declared columns where there is nothing to see."""
-    if select:
-        connection.execute(f"CREATE VIEW {table.name} AS {select}")
-    else:
-        _create_table(connection, table, table.schema.empty_table())
+def _create(
+    connection: duckdb.DuckDBPyConnection,
+    table: tables.Table,
+    folders: Sequence[tuple[Path, int | None]],
+    remote: Remote | None,
+) -> None:
+    """Create the view of a table over folders, each of one round or none, and `some_` of it over a part of the files.
+
+    Where there is nothing to see, it is an empty table of the declared columns.
+    """
+    found = [
+        (remote.parquet_files(folder) if remote else list(map(str, tables.parquet_files(folder))), number)
+        for folder, number in folders
+    ]
+    for name, most in ((table.name, None), (f"some_{table.name}", SOME_FILES)):
+        if most and all(len(files) <= most for files, _ in found):
+            connection.execute(f"CREATE VIEW {name} AS FROM {table.name}")
+            continue
+        parts = [_files_sql(table, _evenly(files, most or len(files)), remote, number) for files, number in found]
+        if select := " UNION ALL ".join(part for part in parts if part):
+            connection.execute(f"CREATE VIEW {name} AS {select}")
+        else:
+            _create_table(connection, table, table.schema.empty_table())
 
 
 def _create_table(connection: duckdb.DuckDBPyConnection, table: tables.Table, data: pa.Table) -> None:

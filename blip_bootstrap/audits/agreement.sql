@@ -1,10 +1,10 @@
 -- Do the scores agree?
 -- Each two of ITM, ITC, a second scorer (clip) and a second filter (itm 1, itm 2), where a text has both: correlation, and who says high (ITM from 0.5, others from the round's median), of at most 200,000 texts a source.
 WITH sizes AS (
-    SELECT round, source, ceil(count(*) / 200000)::UBIGINT AS every FROM captions GROUP BY round, source
+    SELECT round, source, ceil(count(*) / 200000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), drawn AS (
     SELECT round, source, itm_score, itc_score, clip_score, itm_scores[1] AS itm_1, itm_scores[2] AS itm_2
-    FROM captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND itm_score IS NOT NULL
+    FROM some_captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND itm_score IS NOT NULL
 ), medians AS (
     SELECT round, approx_quantile(itc_score, 0.5) AS itc, approx_quantile(clip_score, 0.5) AS clip
     FROM drawn GROUP BY round

@@ -1,10 +1,10 @@
 -- Details that captions tell
 -- Share of texts with a number, a capital letter inside (a name), and a word rare in the web texts (seen at most twice).
 WITH sizes AS (
-    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM pairs GROUP BY round, source
+    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), drawn AS (
     SELECT round, source, key, candidate, caption, kept
-    FROM pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND caption <> ''
+    FROM some_pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND caption <> ''
 ), told AS (
     SELECT round, source, key, candidate, unnest(words(caption)) AS word FROM drawn
 ), rare AS (

@@ -1,10 +1,10 @@
 -- Diversity of the texts
 -- Of at most 50,000 texts a source, drawn evenly, so that rounds of any size compare; same words, same order: one text.
 WITH sizes AS (
-    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM pairs GROUP BY round, source
+    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), texts AS (
     SELECT round, source, lower(trim(caption)) AS text, count(*) AS number
-    FROM pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 GROUP BY round, source, text
+    FROM some_pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 GROUP BY round, source, text
 ), vocabulary AS (
     SELECT round, source, count(DISTINCT word) AS distinct_words, sum(number) AS words
     FROM (SELECT round, source, number, unnest(string_split(text, ' ')) AS word FROM texts WHERE text <> '')

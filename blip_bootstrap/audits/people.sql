@@ -22,10 +22,10 @@ WITH named(class, word) AS (
         ('origin: european', 'italian'), ('origin: european', 'spanish'), ('origin: middle eastern', 'arab'),
         ('origin: middle eastern', 'iranian'), ('origin: middle eastern', 'turkish')
 ), sizes AS (
-    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM captions GROUP BY round, source
+    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), drawn AS (
     SELECT round, source, key, candidate, itm_score, caption
-    FROM captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND itm_score IS NOT NULL
+    FROM some_captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND itm_score IS NOT NULL
 ), totals AS (
     SELECT round, source, count(*) AS total, avg(itm_score) AS mean_score FROM drawn GROUP BY round, source
 ), found AS (

@@ -1,10 +1,10 @@
 -- Variety of phrases
 -- Of at most 20,000 texts a source: different ones of all pairs and triples of words; `echoed`: with five words in a row of another image.
 WITH sizes AS (
-    SELECT round, source, ceil(count(*) / 20000)::UBIGINT AS every FROM pairs GROUP BY round, source
+    SELECT round, source, ceil(count(*) / 20000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), texts AS (
     SELECT round, source, key, words(caption) AS w
-    FROM pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND caption <> ''
+    FROM some_pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND caption <> ''
 ), grams AS (
     SELECT round, source, key, n, unnest(list_transform(range(1, len(w) - n + 2), lambda i: hash(w[i:i + n - 1]))) AS gram
     FROM texts, (VALUES (2), (3), (5)) sizes(n) WHERE len(w) >= n

@@ -1,10 +1,10 @@
 -- Repetition and prompt leaks
 -- In the texts themselves: a word twice in a row, a third of six or more words said before, the prompt's words. A sample.
 WITH sizes AS (
-    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM captions GROUP BY round, source
+    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), drawn AS (
     SELECT round, source, lower(caption) AS text, words(caption) AS w
-    FROM captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND caption <> ''
+    FROM some_captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND caption <> ''
 )
 SELECT round, source, count(*) AS texts,
     count(*) FILTER (regexp_matches(text, '^(a )?(picture|photo) of')) / texts AS prompt_leak,

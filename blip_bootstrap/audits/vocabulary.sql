@@ -1,13 +1,13 @@
 -- Words that synthetic texts lost and invented
 -- The 15 words each that the captioner most under- and over-uses, by log odds (one added to every count), 1.5 times at least.
 WITH sizes AS (
-    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM captions GROUP BY round, source
+    SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), uses AS (
     SELECT round, regexp_replace(word, '[^\p{L}\p{N}]+', '', 'g') AS word, count(*) FILTER (source = 'web') AS web,
         count(*) FILTER (source = 'synthetic') AS synthetic
     FROM (
         SELECT round, source, unnest(words(caption)) AS word
-        FROM captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0
+        FROM some_captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0
     ) GROUP BY ALL
 ), odds AS (
     SELECT round, word, web, synthetic, ln((synthetic + 1) / (sum(synthetic) OVER r + 1))

@@ -50,8 +50,8 @@ def make_captions(folder: Path, rows: int) -> None:
             made = connection.sql(f"""
                 SELECT format('{part:05d}{{:05d}}', i // 2) AS key, if(i % 2 = 0, 'web', 'synthetic') AS source,
                     0::SMALLINT AS candidate, list_aggregate(list_transform(range(3 + (i * 7) % 9),
-                        lambda j: 'w' || floor(30000 * (md5_number_lower({part} || ' ' || i || ' ' || j)
-                            / 18446744073709551615.0) ** 3)::INTEGER), 'string_agg', ' ') AS caption,
+                        lambda j: 'w' || floor(30000 * (hash({part}, i, j) / 18446744073709551615.0) ** 3)::INTEGER),
+                        'string_agg', ' ') AS caption,
                     if(random() < 0.6, 1 - random() ** 3, random() ** 3)::FLOAT AS itm_score,
                     random()::FLOAT AS itc_score, -random()::FLOAT AS logprob, 9::SMALLINT AS num_tokens,
                     []::VARCHAR[] AS flags, i::BIGINT AS seed, if(i % 2 = 0, NULL, 'captioner') AS captioner,

@@ -14,7 +14,7 @@ import pytest
 from blip_bootstrap import tables
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.printing import FORMS, render
-from blip_bootstrap.views import VIEWS, connect, prompt_sql, query, run_sql
+from blip_bootstrap.views import SOME_FILES, VIEWS, connect, prompt_sql, query, run_sql
 
 
 def answer(root: Path, question: str) -> list[dict[str, object]]:
@@ -177,3 +177,23 @@ def test_staged_files_are_not_seen(tmp_path: Path) -> None:
     folder = tmp_path / "round-01/pairs"
     tables.write_parquet(folder / ".part-00000.parquet", tables.rows_to_table([], tables.PAIRS), tables.PAIRS)
     assert answer(tmp_path, "SELECT count(*) AS n FROM pairs") == [{"n": 0}]
+
+
+def test_a_sample_reads_the_same_files_of_aligned_tables(tmp_path: Path) -> None:
+    for part in range(SOME_FILES + 6):
+        row = {"key": f"{part:03d}", "source": "web", "candidate": 0, "caption": "a dog", "itm_score": 0.5}
+        for table in (tables.CAPTIONS, tables.PAIRS):
+            whole = dict.fromkeys(table.schema.names) | row
+            path = tmp_path / f"round-01/{table.name}/part-{part:05d}.parquet"
+            tables.write_parquet(path, tables.rows_to_table([whole], table), table)
+    with connect(tmp_path) as connection:
+        told = {
+            name: [row[0] for row in connection.sql(f"SELECT key FROM {name} ORDER BY key").fetchall()]
+            for name in ("captions", "some_captions", "some_pairs", "some_images")
+        }
+    assert len(told["captions"]) == SOME_FILES + 6
+    assert len(told["some_captions"]) == SOME_FILES
+    assert told["some_captions"] == told["some_pairs"]
+    assert told["some_captions"][0] == "000"
+    assert told["some_captions"][-1] >= "067"
+    assert told["some_images"] == []
