@@ -46,10 +46,12 @@ _EXPLAIN = re.compile(r"explain(\s+analyze)?(\s*\([^)]*\))?\s+", re.IGNORECASE)
 _PIVOT = re.compile(r"\(?\s*(pivot|select|from|with)\b", re.IGNORECASE)
 
 MACROS = """
-CREATE MACRO wilson_low(hits, number) AS CASE WHEN number > 0 THEN greatest(0, (hits + 1.9208) / (number + 3.8416)
-    - 1.96 * sqrt(hits * (number - hits)::DOUBLE / number + 0.9604) / (number + 3.8416)) END;
-CREATE MACRO wilson_high(hits, number) AS CASE WHEN number > 0 THEN least(1, (hits + 1.9208) / (number + 3.8416)
-    + 1.96 * sqrt(hits * (number - hits)::DOUBLE / number + 0.9604) / (number + 3.8416)) END;
+CREATE MACRO wilson_half(hits, number) AS
+    1.96 * sqrt(hits * (number - hits)::DOUBLE / number + 0.9604) / (number + 3.8416);
+CREATE MACRO wilson_low(hits, number) AS CASE WHEN number > 0
+    THEN if(hits = 0, 0.0, greatest(0, (hits + 1.9208) / (number + 3.8416) - wilson_half(hits, number))) END;
+CREATE MACRO wilson_high(hits, number) AS CASE WHEN number > 0
+    THEN if(hits = number, 1.0, least(1, (hits + 1.9208) / (number + 3.8416) + wilson_half(hits, number))) END;
 CREATE MACRO words(text) AS string_split(lower(trim(text)), ' ');
 """
 """95 % Wilson score interval of a share (hits of number), 0..1; and a text's words, lower case."""

@@ -13,6 +13,7 @@ import pytest
 
 from blip_bootstrap import tables
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.labels import wilson
 from blip_bootstrap.printing import FORMS, render
 from blip_bootstrap.views import SOME_FILES, VIEWS, connect, prompt_sql, query, run_sql
 
@@ -197,3 +198,14 @@ def test_a_sample_reads_the_same_files_of_aligned_tables(tmp_path: Path) -> None
     assert told["some_captions"][0] == "000"
     assert told["some_captions"][-1] >= "067"
     assert told["some_images"] == []
+
+
+def test_wilson_intervals_end_where_shares_do(tmp_path: Path) -> None:
+    with connect(tmp_path) as connection:
+        asked = (
+            "SELECT wilson_low(0, 71), wilson_high(0, 71), wilson_low(71, 71), wilson_high(71, 71), wilson_low(0, 0)"
+        )
+        (found,) = connection.sql(asked).fetchall()
+    low, high = wilson(0.0, 71)
+    assert found == (0.0, pytest.approx(high), pytest.approx(1 - high), 1.0, None)
+    assert low == pytest.approx(0, abs=1e-12)
