@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from blip_bootstrap.config import VqaConfig
 
 INTERRUPTED = 130
-RECIPE, MODEL, CHECKPOINT = "recipe.json", "config.json", "checkpoint.pt"
+RECIPE, CHECKPOINT = "recipe.json", "checkpoint.pt"
+MODEL = "model.safetensors"
+"""The last file of a model that is written: where it is, the model is whole."""
 
 Questions = Annotated[
     Path, typer.Argument(metavar="QUESTIONS", help="JSON lines: image, question, answers (texts, or text to count).")
@@ -49,10 +51,11 @@ def train(
     from blip_bootstrap.config import load_config
     from blip_bootstrap.progress import Progress
     from blip_training.finetune_vqa import finetune_vqa_model
-    from blip_training.vqa_data import read_questions
+    from blip_training.vqa_data import check_pictures, read_questions
 
     vqa = load_config(config, settings or []).vqa
     read = read_questions(questions, image_root)
+    check_pictures(read)
     _keep_recipe(out, start, questions, image_root, vqa)
     if (out / MODEL).is_file() and not (out / CHECKPOINT).exists():
         typer.echo(f"{out}: made already by these settings", err=True)
@@ -82,12 +85,14 @@ def answer(
     from blip_bootstrap.config import load_config
     from blip_training.checkpoint import load_vqa
     from blip_training.vqa_answers import answer_figures
-    from blip_training.vqa_data import read_questions
+    from blip_training.vqa_data import check_pictures, read_questions
     from blip_training.workers import resolve_device
 
     vqa = load_config(config, settings or []).vqa
-    candidates = _read_answers(answers) if mode is Mode.rank else []
+    candidates = _candidates(mode, answers)
     read = read_questions(questions, image_root, answered=False)
+    check_pictures(read)
+    _check_folder(out)
     loaded = load_vqa(model, resolve_device(vqa.optimizer.device), vqa.image_size)
     with _interruptible(), _threads(vqa):
         found = _ask(*loaded, read, vqa, mode.value, candidates)
@@ -129,10 +134,17 @@ def _figures_line(figures: Mapping[str, int | float]) -> str:
     return f"{asked} answered by people: VQA accuracy {accuracy}; {most_common}"
 
 
-def _read_answers(file: Path | None) -> list[str]:
-    """The closed list, each answer once, in its order."""
-    if file is None:
+def _candidates(mode: Mode, file: Path | None) -> list[str]:
+    """The answers to choose from, none where they are written. Raises InputError where mode and list do not fit."""
+    if mode is Mode.generate and file is not None:
+        raise InputError(f"--answers {file} is for --mode rank; --mode generate writes its own answers")
+    if mode is Mode.rank and file is None:
         raise InputError("--mode rank chooses from a list; give it with --answers FILE, one answer a line")
+    return _read_answers(file) if file else []
+
+
+def _read_answers(file: Path) -> list[str]:
+    """The closed list, each answer once, in its order."""
     try:
         text = file.read_text(encoding="utf-8-sig")
         lines = json.loads(text) if file.suffix == ".json" else text.splitlines()
@@ -158,7 +170,8 @@ def _keep_recipe(out: Path, start: str, questions: Path, image_root: Path | None
     }
     recipe = recipe_of("vqa train", config, inputs)
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    if kept is not None and kept != recipe:
+    begun = (out / MODEL).exists() or (out / CHECKPOINT).exists()
+    if kept is not None and kept != recipe and begun:
         differs = ", ".join(sorted(_differences(kept, recipe)))
         raise InputError(f"{out}: begun with another recipe ({differs} differ); give another --out, or delete it")
     if kept is None and out.is_dir() and any(out.iterdir()):
@@ -175,6 +188,12 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any], root: str 
             yield from _differences(old, new, f"{root}{name}.")
         elif old != new:
             yield f"{root}{name}"
+
+
+def _check_folder(out: Path | None) -> None:
+    """Raise InputError where `out` cannot be written, before any work."""
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError(f"{out}: {'a folder' if out.is_dir() else f'there is no folder {out.parent}'}; give a file")
 
 
 def _write(text: str, out: Path | None) -> None:

@@ -14,10 +14,11 @@ from PIL import Image
 
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.vqa_cli import _keep_recipe, _read_answers
+from blip_bootstrap.vqa_cli import Mode, _candidates, _check_folder, _keep_recipe, _read_answers
 from blip_training.checkpoint import save_med
 from blip_training.med import Med
 from blip_training.text import Tokenizer
+from blip_training.vqa_data import check_pictures, read_questions
 from tests.drawn import WORDS, model_config
 
 SETTINGS = [
@@ -78,6 +79,7 @@ def test_another_recipe_is_refused_by_name(folder: Path, tmp_path: Path) -> None
     faster = config.model_copy(update={"answer_batch_size": 7})
     _keep_recipe(tmp_path / "out", str(folder / "model"), questions, None, faster)
     other = config.model_copy(update={"augment": "none"})
+    (tmp_path / "out" / "checkpoint.pt").touch()
     with pytest.raises(InputError, match=r"begun with another recipe \(config\.augment differ\)"):
         _keep_recipe(tmp_path / "out", str(folder / "model"), questions, None, other)
     (tmp_path / "strange").mkdir()
@@ -95,7 +97,35 @@ def test_the_closed_list(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said):
             _read_answers(tmp_path / "answers.json")
     with pytest.raises(InputError, match="give it with --answers FILE"):
-        _read_answers(None)
+        _candidates(Mode.rank, None)
+    with pytest.raises(InputError, match="is for --mode rank"):
+        _candidates(Mode.generate, folder / "answers.txt")
     (tmp_path / "empty.txt").touch()
     with pytest.raises(InputError, match="no answer in it"):
         _read_answers(tmp_path / "empty.txt")
+
+
+def test_what_came_to_nothing_binds_no_later_recipe(folder: Path, tmp_path: Path) -> None:
+    """A mistyped start leaves a recipe and no checkpoint: the right one may take the same folder."""
+    out, questions = tmp_path / "out", folder / "questions.jsonl"
+    _keep_recipe(out, "no-such-model", questions, None, VqaConfig())
+    _keep_recipe(out, str(folder / "model"), questions, None, VqaConfig())
+    assert "no-such-model" not in (out / "recipe.json").read_text()
+
+
+def test_missing_pictures_are_told_before_any_work(folder: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    lines[2]["image"] = lines[3]["image"] = "gone.png"
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    questions = read_questions(tmp_path / "asked.jsonl", folder)
+    with pytest.raises(InputError, match=r"gone\.png is not there; 1 of 3 pictures are missing"):
+        check_pictures(questions)
+    check_pictures(questions[:2])
+
+
+def test_a_file_that_cannot_be_written_is_told_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a folder; give a file"):
+        _check_folder(tmp_path)
+    with pytest.raises(InputError, match="there is no folder"):
+        _check_folder(tmp_path / "none" / "answers.jsonl")
+    _check_folder(tmp_path / "answers.jsonl")

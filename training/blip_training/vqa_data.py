@@ -74,6 +74,15 @@ def read_questions(file: Path, image_root: Path | None = None, answered: bool = 
     return questions
 
 
+def check_pictures(questions: Sequence[Question]) -> None:
+    """Raise InputError where a picture is not there, before any work; the message counts them and names the first."""
+    missing = {q.image: q.where for q in questions if not q.image.is_file()}
+    if missing:
+        image, where = next(iter(missing.items()))
+        of_all = f"{len(missing):,} of {len({q.image for q in questions}):,} pictures are missing"
+        raise InputError(f"{where}: {image} is not there; {of_all} (pictures are looked for under --image-root)")
+
+
 def _question(line: str, where: str, root: Path, answered: bool) -> Question:
     try:
         row = json.loads(line)
