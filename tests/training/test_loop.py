@@ -140,6 +140,39 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
         Run(tmp_path, nn.Linear(2, 2), optimizer_config(), CPU)
 
 
+def half_way(out: Path, module: nn.Module) -> Run:
+    """A run of two steps that is left after the first, with its checkpoint."""
+    run = Run(out, module, optimizer_config(steps=2, checkpoint_every_steps=1), CPU)
+    counted = run.count()
+    next(counted)
+    run.backward({"loss": module(torch.ones(1, 2)).sum()})
+    run.update()
+    next(counted)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (nn.Sequential(nn.Linear(2, 2)), r'Missing key\(s\) in state_dict: "0\.weight"'),
+        (nn.Linear(2, 3), r"size mismatch for weight"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_one_line_that_names_the_keys(
+    tmp_path: Path, other: nn.Module, said: str
+) -> None:
+    half_way(tmp_path, nn.Linear(2, 2))
+    with pytest.raises(CheckpointError, match=rf"checkpoint\.pt: of another model or version \(.*{said}") as caught:
+        half_way(tmp_path, other)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_without_a_part_is_one_line(tmp_path: Path) -> None:
+    half_way(tmp_path, nn.Linear(2, 2))
+    with pytest.raises(CheckpointError, match=r"of another model or version \(no 'queue'\); delete it"):
+        Run(tmp_path, nn.Linear(2, 2), optimizer_config(), CPU, {"queue": nn.Linear(1, 1)})
+
+
 def test_nothing_in_a_checkpoint_is_unpickled(tmp_path: Path) -> None:
     torch.save({"step": Path("x")}, tmp_path / "checkpoint.pt")
     with pytest.raises(CheckpointError):

@@ -149,11 +149,15 @@ class Run:
         if not path.exists():
             return
         state = read_checkpoint(path)
-        for name, module in self.modules.items():
-            module.load_state_dict(state[name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        self.log.restore(state["log"])
+        try:
+            for name, module in self.modules.items():
+                module.load_state_dict(state[name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            self.log.restore(state["log"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            said = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{path}: of another model or version ({said}); delete it and run again") from error
 
     def finish(self) -> dict[str, int | float]:
         """Drop the checkpoint, which the saved model replaces, and give back the last line's figures.
