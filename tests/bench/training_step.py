@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -72,7 +71,7 @@ def our_step(config: ModelConfig, part: Part, queue: torch.Tensor, dtype: str, o
     optimizer = OptimizerConfig(batch_size=len(part.ids), device="cpu", dtype=dtype)
     med = prepare(Med(config, NUM_TOKENS), optimizer)
     contrast = Contrast(med, ItcConfig(queue_size=len(queue[0])), ItmConfig(), CPU)
-    contrast.queue.push(*queue, torch.arange(10**6, 10**6 + len(queue[0])))
+    contrast.queue.push(*queue, *torch.arange(10**6, 10**6 + len(queue[0])).expand(2, -1))
     run = Run(out, med, optimizer, CPU)
 
     def step() -> None:
@@ -184,6 +183,12 @@ def peak_of(name: str, args: argparse.Namespace) -> int:
     return int(said.stdout.split()[-1])
 
 
+def own_peak() -> int:
+    """Peak resident bytes of this process. Not `ru_maxrss`, which starts at the peak of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
 def hardware() -> dict[str, object]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -213,7 +218,7 @@ def main() -> None:
         if args.peak_of:
             step = make_steps(args, [args.peak_of], Path(folder))[args.peak_of]
             step(), step()
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            print(own_peak())
             return
         machine = hardware()
         found = measure(args, Path(folder))
