@@ -7,6 +7,7 @@ from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, Repo
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
 from blip_bootstrap.config.sections import Count, Device, Dtype, Fraction, NonNegative, Section
 from blip_bootstrap.config.training import (
+    EqualTexts,
     FinetuneConfig,
     ItcConfig,
     ItmConfig,
@@ -25,6 +26,7 @@ __all__ = [
     "Device",
     "DownloadConfig",
     "Dtype",
+    "EqualTexts",
     "EvaluateConfig",
     "FinetuneConfig",
     "Fraction",

@@ -43,6 +43,9 @@ class OptimizerConfig(Section):
     log_every_steps: Count = Field(20, json_schema_extra=SPEED)
 
 
+EqualTexts = Literal["positives", "masked", "negatives"]
+
+
 class ItcConfig(Section):
     """Image-text contrastive learning with a momentum encoder (section 3.2, after ALBEF)."""
 
@@ -51,6 +54,9 @@ class ItcConfig(Section):
     temperature: Annotated[float, Field(ge=0.001, le=0.5)] = 0.07
     alpha: Fraction = Field(0.4, description="weight of the momentum model's soft targets")
     alpha_ramp_steps: NonNegative = Field(10_000, description="alpha rises from 0 over so many steps")
+    equal_texts: EqualTexts = Field(
+        "positives", description="what texts of other images are that equal an image's own (the paper: negatives)"
+    )
 
 
 class ItmConfig(Section):

@@ -1,9 +1,10 @@
 """Which change keeps ITM from resting at 0.6365: round 0 of the built-in world, one setting changed at a time.
 
-    .venv/bin/python tests/bench/itm_collapse.py [--root DIR] [--steps 700] [--json]
+    .venv/bin/python tests/bench/itm_collapse.py [--root DIR] [--steps 700] [--only WORDS] [--json]
 
 Every arm trains the demo's model on the same pairs with the same seed. `itm` is the loss of the last logged steps
 (0.6365: nothing learned), `auc` and `tr1` are of the validation pictures. Finished arms are kept under the root.
+`--only` takes the arms whose names contain one of the words.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ PAPER: dict[str, Any] = {"itm": {"uniform_share": 0.0, "mask_duplicate_texts": F
 ARMS: dict[str, dict[str, Any]] = {
     "demo's setting": {},
     "no uniform negatives": {"itm": {"uniform_share": 0.0}},
-    "equal texts as negatives": {"itm": {"mask_duplicate_texts": False}},
+    "equal texts as negatives of ITM": {"itm": {"mask_duplicate_texts": False}},
+    "equal texts as negatives of ITC": {"itc": {"equal_texts": "negatives"}},
+    "equal texts masked in ITC": {"itc": {"equal_texts": "masked"}},
     "queue of 2048": {"itc": {"queue_size": 2048}},
+    "queue of 2048, equal texts masked in ITC": {"itc": {"queue_size": 2048, "equal_texts": "masked"}},
+    "queue of 2048, equal texts as negatives of ITC": {"itc": {"queue_size": 2048, "equal_texts": "negatives"}},
     "ViT from random weights": {"model": {"vision": {"start": None}}},
     "ViT from random weights, neither of the ITM settings": {"model": {"vision": {"start": None}}, **PAPER},
     "the same, ITC added to the ITM logit": {"model": {"vision": {"start": None}, "itc_in_itm": True}, **PAPER},
@@ -57,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("runs/itm_collapse"))
     parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--only", nargs="+", metavar="WORDS", default=[""])
     parser.add_argument("--json", action="store_true", help="print one JSON object: arm, figure")
     arguments = parser.parse_args()
     root: Path = arguments.root
@@ -64,8 +70,10 @@ def main() -> None:
     run_demo(root, 0, given, None, lambda line: print(line, file=sys.stderr), WorldConfig(seed=0))
     base = load_config(root / "config.yaml").pretrain
     found = {}
-    for number, (arm, changes) in enumerate(ARMS.items()):
-        found[arm] = run_arm(root / "arms" / str(number), root, base, changes)
+    for arm, changes in ARMS.items():
+        if not any(words in arm for words in arguments.only):
+            continue
+        found[arm] = run_arm(root / "arms" / arm.replace(" ", "-"), root, base, changes)
         print(arm, found[arm], file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps(found))

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blip_bootstrap.config import ModelConfig
-from blip_training.losses import ItcLoss, draw_negatives, itc_loss, itm_loss, lm_loss
+from blip_bootstrap.config import EqualTexts, ModelConfig
+from blip_training.losses import ItcLoss, draw_negatives, itc_loss, itm_loss, lm_loss, text_keys
 from blip_training.med import Med
 
 
@@ -54,6 +54,51 @@ def test_itc_with_queue_ids_and_soft_targets(alpha: float, ids: list[int]) -> No
     assert found.loss.item() == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(found.image_to_text, image @ slow_text[:4].T / 0.2)
     torch.testing.assert_close(found.text_to_image, text @ slow_image[:4].T / 0.2)
+
+
+def loop_itc_of_texts(rows: list[torch.Tensor], ids: list[int], texts: list[str], equal: str, alpha: float) -> float:
+    """Four rows against nine momentum pairs at temperature .2, text by text."""
+    image, text, slow_image, slow_text = rows
+    total = 0.0
+    for i in range(4):
+        seen = [j for j in range(9) if equal != "masked" or texts[j] != texts[i] or ids[j] == ids[i]]
+        right = [float(ids[j] == ids[i] or (equal == "positives" and texts[j] == texts[i])) for j in seen]
+        for anchor, slow, others in ((image, slow_image, slow_text), (text, slow_text, slow_image)):
+            logs = torch.stack([anchor[i] @ others[j] / 0.2 for j in seen]).log_softmax(0)
+            soft = torch.stack([slow[i] @ others[j] / 0.2 for j in seen]).softmax(0)
+            target = alpha * soft + (1 - alpha) * torch.tensor(right) / sum(right)
+            total -= float((target * logs).sum()) / 8
+    return total
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("equal", ["positives", "masked", "negatives"])
+def test_itc_with_equal_texts_of_other_images(equal: EqualTexts, alpha: float) -> None:
+    rows = [unit(4, 1), unit(4, 2), unit(9, 3), unit(9, 4)]
+    ids, texts = [0, 1, 1, 3, 7, 8, 1, 9, 0], list("abcabaccd")
+    keys = torch.tensor([ord(one) for one in texts])
+    found = itc_loss(*rows, torch.tensor(ids), torch.tensor(0.2), alpha, keys, equal)
+    assert found.loss.item() == pytest.approx(loop_itc_of_texts(rows, ids, texts, equal, alpha), rel=1e-5)
+    torch.testing.assert_close(found.image_to_text, rows[0] @ rows[3][:4].T / 0.2)
+
+
+def test_a_masked_pair_has_no_gradient() -> None:
+    rows = [unit(2, 1).requires_grad_(), unit(2, 2), unit(2, 3), unit(2, 4)]
+    itc_loss(*rows, torch.arange(2), torch.tensor(0.2), 0.4, torch.tensor([5, 5]), "masked").loss.backward()
+    assert rows[0].grad is not None
+    assert rows[0].grad.abs().max() < 1e-6
+
+
+def test_keys_are_those_of_the_text_whatever_the_padding() -> None:
+    texts = [[2, 5, 6, 3], [2, 6, 5, 3], [2, 5, 3], [2, 5, 6, 3], [2, 5, 6, 7]]
+    keys = set()
+    for width, pad in ((4, 0), (9, 0), (6, 1)):
+        ids = torch.tensor([text + [pad] * (width - len(text)) for text in texts])
+        mask = torch.tensor([[int(i < len(text)) for i in range(width)] for text in texts])
+        keys.add(tuple(text_keys(ids, mask).tolist()))
+    (found,) = keys
+    assert found[0] == found[3]
+    assert len(set(found)) == 4
 
 
 def test_itc_teaches_the_embeddings_and_the_temperature() -> None:

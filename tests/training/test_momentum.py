@@ -74,9 +74,10 @@ def test_queue_holds_the_last_rows_of_batches_of_any_size(sizes: list[int]) -> N
     queue, everything = Queue(10, 4), []
     for number, size in enumerate(sizes):
         images, ids = torch.randn(size, 4), torch.arange(size) + 100 * number
-        queue.push(images, -images, ids)
+        queue.push(images, -images, ids, ids * 7)
         everything += [(int(i), row) for i, row in zip(ids, images, strict=True)]
-        held_images, held_texts, held_ids = queue.contents()
+        held_images, held_texts, held_ids, held_keys = queue.contents()
+        assert torch.equal(held_keys, held_ids * 7)
         expected = dict(everything[-10:])
         assert sorted(held_ids.tolist()) == sorted(expected)
         for i, image, text in zip(held_ids.tolist(), held_images, held_texts, strict=True):
@@ -86,12 +87,12 @@ def test_queue_holds_the_last_rows_of_batches_of_any_size(sizes: list[int]) -> N
 
 def test_queue_state_is_saved_and_nothing_in_it_is_nothing() -> None:
     queue, other = Queue(4, 2), Queue(4, 2)
-    assert [len(part) for part in queue.contents()] == [0, 0, 0]
-    queue.push(torch.ones(3, 2), torch.ones(3, 2), torch.arange(3))
+    assert [len(part) for part in queue.contents()] == [0, 0, 0, 0]
+    queue.push(torch.ones(3, 2), torch.ones(3, 2), torch.arange(3), torch.arange(3) + 20)
     other.load_state_dict(queue.state_dict())
     for each in (queue, other):
-        each.push(torch.zeros(3, 2), torch.zeros(3, 2), torch.arange(3) + 10)
+        each.push(torch.zeros(3, 2), torch.zeros(3, 2), torch.arange(3) + 10, torch.arange(3) + 30)
     assert [a.tolist() for a in queue.contents()] == [b.tolist() for b in other.contents()]
     empty = Queue(0, 2)
-    empty.push(torch.ones(3, 2), torch.ones(3, 2), torch.arange(3))
+    empty.push(torch.ones(3, 2), torch.ones(3, 2), torch.arange(3), torch.arange(3))
     assert len(empty.contents()[2]) == 0

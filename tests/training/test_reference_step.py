@@ -42,7 +42,7 @@ def both(size: int) -> tuple[Med, Contrast, Reference, Part]:
     med = Med(TINY, NUM_TOKENS).train()
     contrast = Contrast(med, ItcConfig(queue_size=8, momentum=MOMENTUM), ItmConfig(), Worker(torch.device("cpu")))
     queue = torch.nn.functional.normalize(torch.randn(2, 8, 16), dim=-1)
-    contrast.queue.push(queue[0], queue[1], torch.arange(100, 108))
+    contrast.queue.push(queue[0], queue[1], *torch.arange(100, 108).expand(2, -1))
     reference = Reference(TINY, NUM_TOKENS, (queue[0].clone(), queue[1].clone())).train()
     reference.load(med)
     return med, contrast, reference, batch_of(size)

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blip_bootstrap.config import FinetuneConfig
+from blip_bootstrap.config import FinetuneConfig, ItcConfig
 from blip_training.checkpoint import load_med, save_captioner, save_filter
 from blip_training.data import Batch, TrainingData
 from blip_training.loop import Run, alpha_at, prepare
-from blip_training.losses import itc_loss, itm_loss, lm_loss
+from blip_training.losses import itc_loss, itm_loss, lm_loss, text_keys
 from blip_training.med import DECODE, EMBED, Med, require
 from blip_training.objective import Contrast, Part, encode_texts, feed_of, parts_of_step
 from blip_training.shards import annotated_shards
@@ -72,7 +72,7 @@ def finetune_filter_model(
     med, tokenizer = _start(previous_model, EMBED, config, worker)
     contrast = Contrast(med, config.itc, config.itm, worker)
     data = open_human_data(human, config, med, worker)
-    best = _best(med, human, config, worker, lambda batch: validate_matching(med, tokenizer, batch))
+    best = _best(med, human, config, worker, lambda batch: validate_matching(med, tokenizer, batch, config.itc))
     kept = {"momentum": contrast.momentum, "queue": contrast.queue, **({"best": best} if best else {})}
     run = Run(out, med, config.optimizer, worker, kept, progress)
 
@@ -97,12 +97,13 @@ def finetune_filter_model(
     return {"human_captions": data.num_samples, **run.finish(), **(best.figures() if best else {})}
 
 
-def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch) -> Tensor:
+def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcConfig) -> Tensor:
     """ITC + ITM within the batch, without momentum and queue; the same negatives for the same similarities."""
     ids, mask = encode_texts(med, tokenizer, batch.texts)
     states = med.encode_image(batch.images)
     image, text = med.embed_image(states), med.embed_text(ids, mask)
-    itc = itc_loss(image, text, image, text, batch.ids, med.temperature, alpha=0.0)
+    keys = text_keys(ids, mask)
+    itc = itc_loss(image, text, image, text, batch.ids, med.temperature, 0.0, keys, config.equal_texts)
     generator = torch.Generator(med.device).manual_seed(0)
     return itc.loss + itm_loss(med, states, ids, mask, batch.ids, itc, generator).loss
 

@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64
     from torch import Tensor
 
+    from blip_bootstrap.config import EqualTexts
     from blip_training.med import Med
     from blip_training.text_stack import KeyValue
 
 IGNORED = -100
 HARD_FLOOR = 1e-4
 """Added to the hard negatives' probabilities, as the released code does, so that every row has one."""
+HASH_FACTOR = 0x5851F42D4C957F2D
+FAR_APART = -1e9
+"""A similarity over temperature that no pair has: its probability is 0, and 0 times it is 0."""
 
 
 @dataclass(frozen=True)
@@ -37,27 +41,53 @@ def itc_loss(
     slow_ids: Int64[Tensor, " m"],
     temperature: Float[Tensor, ""],
     alpha: float,
-    ids: Int64[Tensor, " b"] | None = None,
+    slow_keys: Int64[Tensor, " m"] | None = None,
+    equal_texts: EqualTexts = "positives",
 ) -> ItcLoss:
     """Image-text contrastive loss with a momentum encoder's soft targets (section 3.2, after ALBEF).
 
     `slow_*` are momentum embeddings: the batch's first, in its order, then those of other workers and of the queue.
-    `slow_ids` name the images; every pair of the same image is a positive, all sharing the weight. `alpha` (0..1) is
-    the weight of the soft targets. `ids` are the batch's own, by default the first B of `slow_ids`.
+    `slow_ids` name the images; every pair of the same image is a positive, all sharing the weight. `slow_keys` name the
+    texts (`text_keys`), where `equal_texts` of other images shall be positives too, or `masked`: neither positives nor
+    negatives. `alpha` (0..1) is the weight of the soft targets.
     """
-    own = slow_ids[: len(image)] if ids is None else ids
+    batch = len(image)
+    positive, masked = partners(slow_ids, slow_keys, batch, equal_texts)
     # Similarities over a temperature of .07 and less need more than bfloat16's eight bits.
     with torch.autocast(image.device.type, enabled=False):
         image_to_text, text_to_image = image @ slow_text.T / temperature, text @ slow_image.T / temperature
+        both = image_to_text[:, :batch].detach(), text_to_image[:, :batch].detach()
         with torch.no_grad():
-            positive = (own[:, None] == slow_ids[None, :]).float()
             hard = positive / positive.sum(1, keepdim=True)
-            soft_image = F.softmax(slow_image[: len(image)] @ slow_text.T / temperature, dim=1)
-            soft_text = F.softmax(slow_text[: len(text)] @ slow_image.T / temperature, dim=1)
-            image_target, text_target = torch.lerp(hard, soft_image, alpha), torch.lerp(hard, soft_text, alpha)
+            soft_image = slow_image[:batch] @ slow_text.T / temperature
+            soft_text = slow_text[:batch] @ slow_image.T / temperature
+        if masked is not None:
+            image_to_text, text_to_image, soft_image, soft_text = (
+                one.masked_fill(masked, FAR_APART) for one in (image_to_text, text_to_image, soft_image, soft_text)
+            )
+        image_target = torch.lerp(hard, F.softmax(soft_image, dim=1), alpha)
+        text_target = torch.lerp(hard, F.softmax(soft_text, dim=1), alpha)
         loss = (F.cross_entropy(image_to_text, image_target) + F.cross_entropy(text_to_image, text_target)) / 2
-    batch = len(image)
-    return ItcLoss(loss, image_to_text[:, :batch].detach(), text_to_image[:, :batch].detach())
+    return ItcLoss(loss, *both)
+
+
+def partners(
+    slow_ids: Int64[Tensor, " m"], slow_keys: Int64[Tensor, " m"] | None, batch: int, equal_texts: EqualTexts
+) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"] | None]:
+    """1 where a momentum pair is a positive of a row of the batch; and where it counts for nothing, if anywhere."""
+    same_image = slow_ids[:batch, None] == slow_ids
+    if slow_keys is None or equal_texts == "negatives":
+        return same_image.float(), None
+    same_text = slow_keys[:batch, None] == slow_keys
+    if equal_texts == "positives":
+        return (same_image | same_text).float(), None
+    return same_image.float(), same_text & ~same_image
+
+
+def text_keys(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Int64[Tensor, " n"]:
+    """A number for each text, the same for equal ones however far they are padded: a 64-bit hash of its tokens."""
+    factors = torch.full_like(ids[0], HASH_FACTOR).cumprod(0)  # overflow is meant
+    return (ids * mask * factors).sum(1)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Med(nn.Module):
         """Where the weights are."""
         return self.vision.class_token.device
 
-    def encode_image(self, pixels: Tensor) -> Float[Tensor, "b 1+p v"]:
+    def encode_image(self, pixels: Tensor) -> Float[Tensor, "b p v"]:
         """Image states; the first is of the whole image.
 
         `pixels` are uint8 [B, 3, H, W] at config.vision.image_size, RGB (float: taken as normalised), or what

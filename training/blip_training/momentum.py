@@ -64,10 +64,12 @@ def _unimodal_copy(med: Med) -> Med:
 
 
 class Queue(nn.Module):
-    """The last `size` momentum embeddings of images and texts with their image ids; a ring, batches of any size.
+    """The last `size` momentum embeddings of images and texts with their image ids and text keys; a ring.
 
-    Of size 0 it stays empty. Its state goes with `state_dict`.
+    Batches may be of any size. Of size 0 it stays empty. Its state goes with `state_dict`.
     """
+
+    PARTS = ("images", "texts", "ids", "keys")
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
@@ -75,23 +77,32 @@ class Queue(nn.Module):
         self.register_buffer("images", torch.zeros(size, dim))
         self.register_buffer("texts", torch.zeros(size, dim))
         self.register_buffer("ids", torch.full((size,), -1, dtype=torch.int64))
+        self.register_buffer("keys", torch.zeros(size, dtype=torch.int64))
 
     @torch.no_grad()
-    def push(self, images: Float[Tensor, "b e"], texts: Float[Tensor, "b e"], ids: Int64[Tensor, " b"]) -> None:
+    def push(
+        self,
+        images: Float[Tensor, "b e"],
+        texts: Float[Tensor, "b e"],
+        ids: Int64[Tensor, " b"],
+        keys: Int64[Tensor, " b"],
+    ) -> None:
         """Put in a batch, over the oldest; of a batch larger than the queue, its last rows."""
         count = min(len(ids), self.size)
         if count == 0:
             return
         at = torch.arange(self.cursor, self.cursor + count, device=ids.device) % self.size
-        for name, new in (("images", images), ("texts", texts), ("ids", ids)):
+        for name, new in zip(self.PARTS, (images, texts, ids, keys), strict=True):
             self.get_buffer(name)[at] = new[-count:].to(self.get_buffer(name).dtype)
         self.cursor = (self.cursor + count) % self.size
         self.filled = min(self.filled + count, self.size)
 
-    def contents(self) -> tuple[Float[Tensor, "q e"], Float[Tensor, "q e"], Int64[Tensor, " q"]]:
-        """Image embeddings, text embeddings and ids of the rows filled so far; the next `push` writes over them."""
-        images, texts, ids = (self.get_buffer(name)[: self.filled] for name in ("images", "texts", "ids"))
-        return images, texts, ids
+    def contents(
+        self,
+    ) -> tuple[Float[Tensor, "q e"], Float[Tensor, "q e"], Int64[Tensor, " q"], Int64[Tensor, " q"]]:
+        """Image and text embeddings, image ids and text keys of the rows filled; the next `push` writes over them."""
+        images, texts, ids, keys = (self.get_buffer(name)[: self.filled] for name in self.PARTS)
+        return images, texts, ids, keys
 
     def get_extra_state(self) -> dict[str, int]:
         """Where the ring stands."""

@@ -14,7 +14,16 @@ from torch import Tensor
 from blip_bootstrap.config import ItcConfig, ItmConfig, OptimizerConfig
 from blip_training.data import Batch, Feed
 from blip_training.images import Augment
-from blip_training.losses import IGNORED, ItcLoss, itc_loss, itm_loss, itm_weights, lm_targets, possible_negatives
+from blip_training.losses import (
+    IGNORED,
+    ItcLoss,
+    itc_loss,
+    itm_loss,
+    itm_weights,
+    lm_targets,
+    possible_negatives,
+    text_keys,
+)
 from blip_training.med import Med
 from blip_training.momentum import MomentumEncoder, Queue
 from blip_training.text import Tokenizer
@@ -105,7 +114,7 @@ class Contrast:
     """
 
     def __init__(self, med: Med, itc: ItcConfig, itm: ItmConfig, worker: Worker) -> None:
-        self.med, self.itm_config, self.worker = med, itm, worker
+        self.med, self.itc_config, self.itm_config, self.worker = med, itc, itm, worker
         self.momentum = MomentumEncoder(med, itc.momentum).to(worker.device)
         self.queue = Queue(itc.queue_size, med.config.embed_dim).to(worker.device)
         self._all_workers = itm.negatives == "all_workers" and worker.world > 1
@@ -118,7 +127,8 @@ class Contrast:
         features = [self.momentum.embed(part.images, part.ids, part.mask) for part in parts]
         images, texts = (torch.cat(own) for own in zip(*features, strict=True))
         image_ids = torch.cat([part.image_ids for part in parts])
-        self._slow = [gather(own) for own in (images, texts, image_ids)]
+        keys = torch.cat([text_keys(part.ids, part.mask) for part in parts])
+        self._slow = [gather(own) for own in (images, texts, image_ids, keys)]
         self._pools = [(part.ids, part.mask, part.image_ids) for part in parts]
         if self._all_workers:
             self._pools = _pools_of_all(parts)
@@ -129,11 +139,14 @@ class Contrast:
         """The ITC loss of a micro-batch against the momentum features of the whole step and of the queue."""
         image, text = self.med.embed_image(states), self.med.embed_text(part.ids, part.mask)
         at = self._place(part, self.worker.rank)  # itc_loss wants a micro-batch's own rows first
-        slow_images, slow_texts, slow_ids = (
+        slow_images, slow_texts, slow_ids, slow_keys = (
             torch.cat([all_[at], all_[: at.start], all_[at.stop :], kept])
             for all_, kept in zip(self._slow, self.queue.contents(), strict=True)
         )
-        loss = itc_loss(image, text, slow_images, slow_texts, slow_ids, self.med.temperature, alpha)
+        loss = itc_loss(
+            image, text, slow_images, slow_texts, slow_ids, self.med.temperature, alpha, slow_keys,
+            self.itc_config.equal_texts,
+        )  # fmt: skip
         return self._similarities(loss, part, image, text) if self._all_workers else loss
 
     def itm(

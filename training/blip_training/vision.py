@@ -176,12 +176,12 @@ class VisionEncoder(nn.Module):
         states: Tensor = self.norm(x)
         return states
 
-    def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1+p d"]:
+    def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b s d"]:
         """States of pixels at the configured image size."""
         return self.from_grid(self.stem(pixels))
 
 
-def resize_positions(positions: Float[Tensor, "1 1+p d"], num_patches: int) -> Float[Tensor, "1 1+q d"]:
+def resize_positions(positions: Float[Tensor, "1 p d"], num_patches: int) -> Float[Tensor, "1 q d"]:
     """Position embeddings of another image size: the patches' part interpolated bicubically, as BLIP does."""
     if positions.shape[1] == 1 + num_patches:
         return positions
