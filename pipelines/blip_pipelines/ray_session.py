@@ -40,7 +40,7 @@ WORKER = {
 def connect(config: RayConfig) -> None:
     """Start a local Ray or attach to a cluster; does nothing where this process is connected already.
 
-    Ray is shut down when the process ends. Raises RunFailed where the cluster does not answer.
+    Ray is shut down when the process ends. Raises RunFailed where the cluster does not answer or does not start.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in {**QUIET, **WORKER}.items()})
     import ray
@@ -72,15 +72,20 @@ def _start_local(config: RayConfig) -> None:
 
     # Always "local": a plain init() attaches to whatever cluster is current on the machine. Workers inherit the
     # environment set above; a runtime_env would keep them from using the processes that Ray starts beforehand.
-    with _no_stderr():
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
-            include_dashboard=False,
-            object_store_memory=config.object_store_bytes,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+    try:
+        with _no_stderr():
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=config.object_store_bytes,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    except Exception as error:  # of no narrower class where its processes take longer than Ray waits for them
+        raise RunFailed(
+            f"ray: a local Ray did not start ({first_line(error)}); run again, on a less busy machine if it timed out"
+        ) from error
 
 
 @contextmanager

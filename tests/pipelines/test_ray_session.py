@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -72,6 +73,26 @@ def test_a_cluster_that_is_not_there() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
     assert "no cluster answers at 127.0.0.1:1 ([Errno 111] Connection refused)" in done.stdout
     assert "use --ray local" in done.stdout
+
+
+@pytest.mark.ray
+def test_a_local_ray_that_does_not_start(tmp_path: Path) -> None:
+    """Its sockets' paths are too long here."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    code = (
+        "from blip_bootstrap.config import RayConfig\nfrom blip_pipelines.ray_session import connect\n"
+        "from blip_bootstrap.errors import RunFailed\n"
+        "try: connect(RayConfig())\nexcept RunFailed as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=os.environ | {"RAY_TMPDIR": str(folder)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.startswith("ray: a local Ray did not start (")
+    assert "cannot exceed" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 INTERRUPTED = """
