@@ -31,16 +31,21 @@ and with them the last digits of the scores, would differ between a run and its 
 
 @dataclass(frozen=True)
 class Block:
-    """`BLOCK_ROWS` rows of one file of images, from row `first` on, and the file where their captions go."""
+    """`BLOCK_ROWS` rows of one file of images, from row `first` on, and the files where their captions go.
+
+    `output` is the block's own, `merged` the one that all blocks of the file of images end in.
+    """
 
     part: str
     first: int
     output: str
+    merged: str
 
     @property
     def made(self) -> bool:
-        """Whether an earlier run finished it."""
-        return Path(self.output).exists()
+        """Whether it was finished, by an earlier run or by a task whose answer was lost with its node."""
+        # In this order: the merged file is there before a block of it goes.
+        return Path(self.output).exists() or Path(self.merged).exists()
 
 
 def caption_and_score(
@@ -73,9 +78,10 @@ def caption_and_score(
 def _blocks(part: Path, out: Path) -> list[Block]:
     with pq.ParquetFile(part) as file:
         num_rows = file.metadata.num_rows
-    folder = (out / BLOCKS).absolute()
+    out = out.absolute()
     firsts = range(0, max(num_rows, 1), BLOCK_ROWS)  # an empty file of images has an empty file of captions
-    return [Block(str(part.absolute()), first, str(folder / f"{part.stem}-{first:06d}.parquet")) for first in firsts]
+    names = {first: out / BLOCKS / f"{part.stem}-{first:06d}.parquet" for first in firsts}
+    return [Block(str(part.absolute()), first, str(name), str(out / part.name)) for first, name in names.items()]
 
 
 def _run(
@@ -125,9 +131,13 @@ class CaptionBlocks:
         return self._make()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Caption the blocks of `batch` (columns as Block's fields); returns `batch`."""
-        for item in batch.to_pylist():
-            self._caption(Block(**item))
+        """Caption the blocks of `batch` (columns as Block's fields) that are not made; returns `batch`.
+
+        Ray runs a finished task again where its answer was on a node that is lost.
+        """
+        for block in (Block(**item) for item in batch.to_pylist()):
+            if not block.made:
+                self._caption(block)
         return batch
 
     def _caption(self, block: Block) -> None:
@@ -165,7 +175,7 @@ class _Merger:
     def when_whole(self, name: str) -> None:
         """Write the captions of the images file `name` if its last block is done, and drop the blocks."""
         files = [Path(block.output) for block in self._blocks[name]]
-        if not all(file.exists() for file in files):
+        if (self._out / name).exists() or not all(file.exists() for file in files):
             return
         tables = [read_parquet(file) for file in files]
         metadata = {k.decode(): v.decode() for k, v in (tables[0].schema.metadata or {}).items() if k != b"table"}

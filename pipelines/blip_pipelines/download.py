@@ -121,8 +121,13 @@ def _serve(urls: UrlList) -> AbstractContextManager[str]:
 
 
 def fetch_shards(batch: pa.Table, config: DownloadConfig, own_hosts: frozenset[str], tally: Any = None) -> pa.Table:
-    """Fetch the shards named in `batch` (columns `shard`, `part`: paths) and write their parts; returns `batch`."""
+    """Fetch the shards named in `batch` (columns `shard`, `part`: paths) and write their parts; returns `batch`.
+
+    A part that is there is kept: Ray runs a finished task again where its answer was on a node that is lost.
+    """
     for item in batch.to_pylist():
+        if Path(item["part"]).exists():
+            continue
         rows: list[Row] = []
         seen: Counter[str] = Counter()
         for row in fetch_rows(read_parquet(Path(item["shard"])).to_pylist(), config, own_hosts):

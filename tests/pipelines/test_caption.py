@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,6 +107,21 @@ def test_finished_work_needs_no_actor(
             pq.write_table(rows, tmp_path / caption.BLOCKS / f"{name.removesuffix('.parquet')}-{start:06d}.parquet")
     caption_and_score(tmp_path, images, "none", "none", CONFIG, ray_config)
     assert made(tmp_path) == expected
+
+
+@pytest.mark.parametrize("there", ["output", "merged"])
+def test_a_finished_task_that_ray_runs_again_makes_nothing(tmp_path: Path, images: Path, there: str) -> None:
+    """Its answer was lost with a node; the model could not even be loaded."""
+    output, merged = tmp_path / "blocks" / "part-00000-000000.parquet", tmp_path / "part-00000.parquet"
+    block = caption.Block(str(parquet_files(images)[0]), 0, str(output), str(merged))
+    task = pa.Table.from_pylist([asdict(block)])
+    with pytest.raises(CheckpointError):
+        caption.CaptionBlocks("none", "none", CONFIG, None)(task)
+    path = Path(getattr(block, there))
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert caption.CaptionBlocks("none", "none", CONFIG, None)(task) == task
+    assert output.exists() == (there == "output")
 
 
 @pytest.mark.ray

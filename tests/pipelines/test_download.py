@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.tables import IMAGES, parquet_files, read_parquet
-from blip_pipelines.download import download_images, fetch_rows
+from blip_pipelines.download import download_images, fetch_rows, fetch_shards
 from blip_pipelines.serve import serve_folder
 
 NAMES = {
@@ -183,3 +184,12 @@ def test_importing_the_steps_is_cheap() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_finished_task_that_ray_runs_again_fetches_nothing(tmp_path: Path) -> None:
+    """Its answer was lost with a node; the shard could not even be read."""
+    part = tmp_path / "part-00000.parquet"
+    part.write_bytes(b"made")
+    task = pa.Table.from_pylist([{"shard": str(tmp_path / "none"), "part": str(part)}])
+    assert fetch_shards(task, settings(), frozenset()) == task
+    assert part.read_bytes() == b"made"
