@@ -32,7 +32,7 @@ app.add_typer(config_app, name="config")
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see `config show`.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="One setting, as `select.itm_threshold=0.6`.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Where the run lies. Default: the config's, runs/default.")]
-RayAddress = Annotated[str | None, typer.Option("--ray", help="local, auto, or the address of a cluster.")]
+RayAddress = Annotated[str | None, typer.Option("--ray", help="local, auto, the address of a cluster, or none.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows of each URL list.")]
 
 

@@ -41,9 +41,12 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
     Raises ConfigError where the configuration cannot carry the round, RunFailed where a step fails or another
     process works on the same root.
     """
+    from blip_pipelines.dtypes import resolve_dtypes
+
     mistakes = check_config(config, last)
     if mistakes:
         raise ConfigError(mistakes)
+    config = resolve_dtypes(config, say)
     given = last > 0 and config.captioner.checkpoint and config.filter.checkpoint
     _resolve_given(config)
     report = None

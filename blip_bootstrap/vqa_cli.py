@@ -48,12 +48,11 @@ def train(
     settings: Settings = None,
 ) -> None:
     """Fine-tune a pre-trained model, or one that answers already, on questions with people's answers."""
-    from blip_bootstrap.config import load_config
     from blip_bootstrap.progress import Progress
     from blip_training.finetune_vqa import finetune_vqa_model
     from blip_training.vqa_data import check_pictures, read_questions
 
-    vqa = load_config(config, settings or []).vqa
+    vqa = _load(config, settings)
     read = read_questions(questions, image_root)
     check_pictures(read)
     _keep_recipe(out, start, questions, image_root, vqa)
@@ -82,13 +81,12 @@ def answer(
     settings: Settings = None,
 ) -> None:
     """Answer questions, one JSON line each; where people's answers are given, the VQA accuracy on standard error."""
-    from blip_bootstrap.config import load_config
     from blip_training.checkpoint import load_vqa
     from blip_training.vqa_answers import answer_figures
     from blip_training.vqa_data import check_pictures, read_questions
     from blip_training.workers import resolve_device
 
-    vqa = load_config(config, settings or []).vqa
+    vqa = _load(config, settings)
     candidates = _candidates(mode, answers)
     read = read_questions(questions, image_root, answered=False)
     check_pictures(read)
@@ -156,6 +154,15 @@ def _read_answers(file: Path) -> list[str]:
     if not answers:
         raise InputError(f"{file}: no answer in it; one a line is expected")
     return answers
+
+
+def _load(path: Path | None, settings: list[str] | None) -> VqaConfig:
+    """The section `vqa` from the command's options, its dtype resolved."""
+    from blip_bootstrap.config import load_config
+    from blip_pipelines.dtypes import resolve_dtypes
+
+    loaded = load_config(path, settings or [])
+    return resolve_dtypes(loaded, lambda line: typer.echo(line, err=True), ["vqa"]).vqa
 
 
 def _keep_recipe(out: Path, start: str, questions: Path, image_root: Path | None, config: VqaConfig) -> None:

@@ -12,7 +12,9 @@ NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 ShardRows = Annotated[int, Field(ge=1, le=100_000)]  # five digits of a key count the rows of a shard
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+"""auto: bfloat16 where the device has products of it, else float32; resolved before anything is made."""
+
 SPEED: dict[str, JsonValue] = {"speed": True}
 """Marks a setting that decides how fast a result comes, never the result: a change of it makes nothing anew."""
 

@@ -33,7 +33,7 @@ class OptimizerConfig(Section):
     clip_norm: Positive | None = 1.0
     seed: int = 0
     device: Device = "auto"
-    dtype: Dtype = Field("float32", description="bfloat16: autocast; weights stay float32")
+    dtype: Dtype = Field("float32", description="auto: bfloat16 where the device is fast at it; weights stay float32")
     compile: bool = False
     activation_checkpointing: bool = False
     threads: NonNegative = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -20,8 +21,16 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import CAPTIONS, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.caption_models import absolute, with_absolute_models
 from blip_pipelines.caption_worker import IMAGE_COLUMNS, CaptionWorker
-from blip_pipelines.ray_session import check_cpus, connect, errors_in_one_line, num_gpus, num_workers, quiet_data
-from blip_pipelines.tally import shown, start_tally
+from blip_pipelines.ray_session import (
+    NO_RAY,
+    check_cpus,
+    connect,
+    errors_in_one_line,
+    num_gpus,
+    num_workers,
+    quiet_data,
+)
+from blip_pipelines.tally import RemoteTally, Tally, shown, start_tally
 
 BLOCKS = ".blocks"
 BLOCK_ROWS = 512
@@ -95,6 +104,9 @@ def _run(
     before: Mapping[str, int],
 ) -> None:
     """Give the blocks to a pool of actors and merge each file of images as soon as its last block is done."""
+    if ray_config.address == NO_RAY:
+        _run_here(blocks, merge, captioner, filter, config, progress, before)
+        return
     connect(ray_config)
     import ray
 
@@ -103,6 +115,8 @@ def _run(
     num_actors = num_workers(ray_config, config.num_actors, config.cpus_per_actor, gpus, at_most=len(blocks))
     check_cpus(num_actors * config.cpus_per_actor, "captioning")
     actors_config, tally = with_absolute_models(config), start_tally()
+    if ray_config.address == "local":
+        actors_config = with_idle_cores(actors_config, num_actors)
     with errors_in_one_line("caption"), shown(progress, tally, dict(before)):
         items = [asdict(block) for block in blocks]
         captioned = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -118,10 +132,29 @@ def _run(
             merge.when_whole(Path(row["part"]).name)
 
 
+def _run_here(
+    blocks: list[Block], merge: _Merger, captioner: str, filter: str, config: CaptionConfig, progress: Progress,
+    before: Mapping[str, int],
+) -> None:  # fmt: skip
+    """The same in this process, without Ray."""
+    tally = Tally()
+    worker = CaptionBlocks(captioner, filter, with_idle_cores(config, 1), tally)
+    with shown(progress, tally, dict(before)):
+        for block in blocks:
+            worker(pa.Table.from_pylist([asdict(block)]))
+            merge.when_whole(Path(block.part).name)
+
+
+def with_idle_cores(config: CaptionConfig, num_actors: int) -> CaptionConfig:
+    """The same with the machine's cores shared out among so many actors: a few images make one block, for one."""
+    share = (os.cpu_count() or 1) // num_actors
+    return config.model_copy(update={"cpus_per_actor": max(config.cpus_per_actor, float(share))})
+
+
 class CaptionBlocks:
     """A Ray actor: one CaptionWorker that takes blocks, writes their captions, and reports each batch."""
 
-    def __init__(self, captioner: str, filter: str, config: CaptionConfig, tally: Any) -> None:
+    def __init__(self, captioner: str, filter: str, config: CaptionConfig, tally: Tally | RemoteTally) -> None:
         self._make = partial(CaptionWorker, captioner, filter, config, max(1, int(config.cpus_per_actor)))
         self._tally = tally
 
@@ -146,7 +179,7 @@ class CaptionBlocks:
         for done in self._worker.in_batches(read_rows(Path(block.part), block.first, BLOCK_ROWS)):
             rows += done
             counts.update(name for row in done for name in _counters(row["source"], row["itm_score"], row["flags"]))
-            self._tally.put.remote(block.output, dict(counts))
+            self._tally.put(block.output, dict(counts))
         write_parquet(Path(block.output), rows_to_table(rows, CAPTIONS), CAPTIONS, self._worker.metadata)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,9 +23,9 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import IMAGES, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.fetch import Fetched, fetch
 from blip_pipelines.pictures import PictureError, PictureResizer
-from blip_pipelines.ray_session import connect, errors_in_one_line, num_workers, quiet_data
+from blip_pipelines.ray_session import NO_RAY, connect, errors_in_one_line, num_workers, quiet_data
 from blip_pipelines.serve import serve_folder
-from blip_pipelines.tally import shown, start_tally
+from blip_pipelines.tally import RemoteTally, Tally, shown, start_tally
 from blip_pipelines.url_lists import write_shards
 
 LISTS = ".lists"
@@ -80,7 +81,10 @@ def _run(
     progress: Progress,
     before: dict[str, int],
 ) -> None:
-    """Fetch the shards `todo`, each one Ray task."""
+    """Fetch the shards `todo`, each one Ray task; without Ray one after the other."""
+    if ray_config.address == NO_RAY:
+        _run_here(todo, out, lists, config, progress, before)
+        return
     connect(ray_config)
     import ray
 
@@ -101,6 +105,19 @@ def _run(
             pass
 
 
+def _run_here(
+    todo: list[Path], out: Path, lists: list[UrlList], config: DownloadConfig, progress: Progress,
+    before: dict[str, int],
+) -> None:  # fmt: skip
+    tally = Tally()
+    with ExitStack() as stack:
+        own_hosts = serve_lists(lists, stack)
+        stack.enter_context(shown(progress, tally, before))
+        for shard in todo:
+            item = pa.Table.from_pylist([{"shard": str(shard), "part": str(out / shard.name)}])
+            fetch_shards(item, config, own_hosts, tally)
+
+
 def serve_lists(lists: Sequence[UrlList], stack: ExitStack) -> frozenset[str]:
     """Serve the folders of the lists that have one until `stack` closes; their hosts, "127.0.0.1:PORT"."""
     return frozenset(stack.enter_context(_serve(urls)) for urls in lists if urls.serve)
@@ -108,9 +125,8 @@ def serve_lists(lists: Sequence[UrlList], stack: ExitStack) -> frozenset[str]:
 
 def _serve(urls: UrlList) -> AbstractContextManager[str]:
     """The loopback server of one list's folder. Raises RunFailed where workers are on other machines."""
-    import ray
-
-    num_nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    ray = sys.modules.get("ray")  # absent where the run does without it
+    num_nodes = sum(node["Alive"] for node in ray.nodes()) if ray and ray.is_initialized() else 1
     if num_nodes > 1:
         raise RunFailed(
             f"{urls.path}: serve reaches workers on this machine alone, the cluster has {num_nodes} nodes; "
@@ -120,7 +136,9 @@ def _serve(urls: UrlList) -> AbstractContextManager[str]:
     return serve_folder(urls.serve, urls.serve_port)
 
 
-def fetch_shards(batch: pa.Table, config: DownloadConfig, own_hosts: frozenset[str], tally: Any = None) -> pa.Table:
+def fetch_shards(
+    batch: pa.Table, config: DownloadConfig, own_hosts: frozenset[str], tally: Tally | RemoteTally | None = None
+) -> pa.Table:
     """Fetch the shards named in `batch` (columns `shard`, `part`: paths) and write their parts; returns `batch`.
 
     A part that is there is kept: Ray runs a finished task again where its answer was on a node that is lost.
@@ -134,10 +152,10 @@ def fetch_shards(batch: pa.Table, config: DownloadConfig, own_hosts: frozenset[s
             rows.append(row)
             seen.update(_outcome(row["status"], row["error_class"]))
             if tally is not None and len(rows) % TALLY_EVERY_ROWS == 0:
-                tally.put.remote(item["part"], dict(seen))
+                tally.put(item["part"], dict(seen))
         write_parquet(Path(item["part"]), rows_to_table(rows, IMAGES), IMAGES)
         if tally is not None:
-            tally.put.remote(item["part"], dict(seen))
+            tally.put(item["part"], dict(seen))
     return batch
 
 

@@ -18,7 +18,7 @@ from blip_bootstrap import errors
 from blip_bootstrap.config import Device, RayConfig
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 from blip_bootstrap.progress import Progress
-from blip_pipelines.ray_session import connect, errors_in_one_line, first_line
+from blip_pipelines.ray_session import NO_RAY, connect, errors_in_one_line, first_line
 
 Counts = dict[str, Any]
 Call = Callable[[], Mapping[str, Any]]
@@ -53,27 +53,32 @@ def train(job: Training, config: RayConfig) -> Counts:
     again and again.
     """
     connect(config)
-    gpu = wants_gpu(job.device)
-    if config.trainer == "task" and job.num_workers > 1:
-        raise errors.ConfigError([f"ray.trainer: task runs one worker, num_workers is {job.num_workers}"])
-    plain = config.trainer == "task" or (config.trainer == "auto" and job.num_workers == 1 and not gpu)
+    gpu, here = wants_gpu(job.device, config), config.address == NO_RAY
+    if (here or config.trainer == "task") and job.num_workers > 1:
+        asked = "ray.address: none" if here else "ray.trainer: task"
+        raise errors.ConfigError([f"{asked} runs one worker, num_workers is {job.num_workers}"])
+    plain = here or config.trainer == "task" or (config.trainer == "auto" and job.num_workers == 1 and not gpu)
     with errors_in_one_line(job.name), following([job.out / METRICS], job.name, job.steps):
-        counts = run_tasks([job], 1, gpu)[0] if plain else _run_trainer(job, gpu)
+        counts = run_tasks([job], 1, gpu, config)[0] if plain else _run_trainer(job, gpu)
     if counts.get("itm_at_rest"):
         log.warning("%s: ITM learned nothing (its loss rests at 0.6365); see the README on collapse", job.name)
     return counts
 
 
-def wants_gpu(device: Device) -> bool:
-    """Whether a training on `device` takes a GPU of the connected cluster."""
+def wants_gpu(device: Device, config: RayConfig) -> bool:
+    """Whether a training on `device` takes a GPU of the connected cluster; without Ray there is none to be asked."""
+    if config.address == NO_RAY:
+        return False
     import ray
 
     has_gpu = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
     return device == "cuda" or (device == "auto" and has_gpu)
 
 
-def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Counts]:
-    """Each job as one Ray task, so many at a time; a task whose process dies is run again."""
+def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool, config: RayConfig) -> list[Counts]:
+    """Each job as one Ray task, so many at a time; one whose process dies is run again. Without Ray: in turn here."""
+    if config.address == NO_RAY:
+        return [_run_call(job.call, job.threads or os.cpu_count() or 1) for job in jobs]
     import ray
 
     remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=MAX_FAILURES)(_run_call)

@@ -46,7 +46,7 @@ def evaluate(
     connect(ray)
     call = _call(call_evaluate, out, model, held_out, config, captioner)
     with errors_in_one_line("evaluate"):
-        return run_tasks([Training("evaluate", out, 0, call)], 1, wants_gpu(config.device))[0]
+        return run_tasks([Training("evaluate", out, 0, call)], 1, wants_gpu(config.device, ray), ray)[0]
 
 
 def train_controls(
@@ -67,7 +67,7 @@ def train_controls(
         jobs.append(_job(arm, out / arm / "model", call, config.pretrain))
     files, steps = [job.out / METRICS for job in jobs], sum(job.steps for job in jobs)
     with errors_in_one_line("controls"), following(files, "controls", steps):
-        found = run_tasks(jobs, config.num_parallel, wants_gpu(config.pretrain.optimizer.device))
+        found = run_tasks(jobs, config.num_parallel, wants_gpu(config.pretrain.optimizer.device, ray), ray)
     counts = dict(zip(config.arms, found, strict=True))
     return {f"{arm}_{key}": counts[arm][key] for arm in counts for key in CONTROL_FIGURES if key in counts[arm]}
 

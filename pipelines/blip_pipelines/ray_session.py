@@ -7,6 +7,7 @@ import math
 import os
 import re
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 
 MIN_LOCAL_CPUS = 4
 """Logical CPUs of a local Ray: a pool of actors that holds every CPU waits for its own input for ever."""
+
+NO_RAY = "none"
+"""The address for doing everything in this process: Ray's start takes longer than some dozens of pictures."""
 
 PROBE_TIMEOUT_S = 5.0
 
@@ -38,11 +42,13 @@ WORKER = {
 
 
 def connect(config: RayConfig) -> None:
-    """Start a local Ray or attach to a cluster; does nothing where this process is connected already.
+    """Start a local Ray or attach to a cluster; does nothing where this process is connected, or is to do without.
 
     Ray is shut down when the process ends. Raises RunFailed where the cluster does not answer or does not start.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in {**QUIET, **WORKER}.items()})
+    if config.address == NO_RAY:
+        return
     import ray
 
     if ray.is_initialized():
@@ -163,12 +169,13 @@ def num_workers(config: RayConfig, wanted: int, cpus_each: float, gpus_each: flo
 @contextmanager
 def errors_in_one_line(step: str) -> Iterator[None]:
     """Errors of Ray and of the code it ran leave as one line: our own as they are, others as RunFailed."""
-    import ray
-
     try:
         yield
-    except ray.exceptions.RayError as error:
-        raise _in_one_line(step, error) from error
+    except Exception as error:
+        ray = sys.modules.get("ray")
+        if ray and isinstance(error, ray.exceptions.RayError):
+            raise _in_one_line(step, error) from error
+        raise
 
 
 def _in_one_line(step: str, error: BaseException) -> BlipBootstrapError:

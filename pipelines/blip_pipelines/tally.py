@@ -31,7 +31,25 @@ class Tally:
         return dict(total)
 
 
-def start_tally() -> Any:
+class RemoteTally:
+    """A Tally that is a Ray actor, as its users see it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def put(self, unit: str, counts: dict[str, int]) -> None:
+        """As Tally's; does not wait."""
+        self._actor.put.remote(unit, counts)
+
+    def total(self) -> dict[str, int]:
+        """As Tally's."""
+        import ray
+
+        found: dict[str, int] = ray.get(self._actor.total.remote())
+        return found
+
+
+def start_tally() -> RemoteTally:
     """A Tally as a Ray actor; it needs no CPU, so it cannot keep workers waiting.
 
     It stands on the driver's own node: were it lost with another node, the run would be.
@@ -40,11 +58,11 @@ def start_tally() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Tally).options(num_cpus=0, scheduling_strategy=here).remote()
+    return RemoteTally(ray.remote(Tally).options(num_cpus=0, scheduling_strategy=here).remote())
 
 
 @contextmanager
-def shown(progress: Progress, tally: Any, before: dict[str, int]) -> Iterator[None]:
+def shown(progress: Progress, tally: Tally | RemoteTally, before: dict[str, int]) -> Iterator[None]:
     """Show the tally's sum plus `before` (what an earlier run had done) in `progress` while the body runs.
 
     A count named like the progress's unit moves the bar; the others are shown beside it.
@@ -67,10 +85,8 @@ def shown(progress: Progress, tally: Any, before: dict[str, int]) -> Iterator[No
         thread.join()
 
 
-def _show(progress: Progress, tally: Any, before: dict[str, int]) -> None:
-    import ray
-
+def _show(progress: Progress, tally: Tally | RemoteTally, before: dict[str, int]) -> None:
     counts = Counter(before)
-    counts.update(ray.get(tally.total.remote()))
+    counts.update(tally.total())
     done = counts.pop(progress.unit, 0)
     progress.update(done, **{name.replace("_", " "): count for name, count in sorted(counts.items()) if count})

@@ -1,0 +1,91 @@
+"""`dtype: auto`: what it becomes, that it stays so, and the line about slow bfloat16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blip_bootstrap.config import Config, RayConfig, dump_yaml
+from blip_bootstrap.layout import Layout, recipe_of
+from blip_pipelines import dtypes
+from blip_pipelines.dtypes import PLACES, resolve_dtypes
+
+WITH = "flags\t\t: fpu sse2 avx512_bf16 amx_tile\n"
+WITHOUT = "flags\t\t: fpu sse2 avx2 avx512f avx512_vbmi2\n"
+ALL_AUTO: dict[str, Any] = {
+    "pretrain": {"optimizer": {"dtype": "auto", "device": "cpu"}},
+    "captioner": {"optimizer": {"dtype": "auto", "device": "cpu"}},
+    "filter": {"optimizer": {"dtype": "auto", "device": "cpu"}},
+    "caption": {"dtype": "auto", "device": "cpu"},
+    "evaluate": {"dtype": "auto", "device": "cpu"},
+    "vqa": {"optimizer": {"dtype": "auto", "device": "cpu"}},
+}
+
+
+@pytest.fixture
+def cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in the place of the kernel's description of the processor."""
+    monkeypatch.setattr(dtypes, "CPU_INFO", tmp_path / "cpuinfo")
+    return tmp_path / "cpuinfo"
+
+
+def found(config: Config) -> set[str]:
+    data = config.model_dump()
+    sections = []
+    for place in PLACES.values():
+        node = data
+        for name in place:
+            node = node[name]
+        sections.append(node["dtype"])
+    return set(sections)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [(WITH, "bfloat16"), (WITHOUT, "float32"), ("Features : fp asimd bf16 i8mm\n", "bfloat16")]
+)
+def test_auto_goes_by_the_processor(tmp_path: Path, cpu: Path, flags: str, expected: str) -> None:
+    cpu.write_text(flags)
+    said: list[str] = []
+    resolved = resolve_dtypes(Config.model_validate({"root": tmp_path / "run", **ALL_AUTO}), said.append)
+    assert (found(resolved), said) == ({expected}, [])
+
+
+def test_a_run_goes_on_elsewhere_as_it_began(tmp_path: Path, cpu: Path) -> None:
+    """The recipe of the captions is the same on both machines, so that they are neither mixed nor made anew."""
+    config = Config.model_validate({"root": tmp_path / "run", **ALL_AUTO})
+    cpu.write_text(WITH)
+    began = resolve_dtypes(config, lambda line: None)
+    config.root.mkdir()
+    (config.root / "config.yaml").write_text(dump_yaml(began))
+    cpu.write_text(WITHOUT)
+    said: list[str] = []
+    resumed = resolve_dtypes(config, said.append)
+    recipes = [recipe_of("caption", Layout(one, 1).captions.section, {}) for one in (began, resumed)]  # type: ignore[union-attr]
+    assert recipes[0] == recipes[1]
+    assert recipes[0]["config"]["dtype"] == "bfloat16"
+    assert len(said) == 1
+    assert said[0].startswith("pretrain, captioner, filter, caption: bfloat16 is many times slower")
+
+
+def test_slow_bfloat16_is_said_of_the_steps_that_run(tmp_path: Path, cpu: Path) -> None:
+    cpu.write_text(WITHOUT)
+    given = {"captioner": {"checkpoint": "a/b"}, "filter": {"checkpoint": "a/c"}}
+    stop = {"pretrain": {"optimizer": {"steps": 0, "dtype": "bfloat16"}}, "evaluate": {"dtype": "bfloat16"}}
+    config = {"root": tmp_path, **given, **stop, "caption": {"dtype": "bfloat16", "device": "cpu"}}
+    said: list[str] = []
+    assert resolve_dtypes(Config.model_validate(config), said.append).caption.dtype == "bfloat16"
+    assert [line.split(":")[0] for line in said] == ["caption"]
+    config["caption"] = {"dtype": "float32"}
+    resolve_dtypes(Config.model_validate(config), said.append)
+    assert len(said) == 1
+
+
+@pytest.mark.ray
+def test_on_a_cluster_its_workers_are_asked(tmp_path: Path, ray_config: RayConfig) -> None:
+    """The session's Ray is the cluster here, and it has this machine's processor."""
+    asked = ray_config.model_copy(update={"address": "auto"})
+    config = Config.model_validate({"root": tmp_path, "caption": {"dtype": "auto", "device": "cpu"}, "ray": asked})
+    expected = "bfloat16" if dtypes.has_fast_bfloat16("cpu") else "float32"
+    assert resolve_dtypes(config, lambda line: None).caption.dtype == expected
