@@ -16,7 +16,7 @@ PLAN = Table(
     "plan",
     "one row per step of a round over N images",
     (
-        Column("step", pa.string(), "download, caption + score, select, pretrain; start is Ray's own"),
+        Column("step", pa.string(), "as in a round, in order; start is Ray's own"),
         Column("rows", pa.int64(), "rows that it writes"),
         Column("size_bytes", pa.int64(), "what it leaves on disk"),
         Column("seconds", pa.float64(), "from its start to its end"),

@@ -42,5 +42,6 @@ def plan(
         return
     sys.stdout.write(render(for_people(planned), "table").decode())
     typer.echo(
-        "Not in it: fine-tunes, evaluation, controls, and what the network does when all workers fetch.", err=True
+        "One round. Not in it: round 0 before the first one, and what the network does when all workers fetch.",
+        err=True,
     )

@@ -38,7 +38,7 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
     class. Returns rows, the number by status, failed ones by error class, and captions of the successful ones.
     Raises InputError where the list cannot be read, lacks a column, or has no row that can be used.
     """
-    rows = _place(_records(source, config), config)
+    rows = _place(read_records(source, config), config)
     root = config.image_root or source.parent
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool, Progress("annotated", None, unit="pictures") as progress:
         for number in range(10**9):
@@ -53,8 +53,8 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
     return _counts(out, source)
 
 
-def _records(source: Path, config: AnnotatedSet) -> Iterator[Row]:
-    """The list's records, with the columns checked."""
+def read_records(source: Path, config: AnnotatedSet) -> Iterator[Row]:
+    """The list's records, with the columns checked. Raises InputError as `ingest_annotated` does."""
     reader = _READERS.get(source.suffix.lower())
     if reader is None:
         raise InputError(f"{source}: an annotated set ends in one of {' '.join(_READERS)}, not {source.suffix!r}")

@@ -12,12 +12,16 @@ from typing import Any
 import pyarrow as pa
 
 from blip_bootstrap.config import CaptionConfig, Config
+from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.plan import Cost
 from blip_bootstrap.select import select_pairs
 from blip_bootstrap.tables import CAPTIONS, PAIRS, Table, rows_to_table, write_parquet
 from blip_pipelines.caption import BLOCK_ROWS
 from blip_pipelines.caption_models import Picture, absolute, with_absolute_models
 from blip_pipelines.caption_worker import DECODE_THREADS, CaptionWorker
+from blip_pipelines.dtypes import resolve_dtypes
+from blip_pipelines.plan_annotated import captions_of, measure_annotated, measure_evaluation, web_texts
+from blip_pipelines.plan_report import measure_report
 from blip_pipelines.plan_sample import (
     PlannedModels,
     Sample,
@@ -25,10 +29,19 @@ from blip_pipelines.plan_sample import (
     find_models,
     peak_bytes,
     stored_sample,
+    with_usual_length,
 )
-from blip_pipelines.plan_training import measure_training
+from blip_pipelines.plan_training import measure_controls, measure_finetunes, measure_pretraining
 from blip_pipelines.plan_web import measure_download
-from blip_pipelines.ray_session import check_cpus, connect, errors_in_one_line, num_gpus, num_workers, quiet_data
+from blip_pipelines.ray_session import (
+    NO_RAY,
+    check_cpus,
+    connect,
+    errors_in_one_line,
+    num_gpus,
+    num_workers,
+    quiet_data,
+)
 
 SELECT_ROWS = 100_000
 DISK_PROBE_BYTES = 64_000_000
@@ -46,6 +59,9 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
     measurement ends after `limit_s` seconds or with the sample. Nothing is written but to a temporary folder. Raises
     CheckpointError for a model that cannot be used, RunFailed where Ray has too few CPUs.
     """
+    if config.ray.address == NO_RAY:
+        raise ConfigError(["ray.address: a plan measures with Ray; use --set ray.address=local"])
+    config = resolve_dtypes(config, say)
     with tempfile.TemporaryDirectory(prefix="blip-plan-") as folder:
         scratch = Path(folder)
         disk_bytes_per_s = measure_disk(scratch)
@@ -54,15 +70,34 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
         quiet_data()
         costs = [Cost("start", 0, 0, 0.0, "start", fixed_s=time.perf_counter() - started, scales=False)]
         sample, download = find_sample(config, scratch, count)
-        models = find_models(config, scratch)
-        note = "" if models.trained else "; untrained models: captions end at max_tokens, later than trained ones do"
-        say(f"plan: {len(sample.rows)} images, {sample.origin}{note}")
-        captioning, captions = measure_captioning(config, models, sample, limit_s)
         costs += [download] if download else []
+        annotated, folders, sizes = measure_annotated(config, count, scratch)
+        models = find_models(config, scratch)
+        if not models.trained and not config.captioner.checkpoint:
+            known = captions_of(folders["human"]) if "human" in folders else web_texts(sample.rows)
+            config = with_usual_length(config, known)
+        note = "" if models.trained else "; untrained models, whose captions are cut at the usual length"
+        say(f"plan: {len(sample.rows)} images, {sample.origin}{note}")
+        costs += [*annotated, *measure_finetunes(config, models, folders.get("human"), scratch)]
+        captioning, captions = measure_captioning(config, models, sample, limit_s)
         costs += [captioning, measure_select(config, captions, scratch / "select", sample.success_share)]
-        if config.pretrain.optimizer.steps:
-            costs.append(measure_training(config, sample.rows, scratch))
+        costs += measure_model(config, sample, folders.get("held_out"), sizes.get("held_out", 0), limit_s, scratch)
+        costs.append(measure_report(config, sample.rows, captions, scratch / "report"))
         return costs, disk_bytes_per_s
+
+
+def measure_model(
+    config: Config, sample: Sample, held_out: Path | None, num_held_out: int, limit_s: float, scratch: Path
+) -> list[Cost]:
+    """The costs of pre-training, of measuring its model, and of the control arms; none without pre-training."""
+    if not config.pretrain.optimizer.steps:
+        return []
+    training, model = measure_pretraining(config, sample.rows, scratch)
+    if not held_out:
+        return [training]
+    evaluation = measure_evaluation(config, model, held_out, num_held_out, limit_s, scratch)
+    controls = measure_controls(config, training, evaluation)
+    return [training, evaluation, *([controls] if controls else [])]
 
 
 def find_sample(config: Config, scratch: Path, count: int) -> tuple[Sample, Cost | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import resource
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,21 @@ def _random_model(config: Config, folder: Path) -> Path:
     tokenizer = Tokenizer.load(config.pretrain.model.text.tokenizer)
     save_med(folder, new_med(config.pretrain.model, tokenizer.num_tokens), tokenizer)
     return folder
+
+
+def with_usual_length(config: Config, texts: list[str]) -> Config:
+    """The same with captions cut at the mean length of `texts`: an untrained model's have no end of their own."""
+    from blip_training.text import Tokenizer
+
+    tokenizer = Tokenizer.load(config.pretrain.model.text.tokenizer)
+    longest = round(statistics.mean(len(tokenizer.piece_ids(text)) for text in texts)) if texts else 0
+    longest += 2  # the token before them and the one that ends them
+    data = config.model_dump()
+    for name, prompt in (("caption", config.caption.prompt), ("evaluate", "")):
+        sampler = data[name]["sampler"]
+        length = max(longest + len(tokenizer.piece_ids(prompt)), (sampler["min_tokens"] or 0) + 1)
+        sampler["max_tokens"] = min(length, sampler["max_tokens"] or length)
+    return Config.model_validate(data)
 
 
 def peak_bytes() -> int:

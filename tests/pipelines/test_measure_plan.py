@@ -78,7 +78,7 @@ def test_rows_and_bytes_of_a_plan_are_those_of_the_step(
     costs, disk = measure_steps(config, 200, 60.0, said.append)
     planned = {row["step"]: row for row in plan_steps(costs, 400, None, disk).to_pylist()}
     assert said == [f"plan: 200 images, of {tmp_path}"]
-    assert list(planned) == ["start", "caption + score", "select", "all"]
+    assert list(planned) == ["start", "caption + score", "select", "report", "all"]
     counts = caption_and_score(tmp_path / "captions", images, *models, config.caption, ray_config)
     assert planned["caption + score"]["rows"] == counts["web"] + counts["synthetic"] == planned["select"]["rows"]
     rows = [row for file in parquet_files(tmp_path / "captions") for row in read_parquet(file).to_pylist()]
@@ -103,12 +103,57 @@ def test_lists_are_fetched_and_training_is_timed(
     )  # fmt: skip
     costs, disk = measure_steps(config, 40, 60.0, lambda line: None)
     planned = {row["step"]: row for row in plan_steps(costs, 4_000, None, disk).to_pylist()}
-    assert list(planned) == ["start", "download", "caption + score", "select", "pretrain", "all"]
+    assert list(planned) == ["start", "download", "caption + score", "select", "pretrain", "report", "all"]
     assert planned["download"]["rows"] == 4_000
     assert planned["caption + score"]["rows"] == 9_000
     assert planned["pretrain"]["seconds"] > 0
     assert planned["pretrain"]["size_bytes"] > 10_000
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ray
+def test_every_step_of_a_round_is_planned(tmp_path: Path, models: Models, ray_config: RayConfig) -> None:
+    """No model, no list of URLs: the models are random, the pictures drawn, the annotated sets the user's."""
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 1, "heads": 2}
+    text = {"tokenizer": str(models[0]), "width": 32, "depth": 1, "heads": 2, "intermediate": 64, "max_positions": 60}
+    optimizer = {"steps": 2000, "batch_size": 32, "device": "cpu", "threads": 1}
+    part, no_queue = {"optimizer": optimizer}, {"itc": {"queue_size": 0}}
+    lists = {name: {"path": annotated_list(tmp_path / name, 30)} for name in ("human", "held_out")}
+    config = Config.model_validate(
+        {
+            "root": tmp_path / "run", "ray": ray_config, **lists, "captioner": part, "filter": part | no_queue,
+            "pretrain": {"model": {"vision": vision, "text": text}, **part, **no_queue},
+            "caption": {"device": "cpu", "num_actors": 1}, "evaluate": {"device": "cpu"},
+            "controls": {"arms": ["human_only", "filter_only"], "num_parallel": 2},
+        }
+    )  # fmt: skip
+    said: list[str] = []
+    costs, disk = measure_steps(config, 24, 5.0, said.append)
+    planned = {row["step"]: row for row in plan_steps(costs, 1_000, None, disk).to_pylist()}
+    assert list(planned) == [
+        "start", "human", "held_out", "captioner", "filter", "caption + score", "select", "pretrain", "evaluate",
+        "controls", "report", "all",
+    ]  # fmt: skip
+    assert said == ["plan: 24 images, drawn pictures; untrained models, whose captions are cut at the usual length"]
+    together = planned["pretrain"]["seconds"] + planned["evaluate"]["seconds"]
+    assert planned["controls"]["seconds"] == pytest.approx(together)
+    assert planned["controls"]["size_bytes"] > planned["pretrain"]["size_bytes"] > 10_000
+    few = config.captioner.model_copy(
+        update={"optimizer": config.captioner.optimizer.model_copy(update={"steps": 20, "warmup_steps": 0})}
+    )
+    shorter, _ = measure_steps(config.model_copy(update={"captioner": few}), 24, 5.0, said.append)
+    assert {cost.step: cost.fixed_s for cost in shorter}["captioner"] < planned["captioner"]["seconds"]
+
+
+def annotated_list(path: Path, count: int) -> Path:
+    """A list of `count` drawn pictures with two captions each, beside them."""
+    path.mkdir()
+    for row in drawn_sample(path / "drawn", count).rows.to_pylist():
+        (path / f"{row['key']}.jpg").write_bytes(row["jpg"])
+        line = {"image": f"{row['key']}.jpg", "captions": ["a red circle", "a circle"]}
+        with (path / "list.jsonl").open("a") as file:
+            file.write(f"{json.dumps(line)}\n")
+    return path / "list.jsonl"
 
 
 @pytest.mark.ray

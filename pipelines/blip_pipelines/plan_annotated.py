@@ -1,0 +1,98 @@
+"""What the annotated sets cost: reading them, and measuring a model on the held-out one."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+
+from blip_bootstrap.config import AnnotatedSet, Config, EvaluateConfig
+from blip_bootstrap.plan import Cost
+from blip_bootstrap.tables import parquet_files, read_parquet
+from blip_pipelines.annotated import ingest_annotated, read_records
+from blip_pipelines.launch_training import evaluate
+from blip_pipelines.plan_sample import peak_bytes
+
+FEW_PICTURES = 16
+MOST_PICTURES = 192
+
+
+def measure_annotated(config: Config, count: int, scratch: Path) -> tuple[list[Cost], dict[str, Path], dict[str, int]]:
+    """The costs of reading `human` and `held_out`; the folders of the first `count` of each, and how many there are."""
+    costs, folders, sizes = [], {}, {}
+    for name, section in (("human", config.human), ("held_out", config.held_out)):
+        if section:
+            folders[name] = scratch / name
+            cost, sizes[name] = _measure_ingest(name, section, count, folders[name])
+            costs.append(cost)
+    return costs, folders, sizes
+
+
+def _measure_ingest(name: str, section: AnnotatedSet, count: int, folder: Path) -> tuple[Cost, int]:
+    records = read_records(section.path, section)
+    head = list(islice(records, count))
+    total = len(head) + sum(1 for _ in records)
+    listed = folder.with_suffix(".jsonl")
+    columns = [section.image_column, section.captions_column, section.domain_column]
+    listed.write_text("".join(f"{json.dumps({c: row.get(c) for c in columns})}\n" for row in head), encoding="utf-8")
+    root = section.image_root or section.path.parent
+    folder.mkdir()
+    started = time.perf_counter()
+    ingest_annotated(folder, listed, section.model_copy(update={"image_root": root}))
+    seconds = time.perf_counter() - started
+    size_bytes = sum(file.stat().st_size for file in parquet_files(folder))
+    return Cost(
+        name, 0, 0, 0.0, "CPU decode",
+        fixed_s=seconds * total / len(head),
+        fixed_bytes=round(size_bytes * total / len(head)),
+        worker_bytes=peak_bytes(),
+        devices_per_worker=os.cpu_count() or 1,
+        scales=False,
+    ), total  # fmt: skip
+
+
+def measure_evaluation(config: Config, model: Path, held_out: Path, total: int, limit_s: float, scratch: Path) -> Cost:
+    """The cost of measuring `model` on `total` pictures, from what a few and more of them take."""
+    pictures = sum(len(read_parquet(file, ["key"])) for file in parquet_files(held_out))
+    few = min(FEW_PICTURES, max(1, pictures // 2))
+    _evaluate(config, model, held_out, few, scratch / "evaluation-0")  # for what is done once
+    few_s = _evaluate(config, model, held_out, few, scratch / "evaluation-1")
+    more = max(few + 1, min(pictures, MOST_PICTURES, int(few * limit_s / few_s)))
+    more_s = _evaluate(config, model, held_out, more, scratch / "evaluation-2") if more <= pictures else few_s
+    each_s = max(0.0, more_s - few_s) / max(1, more - few)
+    asked = min(total, config.evaluate.limit or total)
+    return Cost(
+        "evaluate", 0, 0, 0.0, "model",
+        fixed_s=max(0.0, few_s - few * each_s) + asked * each_s,
+        fixed_bytes=_size(scratch / "evaluation-1") * asked // few,
+        worker_bytes=peak_bytes(),
+        scales=False,
+    )  # fmt: skip
+
+
+def _evaluate(config: Config, model: Path, held_out: Path, count: int, out: Path) -> float:
+    """Seconds that the step takes on the first `count` pictures."""
+    out.mkdir()
+    settings: EvaluateConfig = config.evaluate.model_copy(update={"limit": count})
+    started = time.perf_counter()
+    evaluate(out, model, held_out, config=settings, ray=config.ray)
+    return time.perf_counter() - started
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def captions_of(folder: Path) -> list[str]:
+    """What people wrote, of every picture of a folder of the table `annotated`."""
+    tables = [read_parquet(file, ["captions"]) for file in parquet_files(folder)]
+    return [text for table in tables for texts in table["captions"].to_pylist() for text in texts or ()]
+
+
+def web_texts(images: pa.Table) -> list[str]:
+    """The alt texts of rows of the table `images`."""
+    return [text for text in images["caption"].to_pylist() if text]

@@ -1,0 +1,37 @@
+"""What the figures and the page at the end of a round cost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from blip_bootstrap.config import Config
+from blip_bootstrap.metrics import measure_round
+from blip_bootstrap.plan import Cost
+from blip_bootstrap.report import write_report
+from blip_bootstrap.select import select_pairs
+from blip_bootstrap.tables import CAPTIONS, IMAGES, rows_to_table, write_parquet
+from blip_pipelines.plan_sample import peak_bytes
+
+
+def measure_report(config: Config, images: pa.Table, captions: list[dict[str, Any]], root: Path) -> Cost:
+    """The cost of metrics.json and report.html, on a round of the sample alone; the pictures make most of it."""
+    at, made = root / "round-01", root / "made"
+    write_parquet(root / "images" / "part-00000.parquet", images, IMAGES)
+    write_parquet(at / "captions" / "part-00000.parquet", rows_to_table(captions, CAPTIONS), CAPTIONS)
+    for folder in (at / "pairs", made):
+        folder.mkdir()
+    select_pairs(at / "pairs", at / "captions", config.select)
+    started = time.perf_counter()
+    measure_round(root, 1, made, root / "images", at / "pairs", None, None, None)
+    write_report(root, 1, made, root / "images", at / "pairs", None, made / "metrics.json", config.report)
+    return Cost(
+        "report", 0, 0, 0.0, "CPU",
+        fixed_s=time.perf_counter() - started,
+        fixed_bytes=sum(file.stat().st_size for file in made.iterdir()),
+        worker_bytes=peak_bytes(),
+        scales=False,
+    )  # fmt: skip
