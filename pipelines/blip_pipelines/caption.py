@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -115,8 +114,6 @@ def _run(
     num_actors = num_workers(ray_config, config.num_actors, config.cpus_per_actor, gpus, at_most=len(blocks))
     check_cpus(num_actors * config.cpus_per_actor, "captioning")
     actors_config, tally = with_absolute_models(config), start_tally()
-    if ray_config.address == "local":
-        actors_config = with_idle_cores(actors_config, num_actors)
     with errors_in_one_line("caption"), shown(progress, tally, dict(before)):
         items = [asdict(block) for block in blocks]
         captioned = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -138,17 +135,11 @@ def _run_here(
 ) -> None:  # fmt: skip
     """The same in this process, without Ray."""
     tally = Tally()
-    worker = CaptionBlocks(captioner, filter, with_idle_cores(config, 1), tally)
+    worker = CaptionBlocks(captioner, filter, config, tally)
     with shown(progress, tally, dict(before)):
         for block in blocks:
             worker(pa.Table.from_pylist([asdict(block)]))
             merge.when_whole(Path(block.part).name)
-
-
-def with_idle_cores(config: CaptionConfig, num_actors: int) -> CaptionConfig:
-    """The same with the machine's cores shared out among so many actors: a few images make one block, for one."""
-    share = (os.cpu_count() or 1) // num_actors
-    return config.model_copy(update={"cpus_per_actor": max(config.cpus_per_actor, float(share))})
 
 
 class CaptionBlocks:
