@@ -32,7 +32,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., 
 @pytest.fixture(scope="module")
 def expected(images: Path, models: Models) -> dict[str, pa.Table]:
     """What the worker makes of each block with no Ray about, joined by file."""
-    worker = CaptionWorker(*models, CONFIG)
+    worker = CaptionWorker(*models, CONFIG, num_threads=1)  # as an actor has: last digits follow the threads
     return {
         part.name: pa.concat_tables(
             worker(read_rows(part, first, caption.BLOCK_ROWS)) for first in range(0, PER_PART, caption.BLOCK_ROWS)
