@@ -60,14 +60,14 @@ def test_resume_with_dropout_augmentation_and_means_over_steps(world: Path, tmp_
 
 def test_one_batch_is_learned_by_heart(tmp_path: Path) -> None:
     write_world(tmp_path, num_web=3, num_human=8, num_parts=1)
-    config = pretrain_config(tmp_path, steps=150, lr=4e-3, warmup_steps=10, log_every_steps=10)
+    config = pretrain_config(tmp_path, steps=300, lr=4e-3, warmup_steps=10, log_every_steps=10)
     itc, itm = config.itc.model_copy(update={"alpha": 0.0}), ItmConfig(uniform_share=0.5)
     config = config.model_copy(update={"label_smoothing": 0.0, "itc": itc, "itm": itm})
     (tmp_path / "out").mkdir()
     figures = pretrain_model(tmp_path / "out", None, None, tmp_path / "human", config)
     first = read_log(tmp_path / "out")[0]
     assert figures["lm"] < 0.45 < first["lm"]
-    assert figures["itm"] < 0.55  # guessing costs .6365
+    assert figures["itm"] < 0.2  # guessing costs .6365
     assert figures["itm_at_rest"] == 0
 
 
