@@ -121,7 +121,7 @@ def calibrate(
     size: Annotated[int, typer.Option("--size", min=10, help="How many pictures.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Another seed draws other pairs.")] = 0,
 ) -> None:
-    """Label without people: human captions with their own picture and with another; for `select.labels`."""
+    """Label without people: human captions fit their picture, web texts on another do not; for `select.labels`."""
     from blip_bootstrap.human_pairs import label_human_pairs
 
     typer.echo(str(label_human_pairs(run_folder(root), number, size, seed)))

@@ -1,4 +1,4 @@
-"""Labels without people: captions that people wrote of a picture fit it, and those of another picture do not."""
+"""Labels without people: captions that people wrote of a picture fit it, and texts of another picture do not."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ Pair = tuple[bytes, str, str]
 
 
 def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, seed: int = 0) -> Path:
-    """Score `size` pictures with one of their human captions and with one of another picture, by a round's filter.
+    """Score `size` pictures with one of their human captions and with a text of another picture, by a round's filter.
 
-    Writes them as labels of the source `human`, answered yes and no; the file's path is what `select.labels` takes for
-    the strategy `target_noise`. The held-out set serves where there is one, since the filter was fitted to the human
-    set. Raises InputError where the run has neither set, or no filter that could be asked.
+    The wrong texts are web texts of the round, since those that `target_noise` must tell are worded like them (file
+    names, shop titles, slogans, captions); a round without them takes human captions of another picture. Writes labels
+    of the source `human`, answered yes and no; the file's path is what `select.labels` takes for the strategy
+    `target_noise`. The held-out set serves where there is one, since the filter was fitted to the human set.
+    Raises InputError where the run has neither set, or no filter that could be asked.
     """
     from blip_pipelines.pair_scores import score_pairs
 
     number = resolve_round(root, number)
     filter = filter_of(root, number)
-    pairs = list(_pairs(root, size, seed))
+    pairs = list(_pairs(root, number, size, seed))
     scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], [[right, wrong] for _, right, wrong in pairs])
     rows = [
         _row(number, at, candidate, text, score)
@@ -54,15 +56,28 @@ def filter_of(root: Path, number: int) -> str | Path:
     return str(given)
 
 
-def _pairs(root: Path, size: int, seed: int) -> Iterator[Pair]:
-    """Pictures with one of their captions and one of another picture; a caption that both have is no negative."""
+def _pairs(root: Path, number: int, size: int, seed: int) -> Iterator[Pair]:
+    """Pictures with one of their captions and a text of another picture; a caption that both have is no negative."""
     rng = random.Random(seed)
     rows = _annotated(root)
     rows = rng.sample(rows, min(size, len(rows)))
+    web = _web_texts(root, number, len(rows), seed)
     for at, row in enumerate(rows):
-        others = [text for text in rows[at - 1]["captions"] if text not in row["captions"]]
-        if others:
+        wrong = [web[at % len(web)]] if web else rows[at - 1]["captions"]
+        if others := [text for text in wrong if text not in row["captions"]]:
             yield row["jpg"], rng.choice(row["captions"]), rng.choice(others)
+
+
+def _web_texts(root: Path, number: int, size: int, seed: int) -> list[str]:
+    """Scored web texts of a round, drawn by the seed; none where it has none."""
+    sql = f"""
+    SELECT caption FROM pairs
+    WHERE round = {number} AND source = 'web' AND itm_score IS NOT NULL AND trim(caption) <> ''
+    ORDER BY md5_number_lower(concat_ws(' ', {seed}, key)), key LIMIT {size}
+    """
+    with connect(root) as connection:
+        found: list[str] = query(connection, sql)["caption"].to_pylist()
+    return found
 
 
 def _annotated(root: Path) -> list[dict[str, Any]]:

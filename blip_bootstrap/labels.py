@@ -28,7 +28,7 @@ LABELS = Table(
     (
         Column("round", pa.int16(), "the round whose pairs were sampled"),
         Column("key", pa.string(), "the image, as in `images`"),
-        Column("source", pa.string(), "web or synthetic"),
+        Column("source", pa.string(), "web or synthetic; human: made by `audit calibrate`"),
         Column("candidate", pa.int16(), "as in `captions`"),
         Column("caption", pa.string(), "the text"),
         Column("itm_score", pa.float32(), "as in `captions`; null where it was not scored"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from blip_bootstrap.config import SelectConfig
@@ -23,6 +24,12 @@ from blip_bootstrap.select import select_pairs
 from blip_bootstrap.truth import Truth, judged_pairs, load_truth
 
 Figures = dict[str, object]
+
+
+def kept_by_kind(root: Path, pairs: Path, truth: Truth) -> dict[str, int]:
+    """Kept web texts by what the truth file calls them: what a cut leaves of each kind of noise."""
+    rows = judged_pairs(truth, root / "images", pairs).to_pylist()
+    return dict(Counter(truth.kinds.get(row["name"], "") for row in rows if row["source"] == "web" and row["kept"]))
 
 
 def true_noise(root: Path, pairs: Path, truth: Truth, kept_only: bool) -> float:
@@ -64,7 +71,8 @@ def select_by(here: Path, number: int, truth: Truth, labels: Path, target: float
         except InputError as error:
             return {"refused": str(error).split(": ", 1)[-1]}
         names = ("itm_threshold", "expected_noise", "expected_noise_low", "expected_noise_high", "kept")
-        return {name: counts[name] for name in names} | {"noise_true": true_noise(here, Path(out), truth, True)}
+        found = {name: counts[name] for name in names} | {"noise_true": true_noise(here, Path(out), truth, True)}
+        return found | {"kept_by_kind": kept_by_kind(here, Path(out), truth)}
 
 
 def measure(root: Path, number: int, truth: Truth, seeds: int, size: int, target: float) -> Figures:

@@ -64,6 +64,23 @@ def test_human_captions_label_themselves(run: Path) -> None:
     assert tables.read_parquet(path).to_pylist() == rows
 
 
+def test_wrong_texts_are_the_rounds_web_texts(run: Path) -> None:
+    """Scored ones alone, and never one that the picture has as a human caption."""
+    row = {"source": "web", "candidate": 0, "kept": True, "reason": None, "itm_score": 0.5}
+    rows = [row | {"key": f"{at:09d}", "caption": "a cat" if at % 2 else f"IMG_{at}.jpg"} for at in range(60)]
+    rows += [
+        row | {"key": "of-round-0", "caption": "not scored", "itm_score": None},
+        row | {"key": "x", "caption": " "},
+    ]
+    tables.write_parquet(run / "round-01/pairs/part-0.parquet", tables.rows_to_table(rows, tables.PAIRS), tables.PAIRS)
+    found = tables.read_parquet(label_human_pairs(run)).to_pylist()
+    wrong = [row["caption"] for row in found if row["answer"] == "no"]
+    assert len(wrong) > 10
+    assert all(text.startswith("IMG_") for text in wrong)
+    assert len(set(wrong)) == len(wrong)
+    assert {row["caption"] for row in found if row["answer"] == "yes"} > {"a cat"}
+
+
 def test_the_held_out_set_goes_first(run: Path) -> None:
     shutil.copytree(run / "human", run / "held_out")
     rows = tables.read_parquet(run / "human/part-0.parquet").to_pylist()

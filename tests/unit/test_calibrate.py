@@ -6,9 +6,22 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from blip_bootstrap import tables
+from blip_bootstrap.calibrate import find_threshold
+from tests.bench.target_noise import (
+    WORLDS,
+    World,
+    by_posterior,
+    counted,
+    drawn_rows,
+    end_of,
+    human_pairs,
+    noise_above,
+    stratified,
+)
 from tests.unit.test_select_strategies import label_file, noise_of, scored, selected
 
 
@@ -37,3 +50,39 @@ def test_human_pairs_calibrate_texts_of_another_share(tmp_path: Path, share: flo
     assert noise_of(chosen) == pytest.approx(0.1, abs=0.03)
     assert counts["expected_noise_low"] <= noise_of(chosen) <= counts["expected_noise_high"]
     assert counts["expected_recall_low"] <= recall_of(chosen) <= counts["expected_recall_high"]
+
+
+def test_a_sharp_filter_is_cut_among_its_highest_scores() -> None:
+    """The target is met above .999, where a third of all texts are."""
+    rng = np.random.default_rng(3)
+    world = World((0.5, 9, 2), (0.5, 3, 3), (0, 0, 1), (0, 0, 1))
+    rows = drawn_rows(rng, 20_000, world)
+    found = find_threshold(rows[:4000], counted(rows), 0.05)
+    assert 0.999 < found.threshold < 1
+    assert noise_above(rows, found.threshold) == pytest.approx(0.05, abs=0.01)
+
+
+def test_target_noise_is_met_on_average_and_the_interval_holds_it() -> None:
+    """Over 60 draws of 200 answers."""
+    rng = np.random.default_rng(8)
+    rows = drawn_rows(rng, 5000, WORLDS["sharp"])
+    counts = counted(rows)
+    ends = [end_of(by_posterior, stratified(rng, rows), counts, 0.1, rows) for _ in range(60)]
+    noise, _, held = np.array([end for end in ends if end]).T
+    assert noise.mean() == pytest.approx(0.1, abs=0.01)
+    assert len(noise) >= 57
+    assert held.mean() >= 0.9
+
+
+def test_web_texts_show_what_human_texts_do_not() -> None:
+    """Unrelated web texts are scored higher than human captions of another picture: as negatives they set it right."""
+    rng = np.random.default_rng(9)
+    world = World((0.45, 1.7, 1.8), (0.25, -2.6, 1.8), (0.3, -0.2, 0.6), (0, 0, 1))
+    rows = drawn_rows(rng, 5000, world)
+
+    def end(web_texts: bool) -> float:
+        cut = find_threshold(human_pairs(rng, world, web_texts), counted(rows), 0.1)
+        return noise_above(rows, cut.threshold)
+
+    assert end(web_texts=True) == pytest.approx(0.1, abs=0.04)
+    assert end(web_texts=False) > 0.15
