@@ -122,9 +122,22 @@ def calibrate(
     seed: Annotated[int, typer.Option("--seed", help="Another seed draws other pairs.")] = 0,
 ) -> None:
     """Label without people: human captions fit their picture, web texts on another do not; for `select.labels`."""
-    from blip_bootstrap.human_pairs import label_human_pairs
+    from rich.console import Console
 
-    typer.echo(str(label_human_pairs(run_folder(root), number, size, seed)))
+    from blip_bootstrap.audit import resolve_round
+    from blip_bootstrap.calibrate import thresholds_table
+    from blip_bootstrap.human_pairs import label_human_pairs
+    from blip_bootstrap.printing import rich_table
+    from blip_bootstrap.records import round_folder
+    from blip_bootstrap.tables import parquet_files
+
+    folder = run_folder(root)
+    labels = label_human_pairs(folder, number, size, seed)
+    typer.echo(str(labels))
+    captions = parquet_files(round_folder(folder, resolve_round(folder, number)) / "captions")
+    console = Console()
+    console.print("What select.strategy target_noise would do with them, web texts only:")
+    console.print(rich_table(thresholds_table(captions, labels, ["web"]), console.width))
 
 
 def why(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from blip_bootstrap.errors import InputError
@@ -28,6 +29,10 @@ NUM_BINS = 2 * _REACH
 _EDGES: Floats = np.arange(-_REACH, _REACH, dtype=np.float64) * _STEP
 _RIDGE = np.diag([0.1, 0.1, 0.01])
 """Prior precision of the weights: wide, but it keeps perfectly parted labels from running away."""
+
+
+class NoThresholdError(InputError):
+    """No threshold keeps noise down to the target."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,21 @@ def calibrate(captions: Sequence[Path], labels: Path, sources: Sequence[str], ta
     try:
         return find_threshold(rows, _histograms(captions, sources), target_noise)
     except ValueError as error:
-        raise InputError(f"{labels}: {error}") from error
+        raise NoThresholdError(f"{labels}: {error}") from error
+
+
+def thresholds_table(
+    captions: Sequence[Path], labels: Path, sources: Sequence[str], targets: Sequence[float] = (0.05, 0.1, 0.2)
+) -> pa.Table:
+    """What `target_noise` would do at each target, for printing; nulls where no threshold reaches it."""
+    rows = []
+    for target in targets:
+        try:
+            found = vars(calibrate(captions, labels, sources, target))
+        except NoThresholdError:
+            found = dict.fromkeys(field.name for field in fields(Calibrated))
+        rows.append({"target_noise": target, **found})
+    return pa.Table.from_pylist(rows).drop_columns(["num_labels"])
 
 
 def find_threshold(rows: Sequence[Mapping[str, Any]], counts: Mapping[str, Floats], target_noise: float) -> Calibrated:

@@ -30,8 +30,8 @@ def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, s
     from blip_pipelines.pair_scores import score_pairs
 
     number = resolve_round(root, number)
-    filter = filter_of(root, number)
     pairs = list(_pairs(root, number, size, seed))
+    filter = filter_of(root, number)
     scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], [[right, wrong] for _, right, wrong in pairs])
     rows = [
         _row(number, at, candidate, text, score)

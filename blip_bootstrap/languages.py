@@ -18,9 +18,9 @@ Classify = Callable[[str], tuple[str, float]]
 
 _TEXTS = """
 WITH sizes AS (
-    SELECT round, source, ceil(count(*) / {size})::UBIGINT AS every FROM pairs WHERE round = {round} GROUP BY ALL
+    SELECT round, source, ceil(count(*) / {size})::UBIGINT AS every FROM {pairs} WHERE round = {round} GROUP BY ALL
 )
-SELECT round, key, source, candidate, caption FROM pairs JOIN sizes USING (round, source)
+SELECT round, key, source, candidate, caption FROM {pairs} JOIN sizes USING (round, source)
 WHERE caption <> '' AND hash(key) % every = 0 ORDER BY key, source DESC, candidate
 """
 
@@ -33,14 +33,17 @@ def languages_path(root: Path, number: int) -> Path:
 def identify_languages(root: Path, number: int | None = None, size: int = 50_000) -> Path:
     """Identify the language of about `size` texts of each source of a round, drawn evenly by image; the file's path.
 
-    Each different text is looked at once, some 8,000 a second on one core. `size` 0 takes every text. Short names
+    They are drawn from the files that audits sample, 64 at most; each different text is looked at once, some 8,000 a
+    second on one core. `size` 0 takes every text, for queries; the audit asks the same files then, too. Short names
     and lists of words have no clear language: `confidence` tells. Raises InputError where py3langid is not installed,
     or the round is not there.
     """
     classify = _classifier()
     with connect(root) as connection:
         number = resolve_round(root, number)
-        texts = query(connection, _TEXTS.format(round=number, size=int(size) or 2**62))
+        texts = query(
+            connection, _TEXTS.format(round=number, size=int(size) or 2**62, pairs="some_pairs" if size else "pairs")
+        )
     found = {text: classify(text) for text in dict.fromkeys(texts["caption"].to_pylist())}
     answers = [found[text] for text in texts["caption"].to_pylist()]
     columns = {

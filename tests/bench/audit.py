@@ -26,6 +26,7 @@ import duckdb
 from blip_bootstrap import tables
 from blip_bootstrap.audit import AUDITS, ask
 from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.languages import identify_languages
 from blip_bootstrap.select import select_pairs
 from blip_bootstrap.views import connect
 
@@ -90,6 +91,7 @@ def measure(root: Path, rows: int) -> dict[str, float | str | dict[str, float]]:
     make_captions(captions, rows)
     shutil.rmtree(pairs, ignore_errors=True)
     select_s = seconds(lambda: select_pairs(pairs, captions, SelectConfig()))
+    identify_languages(root, 1)
     with connect(root) as connection:
         audits = {name: min(seconds(partial(ask, connection, name)) for _ in range(2)) for name in AUDITS}
         noise_s = audits["noise"]

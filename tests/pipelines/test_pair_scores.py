@@ -92,9 +92,12 @@ def test_the_held_out_set_goes_first(run: Path) -> None:
 
 
 def test_what_is_missing_is_told(run: Path) -> None:
-    shutil.rmtree(run / "human")
+    with pytest.raises(InputError, match="no such run"):
+        label_human_pairs(run / "nowhere")
+    (run / "human").rename(run / "elsewhere")
     with pytest.raises(InputError, match="no held-out and no human-annotated set"):
         label_human_pairs(run)
+    (run / "elsewhere").rename(run / "human")
     shutil.rmtree(run / "round-01/filter")
     with pytest.raises(InputError, match="no single filter made round 1's scores"):
         label_human_pairs(run)

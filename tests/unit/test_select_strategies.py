@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from blip_bootstrap import tables
-from blip_bootstrap.calibrate import calibrate
+from blip_bootstrap.calibrate import calibrate, thresholds_table
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels import LABELS
@@ -153,6 +153,16 @@ def test_too_few_labels_and_targets_out_of_reach_are_told(captions: Path, tmp_pa
         calibrate(files, tmp_path / "nothing.parquet", ["web"], 0.1)
     with pytest.raises(ValidationError, match="needs labels"):
         SelectConfig(strategy="target_noise")
+
+
+def test_a_table_of_targets_has_nulls_where_none_is_reached(captions: Path, tmp_path: Path) -> None:
+    rows = [row | {"caption": "fits" if at % 10 else "not"} for at, row in enumerate(scored(200))]
+    table = thresholds_table(tables.parquet_files(captions), label_file(tmp_path, rows), ["web"], (0.01, 0.2))
+    out_of_reach, met = table.to_pylist()
+    assert out_of_reach["target_noise"] == 0.01
+    assert {out_of_reach[name] for name in ("threshold", "noise", "recall_high")} == {None}
+    assert met["noise_low"] < met["noise"] < 0.2
+    assert met["recall"] == pytest.approx(1)
 
 
 def test_blip2s_rule_keeps_the_best_two_of_web_and_ten_candidates_by_the_second_score(tmp_path: Path) -> None:
