@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -118,7 +119,13 @@ def _run(
         items = [asdict(block) for block in blocks]
         captioned = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             CaptionBlocks,
-            fn_constructor_kwargs={"captioner": captioner, "filter": filter, "config": actors_config, "tally": tally},
+            fn_constructor_kwargs={
+                "captioner": captioner,
+                "filter": filter,
+                "config": actors_config,
+                "tally": tally,
+                "num_lanes": idle_lanes(config, ray_config, num_actors),
+            },
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=num_actors),
@@ -135,18 +142,35 @@ def _run_here(
 ) -> None:  # fmt: skip
     """The same in this process, without Ray."""
     tally = Tally()
-    worker = CaptionBlocks(captioner, filter, config, tally)
+    worker = CaptionBlocks(captioner, filter, config, tally, idle_lanes(config, RayConfig(address=NO_RAY), 1))
     with shown(progress, tally, dict(before)):
         for block in blocks:
             worker(pa.Table.from_pylist([asdict(block)]))
             merge.when_whole(Path(block.part).name)
 
 
+def num_threads(config: CaptionConfig) -> int:
+    """Torch's threads in an actor."""
+    return max(1, int(config.cpus_per_actor))
+
+
+def idle_lanes(config: CaptionConfig, ray: RayConfig, num_actors: int) -> int:
+    """How many parts of its batch an actor may compute at a time, where the cores are this run's own.
+
+    A few images make one block, for one actor: the other cores would be idle. On a cluster other jobs may want them.
+    """
+    if ray.address not in (NO_RAY, "local"):
+        return 1
+    return max(1, (os.cpu_count() or 1) // (num_actors * num_threads(config)))
+
+
 class CaptionBlocks:
     """A Ray actor: one CaptionWorker that takes blocks, writes their captions, and reports each batch."""
 
-    def __init__(self, captioner: str, filter: str, config: CaptionConfig, tally: Tally | RemoteTally) -> None:
-        self._make = partial(CaptionWorker, captioner, filter, config, max(1, int(config.cpus_per_actor)))
+    def __init__(
+        self, captioner: str, filter: str, config: CaptionConfig, tally: Tally | RemoteTally, num_lanes: int = 1
+    ) -> None:
+        self._make = partial(CaptionWorker, captioner, filter, config, num_threads(config), num_lanes)
         self._tally = tally
 
     @cached_property

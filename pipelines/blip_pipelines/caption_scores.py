@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from blip_pipelines.caption_models import Model, Picture
+from blip_pipelines.lanes import Lanes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from blip_training.clip_scorer import ClipScorer
+
+IMAGES_PER_LOOK = 8
+"""Images that a processor encodes at a time: activations then stay in its caches. A GPU takes the whole batch."""
 
 IMAGES_PER_MATCH = 16
 """Images of one ITM call. Each image's keys and values are made once, whatever the number of its texts."""
@@ -23,8 +27,8 @@ Texts = list[list[Row]]
 class Looks:
     """What each model sees of a batch of pictures, computed once; kept only where a filter will need it again."""
 
-    def __init__(self, pictures: Sequence[Picture], filters: Sequence[Model]) -> None:
-        self._pictures, self._filters = pictures, filters
+    def __init__(self, pictures: Sequence[Picture], filters: Sequence[Model], lanes: Lanes) -> None:
+        self._pictures, self._filters, self._lanes = pictures, filters, lanes
         self._states: dict[Model, Tensor] = {}
 
     def of(self, model: Model) -> Tensor:
@@ -34,13 +38,14 @@ class Looks:
         if model in self._states:
             return self._states[model]
         pixels = torch.stack([picture.pixels[model.image_size] for picture in self._pictures])
-        states = model.med.encode_image(pixels)
+        parts = [pixels] if model.med.device.type == "cuda" else pixels.split(IMAGES_PER_LOOK)
+        states = torch.cat(self._lanes.map(model.med.encode_image, parts))
         if model in self._filters:
             self._states[model] = states
         return states
 
 
-def score_with(filter: Model, rows: Texts, states: Tensor) -> None:
+def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes) -> None:
     """Append one filter's ITM and ITC score to `itm_scores` and `itc_scores` of every text that is not blank.
 
     Images with as many texts go together: an image's keys and values then need no copy for each text. Of these, the
@@ -48,11 +53,11 @@ def score_with(filter: Model, rows: Texts, states: Tensor) -> None:
     """
     texts = [[row for row in of_image if row["caption"]] for of_image in rows]
     lengths = [max((row["num_tokens"] for row in of_image), default=0) for of_image in texts]
+    parts: list[list[int]] = []
     for num_texts in sorted({len(of_image) for of_image in texts if of_image}):
         alike = sorted((i for i in range(len(rows)) if len(texts[i]) == num_texts), key=lambda i: (lengths[i], i))
-        for start in range(0, len(alike), IMAGES_PER_MATCH):
-            chosen = alike[start : start + IMAGES_PER_MATCH]
-            _score_some(filter, [texts[i] for i in chosen], states[chosen])
+        parts += [alike[start : start + IMAGES_PER_MATCH] for start in range(0, len(alike), IMAGES_PER_MATCH)]
+    lanes.map(lambda part: _score_some(filter, [texts[i] for i in part], states[part]), parts)
 
 
 def _score_some(filter: Model, texts: Texts, states: Tensor) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.tables import CAPTIONS, rows_to_table
 from blip_pipelines.caption_models import Models, Picture, digest_of_model, fold
 from blip_pipelines.caption_scores import Looks, combine_scores, score_again, score_with
+from blip_pipelines.lanes import Lanes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,12 +37,18 @@ class CaptionWorker:
     """Captions and scores images with captioners and filters (section 3.3); needs no Ray.
 
     `captioner` and `filter` are the round's own, `config` may name more of both and a second scorer. A checkpoint that
-    is several of these is loaded once, and encodes each image once. `num_threads` is torch's. Raises CheckpointError
-    where a checkpoint cannot be read or holds no decoder or no ITM head.
+    is several of these is loaded once, and encodes each image once. `num_threads` is torch's; on a CPU `num_lanes`
+    parts of a batch are encoded and scored side by side, which changes no digit. Raises CheckpointError where a
+    checkpoint cannot be read or holds no decoder or no ITM head.
     """
 
     def __init__(
-        self, captioner: str | Path, filter: str | Path, config: CaptionConfig, num_threads: int | None = None
+        self,
+        captioner: str | Path,
+        filter: str | Path,
+        config: CaptionConfig,
+        num_threads: int | None = None,
+        num_lanes: int = 1,
     ) -> None:
         import torch
 
@@ -53,6 +60,7 @@ class CaptionWorker:
         self.config, self.sampler, self.batch_size = config, resolve_sampler(config.sampler), config.batch_size
         self.device = torch.device("cuda" if wants_gpu else "cpu")
         self.models = Models(captioner, filter, config, self.device)
+        self._lanes = Lanes(1 if wants_gpu else num_lanes, self._modes)
         self.metadata = self._metadata(captioner, filter)
 
     def __call__(self, images: pa.Table) -> pa.Table:
@@ -100,24 +108,26 @@ class CaptionWorker:
         return self._make(pictures[:half]) + self._make(pictures[half:])
 
     def _run(self, pictures: list[Picture]) -> list[list[Row]]:
-        import torch
-
         rows = [[self._web_row(picture)] for picture in pictures]
-        with torch.inference_mode(), self._autocast():
-            looks = Looks(pictures, self.models.filters)
+        with self._modes():
+            looks = Looks(pictures, self.models.filters, self._lanes)
             for place, captioner in enumerate(self.models.captioners):
                 self._write(rows, pictures, place, looks.of(captioner))
             for filter in self.models.filters:
-                score_with(filter, rows, looks.of(filter))
+                score_with(filter, rows, looks.of(filter), self._lanes)
             combine_scores(rows, self.config.combine)
             if self.models.scorer:
                 score_again(self.models.scorer, rows, pictures)
         return rows
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def _modes(self) -> ExitStack:
+        """Torch's modes of this step, for the thread that enters them."""
         import torch
 
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+        modes = ExitStack()
+        modes.enter_context(torch.inference_mode())
+        modes.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"))
+        return modes
 
     def _write(self, rows: list[list[Row]], pictures: list[Picture], place: int, states: Tensor) -> None:
         """Give each picture the captions of the captioner at `place`, not yet scored."""

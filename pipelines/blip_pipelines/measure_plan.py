@@ -16,7 +16,7 @@ from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.plan import Cost
 from blip_bootstrap.select import select_pairs
 from blip_bootstrap.tables import CAPTIONS, PAIRS, Table, rows_to_table, write_parquet
-from blip_pipelines.caption import BLOCK_ROWS
+from blip_pipelines.caption import BLOCK_ROWS, idle_lanes, num_threads
 from blip_pipelines.caption_models import Picture, absolute, with_absolute_models
 from blip_pipelines.caption_worker import DECODE_THREADS, CaptionWorker
 from blip_pipelines.dtypes import resolve_dtypes
@@ -125,7 +125,8 @@ def measure_captioning(
     with errors_in_one_line("plan"):
         remote: Any = ray.remote(num_cpus=caption.cpus_per_actor, num_gpus=gpus)(SampledCaptioning)
         sources = absolute(models.captioner), absolute(models.filter)
-        actors = [remote.remote(*sources, caption) for _ in range(num_actors)]
+        num_lanes = idle_lanes(caption, config.ray, num_actors)
+        actors = [remote.remote(*sources, caption, num_lanes) for _ in range(num_actors)]
         ray.get([actor.load.remote() for actor in actors])
         _run_nothing()
         fixed_s = time.perf_counter() - started
@@ -166,8 +167,8 @@ def _same(batch: pa.Table) -> pa.Table:
 class SampledCaptioning:
     """A Ray actor that captions a sample and says how long that took; needs no Ray itself."""
 
-    def __init__(self, captioner: str, filter: str, config: CaptionConfig) -> None:
-        self._arguments = captioner, filter, config, max(1, int(config.cpus_per_actor))
+    def __init__(self, captioner: str, filter: str, config: CaptionConfig, num_lanes: int) -> None:
+        self._arguments = captioner, filter, config, num_threads(config), num_lanes
 
     def load(self) -> None:
         """Load the models; not in the constructor, where Ray would hide the error."""
