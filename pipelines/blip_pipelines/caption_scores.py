@@ -38,7 +38,7 @@ class Looks:
         if model in self._states:
             return self._states[model]
         pixels = torch.stack([picture.pixels[model.image_size] for picture in self._pictures])
-        parts = [pixels] if model.med.device.type == "cuda" else pixels.split(IMAGES_PER_LOOK)
+        parts = [pixels] if model.med.device.type == "cuda" else torch.split(pixels, IMAGES_PER_LOOK)
         states = torch.cat(self._lanes.map(model.med.encode_image, parts))
         if model in self._filters:
             self._states[model] = states
