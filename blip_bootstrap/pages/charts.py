@@ -176,4 +176,4 @@ def _short(value: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return "under 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"

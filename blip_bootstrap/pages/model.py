@@ -65,7 +65,7 @@ def _domain_bars(page: Page) -> str:
     drawn = []
     for name in ("cider", "tr1"):
         rows = [
-            (label, value, f"{value:.3f}", "human")
+            (label, value, _shown(name, value), "human")
             for domain, label in DOMAINS.items()
             if (value := page.figures.get(f"{name}_{domain}")) is not None
         ]
@@ -85,4 +85,9 @@ def _figure(page: Page, arm: str, key: str) -> float:
 def _cell(page: Page, arm: str, key: str, best: float) -> str:
     value = _figure(page, arm, key)
     marked = " best" if value == best else ""
-    return f'<td class="num{marked}">{"" if value < 0 else format(value, ".3f")}</td>'
+    return f'<td class="num{marked}">{"" if value < 0 else _shown(key, value)}</td>'
+
+
+def _shown(key: str, value: float) -> str:
+    """As the tables over rounds show it: recall as percent."""
+    return format(value, ".1%" if key.startswith(("tr1", "ir1")) else ".3f")

@@ -10,7 +10,7 @@ from pathlib import Path
 from blip_bootstrap import tables
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.labels import draw_sample, read_labels, write_labels
-from blip_bootstrap.pages.charts import histogram, lines
+from blip_bootstrap.pages.charts import Part, histogram, lines, stack
 from blip_bootstrap.report import page_html, rewrite_report, write_report
 
 VOID = {"meta", "img", "br", "polyline", "line"}
@@ -124,6 +124,11 @@ def test_the_step_and_the_command_write_the_same_page(finished_run: Path, tmp_pa
     assert json.loads(beside.read_text())["files"][0]["bytes"] == path.stat().st_size
 
 
+def test_what_is_few_is_not_shown_as_none() -> None:
+    drawn = stack("URLs", [Part("downloaded", 99_999, "kept"), Part("timeout", 1, "dropped")], 100_000)
+    assert "timeout 1 (under 0.1%)" in drawn
+
+
 def test_charts_of_little_and_of_much() -> None:
     assert lines("none", {"loss": []}, ("web",)) == ""
     assert histogram("none", [0, 0], 0.5) == ""
@@ -132,4 +137,4 @@ def test_charts_of_little_and_of_much() -> None:
     assert len(long) < 10_000
     drawn = histogram("scores", [1, 2, 3, 4], 0.5)
     assert drawn.count("block dropped") == drawn.count("block kept") == 2
-    assert "30.0 % below" in drawn
+    assert "30.0% below" in drawn
