@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+from PIL import Image
 
 from blip_bootstrap.errors import InputError
 from blip_training.data import Feed
@@ -123,10 +125,24 @@ def test_answers_carry_their_share(file: Path) -> None:
     torch.testing.assert_close(torch.zeros(10).index_add(0, batch.question_of_answer, batch.weights), torch.ones(10))
 
 
-def test_a_missing_or_broken_picture_names_the_question(tmp_path: Path) -> None:
+@pytest.mark.parametrize("augment", ["none", "randaugment"])
+def test_a_missing_or_broken_picture_names_the_question(
+    tmp_path: Path, augment: Literal["none", "randaugment"]
+) -> None:
+    """One line that names file and question, without Python's inner names, and says what to do."""
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    for name, said in (("absent.jpg", "cannot be read"), ("bad.jpg", "cannot be decoded")):
+    picture = io.BytesIO()
+    Image.effect_noise((64, 64), 60).save(picture, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(picture.getvalue()[:-900])
+    unknown, cut = "cannot be decoded (of no known format)", "cannot be decoded (image file is truncated"
+    for name, said in (("absent.jpg", "cannot be read"), ("bad.jpg", unknown), ("cut.jpg", cut)):
         questions = read_questions(write(tmp_path / "q.jsonl", {"image": name, "question": "?", "answers": ["a"]}))
-        data = VqaData(questions, Feed(batch_size=1, image_size=32, seed=0))
-        with pytest.raises(InputError, match=rf"q\.jsonl: line 1: .*{name}.*{said}"):
+        data = VqaData(questions, Feed(batch_size=1, image_size=32, seed=0, augment=augment))
+        with pytest.raises(InputError) as raised:
             next(data.steps(0, 1))
+        message = str(raised.value)
+        assert message.startswith(f"{tmp_path}/q.jsonl: line 1: {tmp_path}/{name}: ")
+        assert said in message
+        assert "BytesIO" not in message
+        assert "\n" not in message
+        assert ("replace the file" in message) == (name != "absent.jpg")

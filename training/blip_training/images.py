@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
@@ -28,16 +28,16 @@ CROP_ASPECT = (3 / 4, 4 / 3)
 _SIDED = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
-def decode_image(encoded: bytes, where: str) -> Image.Image:
-    """The picture as RGB. `where` (file and key) names it in the InputError that broken bytes raise."""
+def decode_image(encoded: bytes, where: str, advice: str = "delete the file and make it anew") -> Image.Image:
+    """The picture as RGB. `where` (file and key) names it in the InputError that broken bytes raise, with `advice`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of odd EXIF and palettes; the pixels are what counts
             return Image.open(io.BytesIO(encoded)).convert("RGB")
+    except UnidentifiedImageError as error:  # its message is the repr of our buffer
+        raise InputError(f"{where}: the picture cannot be decoded (of no known format); {advice}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{where}: the picture cannot be decoded ({error}); delete the file and make it anew"
-        ) from error
+        raise InputError(f"{where}: the picture cannot be decoded ({error}); {advice}") from error
 
 
 def to_pixels(image: Image.Image, image_size: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_training.data import Feed
-from blip_training.images import augment_image, decode_image, decode_pixels, to_pixels
+from blip_training.images import augment_image, decode_image, to_pixels
 
 SHAPE = '{"image": file, "question": text, "answers": [text, ...] or {text: count}}'
 
@@ -185,6 +185,7 @@ def read_picture(question: Question, image_size: int | None) -> Tensor:
         encoded = question.image.read_bytes()
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})") from error
+    image = decode_image(encoded, where, "replace the file, or leave its questions out")
     if image_size is not None:
-        return decode_pixels(encoded, image_size, where)
-    return torch.from_numpy(np.array(decode_image(encoded, where))).permute(2, 0, 1)
+        return to_pixels(image, image_size)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
