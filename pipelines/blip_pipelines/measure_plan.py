@@ -32,7 +32,7 @@ from blip_pipelines.plan_sample import (
     with_usual_length,
 )
 from blip_pipelines.plan_training import measure_controls, measure_finetunes, measure_pretraining
-from blip_pipelines.plan_web import measure_download
+from blip_pipelines.plan_web import empty_job_s, measure_download
 from blip_pipelines.ray_session import (
     NO_RAY,
     check_cpus,
@@ -128,7 +128,7 @@ def measure_captioning(
         num_lanes = idle_lanes(caption, config.ray, num_actors)
         actors = [remote.remote(*sources, caption, num_lanes) for _ in range(num_actors)]
         ray.get([actor.load.remote() for actor in actors])
-        _run_nothing()
+        empty_job_s()
         fixed_s = time.perf_counter() - started
         rows = ray.put(sample.rows)
         found = ray.get([actor.measure.remote(rows, limit_s) for actor in actors])
@@ -153,17 +153,6 @@ def measure_captioning(
     ), captions
 
 
-def _run_nothing() -> None:
-    """What a job of Ray Data costs that has nothing to do."""
-    import ray
-
-    ray.data.from_items([{"row": 0}]).map_batches(_same, batch_format="pyarrow").take_all()
-
-
-def _same(batch: pa.Table) -> pa.Table:
-    return batch
-
-
 class SampledCaptioning:
     """A Ray actor that captions a sample and says how long that took; needs no Ray itself."""
 
@@ -172,6 +161,8 @@ class SampledCaptioning:
 
     def load(self) -> None:
         """Load the models; not in the constructor, where Ray would hide the error."""
+        import ray.data  # noqa: F401  # as an actor of Ray Data does
+
         self._worker = CaptionWorker(*self._arguments)
 
     def measure(self, images: pa.Table, limit_s: float) -> dict[str, Any]:

@@ -62,16 +62,25 @@ def measure_evaluation(config: Config, model: Path, held_out: Path, total: int, 
     _evaluate(config, model, held_out, few, scratch / "evaluation-0")  # for what is done once
     few_s = _evaluate(config, model, held_out, few, scratch / "evaluation-1")
     more = max(few + 1, min(pictures, MOST_PICTURES, int(few * limit_s / few_s)))
-    more_s = _evaluate(config, model, held_out, more, scratch / "evaluation-2") if more <= pictures else few_s
-    each_s = max(0.0, more_s - few_s) / max(1, more - few)
+    few_bytes = more_bytes = _size(scratch / "evaluation-1")
+    more_s = few_s
+    if more <= pictures:
+        more_s = _evaluate(config, model, held_out, more, scratch / "evaluation-2")
+        more_bytes = _size(scratch / "evaluation-2")
     asked = min(total, config.evaluate.limit or total)
     return Cost(
         "evaluate", 0, 0, 0.0, "model",
-        fixed_s=max(0.0, few_s - few * each_s) + asked * each_s,
-        fixed_bytes=_size(scratch / "evaluation-1") * asked // few,
+        fixed_s=_on_line((few, few_s), (more, more_s), asked),
+        fixed_bytes=round(_on_line((few, few_bytes), (more, more_bytes), asked)),
         worker_bytes=peak_bytes(),
         scales=False,
     )  # fmt: skip
+
+
+def _on_line(few: tuple[int, float], more: tuple[int, float], asked: int) -> float:
+    """What `asked` pictures take, where two numbers of pictures took so much; neither part is below nothing."""
+    each = max(0.0, more[1] - few[1]) / max(1, more[0] - few[0])
+    return max(0.0, few[1] - few[0] * each) + asked * each
 
 
 def _evaluate(config: Config, model: Path, held_out: Path, count: int, out: Path) -> float:
