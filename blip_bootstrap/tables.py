@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,11 +168,19 @@ def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[st
     if missing:
         raise ValueError(f"{table.name}: columns {sorted(missing)} are not those of the schema")
     schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staged = staged_beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, dictionary = data.select(schema.names).cast(schema), True if table.repeating is None else [*table.repeating]
     pq.write_table(rows, staged, compression="zstd", row_group_size=table.rows_per_group, use_dictionary=dictionary)
     staged.replace(path)
+
+
+def staged_beside(path: Path) -> Path:
+    """A hidden name beside `path`, to write to and rename; never twice the same, also on hosts that share the folder.
+
+    Ray does a block again where a node is lost to it, and the lost one may still be writing; pids repeat among hosts.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:

@@ -18,6 +18,7 @@ from blip_bootstrap import errors
 from blip_bootstrap.config import Device, RayConfig
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.tables import staged_beside
 from blip_pipelines.ray_session import NO_RAY, connect, errors_in_one_line, first_line
 
 Counts = dict[str, Any]
@@ -167,7 +168,7 @@ def _run_worker(config: dict[str, Any]) -> None:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    staged = staged_beside(path)
     staged.write_text(json.dumps(content), encoding="utf-8")
     staged.replace(path)
 

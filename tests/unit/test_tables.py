@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,6 +46,17 @@ def test_staged_files_are_not_data(tmp_path: Path) -> None:
     for name in ("part-00001.parquet", "part-00000.parquet", ".part-00002.parquet.7.tmp", ".part-00003.parquet"):
         (tmp_path / name).touch()
     assert [p.name for p in parquet_files(tmp_path)] == ["part-00000.parquet", "part-00001.parquet"]
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """As where a host that is thought lost writes the block that another has been given; they may have one pid."""
+    path = tmp_path / "part-00000.parquet"
+    tables = [rows_to_table([ROW | {"candidate": writer}] * 10, PAIRS) for writer in range(8)]
+    with ThreadPoolExecutor(len(tables)) as pool:
+        for _ in range(10):
+            list(pool.map(lambda table: write_parquet(path, table, PAIRS), tables))
+            assert len(set(read_parquet(path)["candidate"].to_pylist())) == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_every_column_has_a_meaning() -> None:
