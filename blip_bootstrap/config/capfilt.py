@@ -47,6 +47,7 @@ class CaptionConfig(Section):
     batch_size: Count = Field(64, json_schema_extra=SPEED)
     device: Device = Field("auto", json_schema_extra=SPEED)
     dtype: Dtype = "float32"
+    compile: bool = Field(False, description="torch.compile the image encoder's blocks; decoding stays eager")
     num_actors: NonNegative = Field(
         0, description="Ray actors; 0: as many as the cluster's CPUs or GPUs carry", json_schema_extra=SPEED
     )

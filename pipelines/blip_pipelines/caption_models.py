@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,7 @@ class Models:
     def __init__(self, captioner: Source, filter: Source, config: CaptionConfig, device: torch.device) -> None:
         from blip_training.med import DECODE, MATCH
 
-        self._device, self._dtype = device, config.dtype
+        self._device, self._dtype, self._compile = device, config.dtype, config.compile
         self._loaded: dict[str, Model] = {}
         sources = captioner_sources(captioner, config), filter_sources(filter, config)
         self.captioners = [self._load(source, DECODE) for source in sources[0]]
@@ -68,6 +70,8 @@ class Models:
         if digest not in self._loaded:
             med, tokenizer = load_med(source, self._device)
             med = cast_products(med) if self._dtype == "bfloat16" else med
+            if self._compile:
+                compile_vision(med)
             self._loaded[digest] = Model(name_of_model(source), med, tokenizer)
         require(self._loaded[digest].med, capability, source)
         return self._loaded[digest]
@@ -76,6 +80,18 @@ class Models:
         from blip_training.clip_scorer import ClipScorer
 
         return ClipScorer(source, self._device) if source else None
+
+
+def compile_vision(med: Med) -> None:
+    """Compile the image encoder's blocks when they first run; all share one compilation for each kind of batch.
+
+    Raises InputError where there is no C++ compiler, which torch.compile needs on any device.
+    """
+    compilers = (os.environ.get("CXX") or "c++", "g++", "clang++")
+    if not any(map(shutil.which, compilers)):
+        raise InputError(f"caption.compile: true needs a C++ compiler ({', '.join(compilers)}), and none is there")
+    for block in med.vision.blocks:
+        block.compile()
 
 
 class Picture:

@@ -158,6 +158,8 @@ class CaptionWorker:
             "dtype": config.dtype,
             "version": __version__,
         }
+        if config.compile:
+            known["compile"] = "vision blocks"
         if config.captioners:
             known["captioners"] = json.dumps([digest_of_model(one) for one in (captioner, *config.captioners)])
         if config.filters:
