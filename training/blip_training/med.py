@@ -120,7 +120,7 @@ class Med(nn.Module):
 
     def decode(
         self, states: Float[Tensor, "b p v"], ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]
-    ) -> Float[Tensor, "n t v"]:
+    ) -> Float[Tensor, "n t w"]:
         """LM logits at every position, of the token after it; the texts of an image stand in succession."""
         return self.lm_logits(self.decode_states(states, ids, mask))
 
