@@ -30,17 +30,23 @@ GPU_CAPABILITY = (8, 0)
 def resolve_dtypes(config: Config, say: Say, steps: Sequence[str] | None = None) -> Config:
     """The configuration with bfloat16 or float32 for every `dtype: auto`, by the devices that will do the work.
 
-    What the run under `config.root` was begun with stays, also where it goes on elsewhere, so that one output never
-    holds both. Says in one line which of `steps` (names of PLACES; None: those of a round) are to use bfloat16 on a
-    CPU that is slow at it.
+    What the run under `config.root` was begun with stays, found by `auto` or named, and also where it goes on
+    elsewhere: one output never holds both, and `auto` alone makes nothing anew. Says in one line which of `steps`
+    (names of PLACES; None: those of a round) stay float32 for that where bfloat16 is fast, and which are to use
+    bfloat16 on a CPU that is slow at it.
     """
     data, begun = config.model_dump(), _begun(config.root)
     fast = {device: _fast_bfloat16(device, config.ray) for device in _devices(data)}
-    for place in PLACES.values():
+    steps, kept = steps or _used(config), []
+    for name, place in PLACES.items():
         section = _at(data, place)
         if section["dtype"] == "auto":
-            section["dtype"] = _at(begun, place).get("dtype") or ("bfloat16" if fast[section["device"]] else "float32")
-    slow = [name for name in steps or _used(config) if _is_slow(_at(data, PLACES[name]), fast)]
+            found = "bfloat16" if fast[section["device"]] else "float32"
+            section["dtype"] = _at(begun, place).get("dtype") or found
+            kept += [name] if name in steps and (section["dtype"], found) == ("float32", "bfloat16") else []
+    if kept:
+        say(f"{', '.join(kept)}: float32, as this run was begun; set `dtype: bfloat16` to make it anew, and faster")
+    slow = [name for name in steps if _is_slow(_at(data, PLACES[name]), fast)]
     if slow:
         say(f"{', '.join(slow)}: bfloat16 is many times slower than float32 on this CPU; `dtype: auto` is never slow")
     return Config.model_validate(data)

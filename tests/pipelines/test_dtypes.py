@@ -69,6 +69,21 @@ def test_a_run_goes_on_elsewhere_as_it_began(tmp_path: Path, cpu: Path) -> None:
     assert said[0].startswith("pretrain, captioner, filter, caption: bfloat16 is many times slower")
 
 
+def test_a_run_begun_in_float32_stays_so_and_says_how_to_change_it(tmp_path: Path, cpu: Path) -> None:
+    """Also where float32 was named then and the configuration says auto now: auto alone makes nothing anew."""
+    cpu.write_text(WITH)
+    config = Config.model_validate({"root": tmp_path / "run", "caption": {"dtype": "auto", "device": "cpu"}})
+    config.root.mkdir()
+    named = config.model_copy(update={"caption": config.caption.model_copy(update={"dtype": "float32"})})
+    (config.root / "config.yaml").write_text(dump_yaml(named))
+    said: list[str] = []
+    assert resolve_dtypes(config, said.append).caption.dtype == "float32"
+    assert said == ["caption: float32, as this run was begun; set `dtype: bfloat16` to make it anew, and faster"]
+    fresh = config.model_copy(update={"root": tmp_path / "fresh"})
+    assert resolve_dtypes(fresh, said.append).caption.dtype == "bfloat16"
+    assert len(said) == 1
+
+
 def test_slow_bfloat16_is_said_of_the_steps_that_run(tmp_path: Path, cpu: Path) -> None:
     cpu.write_text(WITHOUT)
     given = {"captioner": {"checkpoint": "a/b"}, "filter": {"checkpoint": "a/c"}}
