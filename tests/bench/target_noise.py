@@ -130,6 +130,8 @@ def end_of(way: Way, labels: Rows, counts: Mapping[str, Floats], target: float, 
 
 
 def _figures(ends: Sequence[End], target: float) -> dict[str, float]:
+    if not any(ends):
+        return {"refused": 1.0}
     noise, others, holds = np.array([end for end in ends if end]).T
     return {
         "mean": round(float(noise.mean()), 4),
