@@ -63,6 +63,9 @@ class ModelConfig(Section):
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     embed_dim: Count = Field(256, description="of the ITC embeddings")
+    itc_pooling: Literal["first", "mean"] = Field(
+        "first", description="what ITC embeds: the first state (the paper's), or the mean over patches and over tokens"
+    )
     share: Literal["all", "all_but_ca", "all_but_sa", "none"] = Field(
         "all_but_sa", description="what the text encoder and decoder share (Table 3); the paper's is all_but_sa"
     )

@@ -156,6 +156,19 @@ def test_own_format_round_trip(
 
 
 @torch.no_grad()
+def test_filter_that_transformers_cannot_compute_keeps_its_itc_embeddings(
+    tmp_path: Path, tokenizer: Tokenizer, inputs: tuple[torch.Tensor, ...]
+) -> None:
+    med = tiny(tokenizer, itc_pooling="mean")
+    save_filter(tmp_path, med, tokenizer)
+    assert "architectures" not in json.loads((tmp_path / "config.json").read_text())
+    loaded, _ = load_med(tmp_path)
+    pixels, ids, mask = inputs
+    torch.testing.assert_close(loaded.embed_image(loaded.encode_image(pixels)), med.embed_image(med.encode_image(pixels)))
+    torch.testing.assert_close(loaded.embed_text(ids, mask), med.embed_text(ids, mask))
+
+
+@torch.no_grad()
 def test_filter_folder_keeps_temperature_configuration_and_scores(
     tmp_path: Path, tokenizer: Tokenizer, inputs: tuple[torch.Tensor, ...]
 ) -> None:

@@ -63,8 +63,9 @@ def test_first_token_is_enc_when_matching_and_dec_when_writing() -> None:
 
 
 @torch.no_grad()
-def test_padding_changes_nothing_and_the_decoder_sees_no_later_token() -> None:
-    med, (pixels, ids, mask) = tiny(), inputs(3, 3)
+@pytest.mark.parametrize("itc_pooling", ["first", "mean"])
+def test_padding_changes_nothing_and_the_decoder_sees_no_later_token(itc_pooling: str) -> None:
+    med, (pixels, ids, mask) = tiny(itc_pooling=itc_pooling), inputs(3, 3)
     states = med.encode_image(pixels)
     other = torch.where(mask == 1, ids, 5)
     torch.testing.assert_close(med.embed_text(ids, mask), med.embed_text(other, mask))
@@ -84,6 +85,20 @@ def test_texts_of_one_image_share_its_keys_and_values(itc_in_itm: bool) -> None:
     order = torch.tensor([1, 0, 0, 1, 1, 0])
     mixed = torch.cat([med.match(states[j : j + 1], ids[i : i + 1], mask[i : i + 1]) for i, j in enumerate(order)])
     torch.testing.assert_close(med.match(states, ids, mask, order), mixed)
+
+
+@torch.no_grad()
+def test_mean_pooling_embeds_patches_without_the_class_token_and_a_texts_own_tokens() -> None:
+    med, (pixels, ids, mask) = tiny(itc_pooling="mean"), inputs(2, 3)
+    states = med.encode_image(pixels)
+    for row, embedded in zip(states, med.embed_image(states), strict=True):
+        own = med.vision_projection(torch.stack(list(row[1:])).mean(0))
+        torch.testing.assert_close(embedded, own / own.norm())
+    for text, seen, embedded in zip(ids, mask, med.embed_text(ids, mask), strict=True):
+        length = int(seen.sum())
+        tokens = med.text(text[None, :length], seen[None, :length], "bidirectional")[0]
+        own = med.text_projection(tokens.mean(0))
+        torch.testing.assert_close(embedded, own / own.norm())
 
 
 @torch.no_grad()

@@ -73,9 +73,10 @@ def save_filter(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
     """Write what ITC and ITM scores need; BlipForImageTextRetrieval.from_pretrained loads it where the vision is a ViT.
 
     transformers leaves [CLS] in the place of [ENC]; give it the [ENC] id (the last one) to have the same scores. A
-    model that it cannot compute (an EfficientNet stem, `itc_in_itm`) is written in our own format.
+    model that it cannot compute (an EfficientNet stem, `itc_in_itm`, `itc_pooling: mean`) is written in our own format.
     """
-    if med.config.vision.kind == "vit" and not med.config.itc_in_itm:
+    config = med.config
+    if config.vision.kind == "vit" and config.itc_pooling == "first" and not config.itc_in_itm:
         _save_blip(folder, med, tokenizer, FILTER_CLASS)
     else:
         save_med(folder, med, tokenizer)

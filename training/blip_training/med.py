@@ -63,12 +63,14 @@ class Med(nn.Module):
 
     def embed_image(self, states: Float[Tensor, "b p v"]) -> Float[Tensor, "b e"]:
         """ITC embedding of images, of length 1."""
-        return F.normalize(self.vision_projection(states[:, 0]).float(), dim=-1)
+        pooled = states[:, 0] if self.config.itc_pooling == "first" else states[:, 1:].mean(1)
+        return F.normalize(self.vision_projection(pooled).float(), dim=-1)
 
     def embed_text(self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Float[Tensor, "n e"]:
         """ITC embedding of texts, of length 1: unimodal, the image is not seen. The first token must be [CLS]."""
         states = self.text(ids, mask, "bidirectional")
-        return F.normalize(self.text_projection(states[:, 0]).float(), dim=-1)
+        pooled = states[:, 0] if self.config.itc_pooling == "first" else _mean_token(states, mask)
+        return F.normalize(self.text_projection(pooled).float(), dim=-1)
 
     def match(
         self,
@@ -144,3 +146,9 @@ def require(med: Med, capability: str, source: object = "the model") -> None:
 def _with_first(ids: Tensor, token: int) -> Tensor:
     first = ids.new_full((ids.shape[0], 1), token)
     return torch.cat([first, ids[:, 1:]], dim=1)
+
+
+def _mean_token(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean over a text's own tokens, as sentence encoders such as MiniLM pool: [N, T, D] to [N, D]."""
+    own = mask[..., None].to(states.dtype)
+    return (states * own).sum(1) / own.sum(1)
