@@ -84,6 +84,9 @@ class PretrainConfig(Section):
     )
     start_from: Literal["scratch", "previous"] = Field("scratch", description="the paper: scratch (Table 13)")
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    augment_views: NonNegative = Field(
+        0, description="frozen image stem: so many augmented views of a picture, their grids kept; 0: always new ones"
+    )
     num_workers: Count = Field(1, description="training processes that share each batch")
 
 
@@ -97,6 +100,9 @@ class FinetuneConfig(Section):
     prompt: str = "a picture of"
     label_smoothing: Fraction = 0.1
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    augment_views: NonNegative = Field(
+        0, description="frozen image stem: so many augmented views of a picture, their grids kept; 0: always new ones"
+    )
     validate_every_steps: NonNegative = Field(0, description="0: keep the last; else keep the best on validation")
     num_workers: Count = Field(1, description="training processes that share each batch")
 

@@ -164,7 +164,9 @@ def test_filter_that_transformers_cannot_compute_keeps_its_itc_embeddings(
     assert "architectures" not in json.loads((tmp_path / "config.json").read_text())
     loaded, _ = load_med(tmp_path)
     pixels, ids, mask = inputs
-    torch.testing.assert_close(loaded.embed_image(loaded.encode_image(pixels)), med.embed_image(med.encode_image(pixels)))
+    torch.testing.assert_close(
+        loaded.embed_image(loaded.encode_image(pixels)), med.embed_image(med.encode_image(pixels))
+    )
     torch.testing.assert_close(loaded.embed_text(ids, mask), med.embed_text(ids, mask))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -15,7 +16,7 @@ from PIL import Image
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.tables import IMAGES, parquet_files, write_parquet
 from blip_training.data import Feed, TrainingData, open_training_data
-from blip_training.images import OPERATIONS, augment_image, decode_pixels, random_crop, to_pixels
+from blip_training.images import OPERATIONS, augment_image, augment_view, decode_pixels, random_crop, to_pixels
 from blip_training.shards import Stream, annotated_shards, web_shards
 
 FEED = Feed(batch_size=16, image_size=32, seed=3)
@@ -175,6 +176,37 @@ def test_grids_of_a_frozen_stem_are_computed_once_for_each_picture(world: Path) 
         assert grids.dtype == torch.float16
         torch.testing.assert_close(grids, (pixels.float().mean((2, 3))[:, None] / 255).half())
     assert sum(seen) <= 80
+
+
+def corner_stem(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.float().flatten(2).transpose(1, 2) / 255
+
+
+def test_views_of_a_picture_are_kept_and_no_text_that_names_a_side_has_a_flipped_one(world: Path) -> None:
+    seen: list[int] = []
+
+    def stem(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return corner_stem(pixels)
+
+    data = open_world(world, stem=stem, augment="crop", augment_views=4)
+    bare = open_world(world, stem=corner_stem, augment="crop", augment_views=4, cache_bytes=0)
+    shown: dict[str, set[bytes]] = {}
+    for step in range(60):
+        samples, grids = data.samples(step), data.micro_batches(step)[0].images
+        assert torch.equal(grids, bare.micro_batches(step)[0].images)
+        for sample, grid in zip(samples, grids, strict=True):
+            shown.setdefault(sample.where, set()).add(grid.numpy().tobytes())
+    assert max(map(len, shown.values())) == 4
+    assert sum(seen) < 60 * FEED.batch_size / 2
+    sided = replace(data.samples(0)[0], text="a cube on the left")
+    views = {data._view_of(replace(sided, position=at)) for at in range(100)}
+    assert views == {0, 2}
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_odd_views_are_flipped(number: int) -> None:
+    assert all(is_flipped(augment_view(sided(), number, "crop", random.Random(i))) == number % 2 for i in range(20))
 
 
 def copy(world: Path, to: Path) -> Path:

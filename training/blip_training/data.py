@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
-from blip_training.images import Augment, augment_image, decode_image, to_pixels
+from blip_training.images import Augment, augment_image, augment_view, decode_image, names_a_side, to_pixels
 from blip_training.shards import Sample, Shard, Stream, annotated_shards, web_shards
 
 CACHE_BYTES = 2 << 30
@@ -60,13 +60,15 @@ class Feed:
     """How batches are made: `batch_size` images over all `world` workers and `accumulate` micro-batches.
 
     `human_share` is the part of each batch that comes from the human set, 0: in proportion to its captions.
-    `stem` turns pixels into grids that are cached (float16) in place of pixels; only without augmentation.
+    `stem` turns pixels into grids that are cached (float16) in place of pixels: of the picture itself, or, with
+    augmentation, of `augment_views` views of it; not where these are 0 and every sample is another view.
     """
 
     batch_size: int
     image_size: int
     seed: int
     augment: Augment = "none"
+    augment_views: int = 0
     human_share: float = 0.0
     accumulate: int = 1
     rank: int = 0
@@ -78,7 +80,7 @@ class Feed:
     @property
     def caches_grids(self) -> bool:
         """Whether batches hold the stem's grids in place of pixels."""
-        return self.stem is not None and self.augment == "none"
+        return self.stem is not None and (self.augment == "none" or self.augment_views > 0)
 
     def __post_init__(self) -> None:
         parts = self.world * self.accumulate
@@ -167,33 +169,51 @@ class TrainingData:
     def _grids(self, samples: list[Sample]) -> Tensor:
         """Grids of the frozen stem, each computed once while the cache has room."""
         assert self.feed.stem is not None
-        grids = [self._cache.get(sample) for sample in samples]
-        new = [sample for sample, grid in zip(samples, grids, strict=True) if grid is None]
+        views = [self._view_of(sample) for sample in samples]
+        grids = [self._cache.get(sample, view) for sample, view in zip(samples, views, strict=True)]
+        new = [at for at, grid in enumerate(grids) if grid is None]
         if new:
-            size = self.feed.image_size
-            pixels = torch.stack([to_pixels(decode_image(s.encoded(), s.where), size) for s in new])
-            made = iter(self.feed.stem(pixels).half().cpu())
-            grids = [
-                self._cache.put(s, next(made).clone()) if g is None else g for s, g in zip(samples, grids, strict=True)
-            ]
+            pixels = torch.stack([self._seen_from(samples[at], views[at]) for at in new])
+            for at, grid in zip(new, self.feed.stem(pixels).half().cpu(), strict=True):
+                grids[at] = self._cache.put(samples[at], grid.clone(), views[at])
         return torch.stack([grid for grid in grids if grid is not None])
+
+    def _view_of(self, sample: Sample) -> int:
+        """The number of the view that this sample shows; 0 without augmentation.
+
+        The views of odd numbers are flipped: no text that names a side has one.
+        """
+        if self.feed.augment == "none":
+            return 0
+        view = random.Random(self._name(sample, sample.position)).randrange(self.feed.augment_views)
+        return view - view % 2 if names_a_side(sample.text) else view
+
+    def _seen_from(self, sample: Sample, view: int) -> Tensor:
+        """Pixels of a view of the sample's picture, the same for all its texts and in every epoch."""
+        image = decode_image(sample.encoded(), sample.where)
+        if self.feed.augment != "none":
+            image = augment_view(image, view, self.feed.augment, random.Random(self._name(sample, f"view {view}")))
+        return to_pixels(image, self.feed.image_size)
+
+    def _name(self, sample: Sample, what: object) -> str:
+        return f"{self.feed.seed}/{sample.shard.name}/{sample.row}/{what}"
 
 
 class PictureCache:
-    """Decoded pictures or grids by image, kept while all of them stay below `limit_bytes`."""
+    """Decoded pictures or grids by image and view, kept while all of them stay below `limit_bytes`."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes, self.size_bytes = limit_bytes, 0
-        self._kept: dict[tuple[Path, int], Tensor] = {}
+        self._kept: dict[tuple[Path, int, int], Tensor] = {}
 
-    def get(self, sample: Sample) -> Tensor | None:
+    def get(self, sample: Sample, view: int = 0) -> Tensor | None:
         """What was put for the sample's image, or None."""
-        return self._kept.get((sample.shard.images, sample.row))
+        return self._kept.get((sample.shard.images, sample.row, view))
 
-    def put(self, sample: Sample, made: Tensor) -> Tensor:
+    def put(self, sample: Sample, made: Tensor, view: int = 0) -> Tensor:
         """Keep it where there is room, and give it back."""
         if self.size_bytes + made.nbytes <= self.limit_bytes:
-            self._kept[sample.shard.images, sample.row] = made
+            self._kept[sample.shard.images, sample.row, view] = made
             self.size_bytes += made.nbytes
         return made
 

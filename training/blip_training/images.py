@@ -52,19 +52,35 @@ def decode_pixels(encoded: bytes, image_size: int, where: str) -> Tensor:
     return to_pixels(decode_image(encoded, where), image_size)
 
 
+def names_a_side(text: str) -> bool:
+    """Whether the text says left or right: it would become false of a flipped picture."""
+    return bool(_SIDED.search(text))
+
+
 def augment_image(image: Image.Image, text: str, kind: Augment, rng: random.Random) -> Image.Image:
     """Crop and flip, for `randaugment` two random operations more (section 4.1); `none` returns the picture.
 
-    A picture is not flipped where its text says left or right: the text would become false.
+    A picture is not flipped where its text names a side.
     """
     if kind == "none":
         return image
     image = random_crop(image, rng)
-    if not _SIDED.search(text) and rng.random() < 0.5:
+    if not names_a_side(text) and rng.random() < 0.5:
         image = ImageOps.mirror(image)
-    if kind == "randaugment":
-        for operation in rng.choices(OPERATIONS, k=NUM_OPERATIONS):
-            image = operation(image, rng)
+    return _operated(image, rng) if kind == "randaugment" else image
+
+
+def augment_view(image: Image.Image, number: int, kind: Augment, rng: random.Random) -> Image.Image:
+    """View `number` of a picture, to be kept for all its texts: as `augment_image`, the odd ones flipped."""
+    image = random_crop(image, rng)
+    if number % 2:
+        image = ImageOps.mirror(image)
+    return _operated(image, rng) if kind == "randaugment" else image
+
+
+def _operated(image: Image.Image, rng: random.Random) -> Image.Image:
+    for operation in rng.choices(OPERATIONS, k=NUM_OPERATIONS):
+        image = operation(image, rng)
     return image
 
 

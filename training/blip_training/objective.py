@@ -43,7 +43,14 @@ def encode_texts(med: Med, tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids,
     return ids.to(med.device, non_blocking=True), mask.to(med.device, non_blocking=True)
 
 
-def feed_of(med: Med, config: OptimizerConfig, worker: Worker, augment: Augment, human_share: float = 0.0) -> Feed:
+def feed_of(
+    med: Med,
+    config: OptimizerConfig,
+    worker: Worker,
+    augment: Augment,
+    human_share: float = 0.0,
+    augment_views: int = 0,
+) -> Feed:
     """How this worker's batches for `med` are made; decoded in the background where a GPU computes meanwhile."""
 
     def grids(pixels: Tensor) -> Tensor:
@@ -55,6 +62,7 @@ def feed_of(med: Med, config: OptimizerConfig, worker: Worker, augment: Augment,
         image_size=med.config.vision.image_size,
         seed=config.seed,
         augment=augment,
+        augment_views=augment_views,
         human_share=human_share,
         accumulate=config.accumulate,
         rank=worker.rank,

@@ -32,7 +32,7 @@ def pretrain_model(
     worker = this_worker(config.optimizer.device)
     med, tokenizer = start_model(config, previous, worker)
     contrast = Contrast(med, config.itc, config.itm, worker)
-    feed = feed_of(med, config.optimizer, worker, config.augment, config.human_share)
+    feed = feed_of(med, config.optimizer, worker, config.augment, config.human_share, config.augment_views)
     data = open_training_data(images, pairs, human, feed)
     kept = {"momentum": contrast.momentum, "queue": contrast.queue}
     run = Run(out, med, config.optimizer, worker, kept, progress)
