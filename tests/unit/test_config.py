@@ -73,3 +73,8 @@ def test_what_is_dumped_loads_to_the_same(tmp_path: Path) -> None:
 def test_parts_that_do_not_fit_are_refused(setting: str) -> None:
     (mistake,) = mistakes_of(setting)
     assert mistake.startswith(setting.rsplit(".", 1)[0])
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configurations_have_no_mistake(path: Path) -> None:
+    assert load_config(path).root != load_config().root
