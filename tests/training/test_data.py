@@ -178,7 +178,7 @@ def test_grids_of_a_frozen_stem_are_computed_once_for_each_picture(world: Path) 
     assert sum(seen) <= 80
 
 
-def corner_stem(pixels: torch.Tensor) -> torch.Tensor:
+def pixel_stem(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float().flatten(2).transpose(1, 2) / 255
 
 
@@ -187,10 +187,10 @@ def test_views_of_a_picture_are_kept_and_no_text_that_names_a_side_has_a_flipped
 
     def stem(pixels: torch.Tensor) -> torch.Tensor:
         seen.append(len(pixels))
-        return corner_stem(pixels)
+        return pixel_stem(pixels)
 
     data = open_world(world, stem=stem, augment="crop", augment_views=4)
-    bare = open_world(world, stem=corner_stem, augment="crop", augment_views=4, cache_bytes=0)
+    bare = open_world(world, stem=pixel_stem, augment="crop", augment_views=4, cache_bytes=0)
     shown: dict[str, set[bytes]] = {}
     for step in range(60):
         samples, grids = data.samples(step), data.micro_batches(step)[0].images

@@ -65,22 +65,19 @@ def augment_image(image: Image.Image, text: str, kind: Augment, rng: random.Rand
     if kind == "none":
         return image
     image = random_crop(image, rng)
-    if not names_a_side(text) and rng.random() < 0.5:
-        image = ImageOps.mirror(image)
-    return _operated(image, rng) if kind == "randaugment" else image
+    return _turned(image, not names_a_side(text) and rng.random() < 0.5, kind, rng)
 
 
 def augment_view(image: Image.Image, number: int, kind: Augment, rng: random.Random) -> Image.Image:
     """View `number` of a picture, to be kept for all its texts: as `augment_image`, the odd ones flipped."""
-    image = random_crop(image, rng)
-    if number % 2:
-        image = ImageOps.mirror(image)
-    return _operated(image, rng) if kind == "randaugment" else image
+    return _turned(random_crop(image, rng), bool(number % 2), kind, rng)
 
 
-def _operated(image: Image.Image, rng: random.Random) -> Image.Image:
-    for operation in rng.choices(OPERATIONS, k=NUM_OPERATIONS):
-        image = operation(image, rng)
+def _turned(image: Image.Image, mirrored: bool, kind: Augment, rng: random.Random) -> Image.Image:
+    image = ImageOps.mirror(image) if mirrored else image
+    if kind == "randaugment":
+        for operation in rng.choices(OPERATIONS, k=NUM_OPERATIONS):
+            image = operation(image, rng)
     return image
 
 
