@@ -24,6 +24,9 @@ class VisionConfig(Section):
     depth: NonNegative = 12
     heads: Count = 12
     drop_path: Fraction = 0.0
+    grid_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="efficientnet-lite0: share of the grid's channels that training leaves out of a picture"
+    )
     start: str | None = Field(None, description="folder or hub name of a ViT in transformers format")
 
     @model_validator(mode="after")

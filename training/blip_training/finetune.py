@@ -85,8 +85,10 @@ def finetune_filter_model(
             with run.autocast():
                 states = med.encode_image(part.images)  # [B, 1 + P, Dv]
                 itc = contrast.itc(part, states, alpha)
-                itm = contrast.itm(part, states, itc, run.generator)
-            run.backward({"itc": itc.loss, "itm": itm})
+                losses = {"itc": itc.loss}
+                if step >= config.itm.start_step:
+                    losses["itm"] = contrast.itm(part, states, itc, run.generator)
+            run.backward(losses)
         run.update(alpha=alpha, temperature=med.temperature.detach())
         contrast.follow()
         if best:

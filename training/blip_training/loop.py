@@ -16,6 +16,7 @@ from blip_bootstrap.config import ItcConfig, OptimizerConfig
 from blip_bootstrap.errors import CheckpointError
 from blip_training.data import BatchT, StepBatches
 from blip_training.med import Med
+from blip_training.start import started_names
 from blip_training.training_log import METRICS, Progress, TrainingLog
 from blip_training.workers import Worker, average, average_gradients, wait_for_all
 
@@ -41,13 +42,21 @@ def alpha_at(config: ItcConfig, step: int) -> float:
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW; biases, LayerNorms and the temperature (less than two dimensions) do not decay."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    """AdamW; biases, LayerNorms and the temperature (less than two dimensions) do not decay.
+
+    Each group has its `lr_scale`; what a start put in has groups of its own where `started_lr_scale` is not 1.
+    """
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    scale = config.started_lr_scale
+    slow = started_names(module) if scale != 1 else frozenset()
+    groups = []
+    for names, lr_scale in ((trained.keys() - slow, 1.0), (trained.keys() & slow, scale)):
+        own = [p for name, p in trained.items() if name in names]
+        groups += [
+            {"params": [p for p in own if p.ndim >= 2], "weight_decay": config.weight_decay, "lr_scale": lr_scale},
+            {"params": [p for p in own if p.ndim < 2], "weight_decay": 0.0, "lr_scale": lr_scale},
+        ]
+    return torch.optim.AdamW(groups[: 4 if slow else 2], lr=config.lr, fused=True)
 
 
 def seed_step(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:
@@ -105,7 +114,7 @@ class Run:
         while self.step < self.config.steps:
             self.generator = seed_step(self.config.seed, self.step, self.worker.rank, self.worker.device)
             for group in self.optimizer.param_groups:
-                group["lr"] = lr_at(self.config, self.step)
+                group["lr"] = lr_at(self.config, self.step) * group.get("lr_scale", 1.0)
             yield self.step
             self._close_step()
 

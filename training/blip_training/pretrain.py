@@ -47,9 +47,11 @@ def pretrain_model(
                 states = med.encode_image(part.images)  # [B, 1 + P, Dv]
                 keys = med.shared_keys(states)  # of each image and layer, for ITM and LM
                 itc = contrast.itc(part, states, alpha)
-                itm = contrast.itm(part, states, itc, run.generator, keys)
+                losses = {"itc": itc.loss}
+                if step >= config.itm.start_step:
+                    losses["itm"] = contrast.itm(part, states, itc, run.generator, keys)
                 lm = lm_loss(med, states, part.ids, part.mask, 0, config.label_smoothing, keys)
-            run.backward({"itc": itc.loss, "itm": itm, "lm": lm * part.lm_share})
+            run.backward(losses | {"lm": lm * part.lm_share})
         run.update(alpha=alpha, temperature=med.temperature.detach())
         contrast.follow()
 

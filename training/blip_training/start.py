@@ -17,7 +17,7 @@ from blip_training.weight_names import lm_head_names, text_names, to_ours, vit_n
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from blip_bootstrap.config import ModelConfig
     from blip_training.weight_names import Names
@@ -39,6 +39,20 @@ def new_med(config: ModelConfig, num_tokens: int) -> Med:
     if config.text.start:
         start_text(med, config.text.start)
     return med
+
+
+def started_names(module: nn.Module) -> frozenset[str]:
+    """The parameters that `vision.start` and `text.start` put into a Med, trained since or not."""
+    if not isinstance(module, Med):
+        return frozenset()
+    return frozenset(name for name, _ in module.named_parameters() if _is_started(module, name))
+
+
+def _is_started(med: Med, name: str) -> bool:
+    if name.startswith("vision."):
+        return bool(med.config.vision.start)
+    from_bert = name.startswith(("text.embeddings.", "text.layers.")) and ".cross_attention." not in name
+    return from_bert and bool(med.config.text.start)
 
 
 def start_vision(med: Med, source: str) -> None:

@@ -186,13 +186,17 @@ class VisionEncoder(nn.Module):
 
     def from_grid(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b 1+p d"]:
         """States of the class token and of each patch, after the last norm."""
-        x = self.project(grid.to(self.positions.dtype) if self.has_frozen_stem else grid)
+        x = self.project(self._drop_channels(grid.to(self.positions.dtype)) if self.has_frozen_stem else grid)
         x = torch.cat([self.class_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1) + self.positions
         for block in self.blocks:
             recompute = self.checkpointing and self.training
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         states: Tensor = self.norm(x)
         return states
+
+    def _drop_channels(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b p c"]:
+        """In training, leave channels out of whole pictures: dropout of single values would average out over them."""
+        return F.dropout1d(grid.transpose(1, 2), self.config.grid_dropout, self.training).transpose(1, 2)
 
     def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b s d"]:
         """States of pixels at the configured image size."""
