@@ -62,13 +62,15 @@ class Models:
         return list(self._loaded.values())
 
     def _load(self, source: Source, capability: str) -> Model:
+        from blip_training.blank import undrawn
         from blip_training.checkpoint import load_med
         from blip_training.med import require
         from blip_training.precision import cast_products
 
         digest = digest_of_model(source)
         if digest not in self._loaded:
-            med, tokenizer = load_med(source, self._device)
+            with undrawn():
+                med, tokenizer = load_med(source, self._device)
             med = cast_products(med) if self._dtype == "bfloat16" else med
             if self._compile:
                 compile_vision(med)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from blip_pipelines.caption_models import Model, Picture
@@ -25,24 +26,33 @@ Texts = list[list[Row]]
 
 
 class Looks:
-    """What each model sees of a batch of pictures, computed once; kept only where a filter will need it again."""
+    """What each model sees of a batch of pictures, computed once; dropped once it was asked for `uses` times.
 
-    def __init__(self, pictures: Sequence[Picture], filters: Sequence[Model], lanes: Lanes) -> None:
-        self._pictures, self._filters, self._lanes = pictures, filters, lanes
+    All are begun at once: with several lanes a filter looks while a captioner, which keeps one core busy, writes.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], uses: Sequence[Model], lanes: Lanes) -> None:
+        self._left = Counter(uses)
+        self._begun = {model: lanes.start(model.med.encode_image, _parts(pictures, model)) for model in self._left}
         self._states: dict[Model, Tensor] = {}
 
     def of(self, model: Model) -> Tensor:
         """The model's image states, [B, 1 + P, D]."""
         import torch
 
-        if model in self._states:
-            return self._states[model]
-        pixels = torch.stack([picture.pixels[model.image_size] for picture in self._pictures])
-        parts = [pixels] if model.med.device.type == "cuda" else torch.split(pixels, IMAGES_PER_LOOK)
-        states = torch.cat(self._lanes.map(model.med.encode_image, parts))
-        if model in self._filters:
-            self._states[model] = states
-        return states
+        if model not in self._states:
+            self._states[model] = torch.cat(self._begun.pop(model)())
+        self._left[model] -= 1
+        return self._states[model] if self._left[model] else self._states.pop(model)
+
+
+def _parts(pictures: Sequence[Picture], model: Model) -> Iterator[Tensor]:
+    """The pictures' pixels as they are encoded together, each part made when its turn comes."""
+    import torch
+
+    size = len(pictures) if model.med.device.type == "cuda" else IMAGES_PER_LOOK
+    for start in range(0, len(pictures), size):
+        yield torch.stack([picture.pixels[model.image_size] for picture in pictures[start : start + size]])
 
 
 def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes) -> None:

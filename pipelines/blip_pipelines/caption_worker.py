@@ -110,7 +110,7 @@ class CaptionWorker:
     def _run(self, pictures: list[Picture]) -> list[list[Row]]:
         rows = [[self._web_row(picture)] for picture in pictures]
         with self._modes():
-            looks = Looks(pictures, self.models.filters, self._lanes)
+            looks = Looks(pictures, [*self.models.captioners, *self.models.filters], self._lanes)
             for place, captioner in enumerate(self.models.captioners):
                 self._write(rows, pictures, place, looks.of(captioner))
             for filter in self.models.filters:

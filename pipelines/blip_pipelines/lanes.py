@@ -24,11 +24,14 @@ class Lanes:
 
     def map(self, work: Callable[[Part], Done], parts: Iterable[Part]) -> list[Done]:
         """`work` on each part; the results in the order of the parts. Raises what the first part that fails raises."""
-        return (
-            list(self._pool.map(self._enter, ((work, part) for part in parts)))
-            if self._pool
-            else list(map(work, parts))
-        )
+        return self.start(work, parts)()
+
+    def start(self, work: Callable[[Part], Done], parts: Iterable[Part]) -> Callable[[], list[Done]]:
+        """The same begun now, to be had later from what is returned; with one lane it is done only then."""
+        if self._pool is None:
+            return lambda: list(map(work, parts))
+        begun = self._pool.map(self._enter, [(work, part) for part in parts])
+        return lambda: list(begun)
 
     def _enter(self, task: tuple[Callable[[Part], Done], Part]) -> Done:
         work, part = task

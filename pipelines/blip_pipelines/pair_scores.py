@@ -19,11 +19,13 @@ def score_pairs(filter: str | Path, pictures: Sequence[bytes], texts: Sequence[S
     """
     import torch
 
+    from blip_training.blank import undrawn
     from blip_training.checkpoint import load_med
     from blip_training.images import decode_pixels
     from blip_training.med import MATCH, require
 
-    med, tokenizer = load_med(filter)
+    with undrawn():
+        med, tokenizer = load_med(filter)
     require(med, MATCH, filter)
     size, scores = med.config.vision.image_size, []
     with torch.inference_mode():

@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -155,7 +159,32 @@ def _resizer_module() -> ModuleType:
     if not spec or not spec.loader:
         raise RunFailed("img2dataset is not installed; pip install 'img2dataset==1.47.*'")
     module = module_from_spec(spec)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _unloaded("albumentations"):
         warnings.simplefilter("ignore")  # it imports imghdr, which warns that Python 3.13 is without it
         spec.loader.exec_module(module)
     return module
+
+
+class _Unloaded:
+    """Stands for a module and loads it when something in it is used."""
+
+    __spec__ = None  # which the import statement asks for
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(import_module(self._name), attribute)
+
+
+@contextmanager
+def _unloaded(name: str) -> Iterator[None]:
+    """Let `import name` within cost nothing until it is used: albumentations, a second, shrinks pictures alone."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = _Unloaded(name)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]

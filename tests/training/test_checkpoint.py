@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from blip_bootstrap.config import ModelConfig
 from blip_bootstrap.errors import CheckpointError
+from blip_training.blank import undrawn
 from blip_training.checkpoint import load_med, save_captioner, save_filter, save_med
 from blip_training.med import Med, require
 from blip_training.text import Tokenizer
@@ -302,3 +303,19 @@ def test_transformers_tokenizer_and_processor_read_the_folder(tmp_path: Path, to
     theirs = BertTokenizer.from_pretrained(tmp_path)
     ids, _ = tokenizer.encode(["A picture of W3, w9"], 30)
     assert theirs(["A picture of W3, w9"]).input_ids == ids.tolist()
+
+
+@pytest.mark.parametrize("save", [save_captioner, save_filter, save_med])
+def test_nothing_is_drawn_for_weights_that_are_read(save: Any, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    save(tmp_path, tiny(tokenizer), tokenizer)
+    drawn, _ = load_med(tmp_path)
+    before = torch.get_rng_state()
+    with undrawn():
+        med, _ = load_med(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert med.capabilities == drawn.capabilities
+    for name, weight in med.state_dict().items():
+        same = torch.equal(weight, drawn.state_dict()[name])
+        assert same or (save is not save_med and not weight.any()), name
+    pixels = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(med.encode_image(pixels), drawn.encode_image(pixels))
