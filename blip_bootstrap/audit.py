@@ -14,7 +14,8 @@ from rich.console import Console
 from blip_bootstrap import records
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.printing import rich_table
-from blip_bootstrap.views import connect, query
+from blip_bootstrap.questions import query
+from blip_bootstrap.views import connect
 
 AUDITS = (
     "accounting", "downloads", "reasons", "noise", "noise_by_host", "noise_by_length", "noise_by_sampler", "languages",

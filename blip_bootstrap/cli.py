@@ -86,16 +86,19 @@ def demo(
 
 @app.command(epilog='Example: `blip-bootstrap sql "SELECT source, reason, count(*) FROM pairs GROUP BY ALL"`')
 def sql(
-    query: Annotated[str | None, typer.Argument(help="One SELECT; without it, an interactive prompt.")] = None,
+    query: Annotated[
+        str | None,
+        typer.Argument(help="One SELECT; without it, a prompt, or what comes in by a pipe."),
+    ] = None,
     root: Root = None,
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
     out: Annotated[Path | None, typer.Option("--out", help="Write here instead of standard output.")] = None,
 ) -> None:
     """Ask DuckDB about `images`, `captions`, `pairs`, `rounds` and `runs`; read-only."""
-    from blip_bootstrap.views import prompt_sql, run_sql
+    from blip_bootstrap.prompt import prompt_sql, run_sql
 
     if query is None:
-        prompt_sql(run_folder(root))
+        prompt_sql(run_folder(root), output.value, out)
     else:
         run_sql(run_folder(root), query, output.value, out)
 

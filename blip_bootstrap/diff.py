@@ -14,9 +14,10 @@ from rich.console import Console
 from blip_bootstrap import records, tables
 from blip_bootstrap.audit import Answer, print_answers, resolve_round
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.questions import query
 from blip_bootstrap.remote import attach, remote_of
 from blip_bootstrap.sql_text import scan
-from blip_bootstrap.views import MACROS, query
+from blip_bootstrap.views import MACROS
 
 DIFFS = ("changes", "noise", "settings", "newly_kept", "newly_dropped")
 """Every comparison, in the order in which they are printed; each is an SQL file in `audits/diff`."""

@@ -13,7 +13,8 @@ from blip_bootstrap import records, tables
 from blip_bootstrap.audit import resolve_round
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels import LABELS
-from blip_bootstrap.views import connect, query
+from blip_bootstrap.questions import query
+from blip_bootstrap.views import connect
 
 Pair = tuple[bytes, str, str]
 

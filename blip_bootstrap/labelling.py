@@ -14,8 +14,9 @@ from urllib.parse import parse_qs
 
 from blip_bootstrap.labels import find_round, labels_path, read_labels, write_labels
 from blip_bootstrap.pages.gallery import picture_html
+from blip_bootstrap.questions import query
 from blip_bootstrap.sql_text import literal
-from blip_bootstrap.views import connect, query
+from blip_bootstrap.views import connect
 
 ANSWERS = ("yes", "no", "unsure")
 HOST = "127.0.0.1"

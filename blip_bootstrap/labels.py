@@ -13,10 +13,11 @@ import pyarrow as pa
 from blip_bootstrap import records, tables
 from blip_bootstrap.audit import resolve_round
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.questions import query
 from blip_bootstrap.sql_text import text_list
 from blip_bootstrap.tables import Column, Table, rows_to_table
 from blip_bootstrap.truth import Truth, file_name
-from blip_bootstrap.views import connect, query
+from blip_bootstrap.views import connect
 
 Answer = Literal["yes", "no", "unsure"]
 Z = 1.96

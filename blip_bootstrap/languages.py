@@ -11,8 +11,9 @@ import pyarrow as pa
 from blip_bootstrap import tables
 from blip_bootstrap.audit import resolve_round
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.questions import query
 from blip_bootstrap.tables import LANGUAGES
-from blip_bootstrap.views import connect, query
+from blip_bootstrap.views import connect
 
 Classify = Callable[[str], tuple[str, float]]
 

@@ -7,8 +7,11 @@ import csv
 import datetime
 import io
 import json
+import math
+import re
 import shutil
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,34 +20,56 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from blip_bootstrap.errors import InputError
+
 TEXT_WIDTH, MAX_TURNED = 20, 8
 """A column of text may be as narrow as this; a table that is too wide is turned if it has no more rows than this."""
+MAX_ROWS = 200
+"""Rows of a table for people; the other forms have all."""
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters, by which a text of the web could write over the terminal."""
 
 FORMS = ("table", "csv", "json", "markdown", "parquet")
-"""How an answer can be printed; `json` is one object per row in a list, with bytes in base64."""
+"""How an answer can be printed; `json` is one object per row in a list, bytes in base64, no number (NaN) as null."""
 
 
 def render(data: pa.Table, form: str) -> bytes:
-    """`data` in one of `FORMS`, UTF-8. Raises ValueError for another form."""
-    if form == "parquet":
-        sink = io.BytesIO()
-        pq.write_table(data, sink, compression="zstd")
-        return sink.getvalue()
-    writers = {"table": _table, "csv": _csv, "json": _json, "markdown": _markdown}
+    """`data` in one of `FORMS`, UTF-8.
+
+    Raises ValueError for another form, InputError for a value that the form cannot hold, as an infinite date.
+    """
+    writers = {"table": _table, "csv": _csv, "json": _json, "markdown": _markdown, "parquet": _parquet}
     if form not in writers:
         raise ValueError(f"form {form!r} is none of {', '.join(FORMS)}")
-    return writers[form](data).encode()
+    try:
+        return writers[form](data)
+    except (OverflowError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"--format {form} cannot hold this ({error}); cast the column to VARCHAR") from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write what the user asked to have in a file. Raises InputError where that cannot be."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def rich_table(data: pa.Table, width: int) -> Table:
-    """`data` as a rich table that fits `width` characters: too wide, its rows become columns, or blocks of lines."""
-    names = data.schema.names
-    rows = [[shown(value) for value in row.values()] for row in data.to_pylist()]
-    sizes = [max(len(cell) for cell in column) for column in zip(names, *rows, strict=True)]
-    numeric = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in data.schema.types]
-    least = [size if right else min(size, TEXT_WIDTH) for size, right in zip(sizes, numeric, strict=True)]
-    if sum(least) + 3 * len(least) + 1 <= width:
-        return _plain_table(names, rows, numeric, least)
+    """`data` as a rich table that fits `width` characters.
+
+    Too wide, its headings are broken at underscores, then the air in its cells goes; still too wide, its rows become
+    columns, or blocks of lines.
+    """
+    names = [shown(name) for name in data.schema.names]
+    rows = [[shown(value) for value in row.values()] for row in _rows(data)]
+    numeric = [_is_number(kind) for kind in data.schema.types]
+    broken = [name.replace("_", "_\n") for name in names]
+    for heads, air in ((names, 1), (broken, 1), (broken, 0)):
+        least = _least_widths(heads, rows, numeric)
+        if sum(least) + (1 + 2 * air) * len(least) + 1 <= width:
+            return _plain_table(heads, rows, numeric, least, air)
     if len(rows) <= MAX_TURNED and sum(_widest(row) + 3 for row in rows) + max(map(len, names)) < width:
         turned = [list(line) for line in zip(names, *rows, strict=True)]
         return _plain_table(["", *map(str, range(1, len(rows) + 1))], turned, [False] + [True] * len(rows), None)
@@ -55,11 +80,25 @@ def rich_table(data: pa.Table, width: int) -> Table:
     return _plain_table(["", ""], blocks, [False, False], None)
 
 
-def _plain_table(names: list[str], rows: list[list[str]], numeric: list[bool], least: list[int] | None) -> Table:
-    table = Table(header_style="bold", show_header=any(names))
+def _least_widths(heads: list[str], rows: list[list[str]], numeric: list[bool]) -> list[int]:
+    """What each column needs: a number is not folded, a text may be, to TEXT_WIDTH."""
+    widest = [
+        max(len(line) for cell in column for line in cell.split("\n")) for column in zip(heads, *rows, strict=True)
+    ]
+    return [size if right else min(size, TEXT_WIDTH) for size, right in zip(widest, numeric, strict=True)]
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _plain_table(
+    names: list[str], rows: list[list[str]], numeric: list[bool], least: list[int] | None, air: int = 1
+) -> Table:
+    table = Table(header_style="bold", show_header=any(names), padding=(0, air))
     for at, (name, right) in enumerate(zip(names, numeric, strict=True)):
         narrowest = least[at] if least else None
-        table.add_column(name, justify="right" if right else "left", overflow="fold", min_width=narrowest)
+        table.add_column(escape(name), justify="right" if right else "left", overflow="fold", min_width=narrowest)
     for row in rows:
         table.add_row(*map(escape, row))
     return table
@@ -87,36 +126,53 @@ def shown(value: Any) -> str:
         case list():
             return ", ".join(shown(one) for one in value)
         case _:
-            return str(value)
+            return _UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
 
 
-def _table(data: pa.Table) -> str:
+def _table(data: pa.Table) -> bytes:
     out = io.StringIO()
     width = shutil.get_terminal_size((120, 40)).columns
-    Console(file=out, width=width).print(rich_table(data, width), f"{data.num_rows:,} rows", highlight=False)
-    return out.getvalue()
+    told = "1 row" if data.num_rows == 1 else f"{data.num_rows:,} rows"
+    if data.num_rows > MAX_ROWS:
+        told += f", the first {MAX_ROWS} of which are shown; --format csv has all"
+    Console(file=out, width=width).print(rich_table(data.slice(0, MAX_ROWS), width), told, highlight=False)
+    return out.getvalue().encode()
 
 
-def _csv(data: pa.Table) -> str:
+def _csv(data: pa.Table) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(data.schema.names)
-    writer.writerows([_plain(value) for value in row.values()] for row in data.to_pylist())
-    return out.getvalue()
+    writer.writerows([_plain(value) for value in row.values()] for row in _rows(data))
+    return out.getvalue().encode()
 
 
-def _json(data: pa.Table) -> str:
-    rows = [{name: _plain(value, nested=True) for name, value in row.items()} for row in data.to_pylist()]
-    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+def _json(data: pa.Table) -> bytes:
+    rows = [{name: _plain(value, nested=True) for name, value in row.items()} for row in _rows(data)]
+    return f"{json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)}\n".encode()
 
 
-def _markdown(data: pa.Table) -> str:
-    names = data.schema.names
+def _markdown(data: pa.Table) -> bytes:
+    names = [_cell(name) for name in data.schema.names]
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    for row in data.to_pylist():
-        cells = [shown(value).replace("|", "\\|").replace("\n", " ") for value in row.values()]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    lines += [f"| {' | '.join(_cell(shown(value)) for value in row.values())} |" for row in _rows(data)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _parquet(data: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(data, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _rows(data: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = data.to_pylist(maps_as_pydicts="strict")
+    return rows
+
+
+def _cell(text: str) -> str:
+    """A text that stays in its cell of a Markdown table, and is no HTML."""
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split("\n"))
 
 
 def _plain(value: Any, nested: bool = False) -> Any:
@@ -124,8 +180,10 @@ def _plain(value: Any, nested: bool = False) -> Any:
     match value:
         case bytes():
             return base64.b64encode(value).decode()
+        case float():
+            return value if math.isfinite(value) or not nested else None
         case Decimal():
-            return float(value)
+            return int(value) if value == value.to_integral_value() else float(value)
         case datetime.date() | datetime.time() | datetime.timedelta():
             return str(value)
         case list():

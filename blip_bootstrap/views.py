@@ -1,9 +1,8 @@
-"""DuckDB views over a run, read-only, and `blip-bootstrap sql`."""
+"""DuckDB views over a run, read-only."""
 
 from __future__ import annotations
 
-import re
-import sys
+import getpass
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ import pyarrow.parquet as pq
 
 from blip_bootstrap import records, tables
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.printing import render
 from blip_bootstrap.remote import Remote, attach, opened, remote_of
 from blip_bootstrap.sql_text import literal, scan, text_list
 
@@ -42,9 +40,6 @@ VIEWS = (
 SOME_FILES = 64
 """Audits that need a sample read at most so many files of a table, evenly spaced: `some_captions` and the like."""
 
-_EXPLAIN = re.compile(r"explain(\s+analyze)?(\s*\([^)]*\))?\s+", re.IGNORECASE)
-_PIVOT = re.compile(r"\(?\s*(pivot|select|from|with)\b", re.IGNORECASE)
-
 MACROS = """
 CREATE MACRO wilson_half(hits, number) AS
     1.96 * sqrt(hits * (number - hits)::DOUBLE / number + 0.9604) / (number + 3.8416);
@@ -62,8 +57,9 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
 
     `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
     `metrics` to these rounds; None: all. What the run has not made yet is an empty view with the declared columns. The
-    connection reads files of the run only, loads no extension, and cannot be reconfigured; use `query` to refuse
-    everything but questions, too. Raises InputError where `root` is no run or a file in it is damaged.
+    connection reads the tables' files and no other, makes none, loads no extension, and cannot be reconfigured; use
+    `questions.query` to refuse everything but questions, too. Raises InputError where `root` is no run or a file in it
+    is damaged.
     """
     root = opened(root)
     if not root.is_dir():
@@ -73,78 +69,22 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
     numbers = [number for number in records.round_numbers(root) if rounds is None or number in rounds]
     connection = duckdb.connect()
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;" + MACROS)
-    spill = Path(tempfile.gettempdir()) / "blip-bootstrap-duckdb"
+    spill = Path(tempfile.gettempdir()) / f"blip-bootstrap-duckdb-{getpass.getuser()}"
     connection.execute(f"SET temp_directory = {literal(str(spill))}")  # DuckDB's own default is .tmp where one stands
     # Each question reads every footer anew otherwise: half of its time, over 500 files.
     connection.execute("SET python_enable_replacements = false; SET parquet_metadata_cache = true")
     if remote:
         attach(connection, [remote])
+    files: list[str] = []
     for table in (tables.IMAGES, HUMAN, HELD_OUT):
-        _create(connection, table, [(root / table.name, None)], remote)
+        files += _create(connection, table, [(root / table.name, None)], remote)
     for table in (CAPTIONS, PAIRS):
-        _create(connection, table, [(records.round_folder(root, n) / table.name, n) for n in numbers], remote)
+        files += _create(connection, table, [(records.round_folder(root, n) / table.name, n) for n in numbers], remote)
     _create_records(connection, root, numbers)
     _create_table(connection, tables.LANGUAGES, _languages(root, numbers))
     _document(connection)
-    _lock(connection, root, remote)
+    _lock(connection, files)
     return connection
-
-
-def query(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
-    """The answer to one or several questions (the last one's) as Arrow.
-
-    Raises InputError where the SQL is wrong, or would do something else than read.
-    """
-    try:
-        statements = connection.extract_statements(question)
-        for statement in statements:
-            if not _reads(connection, statement):
-                raise InputError(
-                    f"{statement.type.name}: only questions (SELECT, FROM, PIVOT, DESCRIBE, EXPLAIN) are allowed"
-                )
-        if not statements:
-            raise InputError("no question was given; give one SELECT")
-        return connection.sql(question).to_arrow_table()
-    except duckdb.Error as error:
-        raise InputError(_one_line(error)) from error
-
-
-def run_sql(root: Path, question: str, form: str = "table", out: Path | None = None) -> None:
-    """Ask the run under `root` and print the answer, or write it to `out`; `form` as in `printing.FORMS`."""
-    with connect(root) as connection:
-        answer = render(query(connection, question), form)
-    if out:
-        out.write_bytes(answer)
-    else:
-        sys.stdout.buffer.write(answer)
-        sys.stdout.buffer.flush()
-
-
-def prompt_sql(root: Path) -> None:
-    """Answer questions typed on standard input, each ended by `;`, until `exit` or end of file; mistakes are shown."""
-    with connect(root) as connection:
-        names = ", ".join(table.name for table in VIEWS)
-        sys.stdout.write(f"{root}: {names}. End a question with ; and leave with exit.\n")
-        while (question := _typed()) is not None:
-            try:
-                answer = render(query(connection, question), "table").decode()
-            except InputError as error:
-                answer = f"error: {error}\n"
-            sys.stdout.write(answer)
-
-
-def _typed() -> str | None:
-    """One question from standard input, over several lines if need be; None at its end."""
-    lines: list[str] = []
-    while not lines or not lines[-1].rstrip().endswith(";"):
-        try:
-            line = input("... " if lines else "sql> ")
-        except EOFError:
-            return "\n".join(lines) or None
-        if not lines and line.strip().rstrip(";").lower() in ("exit", "quit"):
-            return None
-        lines += [line] if line.strip() else []
-    return "\n".join(lines)
 
 
 def _evenly(files: Sequence[str], most: int) -> list[str]:
@@ -183,10 +123,10 @@ def _create(
     table: tables.Table,
     folders: Sequence[tuple[Path, int | None]],
     remote: Remote | None,
-) -> None:
+) -> list[str]:
     """Create the view of a table over folders, each of one round or none, and `some_` of it over a part of the files.
 
-    Where there is nothing to see, it is an empty table of the declared columns.
+    Where there is nothing to see, it is an empty table of the declared columns. Returns the files.
     """
     found = [
         (remote.parquet_files(folder) if remote else list(map(str, tables.parquet_files(folder))), number)
@@ -201,6 +141,7 @@ def _create(
             connection.execute(f"CREATE VIEW {name} AS {select}")
         else:
             _create_table(connection, table, table.schema.empty_table())
+    return [file for files, _ in found for file in files]
 
 
 def _create_table(connection: duckdb.DuckDBPyConnection, table: tables.Table, data: pa.Table) -> None:
@@ -232,27 +173,11 @@ def _document(connection: duckdb.DuckDBPyConnection) -> None:
     _create_table(connection, COLUMNS, tables.rows_to_table(rows, COLUMNS))
 
 
-def _lock(connection: duckdb.DuckDBPyConnection, root: Path, remote: Remote | None) -> None:
-    """From here on: files of the run only (its folders may be links to another disk), no extension, no setting."""
-    links = [path.resolve() for pattern in ("*", "round-*/*") for path in root.glob(pattern) if path.is_symlink()]
-    places = [str(path) for path in (root, *links) if path.is_dir()]
-    allowed = text_list([*places, *([remote.start] if remote else [])])
-    connection.execute(f"SET allowed_directories = {allowed}")
+def _lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
+    """From here on: these files only, no extension, no setting.
+
+    Naming files and not their folder keeps COPY out, too: it writes a new file beside the one that it replaces.
+    """
+    connection.execute(f"SET allowed_paths = {text_list(files)}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
-
-
-def _reads(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> bool:
-    """Whether a statement only reads. DuckDB's kind alone does not tell: COPY of a PIVOT is of the kind MULTI."""
-    text = re.sub(r"\A(\s+|--[^\n]*\n|/\*.*?\*/)*", "", statement.query, flags=re.DOTALL)
-    if statement.type.name == "EXPLAIN":
-        inner = connection.extract_statements(_EXPLAIN.sub("", text, count=1))
-        return len(inner) == 1 and inner[0].type.name != "EXPLAIN" and _reads(connection, inner[0])
-    return statement.type.name == "SELECT" or (statement.type.name == "MULTI" and bool(_PIVOT.match(text)))
-
-
-def _one_line(error: duckdb.Error) -> str:
-    """DuckDB's message without the drawing of the query below it, with its guess."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    guess = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate"))]
-    return "; ".join([lines[0], *guess])

@@ -18,8 +18,9 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.pages.gallery import picture_html, text_html
 from blip_bootstrap.pages.parts import document, section, table_html
 from blip_bootstrap.printing import shown
+from blip_bootstrap.questions import query
 from blip_bootstrap.sql_text import literal
-from blip_bootstrap.views import connect, query
+from blip_bootstrap.views import connect
 
 _TEXTS = """
 SELECT p.round, p.source, p.candidate, p.caption, p.kept, p.reason, p.itm_score, c.itc_score, c.logprob, c.num_tokens,

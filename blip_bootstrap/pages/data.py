@@ -18,8 +18,8 @@ from blip_bootstrap.pages import charts
 from blip_bootstrap.pages.charts import Part
 from blip_bootstrap.pages.gallery import GALLERIES, gallery_html
 from blip_bootstrap.pages.parts import Page, charts_html, named, scroll, table_html
+from blip_bootstrap.questions import query
 from blip_bootstrap.summary import FIGURES
-from blip_bootstrap.views import query
 
 TONES = {"web": "web", "synthetic": "synthetic"}
 

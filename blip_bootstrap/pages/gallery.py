@@ -11,8 +11,8 @@ from typing import Any
 
 import duckdb
 
+from blip_bootstrap.questions import query
 from blip_bootstrap.sql_text import literal
-from blip_bootstrap.views import query
 
 MAX_TEXTS = 6
 BIG_BYTES, BIG_PX, SMALL_PX = 40_000, 320, 160

@@ -19,9 +19,10 @@ from blip_bootstrap.cli import app
 from blip_bootstrap.diff import diff
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels import draw_sample, labels_path
+from blip_bootstrap.questions import query
 from blip_bootstrap.remote import LISTING, local_folder, opened, remote_of
 from blip_bootstrap.report import rewrite_report
-from blip_bootstrap.views import connect, query
+from blip_bootstrap.views import connect
 from blip_bootstrap.why import why
 from tests.s3_server import serving
 
@@ -93,8 +94,11 @@ def test_nothing_but_the_run_is_read(question: str) -> None:
 
 def test_the_store_is_only_read(store: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
-    with connect(URI) as connection, pytest.raises(Exception, match="only Parquet files of the run"):
-        connection.execute("COPY pairs TO 's3://bucket/runs/mine/new.parquet'")
+    with connect(URI) as connection:
+        with pytest.raises(Exception, match="disabled by configuration"):
+            connection.execute("COPY pairs TO 's3://bucket/runs/mine/new.parquet'")
+        with pytest.raises(Exception, match="only Parquet files of the run"):
+            connection.execute("COPY pairs TO 's3://bucket/runs/mine/round-01/pairs/part-00000.parquet'")
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
 
 

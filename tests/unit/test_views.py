@@ -5,17 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from blip_bootstrap import tables
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels import wilson
-from blip_bootstrap.printing import FORMS, render
-from blip_bootstrap.views import SOME_FILES, VIEWS, connect, prompt_sql, query, run_sql
+from blip_bootstrap.printing import FORMS, render, rich_table
+from blip_bootstrap.prompt import run_sql
+from blip_bootstrap.questions import query
+from blip_bootstrap.views import SOME_FILES, VIEWS, connect
 
 
 def answer(root: Path, question: str) -> list[dict[str, object]]:
@@ -75,7 +80,14 @@ def test_runs_tell_settings_and_rounds_tell_figures(finished_run: Path) -> None:
         "EXPLAIN ANALYZE COPY pairs TO '{root}/new.parquet'",
         "SELECT 1; EXPORT DATABASE '{root}/dump'",
         "ATTACH '{root}/new.db'",
+        "WITH x AS (COPY pairs TO '{root}/new.parquet') SELECT 1",
+        "WITH x AS MATERIALIZED (COPY pairs TO '{root}/new.parquet') (PIVOT pairs ON source USING count(*))",
+        "EXPLAIN ANALYZE WITH x AS (/* */ copy pairs TO '{root}/new.parquet') SELECT 1",
+        "WITH x AS (DELETE FROM rounds RETURNING *) FROM x",
+        "WITH x AS (WITH y AS (SELECT 1) INSERT INTO columns SELECT 'a', 'b', 'c', 'd' RETURNING *) FROM x",
+        "FROM query('WITH x AS (COPY pairs TO ''{root}/new.parquet'') SELECT 1')",
         "CREATE TABLE mine AS SELECT 1",
+        "SELECT 1; SELECT 2",
         "DROP VIEW pairs",
         "INSTALL httpfs",
         "LOAD httpfs",
@@ -83,6 +95,9 @@ def test_runs_tell_settings_and_rounds_tell_figures(finished_run: Path) -> None:
         "SELECT * FROM read_text('/etc/hostname')",
         "SELECT * FROM read_csv('{root}/../secret.csv')",
         "SELECT * FROM glob('/*')",
+        "SELECT * FROM read_text('{root}/config.yaml')",
+        "SELECT getenv('HOME')",
+        "PRAGMA database_list",
         "SELECT * FROM 'https://example.com/a.parquet'",
         "SELECT * FROM pears",
         "SELEC 1",
@@ -109,6 +124,7 @@ def test_anything_but_reading_the_run_is_refused_in_one_line(tmp_path: Path, que
         "DESCRIBE images",
         "EXPLAIN ANALYZE SELECT 1",
         "SELECT wilson_low(3, 10), wilson_high(3, 10)",
+        "SELECT 'copy' AS \"delete\", $$ insert $$ -- update\nFROM pairs /* merge */;",
     ],
 )
 def test_questions_are_answered(finished_run: Path, question: str) -> None:
@@ -155,14 +171,70 @@ def test_pictures_are_told_by_their_size_and_pipes_kept_out_of_markdown() -> Non
         render(data, "xml")
 
 
-def test_the_prompt_goes_on_after_a_mistake(
-    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT nope;\nSELECT count(*)\nFROM captions;\nexit\n"))
-    prompt_sql(finished_run)
-    shown = capsys.readouterr().out
-    assert "error: " in shown
-    assert "156" in shown
+def test_a_notebook_s_connection_makes_no_file(finished_run: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in root.rglob("*.parquet")}
+    with connect(root) as connection:
+        for target in (root / "new.parquet", root / "round-01/pairs/part-00000.parquet", tmp_path / "new.parquet"):
+            with pytest.raises(duckdb.Error, match="disabled by configuration"):
+                connection.execute(f"COPY (SELECT 1) TO '{target}'")
+        assert connection.execute("SELECT count(*) FROM pairs").fetchone() == (234,)
+    assert {path: path.read_bytes() for path in root.rglob("*.parquet")} == before
+
+
+def test_columns_of_one_name_are_all_told(finished_run: Path) -> None:
+    question = "SELECT * FROM pairs p JOIN captions c USING (round, source, candidate) WHERE p.key = c.key LIMIT 2"
+    with connect(finished_run) as connection:
+        data = query(connection, question)
+    assert {"key", "key_1", "caption", "caption_1"} <= set(data.schema.names)
+    for form in FORMS:
+        assert b"caption_1" in render(data, form)
+
+
+def test_json_is_json_and_whole_numbers_stay_whole(tmp_path: Path) -> None:
+    with connect(tmp_path) as connection:
+        asked = "SELECT 1 / 0 AS inf, ['NaN'::DOUBLE] AS nan, sum(2::INT) AS n, map {'a': 1} AS m, 1.5 AS d"
+        data = query(connection, asked)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    told = json.loads(render(data, "json"), parse_constant=refuse)
+    assert told == [{"inf": None, "nan": [None], "n": 2, "m": {"a": 1}, "d": 1.5}]
+    assert type(told[0]["n"]) is int
+    assert render(data, "csv").decode().splitlines()[1].split(",")[2] == "2"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_form_cannot_hold_is_an_input_error(tmp_path: Path, form: str) -> None:
+    asked = "SELECT 'infinity'::DATE AS d, interval '1 day' AS i"
+    with connect(tmp_path) as connection, pytest.raises(InputError, match=form):
+        render(query(connection, asked), form)
+
+
+def test_a_text_of_the_web_cannot_write_over_the_terminal() -> None:
+    told = render(pa.table({"text": ["\x1b[2Jgone\r\x9b1A [bold]x[/bold]"]}), "table").decode()
+    assert not set("\x1b\r\x9b") & set(told)
+    assert "\\x1b[2Jgone" in told
+    assert "[bold]x[/bold]" in told
+
+
+def test_a_long_table_is_cut_and_says_so() -> None:
+    told = render(pa.table({"n": list(range(1000))}), "table").decode()
+    assert "1,000 rows, the first 200" in told
+    assert "│ 199 │" in told
+    assert "│ 200 │" not in told
+    assert len(render(pa.table({"n": list(range(1000))}), "csv").splitlines()) == 1001
+
+
+def test_a_table_of_numbers_stays_one_in_a_narrow_terminal() -> None:
+    data = pa.table({name: [0.125] * 20 for name in ("a_long_name", "another_name", "noise_ratio", "low", "high")})
+    for width, rows in ((80, 20), (45, 20), (36, 20)):
+        told = Console(width=width, file=io.StringIO())
+        told.print(rich_table(data, width))
+        lines = told.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert max(map(len, lines)) <= width
+        assert sum("0.125" in line for line in lines) == rows
 
 
 def test_a_missing_run_and_a_damaged_file_are_input_errors(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""`blip-bootstrap sql`: one question, questions from standard input, or a prompt."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.printing import render, write_file
+from blip_bootstrap.questions import is_whole, query, split_questions
+from blip_bootstrap.views import VIEWS, connect
+
+HELP = """A question goes over as many lines as it needs, and ends with `;`.
+.tables          the views
+.columns VIEW    columns of a view, with what they mean
+.help            this
+.exit            or Ctrl-D: leave
+Ctrl-C drops what is typed, or stops a question. Tab completes names, and history is kept.
+"""
+JOINED = ("table", "markdown")
+"""Forms in which several answers may stand below each other."""
+
+
+def run_sql(root: Path, text: str, form: str = "table", out: Path | None = None) -> None:
+    """Ask the run under `root` and print the answers, or write them to `out`; `form` as in `printing.FORMS`.
+
+    Raises InputError where a question cannot be answered, or several are to go into one CSV, JSON or Parquet file.
+    """
+    with connect(root) as connection:
+        asked = split_questions(connection, text) or [""]
+        if len(asked) > 1 and form not in JOINED:
+            raise InputError(f"{len(asked)} questions at once; --format {form} holds the answer to one")
+        answer = b"\n".join(render(query(connection, one), form) for one in asked)
+    if out:
+        write_file(out, answer)
+    else:
+        sys.stdout.buffer.write(answer)
+        sys.stdout.buffer.flush()
+
+
+def prompt_sql(root: Path, form: str = "table", out: Path | None = None) -> None:
+    """Answer what is typed until Ctrl-D or `.exit`; mistakes are shown, and the next question is asked.
+
+    Where standard input is no terminal, it is read to its end and answered as `run_sql` does.
+    """
+    if not sys.stdin.isatty() or out:
+        run_sql(root, sys.stdin.read(), form, out)
+        return
+    with connect(root) as connection:
+        _use_readline()
+        sys.stdout.write(f"{root}: {', '.join(table.name for table in VIEWS)}. `.help` tells more.\n")
+        while (typed := _typed()) is not None:
+            sys.stdout.write(_told(connection, typed, form))
+
+
+def _told(connection: duckdb.DuckDBPyConnection, typed: str, form: str) -> str:
+    """What the prompt says to a command, or to one or several questions."""
+    try:
+        if typed.startswith("."):
+            return _command(connection, typed.rstrip(";").split())
+        return "\n".join(
+            render(query(connection, one), form).decode(errors="replace") for one in split_questions(connection, typed)
+        )
+    except InputError as error:
+        return f"error: {error}\n"
+    except KeyboardInterrupt:
+        return "stopped\n"
+
+
+def _command(connection: duckdb.DuckDBPyConnection, words: Sequence[str]) -> str:
+    tables = {table.name: table for table in VIEWS}
+    if words[0] in (".tables", ".views"):
+        return "".join(f"{name:10} {table.row}\n" for name, table in tables.items())
+    if words[0] in (".columns", ".schema") and len(words) == 2 and words[1] in tables:
+        told = f"""SELECT "column", type, meaning FROM columns WHERE "view" = '{words[1]}'"""
+        return render(query(connection, told), "table").decode()
+    return HELP
+
+
+def _typed() -> str | None:
+    """One question or command from the terminal, over several lines if need be; None at its end."""
+    text = ""
+    while not is_whole(text):
+        try:
+            line = input("...> " if text else "sql> ")
+        except EOFError:
+            sys.stdout.write("\n")
+            return text or None
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
+            text = ""
+            continue
+        if not text and line.strip().rstrip(";").lower() in ("exit", "quit", ".exit", ".quit"):
+            return None
+        if not text and line.strip().startswith("."):
+            return line.strip()
+        text = f"{text}\n{line}" if text else line.strip()
+    return text
+
+
+def _use_readline() -> None:
+    """Editing, history over sessions and completion, where Python has readline."""
+    try:
+        import readline
+    except ImportError:
+        return
+    history = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "blip-bootstrap" / "history"
+    try:
+        history.parent.mkdir(parents=True, exist_ok=True)
+        history.touch()
+        readline.read_history_file(history)
+    except OSError:  # a home that cannot be written to: a session without memory is better than none
+        pass
+    else:
+        atexit.register(readline.write_history_file, history)
+    readline.set_history_length(1000)
+    names = sorted({name for table in VIEWS for name in (table.name, *table.schema.names)})
+    readline.set_completer(lambda start, at: [*(one for one in names if one.startswith(start)), None][at])
+    readline.parse_and_bind("tab: complete")
