@@ -18,7 +18,11 @@ from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaCo
 class RayConfig(Section):
     """Where Ray runs; results do not depend on it."""
 
-    address: str = Field("local", description="local, auto or the address of a cluster; none: all in one process")
+    address: str = Field(
+        "local",
+        description="local (started once there is more than one file of work), auto or the address of a cluster; "
+        "none: all in one process",
+    )
     trainer: Literal["auto", "ray_train", "task"] = Field(
         "auto", description="Ray Train, or for one worker a plain Ray task; auto: a task for one worker on the CPU"
     )

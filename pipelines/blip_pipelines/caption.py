@@ -29,6 +29,7 @@ from blip_pipelines.ray_session import (
     num_gpus,
     num_workers,
     quiet_data,
+    works_here,
 )
 from blip_pipelines.tally import RemoteTally, Tally, shown, start_tally
 
@@ -104,7 +105,7 @@ def _run(
     before: Mapping[str, int],
 ) -> None:
     """Give the blocks to a pool of actors and merge each file of images as soon as its last block is done."""
-    if ray_config.address == NO_RAY:
+    if works_here(ray_config, len(blocks)):
         _run_here(blocks, merge, captioner, filter, config, progress, before)
         return
     connect(ray_config)

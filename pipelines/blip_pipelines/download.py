@@ -23,7 +23,7 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import IMAGES, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.fetch import Fetched, fetch
 from blip_pipelines.pictures import PictureError, PictureResizer
-from blip_pipelines.ray_session import NO_RAY, connect, errors_in_one_line, num_workers, quiet_data
+from blip_pipelines.ray_session import connect, errors_in_one_line, num_workers, quiet_data, works_here
 from blip_pipelines.serve import serve_folder
 from blip_pipelines.tally import RemoteTally, Tally, shown, start_tally
 from blip_pipelines.url_lists import write_shards
@@ -81,8 +81,8 @@ def _run(
     progress: Progress,
     before: dict[str, int],
 ) -> None:
-    """Fetch the shards `todo`, each one Ray task; without Ray one after the other."""
-    if ray_config.address == NO_RAY:
+    """Fetch the shards `todo`, each one Ray task; without Ray one after the other, as a single one always is."""
+    if works_here(ray_config, len(todo)):
         _run_here(todo, out, lists, config, progress, before)
         return
     connect(ray_config)

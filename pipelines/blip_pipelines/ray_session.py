@@ -66,6 +66,18 @@ def connect(config: RayConfig) -> None:
         ) from error
 
 
+def works_here(config: RayConfig, num_tasks: int) -> bool:
+    """Whether a step of `num_tasks` tasks, that need no process of their own, is done in this one and without Ray.
+
+    So it is where Ray is not wanted, and where a local one would start for a single task, which it cannot share out:
+    that takes longer than some dozens of pictures. One that has started is used.
+    """
+    if config.address == NO_RAY:
+        return True
+    ray = sys.modules.get("ray")
+    return config.address == "local" and num_tasks <= 1 and not (ray and ray.is_initialized())
+
+
 def _probe(address: str) -> None:
     """Raise OSError where nothing listens at HOST:PORT: Ray itself tries for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")

@@ -1,4 +1,4 @@
-"""`ray.address: none`: the same tables and models, all in one process that never imports Ray."""
+"""Without Ray, asked for or for want of more than one task: the same tables, in a process that never imports Ray."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def test_captions_are_those_that_actors_make(
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
-def test_a_round_runs_in_one_process_without_ray(tmp_path: Path, models: Models, rude_server: Any) -> None:
+@pytest.mark.parametrize("address", ["none", "local"])
+def test_a_round_runs_in_one_process_without_ray(
+    tmp_path: Path, models: Models, rude_server: Any, address: str
+) -> None:
     lines = [f"{rude_server.url(f'picture{i}' if i % 4 else f'missing.{i}')}\ta dog {i}\n" for i in range(20)]
     (tmp_path / "urls.tsv").write_text("url\tcaption\n" + "".join(lines))
     config = {
@@ -62,7 +65,7 @@ def test_a_round_runs_in_one_process_without_ray(tmp_path: Path, models: Models,
         "filter": {"checkpoint": str(models[1])},
         "caption": {"device": "cpu", "sampler": {"max_tokens": 10}},
         "pretrain": {"optimizer": {"steps": 0}},
-        "ray": {"address": "none"},
+        "ray": {"address": address},
     }
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     command = [sys.executable, "-c", RUN, str(tmp_path / "config.yaml")]
