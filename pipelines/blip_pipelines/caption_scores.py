@@ -75,9 +75,11 @@ def _score_some(filter: Model, texts: Texts, states: Tensor) -> None:
     flat, image_of_row = _flatten(texts, states.device)
     ids, mask = filter.tokenizer.encode([row["caption"] for row in flat], filter.med.config.text.max_tokens)
     ids, mask = ids.to(states.device), mask.to(states.device)
-    logits = filter.med.match(states, ids, mask)
+    # None where the filter's checkpoint has no ITC.
+    cosines = filter.med.cosines(states, ids, mask, image_of_row) if "embed" in filter.med.capabilities else None
+    logits = filter.med.match(states, ids, mask, cosines=cosines)
     itm = logits.float().softmax(dim=1)[:, 1].tolist()
-    itc = _itc(filter, states, ids, mask, image_of_row)
+    itc = [None] * len(flat) if cosines is None else cosines.float().tolist()
     for row, itm_score, itc_score in zip(flat, itm, itc, strict=True):
         row["itm_scores"] = [*(row["itm_scores"] or []), itm_score]
         row["itc_scores"] = [*(row["itc_scores"] or []), itc_score]
@@ -89,15 +91,6 @@ def _flatten(texts: Texts, device: Any) -> tuple[list[Row], Tensor]:
 
     flat = [row for of_image in texts for row in of_image]
     return flat, torch.tensor([i for i, of_image in enumerate(texts) for _ in of_image], device=device)
-
-
-def _itc(filter: Model, states: Tensor, ids: Tensor, mask: Tensor, image_of_row: Tensor) -> list[float | None]:
-    """Cosines of the ITC embeddings; None where the filter's checkpoint has no ITC."""
-    if "embed" not in filter.med.capabilities:
-        return [None] * len(ids)
-    images, texts = filter.med.embed_image(states), filter.med.embed_text(ids, mask)
-    cosines: list[float | None] = (images[image_of_row] * texts).sum(1).float().tolist()
-    return cosines
 
 
 def combine_scores(rows: Texts, how: Literal["mean", "min"]) -> None:

@@ -1,6 +1,6 @@
 """The small real model trained on clean pairs of photographs: captioner and filter, and their figures on dev.jsonl.
 
-    .venv/bin/python tests/bench/real_photos.py [--config configs/flickr8k_clean.yaml] [--only captioner] [--json]
+    .venv/bin/python tests/bench/real_photos.py [--config configs/flickr8k_clean.yaml] [--only STAGE] [--json]
 
 Trains on the human set and on the web rows that web_truth.tsv calls clean: an upper line, for which alone the truth is
 read. Takes up again what was killed. A figure's minutes are those of its trainings, evaluation not counted.
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from blip_bootstrap.config import Config, load_config
+from blip_bootstrap.config import Config, FinetuneConfig, ItmConfig, load_config
 from blip_pipelines.annotated import ingest_annotated
 from blip_training.checkpoint import save_med
 from blip_training.evaluate import evaluate_model
@@ -27,7 +27,9 @@ from blip_training.pretrain import start_model
 from blip_training.workers import this_worker
 
 HUMAN, WEB = "human.jsonl", "web.tsv"
-TRAININGS = {"captioner": finetune_captioner_model, "filter": finetune_filter_model}
+TRAININGS = {
+    "captioner": finetune_captioner_model, "contrast": finetune_filter_model, "filter": finetune_filter_model,
+}  # fmt: skip
 
 
 def write_pairs(path: Path, truth: Path) -> None:
@@ -68,20 +70,32 @@ def start(config: Config, out: Path) -> Path:
     return out
 
 
+def stage(name: str, config: Config, root: Path) -> tuple[FinetuneConfig, Path]:
+    """The settings of a training and what it starts from: the filter from `contrast`, which is ITC alone."""
+    if name == "captioner":
+        return config.captioner, start(config, root / "start")
+    if name == "filter":
+        return config.filter, root / "contrast"
+    first = config.pretrain
+    settings = {"optimizer": first.optimizer, "itc": first.itc, "augment": first.augment}
+    settings |= {"augment_views": first.augment_views, "itm": ItmConfig(start_step=first.optimizer.steps)}
+    return config.filter.model_copy(update=settings), start(config, root / "start")
+
+
 def train(name: str, config: Config, root: Path, human: Path) -> dict[str, float]:
     """Train one of the two where it is not there yet; its figures, minutes added over all its runs."""
     out, noted = root / name, root / f"{name}.json"
     if noted.exists():
         return dict(json.loads(noted.read_text()))
     out.mkdir(parents=True, exist_ok=True)
-    section = config.captioner if name == "captioner" else config.filter
+    section, previous = stage(name, config, root)
     clock = time.perf_counter()
 
     def show(step: int, figures: Mapping[str, float]) -> None:
         shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
         print(f"{name} {step}/{section.optimizer.steps}  {time.perf_counter() - clock:.0f} s  {shown}", flush=True)
 
-    counts = TRAININGS[name](out, start(config, root / "start"), human, section, show)
+    counts = TRAININGS[name](out, previous, human, section, show)
     figures = {"minutes": round((time.perf_counter() - clock) / 60, 1), **counts}
     noted.write_text(json.dumps(figures))
     return figures
@@ -93,6 +107,8 @@ def measure(name: str, config: Config, root: Path, held_out: Path) -> dict[str, 
         return evaluate_model(root / name, held_out, config.evaluate, captioner=root / name).metrics
     plain = config.evaluate.model_copy(update={"rerank_top_k": 0})
     figures = evaluate_model(root / name, held_out, plain).metrics
+    if name == "contrast":
+        return figures
     reranked = evaluate_model(root / name, held_out, config.evaluate).metrics
     return figures | {f"reranked_{key}": value for key, value in reranked.items() if key != "itm_auc"}
 
@@ -101,7 +117,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/flickr8k_clean.yaml"))
-    parser.add_argument("--only", choices=sorted(TRAININGS))
+    parser.add_argument("--only", choices=list(TRAININGS))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in blip-bootstrap run")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -109,7 +125,7 @@ def main() -> None:
     root = Path(config.root)
     human, held_out = ingest(config, root)
     found: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    for name in (options.only,) if options.only else sorted(TRAININGS):
+    for name in (options.only,) if options.only else list(TRAININGS):
         found[name] = train(name, config, root, human) | measure(name, config, root, held_out)
         if not options.json:
             print("  ".join(f"{key} {value:.4g}" for key, value in found[name].items()))

@@ -17,13 +17,14 @@ def unit(rows: int, seed: int) -> torch.Tensor:
     return F.normalize(torch.randn(rows, 8, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def tiny(seed: int = 0) -> Med:
+def tiny(seed: int = 0, itc_in_itm: bool = False) -> Med:
     torch.manual_seed(seed)
     config = ModelConfig.model_validate(
         {
             "vision": {"image_size": 16, "patch_size": 8, "width": 32, "depth": 1, "heads": 2},
             "text": {"width": 32, "depth": 2, "heads": 2, "intermediate": 48, "dropout": 0},
             "embed_dim": 8,
+            "itc_in_itm": itc_in_itm,
         }
     )
     return Med(config, 40)
@@ -141,8 +142,9 @@ def batch(num: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return pixels, ids * mask, mask
 
 
-def test_itm_is_the_mean_over_positives_and_both_kinds_of_negatives() -> None:
-    med, (pixels, ids, mask) = tiny(), batch()
+@pytest.mark.parametrize("itc_in_itm", [False, True])
+def test_itm_is_the_mean_over_positives_and_both_kinds_of_negatives(itc_in_itm: bool) -> None:
+    med, (pixels, ids, mask) = tiny(itc_in_itm=itc_in_itm), batch()
     states = med.encode_image(pixels)
     similarity = ItcLoss(torch.tensor(0.0), torch.randn(5, 5), torch.randn(5, 5))
     found = itm_loss(med, states, ids, mask, torch.arange(5), similarity, torch.Generator().manual_seed(3))
@@ -169,7 +171,7 @@ def test_same_image_and_equal_texts_are_never_negatives() -> None:
     real = med.match
 
     def spy(
-        states: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, images: torch.Tensor, keys: None
+        states: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, images: torch.Tensor, keys: None, cosines: None
     ) -> torch.Tensor:
         seen.append((ids, images))
         return real(states, ids, mask, images)

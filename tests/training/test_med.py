@@ -85,6 +85,8 @@ def test_texts_of_one_image_share_its_keys_and_values(itc_in_itm: bool) -> None:
     order = torch.tensor([1, 0, 0, 1, 1, 0])
     mixed = torch.cat([med.match(states[j : j + 1], ids[i : i + 1], mask[i : i + 1]) for i, j in enumerate(order)])
     torch.testing.assert_close(med.match(states, ids, mask, order), mixed)
+    cosines = med.cosines(states, ids, mask, order)
+    assert torch.equal(med.match(states, ids, mask, order, cosines=cosines), med.match(states, ids, mask, order))
 
 
 @torch.no_grad()

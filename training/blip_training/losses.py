@@ -129,7 +129,10 @@ def itm_loss(
     if rows is not None:  # keys and values of the images that are looked at, and of no others
         at = torch.arange(len(own), device=ids.device)
         states, image_of_row = states[torch.cat([own, wrong_image])], torch.cat([at, at, at + len(own)])
-    logits = med.match(states, ids[text_of_row], mask[text_of_row], image_of_row, None if rows else keys)
+    cosines = None
+    if med.config.itc_in_itm and rows is None:  # every text stands in some three pairs
+        cosines = (med.embed_image(states)[image_of_row] * med.embed_text(ids, mask)[text_of_row]).sum(-1)
+    logits = med.match(states, ids[text_of_row], mask[text_of_row], image_of_row, None if rows else keys, cosines)
     labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
     weight = itm_weights(allowed, taken)
     loss = F.cross_entropy(logits, labels, reduction="none")

@@ -76,7 +76,7 @@ class Matcher:
         for rows, pixels in self.data.pixels(self.med.config.vision.image_size, self.config.batch_size):
             states = self.med.encode_image(pixels)
             images.append(self.med.embed_image(states))
-            self._score_pairs(rows, states, rng)
+            self._score_pairs(rows, states, (images[-1] @ texts.T).float(), rng)
             if self.config.rerank_top_k:
                 self.states.append(states.half().cpu())
         return (torch.cat(images) @ texts.T).float().cpu()
@@ -88,29 +88,33 @@ class Matcher:
             parts.append(self.med.embed_text(ids, mask))
         return torch.cat(parts)
 
-    def _score_pairs(self, rows: list[int], states: Tensor, rng: random.Random) -> None:
+    def _score_pairs(self, rows: list[int], states: Tensor, cosines: Tensor, rng: random.Random) -> None:
         own = [(i, text) for i in rows for text in self.data.own[i]]
         wrong = [(i, _other_text(self.data, i, rng)) for i, _ in own if len(self.data.own[i]) < len(self.data.texts)]
         own = [pair for pair in own if len(self.data.own[pair[0]]) < len(self.data.texts)]
         for pairs, column in ((own, 0), (wrong, 1)):
-            logits = self._match(states, [i - rows[0] for i, _ in pairs], [text for _, text in pairs])
+            at, text_of = [i - rows[0] for i, _ in pairs], [text for _, text in pairs]
+            logits = self._match(states, at, text_of, cosines[at, text_of])
             for (i, _), score in zip(pairs, logits.softmax(1)[:, 1].tolist(), strict=True):
                 self.pairs.setdefault(i, ([], []))[column].append(score)
 
-    def _match(self, states: Tensor, image_of_row: list[int], texts: list[int]) -> Float[Tensor, "r 2"]:
-        """ITM logits of pairs of a row of `states` and a text."""
+    def _match(
+        self, states: Tensor, image_of_row: list[int], texts: list[int], cosines: Float[Tensor, " r"]
+    ) -> Float[Tensor, "r 2"]:
+        """ITM logits of pairs of a row of `states` and a text, whose ITC similarities are known."""
         parts = [torch.zeros(0, 2)]
         for part in chunks(range(len(texts)), self.config.batch_size):
             ids, mask = encode_texts(self.med, self.tokenizer, [self.data.texts[texts[i]] for i in part])
             at = torch.tensor([image_of_row[i] for i in part], device=states.device)
-            parts.append(self.med.match(states, ids, mask, at).cpu())
+            known = cosines[part].to(states.device)
+            parts.append(self.med.match(states, ids, mask, at, cosines=known).cpu())
         return torch.cat(parts)
 
     def rerank_texts(self, scores: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
         """For each picture its first `rerank_top_k` texts in a new order, above all others."""
         ranked = scores.clone()
         for row, (values, texts) in enumerate(zip(*self._top(scores), strict=True)):
-            logits = self._match(self._states_of([row]), [0] * len(texts), texts.tolist())
+            logits = self._match(self._states_of([row]), [0] * len(texts), texts.tolist(), values)
             ranked[row, texts] = values + logits[:, 1] + RERANKED_ABOVE
         return ranked
 
@@ -119,7 +123,7 @@ class Matcher:
         ranked = scores.clone()
         for row, (values, images) in enumerate(zip(*self._top(scores), strict=True)):
             states = self._states_of(images.tolist())
-            logits = self._match(states, list(range(len(images))), [row] * len(images))
+            logits = self._match(states, list(range(len(images))), [row] * len(images), values)
             ranked[row, images] = values + logits[:, 1] + RERANKED_ABOVE
         return ranked
 

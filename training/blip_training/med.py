@@ -79,25 +79,37 @@ class Med(nn.Module):
         mask: Int64[Tensor, "n t"],
         image_of_row: Int64[Tensor, " n"] | None = None,
         keys: list[KeyValue] | None = None,
+        cosines: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n 2"]:
         """ITM logits: column 1, the text is of the image. [ENC] is put in the place of the first token.
 
         Text r is matched with image `image_of_row[r]`; by default N is B times K and each image has K texts in
-        succession. However many texts, an image's keys and values are computed once; or they are `keys`.
+        succession. However many texts, an image's keys and values are computed once; or they are `keys`. With
+        `itc_in_itm` the ITC similarities of the pairs are `cosines`, or computed here: one more pass over the texts.
         """
         last = self.text(_with_first(ids, self.enc_id), mask, "bidirectional", keys or states, image_of_row)
         logits: Tensor = self.itm_head(last[:, 0]).float()
-        return logits + self._itc_term(states, ids, mask, image_of_row) if self.config.itc_in_itm else logits
+        if not self.config.itc_in_itm:
+            return logits
+        if cosines is None:
+            cosines = self.cosines(states, ids, mask, image_of_row)
+        term = cosines * self.itc_scale
+        return logits + torch.stack([torch.zeros_like(term), term], dim=1)
 
-    def _itc_term(self, states: Tensor, ids: Tensor, mask: Tensor, image_of_row: Tensor | None) -> Tensor:
-        """The ITC similarity, for the column of the match; `ids` must start with [CLS]."""
+    def cosines(
+        self,
+        states: Float[Tensor, "b p v"],
+        ids: Int64[Tensor, "n t"],
+        mask: Int64[Tensor, "n t"],
+        image_of_row: Int64[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, " n"]:
+        """ITC similarity (-1..1) of each text with its image, as `match` pairs them; `ids` must start with [CLS]."""
         images = self.embed_image(states)
         if image_of_row is None:
             images = images.repeat_interleave(ids.shape[0] // states.shape[0], dim=0)
         else:
             images = images[image_of_row]
-        similarity = (images * self.embed_text(ids, mask)).sum(-1) * self.itc_scale
-        return torch.stack([torch.zeros_like(similarity), similarity], dim=1)
+        return (images * self.embed_text(ids, mask)).sum(-1)
 
     def shared_keys(self, states: Float[Tensor, "b p v"]) -> list[KeyValue] | None:
         """The images' keys and values for `match` and `decode_states` alike; None where these do not share them."""
