@@ -13,7 +13,7 @@ from rich.console import Console
 
 from blip_bootstrap import records
 from blip_bootstrap.errors import AccountingError, InputError
-from blip_bootstrap.printing import rich_table
+from blip_bootstrap.printing import PipedConsole, rich_table
 from blip_bootstrap.questions import query
 from blip_bootstrap.views import connect
 
@@ -35,22 +35,29 @@ class Answer:
     table: pa.Table
 
 
-def audit(root: Path, number: int | None = None, names: Sequence[str] = AUDITS) -> list[Answer]:
-    """Ask the named audits about round `number` of the run under `root`; None: its last round.
+def audit(
+    root: Path, number: int | None = None, names: Sequence[str] = AUDITS, all_rounds: bool = False
+) -> list[Answer]:
+    """Ask the named audits about round `number` of the run under `root`; None: its last round, or all of them.
 
     What the run has not made gives an empty table. Raises InputError for an unknown name, round or run.
     """
-    with connect(root, [resolve_round(root, number)]) as connection:
+    with connect(root, None if all_rounds else [resolve_round(root, number)]) as connection:
         return [ask(connection, name) for name in names]
 
 
 def ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
     """Ask one audit on a connection of `views.connect`. Raises InputError for an unknown name."""
-    if name not in AUDITS:
-        raise InputError(f"audit {name}: unknown; there are {', '.join(AUDITS)}")
-    sql = files("blip_bootstrap").joinpath("audits", f"{name}.sql").read_text(encoding="utf-8")
+    sql = audit_sql(name)
     title, meaning = (line.removeprefix("-- ") for line in sql.splitlines()[:2])
     return Answer(name, title, meaning, query(connection, sql))
+
+
+def audit_sql(name: str) -> str:
+    """The text of an audit, which `blip-bootstrap sql` answers, too. Raises InputError for an unknown name."""
+    if name not in AUDITS:
+        raise InputError(f"audit {name}: unknown; there are {', '.join(AUDITS)}")
+    return files("blip_bootstrap").joinpath("audits", f"{name}.sql").read_text(encoding="utf-8")
 
 
 def check_accounting(answer: Answer) -> None:
@@ -64,7 +71,8 @@ def check_accounting(answer: Answer) -> None:
 
 
 def resolve_round(root: Path, number: int | None) -> int:
-    """`number`, or the last round that has pairs; 0 where no round has. Raises InputError for a round not there."""
+    """`number`, or the last round that has pairs; 0 where none has. Raises InputError for a run or round not there."""
+    records.check_run(root)
     made = [n for n in records.round_numbers(root) if (records.round_folder(root, n) / "pairs").is_dir()]
     if number is None:
         return made[-1] if made else 0
@@ -74,13 +82,13 @@ def resolve_round(root: Path, number: int | None) -> int:
     return number
 
 
-def print_audit(root: Path, number: int | None = None, names: Sequence[str] = AUDITS) -> None:
-    """Print the audits of a round as tables on standard output.
+def print_audit(root: Path, number: int | None = None, names: Sequence[str] = AUDITS, all_rounds: bool = False) -> None:
+    """Print the audits of a round, or of all, as tables on standard output.
 
     Raises AccountingError, after all is printed, where rows do not add up.
     """
-    answers = audit(root, number, names)
-    print_answers(Console(), answers)
+    answers = audit(root, number, names, all_rounds)
+    print_answers(PipedConsole(), answers)
     for answer in answers:
         if answer.name == "accounting":
             check_accounting(answer)

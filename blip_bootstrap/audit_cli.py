@@ -41,6 +41,8 @@ def audit(
     root: Root = None,
     number: RoundNumber = None,
     names: Annotated[list[str] | None, typer.Option("--name", help="Only this audit; may be repeated.")] = None,
+    all_rounds: Annotated[bool, typer.Option("--all-rounds", help="Every round, one below the other.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL of the audits, word lists and all.")] = False,
     alarms: Annotated[bool, typer.Option("--alarms", help="Exit with 1 where the round has alarms.")] = False,
 ) -> None:
     """What was kept and dropped, why, and how noisy each source is."""
@@ -48,9 +50,12 @@ def audit(
         return
     from blip_bootstrap.alarms import alarms as find
     from blip_bootstrap.alarms import fail_on_alarms
-    from blip_bootstrap.audit import AUDITS, print_audit
+    from blip_bootstrap.audit import AUDITS, audit_sql, print_audit
 
-    print_audit(run_folder(root), number, names or AUDITS)
+    if sql:
+        typer.echo("\n".join(audit_sql(name) for name in names or AUDITS), nl=False)
+        return
+    print_audit(run_folder(root), number, names or AUDITS, all_rounds)
     found = find(run_folder(root), number)
     for alarm in found:
         typer.echo(f"alarm: {alarm.name}: {alarm.message}", err=True)
@@ -88,12 +93,10 @@ def label(
 @audit_app.command(epilog="Example: `blip-bootstrap audit estimate --round 1`")
 def estimate(root: Root = None, number: RoundNumber = None) -> None:
     """Noise, precision and recall of a round, with intervals, from the answers to its sample."""
-    from rich.console import Console
-
     from blip_bootstrap.labels import estimates, estimates_table
-    from blip_bootstrap.printing import rich_table
+    from blip_bootstrap.printing import PipedConsole, rich_table
 
-    console = Console()
+    console = PipedConsole()
     console.print(rich_table(estimates_table(estimates(run_folder(root), number)), console.width))
 
 
@@ -104,14 +107,13 @@ def languages(
     texts: Annotated[int, typer.Option("--texts", min=0, help="About how many of each source; 0: all.")] = 50_000,
 ) -> None:
     """Identify the languages of a round's texts, for the audit of the same name."""
-    from rich.console import Console
-
     from blip_bootstrap.audit import audit, print_answers
     from blip_bootstrap.languages import identify_languages
+    from blip_bootstrap.printing import PipedConsole
 
     folder = run_folder(root)
     typer.echo(str(identify_languages(folder, number, texts)))
-    print_answers(Console(), audit(folder, number, ["languages"]))
+    print_answers(PipedConsole(), audit(folder, number, ["languages"]))
 
 
 @audit_app.command(epilog="Example: `blip-bootstrap audit calibrate --round 1`")
@@ -122,12 +124,10 @@ def calibrate(
     seed: Annotated[int, typer.Option("--seed", help="Another seed draws other pairs.")] = 0,
 ) -> None:
     """Label without people: human captions fit their picture, web texts on another do not; for `select.labels`."""
-    from rich.console import Console
-
     from blip_bootstrap.audit import resolve_round
     from blip_bootstrap.calibrate import thresholds_table
     from blip_bootstrap.human_pairs import label_human_pairs
-    from blip_bootstrap.printing import rich_table
+    from blip_bootstrap.printing import PipedConsole, rich_table
     from blip_bootstrap.records import round_folder
     from blip_bootstrap.tables import parquet_files
 
@@ -135,7 +135,7 @@ def calibrate(
     labels = label_human_pairs(folder, number, size, seed)
     typer.echo(str(labels))
     captions = parquet_files(round_folder(folder, resolve_round(folder, number)) / "captions")
-    console = Console()
+    console = PipedConsole()
     console.print("What select.strategy target_noise would do with them, web texts only:")
     console.print(rich_table(thresholds_table(captions, labels, ["web"]), console.width))
 

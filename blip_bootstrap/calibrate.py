@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -64,7 +65,7 @@ def calibrate(captions: Sequence[Path], labels: Path, sources: Sequence[str], ta
 
     Raises InputError where there are too few answers, or no threshold reaches the target.
     """
-    rows = [row for row in read_labels(labels) if row["answer"] in ("yes", "no") and row["itm_score"] is not None]
+    rows = [row for row in read_labels(labels) if row["answer"] in ("yes", "no") and _is_score(row["itm_score"])]
     rows = [row for row in rows if row["source"] in (*sources, HUMAN)]
     if min(_answers(rows)) < LEAST_ANSWERS:
         raise InputError(f"{labels}: at least {LEAST_ANSWERS} texts answered yes and as many answered no are needed")
@@ -72,6 +73,10 @@ def calibrate(captions: Sequence[Path], labels: Path, sources: Sequence[str], ta
         return find_threshold(rows, _histograms(captions, sources), target_noise)
     except ValueError as error:
         raise NoThresholdError(f"{labels}: {error}") from error
+
+
+def _is_score(score: float | None) -> bool:
+    return score is not None and not math.isnan(score)
 
 
 def thresholds_table(

@@ -175,15 +175,17 @@ def main() -> None:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         app()
+        code = 0
     except BlipBootstrapError as error:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    finally:
-        gc.freeze()  # or Python, as it ends, looks through all that torch consists of: .3 s
+        code = 0
+    if "duckdb" not in sys.modules:  # which counts, as Python ends, what is left of it, and prints that
+        gc.freeze()  # or Python looks through all that torch consists of: .3 s
+    sys.exit(code)  # here, where no exception is left that holds a connection
 
 
 if __name__ == "__main__":

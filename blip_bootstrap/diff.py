@@ -9,11 +9,11 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from rich.console import Console
 
 from blip_bootstrap import records, tables
 from blip_bootstrap.audit import Answer, print_answers, resolve_round
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.printing import PipedConsole
 from blip_bootstrap.questions import query
 from blip_bootstrap.remote import attach, remote_of
 from blip_bootstrap.sql_text import scan
@@ -45,7 +45,7 @@ def diff(root: Path, before: int, after: int, other: Path | None = None) -> list
 
 def print_diff(root: Path, before: int, after: int, other: Path | None = None) -> None:
     """Print the comparisons as tables on standard output."""
-    print_answers(Console(), diff(root, before, after, other))
+    print_answers(PipedConsole(), diff(root, before, after, other))
 
 
 def _ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:

@@ -12,13 +12,12 @@ from string import Template
 from typing import Any
 from urllib.parse import parse_qs
 
-from blip_bootstrap.labels import find_round, labels_path, read_labels, write_labels
+from blip_bootstrap.labels import ANSWERS, find_round, labels_path, read_labels, write_labels
 from blip_bootstrap.pages.gallery import picture_html
 from blip_bootstrap.questions import query
 from blip_bootstrap.sql_text import literal
 from blip_bootstrap.views import connect
 
-ANSWERS = ("yes", "no", "unsure")
 HOST = "127.0.0.1"
 
 

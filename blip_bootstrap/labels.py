@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,7 +19,7 @@ from blip_bootstrap.tables import Column, Table, rows_to_table
 from blip_bootstrap.truth import Truth, file_name
 from blip_bootstrap.views import connect
 
-Answer = Literal["yes", "no", "unsure"]
+ANSWERS = ("yes", "no", "unsure")
 Z = 1.96
 SOURCES = ("web", "synthetic")
 
@@ -80,6 +80,8 @@ def draw_sample(
         number = resolve_round(root, number)
         sql = _SAMPLE.format(seed=int(seed), round=number, size=int(size), sources=text_list(sources))
         rows = query(connection, sql)
+    if not rows.num_rows:
+        raise InputError(f"{root}: round {number} has no {' or '.join(sources)} texts to sample")
     path = labels_path(root, number)
     if path.exists() and any(row["answer"] for row in read_labels(path)):
         raise InputError(f"{path}: has answers already; move it away to draw another sample")
@@ -88,13 +90,17 @@ def draw_sample(
 
 
 def read_labels(path: Path) -> list[dict[str, Any]]:
-    """The rows of a labels file. Raises InputError where it is not one."""
+    """The rows of a labels file. Raises InputError, naming the row, where it is not one."""
     if not path.is_file():
         raise InputError(f"{path}: no labels; draw a sample first (`blip-bootstrap audit sample`)")
     table = tables.read_parquet(path)
     if missing := set(LABELS.schema.names) - set(table.schema.names):
         raise InputError(f"{path}: not a labels file, the columns {', '.join(sorted(missing))} are missing")
     rows: list[dict[str, Any]] = table.to_pylist()
+    for at, row in enumerate(rows):
+        if row["answer"] not in (*ANSWERS, None) or None in (row["key"], row["source"]):
+            told = f"key {row['key']}, source {row['source']}, answer {row['answer']!r}"
+            raise InputError(f"{path}, row {at}: {told}; it needs key and source, and answers are {', '.join(ANSWERS)}")
     return rows
 
 
@@ -223,6 +229,7 @@ def estimates_table(found: Iterable[Estimate]) -> pa.Table:
 
 def find_round(root: Path, number: int | None) -> int:
     """The round to label: as given, else the last one that has a sample."""
+    records.check_run(root)
     if number is not None:
         return number
     sampled = [n for n in records.round_numbers(root) if labels_path(root, n).is_file()]

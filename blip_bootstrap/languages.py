@@ -45,6 +45,8 @@ def identify_languages(root: Path, number: int | None = None, size: int = 50_000
         texts = query(
             connection, _TEXTS.format(round=number, size=int(size) or 2**62, pairs="some_pairs" if size else "pairs")
         )
+    if not texts.num_rows:
+        raise InputError(f"{root}: round {number} has no texts to look at")
     found = {text: classify(text) for text in dict.fromkeys(texts["caption"].to_pylist())}
     answers = [found[text] for text in texts["caption"].to_pylist()]
     columns = {

@@ -34,6 +34,14 @@ FORMS = ("table", "csv", "json", "markdown", "parquet")
 """How an answer can be printed; `json` is one object per row in a list, bytes in base64, no number (NaN) as null."""
 
 
+class PipedConsole(Console):
+    """A console whose reader may leave early, as `| head` does, without that being an error of ours."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the command line end as for any other output."""
+        raise BrokenPipeError
+
+
 def render(data: pa.Table, form: str) -> bytes:
     """`data` in one of `FORMS`, UTF-8.
 

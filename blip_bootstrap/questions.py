@@ -64,6 +64,8 @@ def _answer(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
         except KeyboardInterrupt:
             connection.interrupt()
             raise
+        finally:
+            del asked  # it holds an exception that holds this frame, and DuckDB counts at exit what is left
 
 
 def _reads(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> bool:

@@ -71,6 +71,12 @@ RUNS = Table(
 )
 
 
+def check_run(root: Path) -> None:
+    """Raise InputError where `root` is no folder."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no such run; give --root, or make it with `blip-bootstrap run` or `demo`")
+
+
 def round_numbers(root: Path) -> list[int]:
     """The numbers of the rounds that have a folder under `root`, ascending."""
     found = (re.fullmatch(r"round-(\d+)", path.name) for path in root.glob("round-*") if path.is_dir())

@@ -62,8 +62,7 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
     is damaged.
     """
     root = opened(root)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such run; give --root, or make it with `blip-bootstrap run` or `demo`")
+    records.check_run(root)
     root = root.resolve()
     remote = remote_of(root)
     numbers = [number for number in records.round_numbers(root) if rounds is None or number in rounds]

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-from rich.console import Console
 from rich.markup import escape as escape_markup
 
 from blip_bootstrap import records
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.pages.gallery import picture_html, text_html
 from blip_bootstrap.pages.parts import document, section, table_html
-from blip_bootstrap.printing import shown
+from blip_bootstrap.printing import PipedConsole, shown, write_file
 from blip_bootstrap.questions import query
 from blip_bootstrap.sql_text import literal
 from blip_bootstrap.views import connect
 
 _TEXTS = """
 SELECT p.round, p.source, p.candidate, p.caption, p.kept, p.reason, p.itm_score, c.itc_score, c.logprob, c.num_tokens,
-    c.flags, c.seed
+    c.flags, c.seed, c.captioner, c.clip_score, c.itm_scores, c.itc_scores
 FROM (SELECT * FROM pairs WHERE key = {key}) p
 LEFT JOIN (SELECT * FROM captions WHERE key = {key}) c USING (round, source, candidate)
 ORDER BY p.round, p.source DESC, p.candidate
@@ -33,9 +32,13 @@ ORDER BY p.round, p.source DESC, p.candidate
 
 @dataclass(frozen=True)
 class Story:
-    """One image's row of `images`, its texts over all rounds, and for each round what decided about them."""
+    """One image's row of `images`, its texts over all rounds, and for each round what decided about them.
+
+    `others` are the keys of rows that go by the same name, as of a row that was rejected as a duplicate; five at most.
+    """
 
     image: Mapping[str, Any]
+    others: list[str]
     texts: pa.Table
     deciders: pa.Table
 
@@ -46,16 +49,17 @@ def why(root: Path, name: str) -> Story:
     Raises InputError where no image has that name.
     """
     with connect(root) as connection:
-        image = _find(connection, root, name)
-        texts = query(connection, _TEXTS.format(key=literal(image["key"])))
-    return Story(image, texts, _deciders(root))
+        key, *others = _keys(connection, root, name)
+        (image,) = query(connection, f"SELECT * FROM images WHERE key = {literal(key)}").to_pylist()
+        texts = query(connection, _TEXTS.format(key=literal(key)))
+    return Story(image, others, texts, _deciders(root))
 
 
 def print_why(root: Path, name: str, page: Path | None = None) -> Path | None:
     """Print the story of an image on standard output; with `page`, write it there as HTML with its picture, too."""
     story = why(root, name)
-    console = Console(highlight=False, soft_wrap=True)
-    for field, value in _told(story.image).items():
+    console = PipedConsole(highlight=False, soft_wrap=True)
+    for field, value in _told(story).items():
         console.print(f"[bold]{field}[/bold]  {escape_markup(shown(value))}")
     for row in story.texts.to_pylist():
         console.print(_line(row))
@@ -63,7 +67,7 @@ def print_why(root: Path, name: str, page: Path | None = None) -> Path | None:
         told = "".join(f"\n  {name}: {value}" for name, value in row.items() if value and name != "round")
         console.print(f"[bold]round {row['round']} decided by[/bold]{escape_markup(told)}")
     if page:
-        page.write_text(story_html(story), encoding="utf-8")
+        write_file(page, story_html(story).encode())
     return page
 
 
@@ -73,7 +77,7 @@ def story_html(story: Story) -> str:
     picture = (
         f'<ul class="gallery wide"><li><figure>{picture_html(story.image["jpg"], "the picture")}</figure></li></ul>'
     )
-    facts = [{"what": name, "value": shown(value)} for name, value in _told(story.image).items()]
+    facts = [{"what": name, "value": shown(value)} for name, value in _told(story).items()]
     rounds = sorted({row["round"] for row in rows})
     texts = "".join(
         f'<h3>Round {number}</h3><div class="gallery wide"><figure><ul class="texts">'
@@ -86,7 +90,7 @@ def story_html(story: Story) -> str:
             "texts",
             "Its texts",
             "Green texts trained the round's model; red did not.",
-            texts + table_html(rows, "texts"),
+            texts + table_html(_filled(rows), "texts"),
         ),
         (
             "deciders",
@@ -101,26 +105,39 @@ def story_html(story: Story) -> str:
     return document(title, "Where it is from, what was said of it, and why.", nav, body, "")
 
 
+def _filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without the columns that have no value."""
+    return [{name: value for name, value in row.items() if any(one[name] for one in rows)} for row in rows]
+
+
 def _line(row: Mapping[str, Any]) -> str:
     """One text for the terminal: fate, source, scores, the words."""
     fate = "[green]kept[/green]   " if row["kept"] else "[red]dropped[/red]"
-    figures = [f"{name} {row[name]:.3f}" for name in ("itm_score", "itc_score", "logprob") if row[name] is not None]
-    told = "  ".join([*figures, *([row["reason"]] if row["reason"] else []), *(row["flags"] or [])])
-    return f"round {row['round']}  {fate}  {row['source']:9}  {escape_markup(row['caption'] or '')}  [dim]{told}[/dim]"
+    scores = ("itm_score", "itc_score", "clip_score", "logprob", "itm_scores", "itc_scores")
+    figures = [f"{name} {_figures(row[name])}" for name in scores if row[name] is not None]
+    told = "  ".join([*figures, *filter(None, (row["captioner"], row["reason"])), *(row["flags"] or [])])
+    text = escape_markup(shown(row["caption"] or ""))
+    return f"round {row['round']}  {fate}  {row['source']:9}  {text}  [dim]{escape_markup(told)}[/dim]"
 
 
-def _find(connection: duckdb.DuckDBPyConnection, root: Path, name: str) -> dict[str, Any]:
+def _figures(value: float | list[float]) -> str:
+    return " ".join(f"{one:.3f}" for one in (value if isinstance(value, list) else [value]))
+
+
+def _keys(connection: duckdb.DuckDBPyConnection, root: Path, name: str) -> list[str]:
+    """The key of the image that goes by a name, downloaded ones first, and those of some others that do, too."""
     said = literal(name)
     # The key first and alone: row groups are ordered by it, so that only one is read.
     for where in (f"key = {said}", f"uid = {said} OR sha256 = {said} OR url = {said}"):
-        found: list[dict[str, Any]] = query(connection, f"SELECT * FROM images WHERE {where} LIMIT 1").to_pylist()
-        if found:
-            return found[0]
-    raise InputError(f"{root}: no image has the key, uid, sha256 or URL {name}")
+        sql = f"SELECT key FROM images WHERE {where} ORDER BY status <> 'success', key LIMIT 6"
+        if name and (found := query(connection, sql)["key"].to_pylist()):
+            return [str(key) for key in found]
+    raise InputError(f"{root}: no image has the key, uid, sha256 or URL {name!r}")
 
 
-def _told(image: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in image.items() if value is not None and name != "jpg"}
+def _told(story: Story) -> dict[str, Any]:
+    told = {name: value for name, value in story.image.items() if value is not None and name != "jpg"}
+    return told | ({"same name": story.others} if story.others else {})
 
 
 def _deciders(root: Path) -> pa.Table:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from blip_bootstrap.audit import audit
 from blip_bootstrap.audit_cli import mount
-from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.labels import labels_path, read_labels
+from blip_bootstrap.questions import query
+from blip_bootstrap.views import connect
 
 app = typer.Typer()
 mount(app)
@@ -48,6 +53,39 @@ def test_why_and_diff(finished_run: Path, tmp_path: Path) -> None:
     assert "below_threshold" in invoke("why", "0000000011", "--root", str(finished_run), "--page", str(page))
     assert page.exists()
     assert "What changed" in invoke("diff", "--rounds", "0", "1", "--root", str(finished_run))
+
+
+def test_an_audit_shows_its_sql_and_sql_answers_it(finished_run: Path) -> None:
+    shown = invoke("audit", "--sql", "--name", "people")
+    assert "('origin: asian', 'korean')" in shown
+    with connect(finished_run, [1]) as connection:
+        assert query(connection, shown).equals(audit(finished_run, 1, ["people"])[0].table)
+
+
+def test_all_rounds_stand_below_each_other(finished_run: Path) -> None:
+    (answer,) = audit(finished_run, None, ["noise"], all_rounds=True)
+    assert answer.table["round"].to_pylist() == [0, 1, 1]
+    assert invoke("audit", "--root", str(finished_run), "--name", "noise", "--all-rounds").count("web") == 2
+
+
+@pytest.mark.parametrize("words", [["sample"], ["label"], ["estimate"], ["languages"], ["calibrate"], []])
+def test_a_root_without_rounds_is_told_and_nothing_is_written(tmp_path: Path, words: list[str]) -> None:
+    for root, told in ((tmp_path / "nothing", "no such run"), (tmp_path, "no |sample")):
+        if words or root != tmp_path:
+            with pytest.raises(InputError, match=told):
+                invoke("audit", *words, "--root", str(root))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["audit"], ["why", "0000000011"], ["diff", "--rounds", "0", "1"]])
+def test_a_reader_may_leave_early(finished_run: Path, words: list[str]) -> None:
+    command = [sys.executable, "-m", "blip_bootstrap.cli", *words, "--root", str(finished_run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        told = process.stderr.read().decode()
+    assert (process.returncode, [line for line in told.splitlines() if not line.startswith("alarm: ")]) == (0, [])
 
 
 @pytest.mark.parametrize("command", [["audit"], ["audit", "sample"], ["audit", "label"], ["why"], ["diff"]])

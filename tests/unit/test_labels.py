@@ -52,6 +52,19 @@ def test_a_sample_of_one_source_spends_all_answers_there(run: Path) -> None:
     assert {row["stratum_rows"] for row in rows if row["kept"]} == {50}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"answer": "maybe"}, "row 1: .*'maybe'"), ({"key": None}, "row 1: key None"), ({"source": None}, "source None")],
+)
+def test_a_row_that_is_no_answer_is_told(run: Path, wrong: dict[str, object], told: str) -> None:
+    path = draw_sample(run, 1, size=4)
+    rows = read_labels(path)
+    write_labels(path, [rows[0], rows[1] | wrong, *rows[2:]])
+    for ask in (lambda: estimates(run, 1), lambda: Labelling(run, 1)):
+        with pytest.raises(InputError, match=told):
+            ask()
+
+
 def test_answers_are_not_drawn_over(run: Path) -> None:
     path = draw_sample(run, 1, size=4)
     rows = read_labels(path)

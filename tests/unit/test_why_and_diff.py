@@ -49,8 +49,43 @@ def test_the_page_has_the_picture_and_the_words(finished_run: Path, tmp_path: Pa
 
 
 def test_an_unknown_image_is_told(finished_run: Path) -> None:
-    with pytest.raises(InputError, match="no image has the key, uid, sha256 or URL it's me"):
+    with pytest.raises(InputError, match='no image has the key, uid, sha256 or URL "it\'s me"'):
         why(finished_run, "it's me")
+
+
+def test_what_was_downloaded_comes_before_its_rejected_duplicate(finished_run: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    path = root / "images/part-00000.parquet"
+    rows = tables.read_parquet(path).to_pylist()
+    rows[0] |= {"uid": rows[10]["uid"], "status": "rejected", "error_class": "duplicate_row", "jpg": None}
+    tables.write_parquet(path, tables.rows_to_table(rows, tables.IMAGES), tables.IMAGES)
+    story = why(root, rows[10]["uid"])
+    assert (story.image["key"], story.others) == (KEY, ["0000000000"])
+    assert "0000000000" in story_html(story)
+    with pytest.raises(InputError):
+        why(root, "")
+
+
+def test_hostile_words_stay_words(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    key, text = "k'%\"_ü\\-[b]", "\x1b[2J<script>alert(1)</script> [red]x"
+    for path, at in ((root / "images/part-00000.parquet", 10), (root / "round-00/pairs/part-00000.parquet", 0)):
+        table = tables.IMAGES if at else tables.PAIRS
+        rows = tables.read_parquet(path).to_pylist()
+        rows[at] |= {"key": key, "caption": text}
+        tables.write_parquet(path, tables.rows_to_table(rows, table), table)
+    page = print_why(root, key, tmp_path / "why.html")
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "\\x1b[2J<script>alert(1)</script> [red]x" in told
+    assert page is not None
+    assert "<script" not in page.read_text()
+    assert "&lt;script&gt;alert(1)" in page.read_text()
+
+
+def test_a_page_that_cannot_be_written_is_told(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"why\.html: cannot be written"):
+        print_why(finished_run, KEY, tmp_path / "no" / "why.html")
 
 
 def answers(root: Path, before: int, after: int, other: Path | None = None) -> dict[str, list[dict[str, Any]]]:
