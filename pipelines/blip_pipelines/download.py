@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -162,20 +162,40 @@ def fetch_shards(
 def fetch_rows(rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str] = frozenset()) -> Iterator[Row]:
     """Rows of the table `shard` as rows of the table `images`, in order.
 
-    Threads fetch; this thread decodes and resizes. At most twice `config.num_threads` bodies are held.
+    Threads fetch; this thread decodes and resizes. At most twice `config.num_threads` bodies are held. A row that has
+    its picture waits for those before it, so that a slow page keeps no other from being fetched.
     """
-    resizer = PictureResizer(config)
+    resizer, ready, at = PictureResizer(config), dict[int, Row](), 0
     with ThreadPoolExecutor(config.num_threads, thread_name_prefix="fetch") as pool:
-        ahead: list[tuple[Row, Future[Fetched] | None]] = []
-        waiting = iter(rows)
-        while True:
-            for row in islice(waiting, 2 * config.num_threads - len(ahead)):
-                fetchable = row["status"] is None
-                ahead.append((row, pool.submit(fetch, row["url"], config, own_hosts) if fetchable else None))
-            if not ahead:
-                return
-            row, future = ahead.pop(0)
-            yield _finish(row, future.result(), resizer) if future else {**_EMPTY, **row}
+        for place, fetched in _as_they_come(rows, pool, config, own_hosts):
+            row = rows[place]
+            ready[place] = _finish(row, fetched, resizer) if fetched else {**_EMPTY, **row}
+            while at in ready:
+                yield ready.pop(at)
+                at += 1
+
+
+def _as_they_come(
+    rows: list[Row], pool: ThreadPoolExecutor, config: DownloadConfig, own_hosts: frozenset[str]
+) -> Iterator[tuple[int, Fetched | None]]:
+    """The place of each row and what came of its URL, the first to come first; None where there was none to fetch."""
+    done: SimpleQueue[Future[tuple[int, Fetched]]] = SimpleQueue()
+
+    def fetch_one(place: int) -> tuple[int, Fetched]:
+        return place, fetch(rows[place]["url"], config, own_hosts)
+
+    num_held = 0
+    for place, row in enumerate(rows):
+        if row["status"] is not None:
+            yield place, None
+            continue
+        if num_held == 2 * config.num_threads:
+            yield done.get().result()
+            num_held -= 1
+        pool.submit(fetch_one, place).add_done_callback(done.put)
+        num_held += 1
+    for _ in range(num_held):
+        yield done.get().result()
 
 
 _EMPTY: Row = dict.fromkeys(IMAGES.schema.names)

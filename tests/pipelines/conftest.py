@@ -177,6 +177,13 @@ class RudeHandler(BaseHTTPRequestHandler):
     def on_noai_for_others(self) -> None:
         self.reply(encode(1), **{"X-Robots-Tag": "otherbot: noai"})
 
+    def on_after(self) -> None:
+        """A picture once the path after the question mark has been asked for; 404 where it is not in ten seconds."""
+        other, end = "/" + self.path.partition("?")[2], time.monotonic() + 10
+        while not self.server.asked[other] and time.monotonic() < end:
+            time.sleep(0.01)
+        self.on_picture() if self.server.asked[other] else self.reply(b"", 404)
+
     def on_hang_up(self) -> None:
         self.connection.shutdown(socket.SHUT_RDWR)
 

@@ -87,6 +87,14 @@ def test_rows_of_a_shard(rude_server: Any) -> None:
     assert set(done[3]) == set(done[0]) == set(IMAGES.schema.names)
 
 
+def test_a_slow_page_keeps_no_other_from_being_fetched(rude_server: Any) -> None:
+    names = ["after?picture7029.jpg", *(f"picture{i}.jpg" for i in range(7000, 7030))]
+    rows = [{"key": str(i), "status": None, "url": rude_server.url(name)} for i, name in enumerate(names)]
+    config = settings(num_threads=2).model_copy(update={"timeout_s": 20.0})
+    done = list(fetch_rows(rows, config, frozenset({rude_server.host})))
+    assert [(row["key"], row["status"]) for row in done] == [(row["key"], "success") for row in rows]
+
+
 @pytest.mark.ray
 def test_served_folder(tmp_path: Path, ray_config: RayConfig) -> None:
     photos = tmp_path / "photos"
