@@ -73,7 +73,7 @@ def check_accounting(answer: Answer) -> None:
 def resolve_round(root: Path, number: int | None) -> int:
     """`number`, or the last round that has pairs; 0 where none has. Raises InputError for a run or round not there."""
     records.check_run(root)
-    made = [n for n in records.round_numbers(root) if (records.round_folder(root, n) / "pairs").is_dir()]
+    made = records.rounds_with_pairs(root)
     if number is None:
         return made[-1] if made else 0
     if number not in made:

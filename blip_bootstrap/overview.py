@@ -59,12 +59,13 @@ def _replace(path: Path, page: str) -> Path:
 
 
 def _alarms(page: Page) -> str:
-    found = [alarm for one in page.rounds for alarm in find_alarms(page.connection, page.root, one["round"])]
+    numbers = records.rounds_with_pairs(page.root)
+    found = [alarm for number in numbers for alarm in find_alarms(page.connection, page.root, number)]
     return data.alarms_html(found, with_round=True)
 
 
 def _links(page: Page) -> str:
-    numbers = [one["round"] for one in page.rounds]
+    numbers = records.round_numbers(page.root)
     made = [number for number in numbers if (records.round_folder(page.root, number) / "report.html").exists()]
     links = "".join(f'<li><a href="round-{n:02d}/report.html">page of round {n}</a></li>' for n in made)
     return f"<ul>{links}</ul>" if links else ""

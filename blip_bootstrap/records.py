@@ -83,6 +83,11 @@ def round_numbers(root: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
+def rounds_with_pairs(root: Path) -> list[int]:
+    """The numbers of the rounds that have pairs, which is what the audits ask about, ascending."""
+    return [number for number in round_numbers(root) if (round_folder(root, number) / "pairs").is_dir()]
+
+
 def round_folder(root: Path, number: int) -> Path:
     """Where round `number` lies."""
     return root / f"round-{number:02d}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import yaml
 from rich.markup import escape as escape_markup
 
 from blip_bootstrap import records
@@ -96,13 +98,20 @@ def story_html(story: Story) -> str:
             "deciders",
             "What decided",
             "Models by digest, settings as recorded.",
-            table_html(story.deciders.to_pylist(), "what decided"),
+            "".join(map(_decider_html, story.deciders.to_pylist())),
         ),
     ]
     title = f"Image {story.image['key']}"
     nav = [(anchor, heading) for anchor, heading, _, _ in parts]
     body = "".join(section(*part) for part in parts)
     return document(title, "Where it is from, what was said of it, and why.", nav, body, "")
+
+
+def _decider_html(row: Mapping[str, Any]) -> str:
+    """What decided in one round: models, and settings as YAML."""
+    settings = {name: json.loads(row[name]) for name in ("captions", "rule") if row[name]}
+    told = yaml.safe_dump({"models": row["models"].split("; ")} | settings, sort_keys=False, allow_unicode=True)
+    return f"<details open><summary><strong>Round {row['round']}</strong></summary><pre>{escape(told)}</pre></details>"
 
 
 def _filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

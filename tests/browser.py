@@ -48,6 +48,16 @@ def look(page: str, width_px: int, profile: Path, dark: bool = False) -> Seen:
     return Seen(json.loads(html.unescape(told)), console, asked)
 
 
+def printed(page: str, profile: Path) -> str:
+    """The words of `page` on paper: printed to PDF, and read by poppler."""
+    source, pdf = profile / "printed.html", profile / "printed.pdf"
+    source.write_text(page, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
+    command = [str(CHROMIUM), *flags, f"--print-to-pdf={pdf}", source.as_uri()]
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    return subprocess.run(["pdftotext", pdf, "-"], capture_output=True, text=True, check=True).stdout
+
+
 @contextmanager
 def serving(pages: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
     """A loopback server of `pages`, its address, and the paths that it is asked for."""

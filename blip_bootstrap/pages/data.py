@@ -32,7 +32,7 @@ def cards(page: Page) -> str:
         ("noise_ratio_synthetic", "noise ratio, synthetic", ".1%"), ("caption_truth", "true of the kept texts", ".1%"),
         ("cider", "CIDEr, held-out", ".3f"), ("tr1", "TR@1, held-out", ".1%"), ("ir1", "IR@1, held-out", ".1%"),
     )  # fmt: skip
-    before = page.rounds[-2] if len(page.rounds) > 1 else {}
+    before: Mapping[str, Any] = next((one for one in reversed(page.rounds) if one["round"] < page.number), {})
     items = []
     for name, label, form in wanted:
         value, was = page.figures.get(name), before.get(name)
@@ -42,7 +42,7 @@ def cards(page: Page) -> str:
         items.append(
             f'<li><b>{value:{form}}</b><span>{escape(label)}</span><span class="change">{escape(change)}</span></li>'
         )
-    return f'<ul class="cards">{"".join(items)}</ul>'
+    return f'<ul class="cards">{"".join(items)}</ul>' if items else ""
 
 
 def alarm_list(page: Page) -> str:

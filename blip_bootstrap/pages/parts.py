@@ -18,7 +18,7 @@ from blip_bootstrap.printing import shown
 
 @dataclass(frozen=True)
 class Page:
-    """What the sections are made from; `rounds` holds the figures of this round and the ones before it, in order."""
+    """What the sections are made from; `rounds` holds the figures of the rounds up to this one that have any."""
 
     root: Path
     number: int
@@ -29,8 +29,8 @@ class Page:
 
     @property
     def figures(self) -> Mapping[str, Any]:
-        """The figures of this round."""
-        return self.rounds[-1] if self.rounds else {}
+        """The figures of this round; none while it is being made."""
+        return next((one for one in self.rounds if one["round"] == self.number), {})
 
     @property
     def threshold(self) -> float:

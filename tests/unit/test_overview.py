@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.overview import write_overview
+from blip_bootstrap.report import page_html
 
 
 def test_the_page_shows_every_round_and_links_to_its_page(finished_run: Path, tmp_path: Path) -> None:
@@ -29,6 +31,18 @@ def test_a_page_that_would_stay_the_same_is_left_untouched(finished_run: Path, t
     assert write_overview(root).stat().st_mtime_ns == 1
     path.write_text("half of it")
     assert "round by round" in write_overview(root).read_text().lower()
+
+
+def test_a_round_that_has_no_figures_yet_is_not_told_by_those_of_another(finished_run: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    (root / "round-01/metrics.json").unlink()
+    page = page_html(root, 1, ReportConfig(num_gallery=1))
+    assert "CIDEr, held-out" not in page
+    assert "kept 50" in page
+    (root / "round-01/report.html").write_text(page)
+    overview = write_overview(root).read_text()
+    assert "Round 1: <strong>itm_idle" in overview
+    assert 'href="round-01/report.html"' in overview
 
 
 def test_a_run_without_figures_is_told(tmp_path: Path) -> None:
