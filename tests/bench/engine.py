@@ -4,7 +4,8 @@
 
 Random weights; captioner and filter are two models, as after fine-tuning. From encoded pictures to rows, per image: one
 nucleus caption of exactly 20 tokens ([DEC] and the prompt counted) and the ITM score of a web text and of that caption.
-Ours is `CaptionWorker`, which gives ITC scores too; theirs `generate` at batch 8, then `BlipForImageTextRetrieval`
+Ours is `CaptionWorker` as a run without Ray sets it up (parts of a batch side by side on the --threads cores), which
+gives ITC scores too; theirs `generate` at batch 8 with --threads of torch's threads, then `BlipForImageTextRetrieval`
 once for each text. The sides alternate; medians of the rounds. bfloat16 is measured where the processor multiplies
 matrices faster in it than in float32 (or with --bf16), and is null elsewhere.
 
@@ -14,7 +15,7 @@ each; real tokens alone, no padding; the LM head where a token is drawn) and the
 of the best of three shapes of the ViT's own, measured before each round.
 `candidates10_cost`: seconds for ten candidates an image, each scored, over those for one.
 `ray_overhead`: what three more blocks of 512 images take the Ray Data job, over what they take the same worker in a
-bare loop (reading, captioning, writing; small model, one thread), minus 1; `ray_startup_s` is the job of one block less
+bare loop (reading, captioning, writing; small model), minus 1; `ray_startup_s` is the job of one block less
 its bare loop: actors, models, and the merge of the file.
 """
 
@@ -40,6 +41,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in (".", "training", "pipelines")]
 
 import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -106,9 +108,21 @@ def draw_rows(count: int, size: int) -> list[dict[str, Any]]:
 
 
 def our_worker(models: tuple[Path, Path], threads: int, **settings: Any) -> CaptionWorker:
+    """The engine as a run in one process sets it up on so many cores: parts of a batch side by side, a thread each."""
     sampler = {"min_tokens": NUM_TOKENS, "max_tokens": NUM_TOKENS} | settings.pop("sampler", {})
     config = CaptionConfig(prompt=PROMPT, device="cpu", sampler=SamplerConfig(**sampler), **settings)
-    return CaptionWorker(*models, config, threads)
+    each = caption.num_threads(config)
+    return CaptionWorker(*models, config, each, max(1, threads // each))
+
+
+def timed_ours(worker: CaptionWorker, table: pa.Table) -> float:
+    """Seconds of the engine with its own number of torch's threads, which are the whole process's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(caption.num_threads(worker.config))
+    try:
+        return timed(lambda: worker(table))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def parity(ours: CaptionWorker, theirs: Theirs, rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -172,13 +186,14 @@ def compare(
     """Both sides in one dtype: seconds an image and the peak, medians of the rounds."""
     rows = draw_rows(images, SIZES[size].vision.image_size)
     ours = our_worker(models, threads, dtype=dtype, batch_size=images)
+    torch.set_num_threads(threads)
     theirs = Theirs(*models, getattr(torch, dtype))
     found: dict[str, list[float]] = {"peak": [], "ours": [], "theirs": []}
-    ours(rows_to_table(rows[:2], IMAGES))
+    timed_ours(ours, rows_to_table(rows[:2], IMAGES))
     theirs(rows[:2])
     for _ in range(rounds):
         found["peak"].append(matmul_peak(SIZES[size], getattr(torch, dtype)))
-        found["ours"].append(timed(lambda: ours(rows_to_table(rows, IMAGES))) / images)
+        found["ours"].append(timed_ours(ours, rows_to_table(rows, IMAGES)) / images)
         found["theirs"].append(timed(lambda: theirs(rows[:THEIR_BATCH])) / min(images, THEIR_BATCH))
     return {name: statistics.median(values) for name, values in found.items()}
 
@@ -212,12 +227,12 @@ def candidates_cost(models: tuple[Path, Path], size: str, images: int, rounds: i
     """Seconds of ten candidates an image, each scored, over those of one."""
     table = rows_to_table(draw_rows(images, SIZES[size].vision.image_size), IMAGES)
     one, ten = (our_worker(models, threads, candidates=count, batch_size=images) for count in (1, 10))
-    ratios = [timed(lambda: ten(table)) / timed(lambda: one(table)) for _ in range(rounds)]
+    ratios = [timed_ours(ten, table) / timed_ours(one, table) for _ in range(rounds)]
     return statistics.median(ratios)
 
 
 def ray_figures(folder: Path, size: str, rounds: int) -> dict[str, float]:
-    """The Ray Data job beside a bare loop over the same files, one thread each."""
+    """The Ray Data job beside a bare loop over the same files, one worker each."""
     from blip_pipelines.ray_session import connect
 
     models, image_size = save_models(folder / "models", size), SIZES[size].vision.image_size
@@ -228,7 +243,8 @@ def ray_figures(folder: Path, size: str, rounds: int) -> dict[str, float]:
     config = CaptionConfig(device="cpu", num_actors=1, prompt=PROMPT)
     ray_config = RayConfig(object_store_bytes=200_000_000)
     connect(ray_config)
-    worker, found = CaptionWorker(*models, config, 1), []
+    lanes = caption.idle_lanes(config, ray_config, 1)
+    worker, found = CaptionWorker(*models, config, caption.num_threads(config), lanes), []
     for turn in range(rounds):
         few, many = (timed(partial(bare_loop, worker, folder / f"{i}", folder / f"bare-{turn}-{i}")) for i in range(2))
         job = partial(caption.caption_and_score, config=config, ray=ray_config)
