@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from blip_bootstrap.config import CaptionConfig, Config
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.plan import Cost
 from blip_bootstrap.select import select_pairs
-from blip_bootstrap.tables import CAPTIONS, PAIRS, Table, rows_to_table, write_parquet
+from blip_bootstrap.tables import CAPTIONS, PAIRS, rows_to_table, write_parquet
 from blip_pipelines.caption import BLOCK_ROWS, idle_lanes, num_threads
 from blip_pipelines.caption_models import Picture, absolute, with_absolute_models
 from blip_pipelines.caption_worker import DECODE_THREADS, CaptionWorker
@@ -29,7 +29,9 @@ from blip_pipelines.plan_sample import (
     find_models,
     peak_bytes,
     stored_sample,
+    table_bytes,
     with_usual_length,
+    worded,
 )
 from blip_pipelines.plan_training import measure_controls, measure_finetunes, measure_pretraining
 from blip_pipelines.plan_web import empty_job_s, measure_download
@@ -73,13 +75,14 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
         costs += [download] if download else []
         annotated, folders, sizes = measure_annotated(config, count, scratch)
         models = find_models(config, scratch)
+        known: list[str] = []
         if not models.trained and not config.captioner.checkpoint:
             known = captions_of(folders["human"]) if "human" in folders else web_texts(sample.rows)
             config = with_usual_length(config, known)
         note = "" if models.trained else "; untrained models, whose captions are cut at the usual length"
         say(f"plan: {len(sample.rows)} images, {sample.origin}{note}")
         costs += [*annotated, *measure_finetunes(config, models, folders.get("human"), scratch)]
-        captioning, captions = measure_captioning(config, models, sample, limit_s)
+        captioning, captions = measure_captioning(config, models, sample, limit_s, known)
         costs += [captioning, measure_select(config, captions, scratch / "select", sample.success_share)]
         costs += measure_model(config, sample, folders.get("held_out"), sizes.get("held_out", 0), limit_s, scratch)
         costs.append(measure_report(config, sample.rows, captions, scratch / "report"))
@@ -112,9 +115,12 @@ def find_sample(config: Config, scratch: Path, count: int) -> tuple[Sample, Cost
 
 
 def measure_captioning(
-    config: Config, models: PlannedModels, sample: Sample, limit_s: float
+    config: Config, models: PlannedModels, sample: Sample, limit_s: float, known: Sequence[str] = ()
 ) -> tuple[Cost, list[dict[str, Any]]]:
-    """The cost of captioning and scoring, by as many actors as a run would start here; and the sample's captions."""
+    """The cost of captioning and scoring, by as many actors as a run would start here; and the sample's captions.
+
+    With `known`, these texts stand for the captions on disk: the random words of an untrained model take more room.
+    """
     import ray
 
     caption = with_absolute_models(config.caption)
@@ -136,11 +142,11 @@ def measure_captioning(
             ray.kill(actor)
     seconds = sum(one["seconds"] for one in found) / num_actors
     decode_s = sum(one["decode_s"] for one in found) / num_actors
-    captions, images = found[0]["captions"], found[0]["images"]
+    captions, images = worded(found[0]["captions"], known), found[0]["images"]
     return Cost(
         "caption + score",
         rows_per_image=len(captions) / images,
-        bytes_per_image=stored_bytes(captions, CAPTIONS) / images,
+        bytes_per_image=table_bytes(captions, CAPTIONS, images, config.download.rows_per_shard),
         seconds_per_image=seconds,
         bound_by="CPU decode" if decode_s / DECODE_THREADS > DECODE_BOUND * seconds else "model",
         fixed_s=fixed_s,
@@ -211,7 +217,7 @@ def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path,
     return Cost(
         "select",
         rows_per_image=len(captions) / num_images,
-        bytes_per_image=stored_bytes(pairs, PAIRS) / num_images,
+        bytes_per_image=table_bytes(pairs, PAIRS, num_images, config.download.rows_per_shard),
         seconds_per_image=seconds / images,
         bound_by="CPU",
         share=share,
@@ -219,17 +225,6 @@ def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path,
         devices_per_worker=os.cpu_count() or 1,
         scales=False,
     )
-
-
-def stored_bytes(rows: list[dict[str, Any]], table: Table) -> int:
-    """What the rows take in a Parquet file, its header and footer left out."""
-    with tempfile.TemporaryDirectory() as folder:
-        sizes = []
-        for number, some in enumerate(([], rows)):
-            path = Path(folder) / f"{number}.parquet"
-            write_parquet(path, rows_to_table(some, table), table)
-            sizes.append(path.stat().st_size)
-    return sizes[1] - sizes[0]
 
 
 def measure_disk(folder: Path) -> float:

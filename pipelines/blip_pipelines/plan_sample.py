@@ -7,7 +7,10 @@ import random
 import resource
 import statistics
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import Config, FinetuneConfig
 from blip_bootstrap.layout import MANIFEST
-from blip_bootstrap.tables import IMAGES, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.tables import IMAGES, Table, parquet_files, read_parquet, rows_to_table, write_parquet
 
 DRAWN_PX = 256
 
@@ -116,6 +119,25 @@ def with_usual_length(config: Config, texts: list[str]) -> Config:
         length = max(longest + len(tokenizer.piece_ids(prompt)), (sampler["min_tokens"] or 0) + 1)
         sampler["max_tokens"] = min(length, sampler["max_tokens"] or length)
     return Config.model_validate(data)
+
+
+def worded(captions: list[dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows with `texts`, in turn, in the place of what the captioner wrote; as they are where there are none."""
+    if not texts:
+        return captions
+    following = cycle(texts)
+    return [row if row["source"] == "web" else row | {"caption": next(following)} for row in captions]
+
+
+def table_bytes(rows: list[dict[str, Any]], table: Table, num_images: int, images_per_file: int) -> float:
+    """What the rows of an image take in Parquet files of so many images, their headers and footers with them."""
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = []
+        for number, some in enumerate(([], rows)):
+            path = Path(folder) / f"{number}.parquet"
+            write_parquet(path, rows_to_table(some, table), table)
+            sizes.append(path.stat().st_size)
+    return (sizes[1] - sizes[0]) / num_images + sizes[0] / images_per_file
 
 
 def peak_bytes() -> int:

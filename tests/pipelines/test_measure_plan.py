@@ -7,16 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 
 from blip_bootstrap.config import Config, RayConfig
 from blip_bootstrap.errors import CheckpointError
 from blip_bootstrap.plan import plan_steps
-from blip_bootstrap.tables import CAPTIONS, parquet_files, read_parquet
+from blip_bootstrap.tables import CAPTIONS, parquet_files, read_parquet, write_parquet
 from blip_pipelines.caption import caption_and_score
 from blip_pipelines.caption_worker import CaptionWorker
-from blip_pipelines.measure_plan import SampledCaptioning, measure_steps, stored_bytes
-from blip_pipelines.plan_sample import drawn_sample, find_models, stored_sample
+from blip_pipelines.measure_plan import SampledCaptioning, measure_steps
+from blip_pipelines.plan_report import measure_report
+from blip_pipelines.plan_sample import drawn_sample, find_models, stored_sample, table_bytes, worded
 
 Models = tuple[Path, Path]
 
@@ -54,6 +56,29 @@ def test_a_worker_measures_what_a_worker_makes(tmp_path: Path, models: Models) -
     assert stopped["images"] == 12  # two batches of six: one to warm up, one that counts
 
 
+def test_bytes_are_those_of_whole_files_and_of_usual_words(tmp_path: Path, models: Models) -> None:
+    made = CaptionWorker(*models, config_with(tmp_path, models).caption)(drawn_sample(tmp_path / "drawn", 24).rows)
+    path = tmp_path / "captions" / "part-00000.parquet"
+    write_parquet(path, made, CAPTIONS)
+    assert 24 * table_bytes(made.to_pylist(), CAPTIONS, 24, 24) == pytest.approx(path.stat().st_size)
+    rows = worded(made.to_pylist(), ["a red ball", "two dogs"])
+    assert [row["caption"] for row in rows[:3]] == [made["caption"][0].as_py(), "a red ball", "two dogs"]
+    web = [row["caption"] for row in rows if row["source"] == "web"]
+    assert web == made.filter(pc.field("source") == "web")["caption"].to_pylist()
+    assert worded(rows, []) == rows
+
+
+def test_a_page_is_planned_with_every_gallery_full(tmp_path: Path, models: Models) -> None:
+    config = config_with(tmp_path, models, report={"num_gallery": 5})
+    images = drawn_sample(tmp_path / "drawn", 24).rows
+    captions = CaptionWorker(*models, config.caption)(images).to_pylist()
+    cost = measure_report(config, images, captions, tmp_path / "report")
+    page = (tmp_path / "report" / "made" / "report.html").stat().st_size
+    pictures = [len(jpg) * 4 / 3 for jpg in images["jpg"].to_pylist()]
+    assert page < cost.fixed_bytes < page + 6 * 5 * max(pictures) * 1.1
+    assert cost.fixed_bytes > 6 * 5 * min(pictures)
+
+
 def test_models_are_the_given_the_newest_or_random_ones(tmp_path: Path, models: Models, make_model: Any) -> None:
     given = find_models(config_with(tmp_path, models), tmp_path / "scratch")
     assert (given.captioner, given.filter, given.trained) == (str(models[0]), str(models[1]), True)
@@ -82,7 +107,7 @@ def test_rows_and_bytes_of_a_plan_are_those_of_the_step(
     counts = caption_and_score(tmp_path / "captions", images, *models, config.caption, ray_config)
     assert planned["caption + score"]["rows"] == counts["web"] + counts["synthetic"] == planned["select"]["rows"]
     rows = [row for file in parquet_files(tmp_path / "captions") for row in read_parquet(file).to_pylist()]
-    assert planned["caption + score"]["size_bytes"] == pytest.approx(stored_bytes(rows, CAPTIONS), rel=0.2)
+    assert planned["caption + score"]["size_bytes"] == pytest.approx(table_bytes(rows, CAPTIONS, 1, 10_000), rel=0.2)
     assert planned["caption + score"]["memory_bytes"] > 50_000_000
 
 
