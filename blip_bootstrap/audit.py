@@ -48,7 +48,11 @@ def audit(
 
 def ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
     """Ask one audit on a connection of `views.connect`. Raises InputError for an unknown name."""
-    sql = audit_sql(name)
+    return answer(connection, name, audit_sql(name))
+
+
+def answer(connection: duckdb.DuckDBPyConnection, name: str, sql: str) -> Answer:
+    """The answer to an SQL file whose first two lines are its title and its meaning."""
     title, meaning = (line.removeprefix("-- ") for line in sql.splitlines()[:2])
     return Answer(name, title, meaning, query(connection, sql))
 

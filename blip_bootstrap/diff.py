@@ -11,10 +11,9 @@ import duckdb
 import pyarrow as pa
 
 from blip_bootstrap import records, tables
-from blip_bootstrap.audit import Answer, print_answers, resolve_round
+from blip_bootstrap.audit import Answer, answer, print_answers, resolve_round
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.printing import PipedConsole
-from blip_bootstrap.questions import query
 from blip_bootstrap.remote import attach, remote_of
 from blip_bootstrap.sql_text import scan
 from blip_bootstrap.views import MACROS
@@ -50,8 +49,7 @@ def print_diff(root: Path, before: int, after: int, other: Path | None = None) -
 
 def _ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
     sql = files("blip_bootstrap").joinpath("audits", "diff", f"{name}.sql").read_text(encoding="utf-8")
-    title, meaning = (line.removeprefix("-- ") for line in sql.splitlines()[:2])
-    return Answer(name, title, meaning, query(connection, sql))
+    return answer(connection, name, sql)
 
 
 def _pairs_sql(root: Path, number: int, by_uid: bool) -> str:

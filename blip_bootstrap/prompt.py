@@ -20,6 +20,8 @@ HELP = """A question goes over as many lines as it needs, and ends with `;`.
 .columns VIEW    columns of a view, with what they mean
 .help            this
 .exit            or Ctrl-D: leave
+some_images, some_captions and some_pairs are the views over 64 files at most; wilson_low(hits, number) and
+wilson_high are the ends of a share's 95 % interval, words(text) a text's words.
 Ctrl-C drops what is typed, or stops a question. Tab completes names, and history is kept.
 """
 JOINED = ("table", "markdown")

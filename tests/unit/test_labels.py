@@ -65,6 +65,14 @@ def test_a_row_that_is_no_answer_is_told(run: Path, wrong: dict[str, object], to
             ask()
 
 
+def test_a_text_to_judge_cannot_become_markup(run: Path) -> None:
+    path = draw_sample(run, 1, size=2)
+    write_labels(path, [row | {"caption": "</figcaption><script>alert(1)</script>"} for row in read_labels(path)])
+    page = Labelling(run, 1).page()
+    assert page.count("<script") == 1
+    assert "&lt;script&gt;alert(1)" in page
+
+
 def test_answers_are_not_drawn_over(run: Path) -> None:
     path = draw_sample(run, 1, size=4)
     rows = read_labels(path)
