@@ -14,6 +14,7 @@ from blip_bootstrap import records, tables
 from blip_bootstrap.audit import Answer, answer, print_answers, resolve_round
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.printing import PipedConsole
+from blip_bootstrap.questions import told_in_one_line
 from blip_bootstrap.remote import attach, remote_of
 from blip_bootstrap.sql_text import scan
 from blip_bootstrap.views import MACROS
@@ -36,7 +37,8 @@ def diff(root: Path, before: int, after: int, other: Path | None = None) -> list
         connection.execute(MACROS)
         attach(connection, [remote for run in {root, other or root} if (remote := remote_of(run))])
         for name, run, number in (("before", root, before), ("after", other or root, after)):
-            connection.execute(f"CREATE VIEW {name} AS {_pairs_sql(run, number, by_uid=other is not None)}")
+            with told_in_one_line():
+                connection.execute(f"CREATE VIEW {name} AS {_pairs_sql(run, number, by_uid=other is not None)}")
         changed = pa.Table.from_pylist(_changed(root, before, other or root, after), schema=_SETTINGS)
         connection.register("settings", changed)
         return [_ask(connection, name) for name in DIFFS]

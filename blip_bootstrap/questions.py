@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import duckdb
 import pyarrow as pa
@@ -26,16 +28,14 @@ def query(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
     if len(asked) != 1:
         told = f"{len(asked)} questions at once" if asked else "no question was given"
         raise InputError(f"{told}; give one SELECT")
-    try:
+    with told_in_one_line():
         answer = _answer(connection, asked[0])
-    except duckdb.Error as error:
-        raise InputError(_one_line(error)) from error
     return answer.rename_columns(_unlike(answer.schema.names))
 
 
 def split_questions(connection: duckdb.DuckDBPyConnection, text: str) -> list[str]:
     """The questions in a text, each ended by `;` or the text's end. Raises InputError where one is no question."""
-    try:
+    with told_in_one_line():
         statements = connection.extract_statements(text)
         for statement in statements:
             if not _reads(connection, statement):
@@ -44,9 +44,16 @@ def split_questions(connection: duckdb.DuckDBPyConnection, text: str) -> list[st
                 )
             if verb := _writing_word(statement.query):
                 raise InputError(f"{verb}: a question cannot write; a name that is spelled so belongs in double quotes")
+    return [statement.query for statement in statements]
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """DuckDB's errors, wrong SQL and damaged files alike, as InputError in one line."""
+    try:
+        yield
     except duckdb.Error as error:
         raise InputError(_one_line(error)) from error
-    return [statement.query for statement in statements]
 
 
 def is_whole(text: str) -> bool:

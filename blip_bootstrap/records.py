@@ -94,9 +94,12 @@ def round_folder(root: Path, number: int) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file; None where it is missing. Raises InputError, naming the file, where it is damaged."""
+    """A JSON object; None where the file is missing. Raises InputError, naming the file, where it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
+        return found
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ import duckdb
 from blip_bootstrap import tables
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.questions import told_in_one_line
 from blip_bootstrap.rule import FOLDED, check_score, find_cut, rule_sql, thinning
 from blip_bootstrap.sql_text import scan, text_list
 
@@ -30,9 +31,15 @@ def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
     dropped row carries the first reason of `tables.REASONS` that applies. `duplicate_text` is a text that the same
     image already has, letter case apart, among the rows that could still be kept.
     Returns rows, kept, kept and dropped rows by source, dropped rows by reason, and the cut that was found.
-    Raises AccountingError where rows in are not rows kept plus rows per reason. BLIP, section 3.3.
+    Raises AccountingError where rows in are not rows kept plus rows per reason, and InputError where a file is damaged.
+    BLIP, section 3.3.
     """
     files = _files(captions)
+    with told_in_one_line():
+        return _select(out, files, config)
+
+
+def _select(out: Path, files: Sequence[Path], config: SelectConfig) -> Counts:
     check_score(files, config)
     cut, num_before = find_cut(files, config), _num_before(files)
 
@@ -52,7 +59,8 @@ def take_web_pairs(out: Path, images: Path) -> Counts:
     Writes one file of `tables.PAIRS` for each file of `images`; `itm_score` is null. Counts and errors as in
     `select_pairs`.
     """
-    return _decide(out, _files(images), _web_texts, {"strategy": "all_web_texts"})
+    with told_in_one_line():
+        return _decide(out, _files(images), _web_texts, {"strategy": "all_web_texts"})
 
 
 def _texts(files: Sequence[Path]) -> str:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from blip_bootstrap import records, tables
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.questions import told_in_one_line
 from blip_bootstrap.remote import Remote, attach, opened, remote_of
 from blip_bootstrap.sql_text import literal, scan, text_list
 
@@ -75,10 +76,12 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
     if remote:
         attach(connection, [remote])
     files: list[str] = []
-    for table in (tables.IMAGES, HUMAN, HELD_OUT):
-        files += _create(connection, table, [(root / table.name, None)], remote)
-    for table in (CAPTIONS, PAIRS):
-        files += _create(connection, table, [(records.round_folder(root, n) / table.name, n) for n in numbers], remote)
+    with told_in_one_line():
+        for table in (tables.IMAGES, HUMAN, HELD_OUT):
+            files += _create(connection, table, [(root / table.name, None)], remote)
+        for table in (CAPTIONS, PAIRS):
+            places = [(records.round_folder(root, number) / table.name, number) for number in numbers]
+            files += _create(connection, table, places, remote)
     _create_records(connection, root, numbers)
     _create_table(connection, tables.LANGUAGES, _languages(root, numbers))
     _document(connection)

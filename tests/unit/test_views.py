@@ -15,11 +15,14 @@ import pytest
 from rich.console import Console
 
 from blip_bootstrap import tables
+from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.diff import diff
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels import wilson
 from blip_bootstrap.printing import FORMS, render, rich_table
 from blip_bootstrap.prompt import run_sql
 from blip_bootstrap.questions import query
+from blip_bootstrap.select import select_pairs
 from blip_bootstrap.views import SOME_FILES, VIEWS, connect
 
 
@@ -244,6 +247,21 @@ def test_a_missing_run_and_a_damaged_file_are_input_errors(tmp_path: Path) -> No
     (tmp_path / "images/part-00000.parquet").write_bytes(b"PAR1 half")
     with pytest.raises(InputError, match="part-00000"):
         connect(tmp_path)
+
+
+def test_any_damaged_file_is_one_line_that_names_it(finished_run: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    with (root / "round-01/pairs/part-00001.parquet").open("r+b") as file:
+        file.truncate(700)
+    for ask in (lambda: connect(root), lambda: diff(root, 0, 1)):
+        with pytest.raises(InputError, match=r"pairs/part-00001\.parquet") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"pairs/part-00001\.parquet"):
+        select_pairs(tmp_path / "out", root / "round-01/pairs", SelectConfig())
+    (root / "round-00/metrics.json").write_text("[1]")
+    with pytest.raises(InputError, match="no object"):
+        connect(root, [0])
 
 
 def test_staged_files_are_not_seen(tmp_path: Path) -> None:
