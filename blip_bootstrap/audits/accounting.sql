@@ -4,13 +4,13 @@ WITH read AS (
     SELECT 'download' AS step, 1 AS place, status, error_class FROM images
     UNION ALL SELECT 'human', 2, status, error_class FROM human
     UNION ALL SELECT 'held_out', 3, status, error_class FROM held_out
-), counted AS (
+), counted AS MATERIALIZED (
     SELECT NULL::SMALLINT AS round, step, place, NULL::BIGINT AS rows_in, status = 'success' AS kept,
         error_class AS reason, count(*) AS number
     FROM read GROUP BY step, place, kept, reason
 ), pictures AS (
     SELECT coalesce(sum(number) FILTER (kept), 0)::BIGINT AS pictures FROM counted WHERE step = 'download'
-), captioned AS (
+), captioned AS MATERIALIZED (
     SELECT round, count(*) AS texts, count(*) FILTER (source = 'web') AS web FROM captions GROUP BY round
 ), every AS (
     FROM counted

@@ -1,4 +1,7 @@
 -- Downloads by outcome
 -- One line per list and outcome; `share` is of the list's rows.
-SELECT dataset, status, error_class, count(*) AS urls, count(*) / sum(count(*)) OVER (PARTITION BY dataset) AS share
-FROM images GROUP BY dataset, status, error_class ORDER BY dataset, urls DESC, error_class
+WITH counted AS MATERIALIZED ( -- DuckDB would read all images again for the share
+    SELECT dataset, status, error_class, count(*) AS urls FROM images GROUP BY dataset, status, error_class
+)
+SELECT dataset, status, error_class, urls, urls / sum(urls) OVER (PARTITION BY dataset) AS share
+FROM counted ORDER BY dataset, urls DESC, error_class

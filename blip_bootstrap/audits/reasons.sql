@@ -1,5 +1,7 @@
 -- Why texts were dropped
 -- One line per source and reason; `share` is of all texts of that source. No reason: kept.
-SELECT round, source, coalesce(reason, 'kept') AS fate, count(*) AS texts,
-    count(*) / sum(count(*)) OVER (PARTITION BY round, source) AS share
-FROM pairs GROUP BY round, source, fate ORDER BY round, source DESC, texts DESC, fate
+WITH counted AS MATERIALIZED ( -- DuckDB would read all pairs again for the share
+    SELECT round, source, coalesce(reason, 'kept') AS fate, count(*) AS texts FROM pairs GROUP BY round, source, fate
+)
+SELECT round, source, fate, texts, texts / sum(texts) OVER (PARTITION BY round, source) AS share
+FROM counted ORDER BY round, source DESC, texts DESC, fate
