@@ -25,7 +25,7 @@ from blip_bootstrap.views import connect
 
 _TEXTS = """
 SELECT p.round, p.source, p.candidate, p.caption, p.kept, p.reason, p.itm_score, c.itc_score, c.logprob, c.num_tokens,
-    c.flags, c.seed, c.captioner, c.clip_score, c.itm_scores, c.itc_scores
+    c.flags, c.seed::VARCHAR AS seed, c.captioner, c.clip_score, c.itm_scores, c.itc_scores
 FROM (SELECT * FROM pairs WHERE key = {key}) p
 LEFT JOIN (SELECT * FROM captions WHERE key = {key}) c USING (round, source, candidate)
 ORDER BY p.round, p.source DESC, p.candidate
