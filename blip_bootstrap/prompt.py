@@ -33,6 +33,7 @@ def run_sql(root: Path, text: str, form: str = "table", out: Path | None = None)
 
     Raises InputError where a question cannot be answered, or several are to go into one CSV, JSON or Parquet file.
     """
+    _check_place(form, out)
     with connect(root) as connection:
         asked = split_questions(connection, text) or [""]
         if len(asked) > 1 and form not in JOINED:
@@ -53,11 +54,17 @@ def prompt_sql(root: Path, form: str = "table", out: Path | None = None) -> None
     if not sys.stdin.isatty() or out:
         run_sql(root, sys.stdin.read(), form, out)
         return
+    _check_place(form, out)
     with connect(root) as connection:
         _use_readline()
         sys.stdout.write(f"{root}: {', '.join(table.name for table in VIEWS)}. `.help` tells more.\n")
         while (typed := _typed()) is not None:
             sys.stdout.write(_told(connection, typed, form))
+
+
+def _check_place(form: str, out: Path | None) -> None:
+    if form == "parquet" and out is None and sys.stdout.isatty():
+        raise InputError("--format parquet is nothing to read; give --out FILE, or send it to one")
 
 
 def _told(connection: duckdb.DuckDBPyConnection, typed: str, form: str) -> str:

@@ -51,11 +51,16 @@ def own_the_terminal() -> None:
 
 
 @contextmanager
-def prompt(root: Path, home: Path) -> Iterator[tuple[Terminal, subprocess.Popen[bytes]]]:
+def prompt(root: Path, home: Path, *options: str) -> Iterator[tuple[Terminal, subprocess.Popen[bytes]]]:
     master, slave = pty.openpty()
     environment = os.environ | {"XDG_STATE_HOME": str(home), "TERM": "dumb", "COLUMNS": "120"}
     process = subprocess.Popen(
-        [*COMMAND, str(root)], stdin=slave, stdout=slave, stderr=slave, env=environment, preexec_fn=own_the_terminal
+        [*COMMAND, str(root), *options],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment,
+        preexec_fn=own_the_terminal,
     )
     os.close(slave)
     try:
@@ -80,7 +85,7 @@ def test_a_session(finished_run: Path, tmp_path: Path) -> None:
         terminal.type(".nonsense\n")
         terminal.expect(r"\.tables.*sql> ")
         terminal.type("\x04")
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=180) == 0
     assert "SELECT nope;" in (tmp_path / "blip-bootstrap" / "history").read_text()
 
 
@@ -99,7 +104,13 @@ def test_ctrl_c_drops_a_line_or_stops_a_question_and_not_the_session(finished_ru
         terminal.type("SELECT 40 + 2 AS answer;\n")
         terminal.expect("42.*sql> ")
         terminal.type("exit\n")
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=180) == 0
+
+
+def test_parquet_is_not_written_to_a_terminal(finished_run: Path, tmp_path: Path) -> None:
+    with prompt(finished_run, tmp_path, "--format", "parquet") as (terminal, process):
+        terminal.expect("give --out FILE")
+        assert process.wait(timeout=180) == 2
 
 
 def piped(root: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
