@@ -7,7 +7,8 @@ Makes a virtual environment for data-juicer (2 GB, some minutes; with --venv it 
 (image_captioning_mapper, image_text_matching_filter) and `blip-bootstrap run` on them, one after the other. Both read
 the pictures from disk (ours over loopback HTTP, as everything that it downloads), write one caption for each by top-k
 50 with at most 128 tokens, which is what the mapper has built in, and score web and synthetic text. Prints the ratios
-of wall times, medians of --repeat: with `--ray none`, as data-juicer's own executor is not Ray, and with a local Ray.
+of wall times, medians of --repeat: with `--ray none`, as data-juicer's own executor is not Ray, and with `--ray local`,
+the default, which starts Ray once there is more than one block of pictures (--images above 512).
 Without --install or --venv it does nothing but say so.
 """
 
@@ -98,10 +99,10 @@ def measure(scratch: Path, venv: Path, num_images: int, repeat: int) -> dict[str
     return {
         "images": num_images,
         "ratio": round(their_s / our_s, 2),
-        "ratio_with_ray": round(their_s / ray_s, 2),
+        "ratio_local": round(their_s / ray_s, 2),
         "data_juicer_s": round(their_s, 2),
         "ours_s": round(our_s, 2),
-        "ours_with_ray_s": round(ray_s, 2),
+        "ours_local_s": round(ray_s, 2),
         "data_juicer_words": their_words(scratch / "dj-0.jsonl"),
         "ours_words": our_words(scratch / "run-none-0"),
         "cpus": os.cpu_count(),
