@@ -143,7 +143,16 @@ def _create(
             connection.execute(f"CREATE VIEW {name} AS {select}")
         else:
             _create_table(connection, table, table.schema.empty_table())
-    return [file for files, _ in found for file in files]
+    every = [file for files, _ in found for file in files]
+    _check_keys(connection, table, every)
+    return every
+
+
+def _check_keys(connection: duckdb.DuckDBPyConnection, table: tables.Table, files: Sequence[str]) -> None:
+    """Raise InputError where a file of another kind lies among a table's; the footers' statistics tell."""
+    rows = f"FROM {scan(files, 'filename = true')} WHERE key IS NULL" if files else ""
+    if rows and (found := connection.execute(f"SELECT filename {rows} LIMIT 1").fetchone()):
+        raise InputError(f"{found[0]}: no file of the table {table.name}, it has rows without a key; move it away")
 
 
 def _create_table(connection: duckdb.DuckDBPyConnection, table: tables.Table, data: pa.Table) -> None:

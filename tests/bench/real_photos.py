@@ -3,7 +3,7 @@
     .venv/bin/python tests/bench/real_photos.py [--config configs/flickr8k_clean.yaml] [--only STAGE] [--json]
 
 Trains on the human set and on the web rows that web_truth.tsv calls clean: an upper line, for which alone the truth is
-read. Takes up again what was killed. A figure's minutes are those of its trainings, evaluation not counted.
+read. Takes up again what was killed. Minutes are those of training, evaluation not counted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +84,7 @@ def stage(name: str, config: Config, root: Path) -> tuple[FinetuneConfig, Path]:
 
 
 def train(name: str, config: Config, root: Path, human: Path) -> dict[str, float]:
-    """Train one of the two where it is not there yet; its figures, minutes added over all its runs."""
+    """Train one of the three where it is not there yet; its figures, and the minutes of the run that ended it."""
     out, noted = root / name, root / f"{name}.json"
     if noted.exists():
         return dict(json.loads(noted.read_text()))
@@ -93,7 +94,7 @@ def train(name: str, config: Config, root: Path, human: Path) -> dict[str, float
 
     def show(step: int, figures: Mapping[str, float]) -> None:
         shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        print(f"{name} {step}/{section.optimizer.steps}  {time.perf_counter() - clock:.0f} s  {shown}", flush=True)
+        print(f"{name} {step}/{section.optimizer.steps}  {time.perf_counter() - clock:.0f} s  {shown}", file=sys.stderr)
 
     counts = TRAININGS[name](out, previous, human, section, show)
     figures = {"minutes": round((time.perf_counter() - clock) / 60, 1), **counts}

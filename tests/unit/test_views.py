@@ -299,3 +299,14 @@ def test_wilson_intervals_end_where_shares_do(tmp_path: Path) -> None:
     low, high = wilson(0.0, 71)
     assert found == (0.0, pytest.approx(high), pytest.approx(1 - high), 1.0, None)
     assert low == pytest.approx(0, abs=1e-12)
+
+
+def test_a_file_of_another_kind_among_a_tables_is_one_line_that_names_it(tmp_path: Path) -> None:
+    pairs = tmp_path / "round-01" / "pairs"
+    row = {"key": "0", "source": "web", "candidate": 0, "caption": "a dog", "kept": True}
+    tables.write_parquet(pairs / "part-00000.parquet", tables.rows_to_table([row], tables.PAIRS), tables.PAIRS)
+    with connect(tmp_path) as connection:
+        assert query(connection, "SELECT count(*) AS n FROM pairs").to_pylist() == [{"n": 1}]
+    pq.write_table(pa.table({"other": [1, 2]}), pairs / "part-00001.parquet")
+    with pytest.raises(InputError, match=r"part-00001\.parquet: no file of the table pairs"):
+        connect(tmp_path)
