@@ -26,8 +26,8 @@ class OptimizerConfig(Section):
     batch_size: Count = Field(256, description="images per optimizer step, over all workers")
     accumulate: Count = Field(1, description="micro-batches per optimizer step")
     lr: Positive = 3e-4
-    started_lr_scale: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="the learning rate of what model.*.start put in, over that of fresh weights"
+    started_lr_scale: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="the learning rate of what model.*.start put in, over that of fresh weights; 0: it stays fixed"
     )
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: NonNegative = 3000
@@ -55,6 +55,9 @@ class ItcConfig(Section):
     momentum: Fraction = 0.995
     queue_size: NonNegative = 57_600
     temperature: Annotated[float, Field(ge=0.001, le=0.5)] = 0.07
+    min_temperature: Annotated[float, Field(ge=0.001, le=0.5)] = Field(
+        0.001, description="the learned temperature falls no lower; small sets overfit below .05"
+    )
     alpha: Fraction = Field(0.4, description="weight of the momentum model's soft targets")
     alpha_ramp_steps: NonNegative = Field(10_000, description="alpha rises from 0 over so many steps")
     equal_texts: EqualTexts = Field(

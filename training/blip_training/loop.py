@@ -48,7 +48,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     scale = config.started_lr_scale
-    slow = started_names(module) if scale != 1 else frozenset()
+    slow = started_names(module) if scale not in (0, 1) else frozenset()
     groups = []
     for names, lr_scale in ((trained.keys() - slow, 1.0), (trained.keys() & slow, scale)):
         own = [p for name, p in trained.items() if name in names]
@@ -74,7 +74,11 @@ def _hash(*numbers: int) -> int:
 
 
 def prepare(med: Med, config: OptimizerConfig) -> Med:
-    """Set the model to training, with activation checkpointing and compiled blocks where the configuration says so."""
+    """Set the model to training: fixed parts, activation checkpointing, compiled blocks as the configuration says."""
+    if config.started_lr_scale == 0:
+        fixed = started_names(med)
+        for name, parameter in med.named_parameters():
+            parameter.requires_grad_(name not in fixed)
     med.set_activation_checkpointing(config.activation_checkpointing)
     if config.compile:
         # Block by block: all blocks of a kind share one compilation, and the state dict keeps its names.

@@ -68,8 +68,15 @@ class Med(nn.Module):
 
     def embed_text(self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Float[Tensor, "n e"]:
         """ITC embedding of texts, of length 1: unimodal, the image is not seen. The first token must be [CLS]."""
+        return self.embed_pooled_text(self.pool_text(ids, mask))
+
+    def pool_text(self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Float[Tensor, "n d"]:
+        """What of texts' unimodal states the ITC head is given."""
         states = self.text(ids, mask, "bidirectional")
-        pooled = states[:, 0] if self.config.itc_pooling == "first" else _mean_token(states, mask)
+        return states[:, 0] if self.config.itc_pooling == "first" else _mean_token(states, mask)
+
+    def embed_pooled_text(self, pooled: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+        """ITC embedding, of length 1, of what `pool_text` gave."""
         return F.normalize(self.text_projection(pooled).float(), dim=-1)
 
     def match(
@@ -139,9 +146,9 @@ class Med(nn.Module):
         return self.lm_logits(self.decode_states(states, ids, mask))
 
     @torch.no_grad()
-    def clamp_temperature(self) -> None:
-        """Keep the learnable temperature in [0.001, 0.5]; after every optimizer step."""
-        self.temperature.clamp_(*TEMPERATURE_RANGE)
+    def clamp_temperature(self, lowest: float = TEMPERATURE_RANGE[0]) -> None:
+        """Keep the learnable temperature in [`lowest`, 0.5], by default [0.001, 0.5]; after every optimizer step."""
+        self.temperature.clamp_(lowest, TEMPERATURE_RANGE[1])
 
     def set_activation_checkpointing(self, on: bool) -> None:
         """Recompute each block in the backward pass, for less memory."""

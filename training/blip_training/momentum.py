@@ -37,11 +37,19 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def embed(
-        self, pixels: Tensor, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]
+        self,
+        pixels: Tensor,
+        ids: Int64[Tensor, "n t"],
+        mask: Int64[Tensor, "n t"],
+        pooled: Float[Tensor, "n d"] | None = None,
     ) -> tuple[Float[Tensor, "b e"], Float[Tensor, "n e"]]:
-        """ITC embeddings of images (pixels, or grids of the frozen stem) and texts. Dropout acts, as in the paper's."""
-        states = self.med.encode_image(pixels)
-        return self.med.embed_image(states), self.med.embed_text(ids, mask)
+        """ITC embeddings of images (pixels, or grids of the frozen stem) and texts. Dropout acts, as in the paper's.
+
+        `pooled` is what `pool_text` makes of the texts, where it is known.
+        """
+        images = self.med.embed_image(self.med.encode_image(pixels))
+        texts = self.med.embed_text(ids, mask) if pooled is None else self.med.embed_pooled_text(pooled)
+        return images, texts
 
     def _apply(self, fn: Any, recurse: bool = True) -> MomentumEncoder:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from blip_bootstrap.config import ItcConfig, ItmConfig, OptimizerConfig
 from blip_training.data import Batch, Feed
+from blip_training.frozen_texts import FrozenTexts, has_frozen_texts
 from blip_training.images import Augment
 from blip_training.losses import (
     IGNORED,
@@ -36,11 +38,27 @@ if TYPE_CHECKING:
 
     Ids = Int64[Tensor, "b t"]
 
+CUT_SHARE = 0.05
+"""Of texts that are cut, above which the log says so."""
+
+log = logging.getLogger(__name__)
+
 
 def encode_texts(med: Med, tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids, Ids]:
     """Ids and mask on the model's device, cut at the model's `max_tokens`, starting with [CLS]."""
     ids, mask = tokenizer.encode(texts, med.config.text.max_tokens)
     return ids.to(med.device, non_blocking=True), mask.to(med.device, non_blocking=True)
+
+
+def warn_of_cut_texts(med: Med, tokenizer: Tokenizer, texts: Sequence[str], prompt: str = "") -> None:
+    """Say it in the log where `max_tokens` cuts many of `texts`: LM then teaches to stop where the cut is."""
+    limit, prompt_pieces = med.config.text.max_tokens - 2, len(tokenizer.piece_ids(prompt))
+    num_cut = sum(prompt_pieces + len(tokenizer.piece_ids(text)) > limit for text in texts)
+    if num_cut > CUT_SHARE * len(texts):
+        log.warning(
+            "%d of %d texts are longer than model.text.max_tokens %d and are cut there",
+            num_cut, len(texts), med.config.text.max_tokens,
+        )  # fmt: skip
 
 
 def feed_of(
@@ -126,13 +144,19 @@ class Contrast:
         self.momentum = MomentumEncoder(med, itc.momentum).to(worker.device)
         self.queue = Queue(itc.queue_size, med.config.embed_dim).to(worker.device)
         self._all_workers = itm.negatives == "all_workers" and worker.world > 1
+        self._texts = FrozenTexts(med) if has_frozen_texts(med) else None
+        self._pooled: list[Tensor | None] = []
         self._slow: list[Tensor] = []
         self._pools: list[tuple[Tensor, Tensor, Tensor]] = []
         self._itm_shares = torch.ones(0)
 
     def look(self, parts: Sequence[Part]) -> None:
         """The momentum features of a step, before its losses; and what each micro-batch weighs in its ITM loss."""
-        features = [self.momentum.embed(part.images, part.ids, part.mask) for part in parts]
+        self._pooled = [self._texts.pooled(part.ids, part.mask) if self._texts else None for part in parts]
+        features = [
+            self.momentum.embed(part.images, part.ids, part.mask, pooled)
+            for part, pooled in zip(parts, self._pooled, strict=True)
+        ]
         images, texts = (torch.cat(own) for own in zip(*features, strict=True))
         image_ids = torch.cat([part.image_ids for part in parts])
         keys = torch.cat([text_keys(part.ids, part.mask) for part in parts])
@@ -145,7 +169,8 @@ class Contrast:
 
     def itc(self, part: Part, states: Float[Tensor, "b p v"], alpha: float) -> ItcLoss:
         """The ITC loss of a micro-batch against the momentum features of the whole step and of the queue."""
-        image, text = self.med.embed_image(states), self.med.embed_text(part.ids, part.mask)
+        pooled, image = self._pooled[part.number], self.med.embed_image(states)
+        text = self.med.embed_text(part.ids, part.mask) if pooled is None else self.med.embed_pooled_text(pooled)
         at = self._place(part, self.worker.rank)  # itc_loss wants a micro-batch's own rows first
         slow_images, slow_texts, slow_ids, slow_keys = (
             torch.cat([all_[at], all_[: at.start], all_[at.stop :], kept])
@@ -179,7 +204,7 @@ class Contrast:
     def follow(self) -> None:
         """After an optimizer step: its features into the queue, the temperature in range, the momentum one step on."""
         self.queue.push(*self._slow)
-        self.med.clamp_temperature()
+        self.med.clamp_temperature(self.itc_config.min_temperature)
         self.momentum.update(self.med)
 
     def _place(self, part: Part, rank: int) -> slice:

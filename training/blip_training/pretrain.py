@@ -12,7 +12,7 @@ from blip_training.data import open_training_data
 from blip_training.loop import Run, alpha_at, prepare
 from blip_training.losses import lm_loss
 from blip_training.med import Med
-from blip_training.objective import Contrast, feed_of, parts_of_step
+from blip_training.objective import Contrast, feed_of, parts_of_step, warn_of_cut_texts
 from blip_training.start import new_med
 from blip_training.text import Tokenizer
 from blip_training.training_log import Progress
@@ -34,6 +34,8 @@ def pretrain_model(
     contrast = Contrast(med, config.itc, config.itm, worker)
     feed = feed_of(med, config.optimizer, worker, config.augment, config.human_share, config.augment_views)
     data = open_training_data(images, pairs, human, feed)
+    if worker.first:
+        warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)])
     kept = {"momentum": contrast.momentum, "queue": contrast.queue}
     run = Run(out, med, config.optimizer, worker, kept, progress)
 
