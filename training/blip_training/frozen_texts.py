@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from blip_training.losses import text_keys
 
@@ -22,7 +23,7 @@ CHUNK_ROWS = 32
 
 def has_frozen_texts(med: Med) -> bool:
     """Whether training leaves the whole unimodal text encoder, below the ITC head, as it is."""
-    parts = [med.text.embeddings.of("bidirectional")]
+    parts: list[nn.Module] = [med.text.embeddings.of("bidirectional")]
     for layer in med.text.each_layer():
         parts += [layer.self_attention.of("bidirectional"), layer.feed_forward.of("bidirectional")]
     return not any(parameter.requires_grad for part in parts for parameter in part.parameters())
