@@ -56,7 +56,7 @@ class ItcConfig(Section):
     queue_size: NonNegative = 57_600
     temperature: Annotated[float, Field(ge=0.001, le=0.5)] = 0.07
     min_temperature: Annotated[float, Field(ge=0.001, le=0.5)] = Field(
-        0.001, description="the learned temperature falls no lower; small sets overfit below .05"
+        0.001, description="the learned temperature falls no lower (the released code: .001)"
     )
     alpha: Fraction = Field(0.4, description="weight of the momentum model's soft targets")
     alpha_ramp_steps: NonNegative = Field(10_000, description="alpha rises from 0 over so many steps")

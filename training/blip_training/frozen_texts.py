@@ -39,8 +39,9 @@ class FrozenTexts:
     def pooled(self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Float[Tensor, "n d"]:
         """Of each text, on the model's device; the same whichever texts stand beside it, and after a restart."""
         keys = text_keys(ids, mask).tolist()
-        places = {key: at for at, key in enumerate(keys) if key not in self._kept}
-        new = dict(zip(places, self._read(ids[list(places.values())], mask[list(places.values())]), strict=True))
+        places = {key: row for row, key in enumerate(keys) if key not in self._kept}
+        at = list(places.values())
+        new = dict(zip(places, self._read(ids[at], mask[at]), strict=True))
         for key, vector in new.items():
             if self.size_bytes + vector.nbytes <= self.limit_bytes:
                 self._kept[key] = vector.clone()
@@ -50,10 +51,9 @@ class FrozenTexts:
     @torch.no_grad()
     def _read(self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Float[Tensor, "n d"]:
         """In chunks of one shape: the last digits of a product follow its shape."""
-        text, width = self.med.text, self.med.config.text
-        rows, missing = len(ids), -len(ids) % CHUNK_ROWS
-        shape = (0, width.max_tokens - ids.shape[1], 0, missing)
-        ids, mask = F.pad(ids * mask, shape), F.pad(mask, shape)
+        text, sizes, rows = self.med.text, self.med.config.text, len(ids)
+        missing = (0, sizes.max_tokens - ids.shape[1], 0, -rows % CHUNK_ROWS)
+        ids, mask = F.pad(ids * mask, missing), F.pad(mask, missing)
         mask[rows:, 0] = 1  # a row of padding alone would be divided by 0
         training = text.training
         text.eval()
@@ -63,4 +63,4 @@ class FrozenTexts:
                 for first in range(0, len(ids), CHUNK_ROWS)
             ]
         text.train(training)
-        return torch.cat(chunks)[:rows].half() if chunks else ids.new_zeros(0, width.width).half()
+        return torch.cat(chunks)[:rows].half() if chunks else ids.new_zeros(0, sizes.width).half()

@@ -66,18 +66,20 @@ class Med(nn.Module):
         pooled = states[:, 0] if self.config.itc_pooling == "first" else states[:, 1:].mean(1)
         return F.normalize(self.vision_projection(pooled).float(), dim=-1)
 
-    def embed_text(self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Float[Tensor, "n e"]:
-        """ITC embedding of texts, of length 1: unimodal, the image is not seen. The first token must be [CLS]."""
-        return self.embed_pooled_text(self.pool_text(ids, mask))
+    def embed_text(
+        self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], pooled: Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, "n e"]:
+        """ITC embedding of texts, of length 1: unimodal, the image is not seen. The first token must be [CLS].
+
+        `pooled` is what `pool_text` makes of the texts, where it is known.
+        """
+        pooled = self.pool_text(ids, mask) if pooled is None else pooled
+        return F.normalize(self.text_projection(pooled).float(), dim=-1)
 
     def pool_text(self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Float[Tensor, "n d"]:
         """What of texts' unimodal states the ITC head is given."""
         states = self.text(ids, mask, "bidirectional")
         return states[:, 0] if self.config.itc_pooling == "first" else _mean_token(states, mask)
-
-    def embed_pooled_text(self, pooled: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
-        """ITC embedding, of length 1, of what `pool_text` gave."""
-        return F.normalize(self.text_projection(pooled).float(), dim=-1)
 
     def match(
         self,

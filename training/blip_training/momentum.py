@@ -45,11 +45,10 @@ class MomentumEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "b e"], Float[Tensor, "n e"]]:
         """ITC embeddings of images (pixels, or grids of the frozen stem) and texts. Dropout acts, as in the paper's.
 
-        `pooled` is what `pool_text` makes of the texts, where it is known.
+        `pooled` is as in `Med.embed_text`.
         """
-        images = self.med.embed_image(self.med.encode_image(pixels))
-        texts = self.med.embed_text(ids, mask) if pooled is None else self.med.embed_pooled_text(pooled)
-        return images, texts
+        states = self.med.encode_image(pixels)
+        return self.med.embed_image(states), self.med.embed_text(ids, mask, pooled)
 
     def _apply(self, fn: Any, recurse: bool = True) -> MomentumEncoder:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

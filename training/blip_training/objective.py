@@ -169,8 +169,8 @@ class Contrast:
 
     def itc(self, part: Part, states: Float[Tensor, "b p v"], alpha: float) -> ItcLoss:
         """The ITC loss of a micro-batch against the momentum features of the whole step and of the queue."""
-        pooled, image = self._pooled[part.number], self.med.embed_image(states)
-        text = self.med.embed_text(part.ids, part.mask) if pooled is None else self.med.embed_pooled_text(pooled)
+        image = self.med.embed_image(states)
+        text = self.med.embed_text(part.ids, part.mask, self._pooled[part.number])
         at = self._place(part, self.worker.rank)  # itc_loss wants a micro-batch's own rows first
         slow_images, slow_texts, slow_ids, slow_keys = (
             torch.cat([all_[at], all_[: at.start], all_[at.stop :], kept])
