@@ -52,6 +52,7 @@ class CaptionWorker:
     ) -> None:
         import torch
 
+        from blip_training.allocator import keep_freed_memory
         from blip_training.decoding import resolve_sampler
 
         if num_threads:
@@ -59,6 +60,8 @@ class CaptionWorker:
         wants_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.config, self.sampler, self.batch_size = config, resolve_sampler(config.sampler), config.batch_size
         self.device = torch.device("cuda" if wants_gpu else "cpu")
+        if not wants_gpu:
+            keep_freed_memory()
         self.models = Models(captioner, filter, config, self.device)
         self._lanes = Lanes(1 if wants_gpu else num_lanes, self._modes)
         self.metadata = self._metadata(captioner, filter)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blip_bootstrap.config import ItcConfig, OptimizerConfig
 from blip_bootstrap.errors import CheckpointError
+from blip_training.allocator import keep_freed_memory
 from blip_training.data import BatchT, StepBatches
 from blip_training.med import Med
 from blip_training.start import started_names
@@ -99,6 +100,8 @@ class Run:
         kept: Mapping[str, nn.Module] | None = None, progress: Progress | None = None,
     ) -> None:  # fmt: skip
         self.out, self.med, self.config, self.worker = out, med, config, worker
+        if worker.device.type == "cpu":
+            keep_freed_memory()
         self.optimizer = make_optimizer(med, config)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.modules = {"model": med, **(kept or {})}

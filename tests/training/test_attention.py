@@ -1,0 +1,46 @@
+"""Attention in each number format is that of the definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from blip_training.attention import attend
+
+MASK = torch.arange(7) < torch.tensor([3, 7])[:, None, None, None]
+
+
+def draw(times: int = 5, seen: int = 7) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 3, count, 16, generator=generator, dtype=torch.float64) for count in (times, seen, seen)]
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    similar = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    if is_causal:
+        mask = torch.ones(similar.shape[-2:], dtype=torch.bool).tril()
+    if mask is not None:
+        similar = similar.masked_fill(~mask, -torch.inf)
+    return similar.softmax(-1) @ v
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("kind", ["all", "mask", "causal"])
+def test_attention_and_its_gradient(dtype: torch.dtype, tolerance: float, trained: bool, kind: str) -> None:
+    how = {"mask": MASK if kind == "mask" else None, "is_causal": kind == "causal"}
+    exact = draw(7)
+    parts = [part.to(dtype).requires_grad_(trained) for part in exact]
+    exact = [part.detach().double().requires_grad_(trained) for part in parts]
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        seen = attend(*parts, **how)  # type: ignore[arg-type]
+    expected = reference(*exact, **how)  # type: ignore[arg-type]
+    assert seen.dtype == dtype
+    torch.testing.assert_close(seen.double(), expected, rtol=0, atol=tolerance)
+    if trained:
+        seen.sum().backward()  # type: ignore[no-untyped-call]
+        expected.sum().backward()  # type: ignore[no-untyped-call]
+        for part, of_exact in zip(parts, exact, strict=True):
+            assert part.grad is not None
+            torch.testing.assert_close(part.grad.double(), of_exact.grad, rtol=0, atol=tolerance)
