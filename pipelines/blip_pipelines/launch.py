@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,7 +130,7 @@ def _run_trainer(job: Training, gpu: bool) -> Counts:
         ),
     )
     try:
-        with _quiet("ray.train"), warnings.catch_warnings():
+        with _quiet("ray.train"), _interrupts_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Ray Train copies Ray Data's old settings
             trainer.fit()
     except Exception as error:
@@ -183,6 +184,20 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Ray Train answers Ctrl-C by ending the process with 0, and goes on to answer it once the training is over."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        raise KeyboardInterrupt from end
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
 import re
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,9 @@ NO_RAY = "none"
 """The address for doing everything in this process: Ray's start takes longer than some dozens of pictures."""
 
 PROBE_TIMEOUT_S = 5.0
+
+SHUTDOWN_S = 30.0
+"""What a local Ray may take to shut down before its processes are killed."""
 
 QUIET = {
     "RAY_AUTH_MODE": "disabled",
@@ -44,7 +49,7 @@ WORKER = {
 def connect(config: RayConfig) -> None:
     """Start a local Ray or attach to a cluster; does nothing where this process is connected, or is to do without.
 
-    Ray is shut down when the process ends. Raises RunFailed where the cluster does not answer or does not start.
+    `disconnect` is called when the process ends. Raises RunFailed where the cluster does not answer or does not start.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in {**QUIET, **WORKER}.items()})
     if config.address == NO_RAY:
@@ -53,6 +58,7 @@ def connect(config: RayConfig) -> None:
 
     if ray.is_initialized():
         return
+    atexit.register(disconnect)  # after Ray's own, and so called before it
     if config.address == "local":
         _start_local(config)
         return
@@ -64,6 +70,27 @@ def connect(config: RayConfig) -> None:
             f"ray: no cluster answers at {config.address} ({first_line(error)}); "
             "start one with `ray start --head`, or use --ray local"
         ) from error
+
+
+def disconnect() -> None:
+    """Shut Ray down where this process has started or joined one.
+
+    ray.shutdown asks the head for replies without a deadline, and after some hundreds of jobs (Ray 2.60) waited for one
+    for ever: the processes of a local Ray are killed then, which ends the wait.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
+    node = ray._private.worker._global_node
+    killer = threading.Timer(SHUTDOWN_S, node.kill_all_processes, kwargs={"check_alive": False}) if node else None
+    if killer:
+        killer.daemon = True
+        killer.start()
+    try:
+        ray.shutdown()
+    finally:
+        if killer:
+            killer.cancel()
 
 
 def works_here(config: RayConfig, num_tasks: int) -> bool:

@@ -28,14 +28,12 @@ LETTERS = [prefix + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789" 
 @pytest.fixture(scope="session")
 def ray_config() -> Iterator[RayConfig]:
     """A local Ray for the whole session."""
-    from blip_pipelines.ray_session import connect
+    from blip_pipelines.ray_session import connect, disconnect
 
     config = RayConfig(object_store_bytes=200_000_000)
     connect(config)
     yield config
-    import ray
-
-    ray.shutdown()
+    disconnect()
 
 
 def encode(number: int, format: str = "JPEG", size: tuple[int, int] = (48, 40)) -> bytes:

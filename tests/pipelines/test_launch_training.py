@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,12 +86,46 @@ def test_two_workers_of_a_torch_trainer_share_each_batch(world: Path, tmp_path: 
     out.mkdir()
     inputs = world / "images", world / "pairs", world / "human", pretrain_config(world, steps=2)
     job = Training("pretrain", out, 2, partial(call_pretrain, out, *inputs), num_workers=2, threads=1, device="cpu")
+    before = signal.getsignal(signal.SIGINT)
     assert train(job, ray_config)["steps"] == 2
     assert [line["step"] for line in read_log(out)] == [1, 2]
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
     pretrain_into(tmp_path / "one", world, ray_config, steps=2)
+    assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C is Ray Train's still"
     one, two = (read_log(path, "itc")[0]["itc"] for path in (tmp_path / "one", out))
     assert two == pytest.approx(one, rel=1e-5)
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from blip_bootstrap.config import RayConfig
+from blip_pipelines.launch import Training, train
+
+out = Path(sys.argv[1])
+
+def call():
+    (out / "working").touch()
+    time.sleep(60)
+    return {}
+
+try:
+    job = Training("pretrain", out, 1, call, num_workers=2, threads=1, device="cpu")
+    train(job, RayConfig(object_store_bytes=100_000_000))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_an_interrupt_ends_ray_train_and_is_seen(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", INTERRUPTED, str(tmp_path)], stderr=subprocess.DEVNULL
+    )
+    while not (tmp_path / "working").exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=60) == 130
 
 
 def test_ray_train_replaces_a_killed_worker_and_goes_on_bit_for_bit(

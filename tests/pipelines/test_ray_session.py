@@ -133,3 +133,23 @@ def test_an_interrupt_comes_through(tmp_path: Path) -> None:
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     assert child.wait(timeout=30) == 130
+
+
+STOPPED = """
+import os, signal
+from blip_bootstrap.config import RayConfig
+from blip_pipelines import ray_session
+
+ray_session.SHUTDOWN_S = 1.0
+ray_session.connect(RayConfig(object_store_bytes=100_000_000))
+import ray
+
+(head,) = ray._private.worker._global_node.all_processes["gcs_server"]
+os.kill(head.process.pid, signal.SIGSTOP)
+"""
+
+
+@pytest.mark.ray
+def test_a_process_ends_where_ray_does_not_answer() -> None:
+    """As its head did after the longest sessions: ray.shutdown, which Ray calls at the end too, waited for ever."""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", STOPPED], timeout=60, check=False).returncode == 0

@@ -14,9 +14,9 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees, where its C library is glibc; elsewhere nothing happens.
 
     By default glibc gives each block of more than 32 MB, and the free end of its heap, back to the kernel at once.
-    Each activation then comes as fresh pages, which the kernel clears and maps one by one: a sixth of the time of an
-    image at base size, a fifth of a training step's (tests/bench/engine.py, training_step.py). The process's peak
-    is the same; what it holds between peaks is not given back.
+    Each activation then comes as fresh pages, which the kernel clears and maps one by one: a tenth of the time of an
+    image at base size, a sixth of a bfloat16 training step's (tests/bench/engine.py, training_step.py). The peak of
+    the process is the same; what it holds between peaks is not given back.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
