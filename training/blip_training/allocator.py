@@ -22,7 +22,8 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    # One heap: the ones of further threads hold 64 MB each, and map every larger block afresh.
-    settings = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: TOP_PAD_BYTES, ARENA_MAX: 1}
+    # -1: nothing is given back, however much lies free; a number of int is 2 GB at most. One heap: the ones of further
+    # threads hold 64 MB each, and map every larger block afresh.
+    settings = {MMAP_MAX: 0, TRIM_THRESHOLD: -1, TOP_PAD: TOP_PAD_BYTES, ARENA_MAX: 1}
     for name, value in settings.items():
         mallopt(name, value)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from blip_training.attention import attend
+from blip_training.linear import over_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,7 +101,7 @@ class CrossAttention(nn.Module):
     def keys_values(self, states: Float[Tensor, "b p v"]) -> KeyValue:
         """Keys and values [B, heads, P, d/heads] of image states, to be computed once per image."""
         b, p, _ = states.shape
-        both = self.key_value(states)
+        both = over_patches(self.key_value, states)
         k, v = both.view(b, p, 2, self.heads, both.shape[2] // (2 * self.heads)).permute(2, 0, 3, 1, 4).unbind(0)
         return k, v
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from blip_bootstrap.errors import InputError
 from blip_training.attention import attend
+from blip_training.linear import over_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,14 +129,13 @@ class VisionBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
         """Attention and feed-forward, each added to its input."""
         x = x + self._drop(self._attend(self.norm1(x)))
-        return x + self._drop(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+        return x + self._drop(over_patches(self.fc2, over_patches(self.fc1, self.norm2(x), gelu=True)))
 
     def _attend(self, x: Tensor) -> Tensor:
         b, p, d = x.shape
-        q, k, v = self.qkv(x).view(b, p, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = over_patches(self.qkv, x).view(b, p, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         attended = attend(q, k, v)
-        projected: Tensor = self.project(attended.transpose(1, 2).reshape(b, p, d))
-        return projected
+        return over_patches(self.project, attended.transpose(1, 2).reshape(b, p, d))
 
     def _drop(self, branch: Tensor) -> Tensor:
         """DropPath: leave out the branch of whole rows, in training."""
