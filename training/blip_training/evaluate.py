@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from blip_bootstrap.config import EvaluateConfig
+from blip_training.allocator import keep_freed_memory
 from blip_training.caption_metrics import score_captions
 from blip_training.checkpoint import load_med
 from blip_training.decoding import generate, resolve_sampler
@@ -69,6 +70,8 @@ def evaluate_model(
     InputError where the set has no readable picture, CheckpointError where a model is damaged or cannot write.
     """
     device = resolve_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     data = read_held_out(held_out, config.limit)
     med, tokenizer = load_med(model, device)
     evaluation = Evaluation()
