@@ -75,8 +75,8 @@ def connect(config: RayConfig) -> None:
 def disconnect() -> None:
     """Shut Ray down where this process has started or joined one.
 
-    ray.shutdown asks the head for replies without a deadline, and after some hundreds of jobs (Ray 2.60) waited for one
-    for ever: the processes of a local Ray are killed then, which ends the wait.
+    ray.shutdown asks the head for replies without a deadline, and at the end of some sessions of tests (Ray 2.60) waited
+    for one for ever. The processes of a local Ray are then killed, which ends the wait.
     """
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():

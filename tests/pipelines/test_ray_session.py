@@ -151,5 +151,5 @@ os.kill(head.process.pid, signal.SIGSTOP)
 
 @pytest.mark.ray
 def test_a_process_ends_where_ray_does_not_answer() -> None:
-    """As its head did after the longest sessions: ray.shutdown, which Ray calls at the end too, waited for ever."""
+    """Its head stands still, and ray.shutdown, which Ray calls at the end of a process too, has no deadline."""
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", STOPPED], timeout=60, check=False).returncode == 0
