@@ -27,7 +27,7 @@ NO_RAY = "none"
 PROBE_TIMEOUT_S = 5.0
 
 SHUTDOWN_S = 30.0
-"""What a local Ray may take to shut down before its processes are killed."""
+"""What a local Ray may take to shut down before its head is killed."""
 
 QUIET = {
     "RAY_AUTH_MODE": "disabled",
@@ -75,14 +75,14 @@ def connect(config: RayConfig) -> None:
 def disconnect() -> None:
     """Shut Ray down where this process has started or joined one.
 
-    ray.shutdown asks the head for replies without a deadline, and at the end of some sessions of tests (Ray 2.60) waited
-    for one for ever. The processes of a local Ray are then killed, which ends the wait.
+    ray.shutdown asks the head for replies without a deadline, and at the end of some sessions of tests (Ray 2.60) it
+    waited for one for ever. The head of a local Ray is then killed, which ends the wait.
     """
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return
     node = ray._private.worker._global_node
-    killer = threading.Timer(SHUTDOWN_S, node.kill_all_processes, kwargs={"check_alive": False}) if node else None
+    killer = threading.Timer(SHUTDOWN_S, node.kill_gcs_server, kwargs={"check_alive": False}) if node else None
     if killer:
         killer.daemon = True
         killer.start()

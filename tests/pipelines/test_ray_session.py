@@ -136,7 +136,7 @@ def test_an_interrupt_comes_through(tmp_path: Path) -> None:
 
 
 STOPPED = """
-import os, signal
+import os, signal, time
 from blip_bootstrap.config import RayConfig
 from blip_pipelines import ray_session
 
@@ -144,6 +144,8 @@ ray_session.SHUTDOWN_S = 1.0
 ray_session.connect(RayConfig(object_store_bytes=100_000_000))
 import ray
 
+ray.get(ray.remote(lambda: 0).remote())
+time.sleep(2)  # Ray's threads ask the head for this and that first, and wait 60 s for it
 (head,) = ray._private.worker._global_node.all_processes["gcs_server"]
 os.kill(head.process.pid, signal.SIGSTOP)
 """
