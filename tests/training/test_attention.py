@@ -44,3 +44,14 @@ def test_attention_and_its_gradient(dtype: torch.dtype, tolerance: float, traine
         for part, of_exact in zip(parts, exact, strict=True):
             assert part.grad is not None
             torch.testing.assert_close(part.grad.double(), of_exact.grad, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_leaves_out_weights_and_keeps_their_mean(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.zeros(4, 2, 64, 16), torch.zeros(4, 2, 256, 16), torch.ones(4, 2, 256, 16)
+    seen = attend(q.to(dtype), k.to(dtype), v.to(dtype), dropout=0.25).float()
+    kept = seen[..., 0] * 0.75  # of 256 equal weights
+    assert torch.unique(seen[..., 0]).numel() > 10
+    assert kept.mean() == pytest.approx(0.75, abs=0.01)
+    assert kept.std() == pytest.approx((0.75 * 0.25 / 256) ** 0.5, rel=0.2)
