@@ -132,7 +132,7 @@ def test_re_ranking_orders_the_first_by_itm_logit_and_similarity(world: Path, mo
     ids, mask = encode_texts(med, tokenizer, data.texts)
     for by_image in (True, False):
         table = scores if by_image else scores.T
-        ranked = matcher.rerank_texts(scores) if by_image else matcher.rerank_images(scores.T)
+        ranked = matcher.rerank(scores)[0 if by_image else 1]
         for row in range(len(table)):
             first = table[row].topk(4).indices.tolist()
             wanted = {}

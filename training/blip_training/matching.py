@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,9 @@ from blip_training.retrieval import area_under_curve, best_ranks, recalls
 from blip_training.text import Tokenizer
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int64
+
+    from blip_training.text_stack import KeyValue
 
 RERANKED_ABOVE = 100.0
 
@@ -32,7 +35,7 @@ def measure_matching(med: Med, tokenizer: Tokenizer, data: HeldOut, config: Eval
     scores = scorer.similarities()
     by_image, by_text = scores, scores.T
     if config.rerank_top_k:
-        by_image, by_text = scorer.rerank_texts(scores), scorer.rerank_images(scores.T)
+        by_image, by_text = scorer.rerank(scores)
     right = right_pairs(data)
     image_ranks, text_ranks = best_ranks(by_image, right), best_ranks(by_text, right.T)
     metrics: dict[str, float] = {}
@@ -65,7 +68,8 @@ class Matcher:
     """
 
     def __init__(self, med: Med, tokenizer: Tokenizer, data: HeldOut, config: EvaluateConfig) -> None:
-        self.med, self.tokenizer, self.data, self.config = med, tokenizer, data, config
+        self.med, self.data, self.config = med, data, config
+        self._ids, self._mask = encode_texts(med, tokenizer, data.texts)
         self.pairs: dict[int, tuple[list[float], list[float]]] = {}
         self.states: list[Tensor] = []
 
@@ -84,9 +88,14 @@ class Matcher:
     def _embed_texts(self) -> Float[Tensor, "t e"]:
         parts = []
         for rows in chunks(range(len(self.data.texts)), self.config.batch_size):
-            ids, mask = encode_texts(self.med, self.tokenizer, [self.data.texts[i] for i in rows])
-            parts.append(self.med.embed_text(ids, mask))
+            parts.append(self.med.embed_text(*self._tokens(rows)))
         return torch.cat(parts)
+
+    def _tokens(self, texts: Sequence[int]) -> tuple[Int64[Tensor, "r l"], Int64[Tensor, "r l"]]:
+        """Ids and mask of these texts, as long as the longest."""
+        mask = self._mask[texts]
+        longest = int(mask.sum(1).max())
+        return self._ids[texts, :longest], mask[:, :longest]
 
     def _score_pairs(self, rows: list[int], states: Tensor, cosines: Tensor, rng: random.Random) -> None:
         own = [(i, text) for i in rows for text in self.data.own[i]]
@@ -99,42 +108,49 @@ class Matcher:
                 self.pairs.setdefault(i, ([], []))[column].append(score)
 
     def _match(
-        self, states: Tensor, image_of_row: list[int], texts: list[int], cosines: Float[Tensor, " r"]
+        self,
+        states: Tensor,
+        image_of_row: list[int] | None,
+        texts: list[int],
+        cosines: Float[Tensor, " r"],
+        keys: list[KeyValue] | None = None,
     ) -> Float[Tensor, "r 2"]:
-        """ITM logits of pairs of a row of `states` and a text, whose ITC similarities are known."""
+        """ITM logits of pairs of a row of `states` and a text, whose ITC similarities are known; `keys` as in match.
+
+        Where `image_of_row` is None, `states` are of one image.
+        """
         parts = [torch.zeros(0, 2)]
         for part in chunks(range(len(texts)), self.config.batch_size):
-            ids, mask = encode_texts(self.med, self.tokenizer, [self.data.texts[texts[i]] for i in part])
-            at = torch.tensor([image_of_row[i] for i in part], device=states.device)
+            ids, mask = self._tokens([texts[i] for i in part])
+            at = None if image_of_row is None else torch.tensor(image_of_row, device=states.device)[part]
             known = cosines[part].to(states.device)
-            parts.append(self.med.match(states, ids, mask, at, cosines=known).cpu())
+            parts.append(self.med.match(states, ids, mask, at, keys, known).cpu())
         return torch.cat(parts)
 
-    def rerank_texts(self, scores: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
-        """For each picture its first `rerank_top_k` texts in a new order, above all others."""
-        ranked = scores.clone()
-        for row, (values, texts) in enumerate(zip(*self._top(scores), strict=True)):
-            logits = self._match(self._states_of([row]), [0] * len(texts), texts.tolist(), values)
-            ranked[row, texts] = values + logits[:, 1] + RERANKED_ABOVE
-        return ranked
+    def rerank(self, scores: Float[Tensor, "n t"]) -> tuple[Float[Tensor, "n t"], Float[Tensor, "t n"]]:
+        """For each picture its first `rerank_top_k` texts in a new order, above all others; for each text its pictures.
 
-    def rerank_images(self, scores: Float[Tensor, "t n"]) -> Float[Tensor, "t n"]:
-        """For each text its first `rerank_top_k` pictures in a new order, above all others."""
-        ranked = scores.clone()
-        for row, (values, images) in enumerate(zip(*self._top(scores), strict=True)):
-            states = self._states_of(images.tolist())
-            logits = self._match(states, list(range(len(images))), [row] * len(images), values)
-            ranked[row, images] = values + logits[:, 1] + RERANKED_ABOVE
-        return ranked
+        A pair that is among the first both ways is judged once, and a picture's keys and values are made once.
+        """
+        of_image, of_text = self._first(scores), self._first(scores.T).T
+        judged, lengths = scores.clone(), self._mask.sum(1).cpu()
+        for row, wanted in enumerate(of_image | of_text):
+            texts = wanted.nonzero()[:, 0]
+            texts = texts[lengths[texts].argsort()]
+            states = self._states_of(row)
+            keys = self.med.text.image_keys_values(states, "bidirectional")
+            logits = self._match(states, None, texts.tolist(), scores[row, texts], keys)
+            judged[row, texts] += logits[:, 1] + RERANKED_ABOVE
+        return torch.where(of_image, judged, scores), torch.where(of_text, judged, scores).T
 
-    def _top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        values, indices = scores.topk(min(self.config.rerank_top_k, scores.shape[1]), dim=1)
-        return values, indices
+    def _first(self, scores: Float[Tensor, "r c"]) -> Bool[Tensor, "r c"]:
+        """Where the highest `rerank_top_k` of each row are."""
+        places = scores.topk(min(self.config.rerank_top_k, scores.shape[1]), dim=1).indices
+        return torch.zeros_like(scores, dtype=torch.bool).scatter(1, places, True)
 
-    def _states_of(self, rows: list[int]) -> Tensor:
-        size = self.config.batch_size
-        picked = torch.stack([self.states[row // size][row % size] for row in rows])
-        return picked.to(self.med.device, self.med.vision.class_token.dtype)
+    def _states_of(self, row: int) -> Float[Tensor, "1 p v"]:
+        states = self.states[row // self.config.batch_size][row % self.config.batch_size]
+        return states[None].to(self.med.device, self.med.vision.class_token.dtype)
 
 
 def _other_text(data: HeldOut, row: int, rng: random.Random) -> int:
