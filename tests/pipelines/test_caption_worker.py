@@ -134,6 +134,14 @@ def test_the_batch_is_halved_where_memory_runs_out(images: pa.Table, captions: p
         worker(images)
 
 
+def test_batch_size_changes_no_caption_of_bfloat16(images: pa.Table, models: Models) -> None:
+    one, seven, all_ = (
+        texts(CaptionWorker(*models, CONFIG.model_copy(update={"dtype": "bfloat16", "batch_size": size}))(images))
+        for size in (1, 7, 64)
+    )
+    assert one == seven == all_
+
+
 def test_bfloat16_gives_nearly_the_same_scores(images: pa.Table, models: Models) -> None:
     some = images.slice(0, 5)
     exact = CaptionWorker(*models, CONFIG)(some)
