@@ -15,7 +15,7 @@ from blip_bootstrap.config.sections import (
 
 
 class VisionConfig(Section):
-    """The image encoder: a ViT, or a frozen EfficientNet-Lite0 grid with a few ViT blocks on top (`mini`)."""
+    """The image encoder: a ViT, or the grid of an EfficientNet-Lite0 with a few ViT blocks on top (`mini`)."""
 
     kind: Literal["vit", "efficientnet-lite0"] = "vit"
     image_size: Count = 224
@@ -27,6 +27,9 @@ class VisionConfig(Section):
     grid_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="efficientnet-lite0: share of the grid's channels that training leaves out of a picture"
     )
+    trained_blocks: Annotated[int, Field(ge=0, le=15)] = Field(
+        0, description="efficientnet-lite0: so many of its 16 blocks, the last, are trained; the others stay frozen"
+    )
     start: str | None = Field(None, description="folder or hub name of a ViT in transformers format")
 
     @model_validator(mode="after")
@@ -35,6 +38,8 @@ class VisionConfig(Section):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.kind == "vit" and self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.kind == "vit" and self.trained_blocks:
+            raise ValueError("trained_blocks is of kind efficientnet-lite0; a ViT is trained as a whole")
         return self
 
 

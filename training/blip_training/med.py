@@ -55,7 +55,7 @@ class Med(nn.Module):
         """Image states; the first is of the whole image.
 
         `pixels` are uint8 [B, 3, H, W] at config.vision.image_size, RGB (float: taken as normalised), or what
-        `vision.stem` made of them, [B, P, C].
+        `vision.still_grid` made of them, [B, P, C].
         """
         pixels = pixels.to(self.device, non_blocking=True)
         grid = pixels if pixels.dim() == 3 else self.vision.stem(pixels)

@@ -72,8 +72,7 @@ def feed_of(
     """How this worker's batches for `med` are made; decoded in the background where a GPU computes meanwhile."""
 
     def grids(pixels: Tensor) -> Tensor:
-        found: Tensor = med.vision.stem(pixels.to(med.device))
-        return found
+        return med.vision.still_grid(pixels.to(med.device))
 
     return Feed(
         batch_size=config.batch_size,

@@ -42,7 +42,7 @@ def new_med(config: ModelConfig, num_tokens: int) -> Med:
 
 
 def started_names(module: nn.Module) -> frozenset[str]:
-    """The parameters that `vision.start` and `text.start` put into a Med, trained since or not."""
+    """The parameters that `vision.start`, `text.start` and an EfficientNet put into a Med, trained since or not."""
     if not isinstance(module, Med):
         return frozenset()
     return frozenset(name for name, _ in module.named_parameters() if _is_started(module, name))
@@ -50,7 +50,7 @@ def started_names(module: nn.Module) -> frozenset[str]:
 
 def _is_started(med: Med, name: str) -> bool:
     if name.startswith("vision."):
-        return bool(med.config.vision.start)
+        return bool(med.config.vision.start) or name.startswith("vision.top.")
     from_bert = name.startswith(("text.embeddings.", "text.layers.")) and ".cross_attention." not in name
     return from_bert and bool(med.config.text.start)
 

@@ -1,4 +1,4 @@
-"""The image encoder: a ViT, on its own patches or on the grid of a frozen EfficientNet-Lite0 (sections 3.1 and 4.1)."""
+"""The image encoder: a ViT, on its own patches or on the grid of an EfficientNet-Lite0 (sections 3.1 and 4.1)."""
 
 from __future__ import annotations
 
@@ -59,14 +59,17 @@ class PatchStem(nn.Module):
 
 
 class LiteStem(nn.Module):
-    """The 1280-channel grid of an ImageNet EfficientNet-Lite0: frozen, and not saved: its weights ship in a package."""
+    """The first blocks of an ImageNet EfficientNet-Lite0: frozen, and not saved: their weights ship in a package.
+
+    Without `LiteTop` after it, all blocks, and the head convolution that makes their 320 channels 1280.
+    """
 
     _net: Any
 
-    def __init__(self) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         # Not registered as a submodule: so it is in no state dict, no optimizer and no momentum update.
-        object.__setattr__(self, "_net", _lite0())
+        object.__setattr__(self, "_net", net)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LiteStem:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -77,12 +80,43 @@ class LiteStem(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b p 1280"]:
-        """Grid of ceil(h/32) x ceil(w/32) vectors, in rows from the top left corner."""
+    def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
+        """Grid of ceil(h/s) x ceil(w/s) vectors, in rows from the top left corner; s is the stride of its last block.
+
+        Of all blocks, s is 32 and c 1280.
+        """
         dtype = next(self._net.parameters()).dtype
         scaled = (pixels.to(dtype) - 127.0) / 128.0
-        grid: Tensor = self._net.extract_features(scaled.contiguous(memory_format=torch.channels_last))
+        grid: Tensor = self._net(scaled.contiguous(memory_format=torch.channels_last))
         return grid.flatten(2).transpose(1, 2)
+
+
+class LiteTop(nn.Module):
+    """The last blocks of an EfficientNet-Lite0, which are trained and saved like everything else.
+
+    Their batch norms are parts of the convolutions before them, as in the frozen blocks.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net.requires_grad_(True)
+
+    def forward(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b q 1280"]:
+        """The grid of a square picture from that of `LiteStem`, with vectors of 32 x 32 pixels."""
+        rows, side, channels = grid.shape[0], math.isqrt(grid.shape[1]), grid.shape[2]
+        square = grid.view(rows, side, side, channels).permute(0, 3, 1, 2)  # channels last in memory
+        last: Tensor = self.net(square)
+        return last.flatten(2).transpose(1, 2)
+
+
+def _lite_parts(trained_blocks: int) -> tuple[nn.Module, nn.Module | None]:
+    """EfficientNet-Lite0 up to its last `trained_blocks` blocks, and these; None where there are none."""
+    net: Any = _lite0()
+    entry, head = [net._conv_stem, net._swish], [net._conv_head, net._swish]
+    cut = len(net._blocks) - trained_blocks
+    if not trained_blocks:
+        return nn.Sequential(*entry, *net._blocks, *head), None
+    return nn.Sequential(*entry, *net._blocks[:cut]), nn.Sequential(*net._blocks[cut:], *head)
 
 
 def _lite0() -> nn.Module:
@@ -148,7 +182,8 @@ class VisionBlock(nn.Module):
 class VisionEncoder(nn.Module):
     """Pixels to one state per patch and one for the whole image, the first.
 
-    `stem` gives the grid, `from_grid` the states; where `has_frozen_stem`, a grid can be computed once and kept.
+    `stem` gives the grid, `from_grid` the states; where `has_frozen_stem`, what `still_grid` gives can be computed once
+    and kept.
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -157,8 +192,10 @@ class VisionEncoder(nn.Module):
         self.has_frozen_stem = config.kind == "efficientnet-lite0"
         self.stem: nn.Module
         self.project: nn.Module
+        top: nn.Module | None = None
         if self.has_frozen_stem:
-            self.stem, self.project = LiteStem(), nn.Linear(LITE_CHANNELS, config.width)
+            frozen, top = _lite_parts(config.trained_blocks)
+            self.stem, self.project = LiteStem(frozen), nn.Linear(LITE_CHANNELS, config.width)
         else:
             self.stem, self.project = PatchStem(config.width, config.patch_size), nn.Identity()
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -168,6 +205,7 @@ class VisionEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.checkpointing = False
         self._initialise()
+        self.top = LiteTop(top) if top else None
 
     @property
     def num_patches(self) -> int:
@@ -184,9 +222,22 @@ class VisionEncoder(nn.Module):
         nn.init.trunc_normal_(self.class_token, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
 
+    @torch.no_grad()
+    def still_grid(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
+        """As far as nothing is trained, the stem and, where it is fixed, the top; for `from_grid`."""
+        grid = self.stem(pixels)
+        is_trained = self.top is not None and any(weight.requires_grad for weight in self.top.parameters())
+        return grid if is_trained else self._to_the_top(grid)
+
+    def _to_the_top(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b q 1280"]:
+        """The last blocks' grid, where it is not that already."""
+        grid = grid.to(self.positions.dtype)
+        last: Tensor = grid if self.top is None or grid.shape[2] == LITE_CHANNELS else self.top(grid)
+        return last
+
     def from_grid(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b 1+p d"]:
         """States of the class token and of each patch, after the last norm."""
-        x = self.project(self._drop_channels(grid.to(self.positions.dtype)) if self.has_frozen_stem else grid)
+        x = self.project(self._drop_channels(self._to_the_top(grid)) if self.has_frozen_stem else grid)
         x = torch.cat([self.class_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1) + self.positions
         for block in self.blocks:
             recompute = self.checkpointing and self.training
