@@ -97,7 +97,7 @@ def run_round(config: Config, number: int, say: Say) -> Path:
         make(at.captions, caption_and_score, at.images, at.captioner, at.filter)
         make(at.pairs, select_pairs, at.captions)
     make(at.model, pretrain, at.images, at.pairs, at.human, _start(at, config))
-    make(at.evaluation, evaluate, at.model, at.held_out)
+    make(at.evaluation, evaluate, at.model, at.held_out, None, at.references)
     make(at.truth_pairs, oracle_pairs, at.images, at.captions, at.truth)
     make(at.controls, train_controls, at.images, at.captions, at.pairs, at.human, at.held_out, at.truth_pairs)
     make(at.metrics, partial(measure_round, at.root, number), at.images, at.pairs, at.evaluation, at.controls, at.truth)

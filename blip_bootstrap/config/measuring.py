@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from blip_bootstrap.config.capfilt import SamplerConfig
-from blip_bootstrap.config.sections import SPEED, Count, Device, Dtype, NonNegative, Section
+from blip_bootstrap.config.sections import SPEED, Count, Device, Dtype, NonNegative, Positive, Section
 
 
 class EvaluateConfig(Section):
@@ -16,7 +16,16 @@ class EvaluateConfig(Section):
     batch_size: Count = 64
     device: Device = "auto"
     dtype: Dtype = "float32"
-    rerank_top_k: NonNegative = Field(0, description="retrieval: ITM re-ranks the ITC top k (paper: 256, 128); 0: off")
+    rerank_top_k: NonNegative = Field(
+        0, description="retrieval: the ITC top k are put in a new order (paper: 256, 128); 0: off"
+    )
+    rerank_by: Literal["itm", "lm"] = Field(
+        "itm", description="itm: its logit (the paper); lm: what a picture adds to the decoder's likelihood of a text"
+    )
+    lm_weight: Positive = Field(0.02, description="rerank_by lm: of a nat, beside the ITC similarity (-1..1)")
+    lm_references: Count = Field(
+        12, description="rerank_by lm: pictures of the human set that stand for how likely a text is without a picture"
+    )
     sampler: SamplerConfig = SamplerConfig(preset="beam")
     prompt: str = "a picture of"
     limit: Count | None = None

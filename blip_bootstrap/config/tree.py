@@ -70,6 +70,12 @@ class Config(Section):
                     node[path[-1]] = {"seed": data["seed"], **leaf}
         return spread
 
+    @model_validator(mode="after")
+    def _has_references(self) -> Config:
+        if self.evaluate.rerank_top_k and self.evaluate.rerank_by == "lm" and not self.human:
+            raise ValueError("evaluate.rerank_by lm needs a human set (human)")
+        return self
+
 
 _SEEDED = (
     ("pretrain", "optimizer"), ("captioner", "optimizer"), ("filter", "optimizer"), ("caption",), ("select",),

@@ -40,11 +40,15 @@ def finetune_filter(out: Path, previous: Source, human: Path, *, config: Finetun
 
 
 def evaluate(
-    out: Path, model: Source, held_out: Path, captioner: Source | None = None, *, config: EvaluateConfig, ray: RayConfig
-) -> Counts:
-    """Measure a model on the held-out set: metrics.json and captions.parquet in `out`; returns the overall figures."""
+    out: Path, model: Source, held_out: Path, captioner: Source | None = None, references: Path | None = None, *,
+    config: EvaluateConfig, ray: RayConfig,
+) -> Counts:  # fmt: skip
+    """Measure a model on the held-out set: metrics.json and captions.parquet in `out`; returns the overall figures.
+
+    `references` (the human set) is what `rerank_by: lm` wants.
+    """
     connect(ray)
-    call = _call(call_evaluate, out, model, held_out, config, captioner)
+    call = _call(call_evaluate, out, model, held_out, config, captioner, references)
     with errors_in_one_line("evaluate"):
         return run_tasks([Training("evaluate", out, 0, call)], 1, wants_gpu(config.device, ray), ray)[0]
 

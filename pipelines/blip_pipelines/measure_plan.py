@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,21 +84,21 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
         costs += [*annotated, *measure_finetunes(config, models, folders.get("human"), scratch)]
         captioning, captions = measure_captioning(config, models, sample, limit_s, known)
         costs += [captioning, measure_select(config, captions, scratch / "select", sample.success_share)]
-        costs += measure_model(config, sample, folders.get("held_out"), sizes.get("held_out", 0), limit_s, scratch)
+        costs += measure_model(config, sample, folders, sizes.get("held_out", 0), limit_s, scratch)
         costs.append(measure_report(config, sample.rows, captions, scratch / "report"))
         return costs, disk_bytes_per_s
 
 
 def measure_model(
-    config: Config, sample: Sample, held_out: Path | None, num_held_out: int, limit_s: float, scratch: Path
+    config: Config, sample: Sample, folders: Mapping[str, Path], num_held_out: int, limit_s: float, scratch: Path
 ) -> list[Cost]:
     """The costs of pre-training, of measuring its model, and of the control arms; none without pre-training."""
     if not config.pretrain.optimizer.steps:
         return []
     training, model = measure_pretraining(config, sample.rows, scratch)
-    if not held_out:
+    if "held_out" not in folders:
         return [training]
-    evaluation = measure_evaluation(config, model, held_out, num_held_out, limit_s, scratch)
+    evaluation = measure_evaluation(config, model, folders, num_held_out, limit_s, scratch)
     controls = measure_controls(config, training, evaluation)
     return [training, evaluation, *([controls] if controls else [])]
 

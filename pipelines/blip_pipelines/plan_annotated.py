@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -55,17 +56,23 @@ def _measure_ingest(name: str, section: AnnotatedSet, count: int, folder: Path) 
     ), total  # fmt: skip
 
 
-def measure_evaluation(config: Config, model: Path, held_out: Path, total: int, limit_s: float, scratch: Path) -> Cost:
-    """The cost of measuring `model` on `total` pictures, from what a few and more of them take."""
+def measure_evaluation(
+    config: Config, model: Path, folders: Mapping[str, Path], total: int, limit_s: float, scratch: Path
+) -> Cost:
+    """The cost of measuring `model` on `total` pictures, from what a few and more of them take.
+
+    `folders` has held_out, and human where there is a human set.
+    """
+    held_out = folders["held_out"]
     pictures = sum(len(read_parquet(file, ["key"])) for file in parquet_files(held_out))
     few = min(FEW_PICTURES, max(1, pictures // 2))
-    _evaluate(config, model, held_out, few, scratch / "evaluation-0")  # for what is done once
-    few_s = _evaluate(config, model, held_out, few, scratch / "evaluation-1")
+    _evaluate(config, model, folders, few, scratch / "evaluation-0")  # for what is done once
+    few_s = _evaluate(config, model, folders, few, scratch / "evaluation-1")
     more = max(few + 1, min(pictures, MOST_PICTURES, int(few * limit_s / few_s)))
     few_bytes = more_bytes = _size(scratch / "evaluation-1")
     more_s = few_s
     if more <= pictures:
-        more_s = _evaluate(config, model, held_out, more, scratch / "evaluation-2")
+        more_s = _evaluate(config, model, folders, more, scratch / "evaluation-2")
         more_bytes = _size(scratch / "evaluation-2")
     asked = min(total, config.evaluate.limit or total)
     return Cost(
@@ -83,12 +90,12 @@ def _on_line(few: tuple[int, float], more: tuple[int, float], asked: int) -> flo
     return max(0.0, few[1] - few[0] * each) + asked * each
 
 
-def _evaluate(config: Config, model: Path, held_out: Path, count: int, out: Path) -> float:
+def _evaluate(config: Config, model: Path, folders: Mapping[str, Path], count: int, out: Path) -> float:
     """Seconds that the step takes on the first `count` pictures."""
     out.mkdir()
     settings: EvaluateConfig = config.evaluate.model_copy(update={"limit": count})
     started = time.perf_counter()
-    evaluate(out, model, held_out, config=settings, ray=config.ray)
+    evaluate(out, model, folders["held_out"], None, folders.get("human"), config=settings, ray=config.ray)
     return time.perf_counter() - started
 
 

@@ -39,12 +39,13 @@ def call_filter(out: Path, previous: Source, human: Path, config: FinetuneConfig
 
 
 def call_evaluate(
-    out: Path, model: Source, held_out: Path, config: EvaluateConfig, captioner: Source | None = None
-) -> Counts:
+    out: Path, model: Source, held_out: Path, config: EvaluateConfig, captioner: Source | None = None,
+    references: Path | None = None,
+) -> Counts:  # fmt: skip
     """See `blip_training.evaluate.evaluate_model`; the figures of single domains are left to metrics.json."""
     from blip_training.evaluate import evaluate_model
 
-    evaluation = evaluate_model(model, held_out, config, captioner)
+    evaluation = evaluate_model(model, held_out, config, captioner, references)
     evaluation.save(out)
     return {key: value for key, value in evaluation.metrics.items() if key in HEADLINES}
 
@@ -60,6 +61,6 @@ def call_arm(
         counts = call_pretrain(trained.parent, images, pairs, human, pretrain)
         trained.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
     if not metrics.exists():
-        call_evaluate(out, trained.parent, held_out, evaluate)
+        call_evaluate(out, trained.parent, held_out, evaluate, references=human)
     found: Counts = json.loads(metrics.read_text(encoding="utf-8"))
     return found

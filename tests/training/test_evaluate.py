@@ -18,8 +18,10 @@ from blip_training.caption_metrics import ptb_words, score_captions
 from blip_training.checkpoint import load_med
 from blip_training.evaluate import evaluate_model, measure_captions
 from blip_training.finetune import finetune_captioner_model
-from blip_training.held_out import read_held_out
-from blip_training.matching import Matcher
+from blip_training.held_out import HeldOut, read_held_out
+from blip_training.likelihood import Likelihoods, text_gains
+from blip_training.losses import token_costs
+from blip_training.matching import Judge, Matcher
 from blip_training.objective import encode_texts
 from blip_training.pretrain import pretrain_model
 from blip_training.retrieval import area_under_curve, best_ranks, recalls
@@ -144,6 +146,78 @@ def test_re_ranking_orders_the_first_by_itm_logit_and_similarity(world: Path, mo
             assert sorted(order) == sorted(first)
             values = [wanted[other] for other in order]
             assert all(a >= b - 5e-3 for a, b in pairwise(values))
+
+
+def plain_gain(model: Path, config: EvaluateConfig, folders: tuple[Path, Path], image: int, text: str) -> float:
+    """Log p(text | picture) less its mean over the references that are most similar to the text, one by one."""
+    med, tokenizer = load_med(model)
+    data, references = (read_held_out(folder) for folder in folders)
+
+    def states_of(data: HeldOut) -> torch.Tensor:
+        return torch.cat([med.encode_image(pixels) for _, pixels in data.pixels(32, 64)])
+
+    def logprob(states: torch.Tensor) -> float:
+        ids, mask = encode_texts(med, tokenizer, [text])
+        scores = med.decode(states, ids, mask)[0, :-1].log_softmax(-1)
+        return float(scores.gather(1, ids[0, 1:, None]).sum())
+
+    others = states_of(references)
+    similar = (med.embed_image(others) @ med.embed_text(*encode_texts(med, tokenizer, [text])).T)[:, 0]
+    near = similar.topk(config.lm_references).indices.tolist()
+    expected = sum(logprob(others[i : i + 1]) for i in near) / len(near)
+    return logprob(states_of(data)[image : image + 1]) - expected
+
+
+@torch.inference_mode()
+def test_re_ranking_by_the_decoder_adds_what_a_picture_tells_of_a_text(world: Path, model: Path) -> None:
+    med, tokenizer = load_med(model)
+    config = CONFIG.model_copy(update={"rerank_top_k": 3, "rerank_by": "lm", "lm_references": 2, "lm_weight": 0.05})
+    data, references = read_held_out(world / "held_out"), read_held_out(world / "human", 10)
+    matcher = Matcher(med, tokenizer, data, config)
+    scores = matcher.similarities()
+    by_image, by_text = matcher.rerank(scores, Judge(med, tokenizer, "", references))
+    for table, plain in ((by_image, scores), (by_text, scores.T)):
+        changed = (table != plain).sum(1)
+        assert bool((changed == 3).all())
+        assert all(bool((table[row].topk(3).indices.sort().values == plain[row].topk(3).indices.sort().values).all())
+                   for row in range(len(table)))  # fmt: skip
+
+
+@torch.inference_mode()
+def test_the_decoders_gains_are_those_of_single_pairs(world: Path, model: Path) -> None:
+    med, tokenizer = load_med(model)
+    config = CONFIG.model_copy(update={"lm_references": 2, "batch_size": 5})
+    data, references = read_held_out(world / "held_out"), read_held_out(world / "human")
+    likelihoods = Likelihoods(med, tokenizer, data.texts, "", config.batch_size)
+    similar = torch.cat([med.embed_image(med.encode_image(p)) for _, p in references.pixels(32, 64)])
+    similar = similar @ med.embed_text(*encode_texts(med, tokenizer, data.texts)).T
+    wanted = torch.zeros(len(data.pictures), len(data.texts), dtype=torch.bool)
+    wanted[0, 3] = wanted[2, 3] = wanted[2, 5] = True
+    gains = text_gains(likelihoods, data, wanted, references, similar, config.lm_references)
+    assert gains.count_nonzero() == 3
+    for image, text in wanted.nonzero().tolist():
+        plain = plain_gain(model, config, (world / "held_out", world / "human"), image, data.texts[text])
+        assert float(gains[image, text]) == pytest.approx(plain, abs=0.05)  # states are kept in float16
+
+
+@torch.inference_mode()
+def test_a_prompts_tokens_do_not_count(world: Path, model: Path) -> None:
+    med, tokenizer = load_med(model)
+    data = read_held_out(world / "held_out", 1)
+    text, pixels = data.texts[0], next(data.pixels(32, 1))[1]
+    states, wanted = med.encode_image(pixels), torch.ones(1, 1, dtype=torch.bool)
+    ids, mask = encode_texts(med, tokenizer, [f"a picture of {text}"])
+    costs = token_costs(med, med.decode_states(states, ids, mask), ids, mask)
+    found = Likelihoods(med, tokenizer, [text], "a picture of", 4).of_pairs(states, wanted)
+    torch.testing.assert_close(found[0, 0], -costs[0, len(tokenizer.piece_ids("a picture of")) :].sum())
+
+
+def test_re_ranking_by_the_decoder_wants_references(world: Path, model: Path) -> None:
+    config = CONFIG.model_copy(update={"rerank_top_k": 3, "rerank_by": "lm", "limit": 5})
+    with pytest.raises(InputError, match="rerank_by lm needs a human-annotated set"):
+        evaluate_model(model, world / "held_out", config)
+    found = evaluate_model(model, world / "held_out", config, references=world / "human").metrics
+    assert 0 <= found["tr1"] <= 1
 
 
 def test_a_captioner_writes_in_place_of_the_model_and_is_given_the_prompt(

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import torch
 
 from blip_bootstrap.config import EvaluateConfig
+from blip_bootstrap.errors import InputError
 from blip_training.allocator import keep_freed_memory
 from blip_training.caption_metrics import score_captions
 from blip_training.checkpoint import load_med
 from blip_training.decoding import generate, resolve_sampler
 from blip_training.held_out import HeldOut, read_held_out
-from blip_training.matching import measure_matching
+from blip_training.matching import Judge, measure_matching
 from blip_training.med import DECODE, EMBED, MATCH, Med, require
 from blip_training.text import Tokenizer
 from blip_training.workers import resolve_device
@@ -61,31 +62,44 @@ _CAPTION_SCHEMA = pa.schema(
 
 
 def evaluate_model(
-    model: Path | str, held_out: Path, config: EvaluateConfig, captioner: Path | str | None = None
-) -> Evaluation:
+    model: Path | str, held_out: Path, config: EvaluateConfig, captioner: Path | str | None = None,
+    references: Path | None = None,
+) -> Evaluation:  # fmt: skip
     """Measure `model` on an annotated set: captions, retrieval (zero-shot ITC) and matching, whatever it can do.
 
     `captioner`, where given, writes the captions in place of the model, starting with `config.prompt`; a model from
-    pre-training never saw a prompt and is given none. A text of several pictures is right for each of them. Raises
-    InputError where the set has no readable picture, CheckpointError where a model is damaged or cannot write.
+    pre-training never saw a prompt and is given none. A text of several pictures is right for each of them.
+    `references` is another annotated set (the human set), which `rerank_by: lm` wants. Raises InputError where the set
+    has no readable picture or there are no references, CheckpointError where a model is damaged or cannot write.
     """
     device = resolve_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
     data = read_held_out(held_out, config.limit)
     med, tokenizer = load_med(model, device)
+    writer, writers_tokenizer = load_med(captioner, device) if captioner else (med, tokenizer)
+    prompt = config.prompt if captioner else ""
+    if captioner:
+        require(writer, DECODE, captioner)
     evaluation = Evaluation()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
         if {EMBED, MATCH} <= med.capabilities:
-            evaluation.metrics |= measure_matching(med, tokenizer, data, config)
-        if captioner:
-            med, tokenizer = load_med(captioner, device)
-            require(med, DECODE, captioner)
-        if DECODE in med.capabilities:
-            written = write_captions(med, tokenizer, data, config.prompt if captioner else "", config)
+            judge = None
+            if config.rerank_top_k and config.rerank_by == "lm":
+                require(writer, DECODE, captioner or model)
+                judge = Judge(writer, writers_tokenizer, prompt, _references(references))
+            evaluation.metrics |= measure_matching(med, tokenizer, data, config, judge)
+        if DECODE in writer.capabilities:
+            written = write_captions(writer, writers_tokenizer, data, prompt, config)
             evaluation.captions = judge_captions(data, written)
             evaluation.metrics |= measure_captions(data, written, config.meteor)
     return evaluation
+
+
+def _references(folder: Path | None) -> HeldOut:
+    if folder is None:
+        raise InputError("evaluate.rerank_by lm needs a human-annotated set (human) beside the held-out one")
+    return read_held_out(folder)
 
 
 def write_captions(

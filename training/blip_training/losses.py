@@ -197,3 +197,17 @@ def lm_targets(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], prompt_tok
     targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
     targets[:, :prompt_tokens] = IGNORED
     return targets
+
+
+def token_costs(
+    med: Med,
+    decoded: Float[Tensor, "n t d"],
+    ids: Int64[Tensor, "n t"],
+    mask: Int64[Tensor, "n t"],
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, "n t-1"]:
+    """Cross-entropy of each token after the first, nats; 0 at padding. Logits are computed where a token is."""
+    wanted = mask[:, 1:] == 1
+    logits = med.lm_logits(decoded[:, :-1][wanted]).float()
+    each = F.cross_entropy(logits, ids[:, 1:][wanted], reduction="none", label_smoothing=label_smoothing)
+    return torch.zeros(wanted.shape, device=each.device).masked_scatter(wanted, each)

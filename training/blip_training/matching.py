@@ -1,9 +1,10 @@
-"""How well a model matches held-out pictures and texts: zero-shot retrieval by ITC, ITM re-ranking, ITM AUC."""
+"""How well a model matches held-out pictures and texts: zero-shot retrieval by ITC, its re-ranking, ITM AUC."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from blip_bootstrap.config import EvaluateConfig
 from blip_training.held_out import HeldOut, chunks
+from blip_training.likelihood import Likelihoods, first_of, text_gains
 from blip_training.med import Med
 from blip_training.objective import encode_texts
 from blip_training.retrieval import area_under_curve, best_ranks, recalls
@@ -24,18 +26,31 @@ if TYPE_CHECKING:
 RERANKED_ABOVE = 100.0
 
 
-def measure_matching(med: Med, tokenizer: Tokenizer, data: HeldOut, config: EvaluateConfig) -> dict[str, float]:
+@dataclass(frozen=True)
+class Judge:
+    """What re-ranks by the decoder (`rerank_by: lm`): a model that writes, and pictures of its training."""
+
+    med: Med
+    tokenizer: Tokenizer
+    prompt: str
+    references: HeldOut
+
+
+def measure_matching(
+    med: Med, tokenizer: Tokenizer, data: HeldOut, config: EvaluateConfig, judge: Judge | None = None
+) -> dict[str, float]:
     """tr1 tr5 tr10, ir1 ir5 ir10 and itm_auc (0..1), each also as `<key>_<domain>`.
 
     A picture's rank is among all texts of the set, and a text's among all pictures, for every domain. With
-    `rerank_top_k` the first so many by ITC are put in the order of ITM logit plus ITC similarity, as BLIP does; the
-    image states of the whole set are then held in memory (float16).
+    `rerank_top_k` the first so many by ITC are put in the order of ITM logit plus ITC similarity, as BLIP does, or,
+    where there is a `judge`, of what it says of them; the image states of the whole set are then held in memory
+    (float16).
     """
     scorer = Matcher(med, tokenizer, data, config)
     scores = scorer.similarities()
     by_image, by_text = scores, scores.T
     if config.rerank_top_k:
-        by_image, by_text = scorer.rerank(scores)
+        by_image, by_text = scorer.rerank(scores, judge)
     right = right_pairs(data)
     image_ranks, text_ranks = best_ranks(by_image, right), best_ranks(by_text, right.T)
     metrics: dict[str, float] = {}
@@ -81,7 +96,7 @@ class Matcher:
             states = self.med.encode_image(pixels)
             images.append(self.med.embed_image(states))
             self._score_pairs(rows, states, (images[-1] @ texts.T).float(), rng)
-            if self.config.rerank_top_k:
+            if self.config.rerank_top_k and self.config.rerank_by == "itm":
                 self.states.append(states.half().cpu())
         return (torch.cat(images) @ texts.T).float().cpu()
 
@@ -127,26 +142,40 @@ class Matcher:
             parts.append(self.med.match(states, ids, mask, at, keys, known).cpu())
         return torch.cat(parts)
 
-    def rerank(self, scores: Float[Tensor, "n t"]) -> tuple[Float[Tensor, "n t"], Float[Tensor, "t n"]]:
+    def rerank(
+        self, scores: Float[Tensor, "n t"], judge: Judge | None = None
+    ) -> tuple[Float[Tensor, "n t"], Float[Tensor, "t n"]]:
         """For each picture its first `rerank_top_k` texts in a new order, above all others; for each text its pictures.
 
         A pair that is among the first both ways is judged once, and a picture's keys and values are made once.
         """
-        of_image, of_text = self._first(scores), self._first(scores.T).T
-        judged, lengths = scores.clone(), self._mask.sum(1).cpu()
-        for row, wanted in enumerate(of_image | of_text):
-            texts = wanted.nonzero()[:, 0]
+        of_image, of_text = first_of(scores, self.config.rerank_top_k), first_of(scores.T, self.config.rerank_top_k).T
+        wanted = of_image | of_text
+        judged = scores + RERANKED_ABOVE + (self._gains(wanted, judge) if judge else self._logits(wanted, scores))
+        return torch.where(of_image, judged, scores), torch.where(of_text, judged, scores).T
+
+    def _logits(self, wanted: Bool[Tensor, "n t"], scores: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
+        """The ITM logits of the wanted pairs, 0 elsewhere."""
+        found, lengths = torch.zeros_like(scores), self._mask.sum(1).cpu()
+        for row in range(len(scores)):
+            texts = wanted[row].nonzero()[:, 0]
             texts = texts[lengths[texts].argsort()]
             states = self._states_of(row)
             keys = self.med.text.image_keys_values(states, "bidirectional")
-            logits = self._match(states, None, texts.tolist(), scores[row, texts], keys)
-            judged[row, texts] += logits[:, 1] + RERANKED_ABOVE
-        return torch.where(of_image, judged, scores), torch.where(of_text, judged, scores).T
+            found[row, texts] = self._match(states, None, texts.tolist(), scores[row, texts], keys)[:, 1]
+        return found
 
-    def _first(self, scores: Float[Tensor, "r c"]) -> Bool[Tensor, "r c"]:
-        """Where the highest `rerank_top_k` of each row are."""
-        places = scores.topk(min(self.config.rerank_top_k, scores.shape[1]), dim=1).indices
-        return torch.zeros_like(scores, dtype=torch.bool).scatter(1, places, True)
+    def _gains(self, wanted: Bool[Tensor, "n t"], judge: Judge) -> Float[Tensor, "n t"]:
+        """What the decoder says of the wanted pairs, times `lm_weight`."""
+        size = self.config.batch_size
+        likelihoods = Likelihoods(judge.med, judge.tokenizer, self.data.texts, judge.prompt, size)
+        images = [
+            self.med.embed_image(self.med.encode_image(pixels))
+            for _, pixels in judge.references.pixels(self.med.config.vision.image_size, size)
+        ]
+        similar = (torch.cat(images) @ self._embed_texts().T).float().cpu()
+        gains = text_gains(likelihoods, self.data, wanted, judge.references, similar, self.config.lm_references)
+        return self.config.lm_weight * gains
 
     def _states_of(self, row: int) -> Float[Tensor, "1 p v"]:
         states = self.states[row // self.config.batch_size][row % self.config.batch_size]

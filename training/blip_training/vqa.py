@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from blip_training.losses import token_costs
 from blip_training.med import DECODE, MATCH, Med, require
 from blip_training.weight_names import text_names, to_ours, to_theirs
 
@@ -107,20 +107,6 @@ def answer_loss(
     decoded = vqa.answer_states(questions, question_mask, ids, mask, question_of_row)
     costs = token_costs(vqa, decoded, ids, mask, label_smoothing)
     return (costs.sum(1) * weights).sum() / len(questions)
-
-
-def token_costs(
-    vqa: Vqa,
-    decoded: Float[Tensor, "m a d"],
-    ids: Int64[Tensor, "m a"],
-    mask: Int64[Tensor, "m a"],
-    label_smoothing: float = 0.0,
-) -> Float[Tensor, "m b"]:
-    """Cross-entropy of each token after the first, nats; 0 at padding. Logits are computed where a token is."""
-    wanted = mask[:, 1:] == 1
-    logits = vqa.lm_logits(decoded[:, :-1][wanted]).float()
-    each = F.cross_entropy(logits, ids[:, 1:][wanted], reduction="none", label_smoothing=label_smoothing)
-    return torch.zeros(wanted.shape, device=each.device).masked_scatter(wanted, each)
 
 
 def encode_cut(

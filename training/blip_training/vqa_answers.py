@@ -12,7 +12,8 @@ import torch
 
 from blip_bootstrap.errors import InputError
 from blip_training.decoding import Sampler, generate
-from blip_training.vqa import encode_cut, token_costs
+from blip_training.losses import token_costs
+from blip_training.vqa import encode_cut
 from blip_training.vqa_data import Question, read_picture
 
 if TYPE_CHECKING:
