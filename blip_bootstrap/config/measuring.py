@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,14 @@ class EvaluateConfig(Section):
         12, description="rerank_by lm: pictures of the human set that stand for how likely a text is without a picture"
     )
     sampler: SamplerConfig = SamplerConfig(preset="beam")
+    consensus_samples: NonNegative = Field(
+        0,
+        description="captions: so many are drawn too, and the sampler's beam is taken which they agree with; 0: off",
+    )
+    consensus_temperature: Positive = Field(0.7, description="of the captions drawn for consensus (nucleus, top_p .95)")
+    consensus_itc_weight: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="of a beam's ITC similarity (-1..1), beside its agreement with the drawn captions (CIDEr)"
+    )
     prompt: str = "a picture of"
     limit: Count | None = None
     meteor: bool = Field(False, description="needs java")

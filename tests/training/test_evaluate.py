@@ -16,12 +16,13 @@ from blip_bootstrap.config import EvaluateConfig, SamplerConfig
 from blip_bootstrap.errors import CheckpointError, InputError
 from blip_training.caption_metrics import ptb_words, score_captions
 from blip_training.checkpoint import load_med
+from blip_training.decoding import generate, resolve_sampler
 from blip_training.evaluate import evaluate_model, measure_captions
 from blip_training.finetune import finetune_captioner_model
 from blip_training.held_out import HeldOut, read_held_out
 from blip_training.likelihood import Likelihoods, text_gains
 from blip_training.losses import token_costs
-from blip_training.matching import Judge, Matcher
+from blip_training.matching import Judge, Matcher, text_similarities
 from blip_training.objective import encode_texts
 from blip_training.pretrain import pretrain_model
 from blip_training.retrieval import area_under_curve, best_ranks, recalls
@@ -227,6 +228,35 @@ def test_a_captioner_writes_in_place_of_the_model_and_is_given_the_prompt(
     alone, helped = (evaluate_model(model, world / "held_out", CONFIG, captioner) for captioner in (None, tmp_path))
     assert alone.metrics["tr1"] == helped.metrics["tr1"]
     assert alone.metrics["cider"] != helped.metrics["cider"]
+
+
+@torch.inference_mode()
+def test_similarities_are_those_of_the_pictures_own_texts(world: Path, model: Path) -> None:
+    med, tokenizer = load_med(model)
+    data = read_held_out(world / "held_out")
+    texts = {p.key: [f"a thing {i}" for i in range(1 + at % 2)] for at, p in enumerate(data.pictures)}
+    found = text_similarities(med, tokenizer, data, CONFIG, texts)
+    states = torch.cat([med.encode_image(pixels) for _, pixels in data.pixels(32, 5)])
+    for at, picture in enumerate(data.pictures):
+        own = texts[picture.key]
+        expected = med.cosines(states[at : at + 1], *encode_texts(med, tokenizer, own))
+        assert found[picture.key] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_consensus_takes_one_of_the_beams_whatever_the_batch(world: Path, model: Path) -> None:
+    more = {"sampler": SamplerConfig(preset="beam", num_beams=4), "consensus_samples": 6, "consensus_itc_weight": 1.0}
+    config = CONFIG.model_copy(update=more)
+    med, tokenizer = load_med(model)
+    data = read_held_out(world / "held_out")
+    one, other = (
+        evaluate_model(model, world / "held_out", config.model_copy(update={"batch_size": size})) for size in (3, 64)
+    )
+    assert [row.caption for row in one.captions] == [row.caption for row in other.captions]
+    sampler = resolve_sampler(config.sampler)
+    for (_, pixels), picture, row in zip(data.pixels(32, 1), data.pictures, one.captions, strict=True):
+        beams = generate(med, tokenizer, med.encode_image(pixels), "", sampler, [[0] * 4])[0]
+        assert row.key == picture.key
+        assert row.caption in [beam.text for beam in beams]
 
 
 def test_a_captioner_alone_has_captions_alone(world: Path, model: Path, tmp_path: Path) -> None:

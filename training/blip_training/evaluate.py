@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,14 +19,19 @@ from blip_bootstrap.errors import InputError
 from blip_training.allocator import keep_freed_memory
 from blip_training.caption_metrics import score_captions
 from blip_training.checkpoint import load_med
-from blip_training.decoding import generate, resolve_sampler
+from blip_training.consensus import choose
+from blip_training.decoding import Sampler, generate, resolve_sampler
 from blip_training.held_out import HeldOut, read_held_out
-from blip_training.matching import Judge, measure_matching
+from blip_training.matching import Judge, measure_matching, text_similarities
 from blip_training.med import DECODE, EMBED, MATCH, Med, require
 from blip_training.text import Tokenizer
 from blip_training.workers import resolve_device
 
 METRICS, CAPTIONS = "metrics.json", "captions.parquet"
+CONSENSUS_TOP_P = 0.95
+
+Similarity = Callable[[Mapping[str, Sequence[str]]], Mapping[str, Sequence[float]]]
+"""ITC similarities (-1..1) of texts with their picture, both by the picture's key."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,8 @@ def evaluate_model(
                 judge = Judge(writer, writers_tokenizer, prompt, _references(references))
             evaluation.metrics |= measure_matching(med, tokenizer, data, config, judge)
         if DECODE in writer.capabilities:
-            written = write_captions(writer, writers_tokenizer, data, prompt, config)
+            itc = partial(text_similarities, med, tokenizer, data, config) if EMBED in med.capabilities else None
+            written = write_captions(writer, writers_tokenizer, data, prompt, config, itc)
             evaluation.captions = judge_captions(data, written)
             evaluation.metrics |= measure_captions(data, written, config.meteor)
     return evaluation
@@ -103,16 +111,34 @@ def _references(folder: Path | None) -> HeldOut:
 
 
 def write_captions(
-    med: Med, tokenizer: Tokenizer, data: HeldOut, prompt: str, config: EvaluateConfig
+    med: Med, tokenizer: Tokenizer, data: HeldOut, prompt: str, config: EvaluateConfig, itc: Similarity | None = None
 ) -> dict[str, str]:
-    """One caption for each picture, by key; a sampled one depends on `config.seed` and the key alone."""
+    """One caption for each picture, by key; a sampled one depends on `config.seed` and the key alone.
+
+    With `config.consensus_samples` it is chosen among the sampler's beams (see consensus.py); `itc` is then what
+    `config.consensus_itc_weight` weighs.
+    """
     sampler = resolve_sampler(config.sampler)
-    written: dict[str, str] = {}
+    beams = _write(med, tokenizer, data, prompt, sampler, config, sampler.num_beams if config.consensus_samples else 1)
+    if not config.consensus_samples:
+        return {key: texts[0] for key, texts in beams.items()}
+    nucleus = dataclasses.replace(
+        sampler, sample=True, num_beams=1, top_p=CONSENSUS_TOP_P, temperature=config.consensus_temperature
+    )
+    drawn = _write(med, tokenizer, data, prompt, nucleus, config, config.consensus_samples)
+    return choose(beams, drawn, itc(beams) if itc else None, config.consensus_itc_weight)
+
+
+def _write(
+    med: Med, tokenizer: Tokenizer, data: HeldOut, prompt: str, sampler: Sampler, config: EvaluateConfig, count: int
+) -> dict[str, list[str]]:
+    """`count` captions for each picture, by key."""
+    written: dict[str, list[str]] = {}
     for rows, pixels in data.pixels(med.config.vision.image_size, config.batch_size):
         keys = [data.pictures[i].key for i in rows]
-        seeds = [[_seed(config.seed, key)] for key in keys]
+        seeds = [[_seed(config.seed, key if at == 0 else f"{key}/{at}") for at in range(count)] for key in keys]
         captions = generate(med, tokenizer, med.encode_image(pixels), prompt, sampler, seeds)
-        written |= {key: caption.text for key, (caption,) in zip(keys, captions, strict=True)}
+        written |= {key: [one.text for one in own] for key, own in zip(keys, captions, strict=True)}
     return written
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,22 @@ def measure_matching(
             found["itm_auc"] = area_under_curve([s for p, _ in pairs for s in p], [s for _, n in pairs for s in n])
         metrics |= {f"{key}{suffix}": value for key, value in found.items()}
     return metrics
+
+
+def text_similarities(
+    med: Med, tokenizer: Tokenizer, data: HeldOut, config: EvaluateConfig, texts: Mapping[str, Sequence[str]]
+) -> dict[str, list[float]]:
+    """ITC similarity (-1..1) of each picture with texts of its own, both by the picture's key."""
+    found: dict[str, list[float]] = {}
+    for rows, pixels in data.pixels(med.config.vision.image_size, config.batch_size):
+        images = med.embed_image(med.encode_image(pixels))
+        keys = [data.pictures[i].key for i in rows]
+        ids, mask = encode_texts(med, tokenizer, [text for key in keys for text in texts[key]])
+        of_picture = torch.tensor([at for at, key in enumerate(keys) for _ in texts[key]], device=images.device)
+        cosines = (images[of_picture] * med.embed_text(ids, mask)).sum(1).tolist()
+        for key in keys:
+            found[key], cosines = cosines[: len(texts[key])], cosines[len(texts[key]) :]
+    return found
 
 
 def right_pairs(data: HeldOut) -> Bool[Tensor, "n t"]:
