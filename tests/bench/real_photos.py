@@ -154,16 +154,33 @@ def train(name: str, config: Photos, pairs: Path) -> dict[str, float]:
     return figures
 
 
-def measure(name: str, config: Photos, held_out: Path) -> dict[str, float]:
-    """CIDEr of the captioner; recalls by ITC; of the filter also ITM AUC, and recalls as ITM re-ranks them."""
+def measure(name: str, config: Photos, held_out: Path, pairs: Path) -> dict[str, float]:
+    """Recalls by ITC; of the filter also ITM AUC, and recalls as ITM re-ranks them; of the captioner CIDEr.
+
+    With the captioner, where `contrast` is there: its recalls as the captioner re-ranks them, and CIDEr by consensus.
+    """
     model = config.root / name
-    if name == "captioner":
-        return evaluate_model(model, held_out, config.evaluate, captioner=model).metrics
-    plain = evaluate_model(model, held_out, config.evaluate.model_copy(update={"rerank_top_k": 0})).metrics
-    if name != "filter":
-        return {key: value for key, value in plain.items() if not key.startswith("itm")}
-    reranked = evaluate_model(model, held_out, config.evaluate).metrics
-    return plain | {f"reranked_{key}": value for key, value in reranked.items() if key != "itm_auc"}
+    simple = {"rerank_top_k": 0, "consensus_samples": 0}
+    plain = _measured(model, held_out, config, simple, model if name == "captioner" else None)
+    if name == "filter":
+        by_itm = _measured(model, held_out, config, {"rerank_by": "itm", "consensus_samples": 0})
+        return plain | _renamed("itm", by_itm, "tr", "ir")
+    if name == "captioner" and (contrast := config.root / "contrast").exists():
+        by_lm = _measured(contrast, held_out, config, {"rerank_by": "lm"}, model, pairs)
+        return plain | _renamed("lm", by_lm, "tr", "ir") | _renamed("consensus", by_lm, "cider", "bleu")
+    return {key: value for key, value in plain.items() if not key.startswith("itm")}
+
+
+def _measured(
+    model: Path, held_out: Path, config: Photos, changes: dict[str, Any], captioner: Path | None = None,
+    references: Path | None = None,
+) -> dict[str, float]:  # fmt: skip
+    evaluate = config.evaluate.model_copy(update=changes)
+    return evaluate_model(model, held_out, evaluate, captioner, references).metrics
+
+
+def _renamed(how: str, metrics: dict[str, float], *kinds: str) -> dict[str, float]:
+    return {f"{how}_{key}": value for key, value in metrics.items() if key.startswith(kinds)}
 
 
 def main() -> None:
@@ -180,7 +197,7 @@ def main() -> None:
     pairs, held_out = prepare(config)
     found: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     for name in options.only:
-        found[name] = train(name, config, pairs) | measure(name, config, held_out)
+        found[name] = train(name, config, pairs) | measure(name, config, held_out, pairs)
         if not options.json:
             print("  ".join(f"{key} {value:.4g}" for key, value in found[name].items()))
     if options.json:
