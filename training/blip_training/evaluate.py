@@ -29,6 +29,8 @@ from blip_training.workers import resolve_device
 
 METRICS, CAPTIONS = "metrics.json", "captions.parquet"
 CONSENSUS_TOP_P = 0.95
+REFERENCE_PICTURES = 5000
+"""Of a large human set the first so many are enough to choose references among."""
 
 Similarity = Callable[[Mapping[str, Sequence[str]]], Mapping[str, Sequence[float]]]
 """ITC similarities (-1..1) of texts with their picture, both by the picture's key."""
@@ -107,7 +109,7 @@ def evaluate_model(
 def _references(folder: Path | None) -> HeldOut:
     if folder is None:
         raise InputError("evaluate.rerank_by lm needs a human-annotated set (human) beside the held-out one")
-    return read_held_out(folder)
+    return read_held_out(folder, REFERENCE_PICTURES)
 
 
 def write_captions(

@@ -33,25 +33,21 @@ class Likelihoods:
         self._lengths = self._mask.sum(1).cpu()
         self._num_prompt = len(tokenizer.piece_ids(prompt))
 
-    def states(self, data: HeldOut) -> Float[Tensor, "n p v"]:
-        """Image states of a whole set, held in memory (float16, on the CPU)."""
-        found = [
-            self.med.encode_image(pixels).half().cpu()
-            for _, pixels in data.pixels(self.med.config.vision.image_size, self.batch_size)
-        ]
-        return torch.cat(found)
-
-    def of_pairs(self, states: Float[Tensor, "n p v"], wanted: Bool[Tensor, "n t"]) -> Float[Tensor, "n t"]:
-        """Log p(text | picture), nats, [SEP] included, of the wanted pairs of pictures and texts; 0 elsewhere."""
-        found = torch.zeros(wanted.shape)
-        for row in wanted.any(1).nonzero()[:, 0].tolist():
-            texts = wanted[row].nonzero()[:, 0]
-            texts = texts[self._lengths[texts].argsort()]
-            found[row, texts] = self._of_one(states[row : row + 1], texts.tolist())
+    def of_pairs(self, data: HeldOut, wanted: Bool[Tensor, "n t"]) -> Float[Tensor, "n t"]:
+        """Log p(text | picture), nats, [SEP] included, of the wanted pairs of a picture and a text; 0 elsewhere."""
+        found, asked = torch.zeros(wanted.shape), wanted.any(1)
+        for rows, pixels in data.pixels(self.med.config.vision.image_size, self.batch_size):
+            some = asked[rows]
+            if not some.any():
+                continue
+            states = self.med.encode_image(pixels[some])
+            for row, own in zip(torch.tensor(rows)[some].tolist(), torch.split(states, 1), strict=True):
+                texts = wanted[row].nonzero()[:, 0]
+                texts = texts[self._lengths[texts].argsort()]
+                found[row, texts] = self._of_one(own, texts.tolist())
         return found
 
     def _of_one(self, states: Float[Tensor, "1 p v"], texts: Sequence[int]) -> Float[Tensor, " r"]:
-        states = states.to(self.med.device, self.med.vision.class_token.dtype)
         keys = self.med.text.image_keys_values(states, "causal")
         parts = []
         for part in chunks(texts, self.batch_size):
@@ -76,8 +72,8 @@ def text_gains(
     most similar to the text (`similarities`): what any picture of that kind would make of it.
     """
     near = first_of(similarities.T, num_references).T & wanted.any(0)
-    expected = likelihoods.of_pairs(likelihoods.states(references), near).sum(0) / near.sum(0).clamp(min=1)
-    return (likelihoods.of_pairs(likelihoods.states(data), wanted) - expected) * wanted
+    expected = likelihoods.of_pairs(references, near).sum(0) / near.sum(0).clamp(min=1)
+    return (likelihoods.of_pairs(data, wanted) - expected) * wanted
 
 
 def first_of(scores: Float[Tensor, "q c"], count: int) -> Bool[Tensor, "q c"]:
