@@ -29,6 +29,9 @@ class OptimizerConfig(Section):
     started_lr_scale: Annotated[float, Field(ge=0, le=1)] = Field(
         1.0, description="the learning rate of what model.*.start put in, over that of fresh weights; 0: it stays fixed"
     )
+    fix_stem: bool = Field(
+        False, description="efficientnet-lite0: the trained_blocks stay as the start has them, and their grid is kept"
+    )
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: NonNegative = 3000
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"

@@ -157,6 +157,14 @@ def test_what_is_still_is_cached_and_the_rest_computed_from_it() -> None:
     torch.testing.assert_close(fixed.vision.from_grid(grid), whole)
 
 
+def test_a_fixed_stem_is_kept_and_the_text_trained() -> None:
+    fixed = prepare(some_med(8), OptimizerConfig(fix_stem=True))
+    assert fixed.vision.still_grid(pixels(1, 64)).shape == (1, 4, 1280)
+    names = {name for name, weight in fixed.named_parameters() if not weight.requires_grad}
+    assert names
+    assert all(name.startswith("vision.top.") for name in names)
+
+
 def test_trained_blocks_learn_with_the_scale_of_a_start_and_are_saved(tmp_path: Path) -> None:
     med = some_med(2)
     before = {name: weight.clone() for name, weight in med.vision.state_dict().items() if name.startswith("top.")}

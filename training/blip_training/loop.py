@@ -80,6 +80,8 @@ def prepare(med: Med, config: OptimizerConfig) -> Med:
         fixed = started_names(med)
         for name, parameter in med.named_parameters():
             parameter.requires_grad_(name not in fixed)
+    if config.fix_stem and med.vision.top:
+        med.vision.top.requires_grad_(False)
     med.set_activation_checkpointing(config.activation_checkpointing)
     if config.compile:
         # Block by block: all blocks of a kind share one compilation, and the state dict keeps its names.
