@@ -56,7 +56,7 @@ class Layout:
         self.previous_model = self._previous("model") if trains and number else None
         self.pairs = self._made("pairs", config.select if number else None)
         self.evaluation = self._made("evaluation", config.evaluate) if trains and config.held_out else None
-        self.references = self.human if config.evaluate.rerank_top_k and config.evaluate.rerank_by == "lm" else None
+        self.references = self.human if config.evaluate.wants_references else None
         self.metrics = self._made("metrics.json", None)
         self.report = self._made("report.html", config.report)
         self.captioner = self._finetuned("captioner", config.captioner) if number else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blip_bootstrap.config.capfilt import SamplerConfig
 from blip_bootstrap.config.sections import SPEED, Count, Device, Dtype, NonNegative, Positive, Section
@@ -39,6 +39,18 @@ class EvaluateConfig(Section):
     limit: Count | None = None
     meteor: bool = Field(False, description="needs java")
     seed: int = 0
+
+    @property
+    def wants_references(self) -> bool:
+        """Whether retrieval is re-ranked by the decoder, with pictures of the human set beside."""
+        return bool(self.rerank_top_k) and self.rerank_by == "lm"
+
+    @model_validator(mode="after")
+    def _has_beams(self) -> EvaluateConfig:
+        beams = self.sampler.num_beams or (2 if self.sampler.preset == "beam" else 1)
+        if self.consensus_samples and beams == 1:
+            raise ValueError("consensus_samples chooses among beams; set sampler.preset beam or sampler.num_beams")
+        return self
 
 
 class ControlsConfig(Section):

@@ -72,7 +72,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _has_references(self) -> Config:
-        if self.evaluate.rerank_top_k and self.evaluate.rerank_by == "lm" and not self.human:
+        if self.evaluate.wants_references and not self.human:
             raise ValueError("evaluate.rerank_by lm needs a human set (human)")
         return self
 

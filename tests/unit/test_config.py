@@ -75,6 +75,15 @@ def test_parts_that_do_not_fit_are_refused(setting: str) -> None:
     assert mistake.startswith(setting.rsplit(".", 1)[0])
 
 
+def test_what_an_evaluation_needs_is_asked_for() -> None:
+    by_lm = ["evaluate.rerank_top_k=4", "evaluate.rerank_by=lm"]
+    assert mistakes_of(*by_lm) == ["config: evaluate.rerank_by lm needs a human set (human)"]
+    assert load_config(None, [*by_lm, "human.path=h.jsonl"]).evaluate.wants_references
+    (mistake,) = mistakes_of("evaluate.consensus_samples=5", "evaluate.sampler={preset: greedy}")
+    assert mistake.startswith("evaluate: consensus_samples chooses among beams")
+    assert load_config(None, ["evaluate.consensus_samples=5"]).evaluate.consensus_samples == 5
+
+
 OF_A_BENCH = "flickr8k_clean.yaml"
 """Read by tests/bench/real_photos.py; checked in tests/training/test_real_photos_bench.py."""
 SHIPPED = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.yaml") if path.name != OF_A_BENCH)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from blip_bootstrap.config import EvaluateConfig
 from blip_bootstrap.errors import InputError
@@ -94,7 +95,7 @@ def evaluate_model(
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
         if {EMBED, MATCH} <= med.capabilities:
             judge = None
-            if config.rerank_top_k and config.rerank_by == "lm":
+            if config.wants_references:
                 require(writer, DECODE, captioner or model)
                 judge = Judge(writer, writers_tokenizer, prompt, _references(references))
             evaluation.metrics |= measure_matching(med, tokenizer, data, config, judge)
@@ -120,28 +121,36 @@ def write_captions(
     With `config.consensus_samples` it is chosen among the sampler's beams (see consensus.py); `itc` is then what
     `config.consensus_itc_weight` weighs.
     """
-    sampler = resolve_sampler(config.sampler)
-    beams = _write(med, tokenizer, data, prompt, sampler, config, sampler.num_beams if config.consensus_samples else 1)
-    if not config.consensus_samples:
-        return {key: texts[0] for key, texts in beams.items()}
+    sampler, count = resolve_sampler(config.sampler), config.consensus_samples
     nucleus = dataclasses.replace(
         sampler, sample=True, num_beams=1, top_p=CONSENSUS_TOP_P, temperature=config.consensus_temperature
     )
-    drawn = _write(med, tokenizer, data, prompt, nucleus, config, config.consensus_samples)
-    return choose(beams, drawn, itc(beams) if itc else None, config.consensus_itc_weight)
+    written: dict[str, list[str]] = {}
+    drawn: dict[str, list[str]] = {}
+    for rows, pixels in data.pixels(med.config.vision.image_size, config.batch_size):
+        states, keys = med.encode_image(pixels), [data.pictures[i].key for i in rows]
+        write = partial(_write, med, tokenizer, states, keys, prompt, config.seed)
+        written |= write(sampler, sampler.num_beams if count else 1)
+        drawn |= write(nucleus, count)
+    if not count:
+        return {key: texts[0] for key, texts in written.items()}
+    return choose(written, drawn, itc(written) if itc else None, config.consensus_itc_weight)
 
 
 def _write(
-    med: Med, tokenizer: Tokenizer, data: HeldOut, prompt: str, sampler: Sampler, config: EvaluateConfig, count: int
+    med: Med,
+    tokenizer: Tokenizer,
+    states: Tensor,
+    keys: list[str],
+    prompt: str,
+    seed: int,
+    sampler: Sampler,
+    count: int,
 ) -> dict[str, list[str]]:
     """`count` captions for each picture, by key."""
-    written: dict[str, list[str]] = {}
-    for rows, pixels in data.pixels(med.config.vision.image_size, config.batch_size):
-        keys = [data.pictures[i].key for i in rows]
-        seeds = [[_seed(config.seed, key if at == 0 else f"{key}/{at}") for at in range(count)] for key in keys]
-        captions = generate(med, tokenizer, med.encode_image(pixels), prompt, sampler, seeds)
-        written |= {key: [one.text for one in own] for key, own in zip(keys, captions, strict=True)}
-    return written
+    seeds = [[_seed(seed, key if at == 0 else f"{key}/{at}") for at in range(count)] for key in keys]
+    captions = generate(med, tokenizer, states, prompt, sampler, seeds)
+    return {key: [one.text for one in own] for key, own in zip(keys, captions, strict=True)}
 
 
 def measure_captions(data: HeldOut, written: Mapping[str, str], meteor: bool = False) -> dict[str, float]:

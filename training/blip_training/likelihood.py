@@ -13,6 +13,7 @@ import torch
 from blip_training.held_out import HeldOut, chunks
 from blip_training.losses import token_costs
 from blip_training.objective import encode_texts
+from blip_training.retrieval import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,9 +75,3 @@ def text_gains(
     near = first_of(similarities.T, num_references).T & wanted.any(0)
     expected = likelihoods.of_pairs(references, near).sum(0) / near.sum(0).clamp(min=1)
     return (likelihoods.of_pairs(data, wanted) - expected) * wanted
-
-
-def first_of(scores: Float[Tensor, "q c"], count: int) -> Bool[Tensor, "q c"]:
-    """Where the `count` highest of each row are."""
-    places = scores.topk(min(count, scores.shape[1]), dim=1).indices
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, places, True)

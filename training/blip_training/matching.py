@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from blip_bootstrap.config import EvaluateConfig
 from blip_training.held_out import HeldOut, chunks
-from blip_training.likelihood import Likelihoods, first_of, text_gains
+from blip_training.likelihood import Likelihoods, text_gains
 from blip_training.med import Med
 from blip_training.objective import encode_texts
-from blip_training.retrieval import area_under_curve, best_ranks, recalls
+from blip_training.retrieval import area_under_curve, best_ranks, first_of, recalls
 from blip_training.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def measure_matching(
     `rerank_top_k` the first so many by ITC are put in the order of ITM logit plus ITC similarity, as BLIP does (the
     image states of the whole set are then held in memory, float16), or, where there is a `judge`, of what it says.
     """
-    scorer = Matcher(med, tokenizer, data, config)
+    scorer = Matcher(med, tokenizer, data, config, judge)
     scores = scorer.similarities()
     by_image, by_text = scores, scores.T
     if config.rerank_top_k:
-        by_image, by_text = scorer.rerank(scores, judge)
+        by_image, by_text = scorer.rerank(scores)
     right = right_pairs(data)
     image_ranks, text_ranks = best_ranks(by_image, right), best_ranks(by_text, right.T)
     metrics: dict[str, float] = {}
@@ -97,8 +98,10 @@ class Matcher:
     `pairs` holds for each picture the ITM scores (0..1) of its own texts, and of as many random texts of others.
     """
 
-    def __init__(self, med: Med, tokenizer: Tokenizer, data: HeldOut, config: EvaluateConfig) -> None:
-        self.med, self.data, self.config = med, data, config
+    def __init__(
+        self, med: Med, tokenizer: Tokenizer, data: HeldOut, config: EvaluateConfig, judge: Judge | None = None
+    ) -> None:
+        self.med, self.data, self.config, self.judge = med, data, config, judge
         self._ids, self._mask = encode_texts(med, tokenizer, data.texts)
         self.pairs: dict[int, tuple[list[float], list[float]]] = {}
         self.states: list[Tensor] = []
@@ -106,16 +109,17 @@ class Matcher:
     def similarities(self) -> Float[Tensor, "n t"]:
         """ITC similarity of every picture with every text; fills `pairs`, and `states` for re-ranking."""
         rng = random.Random(self.config.seed)
-        texts, images = self._embed_texts(), []
+        texts, images = self._text_embeddings, []
         for rows, pixels in self.data.pixels(self.med.config.vision.image_size, self.config.batch_size):
             states = self.med.encode_image(pixels)
             images.append(self.med.embed_image(states))
             self._score_pairs(rows, states, (images[-1] @ texts.T).float(), rng)
-            if self.config.rerank_top_k and self.config.rerank_by == "itm":
+            if self.config.rerank_top_k and not self.judge:
                 self.states.append(states.half().cpu())
         return (torch.cat(images) @ texts.T).float().cpu()
 
-    def _embed_texts(self) -> Float[Tensor, "t e"]:
+    @cached_property
+    def _text_embeddings(self) -> Float[Tensor, "t e"]:
         parts = []
         for rows in chunks(range(len(self.data.texts)), self.config.batch_size):
             parts.append(self.med.embed_text(*self._tokens(rows)))
@@ -157,16 +161,16 @@ class Matcher:
             parts.append(self.med.match(states, ids, mask, at, keys, known).cpu())
         return torch.cat(parts)
 
-    def rerank(
-        self, scores: Float[Tensor, "n t"], judge: Judge | None = None
-    ) -> tuple[Float[Tensor, "n t"], Float[Tensor, "t n"]]:
+    def rerank(self, scores: Float[Tensor, "n t"]) -> tuple[Float[Tensor, "n t"], Float[Tensor, "t n"]]:
         """For each picture its first `rerank_top_k` texts in a new order, above all others; for each text its pictures.
 
         A pair that is among the first both ways is judged once, and a picture's keys and values are made once.
         """
         of_image, of_text = first_of(scores, self.config.rerank_top_k), first_of(scores.T, self.config.rerank_top_k).T
         wanted = of_image | of_text
-        judged = scores + RERANKED_ABOVE + (self._gains(wanted, judge) if judge else self._logits(wanted, scores))
+        judged = (
+            scores + RERANKED_ABOVE + (self._gains(wanted, self.judge) if self.judge else self._logits(wanted, scores))
+        )
         return torch.where(of_image, judged, scores), torch.where(of_text, judged, scores).T
 
     def _logits(self, wanted: Bool[Tensor, "n t"], scores: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
@@ -188,7 +192,7 @@ class Matcher:
             self.med.embed_image(self.med.encode_image(pixels))
             for _, pixels in judge.references.pixels(self.med.config.vision.image_size, size)
         ]
-        similar = (torch.cat(images) @ self._embed_texts().T).float().cpu()
+        similar = (torch.cat(images) @ self._text_embeddings.T).float().cpu()
         gains = text_gains(likelihoods, self.data, wanted, judge.references, similar, self.config.lm_references)
         return self.config.lm_weight * gains
 

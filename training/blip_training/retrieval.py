@@ -23,6 +23,12 @@ def best_ranks(scores: Float[Tensor, "q c"], right: Bool[Tensor, "q c"]) -> Int6
     return ((scores >= best) & ~right).sum(1)
 
 
+def first_of(scores: Float[Tensor, "q c"], count: int) -> Bool[Tensor, "q c"]:
+    """Where the `count` highest of each row are."""
+    places = scores.topk(min(count, scores.shape[1]), dim=1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, places, True)
+
+
 def recalls(ranks: Int64[Tensor, " q"], prefix: str) -> dict[str, float]:
     """`<prefix>1`, `<prefix>5`, `<prefix>10`: the share of queries (0..1) found among the first so many."""
     return {f"{prefix}{k}": float((ranks < k).double().mean()) for k in RECALL_AT}

@@ -205,7 +205,7 @@ class VisionEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.checkpointing = False
         self._initialise()
-        self.top = LiteTop(top) if top else None
+        self.top = LiteTop(top) if top is not None else None
 
     @property
     def num_patches(self) -> int:
