@@ -190,7 +190,7 @@ def test_views_of_a_picture_are_kept_and_no_text_that_names_a_side_has_a_flipped
         return pixel_stem(pixels)
 
     data = open_world(world, stem=stem, augment="crop", augment_views=4)
-    bare = open_world(world, stem=pixel_stem, augment="crop", augment_views=4, cache_bytes=0)
+    bare = open_world(world, stem=pixel_stem, augment="crop", augment_views=4, cache_bytes=0, num_threads=2)
     shown: dict[str, set[bytes]] = {}
     for step in range(60):
         samples, grids = data.samples(step), data.micro_batches(step)[0].images

@@ -11,7 +11,7 @@ from blip_bootstrap.config import ItcConfig, ItmConfig
 from blip_training.data import Batch
 from blip_training.losses import lm_loss
 from blip_training.med import Med
-from blip_training.objective import Contrast, Part, parts_of_step, shares_of, warn_of_cut_texts
+from blip_training.objective import Contrast, Part, in_equal_parts, parts_of_step, shares_of, warn_of_cut_texts
 from blip_training.text import Tokenizer
 from blip_training.workers import Worker
 from tests.drawn import SIZE, model_config
@@ -118,6 +118,19 @@ def itm_of(contrast: Contrast, part: Part, med: Med) -> float:
     states = med.encode_image(part.images)
     itc = contrast.itc(part, states, 0.0)
     return contrast.itm(part, states, itc, torch.Generator().manual_seed(0)).item()
+
+
+@pytest.mark.parametrize("count", [1, 4, 6, 8])
+def test_a_stem_sees_equal_parts_and_gives_a_grid_for_each_picture(count: int) -> None:
+    seen: list[int] = []
+
+    def stem(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return pixels.flatten(1)[:, :2] + 1
+
+    pixels = torch.arange(count * 12, dtype=torch.uint8).view(count, 3, 2, 2)
+    assert torch.equal(in_equal_parts(stem, pixels, 4), pixels.flatten(1)[:, :2] + 1)
+    assert seen == [4] * ((count + 3) // 4)
 
 
 def test_shares_are_one_on_average_and_equal_counts_weigh_one() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -150,7 +150,10 @@ class TrainingData:
 
     def _pixels(self, samples: list[Sample]) -> Tensor:
         make = self._squashed if self.feed.augment == "none" else self._augmented
-        return torch.stack(list(self._pool.map(make, samples) if self._pool else map(make, samples)))
+        return torch.stack(self._mapped(make, samples))
+
+    def _mapped(self, make: Callable[..., Tensor], *what: Sequence[Any]) -> list[Tensor]:
+        return list(self._pool.map(make, *what) if self._pool else map(make, *what))
 
     def _squashed(self, sample: Sample) -> Tensor:
         if (kept := self._cache.get(sample)) is not None:
@@ -173,7 +176,7 @@ class TrainingData:
         grids = [self._cache.get(sample, view) for sample, view in zip(samples, views, strict=True)]
         new = [at for at, grid in enumerate(grids) if grid is None]
         if new:
-            pixels = torch.stack([self._seen_from(samples[at], views[at]) for at in new])
+            pixels = torch.stack(self._mapped(self._seen_from, [samples[at] for at in new], [views[at] for at in new]))
             for at, grid in zip(new, self.feed.stem(pixels).half().cpu(), strict=True):
                 grids[at] = self._cache.put(samples[at], grid.clone(), views[at])
         return torch.stack([grid for grid in grids if grid is not None])
