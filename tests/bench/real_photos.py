@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from blip_bootstrap.config import AnnotatedSet, EvaluateConfig, FinetuneConfig, ItmConfig, ModelConfig, PretrainConfig
 from blip_bootstrap.config.sections import Section
 from blip_pipelines.annotated import ingest_annotated
-from blip_training.checkpoint import save_med
+from blip_training.checkpoint import load_med, save_med
 from blip_training.evaluate import evaluate_model
 from blip_training.finetune import finetune_captioner_model, finetune_filter_model
 from blip_training.pretrain import start_model
@@ -51,7 +51,7 @@ class Retrieval(Section):
 
 
 class Captioning(Section):
-    """The model of LM. `words` is where MiniLM with the captions' own words is put."""
+    """The model of LM, whose image encoder is that of `contrast`. `words` is where MiniLM with few words is put."""
 
     words: Path
     model: ModelConfig
@@ -121,7 +121,7 @@ def prepare(config: Photos) -> tuple[Path, Path]:
 
 
 def start(config: Photos, name: str) -> Path:
-    """What a training starts from: the stage before, or a model that is not trained yet."""
+    """What a training starts from: the stage before, or a fresh model; the captioner's with the eyes of `contrast`."""
     at = STAGES.index(name)
     if name in ("contrast", "filter"):
         return config.root / STAGES[at - 1]
@@ -130,6 +130,8 @@ def start(config: Photos, name: str) -> Path:
         model = config.captioning.model if name == "captioner" else config.retrieval.model
         settings = PretrainConfig(model=model, itc=config.stage(name).itc)
         med, tokenizer = start_model(settings, None, this_worker("cpu"))
+        if name == "captioner":
+            med.vision.load_state_dict(load_med(config.root / "contrast")[0].vision.state_dict())
         out.mkdir(parents=True, exist_ok=True)
         save_med(out, med, tokenizer, {"pretrained_steps": 0})
     return out
