@@ -67,7 +67,7 @@ def warn_of_cut_texts(med: Med, tokenizer: Tokenizer, texts: Sequence[str], prom
 def in_equal_parts(compute: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
     """What `compute` gives of `rows`, which it sees `size` at a time, the last ones filled up with zeros.
 
-    cuDNN plans every convolution anew for each number of pictures, which takes longer than the convolutions.
+    For a GPU, whose convolutions are planned anew for each shape: a cache leaves another number at every step.
     """
     filled = F.pad(rows, (0,) * (2 * rows.ndim - 1) + (-len(rows) % size,))
     return torch.cat([compute(filled[at : at + size]) for at in range(0, len(filled), size)])[: len(rows)]
