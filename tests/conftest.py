@@ -26,6 +26,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 REAL_DATA = Path(os.environ.get("BLIP_BOOTSTRAP_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_sessionstart() -> None:
+    """After the environment above is set: this imports torch."""
+    from tests.shapes import check_shapes
+
+    check_shapes()
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Real photographs and alt texts, which the repository does not contain; skips where they are absent."""

@@ -1,6 +1,7 @@
 """The small real model trained on clean pairs of photographs: captioner and filter, and their figures on dev.jsonl.
 
-    .venv/bin/python tests/bench/real_photos.py [--config configs/flickr8k_clean.yaml] [--only STAGE ...] [--json]
+    .venv/bin/python tests/bench/real_photos.py [--config configs/flickr8k_clean.yaml] [--only STAGE ...]
+                                              [--seed N] [--json]
 
 Trains on the human set and on the web rows that web_truth.tsv calls clean: an upper line, for which alone the truth is
 read. Takes up again what was killed. Minutes are those of training, evaluation not counted.
@@ -62,6 +63,7 @@ class Photos(Section):
     """The file of --config."""
 
     root: Path
+    seed: int = 0
     pairs: AnnotatedSet
     held_out: AnnotatedSet
     truth: Path
@@ -71,10 +73,11 @@ class Photos(Section):
 
     def stage(self, name: str) -> FinetuneConfig:
         """The settings of a training."""
-        if name == "captioner":
-            return self.captioning.captioner
-        found: FinetuneConfig = getattr(self.retrieval, name)
-        return found if name == "filter" else found.model_copy(update={"itm": ItmConfig(start_step=NEVER)})
+        found: FinetuneConfig = self.captioning.captioner if name == "captioner" else getattr(self.retrieval, name)
+        changes: dict[str, Any] = {"optimizer": found.optimizer.model_copy(update={"seed": self.seed})}
+        if name in ("heads", "contrast"):
+            changes["itm"] = ItmConfig(start_step=NEVER)
+        return found.model_copy(update=changes)
 
 
 def write_pairs(path: Path, truth: Path) -> None:
@@ -128,7 +131,8 @@ def start(config: Photos, name: str) -> Path:
     out = config.root / f"{name}-start"
     if not (out / "config.json").exists():
         model = config.captioning.model if name == "captioner" else config.retrieval.model
-        settings = PretrainConfig(model=model, itc=config.stage(name).itc)
+        section = config.stage(name)
+        settings = PretrainConfig(model=model, itc=section.itc, optimizer=section.optimizer)
         med, tokenizer = start_model(settings, None, this_worker("cpu"))
         if name == "captioner":
             med.vision.load_state_dict(load_med(config.root / "contrast")[0].vision.state_dict())
@@ -177,7 +181,7 @@ def _measured(
     model: Path, held_out: Path, config: Photos, changes: dict[str, Any], captioner: Path | None = None,
     references: Path | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    evaluate = config.evaluate.model_copy(update=changes)
+    evaluate = config.evaluate.model_copy(update={"seed": config.seed, **changes})
     return evaluate_model(model, held_out, evaluate, captioner, references).metrics
 
 
@@ -190,12 +194,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/flickr8k_clean.yaml"))
     parser.add_argument("--only", choices=STAGES, nargs="+", default=STAGES, metavar="STAGE")
+    parser.add_argument("--seed", type=int, default=0, help="another than 0 has a folder of its own beside the root")
     parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     config = Photos.model_validate(yaml.safe_load(options.config.read_text(encoding="utf-8")))
+    if options.seed:
+        root = config.root.with_name(f"{config.root.name}-{options.seed}")
+        config = config.model_copy(update={"root": root, "seed": options.seed})
     pairs, held_out = prepare(config)
     found: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     for name in options.only:

@@ -16,9 +16,11 @@ from blip_training.checkpoint import load_med, save_med
 from blip_training.loop import make_optimizer, prepare
 from blip_training.med import Med
 from blip_training.momentum import MomentumEncoder
+from blip_training.objective import feed_of
 from blip_training.start import new_med
 from blip_training.text import Tokenizer
 from blip_training.vision import CLIP_MEAN, CLIP_STD, PatchStem, VisionBlock, VisionEncoder, resize_positions
+from blip_training.workers import Worker
 
 TEXT = {"width": 32, "depth": 1, "heads": 2, "intermediate": 48}
 
@@ -155,6 +157,16 @@ def test_what_is_still_is_cached_and_the_rest_computed_from_it() -> None:
     assert grid.shape == (2, 4, 1280)
     assert not grid.requires_grad
     torch.testing.assert_close(fixed.vision.from_grid(grid), whole)
+
+
+def test_a_picture_s_grid_is_the_same_to_the_bit_whatever_else_is_new() -> None:
+    med = some_med(8)
+    stem = feed_of(med, OptimizerConfig(), Worker(torch.device("cpu")), "crop", augment_views=2).stem
+    assert stem is not None
+    images = pixels(20, 64)
+    whole = stem(images)
+    assert torch.equal(stem(images[3:10]), whole[3:10])
+    assert torch.equal(stem(images[19:]), whole[19:])
 
 
 def test_a_fixed_stem_is_kept_and_the_text_trained() -> None:

@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 CUT_SHARE = 0.05
 """Of texts that are cut, above which the log says so."""
 
-GRIDS_AT_ONCE = 64
-"""Pictures that a frozen stem sees at a time on a GPU."""
+GRIDS_AT_ONCE = {"cpu": 16}
+MOST_GRIDS_AT_ONCE = 64
+"""Pictures that a frozen stem sees at a time, by kind of device, and on others. 256 of 256 px at a time, a whole batch,
+take 7 GB of activations on a CPU, and no less time than 16."""
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,8 @@ def warn_of_cut_texts(med: Med, tokenizer: Tokenizer, texts: Sequence[str], prom
 def in_equal_parts(compute: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
     """What `compute` gives of `rows`, which it sees `size` at a time, the last ones filled up with zeros.
 
-    For a GPU, whose convolutions are planned anew for each shape: a cache leaves another number at every step.
+    A cache leaves another number at every step. A CPU's convolutions give 7 pictures other last bits than 16, so a
+    run that was killed, whose cache is empty, would not go on as it would have; a GPU plans them anew for each number.
     """
     filled = F.pad(rows, (0,) * (2 * rows.ndim - 1) + (-len(rows) % size,))
     return torch.cat([compute(filled[at : at + size]) for at in range(0, len(filled), size)])[: len(rows)]
@@ -84,9 +87,8 @@ def feed_of(
     """How this worker's batches for `med` are made; decoded in the background where a GPU computes meanwhile."""
 
     def grids(pixels: Tensor) -> Tensor:
-        if med.device.type == "cpu":
-            return med.vision.still_grid(pixels)
-        return in_equal_parts(med.vision.still_grid, pixels.to(med.device), GRIDS_AT_ONCE)
+        at_once = GRIDS_AT_ONCE.get(med.device.type, MOST_GRIDS_AT_ONCE)
+        return in_equal_parts(med.vision.still_grid, pixels.to(med.device), at_once)
 
     return Feed(
         batch_size=config.batch_size,

@@ -235,7 +235,7 @@ class VisionEncoder(nn.Module):
         last: Tensor = grid if self.top is None or grid.shape[2] == LITE_CHANNELS else self.top(grid)
         return last
 
-    def from_grid(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b 1+p d"]:
+    def from_grid(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b s d"]:
         """States of the class token and of each patch, after the last norm."""
         x = self.project(self._drop_channels(self._to_the_top(grid)) if self.has_frozen_stem else grid)
         x = torch.cat([self.class_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1) + self.positions
