@@ -35,6 +35,9 @@ class EvaluateConfig(Section):
     consensus_itc_weight: Annotated[float, Field(ge=0)] = Field(
         0.0, description="of a beam's ITC similarity (-1..1), beside its agreement with the drawn captions (CIDEr)"
     )
+    mirrored: bool = Field(
+        False, description="pictures are seen as their mirror images too: ITC by both, half of consensus_samples each"
+    )
     prompt: str = "a picture of"
     limit: Count | None = None
     meteor: bool = Field(False, description="needs java")

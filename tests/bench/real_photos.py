@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import model_validator
 from safetensors.torch import load_file, save_file
 
 from blip_bootstrap.config import AnnotatedSet, EvaluateConfig, FinetuneConfig, ItmConfig, ModelConfig, PretrainConfig
@@ -70,6 +71,15 @@ class Photos(Section):
     retrieval: Retrieval
     captioning: Captioning
     evaluate: EvaluateConfig
+
+    @model_validator(mode="after")
+    def _has_one_image_encoder(self) -> Photos:
+        theirs, ours = (
+            part.model.vision.model_dump(exclude={"grid_dropout"}) for part in (self.retrieval, self.captioning)
+        )
+        if theirs != ours:
+            raise ValueError("captioning.model.vision is not retrieval's, whose weights it takes (grid_dropout apart)")
+        return self
 
     def stage(self, name: str) -> FinetuneConfig:
         """The settings of a training."""
@@ -135,7 +145,9 @@ def start(config: Photos, name: str) -> Path:
         settings = PretrainConfig(model=model, itc=section.itc, optimizer=section.optimizer)
         med, tokenizer = start_model(settings, None, this_worker("cpu"))
         if name == "captioner":
-            med.vision.load_state_dict(load_med(config.root / "contrast")[0].vision.state_dict())
+            if not (contrast := config.root / "contrast").exists():
+                raise SystemExit(f"{contrast}: not there; the captioner sees with its eyes (--only heads contrast)")
+            med.vision.load_state_dict(load_med(contrast)[0].vision.state_dict())
         out.mkdir(parents=True, exist_ok=True)
         save_med(out, med, tokenizer, {"pretrained_steps": 0})
     return out
@@ -166,7 +178,7 @@ def measure(name: str, config: Photos, held_out: Path, pairs: Path) -> dict[str,
     With the captioner, where `contrast` is there: its recalls as the captioner re-ranks them, and CIDEr by consensus.
     """
     model = config.root / name
-    simple = {"rerank_top_k": 0, "consensus_samples": 0}
+    simple = {"rerank_top_k": 0, "consensus_samples": 0, "mirrored": False}
     plain = _measured(model, held_out, config, simple, model if name == "captioner" else None)
     if name == "filter":
         by_itm = _measured(model, held_out, config, {"rerank_by": "itm", "consensus_samples": 0})

@@ -7,6 +7,7 @@ import random
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from blip_bootstrap.config import EvaluateConfig, SamplerConfig
 from blip_bootstrap.errors import CheckpointError, InputError
+from blip_training import evaluate
 from blip_training.caption_metrics import ptb_words, score_captions
 from blip_training.checkpoint import load_med
 from blip_training.decoding import generate, resolve_sampler
@@ -22,13 +24,16 @@ from blip_training.finetune import finetune_captioner_model
 from blip_training.held_out import HeldOut, read_held_out
 from blip_training.likelihood import Likelihoods, text_gains
 from blip_training.losses import token_costs
-from blip_training.matching import Judge, Matcher, text_similarities
+from blip_training.matching import Judge, Matcher, embed_pictures, text_similarities
 from blip_training.objective import encode_texts
 from blip_training.pretrain import pretrain_model
 from blip_training.retrieval import area_under_curve, best_ranks, recalls
 from tests.drawn import finetune_config, pretrain_config
 
 CONFIG = EvaluateConfig(sampler=SamplerConfig(preset="greedy"), device="cpu", batch_size=7)
+CONSENSUS = {
+    "sampler": SamplerConfig(preset="beam", num_beams=4), "consensus_samples": 6, "consensus_itc_weight": 1.0
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -244,9 +249,44 @@ def test_similarities_are_those_of_the_pictures_own_texts(world: Path, model: Pa
         assert found[picture.key] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_consensus_takes_one_of_the_beams_whatever_the_batch(world: Path, model: Path) -> None:
-    more = {"sampler": SamplerConfig(preset="beam", num_beams=4), "consensus_samples": 6, "consensus_itc_weight": 1.0}
-    config = CONFIG.model_copy(update=more)
+@torch.inference_mode()
+def test_mirrored_pictures_are_seen_from_both_sides(world: Path, model: Path) -> None:
+    med, _ = load_med(model)
+    _, pixels = next(read_held_out(world / "held_out").pixels(32, 5))
+    both, one = (embed_pictures(med, med.encode_image(pixels), pixels, mirrored) for mirrored in (True, False))
+    other = pixels.flip(-1)
+    torch.testing.assert_close(both, embed_pictures(med, med.encode_image(other), other, True))
+    torch.testing.assert_close(both.norm(dim=1), torch.ones(5))
+    assert not torch.allclose(both, one, atol=1e-4)
+    assert torch.equal(one, med.embed_image(med.encode_image(pixels)))
+
+
+def test_half_of_the_drawn_captions_are_of_the_mirror_image(
+    world: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    med, tokenizer = load_med(model)
+    data = read_held_out(world / "held_out", 4)
+    calls: list[tuple[torch.Tensor, list[int]]] = []
+
+    def spy(*given: Any) -> Any:
+        calls.append((given[2], [len(seeds) for seeds in given[-1]]))
+        return generate(*given)
+
+    monkeypatch.setattr(evaluate, "generate", spy)
+    config = CONFIG.model_copy(update=CONSENSUS | {"consensus_samples": 5, "mirrored": True})
+    with torch.inference_mode():
+        written = evaluate.write_captions(med, tokenizer, data, "", config)
+        ((_, pixels),) = data.pixels(32, 4)
+        straight, turned = med.encode_image(pixels), med.encode_image(pixels.flip(-1))
+    assert set(written) == {picture.key for picture in data.pictures}
+    assert [counts for _, counts in calls] == [[4] * 4, [3] * 4, [2] * 4]
+    for (states, _), expected in zip(calls, (straight, straight, turned), strict=True):
+        assert torch.equal(states, expected)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_consensus_takes_one_of_the_beams_whatever_the_batch(world: Path, model: Path, mirrored: bool) -> None:
+    config = CONFIG.model_copy(update=CONSENSUS | {"mirrored": mirrored})
     med, tokenizer = load_med(model)
     data = read_held_out(world / "held_out")
     one, other = (

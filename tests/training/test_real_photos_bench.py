@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
 from blip_bootstrap.errors import CheckpointError
 from blip_training.sources import resolve_source
@@ -38,6 +39,18 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_itm_joins_in_the_filter_alone(config: Photos) -> None:
     assert [config.stage(name).itm.start_step for name in STAGES] == [NEVER, NEVER, 0, 0]
     assert config.stage("heads").optimizer.started_lr_scale == 0
+
+
+def test_the_seed_is_every_trainings(config: Photos) -> None:
+    seeded = config.model_copy(update={"seed": 7})
+    assert {seeded.stage(name).optimizer.seed for name in STAGES} == {7}
+
+
+def test_the_captioner_takes_the_image_encoder_of_contrast() -> None:
+    content = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    content["captioning"]["model"]["vision"]["trained_blocks"] = 0
+    with pytest.raises(ValidationError, match=r"captioning\.model\.vision is not retrieval's"):
+        Photos.model_validate(content)
 
 
 def test_pairs_are_the_human_set_and_the_clean_rows(tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ def write_captions(
 ) -> dict[str, str]:
     """One caption for each picture, by key; a sampled one depends on `config.seed` and the key alone.
 
-    With `config.consensus_samples` it is chosen among the sampler's beams (see consensus.py); `itc` is then what
-    `config.consensus_itc_weight` weighs.
+    With `config.consensus_samples` it is chosen among the sampler's beams (see consensus.py), which are of the picture
+    as it is; `itc` is then what `config.consensus_itc_weight` weighs.
     """
     sampler, count = resolve_sampler(config.sampler), config.consensus_samples
     nucleus = dataclasses.replace(
@@ -128,10 +128,16 @@ def write_captions(
     written: dict[str, list[str]] = {}
     drawn: dict[str, list[str]] = {}
     for rows, pixels in data.pixels(med.config.vision.image_size, config.batch_size):
-        states, keys = med.encode_image(pixels), [data.pictures[i].key for i in rows]
-        write = partial(_write, med, tokenizer, states, keys, prompt, config.seed)
-        written |= write(sampler, sampler.num_beams if count else 1)
-        drawn |= write(nucleus, count)
+        keys = [data.pictures[i].key for i in rows]
+        write = partial(_write, med, tokenizer, keys=keys, prompt=prompt, seed=config.seed)
+        states = med.encode_image(pixels)
+        written |= write(states, sampler=sampler, numbers=range(sampler.num_beams if count else 1))
+        seen = [states] if count else []
+        if count and config.mirrored:
+            seen.append(med.encode_image(pixels.flip(-1)))
+        for at, own in enumerate(seen):
+            for key, texts in write(own, sampler=nucleus, numbers=range(count)[at :: len(seen)]).items():
+                drawn.setdefault(key, []).extend(texts)
     if not count:
         return {key: texts[0] for key, texts in written.items()}
     return choose(written, drawn, itc(written) if itc else None, config.consensus_itc_weight)
@@ -141,14 +147,15 @@ def _write(
     med: Med,
     tokenizer: Tokenizer,
     states: Tensor,
+    *,
     keys: list[str],
     prompt: str,
     seed: int,
     sampler: Sampler,
-    count: int,
+    numbers: range,
 ) -> dict[str, list[str]]:
-    """`count` captions for each picture, by key."""
-    seeds = [[_seed(seed, key if at == 0 else f"{key}/{at}") for at in range(count)] for key in keys]
+    """Captions of these numbers for each picture, by key."""
+    seeds = [[_seed(seed, key if at == 0 else f"{key}/{at}") for at in numbers] for key in keys]
     captions = generate(med, tokenizer, states, prompt, sampler, seeds)
     return {key: [one.text for one in own] for key, own in zip(keys, captions, strict=True)}
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blip_bootstrap.config import EvaluateConfig
@@ -20,7 +21,7 @@ from blip_training.retrieval import area_under_curve, best_ranks, first_of, reca
 from blip_training.text import Tokenizer
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int64
+    from jaxtyping import Bool, Float, Int64, UInt8
 
     from blip_training.text_stack import KeyValue
 
@@ -70,7 +71,7 @@ def text_similarities(
     """ITC similarity (-1..1) of each picture with texts of its own, both by the picture's key."""
     found: dict[str, list[float]] = {}
     for rows, pixels in data.pixels(med.config.vision.image_size, config.batch_size):
-        images = med.embed_image(med.encode_image(pixels))
+        images = embed_pictures(med, med.encode_image(pixels), pixels, config.mirrored)
         keys = [data.pictures[i].key for i in rows]
         ids, mask = encode_texts(med, tokenizer, [text for key in keys for text in texts[key]])
         of_picture = torch.tensor([at for at, key in enumerate(keys) for _ in texts[key]], device=images.device)
@@ -78,6 +79,17 @@ def text_similarities(
         for key in keys:
             found[key], cosines = cosines[: len(texts[key])], cosines[len(texts[key]) :]
     return found
+
+
+def embed_pictures(
+    med: Med, states: Float[Tensor, "b p v"], pixels: UInt8[Tensor, "b 3 h w"], mirrored: bool
+) -> Float[Tensor, "b e"]:
+    """ITC embeddings of pictures whose image states are known; `mirrored`: the mean of theirs and their mirror images'.
+
+    Of length 1 either way.
+    """
+    images = med.embed_image(states)
+    return F.normalize(images + med.embed_image(med.encode_image(pixels.flip(-1))), dim=1) if mirrored else images
 
 
 def right_pairs(data: HeldOut) -> Bool[Tensor, "n t"]:
@@ -112,7 +124,7 @@ class Matcher:
         texts, images = self._text_embeddings, []
         for rows, pixels in self.data.pixels(self.med.config.vision.image_size, self.config.batch_size):
             states = self.med.encode_image(pixels)
-            images.append(self.med.embed_image(states))
+            images.append(embed_pictures(self.med, states, pixels, self.config.mirrored))
             self._score_pairs(rows, states, (images[-1] @ texts.T).float(), rng)
             if self.config.rerank_top_k and not self.judge:
                 self.states.append(states.half().cpu())
