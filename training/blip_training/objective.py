@@ -41,10 +41,9 @@ if TYPE_CHECKING:
 CUT_SHARE = 0.05
 """Of texts that are cut, above which the log says so."""
 
-GRIDS_AT_ONCE = {"cpu": 16}
-MOST_GRIDS_AT_ONCE = 64
-"""Pictures that a frozen stem sees at a time, by kind of device, and on others. 256 of 256 px at a time, a whole batch,
-take 7 GB of activations on a CPU, and no less time than 16."""
+CPU_GRIDS_AT_ONCE, GRIDS_AT_ONCE = 16, 64
+"""Pictures that a frozen stem sees at a time, on a CPU and elsewhere. 256 of 256 px at a time, a whole batch, take 7 GB
+of activations."""
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ def feed_of(
     """How this worker's batches for `med` are made; decoded in the background where a GPU computes meanwhile."""
 
     def grids(pixels: Tensor) -> Tensor:
-        at_once = GRIDS_AT_ONCE.get(med.device.type, MOST_GRIDS_AT_ONCE)
+        at_once = CPU_GRIDS_AT_ONCE if med.device.type == "cpu" else GRIDS_AT_ONCE
         return in_equal_parts(med.vision.still_grid, pixels.to(med.device), at_once)
 
     return Feed(
