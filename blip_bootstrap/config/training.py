@@ -109,6 +109,9 @@ class FinetuneConfig(Section):
     itm: ItmConfig = ItmConfig()
     prompt: str = "a picture of"
     label_smoothing: Fraction = 0.1
+    word_dropout: Fraction = Field(
+        0.0, description="captioner: share of the words read in training that are unknown to it; for small human sets"
+    )
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
     augment_views: NonNegative = Field(
         0, description="frozen image stem: so many augmented views of a picture, their grids kept; 0: always new ones"

@@ -44,6 +44,20 @@ def test_the_captioner_learns_to_write_after_the_prompt(world: Path, model: Path
     assert not any("picture of" in text for text in written.values())
 
 
+def test_word_dropout_is_in_the_training_alone(world: Path, model: Path, tmp_path: Path) -> None:
+    config = finetune_config(steps=4).model_copy(update={"validate_every_steps": 2})
+    logs, validation = [], []
+    for share in (0.0, 0.9):
+        out = tmp_path / str(share)
+        out.mkdir()
+        own = config.model_copy(update={"word_dropout": share})
+        counts = finetune_captioner_model(out, model, world / "human", own)
+        logs.append(read_log(out)[0]["lm"])
+        validation.append(counts["validation_loss"])
+    assert logs[1] > 1.2 * logs[0]
+    assert validation[1] < 1.2 * validation[0]
+
+
 def test_the_filter_learns_to_match(world: Path, model: Path, tmp_path: Path) -> None:
     counts = finetune_filter_model(tmp_path, model, world / "human", finetune_config(steps=20))
     log = read_log(tmp_path)

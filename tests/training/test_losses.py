@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from blip_bootstrap.config import EqualTexts, ModelConfig
-from blip_training.losses import ItcLoss, draw_negatives, itc_loss, itm_loss, lm_loss, text_keys
+from blip_training.losses import ItcLoss, draw_negatives, drop_words, itc_loss, itm_loss, lm_loss, text_keys
 from blip_training.med import Med
 
 
@@ -209,6 +209,22 @@ def test_lm_with_label_smoothing_and_prompt(prompt_tokens: int, smoothing: float
             losses.append(-(1 - smoothing) * own[ids[row, at]] - smoothing * own.mean())
     found = lm_loss(med, states, ids, mask, prompt_tokens, smoothing)
     torch.testing.assert_close(found, torch.stack(losses).mean(), atol=1e-6, rtol=1e-5)
+
+
+def test_word_dropout_reads_unknown_words_and_keeps_the_targets() -> None:
+    med, (pixels, ids, mask) = tiny(), batch()
+    torch.manual_seed(0)
+    read = drop_words(ids.repeat(400, 1), 0.3, 1, prompt_tokens=2)
+    changed = read != ids.repeat(400, 1)
+    assert not changed[:, :3].any()
+    assert (read[changed] == 1).all()
+    assert changed[:, 3:].float().mean().item() == pytest.approx(0.3, abs=0.03)
+    states, read = med.encode_image(pixels), ids.clone()
+    read[:, 3:] = 1
+    logs, losses = med.decode(states, read, mask).log_softmax(-1), []
+    for row in range(5):
+        losses += [-logs[row, at - 1, ids[row, at]] for at in range(3, int(mask[row].sum()))]
+    torch.testing.assert_close(lm_loss(med, states, ids, mask, 2, 0.0, read=read), torch.stack(losses).mean())
 
 
 def test_three_losses_reach_every_weight() -> None:

@@ -12,7 +12,7 @@ from blip_bootstrap.config import FinetuneConfig, ItcConfig
 from blip_training.checkpoint import load_med, save_captioner, save_filter
 from blip_training.data import Batch, TrainingData
 from blip_training.loop import Run, alpha_at, prepare
-from blip_training.losses import itc_loss, itm_loss, lm_loss, text_keys
+from blip_training.losses import drop_words, itc_loss, itm_loss, lm_loss, text_keys
 from blip_training.med import DECODE, EMBED, Med, require
 from blip_training.objective import Contrast, Part, encode_texts, feed_of, parts_of_step, warn_of_cut_texts
 from blip_training.shards import annotated_shards
@@ -35,9 +35,10 @@ def finetune_captioner_model(
     med, tokenizer = _start(previous_model, DECODE, config, worker)
     prompt_tokens = len(tokenizer.piece_ids(config.prompt))
 
-    def lm_of(part: Part) -> Tensor:
+    def lm_of(part: Part, word_dropout: float = 0.0) -> Tensor:
         states = med.encode_image(part.images)
-        return lm_loss(med, states, part.ids, part.mask, prompt_tokens, config.label_smoothing)
+        read = drop_words(part.ids, word_dropout, tokenizer.unk_id, prompt_tokens) if word_dropout else None
+        return lm_loss(med, states, part.ids, part.mask, prompt_tokens, config.label_smoothing, read=read)
 
     def validate(batch: Batch) -> Tensor:
         return lm_of(parts_of_step(med, tokenizer, [batch], alone, config.prompt)[0])
@@ -51,7 +52,7 @@ def finetune_captioner_model(
     for step, batches in run.steps(data):
         for part in parts_of_step(med, tokenizer, batches, worker, config.prompt):
             with run.autocast():
-                lm = lm_of(part) * part.lm_share
+                lm = lm_of(part, config.word_dropout) * part.lm_share
             run.backward({"lm": lm})
         run.update()
         if best:

@@ -179,15 +179,17 @@ def lm_loss(
     prompt_tokens: int = 0,
     label_smoothing: float = 0.1,
     keys: list[KeyValue] | None = None,
+    read: Int64[Tensor, "n t"] | None = None,
 ) -> Float[Tensor, ""]:
     """Language modelling: mean cross-entropy of each next token, nats (section 3.2).
 
     Padding is no target, nor are the first `prompt_tokens` word pieces after the first token (the captioner's
-    fine-tuning prompt). Logits are computed where there is a target and nowhere else.
+    fine-tuning prompt). Logits are computed where there is a target and nowhere else. `read`, where given, is what the
+    decoder reads in place of `ids` (`drop_words`).
     """
     targets = lm_targets(ids, mask, prompt_tokens)
     wanted = targets != IGNORED
-    decoded = med.decode_states(states, ids, mask, keys)[:, :-1]
+    decoded = med.decode_states(states, ids if read is None else read, mask, keys)[:, :-1]
     logits = med.lm_logits(decoded[wanted]).float()
     return F.cross_entropy(logits, targets[wanted], label_smoothing=label_smoothing)
 
@@ -197,6 +199,18 @@ def lm_targets(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], prompt_tok
     targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
     targets[:, :prompt_tokens] = IGNORED
     return targets
+
+
+def drop_words(
+    ids: Int64[Tensor, "n t"], share: float, unknown_id: int, prompt_tokens: int = 0
+) -> Int64[Tensor, "n t"]:
+    """`ids` with a random share (0..1) of what follows the prompt unknown (word dropout, Bowman et al. 2016).
+
+    Where a decoder cannot rely on the words before, it looks at the picture.
+    """
+    dropped = torch.rand(ids.shape, device=ids.device) < share
+    dropped[:, : 1 + prompt_tokens] = False
+    return ids.masked_fill(dropped, unknown_id)
 
 
 def token_costs(
