@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gc
+import atexit
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -173,19 +173,33 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    code: str | int | None = 0
     try:
         app()
-        code = 0
+    except SystemExit as end:  # typer's way to return
+        code = end.code
     except BlipBootstrapError as error:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
         code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    if "duckdb" not in sys.modules:  # which counts, as Python ends, what is left of it, and prints that
-        gc.freeze()  # or Python looks through all that torch consists of: .3 s
-    sys.exit(code)  # here, where no exception is left that holds a connection
+    _end(code)
+
+
+def _end(code: str | int | None) -> NoReturn:
+    """End the process once what waits for its end has run: Ray's own, temporary folders, the prompt's history.
+
+    Python's end would then look through all that torch and DuckDB consist of, for half a second.
+    """
+    atexit._run_exitfuncs()
+    if isinstance(code, str):
+        typer.echo(code, err=True)
+        code = 1
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from collections.abc import Iterator
@@ -64,8 +63,6 @@ class CaptionWorker:
         if not wants_gpu:
             keep_freed_memory()
         self.models = Models(captioner, filter, config, self.device)
-        if not gc.get_freeze_count():
-            gc.freeze()  # all that torch consists of stays: Python's end need not look through it, which takes .3 s
         self._lanes = Lanes(1 if wants_gpu else num_lanes, self._modes)
         self.metadata = self._metadata(captioner, filter)
 

@@ -97,7 +97,7 @@ def test_a_new_threshold_makes_only_selection_and_what_follows_anew(small_run: R
     ]  # fmt: skip
 
 
-def test_killed_while_captioning_it_goes_on_and_the_tables_are_the_same(small_run: Run, tmp_path: Path) -> None:
+def test_killed_while_captioning_it_goes_on_without_ray_to_the_same_tables(small_run: Run, tmp_path: Path) -> None:
     root = tmp_path / "run"
     shutil.copytree(small_run.root, root)
     shutil.rmtree(root / "round-01" / "captions")
@@ -111,9 +111,10 @@ def test_killed_while_captioning_it_goes_on_and_the_tables_are_the_same(small_ru
     driver.wait()
     finished = {p.name: p.stat().st_mtime_ns for p in parquet_files(staged)}
     assert 0 < len(finished) < len(parquet_files(root / "images")), "killed too late to test anything"
-    done = blip(*arguments)
+    done = blip(*arguments, "--ray", "none")
     assert done.returncode == 0, done.stderr
     assert "round-01/captions: caption_and_score (going on)" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"overview: {root / 'report.html'}"
     after = {p.name: p.stat().st_mtime_ns for p in parquet_files(root / "round-01" / "captions")}
     assert {name: after[name] for name in finished} == finished
     assert read(root / "round-01" / "captions").equals(read(small_run.root / "round-01" / "captions"))

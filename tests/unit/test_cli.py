@@ -29,9 +29,8 @@ def test_every_command_shows_an_example(command: str) -> None:
 
 def test_help_imports_neither_torch_nor_ray() -> None:
     code = (
-        "import sys; from blip_bootstrap.cli import main\n"
-        "sys.argv = ['blip-bootstrap', '--help']\n"
-        "try: main()\n"
+        "import sys; from blip_bootstrap.cli import app\n"
+        "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'ray', 'transformers', 'pyarrow', 'duckdb'} & set(sys.modules)))"
     )
