@@ -151,7 +151,7 @@ def test_re_ranking_orders_the_first_by_itm_logit_and_similarity(world: Path, mo
             order = ranked[row].topk(4).indices.tolist()
             assert sorted(order) == sorted(first)
             values = [wanted[other] for other in order]
-            assert all(a >= b - 5e-3 for a, b in pairwise(values))
+            assert all(a >= b - 1e-5 for a, b in pairwise(values))
 
 
 def plain_gain(model: Path, config: EvaluateConfig, folders: tuple[Path, Path], image: int, text: str) -> float:
@@ -181,7 +181,6 @@ def test_re_ranking_by_the_decoder_adds_what_a_picture_tells_of_a_text(world: Pa
     data, references = read_held_out(world / "held_out"), read_held_out(world / "human", 10)
     matcher = Matcher(med, tokenizer, data, config, Judge(med, tokenizer, "", references))
     scores = matcher.similarities()
-    assert not matcher.states
     by_image, by_text = matcher.rerank(scores)
     for table, plain in ((by_image, scores), (by_text, scores.T)):
         changed = (table != plain).sum(1)

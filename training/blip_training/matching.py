@@ -44,8 +44,8 @@ def measure_matching(
     """tr1 tr5 tr10, ir1 ir5 ir10 and itm_auc (0..1), each also as `<key>_<domain>`.
 
     A picture's rank is among all texts of the set, and a text's among all pictures, for every domain. With
-    `rerank_top_k` the first so many by ITC are put in the order of ITM logit plus ITC similarity, as BLIP does (the
-    image states of the whole set are then held in memory, float16), or, where there is a `judge`, of what it says.
+    `rerank_top_k` the first so many by ITC are put in the order of ITM logit plus ITC similarity, as BLIP does, or, where
+    there is a `judge`, of what it says; no more than a batch of image states is held in memory.
     """
     scorer = Matcher(med, tokenizer, data, config, judge)
     scores = scorer.similarities()
@@ -105,7 +105,7 @@ def _suffixed(data: HeldOut) -> dict[str, list[int]]:
 
 
 class Matcher:
-    """ITC and ITM scores of one model on one set; each picture goes through the vision encoder once.
+    """ITC and ITM scores of one model on one set; each picture is encoded once, and again where ITM re-ranks.
 
     `pairs` holds for each picture the ITM scores (0..1) of its own texts, and of as many random texts of others.
     """
@@ -116,18 +116,15 @@ class Matcher:
         self.med, self.data, self.config, self.judge = med, data, config, judge
         self._ids, self._mask = encode_texts(med, tokenizer, data.texts)
         self.pairs: dict[int, tuple[list[float], list[float]]] = {}
-        self.states: list[Tensor] = []
 
     def similarities(self) -> Float[Tensor, "n t"]:
-        """ITC similarity of every picture with every text; fills `pairs`, and `states` for re-ranking."""
+        """ITC similarity of every picture with every text; fills `pairs`."""
         rng = random.Random(self.config.seed)
         texts, images = self._text_embeddings, []
         for rows, pixels in self.data.pixels(self.med.config.vision.image_size, self.config.batch_size):
             states = self.med.encode_image(pixels)
             images.append(embed_pictures(self.med, states, pixels, self.config.mirrored))
             self._score_pairs(rows, states, (images[-1] @ texts.T).float(), rng)
-            if self.config.rerank_top_k and not self.judge:
-                self.states.append(states.half().cpu())
         return (torch.cat(images) @ texts.T).float().cpu()
 
     @cached_property
@@ -188,12 +185,12 @@ class Matcher:
     def _logits(self, wanted: Bool[Tensor, "n t"], scores: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
         """The ITM logits of the wanted pairs, 0 elsewhere."""
         found, lengths = torch.zeros_like(scores), self._mask.sum(1).cpu()
-        for row in range(len(scores)):
-            texts = wanted[row].nonzero()[:, 0]
-            texts = texts[lengths[texts].argsort()]
-            states = self._states_of(row)
-            keys = self.med.text.image_keys_values(states, "bidirectional")
-            found[row, texts] = self._match(states, None, texts.tolist(), scores[row, texts], keys)[:, 1]
+        for rows, pixels in self.data.pixels(self.med.config.vision.image_size, self.config.batch_size):
+            for row, states in zip(rows, torch.split(self.med.encode_image(pixels), 1), strict=True):
+                texts = wanted[row].nonzero()[:, 0]
+                texts = texts[lengths[texts].argsort()]
+                keys = self.med.text.image_keys_values(states, "bidirectional")
+                found[row, texts] = self._match(states, None, texts.tolist(), scores[row, texts], keys)[:, 1]
         return found
 
     def _gains(self, wanted: Bool[Tensor, "n t"], judge: Judge) -> Float[Tensor, "n t"]:
@@ -207,10 +204,6 @@ class Matcher:
         similar = (torch.cat(images) @ self._text_embeddings.T).float().cpu()
         gains = text_gains(likelihoods, self.data, wanted, judge.references, similar, self.config.lm_references)
         return self.config.lm_weight * gains
-
-    def _states_of(self, row: int) -> Float[Tensor, "1 p v"]:
-        states = self.states[row // self.config.batch_size][row % self.config.batch_size]
-        return states[None].to(self.med.device, self.med.vision.class_token.dtype)
 
 
 def _other_text(data: HeldOut, row: int, rng: random.Random) -> int:
