@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
@@ -19,6 +20,7 @@ from blip_bootstrap.plan_cli import mount_plan
 from blip_bootstrap.vqa_cli import mount_vqa
 
 INTERRUPTED = 130
+END_S = 60.0
 
 app = typer.Typer(
     help="CapFilt, closed: download, caption, filter, audit and re-train on noisy web image-text pairs.",
@@ -190,12 +192,19 @@ def main() -> None:
 def _end(code: str | int | None) -> NoReturn:
     """End the process once what waits for its end has run: Ray's own, temporary folders, the prompt's history.
 
-    Python's end would then look through all that torch and DuckDB consist of, for half a second.
+    Python's end would then look through all that torch and DuckDB consist of, for half a second. A cluster whose head
+    no longer answers holds nothing up for more than `END_S`.
     """
-    atexit._run_exitfuncs()
     if isinstance(code, str):
         typer.echo(code, err=True)
         code = 1
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    late = threading.Timer(END_S, os._exit, [code or 0])
+    late.daemon = True
+    late.start()
+    atexit._run_exitfuncs()
     with suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -38,6 +38,19 @@ def test_help_imports_neither_torch_nor_ray() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("seconds", [0, 600])
+def test_what_hangs_as_the_process_ends_holds_it_up_for_some_time_only(seconds: int) -> None:
+    code = (
+        "import atexit, time; from blip_bootstrap import cli\n"
+        "atexit.register(print, 'registered first, called last')\n"
+        f"atexit.register(time.sleep, {seconds})\n"
+        "cli.END_S = 0.2; print('said', end=''); cli._end(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert done.stdout == ("said" if seconds else "saidregistered first, called last\n")
+
+
 def test_a_wrong_config_is_exit_2_with_a_line_for_each_mistake() -> None:
     done = blip("config", "check", "--set", "selct.x=1", "--set", "caption.candidates=0")
     assert done.returncode == 2

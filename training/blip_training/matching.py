@@ -44,8 +44,8 @@ def measure_matching(
     """tr1 tr5 tr10, ir1 ir5 ir10 and itm_auc (0..1), each also as `<key>_<domain>`.
 
     A picture's rank is among all texts of the set, and a text's among all pictures, for every domain. With
-    `rerank_top_k` the first so many by ITC are put in the order of ITM logit plus ITC similarity, as BLIP does, or, where
-    there is a `judge`, of what it says; no more than a batch of image states is held in memory.
+    `rerank_top_k` the first so many by ITC are put in the order of ITM logit plus ITC similarity, as BLIP does, or,
+    where there is a `judge`, of what it says; no more than a batch of image states is held in memory.
     """
     scorer = Matcher(med, tokenizer, data, config, judge)
     scores = scorer.similarities()
