@@ -32,17 +32,26 @@ class Cut:
 
 
 def check_score(files: Sequence[Path], config: SelectConfig) -> None:
-    """Raise InputError where the strategy ranks by a score that no text has."""
+    """Raise InputError where the strategy ranks by a score no text has, or `fraction` by one that a source lacks."""
     column = _COLUMNS[config.score]
     if config.strategy in ("threshold", "target_noise") or column == "itm_score":
         return
     with duckdb.connect() as connection:
         names = [str(row[0]) for row in connection.execute(f"DESCRIBE FROM {scan(files)}").fetchall()]
         scored = f"count({column})" if column in names else "0"  # captions of an earlier version may lack the column
-        ((texts, found),) = connection.execute(f"SELECT count(*), {scored} FROM {scan(files)}").fetchall()
-    if texts and not found:
+        found = dict(
+            connection.execute(f"SELECT source, {scored} FROM {scan(files)} GROUP BY source ORDER BY source").fetchall()
+        )
+    folder = files[0].parent
+    if found and not any(found.values()):
         give = "; give caption.scorer and run again" if config.score == "clip" else ""
-        raise InputError(f"select.score: {config.score}, but no text of {files[0].parent} has a {column}{give}")
+        raise InputError(f"select.score: {config.score}, but no text of {folder} has a {column}{give}")
+    lacking = [source for source in config.sources if found.get(source) == 0]
+    if config.strategy == "fraction" and lacking:
+        raise InputError(
+            f"select.score: {config.score}, but no {lacking[0]} text of {folder} has a {column}, and fraction would "
+            f"drop them all; leave {lacking[0]} out of select.sources, or rank by another score"
+        )
 
 
 def find_cut(files: Sequence[Path], config: SelectConfig) -> Cut:

@@ -95,6 +95,20 @@ def test_fraction_keeps_that_share(captions: Path, score: str) -> None:
     assert counts[f"{score}_score_cut"] == pytest.approx(0.7, abs=0.03)
 
 
+def test_fraction_by_a_score_that_web_texts_lack_is_an_error_and_not_a_loss(tmp_path: Path) -> None:
+    rows = [row | {"logprob": None if row["source"] == "web" else row["logprob"]} for row in scored(50)]
+    file = tmp_path / "captions" / "part-00000.parquet"
+    tables.write_parquet(file, tables.rows_to_table(rows, tables.CAPTIONS), tables.CAPTIONS)
+    with pytest.raises(InputError, match=r"^select\.score: logprob, but no web text of .*; leave web out of"):
+        selected(tmp_path / "captions", strategy="fraction", keep_fraction=0.5, score="logprob")
+    _, counts = selected(
+        tmp_path / "captions", strategy="fraction", keep_fraction=0.5, score="logprob", sources=("synthetic",)
+    )
+    assert counts["kept_synthetic"] == counts["kept"] == pytest.approx(25, abs=1)
+    _, ranked = selected(tmp_path / "captions", strategy="top_k", score="logprob", itm_threshold=0.0)
+    assert ranked["kept_synthetic"] == 50
+
+
 @pytest.mark.parametrize("share", [0.2, 0.8])
 def test_the_mix_is_thinned_to_the_share_asked_for(captions: Path, share: float) -> None:
     rows, counts = selected(captions, synthetic_share=share)
