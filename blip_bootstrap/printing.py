@@ -10,9 +10,11 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,26 +44,57 @@ class PipedConsole(Console):
         raise BrokenPipeError
 
 
-def render(data: pa.Table, form: str) -> bytes:
-    """`data` in one of `FORMS`, UTF-8.
+def render(data: pa.Table, form: str, num_rows: int | None = None) -> bytes:
+    """`data` in one of `FORMS`, UTF-8; as a table, `data` is the first of `num_rows` rows.
 
     Raises ValueError for another form, InputError for a value that the form cannot hold, as an infinite date.
     """
-    writers = {"table": _table, "csv": _csv, "json": _json, "markdown": _markdown, "parquet": _parquet}
+    if form == "table":
+        with _told_by_form(form):
+            return _table(data, data.num_rows if num_rows is None else num_rows)
+    out = io.BytesIO()
+    write_batches(data.schema, data.to_batches(), form, out)
+    return out.getvalue()
+
+
+def write_batches(schema: pa.Schema, batches: Iterable[pa.RecordBatch], form: str, out: BinaryIO) -> None:
+    """Write rows as they come, in one of `FORMS` but table. Raises as `render`."""
+    writers = {"csv": _csv, "json": _json, "markdown": _markdown, "parquet": _parquet}
     if form not in writers:
         raise ValueError(f"form {form!r} is none of {', '.join(FORMS)}")
+    with _told_by_form(form):
+        writers[form](schema, batches, out)
+
+
+@contextmanager
+def _told_by_form(form: str) -> Iterator[None]:
     try:
-        return writers[form](data)
+        yield
     except (OverflowError, ValueError, pa.ArrowException) as error:
         raise InputError(f"--format {form} cannot hold this ({error}); cast the column to VARCHAR") from error
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write what the user asked to have in a file. Raises InputError where that cannot be."""
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that the user asked for, to write; a new one is there once it is whole. InputError where it cannot be."""
+    staged = path.with_name(f".{path.name}.tmp") if path.is_file() or not path.exists() else path
     try:
-        path.write_bytes(content)
+        try:
+            with staged.open("wb") as file:
+                yield file
+        except BaseException:
+            if staged != path:
+                staged.unlink(missing_ok=True)
+            raise
+        staged.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write what the user asked to have in a file. Raises InputError where that cannot be."""
+    with open_file(path) as file:
+        file.write(content)
 
 
 def rich_table(data: pa.Table, width: int) -> Table:
@@ -137,43 +170,54 @@ def shown(value: Any) -> str:
             return _UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
 
 
-def _table(data: pa.Table) -> bytes:
+def _table(data: pa.Table, num_rows: int) -> bytes:
     out = io.StringIO()
     width = shutil.get_terminal_size((120, 40)).columns
-    told = "1 row" if data.num_rows == 1 else f"{data.num_rows:,} rows"
-    if data.num_rows > MAX_ROWS:
+    told = "1 row" if num_rows == 1 else f"{num_rows:,} rows"
+    if num_rows > MAX_ROWS:
         told += f", the first {MAX_ROWS} of which are shown; --format csv has all"
     Console(file=out, width=width).print(rich_table(data.slice(0, MAX_ROWS), width), told, highlight=False)
     return out.getvalue().encode()
 
 
-def _csv(data: pa.Table) -> bytes:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(data.schema.names)
-    writer.writerows([_plain(value) for value in row.values()] for row in _rows(data))
-    return out.getvalue().encode()
+def _csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: BinaryIO) -> None:
+    text = io.TextIOWrapper(out, "utf-8", newline="", write_through=True)
+    try:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(schema.names)
+        for batch in batches:
+            writer.writerows([_plain(value) for value in row.values()] for row in _rows(batch))
+    finally:
+        text.detach()
 
 
-def _json(data: pa.Table) -> bytes:
-    rows = [{name: _plain(value, nested=True) for name, value in row.items()} for row in _rows(data)]
-    return f"{json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)}\n".encode()
+def _json(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: BinaryIO) -> None:
+    told = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    names, before = [told(name) for name in schema.names], "["
+    for batch in batches:
+        for row in _rows(batch):
+            values = (told(_plain(value, nested=True)) for value in row.values())
+            lines = ",\n  ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+            out.write(f"{before}\n {{\n  {lines}\n }}".encode())
+            before = ","
+    out.write(b"[]\n" if before == "[" else b"\n]\n")
 
 
-def _markdown(data: pa.Table) -> bytes:
-    names = [_cell(name) for name in data.schema.names]
-    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    lines += [f"| {' | '.join(_cell(shown(value)) for value in row.values())} |" for row in _rows(data)]
-    return ("\n".join(lines) + "\n").encode()
+def _markdown(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: BinaryIO) -> None:
+    names = [_cell(name) for name in schema.names]
+    out.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n".encode())
+    for batch in batches:
+        for row in _rows(batch):
+            out.write(f"| {' | '.join(_cell(shown(value)) for value in row.values())} |\n".encode())
 
 
-def _parquet(data: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(data, sink, compression="zstd")
-    return sink.getvalue()
+def _parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: BinaryIO) -> None:
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
-def _rows(data: pa.Table) -> list[dict[str, Any]]:
+def _rows(data: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = data.to_pylist(maps_as_pydicts="strict")
     return rows
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import duckdb
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.printing import render, write_file
-from blip_bootstrap.questions import is_whole, query, split_questions
+from blip_bootstrap.printing import MAX_ROWS, open_file, render, write_batches
+from blip_bootstrap.questions import is_whole, query, query_batches, query_first, split_questions
 from blip_bootstrap.views import VIEWS, connect
 
 HELP = """A question goes over as many lines as it needs, and ends with `;`.
@@ -38,12 +41,21 @@ def run_sql(root: Path, text: str, form: str = "table", out: Path | None = None)
         asked = split_questions(connection, text) or [""]
         if len(asked) > 1 and form not in JOINED:
             raise InputError(f"{len(asked)} questions at once; --format {form} holds the answer to one")
-        answer = b"\n".join(render(query(connection, one), form) for one in asked)
-    if out:
-        write_file(out, answer)
+        with open_file(out) if out else nullcontext(sys.stdout.buffer) as file:
+            for at, one in enumerate(asked):
+                file.write(b"\n" if at else b"")
+                _answer(connection, one, form, file)
+            file.flush()
+
+
+def _answer(connection: duckdb.DuckDBPyConnection, question: str, form: str, out: BinaryIO) -> None:
+    """Write the answer as it comes: what is read is held in batches, and for a table no more than is shown."""
+    if form == "table":
+        data, num_rows = query_first(connection, question, MAX_ROWS)
+        out.write(render(data, form, num_rows))
     else:
-        sys.stdout.buffer.write(answer)
-        sys.stdout.buffer.flush()
+        with query_batches(connection, question) as (schema, batches):
+            write_batches(schema, batches, form, out)
 
 
 def prompt_sql(root: Path, form: str = "table", out: Path | None = None) -> None:
@@ -72,9 +84,11 @@ def _told(connection: duckdb.DuckDBPyConnection, typed: str, form: str) -> str:
     try:
         if typed.startswith("."):
             return _command(connection, typed.rstrip(";").split())
-        return "\n".join(
-            render(query(connection, one), form).decode(errors="replace") for one in split_questions(connection, typed)
-        )
+        answers = []
+        for one in split_questions(connection, typed):
+            _answer(connection, one, form, out := io.BytesIO())
+            answers.append(out.getvalue().decode(errors="replace"))
+        return "\n".join(answers)
     except InputError as error:
         return f"error: {error}\n"
     except KeyboardInterrupt:

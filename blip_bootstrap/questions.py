@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from blip_bootstrap.errors import InputError
 
+BATCH_ROWS = 10_000
 WRITING = frozenset({"copy", "insert", "update", "delete", "merge"})
 """A WITH can hold any of these, and DuckDB still calls the statement a SELECT."""
 
@@ -24,13 +26,50 @@ def query(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
 
     Raises InputError where the SQL is wrong, is more or less than one question, or would do something else than read.
     """
-    asked = split_questions(connection, question)
+    asked = _one_question(connection, question)
+    with aside(connection) as answer:
+        found: pa.Table = answer(lambda: connection.sql(asked).to_arrow_table())
+    return found.rename_columns(_unlike(found.schema.names))
+
+
+def query_first(connection: duckdb.DuckDBPyConnection, question: str, num_rows: int) -> tuple[pa.Table, int]:
+    """The answer's first `num_rows` rows, and how many it has; what the others hold is not read. Raises as `query`."""
+    asked = _one_question(connection, question)
+    with aside(connection) as answer:
+        relation = answer(lambda: connection.sql(asked))
+        found: pa.Table = answer(lambda: relation.limit(num_rows).to_arrow_table())
+        total = found.num_rows
+        if total == num_rows:
+            total = answer(lambda: relation.count("*").fetchall())[0][0]
+    return found.rename_columns(_unlike(found.schema.names)), total
+
+
+@contextmanager
+def query_batches(
+    connection: duckdb.DuckDBPyConnection, question: str
+) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """The answer's columns, and its rows in batches, of which one at a time is held. Raises as `query`."""
+    asked = _one_question(connection, question)
+    with aside(connection) as answer:
+        reader: pa.RecordBatchReader = answer(lambda: connection.sql(asked).to_arrow_reader(BATCH_ROWS))
+        names = _unlike(reader.schema.names)
+        schema = pa.schema([field.with_name(name) for field, name in zip(reader.schema, names, strict=True)])
+        yield schema, (batch.rename_columns(names) for batch in iter(lambda: answer(lambda: next(reader, None)), None))
+
+
+def _one_question(connection: duckdb.DuckDBPyConnection, text: str) -> str:
+    asked = split_questions(connection, text)
     if len(asked) != 1:
         told = f"{len(asked)} questions at once" if asked else "no question was given"
         raise InputError(f"{told}; give one SELECT")
-    with told_in_one_line():
-        answer = _answer(connection, asked[0])
-    return answer.rename_columns(_unlike(answer.schema.names))
+    return _without_end(asked[0])
+
+
+def _without_end(question: str) -> str:
+    """A question without the `;` that ends it and what is said after that, so that it can be part of another."""
+    content = question.encode()
+    said = [at for at, kind in duckdb.tokenize(question) if kind != duckdb.token_type.comment]
+    return content[: said[-1]].decode() if said and content[said[-1] :].startswith(b";") else question
 
 
 def split_questions(connection: duckdb.DuckDBPyConnection, text: str) -> list[str]:
@@ -56,23 +95,33 @@ def told_in_one_line() -> Iterator[None]:
         raise InputError(_one_line(error)) from error
 
 
-def is_whole(text: str) -> bool:
-    """Whether a text ends with a `;` that is no part of a string or of a comment."""
-    words = [word for word, kind in _words(text) if kind != duckdb.token_type.comment]
-    return bool(words) and words[-1] == ";"
+@contextmanager
+def aside(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """What calls something that asks DuckDB, in another thread, and returns its result.
 
+    DuckDB sees Ctrl-C late or as an error of its own, a thread that waits sees it at once. Errors as above.
+    """
 
-def _answer(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
-    """Ask in another thread: DuckDB sees Ctrl-C late or as an error of its own, a thread that waits sees it at once."""
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(lambda: connection.sql(question).to_arrow_table())
+    def call(work: Callable[[], Any]) -> Any:
+        asked = pool.submit(work)
         try:
             return asked.result()
         except KeyboardInterrupt:
             connection.interrupt()
             raise
+        except (pa.ArrowException, OSError) as error:  # so DuckDB's come out of a reader of batches
+            raise InputError(_one_line(error)) from error
         finally:
             del asked  # it holds an exception that holds this frame, and DuckDB counts at exit what is left
+
+    with ThreadPoolExecutor(1) as pool, told_in_one_line():
+        yield call
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text ends with a `;` that is no part of a string or of a comment."""
+    words = [word for word, kind in _words(text) if kind != duckdb.token_type.comment]
+    return bool(words) and words[-1] == ";"
 
 
 def _reads(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> bool:
@@ -109,7 +158,7 @@ def _unlike(names: list[str]) -> list[str]:
     return found
 
 
-def _one_line(error: duckdb.Error) -> str:
+def _one_line(error: Exception) -> str:
     """DuckDB's message without the drawing of the query below it, with its guess."""
     lines = [line.strip() for line in str(error).splitlines()]
     guess = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate"))]

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.errors import InputError
@@ -136,6 +137,28 @@ def test_a_mistake_in_a_pipe_is_one_line_and_exit_2(
     assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+LATE_ERROR = "SELECT CASE WHEN range > 900000 THEN error('read') ELSE 1 END AS a FROM range(1000000)"
+
+
+def test_a_table_reads_no_more_than_it_shows(finished_run: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    run_sql(finished_run, f"{LATE_ERROR}; -- the last")
+    assert b"1,000,000 rows, the first 200 of which are shown" in capsysbinary.readouterr().out
+
+
+def test_the_other_forms_are_written_as_the_answer_comes(
+    finished_run: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (tmp_path / "a.csv").write_text("of before")
+    with pytest.raises(InputError, match=r"^Invalid Input Error: read$"):
+        run_sql(finished_run, LATE_ERROR, "csv", tmp_path / "a.csv")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.csv", "of before")]
+    with pytest.raises(InputError, match=r"^Invalid Input Error: read$"):
+        run_sql(finished_run, LATE_ERROR, "csv")
+    assert capsysbinary.readouterr().out.startswith(b"a\n1\n1\n")
+    run_sql(finished_run, "SELECT range AS a FROM range(30000)", "parquet", tmp_path / "b.parquet")
+    assert pq.read_table(tmp_path / "b.parquet")["a"].to_pylist() == list(range(30000))
 
 
 def test_nothing_or_too_much_is_no_question(finished_run: Path) -> None:
