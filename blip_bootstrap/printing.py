@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.tables import staged_beside
 
 TEXT_WIDTH, MAX_TURNED = 20, 8
 """A column of text may be as narrow as this; a table that is too wide is turned if it has no more rows than this."""
@@ -77,16 +78,18 @@ def _told_by_form(form: str) -> Iterator[None]:
 @contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
     """A file that the user asked for, to write; a new one is there once it is whole. InputError where it cannot be."""
-    staged = path.with_name(f".{path.name}.tmp") if path.is_file() or not path.exists() else path
     try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout, a pipe
+            with path.open("wb") as file:
+                yield file
+            return
+        staged = staged_beside(path)
         try:
             with staged.open("wb") as file:
                 yield file
-        except BaseException:
-            if staged != path:
-                staged.unlink(missing_ok=True)
-            raise
-        staged.replace(path)
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 

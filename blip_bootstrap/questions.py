@@ -27,7 +27,7 @@ def query(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
     Raises InputError where the SQL is wrong, is more or less than one question, or would do something else than read.
     """
     asked = _one_question(connection, question)
-    with aside(connection) as answer:
+    with _aside(connection) as answer:
         found: pa.Table = answer(lambda: connection.sql(asked).to_arrow_table())
     return found.rename_columns(_unlike(found.schema.names))
 
@@ -35,7 +35,7 @@ def query(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
 def query_first(connection: duckdb.DuckDBPyConnection, question: str, num_rows: int) -> tuple[pa.Table, int]:
     """The answer's first `num_rows` rows, and how many it has; what the others hold is not read. Raises as `query`."""
     asked = _one_question(connection, question)
-    with aside(connection) as answer:
+    with _aside(connection) as answer:
         relation = answer(lambda: connection.sql(asked))
         found: pa.Table = answer(lambda: relation.limit(num_rows).to_arrow_table())
         total = found.num_rows
@@ -50,7 +50,7 @@ def query_batches(
 ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     """The answer's columns, and its rows in batches, of which one at a time is held. Raises as `query`."""
     asked = _one_question(connection, question)
-    with aside(connection) as answer:
+    with _aside(connection) as answer:
         reader: pa.RecordBatchReader = answer(lambda: connection.sql(asked).to_arrow_reader(BATCH_ROWS))
         names = _unlike(reader.schema.names)
         schema = pa.schema([field.with_name(name) for field, name in zip(reader.schema, names, strict=True)])
@@ -96,7 +96,7 @@ def told_in_one_line() -> Iterator[None]:
 
 
 @contextmanager
-def aside(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+def _aside(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[Callable[[], Any]], Any]]:
     """What calls something that asks DuckDB, in another thread, and returns its result.
 
     DuckDB sees Ctrl-C late or as an error of its own, a thread that waits sees it at once. Errors as above.

@@ -167,3 +167,17 @@ def test_nothing_or_too_much_is_no_question(finished_run: Path) -> None:
         run_sql(finished_run, "-- nothing")
     with pytest.raises(InputError, match="2 questions at once; --format json"):
         run_sql(finished_run, "SELECT 1; SELECT 2", "json")
+
+
+def test_a_file_that_is_a_link_stays_one(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file.csv").write_text("of before")
+    (tmp_path / "link.csv").symlink_to("file.csv")
+    run_sql(finished_run, "SELECT 1 AS a", "csv", tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "file.csv").read_text() == "a\n1\n"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_standard_output_by_its_name_is_written_to(finished_run: Path) -> None:
+    done = piped(finished_run, "SELECT 1 AS a", "--format", "csv", "--out", "/dev/stdout")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a\n1\n", "")
