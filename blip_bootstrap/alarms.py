@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from blip_bootstrap import records
-from blip_bootstrap.audit import ask, resolve_round
+from blip_bootstrap.audit import Audits, resolve_round
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.views import connect
+
+ALARM_AUDITS = ("diversity", "noise", "flags")
 
 FALL = 0.3
 """A fall of vocabulary or length by this share of the round before is an alarm."""
@@ -42,16 +42,16 @@ class Alarm:
 def alarms(root: Path, number: int | None = None) -> list[Alarm]:
     """The alarms of round `number` (None: the last) of the run under `root`, compared with the round before it."""
     number = resolve_round(root, number)
-    with connect(root, range(number + 1)) as connection:
-        return find_alarms(connection, root, number)
+    with connect(root, range(number + 1)) as connection, Audits(connection, ALARM_AUDITS) as audits:
+        return find_alarms(audits, root, number)
 
 
-def find_alarms(connection: duckdb.DuckDBPyConnection, root: Path, number: int) -> list[Alarm]:
-    """As `alarms`, on a connection that sees the round and the one before it."""
+def find_alarms(audits: Audits, root: Path, number: int) -> list[Alarm]:
+    """As `alarms`, from audits (ALARM_AUDITS) that see the round and the one before it."""
     checks = (
-        _texts(ask(connection, "diversity").table.to_pylist(), number),
-        _filter(ask(connection, "noise").table.to_pylist(), number),
-        _flags(ask(connection, "flags").table.to_pylist(), number),
+        _texts(audits("diversity").table.to_pylist(), number),
+        _filter(audits("noise").table.to_pylist(), number),
+        _flags(audits("flags").table.to_pylist(), number),
         _held_out(root, number),
         _itm(root, number),
     )

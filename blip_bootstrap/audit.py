@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,8 @@ AUDITS = (
 )  # fmt: skip
 """Every audit, in the order in which they are printed."""
 
+SIDE_BY_SIDE = 2
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -42,8 +45,51 @@ def audit(
 
     What the run has not made gives an empty table. Raises InputError for an unknown name, round or run.
     """
-    with connect(root, None if all_rounds else [resolve_round(root, number)]) as connection:
-        return [ask(connection, name) for name in names]
+    for name in names:
+        audit_sql(name)
+    rounds = None if all_rounds else [resolve_round(root, number)]
+    with connect(root, rounds) as connection, Audits(connection, names) as audits:
+        return [audits(name) for name in names]
+
+
+class Audits:
+    """Audits of one connection of `views.connect`, each asked once and two at a time: DuckDB plans each on one core.
+
+    A context manager; while it lasts, `audits(name)` is an audit's answer. Those `ahead` are asked at once.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, ahead: Sequence[str] = ()) -> None:
+        self._connection = connection
+        self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="audit")
+        self._cursors: set[duckdb.DuckDBPyConnection] = set()
+        self._asked: dict[str, Future[Answer]] = {}
+        for name in ahead:
+            self._begin(name)
+
+    def __enter__(self) -> Audits:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for cursor in [*self._cursors]:  # at work still only where something was raised, as by Ctrl-C
+            cursor.interrupt()
+        self._pool.shutdown(cancel_futures=True)
+
+    def __call__(self, name: str) -> Answer:
+        """The answer to the audit `name`, as `ask` gives it and raises."""
+        return self._begin(name).result()
+
+    def _begin(self, name: str) -> Future[Answer]:
+        if name not in self._asked:
+            self._asked[name] = self._pool.submit(self._ask, name)
+        return self._asked[name]
+
+    def _ask(self, name: str) -> Answer:
+        with self._connection.cursor() as own:
+            self._cursors.add(own)
+            try:
+                return ask(own, name)
+            finally:
+                self._cursors.discard(own)
 
 
 def ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:

@@ -59,11 +59,14 @@ def run(
     limit: Limit = None,
 ) -> None:
     """Run CapFilt up to a round, making only what is missing or out of date."""
-    from blip_bootstrap.rounds import run_rounds
-    from blip_bootstrap.summary import print_summary
+    from blip_pipelines.caption_process import caption_process, close_unless_first
 
-    loaded = _load(config, root, settings, ray, limit)
-    with _interruptible():
+    with _interruptible(), caption_process():
+        loaded = _load(config, root, settings, ray, limit)
+        close_unless_first(loaded, number)
+        from blip_bootstrap.rounds import run_rounds
+        from blip_bootstrap.summary import print_summary
+
         report = run_rounds(loaded, number, _say)
     print_summary(loaded.root)
     typer.echo(f"report: {report}")

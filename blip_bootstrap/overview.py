@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from blip_bootstrap import records
-from blip_bootstrap.alarms import find_alarms
-from blip_bootstrap.audit import ask
+from blip_bootstrap.alarms import ALARM_AUDITS, find_alarms
+from blip_bootstrap.audit import Audits
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.pages import charts, data
@@ -29,12 +30,13 @@ def write_overview(root: Path) -> Path:
 
     Raises InputError where no round has a metrics.json.
     """
-    with connect(root) as connection:
+    with connect(root) as connection, ExitStack() as stack:
         numbers = records.round_numbers(root)
         rounds = data.read_rounds(connection, root, max(numbers, default=0))
         if not rounds:
             raise InputError(f"{root}: no round has figures yet; run one first")
-        page = Page(root, rounds[-1]["round"], ReportConfig(), connection, rounds, {})
+        audits = stack.enter_context(Audits(connection, (*ALARM_AUDITS, *data.NOISE)))
+        page = Page(root, rounds[-1]["round"], ReportConfig(), connection, audits, rounds, {})
         sections = [
             ("alarms", "Alarms", "Signs that the loop feeds on itself.", _alarms(page)),
             ("rounds", "Round by round", "Each round has a page of its own.", _links(page) + data.over_rounds(page)),
@@ -60,7 +62,7 @@ def _replace(path: Path, page: str) -> Path:
 
 def _alarms(page: Page) -> str:
     numbers = records.rounds_with_pairs(page.root)
-    found = [alarm for number in numbers for alarm in find_alarms(page.connection, page.root, number)]
+    found = [alarm for number in numbers for alarm in find_alarms(page.audits, page.root, number)]
     return data.alarms_html(found, with_round=True)
 
 
@@ -83,7 +85,7 @@ def _curves(rounds: list[dict[str, Any]]) -> str:
 
 
 def _variety(page: Page) -> str:
-    rows = ask(page.connection, "diversity").table.to_pylist()
+    rows = page.audits("diversity").table.to_pylist()
     drawn = []
     for key, title in (("distinct_words", "different words"), ("words_per_text", "words a text"),
                        ("most_common_share", "share of the most common text")):  # fmt: skip

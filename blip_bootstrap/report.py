@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blip_bootstrap import records
-from blip_bootstrap.audit import resolve_round
+from blip_bootstrap.audit import AUDITS, Audits, resolve_round
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.pages import data as about_data
 from blip_bootstrap.pages import model as about_model
@@ -40,6 +40,9 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
     ("settings", "Settings and digests", "What everything was made from.", about_data.settings),
 )
 """Anchor, heading, a sentence about it, and the function that draws it."""
+
+AHEAD = tuple(name for name in AUDITS if name not in ("downloads", "steps"))
+"""The audits that the sections tell."""
 
 
 def write_report(
@@ -83,9 +86,10 @@ def rewrite_report(root: Path, number: int | None = None) -> Path:
 
 def page_html(root: Path, number: int, config: ReportConfig) -> str:
     """The page of round `number` as one HTML document."""
-    with connect(root, range(number + 1)) as connection:
+    with connect(root, range(number + 1)) as connection, Audits(connection, AHEAD) as audits:
         manifests = {str(m["name"]): m for m in records.manifests(root)}
-        page = Page(root, number, config, connection, about_data.read_rounds(connection, root, number), manifests)
+        rounds = about_data.read_rounds(connection, root, number)
+        page = Page(root, number, config, connection, audits, rounds, manifests)
         drawn = [(anchor, title, note, draw(page)) for anchor, title, note, draw in SECTIONS]
         head = about_data.cards(page) + about_data.alarm_list(page)
     drawn = [one for one in drawn if one[3]]

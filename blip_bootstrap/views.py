@@ -72,7 +72,8 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
     spill = Path(tempfile.gettempdir()) / f"blip-bootstrap-duckdb-{getpass.getuser()}"
     connection.execute(f"SET temp_directory = {literal(str(spill))}")  # DuckDB's own default is .tmp where one stands
     # Each question reads every footer anew otherwise: half of its time, over 500 files.
-    connection.execute("SET python_enable_replacements = false; SET parquet_metadata_cache = true")
+    # GLOBAL: for its cursors, too.
+    connection.execute("SET GLOBAL python_enable_replacements = false; SET GLOBAL parquet_metadata_cache = true")
     if remote:
         attach(connection, [remote])
     files: list[str] = []

@@ -12,7 +12,6 @@ import yaml
 
 from blip_bootstrap import records
 from blip_bootstrap.alarms import Alarm, find_alarms
-from blip_bootstrap.audit import ask
 from blip_bootstrap.labels import estimates, labels_path
 from blip_bootstrap.pages import charts
 from blip_bootstrap.pages.charts import Part
@@ -22,6 +21,7 @@ from blip_bootstrap.questions import query
 from blip_bootstrap.summary import FIGURES
 
 TONES = {"web": "web", "synthetic": "synthetic"}
+NOISE = ("noise_by_host", "noise_by_length", "noise_by_sampler", "languages")
 
 
 def cards(page: Page) -> str:
@@ -47,7 +47,7 @@ def cards(page: Page) -> str:
 
 def alarm_list(page: Page) -> str:
     """The round's alarms, or that there are none."""
-    return alarms_html(find_alarms(page.connection, page.root, page.number))
+    return alarms_html(find_alarms(page.audits, page.root, page.number))
 
 
 def alarms_html(found: Sequence[Alarm], with_round: bool = False) -> str:
@@ -63,7 +63,7 @@ def alarms_html(found: Sequence[Alarm], with_round: bool = False) -> str:
 
 def flow(page: Page) -> str:
     """Rows from URLs to pairs, as bars to one scale."""
-    reasons = ask(page.connection, "reasons").table.to_pylist()
+    reasons = page.audits("reasons").table.to_pylist()
     figures, fates = page.figures, [row for row in reasons if row["round"] == page.number]
     rows: list[tuple[str, list[Part]]] = []
     if figures.get("urls"):
@@ -103,10 +103,10 @@ def noise(page: Page) -> str:
     """Noise ratios of every round and source with their intervals."""
     rows = [
         (f"round {row['round']}, {row['source']}", row["noise_ratio"], row["low"], row["high"], row["source"])
-        for row in ask(page.connection, "noise").table.to_pylist()
+        for row in page.audits("noise").table.to_pylist()
     ]
     drawn = charts.ranges(rows, "dropped texts of all texts; 95 % Wilson interval") if rows else ""
-    return drawn + _folded(page, "noise_by_host", "noise_by_length", "noise_by_sampler", "languages")
+    return drawn + _folded(page, *NOISE)
 
 
 def spot_check(page: Page) -> str:
@@ -135,11 +135,11 @@ def spot_check(page: Page) -> str:
 def scores(page: Page) -> str:
     """Histograms of the ITM scores, web and synthetic, and what any threshold would keep."""
     drawn = []
-    rows = [row for row in ask(page.connection, "scores").table.to_pylist() if row["round"] == page.number]
+    rows = [row for row in page.audits("scores").table.to_pylist() if row["round"] == page.number]
     for source in ("web", "synthetic"):
         counts = {round(row["score_from"] * 20): row["texts"] for row in rows if row["source"] == source}
         drawn.append(charts.histogram(f"{source} texts", [counts.get(at, 0) for at in range(20)], page.threshold))
-    curve = [row for row in ask(page.connection, "thresholds").table.to_pylist() if row["round"] == page.number]
+    curve = [row for row in page.audits("thresholds").table.to_pylist() if row["round"] == page.number]
     series = {
         source: [(row["threshold"], row[f"{source}_share"]) for row in curve if row[f"{source}_share"] is not None]
         for source in ("web", "synthetic")
@@ -165,7 +165,7 @@ def galleries(page: Page) -> str:
 
 def diversity(page: Page) -> str:
     """How many different texts and words there are, which are most common, lost or invented, and who is named."""
-    variety = ask(page.connection, "diversity")
+    variety = page.audits("diversity")
     rows = variety.table.to_pylist()
     return table_html([row for row in rows if row["round"] <= page.number], variety.title) + _folded(
         page, "phrases", "common", "vocabulary", "details", "repetition", "flags", "people"
@@ -174,7 +174,7 @@ def diversity(page: Page) -> str:
 
 def _folded(page: Page, *names: str) -> str:
     """Audits of this round as tables that open; those without an answer are left out."""
-    answers = [ask(page.connection, name) for name in names]
+    answers = [page.audits(name) for name in names]
     return "".join(
         f"<details><summary><strong>{escape(answer.title)}</strong></summary>"
         f'<p class="note">{escape(answer.meaning)}</p>{table_html(mine, answer.title)}</details>'

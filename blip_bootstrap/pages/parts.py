@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from blip_bootstrap.audit import Audits
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.printing import shown
 
@@ -24,6 +25,7 @@ class Page:
     number: int
     config: ReportConfig
     connection: duckdb.DuckDBPyConnection
+    audits: Audits
     rounds: Sequence[Mapping[str, Any]]
     manifests: Mapping[str, Mapping[str, Any]]
 

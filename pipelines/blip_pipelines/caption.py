@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import CAPTIONS, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_pipelines import caption_process
 from blip_pipelines.caption_models import absolute, with_absolute_models
+from blip_pipelines.caption_process import CaptionProcess
 from blip_pipelines.caption_worker import IMAGE_COLUMNS, CaptionWorker
 from blip_pipelines.ray_session import (
     NO_RAY,
@@ -81,6 +83,7 @@ def caption_and_score(
         merge = _Merger(out, todo)
         if blocks:
             _run(blocks, merge, absolute(captioner), absolute(filter), config, ray, progress, done)
+    caption_process.close()
     shutil.rmtree(out / BLOCKS, ignore_errors=True)
     return _check(out, successes)
 
@@ -108,6 +111,7 @@ def _run(
     if works_here(ray_config, len(blocks)):
         _run_here(blocks, merge, captioner, filter, config, progress, before)
         return
+    caption_process.close()
     connect(ray_config)
     import ray
 
@@ -141,7 +145,7 @@ def _run_here(
     blocks: list[Block], merge: _Merger, captioner: str, filter: str, config: CaptionConfig, progress: Progress,
     before: Mapping[str, int],
 ) -> None:  # fmt: skip
-    """The same in this process, without Ray."""
+    """The same without Ray: in the process that waits for it, where there is one, else in this."""
     tally = Tally()
     worker = CaptionBlocks(captioner, filter, config, tally, idle_lanes(config, RayConfig(address=NO_RAY), 1))
     with shown(progress, tally, dict(before)):
@@ -171,13 +175,14 @@ class CaptionBlocks:
     def __init__(
         self, captioner: str, filter: str, config: CaptionConfig, tally: Tally | RemoteTally, num_lanes: int = 1
     ) -> None:
-        self._make = partial(CaptionWorker, captioner, filter, config, num_threads(config), num_lanes)
+        self._arguments = captioner, filter, config, num_threads(config), num_lanes
         self._tally = tally
 
     @cached_property
-    def _worker(self) -> CaptionWorker:
+    def _worker(self) -> CaptionWorker | CaptionProcess:
         """Made at the first block: an error in an actor's constructor is retried for ever and loses its cause."""
-        return self._make()
+        process = caption_process.running()
+        return process.load(*self._arguments) if process else CaptionWorker(*self._arguments)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Caption the blocks of `batch` (columns as Block's fields) that are not made; returns `batch`.
@@ -192,7 +197,8 @@ class CaptionBlocks:
     def _caption(self, block: Block) -> None:
         rows: list[dict[str, Any]] = []
         counts: Counter[str] = Counter()
-        for done in self._worker.in_batches(read_rows(Path(block.part), block.first, BLOCK_ROWS)):
+        images = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
+        for done in self._worker.in_batches(images):
             rows += done
             counts.update(name for row in done for name in _counters(row["source"], row["itm_score"], row["flags"]))
             self._tally.put(block.output, dict(counts))

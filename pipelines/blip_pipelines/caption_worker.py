@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import RunFailed
-from blip_bootstrap.tables import CAPTIONS, rows_to_table
 from blip_pipelines.caption_models import Models, Picture, digest_of_model, fold
 from blip_pipelines.caption_scores import Looks, combine_scores, score_again, score_with
 from blip_pipelines.lanes import Lanes
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
     from blip_training.decoding import Generated
 
 IMAGE_COLUMNS = ["key", "status", "caption", "jpg"]
 """What the worker needs of the table `images`."""
+
+LATER = ("seed", "captioner", "logprob", "itm_score", "itc_score", "itm_scores", "itc_scores", "clip_score")
+"""Columns of the table `captions` that are null until something is known; `tables` itself would import pyarrow."""
 
 DECODE_THREADS = 2
 
@@ -72,11 +73,17 @@ class CaptionWorker:
         In the order of the images; of each image the web text first, then the candidates. Images whose status is not
         success have no rows; one whose bytes cannot be decoded has its web text alone, without scores.
         """
-        return rows_to_table([row for rows in self.in_batches(images) for row in rows], CAPTIONS)
+        from blip_bootstrap.tables import CAPTIONS, rows_to_table
 
-    def in_batches(self, images: pa.Table) -> Iterator[list[Row]]:
-        """The same, batch by batch as they are done. The next batch is decoded while the model works on this one."""
-        rows = [row for row in images.select(IMAGE_COLUMNS).to_pylist() if row["status"] == "success"]
+        of_images = images.select(IMAGE_COLUMNS).to_pylist()
+        return rows_to_table([row for rows in self.in_batches(of_images) for row in rows], CAPTIONS)
+
+    def in_batches(self, images: Iterable[Row]) -> Iterator[list[Row]]:
+        """The same of rows, batch by batch as they are done.
+
+        The next batch is decoded while the model works on this one.
+        """
+        rows = [row for row in images if row["status"] == "success"]
         seen = frozenset(model.image_size for model in self.models.all), self.models.scorer
         with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as pool:
             ahead = [pool.submit(Picture, row, *seen) for row in rows[: self.batch_size]]
@@ -186,6 +193,5 @@ def _synthetic_rows(
 
 
 def _row(key: str, source: str, candidate: int, caption: str, num_tokens: int) -> Row:
-    empty: Row = dict.fromkeys(CAPTIONS.schema.names)
     known = {"key": key, "source": source, "candidate": candidate, "caption": caption, "num_tokens": num_tokens}
-    return empty | known | {"flags": []}
+    return known | {"flags": [], **dict.fromkeys(LATER)}

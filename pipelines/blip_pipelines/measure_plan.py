@@ -176,7 +176,7 @@ class SampledCaptioning:
         worker = self._worker
         worker.batch_size = min(worker.batch_size, max(1, len(images) // 4))
         captions, ends, num_done, started = [], [], [], time.perf_counter()
-        for rows in worker.in_batches(images):
+        for rows in worker.in_batches(images.to_pylist()):
             captions += rows
             ends.append(time.perf_counter())
             num_done.append(sum(row["source"] == "web" for row in captions))

@@ -101,11 +101,12 @@ def test_best_beams_are_those_of_transformers(
     assert [caption.ids for captions in ours for caption in captions] == expected
 
 
+@pytest.mark.parametrize("num_candidates", [1, 2])  # without and with keys and values
 @pytest.mark.parametrize("preset", ["blip-official", "nucleus", "beam", "greedy"])
 def test_a_caption_depends_on_its_image_and_seed_alone(
-    med: Med, tokenizer: Tokenizer, states: torch.Tensor, preset: Any
+    med: Med, tokenizer: Tokenizer, states: torch.Tensor, preset: Any, num_candidates: int
 ) -> None:
-    sampler, wanted = resolve_sampler(SamplerConfig(preset=preset)), seeds(40, 2)
+    sampler, wanted = resolve_sampler(SamplerConfig(preset=preset)), seeds(40, num_candidates)
 
     def ids(size: int, order: list[int]) -> dict[int, list[list[int]]]:
         found = {}
@@ -128,14 +129,15 @@ def test_more_candidates_change_none_of_the_first(med: Med, tokenizer: Tokenizer
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("num_slots", [1, 2])  # without and with keys and values
 def test_token_by_token_logits_are_those_of_the_whole_sequence(
-    med: Med, tokenizer: Tokenizer, states: torch.Tensor
+    med: Med, tokenizer: Tokenizer, states: torch.Tensor, num_slots: int
 ) -> None:
     ids = torch.randint(4, 50, (6, 9), generator=torch.Generator().manual_seed(3))
     ids[:, 0] = tokenizer.dec_id
     ids[:, 1:3] = ids[0, 1:3]
     whole = med.decode(states[:3], ids, torch.ones_like(ids))
-    decoder = IncrementalDecoder(med, states[:3], 9)
+    decoder = IncrementalDecoder(med, states[:3], 12, num_slots)
     steps = [decoder.prefill(ids[0, :3].tolist()).repeat_interleave(2, 0)]
     decoder.repeat(2)
     steps += [decoder.step(ids[:, at]) for at in range(3, 9)]

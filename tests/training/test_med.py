@@ -12,6 +12,7 @@ from blip_bootstrap.config import ModelConfig
 from blip_bootstrap.errors import CheckpointError
 from blip_training.med import Med
 from blip_training.start import new_med
+from blip_training.text_stack import CrossAttention
 
 VISION = {"image_size": 16, "patch_size": 8, "width": 32, "depth": 1, "heads": 2}
 
@@ -87,6 +88,24 @@ def test_texts_of_one_image_share_its_keys_and_values(itc_in_itm: bool) -> None:
     torch.testing.assert_close(med.match(states, ids, mask, order), mixed)
     cosines = med.cosines(states, ids, mask, order)
     assert torch.equal(med.match(states, ids, mask, order, cosines=cosines), med.match(states, ids, mask, order))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seen", [None, 6])
+def test_few_queries_do_without_keys_and_values(seen: int | None) -> None:
+    attention, generator = CrossAttention(32, 24, 4, 0.1).eval(), torch.Generator().manual_seed(0)
+    for weight in attention.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=generator) * 0.3)
+    x, states = torch.randn(6, 5, 32, generator=generator), torch.randn(2, 9, 24, generator=generator)
+    mask = None if seen is None else (torch.arange(9) < seen).expand(2, 1, 1, 9)
+    by_keys = attention(x, attention.keys_values(states), mask)
+    torch.testing.assert_close(attention(x, states, mask), by_keys, atol=1e-5, rtol=1e-5)
+    # 9 patches of width 32 against 4 heads' 9 similarities and a width each: 288 / 68.
+    assert attention.asks(states, 4)
+    assert not attention.asks(states, 5)
+    assert not attention.train().asks(states, 1), "dropout is of the weights of values"
+    with torch.enable_grad():
+        assert not attention.eval().asks(states, 1)
 
 
 @torch.no_grad()

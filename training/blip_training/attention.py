@@ -19,25 +19,28 @@ def attend(
     mask: Bool[Tensor, "n 1 1 s"] | None = None,
     dropout: float = 0.0,
     is_causal: bool = False,
+    scale: float | None = None,
 ) -> Float[Tensor, "n h t e"]:
     """What each query sees of the values; `mask` is true where it may look, `dropout` the share of weights dropped.
+
+    Similarities are multiplied by `scale`; None: by e**-0.5.
 
     The CPU's fused kernel is slow in bfloat16 (torch 2.13): its backward pass took ten times the float32 one (18
     tokens, 12 heads of 32). There plain products are the fastest way, also beside the fused kernel in float32: half
     its time, forward and backward, at 197 patches of 12 heads of 64.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, scale=scale)
     with torch.autocast("cpu", enabled=False):
         if is_causal:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
-        return _in_products(q, k, v, mask, dropout)
+        return _in_products(q, k, v, mask, dropout, q.shape[-1] ** -0.5 if scale is None else scale)
 
 
-def _in_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def _in_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float) -> Tensor:
     """The same with similarities kept in bfloat16, as transformers' eager BLIP has them: twice the error that the
     rounding of `q` and `k` makes by itself."""
-    similar = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+    similar = torch.matmul(q * scale, k.transpose(-1, -2))
     if mask is not None:
         similar = similar.masked_fill(~mask, torch.finfo(similar.dtype).min)
     return torch.matmul(F.dropout(similar.softmax(dim=-1), dropout, dropout > 0), v)

@@ -55,7 +55,7 @@ def search_beams(
     the batch when no text being written can overtake its worst finished one.
     """
     size, num_images = sampler.num_beams, states.shape[0]
-    decoder = IncrementalDecoder(med, states, sampler.max_tokens)
+    decoder = IncrementalDecoder(med, states, sampler.max_tokens, size)
     writing, done = _empty(num_images, start, sep_id, sampler, states.device)
     results: list[list[tuple[list[int], float]]] = [[] for _ in range(num_images)]
     images = torch.arange(num_images, device=states.device)

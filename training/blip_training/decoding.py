@@ -122,7 +122,7 @@ def _sample(
     logprobs = torch.zeros(len(tokens), dtype=torch.float64, device=states.device)
     finished = torch.zeros(len(tokens), dtype=torch.bool, device=states.device)
 
-    decoder = IncrementalDecoder(med, states, sampler.max_tokens)
+    decoder = IncrementalDecoder(med, states, sampler.max_tokens, num_candidates)
     logits = decoder.prefill(start).repeat_interleave(num_candidates, dim=0)
     decoder.repeat(num_candidates)
     rows = torch.arange(len(tokens), device=states.device)

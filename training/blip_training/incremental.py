@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,11 +10,13 @@ import torch
 from blip_training.attention import attend
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float, Int64
     from torch import Tensor
 
     from blip_training.med import Med
-    from blip_training.text_stack import CrossAttention, SelfAttention
+    from blip_training.text_stack import CrossAttention, KeyValue, SelfAttention
 
 ROWS = 16
 """Every matrix product has a multiple of so many rows, the last of them padding. With fewer, BLAS libraries take other
@@ -26,16 +29,20 @@ REGROUP_BELOW = 0.75
 class IncrementalDecoder:
     """Texts of images being written; each row is one text, and stands at one of its image's slots.
 
-    An image's cross-attention keys and values are computed once, here, and shared by all of its slots. A row leaves by
-    itself; its slot stays, so that the shape of an image's products depends on the number of its candidates alone.
+    An image's cross-attention keys and values are computed once, here, and shared by all of its slots; or where its
+    `num_slots` rows are few, never (CrossAttention.asked). A row leaves by itself; its slot stays, so that the shape of
+    an image's products depends on the number of its candidates alone.
     """
 
-    def __init__(self, med: Med, states: Float[Tensor, "b p v"], max_tokens: int) -> None:
+    def __init__(self, med: Med, states: Float[Tensor, "b p v"], max_tokens: int, num_slots: int) -> None:
         self._med, self._max_tokens, self.length = med, max_tokens, 0
-        # Contiguous: read at every token. Strided, a token's attention took twice to five times as long on a CPU.
-        self._image = [
-            (keys.contiguous(), values.contiguous()) for keys, values in med.text.image_keys_values(states, "causal")
-        ]
+        self._states: Tensor | None = states
+        self._image: list[KeyValue] = []
+        # Reading all keys and values for one token takes as long as doing without them: the first row asks for free.
+        if not next(med.text.each_layer()).cross_attention.of("causal").asks(states, (num_slots - 1) * max_tokens):
+            self._states, made = None, med.text.image_keys_values(states, "causal")
+            # Contiguous: read at every token. Strided, a token's attention took twice to five times as long on a CPU.
+            self._image = [(keys.contiguous(), values.contiguous()) for keys, values in made]
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
         self.num_images, self._num_slots = states.shape[0], 1
@@ -79,6 +86,7 @@ class IncrementalDecoder:
     def _keep_images(self, images: Tensor) -> None:
         if len(images) < self.num_images:
             self._image = [(keys[images], values[images]) for keys, values in self._image]
+            self._states = None if self._states is None else self._states[images]
             self.num_images = len(images)
 
     def _read(self, ids: Int64[Tensor, "n t"]) -> Float[Tensor, "n v"]:
@@ -106,14 +114,22 @@ class IncrementalDecoder:
 
     def _cross_attention(self, number: int, attention: CrossAttention, x: Tensor, num_rows: int) -> Tensor:
         """All slots of an image look at it as one row of queries."""
-        (keys, values), (_, t, d), slots = self._image[number], x.shape, self._slots
-        q, num_slots = attention.query(x)[:num_rows], self.num_images * self._num_slots
-        full = num_rows == num_slots
-        if not full:
-            q = q.new_zeros(num_slots, t, d).index_copy(0, slots, q)
-        q = q.reshape(self.num_images, -1, attention.heads, d // attention.heads).transpose(1, 2)
-        attended = attend(q, keys, values).transpose(1, 2).reshape(num_slots, t, d)
-        return attention.finish(x, _padded(attended if full else attended[slots]))
+        if self._states is None:
+            look_by_keys = partial(attention.look_by_keys, image=self._image[number])
+            attended = self._in_slots(attention.query(x)[:num_rows], look_by_keys)
+            return attention.finish(x, _padded(attended))
+        asked = attention.asked(x)[:num_rows]
+        self._states = self._states.to(asked.dtype)
+        looked = self._in_slots(asked, partial(attention.look, states=self._states))
+        return attention.finish(x, attention.told(_padded(looked)))
+
+    def _in_slots(self, rows: Float[Tensor, "n ..."], look: Callable[[Tensor], Tensor]) -> Float[Tensor, "n ..."]:
+        """What the rows' queries get from `look`, which takes those of all of an image's slots: [B, M, width]."""
+        slots, num_slots = self._slots, self.num_images * self._num_slots
+        full = rows.shape[0] == num_slots
+        placed = rows if full else rows.new_zeros(num_slots, *rows.shape[1:]).index_copy(0, slots, rows)
+        seen = look(placed.reshape(self.num_images, -1, rows.shape[-1])).reshape(placed.shape)
+        return seen if full else seen[slots]
 
 
 def _padded(rows: Tensor) -> Tensor:
