@@ -1,26 +1,21 @@
-"""The command line: parse, call, and one line for each error."""
+"""The command line: parse, and call."""
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from blip_bootstrap.audit_cli import RoundNumber, mount, run_folder
-from blip_bootstrap.errors import BlipBootstrapError, ConfigError
+from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.plan_cli import mount_plan
 from blip_bootstrap.vqa_cli import mount_vqa
 
 INTERRUPTED = 130
-END_S = 60.0
 
 app = typer.Typer(
     help="CapFilt, closed: download, caption, filter, audit and re-train on noisy web image-text pairs.",
@@ -170,49 +165,3 @@ def _interruptible() -> Iterator[None]:
 def _say(line: str) -> None:
     """One line of progress, on standard error."""
     typer.echo(line, err=True)
-
-
-def main() -> None:
-    """The console script: every failure is one line for each mistake, and an exit code."""
-    # Spinning OpenMP threads make small models many times slower on a shared machine; set before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    code: str | int | None = 0
-    try:
-        app()
-    except SystemExit as end:  # typer's way to return
-        code = end.code
-    except BlipBootstrapError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
-        code = error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    _end(code)
-
-
-def _end(code: str | int | None) -> NoReturn:
-    """End the process once what waits for its end has run: Ray's own, temporary folders, the prompt's history.
-
-    Python's end would then look through all that torch and DuckDB consist of, for half a second. A cluster whose head
-    no longer answers holds nothing up for more than `END_S`.
-    """
-    if isinstance(code, str):
-        typer.echo(code, err=True)
-        code = 1
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    late = threading.Timer(END_S, os._exit, [code or 0])
-    late.daemon = True
-    late.start()
-    atexit._run_exitfuncs()
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code or 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,7 @@ command's it would hold up both. It knows rows and no tables, for pyarrow is one
 
 from __future__ import annotations
 
+import atexit
 import gc
 import signal
 import subprocess
@@ -78,11 +79,18 @@ class CaptionProcess:
 _running: CaptionProcess | None = None
 
 
+def start() -> None:
+    """Start the command's process, if it has none; it ends with `close`, or with the command."""
+    global _running
+    if _running is None:
+        _running = CaptionProcess()
+        atexit.register(close)
+
+
 @contextmanager
 def caption_process() -> Iterator[None]:
     """Have a CaptionProcess while the body makes a round: started before anybody knows whether it is needed."""
-    global _running
-    _running = CaptionProcess()
+    start()
     try:
         yield
     finally:

@@ -87,7 +87,7 @@ def measure(folder: Path, num_images: int, sample: int) -> dict[str, Any]:
 def command(arguments: list[str]) -> tuple[float, str]:
     """Seconds and standard output of a blip-bootstrap command; its failure ends this."""
     started = time.perf_counter()
-    program = [sys.executable, "-m", "blip_bootstrap.cli", *arguments]
+    program = [sys.executable, "-m", "blip_bootstrap", *arguments]
     done = subprocess.run(program, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"blip-bootstrap {arguments[0]} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")

@@ -35,7 +35,7 @@ def blip(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "blip_bootstrap.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "blip_bootstrap", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:

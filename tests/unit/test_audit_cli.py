@@ -79,7 +79,7 @@ def test_a_root_without_rounds_is_told_and_nothing_is_written(tmp_path: Path, wo
 
 @pytest.mark.parametrize("words", [["audit"], ["why", "0000000011"], ["diff", "--rounds", "0", "1"]])
 def test_a_reader_may_leave_early(finished_run: Path, words: list[str]) -> None:
-    command = [sys.executable, "-m", "blip_bootstrap.cli", *words, "--root", str(finished_run)]
+    command = [sys.executable, "-m", "blip_bootstrap", *words, "--root", str(finished_run)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr

@@ -15,7 +15,7 @@ COMMANDS = (
 
 def blip(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "blip_bootstrap.cli", *arguments],
+        [sys.executable, "-m", "blip_bootstrap", *arguments],
         capture_output=True, text=True, cwd=cwd, check=False, env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
 
@@ -41,10 +41,10 @@ def test_help_imports_neither_torch_nor_ray() -> None:
 @pytest.mark.parametrize("seconds", [0, 600])
 def test_what_hangs_as_the_process_ends_holds_it_up_for_some_time_only(seconds: int) -> None:
     code = (
-        "import atexit, time; from blip_bootstrap import cli\n"
+        "import atexit, time; from blip_bootstrap import __main__ as console\n"
         "atexit.register(print, 'registered first, called last')\n"
         f"atexit.register(time.sleep, {seconds})\n"
-        "cli.END_S = 0.2; print('said', end=''); cli._end(3)"
+        "console.END_S = 0.2; print('said', end=''); console._end(3)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 3

@@ -24,7 +24,7 @@ from blip_bootstrap.prompt import run_sql
 from blip_bootstrap.questions import BATCH_ROWS, query_batches
 from blip_bootstrap.views import connect
 
-COMMAND = [sys.executable, "-m", "blip_bootstrap.cli", "sql", "--root"]
+COMMAND = [sys.executable, "-m", "blip_bootstrap", "sql", "--root"]
 
 
 class Terminal:

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def blip_bootstrap(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     sources = os.pathsep.join(str(Path(__file__).parents[2] / part) for part in (".", "pipelines", "training"))
     environment = os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "blip_bootstrap.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "blip_bootstrap", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 

@@ -31,7 +31,7 @@ def test_the_wheel_holds_the_three_packages_and_runs_without_the_checkout(tmp_pa
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "import blip_bootstrap, blip_pipelines, blip_training\n"
-        "from blip_bootstrap.cli import main\n"
+        "from blip_bootstrap.__main__ import main\n"
         "print(blip_bootstrap.__file__, flush=True); sys.argv = ['blip-bootstrap', '--help']; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -1,0 +1,68 @@
+"""The console script, which `python -m blip_bootstrap` is too."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from contextlib import suppress
+from typing import NoReturn
+
+END_S = 60.0
+
+
+def main() -> None:
+    """The console script: every failure is one line for each mistake, and an exit code."""
+    # Spinning OpenMP threads make small models many times slower on a shared machine; set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    if sys.argv[1:2] == ["run"]:
+        # Where captions come first, torch is what they wait for: its import takes longer than all others.
+        from blip_pipelines import caption_process
+
+        caption_process.start()
+    import typer
+
+    from blip_bootstrap.cli import app
+    from blip_bootstrap.errors import BlipBootstrapError
+
+    code: str | int | None = 0
+    try:
+        app()
+    except SystemExit as end:  # typer's way to return
+        code = end.code
+    except BlipBootstrapError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _end(code)
+
+
+def _end(code: str | int | None) -> NoReturn:
+    """End the process once what waits for its end has run: Ray's own, temporary folders, the prompt's history.
+
+    Python's end would then look through all that torch and DuckDB consist of, for half a second. A cluster whose head
+    no longer answers holds nothing up for more than `END_S`.
+    """
+    if isinstance(code, str):
+        sys.stderr.write(f"{code}\n")
+        code = 1
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    late = threading.Timer(END_S, os._exit, [code or 0])
+    late.daemon = True
+    late.start()
+    atexit._run_exitfuncs()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()
