@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from blip_bootstrap import __version__
 from blip_bootstrap.audit_cli import RoundNumber, mount, run_folder
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.plan_cli import mount_plan
@@ -42,6 +43,21 @@ class Format(StrEnum):
     json = "json"
     markdown = "markdown"
     parquet = "parquet"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(epilog="Example: `blip-bootstrap run --round 2 --config configs/flickr8k.yaml --ray auto`")

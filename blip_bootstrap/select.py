@@ -35,22 +35,22 @@ def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
     BLIP, section 3.3.
     """
     files = _files(captions)
-    with told_in_one_line():
-        return _select(out, files, config)
+    with told_in_one_line(), duckdb.connect() as connection:
+        return _select(connection, out, files, config)
 
 
-def _select(out: Path, files: Sequence[Path], config: SelectConfig) -> Counts:
+def _select(connection: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Path], config: SelectConfig) -> Counts:
     check_score(files, config)
-    cut, num_before = find_cut(files, config), _num_before(files)
+    cut, num_before = find_cut(files, config), _num_before(connection, files)
 
     def decide(shares: Mapping[str, float]) -> Query:
         return lambda some: rule_sql(_texts(some), config, cut.at, shares, num_before)
 
     shares: dict[str, float] = {}
     if config.synthetic_share is not None:
-        shares = thinning(_kept_by_source(files, decide({})), config.synthetic_share)
+        shares = thinning(_kept_by_source(connection, files, decide({})), config.synthetic_share)
     rule = config.model_dump(mode="json") | cut.counts
-    return _decide(out, files, decide(shares), rule) | cut.counts
+    return _decide(connection, out, files, decide(shares), rule) | cut.counts
 
 
 def take_web_pairs(out: Path, images: Path) -> Counts:
@@ -59,8 +59,8 @@ def take_web_pairs(out: Path, images: Path) -> Counts:
     Writes one file of `tables.PAIRS` for each file of `images`; `itm_score` is null. Counts and errors as in
     `select_pairs`.
     """
-    with told_in_one_line():
-        return _decide(out, _files(images), _web_texts, {"strategy": "all_web_texts"})
+    with told_in_one_line(), duckdb.connect() as connection:
+        return _decide(connection, out, _files(images), _web_texts, {"strategy": "all_web_texts"})
 
 
 def _texts(files: Sequence[Path]) -> str:
@@ -92,10 +92,9 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _num_before(files: Sequence[Path]) -> int:
+def _num_before(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> int:
     """How many texts of its image can stand before a text: the web's and all other candidates."""
-    with duckdb.connect() as connection:
-        ((most,),) = connection.execute(f"SELECT max(candidate) FROM {scan(files)}").fetchall()
+    ((most,),) = connection.execute(f"SELECT max(candidate) FROM {scan(files)}").fetchall()
     return 1 + int(most or 0)
 
 
@@ -103,22 +102,27 @@ def _grouped(files: Sequence[Path]) -> list[Sequence[Path]]:
     return [files[at : at + FILES_PER_QUERY] for at in range(0, len(files), FILES_PER_QUERY)]
 
 
-def _kept_by_source(files: Sequence[Path], query_of: Query) -> dict[str, int]:
+def _kept_by_source(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], query_of: Query) -> dict[str, int]:
     """How many texts of each source a rule would keep."""
     kept = {"web": 0, "synthetic": 0}
-    with duckdb.connect() as connection:
-        for group in _grouped(files):
-            counted = f"SELECT source, count(*) FROM ({query_of(group)}) WHERE kept GROUP BY source"
-            for source, number in connection.execute(counted).fetchall():
-                kept[source] += number
+    for group in _grouped(files):
+        counted = f"SELECT source, count(*) FROM ({query_of(group)}) WHERE kept GROUP BY source"
+        for source, number in connection.execute(counted).fetchall():
+            kept[source] += number
     return kept
 
 
-def _decide(out: Path, files: Sequence[Path], query_of: Query, rule: Mapping[str, object]) -> Counts:
+def _decide(
+    connection: duckdb.DuckDBPyConnection,
+    out: Path,
+    files: Sequence[Path],
+    query_of: Query,
+    rule: Mapping[str, object],
+) -> Counts:
     """Decide the files that are not there yet, a few by each query, then count and check all of them."""
     groups = _grouped([file for file in files if not (out / file.name).exists()])
     metadata = {"rule": json.dumps(rule)}
-    with duckdb.connect() as connection, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         connection.execute("SET threads = 1; SET parquet_metadata_cache = true")  # the pool is what runs in parallel
         done = [pool.submit(_write, connection.cursor(), out, group, query_of(group), metadata) for group in groups]
         for future in done:

@@ -18,7 +18,10 @@ IMAGES_PER_LOOK = 8
 """Images that a processor encodes at a time: activations then stay in its caches. A GPU takes the whole batch."""
 
 IMAGES_PER_MATCH = 16
-"""Images of one ITM call. Each image's keys and values are made once, whatever the number of its texts."""
+"""Most images of one ITM call. Each image's keys and values are made once, whatever the number of its texts."""
+
+MAX_PADDING = 48
+"""Tokens that an ITM call may pad in all, for one text of each image: about what another call costs."""
 
 Row = dict[str, Any]
 Texts = list[list[Row]]
@@ -59,15 +62,32 @@ def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes) -> None
     """Append one filter's ITM and ITC score to `itm_scores` and `itc_scores` of every text that is not blank.
 
     Images with as many texts go together: an image's keys and values then need no copy for each text. Of these, the
-    ones whose longest texts are alike: padding is computed too.
+    ones whose longest texts are alike: padding is computed too. What takes longest comes first, so that lanes end
+    together.
     """
     texts = [[row for row in of_image if row["caption"]] for of_image in rows]
-    lengths = [max((row["num_tokens"] for row in of_image), default=0) for of_image in texts]
+    longest = filter.med.config.text.max_tokens
+    lengths = [min(longest, max((row["num_tokens"] for row in of_image), default=0)) for of_image in texts]
     parts: list[list[int]] = []
     for num_texts in sorted({len(of_image) for of_image in texts if of_image}):
-        alike = sorted((i for i in range(len(rows)) if len(texts[i]) == num_texts), key=lambda i: (lengths[i], i))
-        parts += [alike[start : start + IMAGES_PER_MATCH] for start in range(0, len(alike), IMAGES_PER_MATCH)]
+        same = (i for i in range(len(rows)) if len(texts[i]) == num_texts)
+        parts += alike(sorted(same, key=lambda i: (-lengths[i], i)), lengths)
+    parts.sort(key=lambda part: -len(part) * lengths[part[0]] * len(texts[part[0]]))
     lanes.map(lambda part: _score_some(filter, [texts[i] for i in part], states[part]), parts)
+
+
+def alike(images: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Images, those with the longest texts first, cut where a part would pad more than MAX_PADDING."""
+    part: list[int] = []
+    padding = 0
+    for image in images:
+        padding += lengths[part[0]] - lengths[image] if part else 0
+        if padding > MAX_PADDING or len(part) == IMAGES_PER_MATCH:
+            yield part
+            part, padding = [], 0
+        part.append(image)
+    if part:
+        yield part
 
 
 def _score_some(filter: Model, texts: Texts, states: Tensor) -> None:

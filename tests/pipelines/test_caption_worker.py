@@ -12,6 +12,7 @@ import torch
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import CheckpointError, RunFailed
 from blip_bootstrap.tables import CAPTIONS, read_parquet
+from blip_pipelines.caption_scores import alike
 from blip_pipelines.caption_worker import CaptionWorker, seed_of
 from blip_training.checkpoint import load_med
 from blip_training.images import decode_pixels
@@ -101,6 +102,22 @@ def test_scores_are_those_of_the_filter_alone(images: pa.Table, captions: pa.Tab
             itc = (med.embed_image(states) * med.embed_text(ids, mask)).sum()
         assert row["itm_score"] == pytest.approx(itm.item(), abs=1e-5)
         assert row["itc_score"] == pytest.approx(itc.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "parts"),
+    [
+        ([], []),
+        ([40], [[40]]),
+        ([40, 9, 9, 8], [[40, 9], [9, 8]]),  # 31 tokens padded; one image more would make them 62
+        ([9] * 20, [[9] * 16, [9] * 4]),
+        ([60, 11, 10], [[60], [11, 10]]),
+    ],
+)
+def test_a_long_text_pads_few_others(lengths: list[int], parts: list[list[int]]) -> None:
+    made = list(alike(range(len(lengths)), lengths))
+    assert [[lengths[image] for image in part] for part in made] == parts
+    assert [image for part in made for image in part] == list(range(len(lengths)))
 
 
 def test_a_shared_model_encodes_each_image_once(images: pa.Table, models: Models, captions: pa.Table) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ def test_every_command_shows_an_example(command: str) -> None:
     done = blip(*command.split(), "--help")
     assert done.returncode == 0
     assert f"Example: blip-bootstrap {command}" in " ".join(done.stdout.split())
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert blip("--version").stdout.strip() == version("blip-bootstrap")
 
 
 def test_help_imports_neither_torch_nor_ray() -> None:
