@@ -15,7 +15,7 @@ from blip_bootstrap.alarms import Alarm, find_alarms
 from blip_bootstrap.labels import estimates, labels_path
 from blip_bootstrap.pages import charts
 from blip_bootstrap.pages.charts import Part
-from blip_bootstrap.pages.gallery import GALLERIES, gallery_html
+from blip_bootstrap.pages.gallery import galleries_html
 from blip_bootstrap.pages.parts import Page, charts_html, named, scroll, table_html
 from blip_bootstrap.questions import query
 from blip_bootstrap.summary import FIGURES
@@ -150,17 +150,12 @@ def scores(page: Page) -> str:
 
 def galleries(page: Page) -> str:
     """Pictures with kept and dropped texts."""
-    limit, seed = page.config.num_gallery, page.config.seed
-    shown_galleries: list[str] = []
-    for at, gallery in enumerate(GALLERIES):
-        listed = gallery_html(page.connection, gallery, page.number, limit, seed, page.threshold)
-        if listed:
-            is_open = " open" if at < 2 or not shown_galleries else ""
-            title = f"<summary><strong>{escape(gallery.title)}</strong></summary>"
-            shown_galleries.append(
-                f'<details{is_open}>{title}<p class="note">{escape(gallery.note)}</p>{listed}</details>'
-            )
-    return "".join(shown_galleries)
+    found = galleries_html(page.connection, page.number, page.config.num_gallery, page.config.seed, page.threshold)
+    return "".join(
+        f"<details{' open' if at < 2 else ''}><summary><strong>{escape(gallery.title)}</strong></summary>"
+        f'<p class="note">{escape(gallery.note)}</p>{listed}</details>'
+        for at, (gallery, listed) in enumerate(found)
+    )
 
 
 def diversity(page: Page) -> str:

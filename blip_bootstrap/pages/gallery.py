@@ -20,72 +20,103 @@ BIG_BYTES, BIG_PX, SMALL_PX = 40_000, 320, 160
 
 @dataclass(frozen=True)
 class Gallery:
-    """A choice of pictures: HAVING picks among the images of a round's pairs, ORDER BY ranks them; both SQL."""
+    """A choice of pictures: those that `fits`, by their `rank`, the least first; both SQL over `_OF_IMAGE`."""
 
     title: str
     note: str
-    having: str
-    order_by: str
+    fits: str
+    rank: str
 
 
-_RANDOM = "hash(key || $seed)"
+_OF_IMAGE = """
+    SELECT key, bool_or(source = 'web') AS web, bool_or(source = 'web' AND kept) AS web_kept,
+        bool_or(source = 'synthetic') AS synthetic, bool_or(source = 'synthetic' AND kept) AS synthetic_kept,
+        bool_or(source = 'web' AND NOT kept) AS web_dropped, count(itm_score) AS scored,
+        min(abs(itm_score - {threshold})) AS from_threshold, max(itm_score) - min(itm_score) AS apart
+    FROM pairs WHERE round = {number} GROUP BY key
+"""
+"""What the texts of an image have in common, one row per image of a round."""
+
+_RANDOM = "hash(key || '{seed}')"
 GALLERIES = (
     Gallery(
         "Web text dropped, synthetic text kept",
         "Where the loop does its work: the web's text is noise, and the captioner's takes its place.",
-        "bool_or(source = 'web' AND NOT kept) AND bool_or(source = 'synthetic' AND kept)",
+        "web_dropped AND synthetic_kept",
         _RANDOM,
     ),
     Gallery(
         "Web text kept, synthetic text dropped",
         "The web's text is right; the captioner erred, said the same, or the filter thinks so.",
-        "bool_or(source = 'web' AND kept) AND NOT bool_or(source = 'synthetic' AND kept) "
-        "AND bool_or(source = 'synthetic')",
+        "web_kept AND synthetic AND NOT synthetic_kept",
         _RANDOM,
     ),
     Gallery(
         "Near the threshold",
         "The texts that a slightly other threshold would move; look here first when choosing one.",
-        "count(itm_score) > 0",
-        "min(abs(itm_score - $threshold)), key",
+        "scored > 0",
+        "from_threshold",
     ),
     Gallery(
         "Most surprising",
         "Where the scores of the web's text and of the captioner's lie furthest apart.",
-        "bool_or(source = 'web') AND bool_or(source = 'synthetic') AND count(itm_score) > 1",
-        "max(itm_score) - min(itm_score) DESC, key",
+        "web AND synthetic AND scored > 1",
+        "-apart",
     ),
-    Gallery("Everything dropped", "Pictures that the next model will not see.", "NOT bool_or(kept)", _RANDOM),
+    Gallery(
+        "Everything dropped", "Pictures that the next model will not see.", "NOT (web_kept OR synthetic_kept)", _RANDOM
+    ),
     Gallery("Any pictures", "Drawn evenly from all that were downloaded.", "true", _RANDOM),
 )
 
 
-def gallery_html(
-    connection: duckdb.DuckDBPyConnection, gallery: Gallery, number: int, limit: int, seed: int, threshold: float
-) -> str:
-    """One gallery of round `number` as a list of figures; empty where no picture fits."""
-    order = gallery.order_by.replace("$seed", f"'{seed}'").replace("$threshold", str(float(threshold)))
-    chosen = query(
-        connection,
-        f"SELECT key FROM pairs WHERE round = {number} GROUP BY key HAVING {gallery.having} "
-        f"ORDER BY {order} LIMIT {limit}",
+def galleries_html(
+    connection: duckdb.DuckDBPyConnection, number: int, limit: int, seed: int, threshold: float
+) -> list[tuple[Gallery, str]]:
+    """The galleries of round `number` that have pictures, each as a list of at most `limit` figures.
+
+    Asked together: at ten million images it is the images and texts, read once, that take the time.
+    """
+    keys = _choose(connection, number, limit, seed, threshold)
+    pictures, texts = _read(connection, number, sorted({key for some in keys for key in some}))
+    drawn = [[_figure(pictures.get(key), key, texts.get(key, [])) for key in some] for some in keys]
+    return [
+        (gallery, f'<ul class="gallery">{"".join(items)}</ul>')
+        for gallery, items in zip(GALLERIES, drawn, strict=True)
+        if items
+    ]
+
+
+def _choose(
+    connection: duckdb.DuckDBPyConnection, number: int, limit: int, seed: int, threshold: float
+) -> list[list[str]]:
+    """The keys of each gallery's pictures, in order."""
+    chosen = ", ".join(
+        f"min({{'rank': {gallery.rank.format(seed=seed)}, 'key': key}}, {limit}) FILTER ({gallery.fits})"
+        for gallery in GALLERIES
     )
-    keys = chosen["key"].to_pylist()
-    return figures_html(connection, number, keys) if keys else ""
+    of_image = _OF_IMAGE.format(number=number, threshold=float(threshold))
+    (row,) = query(connection, f"SELECT {chosen} FROM ({of_image})").to_pylist()
+    return [[picture["key"] for picture in some or []] for some in row.values()]
 
 
-def figures_html(connection: duckdb.DuckDBPyConnection, number: int, keys: Sequence[str]) -> str:
-    """The pictures `keys` with their texts of round `number`, green kept and red dropped, in the order of `keys`."""
+def _read(
+    connection: duckdb.DuckDBPyConnection, number: int, keys: Sequence[str]
+) -> tuple[dict[str, bytes | None], dict[str, list[dict[str, Any]]]]:
+    """The pictures `keys` and their texts in round `number`, the web's first."""
+    if not keys:
+        return {}, {}
     wanted = f"key IN ({', '.join(map(literal, keys))})"
-    pictures = query(connection, f"SELECT key, url, jpg FROM images WHERE {wanted}").to_pylist()
-    texts = query(
+    pictures = query(connection, f"SELECT key, jpg FROM images WHERE {wanted}").to_pylist()
+    rows = query(
         connection,
         "SELECT key, source, caption, itm_score, kept, reason FROM pairs "
         f"WHERE round = {number} AND {wanted} ORDER BY key, source DESC, candidate",
     ).to_pylist()
-    by_key = {picture["key"]: picture for picture in pictures}
-    items = [_figure(by_key.get(key, {}), key, [text for text in texts if text["key"] == key]) for key in keys]
-    return f'<ul class="gallery">{"".join(items)}</ul>'
+    texts: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        texts.setdefault(row["key"], []).append(row)
+    return {picture["key"]: picture["jpg"] for picture in pictures}, texts
 
 
 def picture_html(jpg: bytes | None, alt: str) -> str:
@@ -110,10 +141,10 @@ def text_html(text: dict[str, Any]) -> str:
     )
 
 
-def _figure(picture: dict[str, Any], key: str, texts: list[dict[str, Any]]) -> str:
+def _figure(jpg: bytes | None, key: str, texts: list[dict[str, Any]]) -> str:
     more = f"<li>and {len(texts) - MAX_TEXTS} more</li>" if len(texts) > MAX_TEXTS else ""
     listed = "".join(text_html(text) for text in texts[:MAX_TEXTS])
-    image = picture_html(picture.get("jpg"), f"picture {key}")
+    image = picture_html(jpg, f"picture {key}")
     return (
         f'<li><figure>{image}<figcaption><ul class="texts">{listed}{more}</ul>'
         f'<span class="key">{escape(key)}</span></figcaption></figure></li>'
