@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import current_thread, main_thread
 from typing import Any
 
 import duckdb
@@ -97,20 +98,24 @@ def told_in_one_line() -> Iterator[None]:
 
 @contextmanager
 def _aside(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """What calls something that asks DuckDB, in another thread, and returns its result.
+    """What calls something that asks DuckDB, from the main thread in another one, and returns its result.
 
-    DuckDB sees Ctrl-C late or as an error of its own, a thread that waits sees it at once. Errors as above.
+    DuckDB sees Ctrl-C late or as an error of its own, a main thread that waits sees it at once. Errors as above.
     """
 
     def call(work: Callable[[], Any]) -> Any:
+        try:
+            return await_aside(work) if current_thread() is main_thread() else work()
+        except (pa.ArrowException, OSError) as error:  # so DuckDB's come out of a reader of batches
+            raise InputError(_one_line(error)) from error
+
+    def await_aside(work: Callable[[], Any]) -> Any:
         asked = pool.submit(work)
         try:
             return asked.result()
         except KeyboardInterrupt:
             connection.interrupt()
             raise
-        except (pa.ArrowException, OSError) as error:  # so DuckDB's come out of a reader of batches
-            raise InputError(_one_line(error)) from error
         finally:
             del asked  # it holds an exception that holds this frame, and DuckDB counts at exit what is left
 
