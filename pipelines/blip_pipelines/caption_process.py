@@ -127,6 +127,7 @@ def serve(descriptor: int) -> None:
     from blip_pipelines.caption_worker import CaptionWorker
     from blip_training import checkpoint, decoding  # noqa: F401  # with torch, before there is anything to caption
 
+    gc.freeze()  # else the first collections would look through all of torch
     gc.enable()
     worker: CaptionWorker | None = None
     with Connection(descriptor) as pipe, suppress(EOFError, ConnectionError):
