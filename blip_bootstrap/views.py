@@ -9,6 +9,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from blip_bootstrap import records, tables
@@ -171,7 +172,7 @@ def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: 
     ):  # fmt: skip
         data = read(root)
         if table is not records.RUNS:
-            data = data.filter(pa.compute.is_in(data["round"], mask))
+            data = data.filter(pc.is_in(data["round"], mask))
         _create_table(connection, table, data)
 
 
