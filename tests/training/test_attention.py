@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from blip_training import attention
 from blip_training.attention import attend
 
 MASK = torch.arange(7) < torch.tensor([3, 7])[:, None, None, None]
@@ -44,6 +45,15 @@ def test_attention_and_its_gradient(dtype: torch.dtype, tolerance: float, traine
         for part, of_exact in zip(parts, exact, strict=True):
             assert part.grad is not None
             torch.testing.assert_close(part.grad.double(), of_exact.grad, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("cached_bytes", [1, 2 * 7 * 7 * 2, 2**20])  # one head at a time, two, all three
+def test_heads_one_after_the_other_give_the_same(monkeypatch: pytest.MonkeyPatch, cached_bytes: int) -> None:
+    monkeypatch.setattr(attention, "CACHED_BYTES", cached_bytes)
+    q, k, v = (part.bfloat16() for part in draw(7))
+    together = attend(q, k, v)
+    with torch.no_grad():
+        assert torch.equal(attend(q, k, v), together)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
