@@ -77,14 +77,16 @@ def galleries_html(
 
     Asked together: at ten million images it is the images and texts, read once, that take the time.
     """
+    if not limit:
+        return []
     keys = _choose(connection, number, limit, seed, threshold)
-    pictures, texts = _read(connection, number, sorted({key for some in keys for key in some}))
-    drawn = [[_figure(pictures.get(key), key, texts.get(key, [])) for key in some] for some in keys]
-    return [
-        (gallery, f'<ul class="gallery">{"".join(items)}</ul>')
-        for gallery, items in zip(GALLERIES, drawn, strict=True)
-        if items
-    ]
+    found = _read(connection, number, sorted({key for some in keys for key in some}))
+    return [(gallery, _figures(some, *found)) for gallery, some in zip(GALLERIES, keys, strict=True) if some]
+
+
+def figures_html(connection: duckdb.DuckDBPyConnection, number: int, keys: Sequence[str]) -> str:
+    """The pictures `keys` with their texts of round `number`, green kept and red dropped, in the order of `keys`."""
+    return _figures(keys, *_read(connection, number, keys))
 
 
 def _choose(
@@ -139,6 +141,11 @@ def text_html(text: dict[str, Any]) -> str:
         f'<li class="{fate}">{shown}<span class="fate"><b>{fate}</b> · {escape(text["source"])}'
         f"{escape(score + reason)}</span></li>"
     )
+
+
+def _figures(keys: Sequence[str], pictures: dict[str, bytes | None], texts: dict[str, list[dict[str, Any]]]) -> str:
+    items = (_figure(pictures.get(key), key, texts.get(key, [])) for key in keys)
+    return f'<ul class="gallery">{"".join(items)}</ul>'
 
 
 def _figure(jpg: bytes | None, key: str, texts: list[dict[str, Any]]) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 from blip_bootstrap import tables
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.labels import draw_sample, read_labels, write_labels
 from blip_bootstrap.pages.charts import Part, histogram, lines, stack
+from blip_bootstrap.pages.gallery import galleries_html
+from blip_bootstrap.questions import query
 from blip_bootstrap.report import page_html, rewrite_report, write_report
+from blip_bootstrap.views import connect
 
 VOID = {"meta", "img", "br", "polyline", "line"}
 
@@ -72,6 +77,38 @@ def test_round_0_has_no_captioner_to_show(finished_run: Path) -> None:
     assert checked(page).pictures <= 3 * 3
     assert "Any pictures" in page
     assert "Scores of the filter" not in page
+
+
+def test_the_galleries_show_what_they_say(finished_run: Path) -> None:
+    with connect(finished_run, [1]) as connection:
+        found = {
+            gallery.title: re.findall(r'<span class="key">(\d+)</span>', html)
+            for gallery, html in galleries_html(connection, 1, 6, seed=0, threshold=0.5)
+        }
+        assert galleries_html(connection, 1, 0, seed=0, threshold=0.5) == []
+        rows = query(connection, "FROM pairs WHERE round = 1").to_pylist()
+    of_image: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_image.setdefault(row["key"], []).append(row)
+
+    def fates(key: str) -> set[tuple[str, bool]]:
+        return {(row["source"], row["kept"]) for row in of_image[key]}
+
+    def scores(key: str) -> list[float]:
+        return [row["itm_score"] for row in of_image[key] if row["itm_score"] is not None]
+
+    turned = {key for key in of_image if {("web", False), ("synthetic", True)} <= fates(key)}
+    dropped = {key for key in of_image if not any(kept for _, kept in fates(key))}
+    for title, fitting in (("Web text dropped, synthetic text kept", turned), ("Everything dropped", dropped)):
+        assert set(found.get(title, ())) <= fitting
+        assert len(found.get(title, ())) == min(6, len(fitting))
+    assert turned, "the run has none, so that nothing was tested"
+    near = sorted(of_image, key=lambda key: (min((abs(s - 0.5) for s in scores(key)), default=9), key))
+    assert found["Near the threshold"] == near[:6]
+    apart = sorted(
+        (key for key in of_image if len(scores(key)) > 1), key=lambda key: (min(scores(key)) - max(scores(key)), key)
+    )
+    assert found["Most surprising"] == apart[:6]
 
 
 def test_a_run_with_nothing_but_pairs_still_gets_a_page(finished_run: Path, tmp_path: Path) -> None:
