@@ -9,6 +9,8 @@ import threading
 from contextlib import suppress
 from typing import NoReturn
 
+from blip_bootstrap.errors import INTERRUPTED, BlipBootstrapError
+
 END_S = 60.0
 
 
@@ -18,24 +20,22 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    if sys.argv[1:2] == ["run"]:
-        # Where captions come first, torch is what they wait for: its import takes longer than all others.
-        from blip_pipelines import caption_process
-
-        caption_process.start()
-    import typer
-
-    from blip_bootstrap.cli import app
-    from blip_bootstrap.errors import BlipBootstrapError
-
     code: str | int | None = 0
     try:
+        if sys.argv[1:2] == ["run"]:
+            # Where captions come first, torch is what they wait for: its import takes longer than all others.
+            from blip_pipelines import caption_process
+
+            caption_process.start()
+        from blip_bootstrap.cli import app
+
         app()
     except SystemExit as end:  # typer's way to return
         code = end.code
+    except KeyboardInterrupt:  # before a command has begun
+        code = INTERRUPTED
     except BlipBootstrapError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
+        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
         code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,11 +12,9 @@ import typer
 
 from blip_bootstrap import __version__
 from blip_bootstrap.audit_cli import RoundNumber, mount, run_folder
-from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.errors import INTERRUPTED, ConfigError
 from blip_bootstrap.plan_cli import mount_plan
 from blip_bootstrap.vqa_cli import mount_vqa
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     help="CapFilt, closed: download, caption, filter, audit and re-train on noisy web image-text pairs.",

@@ -1,5 +1,8 @@
 """Everything that blip-bootstrap raises on purpose; each message says what, where, the value and what to do."""
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as a shell has it."""
+
 
 class BlipBootstrapError(Exception):
     """Any failure with a message fit to be shown as one line."""

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.errors import INTERRUPTED, InputError
 
 if TYPE_CHECKING:
     from blip_bootstrap.config import VqaConfig
 
-INTERRUPTED = 130
 RECIPE, CHECKPOINT = "recipe.json", "checkpoint.pt"
 MODEL = "model.safetensors"
 """The last file of a model that is written: where it is, the model is whole."""

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-SERVE = "import sys; from blip_pipelines.caption_process import serve; serve(int(sys.argv[1]))"
+SERVE = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the command ends this one
+import sys
+from blip_pipelines.caption_process import serve
+serve(int(sys.argv[1]))
+"""
 
 
 class CaptionProcess:
@@ -122,7 +128,6 @@ def close() -> None:
 
 def serve(descriptor: int) -> None:
     """What the process does: a CaptionWorker of what comes first, captions for each list of rows that comes then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the command ends this one
     gc.disable()  # a tenth of the imports' time
     from blip_pipelines.caption_worker import CaptionWorker
     from blip_training import checkpoint, decoding  # noqa: F401  # with torch, before there is anything to caption

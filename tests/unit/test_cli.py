@@ -43,6 +43,18 @@ def test_help_imports_neither_torch_nor_ray() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_ctrl_c_before_a_command_has_begun_is_no_failure() -> None:
+    code = (
+        "import sys; from blip_bootstrap import __main__ as console\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'blip_bootstrap.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted()); console.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("seconds", [0, 600])
 def test_what_hangs_as_the_process_ends_holds_it_up_for_some_time_only(seconds: int) -> None:
     code = (
