@@ -15,7 +15,7 @@ from rich.console import Console
 from blip_bootstrap import records
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.printing import PipedConsole, rich_table
-from blip_bootstrap.questions import query
+from blip_bootstrap.questions import query_few
 from blip_bootstrap.views import connect
 
 AUDITS = (
@@ -100,7 +100,7 @@ def ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
 def answer(connection: duckdb.DuckDBPyConnection, name: str, sql: str) -> Answer:
     """The answer to an SQL file whose first two lines are its title and its meaning."""
     title, meaning = (line.removeprefix("-- ") for line in sql.splitlines()[:2])
-    return Answer(name, title, meaning, query(connection, sql))
+    return Answer(name, title, meaning, query_few(connection, sql))
 
 
 def audit_sql(name: str) -> str:

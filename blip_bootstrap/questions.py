@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ BATCH_ROWS = 10_000
 WRITING = frozenset({"copy", "insert", "update", "delete", "merge"})
 """A WITH can hold any of these, and DuckDB still calls the statement a SELECT."""
 
+warnings.filterwarnings("ignore", "Arrow output on a DB-API result makes an extra copy")  # which query_few accepts
+
 _EXPLAIN = re.compile(r"explain(\s+analyze)?(\s*\([^)]*\))?\s+", re.IGNORECASE)
 _PIVOT = re.compile(r"\(?\s*(pivot|select|from|with)\b", re.IGNORECASE)
 
@@ -27,9 +30,21 @@ def query(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
 
     Raises InputError where the SQL is wrong, is more or less than one question, or would do something else than read.
     """
+    return _whole(connection, question, connection.sql)
+
+
+def query_few(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
+    """The same for an answer of few rows: they are copied once more, but DuckDB plans once instead of twice.
+
+    Over small tables that is a third of the time.
+    """
+    return _whole(connection, question, connection.execute)
+
+
+def _whole(connection: duckdb.DuckDBPyConnection, question: str, asks: Callable[[str], Any]) -> pa.Table:
     asked = _one_question(connection, question)
     with _aside(connection) as answer:
-        found: pa.Table = answer(lambda: connection.sql(asked).to_arrow_table())
+        found: pa.Table = answer(lambda: asks(asked).to_arrow_table())
     return found.rename_columns(_unlike(found.schema.names))
 
 
