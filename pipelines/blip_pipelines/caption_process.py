@@ -90,7 +90,6 @@ def start() -> None:
     global _running
     if _running is None:
         _running = CaptionProcess()
-        atexit.register(close)
 
 
 @contextmanager
@@ -118,6 +117,7 @@ def running() -> CaptionProcess | None:
     return _running
 
 
+@atexit.register
 def close() -> None:
     """End that process, where there is one; its memory is free then."""
     global _running
