@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 IMAGES_PER_LOOK = 8
 """Images that a processor encodes at a time: activations then stay in its caches. A GPU takes the whole batch."""
 
-IMAGES_PER_MATCH = 16
-"""Most images of one ITM call. Each image's keys and values are made once, whatever the number of its texts."""
+IMAGES_PER_MATCH = {"cpu": 16, "cuda": 256}
+"""Most images of one ITM call. Each image's keys and values are made once, whatever the number of its texts. On a GPU a
+call of few costs nearly as much as one of many: starting its kernels takes longer than they do."""
 
-MAX_PADDING = 48
-"""Tokens that an ITM call may pad in all, for one text of each image; 24 to 96 took a small model equally long."""
+MAX_PADDING = {"cpu": 48, "cuda": 4096}
+"""Tokens that an ITM call may pad in all, for one text of each image; 24 to 96 took a small model equally long on a
+CPU."""
 
 Row = dict[str, Any]
 Texts = list[list[Row]]
@@ -36,7 +38,10 @@ class Looks:
 
     def __init__(self, pictures: Sequence[Picture], uses: Sequence[Model], lanes: Lanes) -> None:
         self._left = Counter(uses)
-        self._begun = {model: lanes.start(model.med.encode_image, _parts(pictures, model)) for model in self._left}
+        on_gpu: dict[int, Tensor] = {}
+        self._begun = {
+            model: lanes.start(model.med.encode_image, _parts(pictures, model, on_gpu)) for model in self._left
+        }
         self._states: dict[Model, Tensor] = {}
 
     def of(self, model: Model) -> Tensor:
@@ -49,13 +54,21 @@ class Looks:
         return self._states[model] if self._left[model] else self._states.pop(model)
 
 
-def _parts(pictures: Sequence[Picture], model: Model) -> Iterator[Tensor]:
-    """The pictures' pixels as they are encoded together, each part made when its turn comes."""
+def _parts(pictures: Sequence[Picture], model: Model, on_gpu: dict[int, Tensor]) -> Iterator[Tensor]:
+    """The pictures' pixels as they are encoded together, each part made when its turn comes.
+
+    To a GPU they go once: `on_gpu` has them by image size for all models that take the same.
+    """
     import torch
 
-    size = len(pictures) if model.med.device.type == "cuda" else IMAGES_PER_LOOK
-    for start in range(0, len(pictures), size):
-        yield torch.stack([picture.pixels[model.image_size] for picture in pictures[start : start + size]])
+    pixels = [picture.pixels[model.image_size] for picture in pictures]
+    if model.med.device.type == "cuda":
+        if model.image_size not in on_gpu:
+            on_gpu[model.image_size] = torch.stack(pixels).to(model.med.device)
+        yield on_gpu[model.image_size]
+        return
+    for start in range(0, len(pixels), IMAGES_PER_LOOK):
+        yield torch.stack(pixels[start : start + IMAGES_PER_LOOK])
 
 
 def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes) -> None:
@@ -71,18 +84,18 @@ def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes) -> None
     parts: list[list[int]] = []
     for num_texts in sorted({len(of_image) for of_image in texts if of_image}):
         same = (i for i in range(len(rows)) if len(texts[i]) == num_texts)
-        parts += alike(sorted(same, key=lambda i: (-lengths[i], i)), lengths)
+        parts += alike(sorted(same, key=lambda i: (-lengths[i], i)), lengths, states.device.type)
     parts.sort(key=lambda part: -len(part) * lengths[part[0]] * len(texts[part[0]]))
     lanes.map(lambda part: _score_some(filter, [texts[i] for i in part], states[part]), parts)
 
 
-def alike(images: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+def alike(images: Sequence[int], lengths: Sequence[int], device: str) -> Iterator[list[int]]:
     """Images, those with the longest texts first, cut where a part would pad more than MAX_PADDING."""
     part: list[int] = []
     padding = 0
     for image in images:
         padding += lengths[part[0]] - lengths[image] if part else 0
-        if padding > MAX_PADDING or len(part) == IMAGES_PER_MATCH:
+        if padding > MAX_PADDING[device] or len(part) == IMAGES_PER_MATCH[device]:
             yield part
             part, padding = [], 0
         part.append(image)

@@ -1,13 +1,15 @@
 """The CapFilt engine beside plain transformers: captions and ITM scores of the same images, in one run.
 
     .venv/bin/python tests/bench/engine.py [--json] [--size base] [--images 32] [--rounds 3] [--threads 2]
+    .venv/bin/python tests/bench/engine.py --device cuda --images 1024 --their-batch 64 --threads 8 --no-ray
 
 Random weights; captioner and filter are two models, as after fine-tuning. From encoded pictures to rows, per image: one
 nucleus caption of exactly 20 tokens ([DEC] and the prompt counted) and the ITM score of a web text and of that caption.
 Ours is `CaptionWorker` as a run without Ray sets it up (parts of a batch side by side on the --threads cores), which
-gives ITC scores too; theirs `generate` at batch 8 with --threads of torch's threads, then `BlipForImageTextRetrieval`
-once for each text. The sides alternate; medians of the rounds. bfloat16 is measured where the processor multiplies
-matrices faster in it than in float32 (or with --bf16), and is null elsewhere.
+gives ITC scores too; theirs `generate` at batch 8 (--their-batch) with --threads of torch's threads, then
+`BlipForImageTextRetrieval` once for each text. The sides alternate; medians of the rounds, each shown as it ends.
+bfloat16 is measured where the device multiplies matrices faster in it than in float32 (or with --bf16), and is null
+elsewhere.
 
 `gemm_share_*`: useful flops an image / (seconds an image x matmul peak). Useful: two flops for each weight and row it
 must meet (patches and [CLS] through the ViT, once for each of the two models; keys and values of the image once for
@@ -60,7 +62,7 @@ from blip_pipelines.caption_worker import CaptionWorker  # noqa: E402
 from blip_training.checkpoint import save_captioner, save_filter  # noqa: E402
 from blip_training.med import Med  # noqa: E402
 from blip_training.text import Tokenizer  # noqa: E402
-from tests.plain_blip import NUM_TOKENS, PROMPT, THEIR_BATCH, Theirs  # noqa: E402
+from tests.plain_blip import NUM_TOKENS, PROMPT, Theirs  # noqa: E402
 
 WEB_WORDS = (6, 12)
 SIZES = {
@@ -107,12 +109,12 @@ def draw_rows(count: int, size: int) -> list[dict[str, Any]]:
     return rows
 
 
-def our_worker(models: tuple[Path, Path], threads: int, **settings: Any) -> CaptionWorker:
+def our_worker(models: tuple[Path, Path], arguments: argparse.Namespace, **settings: Any) -> CaptionWorker:
     """The engine as a run in one process sets it up on so many cores: parts of a batch side by side, a thread each."""
     sampler = {"min_tokens": NUM_TOKENS, "max_tokens": NUM_TOKENS} | settings.pop("sampler", {})
-    config = CaptionConfig(prompt=PROMPT, device="cpu", sampler=SamplerConfig(**sampler), **settings)
+    config = CaptionConfig(prompt=PROMPT, device=arguments.device, sampler=SamplerConfig(**sampler), **settings)
     each = caption.num_threads(config)
-    return CaptionWorker(*models, config, each, max(1, threads // each))
+    return CaptionWorker(*models, config, each, max(1, arguments.threads // each))
 
 
 def timed_ours(worker: CaptionWorker, table: pa.Table) -> float:
@@ -160,41 +162,50 @@ def useful_gflop(config: ModelConfig, num_patches: int, web_tokens: float, num_v
     return (2 * (encode + keys_values) + written + matched) / 1e9
 
 
-def matmul_peak(config: ModelConfig, dtype: torch.dtype, seconds: float = 0.4) -> float:
-    """GFLOP/s of the best of three shapes, torch's own linear layer."""
+def matmul_peak(config: ModelConfig, dtype: torch.dtype, device: str, seconds: float = 0.4) -> float:
+    """GFLOP/s of the best of three shapes, torch's own linear layer; on a GPU of eight times as many rows."""
     width, best = config.vision.width, 0.0
+    larger = 8 if device == "cuda" else 1
     with torch.inference_mode():
         for rows, inner, outer in ((4096, width, 4 * width), (4096, 4 * width, width), (2048, 2048, 2048)):
-            x, w = torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
-            torch.nn.functional.linear(x, w)
+            x = torch.randn(rows * larger, inner, device=device).to(dtype)
+            w = torch.randn(outer, inner, device=device).to(dtype)
+            product = partial(torch.nn.functional.linear, x, w)
+            timed(product, device)
             times: list[float] = []
             while sum(times) < seconds:
-                times.append(timed(lambda x=x, w=w: torch.nn.functional.linear(x, w)))
-            best = max(best, 2 * rows * inner * outer / statistics.median(times) / 1e9)
+                times.append(timed(product, device))
+            best = max(best, 2 * rows * larger * inner * outer / statistics.median(times) / 1e9)
     return best
 
 
-def timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds until it is done; what ends in numbers on the CPU needs no `device`."""
     started = time.perf_counter()
     work()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def compare(
-    models: tuple[Path, Path], size: str, images: int, rounds: int, threads: int, dtype: str
-) -> dict[str, float]:
+def compare(models: tuple[Path, Path], arguments: argparse.Namespace, dtype: str) -> dict[str, float]:
     """Both sides in one dtype: seconds an image and the peak, medians of the rounds."""
-    rows = draw_rows(images, SIZES[size].vision.image_size)
-    ours = our_worker(models, threads, dtype=dtype, batch_size=images)
-    torch.set_num_threads(threads)
-    theirs = Theirs(*models, getattr(torch, dtype))
+    images, device, config = arguments.images, arguments.device, SIZES[arguments.size]
+    rows = draw_rows(images, config.vision.image_size)
+    batch_size = images if device == "cpu" else CaptionConfig().batch_size
+    ours = our_worker(models, arguments, dtype=dtype, batch_size=batch_size)
+    torch.set_num_threads(arguments.threads)
+    theirs = Theirs(*models, getattr(torch, dtype), device)
+    few = rows[: arguments.their_batch]
     found: dict[str, list[float]] = {"peak": [], "ours": [], "theirs": []}
     timed_ours(ours, rows_to_table(rows[:2], IMAGES))
     theirs(rows[:2])
-    for _ in range(rounds):
-        found["peak"].append(matmul_peak(SIZES[size], getattr(torch, dtype)))
+    for _ in range(arguments.rounds):
+        found["peak"].append(matmul_peak(config, getattr(torch, dtype), device))
         found["ours"].append(timed_ours(ours, rows_to_table(rows, IMAGES)) / images)
-        found["theirs"].append(timed(lambda: theirs(rows[:THEIR_BATCH])) / min(images, THEIR_BATCH))
+        found["theirs"].append(timed(partial(theirs, few)) / len(few))
+        last = ", ".join(f"{name} {values[-1]:.5g}" for name, values in found.items())
+        print(f"{dtype}: {last}", file=sys.stderr, flush=True)
     return {name: statistics.median(values) for name, values in found.items()}
 
 
@@ -203,9 +214,8 @@ def dtype_figures(models: tuple[Path, Path], arguments: argparse.Namespace) -> d
     config, num_vocabulary = SIZES[arguments.size], VOCABULARY[arguments.size] + 2
     num_patches = (config.vision.image_size // config.vision.patch_size) ** 2
     gflop = useful_gflop(config, num_patches, statistics.mean(WEB_WORDS) + 2, num_vocabulary)
-    shape = (arguments.size, arguments.images, arguments.rounds, arguments.threads)
-    exact = compare(models, *shape, "float32")
-    rough = compare(models, *shape, "bfloat16") if arguments.bf16 or has_bfloat16(config) else None
+    exact = compare(models, arguments, "float32")
+    rough = compare(models, arguments, "bfloat16") if arguments.bf16 or has_bfloat16(config, arguments.device) else None
     found: dict[str, float | None] = {
         "ratio_fp32": exact["theirs"] / exact["ours"],
         "ratio_bf16": exact["theirs"] / rough["ours"] if rough else None,
@@ -218,16 +228,17 @@ def dtype_figures(models: tuple[Path, Path], arguments: argparse.Namespace) -> d
     return found
 
 
-def has_bfloat16(config: ModelConfig) -> bool:
+def has_bfloat16(config: ModelConfig, device: str) -> bool:
     """Whether matrix products in bfloat16 are faster here."""
-    return matmul_peak(config, torch.bfloat16) > 1.2 * matmul_peak(config, torch.float32)
+    return matmul_peak(config, torch.bfloat16, device) > 1.2 * matmul_peak(config, torch.float32, device)
 
 
-def candidates_cost(models: tuple[Path, Path], size: str, images: int, rounds: int, threads: int) -> float:
+def candidates_cost(models: tuple[Path, Path], arguments: argparse.Namespace) -> float:
     """Seconds of ten candidates an image, each scored, over those of one."""
-    table = rows_to_table(draw_rows(images, SIZES[size].vision.image_size), IMAGES)
-    one, ten = (our_worker(models, threads, candidates=count, batch_size=images) for count in (1, 10))
-    ratios = [timed_ours(ten, table) / timed_ours(one, table) for _ in range(rounds)]
+    images = max(1, arguments.images // 4)
+    table = rows_to_table(draw_rows(images, SIZES[arguments.size].vision.image_size), IMAGES)
+    one, ten = (our_worker(models, arguments, candidates=count, batch_size=images) for count in (1, 10))
+    ratios = [timed_ours(ten, table) / timed_ours(one, table) for _ in range(arguments.rounds)]
     return statistics.median(ratios)
 
 
@@ -269,19 +280,22 @@ def bare_loop(worker: CaptionWorker, images: Path, out: Path) -> None:
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
     models, size = save_models(folder, arguments.size), arguments.size
-    greedy = our_worker(models, arguments.threads, sampler={"preset": "greedy"})
-    found: dict[str, Any] = parity(greedy, Theirs(*models, torch.float32), draw_rows(2, SIZES[size].vision.image_size))
-    del greedy
+    greedy = our_worker(models, arguments, sampler={"preset": "greedy"})
+    theirs = Theirs(*models, torch.float32, arguments.device)
+    found: dict[str, Any] = parity(greedy, theirs, draw_rows(2, SIZES[size].vision.image_size))
+    del greedy, theirs
     found |= dtype_figures(models, arguments)
-    few = max(1, arguments.images // 4)
-    found["candidates10_cost"] = candidates_cost(models, size, few, arguments.rounds, arguments.threads)
+    found["candidates10_cost"] = candidates_cost(models, arguments)
     if not arguments.no_ray:
         found |= ray_figures(folder / "ray", "tiny" if size == "tiny" else "small", arguments.rounds)
     rounded = {
         name: value if value is None else round(value, 7 if value < 1e-3 else 3) for name, value in found.items()
     }
     versions = f"torch {torch.__version__}, transformers {version('transformers')}, ray {version('ray')}"
-    settings = f"{size}, {arguments.images} images, {arguments.rounds} rounds, {arguments.threads} threads"
+    settings = (
+        f"{size}, {arguments.images} images, {arguments.rounds} rounds, {arguments.threads} threads, "
+        f"{arguments.device}, theirs in batches of {arguments.their_batch}"
+    )
     return rounded | {"settings": settings, "versions": f"{versions}, python {platform.python_version()}"}
 
 
@@ -289,9 +303,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--size", choices=("base", "small", "tiny"), default="base")
-    parser.add_argument("--images", type=int, default=32, help="ours at once; theirs takes the first eight")
+    parser.add_argument("--images", type=int, default=32, help="ours; theirs takes the first --their-batch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--their-batch", type=int, default=8)
     parser.add_argument("--bf16", action="store_true", help="measure bfloat16 even where it is slow")
     parser.add_argument("--no-ray", action="store_true", help="leave out ray_overhead")
     arguments = parser.parse_args()

@@ -115,7 +115,7 @@ def test_scores_are_those_of_the_filter_alone(images: pa.Table, captions: pa.Tab
     ],
 )
 def test_a_long_text_pads_few_others(lengths: list[int], parts: list[list[int]]) -> None:
-    made = list(alike(range(len(lengths)), lengths))
+    made = list(alike(range(len(lengths)), lengths, "cpu"))
     assert [[lengths[image] for image in part] for part in made] == parts
     assert [image for part in made for image in part] == list(range(len(lengths)))
 

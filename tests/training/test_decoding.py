@@ -183,6 +183,18 @@ def test_drawn_tokens_follow_the_cut_distribution(top_k: int, top_p: float, size
     torch.testing.assert_close(share, loop_distribution(logits, 0.8, top_k, top_p), atol=2e-4, rtol=0)
 
 
+def test_a_flat_row_changes_no_draw_of_the_others() -> None:
+    """A flat one is looked at whole; what the others are cut to is among their likeliest tokens."""
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(40, 2000, generator=generator) * torch.tensor([0.3, 9.0]).repeat(20)[:, None]
+    uniforms, sampler = torch.rand(40, generator=generator, dtype=torch.float64), Sampler(top_p=0.9)
+    together = draw_tokens(scores, uniforms, sampler)
+    alone = [draw_tokens(scores[row : row + 1], uniforms[row : row + 1], sampler) for row in range(40)]
+    assert together.tolist() == torch.cat(alone).tolist()
+    ranks = (scores > scores.gather(1, together[:, None])).sum(1)
+    assert ranks[0::2].max() > 256 > ranks[1::2].max()
+
+
 def test_penalty_and_minimum_length() -> None:
     scores = torch.tensor([[2.0, -2.0, 1.0, 0.5]])
     changed = penalise(scores, torch.tensor([[0, 1, 0]]), 2.0, sep_id=2, too_short=True)

@@ -54,35 +54,36 @@ def draw_tokens(scores: Float[Tensor, "n v"], uniforms: Float[Tensor, " n"], sam
     The cumulative sum runs in float64 and in the order of the ids, not of the scores: two scores that swap their
     places by a rounding error then move the outcome by that error and no more.
     """
-    ids, weights = _kept(scores / sampler.temperature, sampler.top_k, sampler.top_p)
-    cumulative = weights.cumsum(dim=1)
-    wanted = (uniforms * cumulative[:, -1])[:, None]
-    place = torch.searchsorted(cumulative, wanted, right=True).clamp(max=ids.shape[1] - 1)
-    return ids.gather(1, place)[:, 0]
-
-
-def _kept(scores: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """Ids [n, m], rising, and weights, 0 where top-p cuts."""
+    scores = scores / sampler.temperature
     vocabulary = scores.shape[1]
-    size = min(top_k or (FIRST_LOOK if top_p < 1 else vocabulary), vocabulary)
+    size = min(sampler.top_k or (FIRST_LOOK if sampler.top_p < 1 else vocabulary), vocabulary)
     best, ids = scores.topk(size, dim=1)
-    total = torch.logsumexp(best if top_k else scores, dim=1, keepdim=True)
+    total = torch.logsumexp(best if sampler.top_k else scores, dim=1, keepdim=True)
     weights = (best - total).double().exp()
     cumulative = weights.cumsum(dim=1)
-    if not top_k and size < vocabulary and bool((cumulative[:, -1] < top_p).any()):
-        return _kept_of_all(scores - total, top_p)
-    kept = weights * (cumulative - weights < top_p)
+    kept = weights * (cumulative - weights < sampler.top_p)
     ids, order = ids.sort(dim=1)
-    return ids, kept.gather(1, order)
+    drawn = ids.gather(1, _places(kept.gather(1, order), uniforms))[:, 0]
+    if not sampler.top_k and size < vocabulary:
+        flat = (cumulative[:, -1] < sampler.top_p).nonzero()[:, 0]
+        if len(flat):
+            drawn[flat] = _places(_kept_of_all((scores - total)[flat], sampler.top_p), uniforms[flat])[:, 0]
+    return drawn
 
 
-def _kept_of_all(logs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The same for flat distributions, over the whole vocabulary."""
-    weights = logs.double().exp()
-    if weights.is_cuda:
-        falling = weights.sort(dim=1, descending=True).values
+def _places(weights: Float[Tensor, "n m"], uniforms: Float[Tensor, " n"]) -> Int64[Tensor, "n 1"]:
+    """The column at which the cumulative sum of each row's weights passes its share `uniforms` of the whole."""
+    cumulative = weights.cumsum(dim=1)
+    wanted = (uniforms * cumulative[:, -1])[:, None]
+    return torch.searchsorted(cumulative, wanted, right=True).clamp(max=weights.shape[1] - 1)
+
+
+def _kept_of_all(logs: Float[Tensor, "n v"], top_p: float) -> Float[Tensor, "n v"]:
+    """For flat distributions: weights over the whole vocabulary, in its order; 0 where top-p cuts."""
+    if logs.is_cuda:
+        falling = logs.sort(dim=1, descending=True).values
     else:  # NumPy's sort has vector instructions and no indices: some ten times as fast as torch's.
-        falling = torch.from_numpy(np.sort(weights.numpy(), axis=1)).flip(1)
-    last = ((falling.cumsum(dim=1) - falling) < top_p).sum(dim=1, keepdim=True) - 1
-    ids = torch.arange(logs.shape[1], device=logs.device).expand_as(logs)
-    return ids, weights * (weights >= falling.gather(1, last))
+        falling = torch.from_numpy(np.sort(logs.numpy(), axis=1)).flip(1)
+    weights = falling.double().exp()
+    last = (weights.cumsum(dim=1) - weights < top_p).sum(dim=1, keepdim=True) - 1
+    return logs.double().exp() * (logs >= falling.gather(1, last))
