@@ -63,8 +63,7 @@ class Audits:
         self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="audit")
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
         self._asked: dict[str, Future[Answer]] = {}
-        for name in ahead:
-            self._begin(name)
+        self.begin(ahead)
 
     def __enter__(self) -> Audits:
         return self
@@ -77,6 +76,11 @@ class Audits:
     def __call__(self, name: str) -> Answer:
         """The answer to the audit `name`, as `ask` gives it and raises."""
         return self._begin(name).result()
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Ask these now; the answers can be had later."""
+        for name in names:
+            self._begin(name)
 
     def _begin(self, name: str) -> Future[Answer]:
         if name not in self._asked:

@@ -120,12 +120,15 @@ def sql(
 @app.command(epilog="Example: `blip-bootstrap report --round 1 --root runs/demo`")
 def report(root: Root = None, number: RoundNumber = None) -> None:
     """Write a round's page again; without --round the last one's, and the page over all rounds. Prints the paths."""
+    from blip_bootstrap.open_run import OpenRun
     from blip_bootstrap.overview import write_overview
     from blip_bootstrap.report import rewrite_report
 
-    typer.echo(str(rewrite_report(run_folder(root), number)))
-    if number is None:
-        typer.echo(str(write_overview(run_folder(root))))
+    folder = run_folder(root)
+    with OpenRun(folder) as run:
+        typer.echo(str(rewrite_report(folder, number, run)))
+        if number is None:
+            typer.echo(str(write_overview(folder, run)))
 
 
 @config_app.command("show", epilog="Example: `blip-bootstrap config show --set seed=7 > my.yaml`")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from blip_bootstrap import records
 from blip_bootstrap.alarms import ALARM_AUDITS, find_alarms
-from blip_bootstrap.audit import Audits
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.open_run import OpenRun
 from blip_bootstrap.pages import charts, data
 from blip_bootstrap.pages.parts import Page, charts_html, document, section
-from blip_bootstrap.views import connect
 
 CHARTS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("noise ratio", (("web", "noise_ratio_web", "web"), ("synthetic", "noise_ratio_synthetic", "synthetic"))),
@@ -25,17 +24,18 @@ CHARTS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
 """Title, and for each curve its name, the figure and its tone."""
 
 
-def write_overview(root: Path) -> Path:
+def write_overview(root: Path, run: OpenRun | None = None) -> Path:
     """Write `root`/report.html about every round of the run that has figures; its path.
 
-    Raises InputError where no round has a metrics.json.
+    `run` is the run under `root` where a page was just made of it. Raises InputError where no round has a
+    metrics.json.
     """
-    with connect(root) as connection, ExitStack() as stack:
+    with nullcontext(run) if run else OpenRun(root) as opened:
         numbers = records.round_numbers(root)
+        connection, audits = opened.over(numbers, (*ALARM_AUDITS, *data.NOISE))
         rounds = data.read_rounds(connection, root, max(numbers, default=0))
         if not rounds:
             raise InputError(f"{root}: no round has figures yet; run one first")
-        audits = stack.enter_context(Audits(connection, (*ALARM_AUDITS, *data.NOISE)))
         page = Page(root, rounds[-1]["round"], ReportConfig(), connection, audits, rounds, {})
         sections = [
             ("alarms", "Alarms", "Signs that the loop feeds on itself.", _alarms(page)),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from blip_bootstrap import records
-from blip_bootstrap.audit import AUDITS, Audits, resolve_round
+from blip_bootstrap.audit import AUDITS, resolve_round
 from blip_bootstrap.config import ReportConfig
+from blip_bootstrap.open_run import OpenRun
 from blip_bootstrap.pages import data as about_data
 from blip_bootstrap.pages import model as about_model
 from blip_bootstrap.pages.parts import Page, document, section
-from blip_bootstrap.views import connect
 
 SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
     ("flow", "From URLs to pairs", "Every row is accounted for; all bars are to one scale.", about_data.flow),
@@ -54,29 +55,30 @@ def write_report(
     model: Path | None,
     metrics: Path,
     config: ReportConfig,
+    run: OpenRun | None = None,
 ) -> dict[str, int]:
     """Write `out`/report.html for round `number` of the run under `root`; returns its size in bytes.
 
     The page needs no other file and no network. `images`, `pairs`, `model` and `metrics` are what it is made from,
-    and lie under `root`. It holds no time of its own making, so that the same inputs give the same bytes.
+    and lie under `root`. It holds no time of its own making, so that the same inputs give the same bytes. `run` is
+    the run under `root`, where another page is to be made of it.
     """
-    page = page_html(root, number, config)
+    page = page_html(root, number, config, run)
     (out / "report.html").write_text(page, encoding="utf-8")
     return {"size_bytes": len(page.encode())}
 
 
-def rewrite_report(root: Path, number: int | None = None) -> Path:
+def rewrite_report(root: Path, number: int | None = None, run: OpenRun | None = None) -> Path:
     """Make the page of a round (None: the last) anew in its place, with the settings it was made with; its path.
 
-    Raises InputError where the run or the round is not there.
+    `run` as for `write_report`. Raises InputError where the run or the round is not there.
     """
-    connect(root).close()
     number = resolve_round(root, number)
     path = records.round_folder(root, number) / "report.html"
     beside = path.with_name(f".{path.name}.MANIFEST.json")
     manifest = records.read_json(beside)
     config = ReportConfig.model_validate((manifest or {}).get("settings", {}))
-    content = page_html(root, number, config).encode()
+    content = page_html(root, number, config, run).encode()
     _replace(path, content)
     if manifest:
         entry = {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -84,9 +86,11 @@ def rewrite_report(root: Path, number: int | None = None) -> Path:
     return path
 
 
-def page_html(root: Path, number: int, config: ReportConfig) -> str:
-    """The page of round `number` as one HTML document."""
-    with connect(root, range(number + 1)) as connection, Audits(connection, AHEAD) as audits:
+def page_html(root: Path, number: int, config: ReportConfig, run: OpenRun | None = None) -> str:
+    """The page of round `number` as one HTML document; `run` as for `write_report`."""
+    with nullcontext(run) if run else OpenRun(root) as opened:
+        numbers = [one for one in records.round_numbers(root) if one <= number]
+        connection, audits = opened.over(numbers, AHEAD)
         manifests = {str(m["name"]): m for m in records.manifests(root)}
         rounds = about_data.read_rounds(connection, root, number)
         page = Page(root, number, config, connection, audits, rounds, manifests)

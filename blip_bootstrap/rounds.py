@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Config, FinetuneConfig, dump_yaml
@@ -29,6 +29,9 @@ from blip_bootstrap.layout import (
     staging_folder,
 )
 
+if TYPE_CHECKING:
+    from blip_bootstrap.open_run import OpenRun
+
 Step = Callable[..., Mapping[str, Any]]
 Say = Callable[[str], None]
 
@@ -41,6 +44,8 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
     Raises ConfigError where the configuration cannot carry the round, RunFailed where a step fails or another
     process works on the same root.
     """
+    from blip_bootstrap.open_run import OpenRun
+    from blip_bootstrap.overview import write_overview
     from blip_pipelines.dtypes import resolve_dtypes
 
     mistakes = check_config(config, last)
@@ -52,17 +57,13 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
     report = None
     with locked(config.root):
         (config.root / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-        for number in [last] if given else range(last + 1):
-            report = run_round(config, number, say)
-        _write_overview(config.root, say)
+        with OpenRun(config.root) as run:
+            for number in [last] if given else range(last + 1):
+                run.close()
+                report = run_round(config, number, run, say)
+            # Made anew whenever a run ends: it is made of what the rounds' own steps have left.
+            say(f"overview: {write_overview(config.root, run)}")
     return report
-
-
-def _write_overview(root: Path, say: Say) -> None:
-    """The page over all rounds, made anew whenever a run ends: it is made of what the rounds' own steps have left."""
-    from blip_bootstrap.overview import write_overview
-
-    say(f"overview: {write_overview(root)}")
 
 
 def run_download(config: Config, say: Say) -> None:
@@ -74,8 +75,11 @@ def run_download(config: Config, say: Say) -> None:
         Maker(config, say)(at.images, download_images, *at.urls)
 
 
-def run_round(config: Config, number: int, say: Say) -> Path:
-    """Run CapFilt round `number` (BLIP, section 3.3), making only what is missing or out of date."""
+def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
+    """Run CapFilt round `number` (BLIP, section 3.3), making only what is missing or out of date.
+
+    The page is made of `run`, the run under `config.root`, which stays open.
+    """
     from blip_bootstrap.metrics import measure_round
     from blip_bootstrap.report import write_report
     from blip_bootstrap.select import select_pairs, take_web_pairs
@@ -101,7 +105,7 @@ def run_round(config: Config, number: int, say: Say) -> Path:
     make(at.truth_pairs, oracle_pairs, at.images, at.captions, at.truth)
     make(at.controls, train_controls, at.images, at.captions, at.pairs, at.human, at.held_out, at.truth_pairs)
     make(at.metrics, partial(measure_round, at.root, number), at.images, at.pairs, at.evaluation, at.controls, at.truth)
-    make(at.report, partial(write_report, at.root, number), at.images, at.pairs, at.model, at.metrics)
+    make(at.report, partial(write_report, at.root, number, run=run), at.images, at.pairs, at.model, at.metrics)
     return Path(at.report.path)
 
 

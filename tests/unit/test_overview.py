@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from blip_bootstrap import open_run
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.open_run import OpenRun
 from blip_bootstrap.overview import write_overview
 from blip_bootstrap.report import page_html
 
@@ -48,3 +50,24 @@ def test_a_round_that_has_no_figures_yet_is_not_told_by_those_of_another(finishe
 def test_a_run_without_figures_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no round has figures yet"):
         write_overview(tmp_path)
+
+
+def test_pages_of_the_same_rounds_are_made_of_one_connection(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    config = ReportConfig(num_gallery=1)
+    alone = {number: page_html(root, number, config) for number in (0, 1)}, write_overview(root).read_bytes()
+    connected: list[list[int]] = []
+    connect = open_run.connect
+    monkeypatch.setattr(
+        open_run, "connect", lambda root, numbers: (connected.append(numbers), connect(root, numbers))[1]
+    )
+    with OpenRun(root) as run:
+        pages = {number: page_html(root, number, config, run) for number in (0, 1)}
+        assert (pages, write_overview(root, run).read_bytes()) == alone
+        assert connected == [[0], [0, 1]]
+        run.close()
+        (root / "round-01/metrics.json").unlink()
+        assert write_overview(root, run).read_bytes() != alone[1]
+    assert connected == [[0], [0, 1], [0, 1]]
