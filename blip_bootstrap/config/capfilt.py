@@ -44,15 +44,23 @@ class CaptionConfig(Section):
     combine: Literal["mean", "min"] = Field("mean", description="what several filters' scores become")
     scorer: str | None = Field(None, description="a CLIPModel or SiglipModel, folder or hub name, for clip_score")
     prompt: str = "a picture of"
-    batch_size: Count = Field(64, json_schema_extra=SPEED)
+    batch_size: NonNegative = Field(
+        0, description="images at a time; 0: 64 on a CPU, 256 on a GPU; halved where memory runs out",
+        json_schema_extra=SPEED,
+    )  # fmt: skip
     device: Device = Field("auto", json_schema_extra=SPEED)
     dtype: Dtype = "float32"
     compile: bool = Field(False, description="torch.compile the image encoder's blocks; decoding stays eager")
     num_actors: NonNegative = Field(
         0, description="Ray actors; 0: as many as the cluster's CPUs or GPUs carry", json_schema_extra=SPEED
     )
-    cpus_per_actor: Positive = Field(1.0, json_schema_extra=SPEED)
-    gpus_per_actor: Annotated[float, Field(ge=0)] = Field(0.0, json_schema_extra=SPEED)
+    cpus_per_actor: Positive = Field(
+        1.0, description="torch's threads on a CPU; for a GPU so many processes decode, two at least",
+        json_schema_extra=SPEED,
+    )  # fmt: skip
+    gpus_per_actor: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="0: one, where there are GPUs; 0.25: four actors on each", json_schema_extra=SPEED
+    )
     seed: int = 0
 
 

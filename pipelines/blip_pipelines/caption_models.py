@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from blip_pipelines.decode_processes import DecodeProcesses
     from blip_training.clip_scorer import ClipScorer
     from blip_training.med import Med
     from blip_training.text import Tokenizer
@@ -99,16 +101,29 @@ def compile_vision(med: Med) -> None:
 class Picture:
     """One image: its row, and its pixels for every model (`decoded` is false where the bytes are no picture)."""
 
-    def __init__(self, row: dict[str, Any], sizes: frozenset[int], scorer: ClipScorer | None) -> None:
-        from blip_training.images import decode_image, to_pixels
-
+    def __init__(
+        self,
+        row: dict[str, Any],
+        sizes: frozenset[int],
+        scorer: ClipScorer | None,
+        processes: DecodeProcesses | None = None,
+    ) -> None:
         self.key, self.web_text = row["key"], fold(row["caption"] or "")
         self.pixels: dict[int, Tensor] = {}
         self.scorer_pixels: Tensor | None = None
-        try:
-            image = decode_image(row["jpg"] or b"", self.key)
-        except InputError:
-            return  # the row stays, unscored: one damaged picture must not cost its batch
+        encoded = row["jpg"] or b""
+        # Where it cannot be decoded, the row stays, unscored: one damaged picture must not cost its batch.
+        with suppress(InputError):
+            if processes:
+                self.pixels = processes.pixels(encoded, self.key)
+            else:
+                self._decode(encoded, sizes, scorer)
+
+    def _decode(self, encoded: bytes, sizes: frozenset[int], scorer: ClipScorer | None) -> None:
+        from blip_training.images import to_pixels
+        from blip_training.pictures import decode_image
+
+        image = decode_image(encoded, self.key)
         self.pixels = {size: to_pixels(image, size) for size in sizes}
         self.scorer_pixels = scorer.to_pixels(image) if scorer else None
 

@@ -18,7 +18,7 @@ from blip_bootstrap.select import select_pairs
 from blip_bootstrap.tables import CAPTIONS, PAIRS, rows_to_table, write_parquet
 from blip_pipelines.caption import BLOCK_ROWS, idle_lanes, num_threads
 from blip_pipelines.caption_models import Picture, absolute, with_absolute_models
-from blip_pipelines.caption_worker import DECODE_THREADS, CaptionWorker
+from blip_pipelines.caption_worker import CaptionWorker
 from blip_pipelines.dtypes import resolve_dtypes
 from blip_pipelines.plan_annotated import captions_of, measure_annotated, measure_evaluation, web_texts
 from blip_pipelines.plan_report import measure_report
@@ -148,7 +148,7 @@ def measure_captioning(
         rows_per_image=len(captions) / images,
         bytes_per_image=table_bytes(captions, CAPTIONS, images, config.download.rows_per_shard),
         seconds_per_image=seconds,
-        bound_by="CPU decode" if decode_s / DECODE_THREADS > DECODE_BOUND * seconds else "model",
+        bound_by="CPU decode" if decode_s > DECODE_BOUND * seconds else "model",
         fixed_s=fixed_s,
         num_workers=num_actors,
         unit=BLOCK_ROWS,
@@ -172,7 +172,7 @@ class SampledCaptioning:
         self._worker = CaptionWorker(*self._arguments)
 
     def measure(self, images: pa.Table, limit_s: float) -> dict[str, Any]:
-        """Seconds an image, once it runs; seconds of decoding an image; the captions; this process's peak memory."""
+        """Seconds an image, once it runs, and those of its decoding alone; the captions; this process's peak memory."""
         worker = self._worker
         worker.batch_size = min(worker.batch_size, max(1, len(images) // 4))
         captions, ends, num_done, started = [], [], [], time.perf_counter()
@@ -192,12 +192,11 @@ class SampledCaptioning:
         }
 
     def _decode_s(self, images: pa.Table) -> float:
-        models = self._worker.models
-        sizes = frozenset(model.image_size for model in models.all)
+        worker = self._worker
         rows, started = images.to_pylist(), time.perf_counter()
         for row in rows:
-            Picture(row, sizes, models.scorer)
-        return (time.perf_counter() - started) / len(rows)
+            Picture(row, worker.image_sizes, worker.models.scorer)
+        return (time.perf_counter() - started) / len(rows) / worker.num_decoders
 
 
 def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path, share: float) -> Cost:

@@ -192,7 +192,7 @@ def compare(models: tuple[Path, Path], arguments: argparse.Namespace, dtype: str
     """Both sides in one dtype: seconds an image and the peak, medians of the rounds."""
     images, device, config = arguments.images, arguments.device, SIZES[arguments.size]
     rows = draw_rows(images, config.vision.image_size)
-    batch_size = images if device == "cpu" else CaptionConfig().batch_size
+    batch_size = images if device == "cpu" else 0
     ours = our_worker(models, arguments, dtype=dtype, batch_size=batch_size)
     torch.set_num_threads(arguments.threads)
     theirs = Theirs(*models, getattr(torch, dtype), device)

@@ -21,7 +21,7 @@ from blip_pipelines.caption import caption_and_score
 from blip_pipelines.caption_models import distinct_names, name_of_model
 from blip_pipelines.caption_worker import CaptionWorker
 from blip_training.clip_scorer import ClipScorer
-from blip_training.images import decode_image
+from blip_training.pictures import decode_image
 from tests.tiny_scorers import save_clip
 
 Models = tuple[Path, Path]

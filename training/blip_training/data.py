@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
-from blip_training.images import Augment, augment_image, augment_view, decode_image, names_a_side, to_pixels
+from blip_training.images import Augment, augment_image, augment_view, names_a_side, to_pixels
+from blip_training.pictures import decode_image
 from blip_training.shards import Sample, Shard, Stream, annotated_shards, web_shards
 
 CACHE_BYTES = 2 << 30

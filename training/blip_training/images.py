@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import random
 import re
-import warnings
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from blip_bootstrap.errors import InputError
+from blip_training.pictures import decode_image, squash
 
 Augment = Literal["none", "crop", "randaugment"]
 
@@ -28,23 +26,9 @@ CROP_ASPECT = (3 / 4, 4 / 3)
 _SIDED = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
-def decode_image(encoded: bytes, where: str, advice: str = "delete the file and make it anew") -> Image.Image:
-    """The picture as RGB. `where` (file and key) names it in the InputError that broken bytes raise, with `advice`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns of odd EXIF and palettes; the pixels are what counts
-            return Image.open(io.BytesIO(encoded)).convert("RGB")
-    except UnidentifiedImageError as error:  # its message is the repr of our buffer
-        raise InputError(f"{where}: the picture cannot be decoded (of no known format); {advice}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{where}: the picture cannot be decoded ({error}); {advice}") from error
-
-
 def to_pixels(image: Image.Image, image_size: int) -> Tensor:
     """Squash to a square, as BLIP does (bicubic): uint8 [3, image_size, image_size]."""
-    if image.size != (image_size, image_size):
-        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(squash(image, image_size))
 
 
 def decode_pixels(encoded: bytes, image_size: int, where: str) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_training.data import Feed
-from blip_training.images import augment_image, decode_image, to_pixels
+from blip_training.images import augment_image, to_pixels
+from blip_training.pictures import decode_image
 
 SHAPE = '{"image": file, "question": text, "answers": [text, ...] or {text: count}}'
 
