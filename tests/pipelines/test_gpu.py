@@ -12,7 +12,8 @@ import torch
 
 from blip_bootstrap.config import CaptionConfig, SamplerConfig
 from blip_bootstrap.tables import parquet_files, read_parquet
-from blip_pipelines.caption_worker import CaptionWorker
+from blip_pipelines.caption_worker import BATCH_SIZE, CaptionWorker
+from blip_pipelines.measure_plan import SampledCaptioning
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 NUM_IMAGES = 60
@@ -43,3 +44,17 @@ def test_captions_and_scores(
     for name in ("itm_score", "itc_score"):
         scores = [[row[name] for row in side] for side in zip(*pairs, strict=True)]
         assert scores[1] == pytest.approx(scores[0], abs=tolerance)
+
+
+def test_pictures_are_decoded_aside_and_a_plan_measures_a_whole_block(
+    images: pa.Table, models: tuple[Path, Path]
+) -> None:
+    config = CaptionConfig(device="cuda", sampler=SamplerConfig(max_tokens=10))
+    worker = CaptionWorker(*models, config, 1, 4)
+    assert (worker.num_decoders, worker.batch_size) == (4, BATCH_SIZE["cuda"])
+    assert worker._processes
+    actor = SampledCaptioning(str(models[0]), str(models[1]), config, 4)
+    actor.load()
+    found = actor.measure(images, 60.0)
+    assert found["seconds"] > 0
+    assert found["images"] == len([row for row in found["captions"] if row["source"] == "web"])

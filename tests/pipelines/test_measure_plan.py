@@ -54,6 +54,7 @@ def test_a_worker_measures_what_a_worker_makes(tmp_path: Path, models: Models) -
     assert found["peak_bytes"] > 50_000_000
     stopped = actor.measure(sample.rows, 0.0)
     assert stopped["images"] == 12  # two batches of six: one to warm up, one that counts
+    assert 0 < actor._seconds_of_a_block(sample.rows) < 20 * found["seconds"]  # as for a GPU: the sample 21 times
 
 
 def test_bytes_are_those_of_whole_files_and_of_usual_words(tmp_path: Path, models: Models) -> None:
