@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import socket
 import sys
 import threading
@@ -30,7 +31,6 @@ SHUTDOWN_S = 30.0
 """What a local Ray may take to shut down before its head is killed."""
 
 QUIET = {
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -64,12 +64,19 @@ def connect(config: RayConfig) -> None:
         return
     try:
         _probe(config.address)
-        ray.init(config.address, runtime_env={"env_vars": WORKER}, logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RunFailed(
-            f"ray: no cluster answers at {config.address} ({first_line(error)}); "
-            "start one with `ray start --head`, or use --ray local"
-        ) from error
+        with _no_stderr():
+            ray.init(config.address, runtime_env={"env_vars": WORKER}, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        raise RunFailed(_not_joined(config.address, error)) from error
+
+
+def _not_joined(address: str, error: Exception) -> str:
+    """Why a cluster was not joined. Ray's last attempt is told in the cause, as a whole traceback."""
+    if isinstance(error, OSError | RuntimeError | ValueError) and "AuthToken" not in str(error.__cause__):
+        why = f"no cluster answers at {address} ({first_line(error)}); start one with `ray start --head`"
+        return f"ray: {why}, or use --ray local"
+    needed = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to its token"
+    return f"ray: the cluster at {address} wants a token, and this process has none or another; {needed}"
 
 
 def disconnect() -> None:
@@ -115,6 +122,9 @@ def _probe(address: str) -> None:
 def _start_local(config: RayConfig) -> None:
     import ray
 
+    # Ray listens on every interface, and whoever has its token may run anything here. By default it makes one for all
+    # runs of the user, under a home that need not be there; this one ends with the run.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Always "local": a plain init() attaches to whatever cluster is current on the machine. Workers inherit the
     # environment set above; a runtime_env would keep them from using the processes that Ray starts beforehand.
     try:
