@@ -55,7 +55,7 @@ class CaptionConfig(Section):
         0, description="Ray actors; 0: as many as the cluster's CPUs or GPUs carry", json_schema_extra=SPEED
     )
     cpus_per_actor: Positive = Field(
-        1.0, description="torch's threads on a CPU; for a GPU so many processes decode, two at least",
+        1.0, description="torch's threads on a CPU; for a GPU 2 to 8 processes decode, so many or as cores are idle",
         json_schema_extra=SPEED,
     )  # fmt: skip
     gpus_per_actor: Annotated[float, Field(ge=0)] = Field(

@@ -30,12 +30,15 @@ IMAGE_COLUMNS = ["key", "status", "caption", "jpg"]
 LATER = ("seed", "captioner", "logprob", "itm_score", "itc_score", "itm_scores", "itc_scores", "clip_score")
 """Columns of the table `captions` that are null until something is known; `tables` itself would import pyarrow."""
 
-DECODERS = (2, 8)
-"""Threads that decode beside a CPU that captions, and the most processes that decode for a GPU."""
+DECODE_THREADS = 2
+"""Threads that decode while the models work."""
+
+DECODE_PROCESSES = 8
+"""The most processes that decode for a GPU, in place of these; they are no fewer than these."""
 
 BATCH_SIZE = {"cpu": 64, "cuda": 256}
-"""Where none is set. An H200 captioned 308 pictures a second by 64 and 565 by 256, since the kernels of a step take no
-longer to start for more rows; 256 take 13 GB (base size, 384 px, bfloat16)."""
+"""Where none is set. An H200 captioned 308 decoded pictures a second by 64 and 565 by 256, since the kernels of a step
+take no longer to start for more rows; 256 take 13 GB (base size, 384 px, bfloat16)."""
 
 Row = dict[str, Any]
 
@@ -73,10 +76,10 @@ class CaptionWorker:
         self.models = Models(captioner, filter, config, self.device)
         self.image_sizes = frozenset(model.image_size for model in self.models.all)
         self._lanes = Lanes(1 if wants_gpu else num_lanes, self._modes)
-        self.num_decoders = DECODERS[0]
+        self.num_decoders = DECODE_THREADS
         self._processes: DecodeProcesses | None = None
         if wants_gpu and not config.scorer:  # a scorer makes its own pixels of the picture, with transformers
-            self.decode_aside(min(max(num_threads or 1, num_lanes, DECODERS[0]), DECODERS[1]))
+            self.decode_aside(min(max(num_threads or 1, num_lanes, DECODE_THREADS), DECODE_PROCESSES))
         self.metadata = self._metadata(captioner, filter)
 
     def decode_aside(self, num_processes: int) -> None:

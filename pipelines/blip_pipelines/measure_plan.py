@@ -174,23 +174,27 @@ class SampledCaptioning:
     def measure(self, images: pa.Table, limit_s: float) -> dict[str, Any]:
         """Seconds an image, once it runs, and those of its decoding alone; the captions; this process's peak memory."""
         if self._worker.device.type == "cuda":
-            captions = [row for rows in self._worker.in_batches(images.to_pylist()) for row in rows]
-            found = self._seconds_of_a_block(images), captions, sum(row["source"] == "web" for row in captions)
+            captions = self._worker(images).to_pylist()
+            seconds = self._seconds_of_a_block(images)
         else:
-            found = self._seconds_of_batches(images, limit_s)
-        names = ("seconds", "captions", "images")
-        decode_s = self._decode_s(images.slice(0, DECODED_IMAGES))
-        return dict(zip(names, found, strict=True)) | {"decode_s": decode_s, "peak_bytes": peak_bytes()}
+            seconds, captions = self._seconds_of_batches(images, limit_s)
+        return {
+            "seconds": seconds,
+            "decode_s": self._decode_s(images.slice(0, DECODED_IMAGES)),
+            "captions": captions,
+            "images": sum(row["source"] == "web" for row in captions),
+            "peak_bytes": peak_bytes(),
+        }
 
     def _seconds_of_a_block(self, images: pa.Table) -> float:
         """Of an image, where a GPU takes hundreds at a time, and waits until the first of a block are decoded."""
         rows = images.to_pylist()
         block, started = (rows * -(-BLOCK_ROWS // len(rows)))[:BLOCK_ROWS], time.perf_counter()
-        made = [row for batch in self._worker.in_batches(block) for row in batch]
-        return (time.perf_counter() - started) / len([row for row in made if row["source"] == "web"])
+        made = [row["source"] for batch in self._worker.in_batches(block) for row in batch]
+        return (time.perf_counter() - started) / made.count("web")
 
-    def _seconds_of_batches(self, images: pa.Table, limit_s: float) -> tuple[float, list[dict[str, Any]], int]:
-        """Of an image, in batches small enough that the sample has several; their captions, and of how many images."""
+    def _seconds_of_batches(self, images: pa.Table, limit_s: float) -> tuple[float, list[dict[str, Any]]]:
+        """Of an image, in batches small enough that the sample has several; and their captions."""
         worker = self._worker
         worker.batch_size = min(worker.batch_size, max(1, len(images) // 4))
         captions, ends, num_done, started = [], [], [], time.perf_counter()
@@ -201,7 +205,7 @@ class SampledCaptioning:
             if len(ends) > 1 and ends[-1] - started > limit_s:
                 break
         first = (ends[0], num_done[0]) if len(ends) > 1 else (started, 0)  # the first batch pays what is done once
-        return (ends[-1] - first[0]) / (num_done[-1] - first[1]), captions, num_done[-1]
+        return (ends[-1] - first[0]) / (num_done[-1] - first[1]), captions
 
     def _decode_s(self, images: pa.Table) -> float:
         worker = self._worker

@@ -72,11 +72,13 @@ def connect(config: RayConfig) -> None:
 
 def _not_joined(address: str, error: Exception) -> str:
     """Why a cluster was not joined. Ray's last attempt is told in the cause, as a whole traceback."""
-    if isinstance(error, OSError | RuntimeError | ValueError) and "AuthToken" not in str(error.__cause__):
-        why = f"no cluster answers at {address} ({first_line(error)}); start one with `ray start --head`"
-        return f"ray: {why}, or use --ray local"
-    needed = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to its token"
-    return f"ray: the cluster at {address} wants a token, and this process has none or another; {needed}"
+    from ray.exceptions import AuthenticationError
+
+    if isinstance(error, AuthenticationError) or "AuthToken" in str(error.__cause__):
+        needed = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to its token"
+        return f"ray: the cluster at {address} wants a token, and this process has none or another; {needed}"
+    why = f"no cluster answers at {address} ({first_line(error)})"
+    return f"ray: {why}; start one with `ray start --head`, or use --ray local"
 
 
 def disconnect() -> None:

@@ -17,9 +17,8 @@ def over_patches(layer: nn.Linear, x: Float[Tensor, "b p i"], gelu: bool = False
 
     Without gradients on a CPU it is oneDNN's product with bias and GELU in it. In float32 torch would take MKL's: on an
     AMD EPYC (Zen 4) with the patches of eight images 4 to 12 % faster, GELU included (torch 2.13); with those of one
-    image 5 % slower. In bfloat16 torch's adds to a copied bias: fc1 of ViT-B and GELU for eight images took 64 ms, this
-    35 (Intel Xeon with AMX, torch 2.11). It is taken whatever the number of images: the last digits must not depend on
-    the batch.
+    image 5 % slower. In bfloat16 fc1 of ViT-B and GELU for eight images took torch 64 ms, this 35 (Intel Xeon with AMX,
+    torch 2.11). It is taken whatever the number of images: the last digits must not depend on the batch.
     """
     if not _takes_onednn(layer, x):
         y: Tensor = layer(x)
