@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from blip_bootstrap.tables import CAPTIONS, parquet_files, read_parquet, rows_to
 from blip_pipelines import caption_process
 from blip_pipelines.caption_models import absolute, with_absolute_models
 from blip_pipelines.caption_process import CaptionProcess
-from blip_pipelines.caption_worker import IMAGE_COLUMNS, CaptionWorker
+from blip_pipelines.caption_worker import IMAGE_COLUMNS, CaptionWorker, one_ahead
 from blip_pipelines.ray_session import (
     NO_RAY,
     check_cpus,
@@ -39,6 +42,8 @@ BLOCKS = ".blocks"
 BLOCK_ROWS = 512
 """Images that an actor takes at a time, and what a kill costs at most. Not a setting: with other blocks the batches,
 and with them the last digits of the scores, would differ between a run and its continuation."""
+BLOCKS_PER_TASK = 8
+"""The most blocks that an actor with a GPU takes one after the other. Each is written when it is done."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,9 @@ def _run(
     check_cpus(num_actors * config.cpus_per_actor, "captioning")
     actors_config, tally = with_absolute_models(config), start_tally()
     with errors_in_one_line("caption"), shown(progress, tally, dict(before)):
+        num_tasks = -(-len(blocks) // blocks_per_task(len(blocks), num_actors, gpus))
         items = [asdict(block) for block in blocks]
-        captioned = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        captioned = ray.data.from_items(items, override_num_blocks=num_tasks).map_batches(
             CaptionBlocks,
             fn_constructor_kwargs={
                 "captioner": captioner,
@@ -131,7 +137,7 @@ def _run(
                 "tally": tally,
                 "num_lanes": idle_lanes(config, ray_config, num_actors),
             },
-            batch_size=1,
+            batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=num_actors),
             num_cpus=config.cpus_per_actor,
@@ -149,9 +155,16 @@ def _run_here(
     tally = Tally()
     worker = CaptionBlocks(captioner, filter, config, tally, idle_lanes(config, RayConfig(address=NO_RAY), 1))
     with shown(progress, tally, dict(before)):
-        for block in blocks:
-            worker(pa.Table.from_pylist([asdict(block)]))
+        for block in worker.caption(blocks):
             merge.when_whole(Path(block.part).name)
+
+
+def blocks_per_task(num_blocks: int, num_actors: int, gpus: float) -> int:
+    """How many blocks an actor gets at a time: one on a CPU, with a GPU a quarter of its share at most.
+
+    The models wait for pictures once in them, for those of the first batch: on an H200 a sixth of a block's time.
+    """
+    return min(BLOCKS_PER_TASK, max(1, num_blocks // (4 * num_actors))) if gpus else 1
 
 
 def num_threads(config: CaptionConfig) -> int:
@@ -189,33 +202,58 @@ class CaptionBlocks:
 
         Ray runs a finished task again where its answer was on a node that is lost.
         """
-        for block in (Block(**item) for item in batch.to_pylist()):
-            if not block.made:
-                self._caption(block)
+        for _ in self.caption([Block(**item) for item in batch.to_pylist()]):
+            pass
         return batch
 
-    def _caption(self, block: Block) -> None:
+    def caption(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Caption those of the blocks that are not made; yields each once it is."""
+        todo = [block for block in blocks if not block.made]
+        if todo:
+            batches = self._worker.in_blocks(self._images(todo))
+            for block in todo:
+                self._caption(block, batches)
+                yield block
+
+    def _caption(self, block: Block, batches: Iterator[tuple[list[dict[str, Any]], bool]]) -> None:
+        """Write the captions of the block whose batches are the next ones."""
         rows: list[dict[str, Any]] = []
         counts: Counter[str] = Counter()
-        images = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
-        for done in self._worker.in_batches(images):
+        for done, is_last in batches:
             rows += done
             counts.update(name for row in done for name in _counters(row["source"], row["itm_score"], row["flags"]))
             self._tally.put(block.output, dict(counts))
+            if is_last:
+                break
         write_parquet(Path(block.output), rows_to_table(rows, CAPTIONS), CAPTIONS, self._worker.metadata)
+
+    def _images(self, blocks: Sequence[Block]) -> Iterator[list[dict[str, Any]]]:
+        """The rows of each block's images, read while those of the one before are worked on."""
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+            reads = (pool.submit(self._read, block) for block in blocks)
+            for read in one_ahead(reads):
+                yield read.result()
+
+    def _read(self, block: Block) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
+        return rows
 
 
 def read_rows(part: Path, first: int, count: int) -> pa.Table:
-    """`count` rows of a file of images from row `first` on, the columns that captioning needs; without the others."""
-    taken, at = [], 0
+    """`count` rows of a file of images from row `first` on, the columns that captioning needs; without the others.
+
+    Row groups without any of them are not read: at the end of a file of 10,000 images they were all of it.
+    """
+    taken: list[pa.RecordBatch] = []
     with pq.ParquetFile(part) as file:
-        for batch in file.iter_batches(batch_size=count, columns=IMAGE_COLUMNS):
+        ends = list(accumulate(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
+        groups = range(bisect_right(ends, first), min(bisect_left(ends, first + count) + 1, len(ends)))
+        at = ends[groups[0] - 1] if groups and groups[0] else 0
+        for batch in file.iter_batches(batch_size=count, row_groups=list(groups), columns=IMAGE_COLUMNS):
             start, end = max(first - at, 0), min(first + count - at, len(batch))
             if end > start:
                 taken.append(batch.slice(start, end - start))
             at += len(batch)
-            if at >= first + count:
-                break
         return pa.Table.from_batches(taken, file.schema_arrow.empty_table().select(IMAGE_COLUMNS).schema)
 
 

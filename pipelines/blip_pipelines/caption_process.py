@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -50,21 +50,27 @@ class CaptionProcess:
 
     def load(self, *arguments: Any) -> CaptionProcess:
         """Make the CaptionWorker of `arguments` there; raises as its constructor, RunFailed where the process died."""
-        (self.metadata,) = self._answers(arguments)
+        (self.metadata,) = self._answers(arguments, iter(()))
         return self
 
-    def in_batches(self, images: Sequence[Row]) -> Iterator[list[Row]]:
+    def in_blocks(self, blocks: Iterable[Sequence[Row]]) -> Iterator[tuple[list[Row], bool]]:
         """As CaptionWorker's. Raises RunFailed where the process dies."""
-        yield from self._answers(images)
+        upcoming = iter(blocks)
+        for first in upcoming:
+            yield from self._answers(first, upcoming)
 
-    def _answers(self, question: Any) -> Iterator[Any]:
+    def _answers(self, question: Any, upcoming: Iterator[Any]) -> Iterator[Any]:
+        """What it has to say to a question; `upcoming` are more, for when it asks for them."""
         try:
             self._pipe.send(question)
             while (answer := self._pipe.recv()) is not None:
                 kind, value = answer
                 if kind == "raised":
                     raise value
-                yield value
+                if kind == "more":
+                    self._pipe.send(next(upcoming, None))
+                else:
+                    yield value
         except (EOFError, ConnectionError) as error:
             raise RunFailed(f"caption: {self._end()}; run again to go on") from error
 
@@ -126,8 +132,16 @@ def close() -> None:
     _running = None
 
 
+def _received(pipe: Connection, block: list[Row] | None) -> Iterator[list[Row]]:
+    """This block and those after it, each asked for as it is wanted."""
+    while block is not None:
+        yield block
+        pipe.send(("more", None))
+        block = pipe.recv()
+
+
 def serve(descriptor: int) -> None:
-    """What the process does: a CaptionWorker of what comes first, captions for each list of rows that comes then."""
+    """What the process does: a CaptionWorker of what comes first, captions for the blocks of rows that come then."""
     gc.disable()  # a tenth of the imports' time
     from blip_pipelines.caption_worker import CaptionWorker
     from blip_training import checkpoint, decoding  # noqa: F401  # with torch, before there is anything to caption
@@ -143,8 +157,8 @@ def serve(descriptor: int) -> None:
                     worker = CaptionWorker(*asked)
                     pipe.send(("made", worker.metadata))
                 else:
-                    for rows in worker.in_batches(asked):
-                        pipe.send(("made", rows))
+                    for made in worker.in_blocks(_received(pipe, asked)):
+                        pipe.send(("made", made))
             except ConnectionError:
                 raise
             except Exception as error:  # noqa: BLE001 - raised on the other side

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig
@@ -41,6 +41,7 @@ BATCH_SIZE = {"cpu": 64, "cuda": 256}
 take no longer to start for more rows; 256 take 13 GB (base size, 384 px, bfloat16)."""
 
 Row = dict[str, Any]
+Item = TypeVar("Item")
 
 
 class CaptionWorker:
@@ -98,20 +99,33 @@ class CaptionWorker:
         return rows_to_table([row for rows in self.in_batches(of_images) for row in rows], CAPTIONS)
 
     def in_batches(self, images: Iterable[Row]) -> Iterator[list[Row]]:
-        """The same of rows, batch by batch as they are done.
+        """The same of rows, batch by batch as they are done."""
+        return (rows for rows, _ in self.in_blocks([images]))
 
-        The next batch is decoded while the model works on this one.
+    def in_blocks(self, blocks: Iterable[Iterable[Row]]) -> Iterator[tuple[list[Row], bool]]:
+        """The same of several blocks of images: each batch as it is done, and whether it is its block's last.
+
+        No batch has images of two blocks; one without any has one empty batch. The next batch is decoded while the
+        models work on this one, also where it is the first of the next block, which is taken from `blocks` for that.
         """
-        rows = [row for row in images if row["status"] == "success"]
         seen = self.image_sizes, self.models.scorer, self._processes
         with ThreadPoolExecutor(self.num_decoders, thread_name_prefix="decode") as pool:
-            ahead = [pool.submit(Picture, row, *seen) for row in rows[: self.batch_size]]
-            at = len(ahead)
-            while ahead:
-                batch, upcoming = ahead, rows[at : at + self.batch_size]
-                ahead = [pool.submit(Picture, row, *seen) for row in upcoming]
-                at += len(ahead)
-                yield self._finish([picture.result() for picture in batch])
+            begun = (
+                ([pool.submit(Picture, row, *seen) for row in batch], is_last) for batch, is_last in self._cut(blocks)
+            )
+            for pictures, is_last in one_ahead(begun):
+                yield self._finish([picture.result() for picture in pictures]), is_last
+
+    def _cut(self, blocks: Iterable[Iterable[Row]]) -> Iterator[tuple[list[Row], bool]]:
+        """The images of each block in batches of the size that there is memory for by then."""
+        for images in blocks:
+            rows, at = [row for row in images if row["status"] == "success"], 0
+            while True:
+                batch = rows[at : at + self.batch_size]
+                at += len(batch)
+                yield batch, at == len(rows)
+                if at == len(rows):
+                    break
 
     def _finish(self, pictures: list[Picture]) -> list[Row]:
         """All rows of a batch of pictures, in their order."""
@@ -195,6 +209,15 @@ class CaptionWorker:
             known["filters"] = json.dumps([digest_of_model(one) for one in (filter, *config.filters)])
             known["combine"] = config.combine
         return known | ({"scorer": digest_of_model(config.scorer)} if config.scorer else {})
+
+
+def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items; before one is handed out the next is taken, which may begin work that goes on meanwhile."""
+    before: list[Item] = []
+    for item in items:
+        yield from before
+        before = [item]
+    yield from before
 
 
 def seed_of(seed: int, key: str, candidate: int) -> int:

@@ -187,11 +187,12 @@ class SampledCaptioning:
         }
 
     def _seconds_of_a_block(self, images: pa.Table) -> float:
-        """Of an image, where a GPU takes hundreds at a time, and waits until the first of a block are decoded."""
+        """Of an image of a second block, where a GPU takes hundreds at a time: its first are decoded by then."""
         rows = images.to_pylist()
-        block, started = (rows * -(-BLOCK_ROWS // len(rows)))[:BLOCK_ROWS], time.perf_counter()
-        made = [row["source"] for batch in self._worker.in_batches(block) for row in batch]
-        return (time.perf_counter() - started) / made.count("web")
+        block = (rows * -(-BLOCK_ROWS // len(rows)))[:BLOCK_ROWS]
+        ends = [time.perf_counter() for _, is_last in self._worker.in_blocks([block, block]) if is_last]
+        num_images: int = sum(row["status"] == "success" for row in block)
+        return (ends[1] - ends[0]) / num_images
 
     def _seconds_of_batches(self, images: pa.Table, limit_s: float) -> tuple[float, list[dict[str, Any]]]:
         """Of an image, in batches small enough that the sample has several; and their captions."""

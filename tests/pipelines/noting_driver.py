@@ -56,9 +56,9 @@ class Noting:
         self._blocks = CaptionBlocks(**known)
         caption_block = self._blocks._caption
 
-        def noted(block: caption.Block) -> None:
+        def noted(block: caption.Block, batches: Iterator[Any]) -> None:
             note(log, block.output)
-            caption_block(block)
+            caption_block(block, batches)
 
         self._blocks._caption = noted  # type: ignore[method-assign]
 

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
 from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, RunFailed
@@ -18,6 +20,7 @@ from blip_bootstrap.tables import parquet_files, read_parquet
 from blip_pipelines import caption
 from blip_pipelines.caption import caption_and_score, read_rows
 from blip_pipelines.caption_worker import CaptionWorker
+from blip_pipelines.tally import Tally
 
 Models = tuple[Path, Path]
 CONFIG = CaptionConfig(candidates=2, device="cpu", num_actors=1, sampler=SamplerConfig(max_tokens=10))
@@ -160,3 +163,45 @@ def test_read_rows(images: Path, first: int, count: int) -> None:
     part = parquet_files(images)[1]
     whole = read_parquet(part).select(["key", "status", "caption", "jpg"])
     assert read_rows(part, first, count).to_pylist() == whole.slice(first, count).to_pylist()
+
+
+def test_row_groups_smaller_than_a_block(tmp_path: Path, images: Path) -> None:
+    whole = read_parquet(parquet_files(images)[1]).select(["key", "status", "caption", "jpg"]).slice(0, 20)
+    pq.write_table(whole, tmp_path / "rows.parquet", row_group_size=3)
+    for first in range(22):
+        for count in (1, 2, 3, 4, 7, 30):
+            assert read_rows(tmp_path / "rows.parquet", first, count) == whole.slice(first, count)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "actors", "gpus", "expected"), [(1_000, 1, 0.0, 1), (1_000, 4, 0.25, 8), (20, 1, 1.0, 5), (3, 1, 1.0, 1)]
+)
+def test_blocks_of_a_task(blocks: int, actors: int, gpus: float, expected: int) -> None:
+    assert caption.blocks_per_task(blocks, actors, gpus) == expected
+
+
+@pytest.mark.ray
+def test_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
+    tmp_path: Path,
+    images: Path,
+    models: Models,
+    ray_config: RayConfig,
+    expected: dict[str, pa.Table],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(caption, "blocks_per_task", lambda *_: 3)
+    blocks = [block for part in parquet_files(images) for block in caption._blocks(part, tmp_path)]
+    worker = caption.CaptionBlocks(*map(str, models), CONFIG, Tally())
+    assert list(worker.caption(blocks[1:2])) == blocks[1:2]
+    assert list(worker.caption(blocks[:2])) == blocks[:1]
+    tasks: list[int | None] = []
+    from_items = ray.data.from_items
+
+    def noted(items: list[Any], override_num_blocks: int | None = None) -> ray.data.Dataset:
+        tasks.append(override_num_blocks)
+        return from_items(items, override_num_blocks=override_num_blocks)
+
+    monkeypatch.setattr(ray.data, "from_items", noted)
+    caption_and_score(tmp_path, images, *models, CONFIG, ray_config)
+    assert tasks[-1] == 1
+    assert made(tmp_path) == expected

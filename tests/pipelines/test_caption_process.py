@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,18 @@ def test_its_errors_are_raised_here(tmp_path: Path, images: Path, models: Models
 def test_killed_at_work_it_is_one_line_and_the_next_run_goes_on(
     tmp_path: Path, images: Path, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_batches = CaptionProcess.in_batches
+    in_blocks = CaptionProcess.in_blocks
 
-    def killed(self: CaptionProcess, rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        for number, batch in enumerate(in_batches(self, rows)):
-            yield batch
-            if number == 1 and rows[0]["key"].startswith("00001"):  # in the second file
+    def killed(
+        self: CaptionProcess, blocks: Iterable[Sequence[dict[str, Any]]]
+    ) -> Iterator[tuple[list[dict[str, Any]], bool]]:
+        for rows, is_last in in_blocks(self, blocks):
+            yield rows, is_last
+            if rows[0]["key"].startswith("00001"):  # a batch of the second file
                 self._process.send_signal(signal.SIGKILL)
                 self._process.wait()
 
-    monkeypatch.setattr(CaptionProcess, "in_batches", killed)
+    monkeypatch.setattr(CaptionProcess, "in_blocks", killed)
     with (
         caption_process(),
         pytest.raises(RunFailed, match=r"^caption: the captioning process was killed.*; run again to go on$"),
@@ -124,7 +126,7 @@ def test_ctrl_c_is_left_to_the_command(tmp_path: Path, images: Path, models: Mod
         beside.load(*map(str, models), CONFIG, 1, 1)
         os.kill(beside._process.pid, signal.SIGINT)
         time.sleep(0.1)
-        assert list(beside.in_batches([])) == []
+        assert list(beside.in_blocks([[], []])) == [([], True), ([], True)]
 
 
 def test_modules_of_the_working_directory_are_not_imported(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import CheckpointError, RunFailed
-from blip_bootstrap.tables import CAPTIONS, read_parquet
+from blip_bootstrap.tables import CAPTIONS, read_parquet, rows_to_table
 from blip_pipelines.caption_scores import alike
 from blip_pipelines.caption_worker import CaptionWorker, seed_of
 from blip_training.checkpoint import load_med
@@ -170,6 +170,26 @@ def test_bfloat16_gives_nearly_the_same_scores(images: pa.Table, models: Models)
 def test_no_images(images: pa.Table, models: Models) -> None:
     for none in (images.slice(0, 0), images.filter(pc.not_equal(images["status"], "success"))):
         assert CaptionWorker(*models, CONFIG)(none).equals(CAPTIONS.schema.empty_table())
+
+
+def test_the_first_of_the_next_block_are_decoded_while_the_models_work(images: pa.Table, models: Models) -> None:
+    worker, rows, taken = CaptionWorker(*models, CONFIG.model_copy(update={"batch_size": 16})), images.to_pylist(), []
+    blocks = [rows[:40], [], rows[40:50], [{"key": "1", "status": "failed_to_download"}], rows[50:]]
+
+    def one_by_one() -> Iterator[list[dict[str, Any]]]:
+        for number, block in enumerate(blocks):
+            taken.append(number)
+            yield block
+
+    made: list[list[dict[str, Any]]] = [[]]
+    for batch, is_last in worker.in_blocks(one_by_one()):
+        made[-1] += batch
+        if is_last:
+            assert taken[-1] == min(len(made), len(blocks) - 1)
+            made.append([])
+    assert made.pop() == []
+    alone = [worker(pa.Table.from_pylist(block, images.schema)).to_pylist() for block in blocks]
+    assert [rows_to_table(block, CAPTIONS).to_pylist() for block in made] == alone
 
 
 def test_blank_and_very_long_texts(images: pa.Table, models: Models) -> None:
