@@ -40,8 +40,8 @@ from blip_pipelines.tally import RemoteTally, Tally, shown, start_tally
 
 BLOCKS = ".blocks"
 BLOCK_ROWS = 512
-"""Images that an actor takes at a time, and what a kill costs at most. Not a setting: with other blocks the batches,
-and with them the last digits of the scores, would differ between a run and its continuation."""
+"""Images whose captions are written together, and what a kill costs an actor at most. Not a setting: with other blocks
+the batches, and with them the last digits of the scores, would differ between a run and its continuation."""
 BLOCKS_PER_TASK = 8
 """The most blocks that an actor with a GPU takes one after the other. Each is written when it is done."""
 
@@ -244,17 +244,11 @@ def read_rows(part: Path, first: int, count: int) -> pa.Table:
 
     Row groups without any of them are not read: at the end of a file of 10,000 images they were all of it.
     """
-    taken: list[pa.RecordBatch] = []
     with pq.ParquetFile(part) as file:
         ends = list(accumulate(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
         groups = range(bisect_right(ends, first), min(bisect_left(ends, first + count) + 1, len(ends)))
         at = ends[groups[0] - 1] if groups and groups[0] else 0
-        for batch in file.iter_batches(batch_size=count, row_groups=list(groups), columns=IMAGE_COLUMNS):
-            start, end = max(first - at, 0), min(first + count - at, len(batch))
-            if end > start:
-                taken.append(batch.slice(start, end - start))
-            at += len(batch)
-        return pa.Table.from_batches(taken, file.schema_arrow.empty_table().select(IMAGE_COLUMNS).schema)
+        return file.read_row_groups(list(groups), IMAGE_COLUMNS).slice(first - at, count)
 
 
 class _Merger:

@@ -56,8 +56,7 @@ class CaptionProcess:
     def in_blocks(self, blocks: Iterable[Sequence[Row]]) -> Iterator[tuple[list[Row], bool]]:
         """As CaptionWorker's. Raises RunFailed where the process dies."""
         upcoming = iter(blocks)
-        for first in upcoming:
-            yield from self._answers(first, upcoming)
+        yield from self._answers(next(upcoming, None), upcoming)
 
     def _answers(self, question: Any, upcoming: Iterator[Any]) -> Iterator[Any]:
         """What it has to say to a question; `upcoming` are more, for when it asks for them."""
