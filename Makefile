@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: help demo test lint bench clean
 help:
 	@echo "make demo   two CapFilt rounds on the built-in world, into runs/demo (about 8 minutes on two slow cores)"
-	@echo "make test   lint, types, import contracts and every test (under 10 minutes)"
+	@echo "make test   lint, types, import contracts and every test (about 11 minutes on two slow cores)"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  the measurements in tests/bench, one after another"
 

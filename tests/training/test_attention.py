@@ -53,8 +53,8 @@ def test_heads_a_few_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch, nu
     together = attend(q, k, v)
     monkeypatch.setattr(attention, "CACHED_BYTES", num_fitting * 5 * 7 * 2)
     products: list[Tensor] = []
-    matmul = torch.matmul
-    monkeypatch.setattr(torch, "matmul", lambda a, b: products.append(a) or matmul(a, b))
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b, **how: products.append(a) or bmm(a, b, **how))
     with torch.no_grad():
         assert torch.equal(attend(q, k, v), together)
     assert len(products) == 2 * num_parts, "a decoder's many small rows must not be taken one by one"
