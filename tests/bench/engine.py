@@ -289,7 +289,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.no_ray:
         found |= ray_figures(folder / "ray", "tiny" if size == "tiny" else "small", arguments.rounds)
     rounded = {
-        name: value if value is None else round(value, 7 if value < 1e-3 else 3) for name, value in found.items()
+        name: value if value is None else round(value, 7 if abs(value) < 1e-3 else 3) for name, value in found.items()
     }
     versions = f"torch {torch.__version__}, transformers {version('transformers')}, ray {version('ray')}"
     settings = (
