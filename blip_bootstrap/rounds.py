@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip_bootstrap import __version__
-from blip_bootstrap.config import Config, FinetuneConfig, dump_yaml
+from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, dump_yaml
 from blip_bootstrap.errors import ConfigError, RunFailed
 from blip_bootstrap.layout import (
     Artifact,
@@ -143,6 +143,7 @@ def check_config(config: Config, number: int) -> list[str]:
     if number > 0:
         mistakes += _check_finetune(config, "captioner", config.captioner)
         mistakes += _check_finetune(config, "filter", config.filter)
+        mistakes += _check_beams(config.caption)
     if config.pretrain.optimizer.steps == 0 and number == 0:
         mistakes.append("pretrain.optimizer.steps: is 0, so that round 0 has nothing to make; run a later round")
     return mistakes
@@ -156,6 +157,18 @@ def _check_finetune(config: Config, name: str, section: FinetuneConfig) -> list[
     if config.pretrain.optimizer.steps == 0:
         return [f"{name}.checkpoint: needed where pretrain.optimizer.steps is 0"]
     return []
+
+
+def _check_beams(caption: CaptionConfig) -> list[str]:
+    """An image's candidates are its best beams."""
+    if caption.candidates == 1 or not (caption.sampler.num_beams or caption.sampler.preset == "beam"):
+        return []
+    from blip_training.decoding import resolve_sampler
+
+    beams = resolve_sampler(caption.sampler).num_beams
+    if beams == 1 or beams >= caption.candidates:
+        return []
+    return [f"caption.candidates: {caption.candidates} of {beams} beams; set caption.sampler.num_beams higher"]
 
 
 class Maker:

@@ -121,14 +121,15 @@ def _run(
     import ray
 
     quiet_data()
-    gpus = config.gpus_per_actor or (1.0 if config.device != "cpu" and num_gpus() else 0.0)
+    gpus = gpus_of_actor(config)
     num_actors = num_workers(ray_config, config.num_actors, config.cpus_per_actor, gpus, at_most=len(blocks))
     check_cpus(num_actors * config.cpus_per_actor, "captioning")
     actors_config, tally = with_absolute_models(config), start_tally()
     with errors_in_one_line("caption"), shown(progress, tally, dict(before)):
-        num_tasks = -(-len(blocks) // blocks_per_task(len(blocks), num_actors, gpus))
-        items = [asdict(block) for block in blocks]
-        captioned = ray.data.from_items(items, override_num_blocks=num_tasks).map_batches(
+        size = blocks_per_task(len(blocks), num_actors, gpus)
+        tasks = [blocks[first : first + size] for first in range(0, len(blocks), size)]
+        items = [{"blocks": [asdict(block) for block in task]} for task in tasks]
+        captioned = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             CaptionBlocks,
             fn_constructor_kwargs={
                 "captioner": captioner,
@@ -137,14 +138,15 @@ def _run(
                 "tally": tally,
                 "num_lanes": idle_lanes(config, ray_config, num_actors),
             },
-            batch_size=None,
+            batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=num_actors),
             num_cpus=config.cpus_per_actor,
             num_gpus=gpus,
         )
         for row in captioned.iter_rows():
-            merge.when_whole(Path(row["part"]).name)
+            for block in row["blocks"]:
+                merge.when_whole(Path(block["part"]).name)
 
 
 def _run_here(
@@ -165,6 +167,12 @@ def blocks_per_task(num_blocks: int, num_actors: int, gpus: float) -> int:
     The models wait for pictures once in them, for those of the first batch: on an H200 a sixth of a block's time.
     """
     return min(BLOCKS_PER_TASK, max(1, num_blocks // (4 * num_actors))) if gpus else 1
+
+
+def gpus_of_actor(config: CaptionConfig) -> float:
+    """How much of a GPU an actor takes: where `device` is cuda, or auto and the connected cluster has GPUs now."""
+    takes = config.device == "cuda" or (config.device == "auto" and num_gpus() > 0)
+    return config.gpus_per_actor or 1.0 if takes else 0.0
 
 
 def num_threads(config: CaptionConfig) -> int:
@@ -198,11 +206,11 @@ class CaptionBlocks:
         return process.load(*self._arguments) if process else CaptionWorker(*self._arguments)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Caption the blocks of `batch` (columns as Block's fields) that are not made; returns `batch`.
+        """Caption the blocks of `batch` (column `blocks`, of Block's fields) that are not made; returns `batch`.
 
         Ray runs a finished task again where its answer was on a node that is lost.
         """
-        for _ in self.caption([Block(**item) for item in batch.to_pylist()]):
+        for _ in self.caption(Block(**block) for blocks in batch["blocks"].to_pylist() for block in blocks):
             pass
         return batch
 

@@ -50,7 +50,8 @@ class CaptionWorker:
     `captioner` and `filter` are the round's own, `config` may name more of both and a second scorer. A checkpoint that
     is several of these is loaded once, and encodes each image once. `num_threads` is torch's; on a CPU `num_lanes`
     parts of a batch are encoded and scored side by side, which changes no digit; for a GPU as many processes decode, or
-    as there are threads. Raises CheckpointError where a checkpoint cannot be read or holds no decoder or no ITM head.
+    as there are threads. Raises CheckpointError where a checkpoint cannot be read or holds no decoder or no ITM head,
+    InputError for `cuda` without CUDA.
     """
 
     def __init__(
@@ -65,12 +66,12 @@ class CaptionWorker:
 
         from blip_training.allocator import keep_freed_memory
         from blip_training.decoding import resolve_sampler
+        from blip_training.workers import resolve_device
 
         if num_threads:
             torch.set_num_threads(num_threads)
-        wants_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-        self.config, self.sampler = config, resolve_sampler(config.sampler)
-        self.device = torch.device("cuda" if wants_gpu else "cpu")
+        self.config, self.sampler, self.device = config, resolve_sampler(config.sampler), resolve_device(config.device)
+        wants_gpu = self.device.type == "cuda"
         self.batch_size = config.batch_size or BATCH_SIZE[self.device.type]
         if not wants_gpu:
             keep_freed_memory()

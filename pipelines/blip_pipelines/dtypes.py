@@ -1,4 +1,7 @@
-"""The number format of each step: `dtype: auto` becomes bfloat16 where the device multiplies it fast, else float32."""
+"""The number format of each step: `dtype: auto` becomes bfloat16 where the device multiplies it fast, else float32.
+
+And whether there is the device that a step asks for.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import yaml
 
 from blip_bootstrap.config import Config, Device, RayConfig
+from blip_bootstrap.errors import ConfigError
 from blip_pipelines.ray_session import NO_RAY, connect, num_gpus
 
 Say = Callable[[str], None]
@@ -33,11 +37,14 @@ def resolve_dtypes(config: Config, say: Say, steps: Sequence[str] | None = None)
     What the run under `config.root` was begun with stays, found by `auto` or named, and also where it goes on
     elsewhere: one output never holds both, and `auto` alone makes nothing anew. Says in one line which of `steps`
     (names of PLACES; None: those of a round) stay float32 for that where bfloat16 is fast, and which are to use
-    bfloat16 on a CPU that is slow at it.
+    bfloat16 on a CPU that is slow at it. Where a device is cuda and there is no GPU, raises ConfigError on this
+    machine, and says of a cluster that the step will wait until it has one.
     """
     data, begun = config.model_dump(), _begun(config.root)
+    steps = steps or _used(config)
+    _check_gpus([name for name in steps if _at(data, PLACES[name])["device"] == "cuda"], config.ray, say)
     fast = {device: _fast_bfloat16(device, config.ray) for device in _devices(data)}
-    steps, kept = steps or _used(config), []
+    kept: list[str] = []
     for name, place in PLACES.items():
         section = _at(data, place)
         if section["dtype"] == "auto":
@@ -56,6 +63,24 @@ def _devices(data: Mapping[str, Any]) -> set[Device]:
     """The devices of steps for which it matters whether they are fast at bfloat16."""
     sections = [_at(data, place) for place in PLACES.values()]
     return {section["device"] for section in sections if section["dtype"] != "float32"}
+
+
+def _check_gpus(steps: Sequence[str], ray_config: RayConfig, say: Say) -> None:
+    """Of `steps`, which ask for a GPU; a cluster may still start a node that has one."""
+    if not steps:
+        return
+    if _is_local(ray_config):
+        if not _sees_gpu():
+            why = "cuda, but this machine has no GPU that torch can use; set auto or cpu"
+            raise ConfigError([f"{'.'.join(PLACES[name])}.device: {why}" for name in steps])
+        return
+    connect(ray_config)
+    if not num_gpus():
+        say(f"{', '.join(steps)}: waiting for a GPU (device: cuda), of which the cluster has none now")
+
+
+def _is_local(ray_config: RayConfig) -> bool:
+    return ray_config.address in ("local", NO_RAY)
 
 
 def _is_slow(section: Mapping[str, Any], fast: Mapping[Device, bool]) -> bool:
@@ -94,7 +119,7 @@ def _at(data: Mapping[str, Any], place: tuple[str, ...]) -> Any:
 
 def _fast_bfloat16(device: Device, ray_config: RayConfig) -> bool:
     """Asked of this machine where Ray is local, else of one of the cluster's."""
-    if ray_config.address in ("local", NO_RAY):
+    if _is_local(ray_config):
         return has_fast_bfloat16(device)
     connect(ray_config)
     import ray
@@ -105,12 +130,20 @@ def _fast_bfloat16(device: Device, ray_config: RayConfig) -> bool:
 
 def has_fast_bfloat16(device: Device) -> bool:
     """Whether this machine multiplies bfloat16 faster than float32 on `device` (auto: its GPU where it has one)."""
-    if device != "cpu" and any(Path("/dev", name).exists() for name in ("nvidiactl", "kfd")):
+    if device != "cpu" and _sees_gpu():
         import torch
 
-        if torch.cuda.is_available():
-            return torch.cuda.get_device_capability() >= GPU_CAPABILITY
+        return torch.cuda.get_device_capability() >= GPU_CAPABILITY
     try:
         return BFLOAT16_FLAGS.search(CPU_INFO.read_text(encoding="utf-8")) is not None
     except OSError:
         return False
+
+
+def _sees_gpu() -> bool:
+    """Whether torch can use a GPU of this machine; it is imported only where there may be one."""
+    if not any(Path("/dev", name).exists() for name in ("nvidiactl", "kfd")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -16,7 +16,7 @@ from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.plan import Cost
 from blip_bootstrap.select import select_pairs
 from blip_bootstrap.tables import CAPTIONS, PAIRS, rows_to_table, write_parquet
-from blip_pipelines.caption import BLOCK_ROWS, idle_lanes, num_threads
+from blip_pipelines.caption import BLOCK_ROWS, gpus_of_actor, idle_lanes, num_threads
 from blip_pipelines.caption_models import Picture, absolute, with_absolute_models
 from blip_pipelines.caption_worker import CaptionWorker
 from blip_pipelines.dtypes import resolve_dtypes
@@ -40,7 +40,6 @@ from blip_pipelines.ray_session import (
     check_cpus,
     connect,
     errors_in_one_line,
-    num_gpus,
     num_workers,
     quiet_data,
 )
@@ -124,7 +123,7 @@ def measure_captioning(
     import ray
 
     caption = with_absolute_models(config.caption)
-    gpus = caption.gpus_per_actor or (1.0 if caption.device != "cpu" and num_gpus() else 0.0)
+    gpus = gpus_of_actor(caption)
     num_actors = num_workers(config.ray, caption.num_actors, caption.cpus_per_actor, gpus)
     check_cpus(num_actors * caption.cpus_per_actor, "captioning")
     started = time.perf_counter()

@@ -117,7 +117,7 @@ def test_a_finished_task_that_ray_runs_again_makes_nothing(tmp_path: Path, image
     """Its answer was lost with a node; the model could not even be loaded."""
     output, merged = tmp_path / "blocks" / "part-00000-000000.parquet", tmp_path / "part-00000.parquet"
     block = caption.Block(str(parquet_files(images)[0]), 0, str(output), str(merged))
-    task = pa.Table.from_pylist([asdict(block)])
+    task = pa.Table.from_pylist([{"blocks": [asdict(block)]}])
     with pytest.raises(CheckpointError):
         caption.CaptionBlocks("none", "none", CONFIG, None)(task)
     path = Path(getattr(block, there))
@@ -180,8 +180,22 @@ def test_blocks_of_a_task(blocks: int, actors: int, gpus: float, expected: int) 
     assert caption.blocks_per_task(blocks, actors, gpus) == expected
 
 
+@pytest.mark.parametrize(
+    ("device", "in_cluster", "asked", "expected"),
+    [
+        ("auto", 0, 0.25, 0.0), ("auto", 2, 0.0, 1.0), ("auto", 2, 0.25, 0.25), ("cpu", 2, 0.25, 0.0),
+        ("cuda", 0, 0.0, 1.0), ("cuda", 2, 0.5, 0.5),
+    ],
+)  # fmt: skip
+def test_gpus_of_an_actor(
+    monkeypatch: pytest.MonkeyPatch, device: Any, in_cluster: int, asked: float, expected: float
+) -> None:
+    monkeypatch.setattr(caption, "num_gpus", lambda: in_cluster)
+    assert caption.gpus_of_actor(CaptionConfig(device=device, gpus_per_actor=asked)) == expected
+
+
 @pytest.mark.ray
-def test_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
+def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
     tmp_path: Path,
     images: Path,
     models: Models,
@@ -190,18 +204,21 @@ def test_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(caption, "blocks_per_task", lambda *_: 3)
+    monkeypatch.setattr(caption, "gpus_of_actor", lambda config: 0.5)
     blocks = [block for part in parquet_files(images) for block in caption._blocks(part, tmp_path)]
     worker = caption.CaptionBlocks(*map(str, models), CONFIG, Tally())
     assert list(worker.caption(blocks[1:2])) == blocks[1:2]
     assert list(worker.caption(blocks[:2])) == blocks[:1]
-    tasks: list[int | None] = []
-    from_items = ray.data.from_items
+    num_tasks: list[int] = []
+    map_batches = ray.data.Dataset.map_batches
 
-    def noted(items: list[Any], override_num_blocks: int | None = None) -> ray.data.Dataset:
-        tasks.append(override_num_blocks)
-        return from_items(items, override_num_blocks=override_num_blocks)
+    def without_gpus(data: ray.data.Dataset, work: Any, **settings: Any) -> ray.data.Dataset:
+        if settings.get("num_gpus"):
+            num_tasks.append(data.count())
+            map_batches(data, work, **settings)  # as asked for: Ray refuses some settings beside GPUs
+        return map_batches(data, work, **settings | {"num_gpus": 0})
 
-    monkeypatch.setattr(ray.data, "from_items", noted)
+    monkeypatch.setattr(ray.data.Dataset, "map_batches", without_gpus)
     caption_and_score(tmp_path, images, *models, CONFIG, ray_config)
-    assert tasks[-1] == 1
+    assert num_tasks == [1]
     assert made(tmp_path) == expected

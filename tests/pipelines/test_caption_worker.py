@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from blip_bootstrap.config import CaptionConfig
-from blip_bootstrap.errors import CheckpointError, RunFailed
+from blip_bootstrap.errors import CheckpointError, InputError, RunFailed
 from blip_bootstrap.tables import CAPTIONS, read_parquet, rows_to_table
 from blip_pipelines.caption_scores import alike
 from blip_pipelines.caption_worker import CaptionWorker, seed_of
@@ -221,3 +221,9 @@ def test_seeds_differ_by_each_of_their_parts() -> None:
     assert len(seeds) == 60
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(0, "0000000000", 0) == seed_of(0, "0000000000", 0)
+
+
+def test_cuda_without_cuda_is_one_line(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="torch sees no CUDA device"):
+        CaptionWorker(*models, CaptionConfig(device="cuda"))

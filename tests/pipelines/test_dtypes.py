@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.config import Config, RayConfig, dump_yaml
+from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.layout import Layout, recipe_of
 from blip_pipelines import dtypes
 from blip_pipelines.dtypes import PLACES, resolve_dtypes
@@ -104,3 +105,32 @@ def test_on_a_cluster_its_workers_are_asked(tmp_path: Path, ray_config: RayConfi
     config = Config.model_validate({"root": tmp_path, "caption": {"dtype": "auto", "device": "cpu"}, "ray": asked})
     expected = "bfloat16" if dtypes.has_fast_bfloat16("cpu") else "float32"
     assert resolve_dtypes(config, lambda line: None).caption.dtype == expected
+
+
+ASKS_FOR_CUDA: dict[str, Any] = {
+    "pretrain": {"optimizer": {"device": "cuda"}},
+    "evaluate": {"device": "cuda"},  # left out: there is no held-out set
+    "caption": {"device": "cuda"},
+}
+
+
+def test_cuda_where_there_is_none_is_refused_before_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dtypes, "_sees_gpu", lambda: False)
+    config = Config.model_validate({"root": tmp_path, **ASKS_FOR_CUDA})
+    with pytest.raises(ConfigError) as refused:
+        resolve_dtypes(config, lambda line: None)
+    assert [line.split(":")[0] for line in refused.value.mistakes] == ["pretrain.optimizer.device", "caption.device"]
+    assert resolve_dtypes(config, lambda line: None, ["filter"]) == config
+    monkeypatch.setattr(dtypes, "_sees_gpu", lambda: True)
+    assert resolve_dtypes(config, lambda line: None) == config
+
+
+@pytest.mark.ray
+def test_a_cluster_may_still_get_a_gpu(tmp_path: Path, ray_config: RayConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ray_config.model_copy(update={"address": "auto"})
+    config = Config.model_validate({"root": tmp_path, "ray": asked, **ASKS_FOR_CUDA})
+    said: list[str] = []
+    for count in (0.0, 1.0):
+        monkeypatch.setattr(dtypes, "num_gpus", lambda count=count: count)
+        assert resolve_dtypes(config, said.append) == config
+    assert [line.split(" (")[0] for line in said] == ["pretrain, caption: waiting for a GPU"]

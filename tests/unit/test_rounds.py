@@ -181,6 +181,19 @@ def test_missing_files_of_a_config_are_listed(tmp_path: Path) -> None:
     assert len(check_config(config, 1)) == 4
 
 
+@pytest.mark.parametrize(
+    ("sampler", "candidates", "mistakes"),
+    [("beam", 3, 0), ("beam", 4, 1), ("nucleus", 4, 0), ("beam, num_beams: 5", 4, 0), ("nucleus, num_beams: 2", 3, 1)],
+)
+def test_candidates_are_no_more_than_the_beams(tmp_path: Path, sampler: str, candidates: int, mistakes: int) -> None:
+    listing = tmp_path / "urls.tsv"
+    listing.write_text("url\tcaption\n")
+    given = [f"download.urls=[{{path: {listing}}}]", "captioner.checkpoint=org/cap", "filter.checkpoint=org/itm"]
+    asked = [f"caption.sampler={{preset: {sampler}}}", f"caption.candidates={candidates}"]
+    found = check_config(load_config(None, [*given, *asked]), 1)
+    assert [line.split(":")[0] for line in found] == ["caption.candidates"] * mistakes
+
+
 def test_two_runs_on_one_root_are_refused(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from blip_bootstrap.rounds import locked\n"
