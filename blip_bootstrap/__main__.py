@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import NoReturn
 
-from blip_bootstrap.errors import INTERRUPTED, BlipBootstrapError
+from blip_bootstrap.errors import INTERRUPTED, BlipBootstrapError, is_disk_full
 
 END_S = 60.0
 
@@ -39,6 +39,11 @@ def main() -> None:
         code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        sys.stderr.write("error: no space left on a disk; make room, and run the same command again\n")
+        code = 1
     _end(code)
 
 

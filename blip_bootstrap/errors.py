@@ -1,7 +1,12 @@
 """Everything that blip-bootstrap raises on purpose; each message says what, where, the value and what to do."""
 
+import errno
+import os
+
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as a shell has it."""
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class BlipBootstrapError(Exception):
@@ -34,3 +39,13 @@ class RunFailed(BlipBootstrapError):  # noqa: N818 - it names an outcome, as in 
 
 class AccountingError(RunFailed):
     """Rows in are not rows kept plus rows per reason."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether `error`, or one that it came of, says that a disk or quota is full: Python's, or a library's in words."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in DISK_FULL or any(os.strerror(full) in str(error) for full in DISK_FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -55,6 +55,31 @@ def test_ctrl_c_before_a_command_has_begun_is_no_failure() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+FAILURES = {
+    "python": "raise OSError(28, 'No space left on device', 'x.parquet')",
+    "in words": "raise ValueError('I/O error: No space left on device (os error 28)')",
+    "quota": "raise OSError(122, 'Disk quota exceeded')",
+    "cause": "raise RuntimeError('unexpected position') from OSError(28, 'full')",
+    "other": "raise OSError(5, 'Input/output error')",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_full_disk_is_one_line(failure: str) -> None:
+    code = (
+        "import sys; from blip_bootstrap import __main__ as console\n"
+        "class Full:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'blip_bootstrap.cli':\n"
+        f"            {FAILURES[failure]}\n"
+        "sys.meta_path.insert(0, Full()); console.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback" if failure == "other" else "error: no space left on a disk")
+    assert (len(done.stderr.splitlines()) == 1) == (failure != "other")
+
+
 @pytest.mark.parametrize("seconds", [0, 600])
 def test_what_hangs_as_the_process_ends_holds_it_up_for_some_time_only(seconds: int) -> None:
     code = (

@@ -159,7 +159,8 @@ class Run:
         state: dict[str, Any] = {name: module.state_dict() for name, module in self.modules.items()}
         state |= {"optimizer": self.optimizer.state_dict(), "step": self.step, "log": self.log.state()}
         staged = self.out / f".{CHECKPOINT}.tmp"
-        torch.save(state, staged)
+        with staged.open("wb") as file:  # by its path, torch says nothing of a full disk
+            torch.save(state, file)
         staged.replace(self.out / CHECKPOINT)
 
     def _resume(self) -> None:
