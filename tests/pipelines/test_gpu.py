@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from blip_bootstrap.config import CaptionConfig, SamplerConfig
+from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
 from blip_bootstrap.tables import parquet_files, read_parquet
+from blip_pipelines import caption
 from blip_pipelines.caption_worker import BATCH_SIZE, CaptionWorker
 from blip_pipelines.measure_plan import SampledCaptioning
 
@@ -58,3 +59,19 @@ def test_pictures_are_decoded_aside_and_a_plan_measures_a_whole_block(
     found = actor.measure(images, 60.0)
     assert found["seconds"] > 0
     assert found["images"] == len([row for row in found["captions"] if row["source"] == "web"])
+
+
+@pytest.mark.ray
+def test_two_actors_on_one_gpu_caption_a_task_of_several_blocks(
+    tmp_path: Path,
+    make_images: Callable[..., Path],
+    models: tuple[Path, Path],
+    ray_config: RayConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(caption, "blocks_per_task", lambda *_: 2)
+    folder = make_images(tmp_path / "images", NUM_IMAGES, 10)  # a block in each of six files
+    config = CaptionConfig(device="cuda", gpus_per_actor=0.5, num_actors=2, sampler=SamplerConfig(max_tokens=10))
+    counts = caption.caption_and_score(tmp_path / "captions", folder, *models, config, ray_config)
+    assert (counts["images"], counts["synthetic"]) == (NUM_IMAGES * 9 // 10, NUM_IMAGES * 9 // 10)
+    assert len(parquet_files(tmp_path / "captions")) == 6
