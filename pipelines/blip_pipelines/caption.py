@@ -31,9 +31,9 @@ from blip_pipelines.ray_session import (
     check_cpus,
     connect,
     errors_in_one_line,
-    num_gpus,
     num_workers,
     quiet_data,
+    takes_gpu,
     works_here,
 )
 from blip_pipelines.tally import RemoteTally, Tally, shown, start_tally
@@ -170,9 +170,8 @@ def blocks_per_task(num_blocks: int, num_actors: int, gpus: float) -> int:
 
 
 def gpus_of_actor(config: CaptionConfig) -> float:
-    """How much of a GPU an actor takes: where `device` is cuda, or auto and the connected cluster has GPUs now."""
-    takes = config.device == "cuda" or (config.device == "auto" and num_gpus() > 0)
-    return config.gpus_per_actor or 1.0 if takes else 0.0
+    """How much of a GPU an actor takes of the connected cluster."""
+    return (config.gpus_per_actor or 1.0) if takes_gpu(config.device) else 0.0
 
 
 def num_threads(config: CaptionConfig) -> int:

@@ -30,6 +30,9 @@ BFLOAT16_FLAGS = re.compile(r"\b(avx512_bf16|amx_bf16|bf16)\b")
 
 GPU_CAPABILITY = (8, 0)
 
+GPU_FILES = ("nvidiactl", "kfd", "dxg")
+"""Under /dev, of NVIDIA's driver, AMD's and Windows' for WSL: torch is imported only where there may be a GPU."""
+
 
 def resolve_dtypes(config: Config, say: Say, steps: Sequence[str] | None = None) -> Config:
     """The configuration with bfloat16 or float32 for every `dtype: auto`, by the devices that will do the work.
@@ -70,7 +73,9 @@ def _check_gpus(steps: Sequence[str], ray_config: RayConfig, say: Say) -> None:
     if not steps:
         return
     if _is_local(ray_config):
-        if not _sees_gpu():
+        import torch
+
+        if not torch.cuda.is_available():
             why = "cuda, but this machine has no GPU that torch can use; set auto or cpu"
             raise ConfigError([f"{'.'.join(PLACES[name])}.device: {why}" for name in steps])
         return
@@ -130,20 +135,12 @@ def _fast_bfloat16(device: Device, ray_config: RayConfig) -> bool:
 
 def has_fast_bfloat16(device: Device) -> bool:
     """Whether this machine multiplies bfloat16 faster than float32 on `device` (auto: its GPU where it has one)."""
-    if device != "cpu" and _sees_gpu():
+    if device != "cpu" and any(Path("/dev", name).exists() for name in GPU_FILES):
         import torch
 
-        return torch.cuda.get_device_capability() >= GPU_CAPABILITY
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_capability() >= GPU_CAPABILITY
     try:
         return BFLOAT16_FLAGS.search(CPU_INFO.read_text(encoding="utf-8")) is not None
     except OSError:
         return False
-
-
-def _sees_gpu() -> bool:
-    """Whether torch can use a GPU of this machine; it is imported only where there may be one."""
-    if not any(Path("/dev", name).exists() for name in ("nvidiactl", "kfd")):
-        return False
-    import torch
-
-    return torch.cuda.is_available()

@@ -20,7 +20,7 @@ from blip_bootstrap.config import Device, RayConfig
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import staged_beside
-from blip_pipelines.ray_session import NO_RAY, connect, errors_in_one_line, first_line
+from blip_pipelines.ray_session import NO_RAY, connect, errors_in_one_line, first_line, takes_gpu
 
 Counts = dict[str, Any]
 Call = Callable[[], Mapping[str, Any]]
@@ -69,12 +69,7 @@ def train(job: Training, config: RayConfig) -> Counts:
 
 def wants_gpu(device: Device, config: RayConfig) -> bool:
     """Whether a training on `device` takes a GPU of the connected cluster; without Ray there is none to be asked."""
-    if config.address == NO_RAY:
-        return False
-    import ray
-
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
-    return device == "cuda" or (device == "auto" and has_gpu)
+    return config.address != NO_RAY and takes_gpu(device)
 
 
 def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool, config: RayConfig) -> list[Counts]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blip_bootstrap import errors
-from blip_bootstrap.config import RayConfig
+from blip_bootstrap.config import Device, RayConfig
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 
 MIN_LOCAL_CPUS = 4
@@ -193,6 +193,11 @@ def cluster_cpus() -> float:
 def num_gpus() -> float:
     """The GPUs of the connected cluster."""
     return _resource("GPU")
+
+
+def takes_gpu(device: Device) -> bool:
+    """Whether work on `device` asks the connected cluster for a GPU: auto where it has one now, cuda in any case."""
+    return device == "cuda" or (device == "auto" and num_gpus() > 0)
 
 
 def _resource(name: str) -> float:

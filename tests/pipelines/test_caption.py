@@ -17,7 +17,7 @@ import ray
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
 from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, RunFailed
 from blip_bootstrap.tables import parquet_files, read_parquet
-from blip_pipelines import caption
+from blip_pipelines import caption, ray_session
 from blip_pipelines.caption import caption_and_score, read_rows
 from blip_pipelines.caption_worker import CaptionWorker
 from blip_pipelines.tally import Tally
@@ -190,7 +190,7 @@ def test_blocks_of_a_task(blocks: int, actors: int, gpus: float, expected: int) 
 def test_gpus_of_an_actor(
     monkeypatch: pytest.MonkeyPatch, device: Any, in_cluster: int, asked: float, expected: float
 ) -> None:
-    monkeypatch.setattr(caption, "num_gpus", lambda: in_cluster)
+    monkeypatch.setattr(ray_session, "num_gpus", lambda: in_cluster)
     assert caption.gpus_of_actor(CaptionConfig(device=device, gpus_per_actor=asked)) == expected
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from blip_bootstrap.config import Config, RayConfig, dump_yaml
 from blip_bootstrap.errors import ConfigError
@@ -115,13 +116,13 @@ ASKS_FOR_CUDA: dict[str, Any] = {
 
 
 def test_cuda_where_there_is_none_is_refused_before_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dtypes, "_sees_gpu", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = Config.model_validate({"root": tmp_path, **ASKS_FOR_CUDA})
     with pytest.raises(ConfigError) as refused:
         resolve_dtypes(config, lambda line: None)
     assert [line.split(":")[0] for line in refused.value.mistakes] == ["pretrain.optimizer.device", "caption.device"]
     assert resolve_dtypes(config, lambda line: None, ["filter"]) == config
-    monkeypatch.setattr(dtypes, "_sees_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_dtypes(config, lambda line: None) == config
 
 
