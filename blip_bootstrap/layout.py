@@ -131,13 +131,12 @@ def digest_of_recipe(recipe: Mapping[str, Any]) -> str:
 
 
 def _settings(section: BaseModel) -> dict[str, Any]:
-    """The section as JSON without its speed settings; a path to a model or tokenizer counts by what it holds."""
+    """The section as JSON without its speed settings and later ones at their defaults; a path to a model or tokenizer counts by what it holds."""
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
-        marks = field.json_schema_extra
-        if isinstance(marks, dict) and marks.get("speed"):
+        value, marks = getattr(section, name), field.json_schema_extra
+        if isinstance(marks, dict) and (marks.get("speed") or (marks.get("later") and value == field.default)):
             continue
-        value = getattr(section, name)
         if isinstance(value, BaseModel):
             found[name] = _settings(value)
         elif name in COUNTED_BY_CONTENT and value:

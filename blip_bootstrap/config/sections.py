@@ -18,6 +18,10 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 SPEED: dict[str, JsonValue] = {"speed": True}
 """Marks a setting that decides how fast a result comes, never the result: a change of it makes nothing anew."""
 
+LATER: dict[str, JsonValue] = {"later": True}
+"""Marks a setting that is younger than the runs that people have. At its default a step makes what it made before the
+setting was there, so a recipe holds it only where it is another: what was made before stays current."""
+
 
 class Section(BaseModel):
     """A part of the configuration: frozen, unknown keys refused."""

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
-from blip_bootstrap.config import Config, load_config
+from blip_bootstrap.config import Config, Section, load_config
+from blip_bootstrap.config.sections import LATER
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
-from blip_bootstrap.layout import Artifact, Layout, read_manifest
+from blip_bootstrap.layout import Artifact, Layout, read_manifest, recipe_of
 from blip_bootstrap.rounds import Maker, check_config, locked
 from blip_bootstrap.tables import PAIRS, rows_to_table, write_parquet
 
@@ -63,6 +65,18 @@ def test_a_speed_setting_makes_nothing_anew(tmp_path: Path, recorder: Recorder) 
     chain(tmp_path, recorder)
     chain(tmp_path, recorder, "caption.batch_size=7", "caption.num_actors=3", "caption.cpus_per_actor=.5")
     assert recorder.calls == ["captions", "pairs"]
+
+
+def test_a_later_setting_counts_only_where_it_is_not_its_default() -> None:
+    class Older(Section):
+        top_k: int = 1
+
+    class Younger(Older):
+        min_words: int = Field(0, json_schema_extra=LATER)
+
+    older = recipe_of("select", Older(), {})
+    assert recipe_of("select", Younger(), {}) == older
+    assert recipe_of("select", Younger(min_words=3), {})["config"] == {"top_k": 1, "min_words": 3}
 
 
 def test_the_same_content_made_again_leaves_what_follows_current(tmp_path: Path, recorder: Recorder) -> None:
