@@ -24,7 +24,7 @@ COMMON = 0.2
 FLAGGED = 0.1
 """An alarm where this share of the synthetic texts repeats itself or leaks the prompt."""
 EXTREME = 0.01
-"""A filter that drops less than this, or keeps less than this, of a source with at least LEAST_TEXTS texts."""
+"""A filter that rejects less than this, or lets through less than this, of a source with LEAST_TEXTS scored texts."""
 LEAST_TEXTS = 100
 IDLE_ITM_LOSS = 0.6365
 """The entropy of one positive in three: an ITM loss that rests here has learned nothing."""
@@ -85,14 +85,15 @@ def _texts(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str
 
 
 def _filter(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str, str]]:
-    """A filter that keeps all or nothing; round 0 has none."""
+    """A filter that lets everything or nothing through: its verdict alone, whatever else was dropped."""
     for row in rows:
-        if row["round"] != number or number == 0 or row["texts"] < LEAST_TEXTS:
+        if row["round"] != number or row["scored"] < LEAST_TEXTS:  # round 0 has no filter, and no scores
             continue
+        of_texts = f"{row['rejected']:,} of {row['scored']:,} {row['source']} texts were rejected by the filter"
         if row["noise_ratio"] < EXTREME:
-            yield "keeps_all", f"only {row['dropped']:,} of {row['texts']:,} {row['source']} texts were dropped"
+            yield "keeps_all", f"only {of_texts}"
         if row["noise_ratio"] > 1 - EXTREME:
-            yield "keeps_nothing", f"{row['dropped']:,} of {row['texts']:,} {row['source']} texts were dropped"
+            yield "keeps_nothing", of_texts
 
 
 def _flags(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str, str]]:

@@ -13,11 +13,12 @@ import pyarrow as pa
 from blip_bootstrap import records, tables
 from blip_bootstrap.audit import Answer, answer, print_answers, resolve_round
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.macros import MACROS
 from blip_bootstrap.printing import PipedConsole
 from blip_bootstrap.questions import told_in_one_line
 from blip_bootstrap.remote import attach, remote_of
 from blip_bootstrap.sql_text import scan
-from blip_bootstrap.views import MACROS
+from blip_bootstrap.verdicts import pairs_sql, schema_of
 
 DIFFS = ("changes", "noise", "settings", "newly_kept", "newly_dropped")
 """Every comparison, in the order in which they are printed; each is an SQL file in `audits/diff`."""
@@ -55,13 +56,16 @@ def _ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
 
 
 def _pairs_sql(root: Path, number: int, by_uid: bool) -> str:
-    pairs = _files(root, records.round_folder(root, number) / "pairs")
+    files = _files(root, records.round_folder(root, number) / "pairs")
+    if not files:
+        raise InputError(f"{root}: round {number} has no pairs yet")
+    pairs = pairs_sql(files, schema_of(files[0], remote_of(root)))
     if not by_uid:
-        return f"SELECT *, key AS name FROM {scan(pairs)}"
+        return f"SELECT *, key AS name FROM {pairs}"
     images = _files(root, root / "images")
     if not images:
         raise InputError(f"{root}: no images; runs are compared by their images' uid")
-    return f"SELECT p.*, i.uid AS name FROM {scan(pairs)} p JOIN (SELECT key, uid FROM {scan(images)}) i USING (key)"
+    return f"SELECT p.*, i.uid AS name FROM {pairs} p JOIN (SELECT key, uid FROM {scan(images)}) i USING (key)"
 
 
 def _files(root: Path, folder: Path) -> list[str]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from blip_bootstrap import records, tables
 from blip_bootstrap.audit import resolve_round
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.questions import query
-from blip_bootstrap.sql_text import text_list
+from blip_bootstrap.sql_text import literal, text_list
 from blip_bootstrap.tables import Column, Table, rows_to_table
 from blip_bootstrap.truth import Truth, file_name
 from blip_bootstrap.views import connect
@@ -39,15 +40,18 @@ LABELS = Table(
     ),
 )
 
-_SAMPLE = """
-WITH placed AS (
-    SELECT *, count(*) OVER (PARTITION BY source, kept) AS stratum_rows,
-        row_number() OVER (PARTITION BY source, kept
-            ORDER BY md5_number_lower(concat_ws(' ', {seed}, key, source, candidate)), key) AS place
-    FROM pairs WHERE round = {round} AND (reason IS NULL OR reason <> 'empty_text') AND list_contains({sources}, source)
-)
-SELECT round, key, source, candidate, caption, itm_score, kept, stratum_rows, NULL::VARCHAR AS answer
-FROM placed ORDER BY place, source DESC, kept DESC LIMIT {size}
+_STRATA = """
+SELECT source, kept, count(*) AS stratum_rows,
+    min({{'rank': md5_number_lower(concat_ws(' ', {seed}, key, source, candidate)), 'key': key,
+        'candidate': candidate}}, {size}) AS drawn
+FROM pairs WHERE round = {round} AND (reason IS NULL OR reason <> 'empty_text') AND list_contains({sources}, source)
+GROUP BY source, kept
+"""
+"""The texts of each stratum that the seed puts first. Keeping so many while reading takes no memory to speak of, where
+a sort of all texts would fill it."""
+
+_TEXTS = """
+SELECT round, key, source, candidate, caption, itm_score, kept FROM pairs WHERE round = {round} AND key IN ({keys})
 """
 
 
@@ -78,15 +82,34 @@ def draw_sample(
     """
     with connect(root) as connection:
         number = resolve_round(root, number)
-        sql = _SAMPLE.format(seed=int(seed), round=number, size=int(size), sources=text_list(sources))
-        rows = query(connection, sql)
-    if not rows.num_rows:
+        rows = _drawn(connection, number, int(size), int(seed), sources)
+    if not rows:
         raise InputError(f"{root}: round {number} has no {' or '.join(sources)} texts to sample")
     path = labels_path(root, number)
     if path.exists() and any(row["answer"] for row in read_labels(path)):
         raise InputError(f"{path}: has answers already; move it away to draw another sample")
-    tables.write_parquet(path, rows, LABELS, {"seed": str(seed)})
+    tables.write_parquet(path, rows_to_table(rows, LABELS), LABELS, {"seed": str(seed)})
     return path
+
+
+def _drawn(
+    connection: duckdb.DuckDBPyConnection, number: int, size: int, seed: int, sources: Sequence[str]
+) -> list[dict[str, Any]]:
+    """`size` texts of a round as unanswered rows of `LABELS`, of each stratum in turn."""
+    sql = _STRATA.format(seed=seed, round=number, size=size, sources=text_list(sources))
+    strata = sorted(query(connection, sql).to_pylist(), key=lambda one: (one["source"], one["kept"]), reverse=True)
+    placed = [(place, stratum, text) for stratum in strata for place, text in enumerate(stratum["drawn"])]
+    chosen = sorted(placed, key=lambda one: one[0])[:size]
+    if not chosen:
+        return []
+    keys = ", ".join(sorted({literal(text["key"]) for _, _, text in chosen}))
+    found = query(connection, _TEXTS.format(round=number, keys=keys)).to_pylist()
+    texts = {(row["key"], row["source"], row["candidate"]): row for row in found}
+    return [
+        texts[text["key"], stratum["source"], text["candidate"]]
+        | {"stratum_rows": stratum["stratum_rows"], "answer": None}
+        for _, stratum, text in chosen
+    ]
 
 
 def read_labels(path: Path) -> list[dict[str, Any]]:
@@ -113,8 +136,9 @@ def answer_by_truth(root: Path, number: int, truth: Truth) -> int:
     """Answer a round's sample by a truth file instead of by people: `partial` is yes; the number of answers given."""
     path = labels_path(root, number)
     rows = read_labels(path)
+    keys = ", ".join(sorted({literal(row["key"]) for row in rows}))
     with connect(root) as connection:
-        found = query(connection, "SELECT key, url FROM images").to_pydict()
+        found = query(connection, f"SELECT key, url FROM images WHERE key IN ({keys or 'NULL'})").to_pydict()
     urls = dict(zip(found["key"], found["url"], strict=True))
     for row in rows:
         verdict = truth.verdict(file_name(urls.get(row["key"], "")), row["source"], row["caption"] or "")
@@ -126,9 +150,10 @@ def answer_by_truth(root: Path, number: int, truth: Truth) -> int:
 def estimates(root: Path, number: int | None = None) -> list[Estimate]:
     """What the answers to a round's sample say of the whole round, by source and pooled.
 
-    `noise`: texts that do not fit, of all texts of the source; `noise_kept`: of the kept ones; `precision` is its
-    rest; `recall`: kept of those that fit. `unsure` counts as no answer. Intervals are Wilson's with the number of
-    answers that a plain sample would need for the stratified one's variance; recall's come from those of the strata.
+    `noise`: texts that do not fit by people's answers, of all texts of the source, where the audits' `noise_ratio` is
+    the filter's own verdict; `noise_kept`: of the kept ones; `precision` is its rest; `recall`: kept of those that
+    fit. `unsure` counts as no answer. Intervals are Wilson's with the number of answers that a plain sample would need
+    for the stratified one's variance; recall's come from those of the strata.
     """
     rows = read_labels(labels_path(root, resolve_round(root, number)))
     sources = sorted({row["source"] for row in rows}, reverse=True)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from blip_bootstrap import tables
 from blip_bootstrap.audit import resolve_round
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.macros import MOST_CHARS
 from blip_bootstrap.questions import query
 from blip_bootstrap.tables import LANGUAGES
 from blip_bootstrap.views import connect
@@ -47,7 +48,7 @@ def identify_languages(root: Path, number: int | None = None, size: int = 50_000
         )
     if not texts.num_rows:
         raise InputError(f"{root}: round {number} has no texts to look at")
-    found = {text: classify(text) for text in dict.fromkeys(texts["caption"].to_pylist())}
+    found = {text: classify(text[:MOST_CHARS]) for text in dict.fromkeys(texts["caption"].to_pylist())}
     answers = [found[text] for text in texts["caption"].to_pylist()]
     columns = {
         "language": pa.array([language for language, _ in answers], pa.string()),

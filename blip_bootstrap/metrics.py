@@ -13,10 +13,11 @@ from blip_bootstrap import records, tables
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.sql_text import scan
 from blip_bootstrap.truth import judged_pairs, load_truth
+from blip_bootstrap.verdicts import pair_figures
 
 ALWAYS = (
-    "caption_truth", "noise_ratio_web", "noise_ratio_synthetic", "cider", "tr1", "ir1", "human_only_cider",
-    "human_only_tr1",
+    "caption_truth", "noise_ratio_web", "noise_ratio_synthetic", "dropped_share_web", "dropped_share_synthetic",
+    "cider", "tr1", "ir1", "human_only_cider", "human_only_tr1",
 )  # fmt: skip
 """Figures that every metrics.json has; null where a round cannot have them (round 0 writes no captions)."""
 
@@ -52,7 +53,8 @@ def round_metrics(
 
     - `urls`, `downloaded`, `failed_by_reason`: rows of `images`;
     - `web_captions`, `web_kept`, `synthetic_captions`, `synthetic_kept`, `dropped_by_reason`: rows of `pairs`;
-    - `noise_ratio_<source>`: dropped texts of all texts of that source (section 4.2 calls them noisy);
+    - `noise_ratio_<source>`: texts that the filter rejects, of those of that source that it scored (section 4.2), and
+      `dropped_share_<source>`: texts not kept, of all of that source; with intervals, see `verdicts.pair_figures`;
     - with a truth file: `caption_truth` (true texts of the kept ones), and more, see `truth_figures`;
     - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
     - the same for each control, as `<arm>_<figure>`;
@@ -62,7 +64,7 @@ def round_metrics(
     images, pairs = images or root / "images", pairs or folder / "pairs"
     with duckdb.connect() as connection:
         found: dict[str, Any] = dict.fromkeys(ALWAYS)
-        found |= {"round": number} | _download_figures(connection, images) | _pair_figures(connection, pairs)
+        found |= {"round": number} | _download_figures(connection, images) | _pair_figures(pairs)
         if truth:
             found |= truth_figures(connection, judged_pairs(load_truth(truth), images, pairs))
     found |= _numbers((evaluation or folder / "evaluation") / "metrics.json")
@@ -153,23 +155,11 @@ def _download_figures(connection: duckdb.DuckDBPyConnection, images: Path) -> di
     }
 
 
-def _pair_figures(connection: duckdb.DuckDBPyConnection, pairs: Path) -> dict[str, Any]:
+def _pair_figures(pairs: Path) -> dict[str, Any]:
     files = tables.parquet_files(pairs)
     if not files:
         raise InputError(f"{pairs}: no Parquet files to measure; run the round first")
-    cells = connection.execute(
-        f"SELECT source, reason, count(*) AS number FROM {scan(files)} GROUP BY ALL ORDER BY number DESC, 1, 2"
-    ).fetchall()
-    found: dict[str, Any] = {"dropped_by_reason": {}}
-    for source in ("web", "synthetic"):
-        rows = sum(number for where, _, number in cells if where == source)
-        kept = sum(number for where, reason, number in cells if where == source and reason is None)
-        ratio = _ratio(rows - kept, rows)
-        found |= {f"{source}_captions": rows, f"{source}_kept": kept, f"noise_ratio_{source}": ratio}
-    for _, reason, number in cells:
-        if reason is not None:
-            found["dropped_by_reason"][reason] = found["dropped_by_reason"].get(reason, 0) + number
-    return found
+    return pair_figures(files)
 
 
 def _numbers(path: Path) -> dict[str, float]:

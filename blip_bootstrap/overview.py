@@ -16,6 +16,7 @@ from blip_bootstrap.pages.parts import Page, charts_html, document, section
 
 CHARTS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("noise ratio", (("web", "noise_ratio_web", "web"), ("synthetic", "noise_ratio_synthetic", "synthetic"))),
+    ("dropped share", (("web", "dropped_share_web", "web"), ("synthetic", "dropped_share_synthetic", "synthetic"))),
     ("true of the kept texts", (("all", "caption_truth", "kept"), ("synthetic", "kept_truth_synthetic", "synthetic"))),
     ("CIDEr, held-out", (("this run", "cider", "web"), ("human set only", "human_only_cider", "human"))),
     ("TR@1, held-out", (("this run", "tr1", "web"), ("human set only", "human_only_tr1", "human"))),
@@ -41,7 +42,12 @@ def write_overview(root: Path, run: OpenRun | None = None) -> Path:
             ("alarms", "Alarms", "Signs that the loop feeds on itself.", _alarms(page)),
             ("rounds", "Round by round", "Each round has a page of its own.", _links(page) + data.over_rounds(page)),
             ("curves", "Over the rounds", "Figures of each round's model and data.", _curves(rounds)),
-            ("noise", "Noise ratio", "How much of each source the rule drops.", data.noise(page)),
+            (
+                "noise",
+                "Noise ratio",
+                "What the filter rejects of each source, and what is dropped in all.",
+                data.noise(page),
+            ),
             ("words", "Variety", "Of the texts, from round to round.", _variety(page)),
         ]
     nav = [(anchor, title) for anchor, title, _, content in sections if content]

@@ -12,8 +12,19 @@ import pyarrow as pa
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.tables import Column, Table, rows_to_table
+from blip_bootstrap.verdicts import renewed
 
 ROUND = Column("round", pa.int16(), "number of the round, from its folder's name")
+
+_SHARES = tuple(
+    Column(f"{name}_{source}{end}", pa.float64(), f"{which}{meaning.format(source)}, 0..1")
+    for name, meaning in (
+        ("noise_ratio", "{0} texts that the filter rejects of the {0} texts that it scored"),
+        ("dropped_share", "{0} texts not kept, for whatever reason, of all {0} texts"),
+    )
+    for source in ("web", "synthetic")
+    for end, which in (("", ""), ("_low", "lower end of the 95 % interval of: "), ("_high", "upper end of it: "))
+)
 
 ROUNDS = Table(
     "rounds",
@@ -26,8 +37,7 @@ ROUNDS = Table(
         Column("synthetic_captions", pa.int64(), "texts that the captioner wrote"),
         Column("web_kept", pa.int64(), "web texts that became pairs"),
         Column("synthetic_kept", pa.int64(), "synthetic texts that became pairs"),
-        Column("noise_ratio_web", pa.float64(), "dropped web texts of all web texts, 0..1"),
-        Column("noise_ratio_synthetic", pa.float64(), "dropped synthetic texts of all synthetic texts, 0..1"),
+        *_SHARES,
         Column("caption_truth", pa.float64(), "true texts of the kept ones whose truth is known, 0..1"),
         Column("cider", pa.float64(), "CIDEr of the round's model on the held-out set"),
         Column("bleu4", pa.float64(), "BLEU-4 of the round's model on the held-out set, 0..1"),
@@ -142,9 +152,19 @@ def runs_table(root: Path) -> pa.Table:
     return rows_to_table([_run(manifest) for manifest in manifests(root)], RUNS)
 
 
+def read_figures(root: Path, number: int) -> dict[str, Any] | None:
+    """The figures of a round's metrics.json with its number as `round`; None where it has none.
+
+    Those of an earlier version are told as today's. Raises InputError where the file is damaged.
+    """
+    folder = round_folder(root, number)
+    found = read_json(folder / "metrics.json")
+    return None if found is None else {**renewed(root, folder, found), "round": number}
+
+
 def _metrics(root: Path) -> list[dict[str, Any]]:
-    read = [(number, read_json(round_folder(root, number) / "metrics.json")) for number in round_numbers(root)]
-    return [{**metrics, "round": number} for number, metrics in read if metrics is not None]
+    read = (read_figures(root, number) for number in round_numbers(root))
+    return [metrics for metrics in read if metrics is not None]
 
 
 def _run(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,12 @@ from blip_bootstrap.pages.parts import Page, document, section
 SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
     ("flow", "From URLs to pairs", "Every row is accounted for; all bars are to one scale.", about_data.flow),
     ("pictures", "Kept and dropped", "Green texts train the next model; red do not.", about_data.galleries),
-    ("noise", "Noise ratio", "How much of each source the rule drops (section 4.2 of the paper).", about_data.noise),
+    (
+        "noise",
+        "Noise ratio",
+        "What the filter rejects of each source (section 4.2 of the paper), and what is dropped in all.",
+        about_data.noise,
+    ),
     ("spot-check", "Spot check", "What people's answers to a sample say of the whole round.", about_data.spot_check),
     (
         "scores",

@@ -144,6 +144,7 @@ def check_config(config: Config, number: int) -> list[str]:
         mistakes += _check_finetune(config, "captioner", config.captioner)
         mistakes += _check_finetune(config, "filter", config.filter)
         mistakes += _check_beams(config.caption)
+        mistakes += _check_filter_only(config)
     if config.pretrain.optimizer.steps == 0 and number == 0:
         mistakes.append("pretrain.optimizer.steps: is 0, so that round 0 has nothing to make; run a later round")
     return mistakes
@@ -169,6 +170,17 @@ def _check_beams(caption: CaptionConfig) -> list[str]:
     if beams == 1 or beams >= caption.candidates:
         return []
     return [f"caption.candidates: {caption.candidates} of {beams} beams; set caption.sampler.num_beams higher"]
+
+
+def _check_filter_only(config: Config) -> list[str]:
+    """The arm of web texts alone needs a rule that can judge them."""
+    select = config.select
+    if "filter_only" in config.controls.arms and select.strategy == "fraction" and select.score == "logprob":
+        return [
+            "controls.arms: filter_only has no pairs where select.strategy fraction cuts by logprob, which web texts "
+            "lack; leave the arm out, or cut by another select.score"
+        ]
+    return []
 
 
 class Maker:

@@ -10,7 +10,9 @@ import duckdb
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.score_cut import find_score_cut
 from blip_bootstrap.sql_text import scan, text_list
+from blip_bootstrap.verdicts import SCORE_COLUMNS, below_sql
 
 FOLDED = r"trim(regexp_replace(coalesce(caption, ''), '[\s\p{Z}\x{0b}\x{1c}-\x{1f}\x{85}]+', ' ', 'g'))"
 """SQL for a text with its whitespace folded, as Python's " ".join(text.split()) does."""
@@ -19,8 +21,6 @@ _TRIMMED = (
     "coalesce(CASE WHEN starts_with(caption, ' ') OR ends_with(caption, ' ') THEN trim(caption) ELSE caption END, '')"
 )
 """Trimming every text takes two fifths of the whole rule's time; folded ones have nothing to trim."""
-
-_COLUMNS = {"itm": "itm_score", "itc": "itc_score", "logprob": "logprob", "clip": "clip_score"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Cut:
 
 def check_score(files: Sequence[Path], config: SelectConfig) -> None:
     """Raise InputError where the strategy ranks by a score no text has, or `fraction` by one that a source lacks."""
-    column = _COLUMNS[config.score]
+    column = SCORE_COLUMNS[config.score]
     if config.strategy in ("threshold", "target_noise") or column == "itm_score":
         return
     with duckdb.connect() as connection:
@@ -71,13 +71,9 @@ def find_cut(files: Sequence[Path], config: SelectConfig) -> Cut:
 
 
 def _quantile(files: Sequence[Path], config: SelectConfig) -> Cut:
-    column = _COLUMNS[config.score]
-    with duckdb.connect() as connection:
-        ((at,),) = connection.execute(
-            f"SELECT quantile_disc({column}, {1 - config.keep_fraction}) FROM {scan(files)} "
-            f"WHERE list_contains({text_list(config.sources)}, source)"
-        ).fetchall()
-    return Cut(0.0 if at is None else float(at), {f"{column}_cut": 0.0 if at is None else float(at)})
+    column = SCORE_COLUMNS[config.score]
+    found = find_score_cut(files, column, config.sources, config.keep_fraction)
+    return Cut(found.at, {f"{column}_cut": found.at, f"{column}_cut_leaves": found.share})
 
 
 def thinning(kept: Mapping[str, int], synthetic_share: float) -> dict[str, float]:
@@ -93,33 +89,35 @@ def thinning(kept: Mapping[str, int], synthetic_share: float) -> dict[str, float
 def rule_sql(texts: str, config: SelectConfig, cut: float, shares: Mapping[str, float], num_before: int) -> str:
     """The selection rule as one SQL query over `texts`, rows of `captions` with columns `part` and `position`.
 
-    `cut` is the score below which a text is dropped; `shares` is what `thinning` leaves of a source, all where it is
-    not named; `num_before` is how many texts of the same image can stand before one. The rows come
-    out in the order of `texts`.
+    `cut` is the score of `cut_column` below which the filter rejects a text, whatever else is said of it; `shares` is
+    what `thinning` leaves of a source, all where it is not named; `num_before` is how many texts of the same image can
+    stand before one. The rows come out in the order of `texts`.
     """
-    ranks = config.strategy in ("best_per_image", "top_k")
+    ranks, score = config.strategy in ("best_per_image", "top_k"), cut_column(config)
     return f"""
-WITH checked AS (
+WITH judged AS (
+    SELECT *, {below_sql(score, cut)} AS rejected FROM {texts}
+), checked AS (
     SELECT *, {_wanted(config)} AS wanted, {_TRIMMED} AS text,
         CASE
             WHEN text = '' THEN 'empty_text'
+            WHEN rejected IS NULL THEN 'not_scored'
+            WHEN {_falls(config)} THEN 'below_threshold'
             {_text_checks(config)}
         END AS text_reason, hash(key, lower(text), text_reason IS NULL, wanted) AS said
-    FROM {texts}
+    FROM judged
 ), scored AS (
     SELECT *,
         CASE
             WHEN text_reason IS NOT NULL THEN text_reason
             WHEN {_said_before(num_before)} THEN 'duplicate_text'
-            WHEN itm_score IS NULL OR isnan(itm_score) THEN 'not_scored'
-            WHEN {_below(config, cut)} THEN 'below_threshold'
             WHEN NOT wanted THEN 'not_selected'
         END AS score_reason
     FROM checked
 ), ranked AS (
     SELECT *, {_place(config)} AS place FROM scored
 )
-SELECT part, key, source, candidate, caption, itm_score,
+SELECT part, key, source, candidate, caption, itm_score, rejected,
     CASE
         WHEN score_reason IS NOT NULL THEN score_reason
         WHEN {_left_out(config, shares)} THEN 'not_selected'
@@ -127,6 +125,11 @@ SELECT part, key, source, candidate, caption, itm_score,
     reason IS NULL AS kept
 FROM ranked {"ORDER BY part, position" if ranks else ""}
 """
+
+
+def cut_column(config: SelectConfig) -> str:
+    """The score that the rule's cut is one of; `best_per_image` and `top_k` rank by theirs what ITM leaves."""
+    return SCORE_COLUMNS[config.score] if config.strategy == "fraction" else "itm_score"
 
 
 def _wanted(config: SelectConfig) -> str:
@@ -155,17 +158,16 @@ def _text_checks(config: SelectConfig) -> str:
     return " ".join(checks)
 
 
-def _below(config: SelectConfig, cut: float) -> str:
-    column = _COLUMNS[config.score] if config.strategy == "fraction" else "itm_score"
-    below = f"coalesce({column} < {cut!r}::FLOAT, true)"
-    return f"{below} AND {_draw(config, 'explore')} >= {config.explore_share}" if config.explore_share else below
+def _falls(config: SelectConfig) -> str:
+    """Whether a text that the filter rejects is dropped for it; exploration keeps some, rejected all the same."""
+    return f"rejected AND {_draw(config, 'explore')} >= {config.explore_share}" if config.explore_share else "rejected"
 
 
 def _place(config: SelectConfig) -> str:
     """A text's place among those of its image that could be kept, 1 being the best."""
     if config.strategy not in ("best_per_image", "top_k"):
         return "1"
-    order = f"{_COLUMNS[config.score]} DESC NULLS LAST, part, position"
+    order = f"{SCORE_COLUMNS[config.score]} DESC NULLS LAST, part, position"
     return f"row_number() OVER (PARTITION BY key, score_reason IS NULL ORDER BY {order})"
 
 

@@ -16,6 +16,7 @@ from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.questions import told_in_one_line
 from blip_bootstrap.rule import FOLDED, check_score, find_cut, rule_sql, thinning
 from blip_bootstrap.sql_text import scan, text_list
+from blip_bootstrap.verdicts import cut_of, rule_of, schema_of
 
 Counts = dict[str, int | float | str]
 Query = Callable[[Sequence[Path]], str]
@@ -28,8 +29,9 @@ def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
     """Decide for every row of `captions` whether it becomes a training pair, and if not, why.
 
     Writes one file of `tables.PAIRS` into `out` for each file of `captions`, with the same rows in the same order. A
-    dropped row carries the first reason of `tables.REASONS` that applies. `duplicate_text` is a text that the same
-    image already has, letter case apart, among the rows that could still be kept.
+    dropped row carries the first reason of `tables.REASONS` that applies. `rejected` is the filter's verdict on any
+    text with a score, whether or not something else drops it, too. `duplicate_text` is a text that the same image
+    already has, letter case apart, among the rows that could still be kept.
     Returns rows, kept, kept and dropped rows by source, dropped rows by reason, and the cut that was found.
     Raises AccountingError where rows in are not rows kept plus rows per reason, and InputError where a file is damaged.
     BLIP, section 3.3.
@@ -53,6 +55,27 @@ def _select(connection: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Pa
     return _decide(connection, out, files, decide(shares), rule) | cut.counts
 
 
+def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
+    """Run the rule that made `pairs` on the web texts of `captions` alone: Table 1's arm with the filter only.
+
+    The cut stays the one that the round found, of whatever texts, so that the arm has the round's filter and lacks its
+    synthetic texts; ranking and repetitions are among web texts, and there is nothing to mix. Output, counts and errors
+    as in `select_pairs`; raises InputError where `pairs` does not say by which rule it was made.
+    """
+    files, rule = _files(captions), rule_of(schema_of(_files(pairs)[0])) or {}
+    cut = cut_of(rule)
+    if cut is None:
+        raise InputError(f"{pairs}: no rule in these files' metadata; the pairs of `select` have one")
+    own = {name: value for name, value in rule.items() if name in SelectConfig.model_fields}
+    config = SelectConfig.model_validate(own | {"sources": ("web",), "synthetic_share": None})
+    with told_in_one_line(), duckdb.connect() as connection:
+        num_before = _num_before(connection, files)
+        told = rule | config.model_dump(mode="json")
+        return _decide(
+            connection, out, files, lambda some: rule_sql(_texts(some), config, cut[1], {}, num_before), told
+        )
+
+
 def take_web_pairs(out: Path, images: Path) -> Counts:
     """Every web text of a downloaded image, for the start of the loop (round 0); only empty texts are dropped.
 
@@ -72,7 +95,8 @@ def _web_texts(files: Sequence[Path]) -> str:
     """Round 0's rule over files of `images`."""
     return f"""
 SELECT {_part(files)} AS part, key, 'web' AS source, 0::SMALLINT AS candidate, {FOLDED} AS caption,
-    NULL::FLOAT AS itm_score, CASE WHEN {FOLDED} = '' THEN 'empty_text' END AS reason, reason IS NULL AS kept
+    NULL::FLOAT AS itm_score, NULL::BOOLEAN AS rejected,
+    CASE WHEN {FOLDED} = '' THEN 'empty_text' END AS reason, reason IS NULL AS kept
 FROM {scan(files, _PLACED)} WHERE status = 'success' ORDER BY part, file_row_number
 """
 
@@ -120,7 +144,7 @@ def _decide(
     rule: Mapping[str, object],
 ) -> Counts:
     """Decide the files that are not there yet, a few by each query, then count and check all of them."""
-    groups = _grouped([file for file in files if not (out / file.name).exists()])
+    groups = _grouped([file for file in files if not _is_decided(out / file.name)])
     metadata = {"rule": json.dumps(rule)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         connection.execute("SET threads = 1; SET parquet_metadata_cache = true")  # the pool is what runs in parallel
@@ -128,6 +152,11 @@ def _decide(
         for future in done:
             future.result()
         return _account(connection, out, _rows_expected(connection, files))
+
+
+def _is_decided(path: Path) -> bool:
+    """Whether a file of pairs is there; one with other columns was left by an earlier version, and is made anew."""
+    return path.exists() and schema_of(path).names == tables.PAIRS.schema.names
 
 
 def _write(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from blip_bootstrap import records
+
 FIGURES = (
     ("URLs", "urls", ",d"), ("downloaded", "downloaded", ",d"), ("failed", "failed_by_reason", "counts"),
     ("web captions", "web_captions", ",d"), ("synthetic captions", "synthetic_captions", ",d"),
     ("kept web", "web_kept", ",d"), ("kept synthetic", "synthetic_kept", ",d"),
     ("noise ratio web", "noise_ratio_web", ".1%"), ("noise ratio synthetic", "noise_ratio_synthetic", ".1%"),
+    ("dropped web", "dropped_share_web", ".1%"), ("dropped synthetic", "dropped_share_synthetic", ".1%"),
     ("true of the kept", "caption_truth", ".1%"), ("CIDEr", "cider", ".3f"), ("BLEU-4", "bleu4", ".3f"),
     ("TR@1", "tr1", ".1%"), ("IR@1", "ir1", ".1%"), ("ITM AUC", "itm_auc", ".3f"),
     ("human only: CIDEr", "human_only_cider", ".3f"), ("human only: TR@1", "human_only_tr1", ".1%"),
@@ -27,7 +29,8 @@ FIGURES = (
 
 def print_summary(root: Path) -> None:
     """Print the figures of every round of `root` that has a metrics.json."""
-    rounds = {path.parent.name: json.loads(path.read_text()) for path in sorted(root.glob("round-*/metrics.json"))}
+    read = {records.round_folder(root, n).name: records.read_figures(root, n) for n in records.round_numbers(root)}
+    rounds = {name: figures for name, figures in read.items() if figures is not None}
     table = Table(title=str(root), header_style="bold", title_justify="left")
     table.add_column("")
     for name in rounds:

@@ -53,10 +53,11 @@ SOURCES = ("web", "synthetic", "human")
 """Where a caption comes from: the page's alt text, the captioner, a person."""
 
 REASONS = (
-    "empty_text", "too_short", "too_long", "degenerate_text", "duplicate_text", "not_scored", "below_threshold",
+    "empty_text", "not_scored", "below_threshold", "too_short", "too_long", "degenerate_text", "duplicate_text",
     "not_selected",
 )  # fmt: skip
-"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order."""
+"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: what the
+filter says of a text comes before what else could be said against it."""
 
 FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length")
 """What may be wrong with a synthetic caption."""
@@ -135,7 +136,13 @@ PAIRS = Table(
         Column("caption", pa.string(), "the text"),
         Column("itm_score", pa.float32(), "as in `captions`; null in round 0"),
         Column("kept", pa.bool_(), "true: it is a training pair of this round"),
-        Column("reason", pa.string(), "closed list; null where kept"),
+        Column("reason", pa.string(), "closed list, the first that applies; null where kept"),
+        Column(
+            "rejected",
+            pa.bool_(),
+            "the filter's verdict, kept or not: the score is below the rule's cut; null where there is none. The noise "
+            "ratio is the share of true ones",
+        ),
     ),
     repeating=("source", "candidate", "kept", "reason"),
 )

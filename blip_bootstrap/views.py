@@ -10,13 +10,14 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from blip_bootstrap import records, tables
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.macros import MACROS
 from blip_bootstrap.questions import told_in_one_line
 from blip_bootstrap.remote import Remote, attach, opened, remote_of
 from blip_bootstrap.sql_text import literal, scan, text_list
+from blip_bootstrap.verdicts import pairs_sql, schema_of
 
 HUMAN = tables.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
 HELD_OUT = tables.Table("held_out", "one row per picture of the held-out set", tables.ANNOTATED.columns)
@@ -41,17 +42,6 @@ VIEWS = (
 
 SOME_FILES = 64
 """Audits that need a sample read at most so many files of a table, evenly spaced: `some_captions` and the like."""
-
-MACROS = """
-CREATE MACRO wilson_half(hits, number) AS
-    1.96 * sqrt(hits * (number - hits)::DOUBLE / number + 0.9604) / (number + 3.8416);
-CREATE MACRO wilson_low(hits, number) AS CASE WHEN number > 0
-    THEN if(hits = 0, 0.0, greatest(0, (hits + 1.9208) / (number + 3.8416) - wilson_half(hits, number))) END;
-CREATE MACRO wilson_high(hits, number) AS CASE WHEN number > 0
-    THEN if(hits = number, 1.0, least(1, (hits + 1.9208) / (number + 3.8416) + wilson_half(hits, number))) END;
-CREATE MACRO words(text) AS string_split(lower(trim(text)), ' ');
-"""
-"""95 % Wilson score interval of a share (hits of number), 0..1; and a text's words, lower case."""
 
 
 def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.DuckDBPyConnection:
@@ -97,16 +87,19 @@ def _evenly(files: Sequence[str], most: int) -> list[str]:
 
 
 def _files_sql(table: tables.Table, files: Sequence[str], remote: Remote | None, number: int | None) -> str:
-    """The SELECT over a folder's files; empty where there are none. A column that an older run lacks is null."""
+    """The SELECT over a folder's files; empty where there are none. A column that an older run lacks is null.
+
+    `rejected` of `pairs` is there in any case: an older run's follows from its scores.
+    """
     if not files:
         return ""
-    try:
-        there = set((remote.schema(files[0]) if remote else pq.read_schema(files[0])).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{files[0]}: not a readable Parquet file ({error}); delete it and run again") from error
+    schema = schema_of(files[0], remote)
+    rows, there = scan(files), set(schema.names)
+    if table is PAIRS:
+        rows, there = pairs_sql(files, schema), there | {"rejected"}
     own = f"{number}::SMALLINT AS round"
     columns = [own if c is records.ROUND else c.name if c.name in there else _null(c) for c in table.columns]
-    return f"SELECT {', '.join(columns)} FROM {scan(files)}"
+    return f"SELECT {', '.join(columns)} FROM {rows}"
 
 
 def _null(column: tables.Column) -> str:

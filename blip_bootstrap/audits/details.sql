@@ -3,7 +3,7 @@
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), drawn AS (
-    SELECT round, source, key, candidate, caption, kept
+    SELECT round, source, key, candidate, beginning(caption) AS caption, kept
     FROM some_pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND caption <> ''
 ), told AS (
     SELECT round, source, key, candidate, unnest(words(caption)) AS word FROM drawn

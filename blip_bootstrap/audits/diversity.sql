@@ -3,11 +3,11 @@
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), texts AS (
-    SELECT round, source, lower(trim(caption)) AS text, count(*) AS number
+    SELECT round, source, lower(trim(beginning(caption))) AS text, count(*) AS number
     FROM some_pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 GROUP BY round, source, text
 ), vocabulary AS (
     SELECT round, source, count(DISTINCT word) AS distinct_words, sum(number) AS words
-    FROM (SELECT round, source, number, unnest(string_split(text, ' ')) AS word FROM texts WHERE text <> '')
+    FROM (SELECT round, source, number, unnest(words(text)) AS word FROM texts WHERE text <> '')
     GROUP BY round, source
 )
 SELECT round, source, sum(number)::BIGINT AS texts, count(*) / sum(number) AS distinct_share, distinct_words,

@@ -1,7 +1,8 @@
 -- Flags of the synthetic captions
 -- Texts that carry each flag, of all synthetic texts of the round.
+WITH totals AS (
+    SELECT round, count(*) AS total FROM captions WHERE source = 'synthetic' GROUP BY round
+)
 SELECT round, flag, count(*) AS texts, count(*) / any_value(total) AS share
-FROM (SELECT round, unnest(flags) AS flag, total FROM (
-    SELECT round, flags, count(*) OVER (PARTITION BY round) AS total FROM captions WHERE source = 'synthetic'
-))
+FROM (SELECT round, unnest(flags) AS flag FROM captions WHERE source = 'synthetic') JOIN totals USING (round)
 GROUP BY round, flag ORDER BY round, texts DESC, flag

@@ -1,5 +1,11 @@
 -- Noise ratio of each source
--- Dropped texts of all texts of the source, with the 95 % Wilson interval (section 4.2 of the paper).
-SELECT round, source, count(*) AS texts, count(*) FILTER (NOT kept) AS dropped, dropped / texts AS noise_ratio,
-    wilson_low(dropped, texts) AS low, wilson_high(dropped, texts) AS high
-FROM pairs GROUP BY round, source ORDER BY round, source DESC
+-- `noise_ratio`: texts that the filter rejects of those it scored (section 4.2 of the paper), `low` to `high`; `dropped_share`: texts not kept, for any reason, of all. 95 % Wilson intervals.
+WITH counted AS (
+    SELECT round, source, count(*) AS texts, count(rejected) AS scored, count(*) FILTER (rejected) AS below,
+        count(*) FILTER (NOT kept) AS dropped
+    FROM pairs GROUP BY round, source
+)
+SELECT round, source, texts, scored, below AS rejected, below / nullif(scored, 0) AS noise_ratio,
+    wilson_low(below, scored) AS low, wilson_high(below, scored) AS high, dropped, dropped / texts AS dropped_share,
+    wilson_low(dropped, texts) AS dropped_low, wilson_high(dropped, texts) AS dropped_high
+FROM counted ORDER BY round, source DESC

@@ -1,12 +1,17 @@
--- Noise ratio by where the picture is from
+-- Noise ratio and dropped share by where the picture is from
 -- The 30 lists and hosts with most texts, of at most 100,000 texts a source drawn evenly; look at who stands apart.
 WITH sizes AS (
     SELECT max(every) AS every FROM (SELECT ceil(count(*) / 100000)::UBIGINT AS every FROM some_pairs GROUP BY round, source)
 ), places AS (
-    SELECT key, dataset, regexp_extract(url, '^[a-z]+://([^/:?#]+)', 1) AS host
+    SELECT key, dataset, regexp_extract(url[:1000], '^[a-z]+://([^/:?#]+)', 1) AS host
     FROM some_images, sizes WHERE hash(key) % every = 0 AND status = 'success'
+), counted AS (
+    SELECT round, dataset, host, source, count(*) AS texts, count(rejected) AS scored,
+        count(*) FILTER (rejected) AS below, count(*) FILTER (NOT kept) AS dropped
+    FROM (SELECT * FROM some_pairs, sizes WHERE hash(key) % every = 0) JOIN places USING (key)
+    GROUP BY round, dataset, host, source
 )
-SELECT round, dataset, host, source, count(*) AS texts, count(*) FILTER (NOT kept) / texts AS noise_ratio,
-    wilson_low(count(*) FILTER (NOT kept), texts) AS low, wilson_high(count(*) FILTER (NOT kept), texts) AS high
-FROM (SELECT * FROM some_pairs, sizes WHERE hash(key) % every = 0) JOIN places USING (key)
-GROUP BY round, dataset, host, source ORDER BY round, texts DESC, dataset, host, source DESC LIMIT 30
+SELECT round, dataset, host, source, texts, below / nullif(scored, 0) AS noise_ratio, wilson_low(below, scored) AS low,
+    wilson_high(below, scored) AS high, dropped / texts AS dropped_share, wilson_low(dropped, texts) AS dropped_low,
+    wilson_high(dropped, texts) AS dropped_high
+FROM counted ORDER BY round, texts DESC, dataset, host, source DESC LIMIT 30

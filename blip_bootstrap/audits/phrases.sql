@@ -1,13 +1,16 @@
 -- Variety of phrases
--- Of at most 20,000 texts a source: different ones of all pairs and triples of words; `echoed`: with five words in a row of another image.
+-- Of at most 20,000 texts a source, the first 200 words of each: different ones of all pairs and triples of words; `echoed`: with five words in a row of another image.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 20000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), texts AS (
     SELECT round, source, key, words(caption) AS w
     FROM some_pairs JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND caption <> ''
-), grams AS (
-    SELECT round, source, key, n, unnest(list_transform(range(1, len(w) - n + 2), lambda i: hash(w[i:i + n - 1]))) AS gram
-    FROM texts, (VALUES (2), (3), (5)) sizes(n) WHERE len(w) >= n
+), grams AS ( -- a lambda over places would copy all words for each of them
+    SELECT round, source, key, 2 AS n, hash(unnest(list_zip(w, w[2:], true))) AS gram FROM texts
+    UNION ALL
+    SELECT round, source, key, 3, hash(unnest(list_zip(w, w[2:], w[3:], true))) FROM texts
+    UNION ALL
+    SELECT round, source, key, 5, hash(unnest(list_zip(w, w[2:], w[3:], w[4:], w[5:], true))) FROM texts
 ), counted AS (
     SELECT round, source, n, gram, count(*) AS times, min(key) <> max(key) AS shared FROM grams GROUP BY ALL
 ), echoes AS (

@@ -71,13 +71,15 @@ class SelectConfig(Section):
         "threshold", description="best_per_image and top_k choose among what the threshold leaves"
     )
     sources: tuple[Literal["web", "synthetic"], ...] = ("web", "synthetic")
-    itm_threshold: Fraction = Field(0.5, description="a text below it is dropped")
+    itm_threshold: Fraction = Field(0.5, description="the filter rejects a text below it")
     score: Literal["itm", "itc", "logprob", "clip"] = Field(
         "itm", description="what best_per_image, top_k, fraction rank by; clip needs caption.scorer"
     )
     top_k: Count = Field(1, description="top_k: texts kept of each image")
-    keep_fraction: Fraction = Field(0.5, description="fraction: share of the scored texts that the cut leaves")
-    target_noise: Fraction = Field(0.1, description="target_noise: share of kept texts that may be wrong")
+    keep_fraction: Fraction = Field(
+        0.5, description="fraction: share of the scored texts that the cut leaves; of texts with its own score, all"
+    )
+    target_noise: Fraction = Field(0.1, description="target_noise: share of kept texts that may be wrong by the labels")
     labels: Path | None = Field(None, description="target_noise: answered sample of `audit label`, Parquet")
     synthetic_share: Fraction | None = Field(None, description="thin out web or synthetic pairs to this share")
     explore_share: Fraction = Field(0.0, description="share of the texts below the threshold kept, against collapse")

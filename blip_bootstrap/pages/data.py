@@ -29,7 +29,8 @@ def cards(page: Page) -> str:
     wanted = (
         ("downloaded", "pictures downloaded", ",d"), ("web_kept", "web texts kept", ",d"),
         ("synthetic_kept", "synthetic texts kept", ",d"), ("noise_ratio_web", "noise ratio, web", ".1%"),
-        ("noise_ratio_synthetic", "noise ratio, synthetic", ".1%"), ("caption_truth", "true of the kept texts", ".1%"),
+        ("noise_ratio_synthetic", "noise ratio, synthetic", ".1%"), ("dropped_share_web", "dropped, web", ".1%"),
+        ("dropped_share_synthetic", "dropped, synthetic", ".1%"), ("caption_truth", "true of the kept texts", ".1%"),
         ("cider", "CIDEr, held-out", ".3f"), ("tr1", "TR@1, held-out", ".1%"), ("ir1", "IR@1, held-out", ".1%"),
     )  # fmt: skip
     before: Mapping[str, Any] = next((one for one in reversed(page.rounds) if one["round"] < page.number), {})
@@ -100,17 +101,26 @@ def over_rounds(page: Page) -> str:
 
 
 def noise(page: Page) -> str:
-    """Noise ratios of every round and source with their intervals."""
-    rows = [
-        (f"round {row['round']}, {row['source']}", row["noise_ratio"], row["low"], row["high"], row["source"])
-        for row in page.audits("noise").table.to_pylist()
-    ]
-    drawn = charts.ranges(rows, "dropped texts of all texts; 95 % Wilson interval") if rows else ""
+    """Noise ratio and dropped share of every round and source with their intervals."""
+    found, drawn = page.audits("noise").table.to_pylist(), ""
+    for share, low, high, told in (
+        ("noise_ratio", "low", "high", "noise ratio: texts that the filter rejects of those that it scored"),
+        ("dropped_share", "dropped_low", "dropped_high", "dropped share: texts not kept, for any reason, of all"),
+    ):
+        rows = [
+            (f"round {row['round']}, {row['source']}", row[share], row[low], row[high], row["source"])
+            for row in found
+            if row[share] is not None
+        ]
+        drawn += charts.ranges(rows, f"{told}; 95 % Wilson interval") if rows else ""
     return drawn + _folded(page, *NOISE)
 
 
 def spot_check(page: Page) -> str:
-    """What the answers to the round's sample say, and what a selection by target noise expected of its cut."""
+    """What the answers to the round's sample say, and what a selection by target noise expected of its cut.
+
+    Noise here is by people's answers: texts that do not fit; the noise ratio is the filter's own verdict.
+    """
     found = estimates(page.root, page.number) if labels_path(page.root, page.number).is_file() else []
     rows = [
         (
@@ -126,7 +136,7 @@ def spot_check(page: Page) -> str:
     counts = page.manifests.get(f"round-{page.number:02d}/pairs", {}).get("counts", {})
     rows += [
         (f"{name}, expected at the cut", counts[key], counts[f"{key}_low"], counts[f"{key}_high"], "human")
-        for name, key in (("noise of the kept", "expected_noise"), ("recall", "expected_recall"))
+        for name, key in (("wrong texts of the kept", "expected_noise"), ("recall", "expected_recall"))
         if key in counts
     ]
     return charts.ranges(rows, "shares of texts; 95 % intervals") if rows else ""
@@ -217,7 +227,5 @@ def settings(page: Page) -> str:
 def read_rounds(connection: duckdb.DuckDBPyConnection, root: Path, last: int) -> list[dict[str, Any]]:
     """The metrics.json of every round up to `last`, with its number."""
     numbers = query(connection, f"SELECT DISTINCT round FROM metrics WHERE round <= {last} ORDER BY round")
-    found = [
-        (n, records.read_json(records.round_folder(root, n) / "metrics.json")) for n in numbers["round"].to_pylist()
-    ]
-    return [{**figures, "round": number} for number, figures in found if figures]
+    found = (records.read_figures(root, number) for number in numbers["round"].to_pylist())
+    return [figures for figures in found if figures]

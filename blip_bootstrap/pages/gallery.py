@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +16,10 @@ from blip_bootstrap.questions import query
 from blip_bootstrap.sql_text import literal
 
 MAX_TEXTS = 6
+MAX_CHARS = 500
+"""A text is shown so far; one page's alt text can be a whole book."""
+AMONG = 200_000
+"""Pictures that the galleries are chosen among, drawn evenly where a round has more of them."""
 BIG_BYTES, BIG_PX, SMALL_PX = 40_000, 320, 160
 
 
@@ -33,9 +38,9 @@ _OF_IMAGE = """
         bool_or(source = 'synthetic') AS synthetic, bool_or(source = 'synthetic' AND kept) AS synthetic_kept,
         bool_or(source = 'web' AND NOT kept) AS web_dropped, count(itm_score) AS scored,
         min(abs(itm_score - {threshold})) AS from_threshold, max(itm_score) - min(itm_score) AS apart
-    FROM pairs WHERE round = {number} GROUP BY key
+    FROM pairs WHERE round = {number} AND hash(key) % {every} = 0 GROUP BY key
 """
-"""What the texts of an image have in common, one row per image of a round."""
+"""What the texts of an image have in common, one row per image of a round, or of an even sample of them."""
 
 _RANDOM = "hash(key || '{seed}')"
 GALLERIES = (
@@ -54,7 +59,7 @@ GALLERIES = (
     Gallery(
         "Near the threshold",
         "The texts that a slightly other threshold would move; look here first when choosing one.",
-        "scored > 0",
+        "from_threshold IS NOT NULL",
         "from_threshold",
     ),
     Gallery(
@@ -71,11 +76,13 @@ GALLERIES = (
 
 
 def galleries_html(
-    connection: duckdb.DuckDBPyConnection, number: int, limit: int, seed: int, threshold: float
+    connection: duckdb.DuckDBPyConnection, number: int, limit: int, seed: int, threshold: float | None
 ) -> list[tuple[Gallery, str]]:
     """The galleries of round `number` that have pictures, each as a list of at most `limit` figures.
 
-    Asked together: at ten million images it is the images and texts, read once, that take the time.
+    Asked together: at ten million images it is the images and texts, read once, that take the time. They are chosen
+    among some AMONG pictures, since one row for every picture of such a round would fill the memory. `threshold` is
+    that on the ITM score; None, where the rule cut by another: no text is near it then.
     """
     if not limit:
         return []
@@ -90,16 +97,24 @@ def figures_html(connection: duckdb.DuckDBPyConnection, number: int, keys: Seque
 
 
 def _choose(
-    connection: duckdb.DuckDBPyConnection, number: int, limit: int, seed: int, threshold: float
+    connection: duckdb.DuckDBPyConnection, number: int, limit: int, seed: int, threshold: float | None
 ) -> list[list[str]]:
     """The keys of each gallery's pictures, in order."""
     chosen = ", ".join(
         f"min({{'rank': {gallery.rank.format(seed=seed)}, 'key': key}}, {limit}) FILTER ({gallery.fits})"
         for gallery in GALLERIES
     )
-    of_image = _OF_IMAGE.format(number=number, threshold=float(threshold))
+    near = "NULL" if threshold is None else str(float(threshold))
+    of_image = _OF_IMAGE.format(number=number, threshold=near, every=_every(connection, number))
     (row,) = query(connection, f"SELECT {chosen} FROM ({of_image})").to_pylist()
     return [[picture["key"] for picture in some or []] for some in row.values()]
+
+
+def _every(connection: duckdb.DuckDBPyConnection, number: int) -> int:
+    """One of how many pictures to choose among, by the round's web texts, of which each picture has one."""
+    asked = f"SELECT count(*) FILTER (source = 'web') AS pictures FROM pairs WHERE round = {number}"
+    (row,) = query(connection, asked).to_pylist()
+    return max(1, math.ceil(row["pictures"] / AMONG))
 
 
 def _read(
@@ -112,7 +127,7 @@ def _read(
     pictures = query(connection, f"SELECT key, jpg FROM images WHERE {wanted}").to_pylist()
     rows = query(
         connection,
-        "SELECT key, source, caption, itm_score, kept, reason FROM pairs "
+        f"SELECT key, source, caption[:{MAX_CHARS + 1}] AS caption, itm_score, kept, reason FROM pairs "
         f"WHERE round = {number} AND {wanted} ORDER BY key, source DESC, candidate",
     ).to_pylist()
     texts: dict[str, list[dict[str, Any]]] = {}
@@ -136,7 +151,8 @@ def text_html(text: dict[str, Any]) -> str:
     fate = "kept" if text["kept"] else "dropped"
     score = "" if text["itm_score"] is None else f" · ITM {text['itm_score']:.3f}"
     reason = "" if text["kept"] else f" · {text['reason']}"
-    shown = escape(text["caption"] or "") or "<em>no text</em>"
+    said = text["caption"] or ""
+    shown = escape(said if len(said) <= MAX_CHARS else f"{said[:MAX_CHARS]}…") or "<em>no text</em>"
     return (
         f'<li class="{fate}">{shown}<span class="fate"><b>{fate}</b> · {escape(text["source"])}'
         f"{escape(score + reason)}</span></li>"

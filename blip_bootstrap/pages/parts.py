@@ -15,6 +15,7 @@ import duckdb
 from blip_bootstrap.audit import Audits
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.printing import shown
+from blip_bootstrap.verdicts import cut_of
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Page:
         return next((one for one in self.rounds if one["round"] == self.number), {})
 
     @property
-    def threshold(self) -> float:
-        """The ITM threshold of this round's selection, 0..1."""
+    def threshold(self) -> float | None:
+        """The ITM score that this round's selection cut at, 0..1; None where it cut by another score."""
         manifest = self.manifests.get(f"round-{self.number:02d}/pairs", {})
-        used = manifest.get("counts", {}).get("itm_threshold", manifest.get("settings", {}).get("itm_threshold", 0.5))
-        return float(used)
+        cut = cut_of({"itm_threshold": 0.5} | manifest.get("settings", {}) | manifest.get("counts", {}))
+        return cut[1] if cut and cut[0] == "itm_score" else None
 
 
 def table_html(rows: Sequence[Mapping[str, Any]], label: str) -> str:

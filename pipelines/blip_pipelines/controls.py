@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.select import select_web_pairs
 from blip_bootstrap.tables import PAIRS, parquet_files, read_parquet, write_parquet
+from blip_bootstrap.verdicts import cut_of, rule_of, schema_of
 
 NOT_SELECTED = "not_selected"
 
@@ -28,18 +30,28 @@ def check_arms(arms: Sequence[str], human: Path | None, truth_pairs: Path | None
 def write_arm_pairs(out: Path, arm: str, captions: Path, pairs: Path, truth_pairs: Path | None) -> Path | None:
     """The folder of an arm's pairs, aligned with the image files; None for `human_only`, which has no web pairs.
 
-    `filter_only` keeps the web texts that the round kept; `captioner_only` every web and synthetic text that is not
-    empty, unfiltered; `oracle` is `truth_pairs` as given.
+    `filter_only` runs the round's rule, with the cut that it found, on the web texts alone: nothing is left out for a
+    synthetic text's sake. Pairs that no rule of ours made (without its record in their metadata) are taken as they are,
+    web texts alone. `captioner_only` keeps every web and synthetic text that is not empty, unfiltered; `oracle` is
+    `truth_pairs` as given.
     """
     if arm == "human_only":
         return None
     if arm == "oracle":
         return truth_pairs
+    if arm == "filter_only" and _has_rule(pairs):
+        select_web_pairs(out, captions, pairs)
+        return out
     for file in parquet_files(captions if arm == "captioner_only" else pairs):
         if not (out / file.name).exists():
             table = _unfiltered(read_parquet(file)) if arm == "captioner_only" else _web_only(read_parquet(file))
             write_parquet(out / file.name, table, PAIRS, {"arm": arm})
     return out
+
+
+def _has_rule(pairs: Path) -> bool:
+    rule = next((rule_of(schema_of(file)) for file in parquet_files(pairs)), None)
+    return rule is not None and cut_of(rule) is not None
 
 
 def _web_only(pairs: pa.Table) -> pa.Table:
@@ -55,5 +67,6 @@ def _unfiltered(captions: pa.Table) -> pa.Table:
     text = pc.utf8_trim_whitespace(pc.fill_null(captions["caption"], ""))
     kept = pc.greater(pc.utf8_length(text), 0)
     reason = pc.if_else(kept, pa.scalar(None, pa.string()), "empty_text")
-    texts = captions.select(PAIRS.schema.names[:-2])
-    return texts.append_column("kept", kept).append_column("reason", reason)
+    texts = captions.select(["key", "source", "candidate", "caption", "itm_score"])
+    unjudged = pa.nulls(len(texts), pa.bool_())
+    return texts.append_column("kept", kept).append_column("reason", reason).append_column("rejected", unjudged)

@@ -34,9 +34,10 @@ ROWS_PER_FILE = 20_000
 PANDAS = """
 import sys, time, pandas as pd
 started = time.perf_counter()
-pairs = pd.read_parquet(sys.argv[1], columns=["source", "kept"])
+pairs = pd.read_parquet(sys.argv[1], columns=["source", "kept", "rejected"])
 table = pairs.groupby("source").kept.agg(["size", "sum"])
-table["noise"] = 1 - table["sum"] / table["size"]
+table["dropped"] = 1 - table["sum"] / table["size"]
+table["noise"] = pairs.dropna(subset="rejected").astype({"rejected": bool}).groupby("source").rejected.mean()
 print(time.perf_counter() - started)
 """
 

@@ -61,8 +61,10 @@ def test_a_gap_is_found(finished_run: Path, tmp_path: Path) -> None:
 
 def test_noise_agrees_with_the_pairs(finished_run: Path) -> None:
     for row in rows(finished_run, "noise"):
-        assert row["noise_ratio"] == pytest.approx(row["dropped"] / row["texts"])  # type: ignore[operator]
+        assert row["noise_ratio"] == pytest.approx(row["rejected"] / row["scored"])  # type: ignore[operator]
         assert row["low"] < row["noise_ratio"] < row["high"]  # type: ignore[operator]
+        assert row["dropped_share"] == pytest.approx(row["dropped"] / row["texts"])  # type: ignore[operator]
+        assert row["dropped_low"] < row["dropped_share"] < row["dropped_high"]  # type: ignore[operator]
 
 
 def test_thresholds_agree_with_the_scores(finished_run: Path) -> None:

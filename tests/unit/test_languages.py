@@ -30,7 +30,9 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
         rows = tables.read_parquet(file).to_pylist()
         web = [row for row in rows if row["source"] == "web" and row["caption"]]
         for at, row in enumerate(web):
-            row |= {"caption": said[at % 4], "kept": at % 4 == 0, "reason": None if at % 4 == 0 else "below_threshold"}
+            kept = at % 4 == 0
+            row |= {"caption": said[at % 4], "kept": kept, "reason": None if kept else "below_threshold"}
+            row["rejected"] = not kept
         tables.write_parquet(file, tables.rows_to_table(rows, tables.PAIRS), tables.PAIRS)
     return root
 

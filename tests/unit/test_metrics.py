@@ -26,7 +26,8 @@ def test_every_promised_figure_is_there(finished_run: Path) -> None:
     for number in (0, 1):
         assert set(ALWAYS) <= metrics(finished_run, number).keys()
     first, second = metrics(finished_run, 0), metrics(finished_run, 1)
-    assert first["noise_ratio_synthetic"] is None
+    assert first["noise_ratio_web"] is first["noise_ratio_synthetic"] is None, "round 0 has no filter"
+    assert first["dropped_share_web"] == pytest.approx(1 / 78)
     assert first["human_only_cider"] is None
     assert (second["cider"], second["human_only_cider"], second["tr1_near"]) == (2.0, 0.8, 0.6)
     assert second["caption_truth"] > first["caption_truth"]
@@ -40,7 +41,10 @@ def test_the_figures_count_the_tables(finished_run: Path) -> None:
     web = [row for row in rows if row["source"] == "web"]
     assert found["web_captions"] == len(web)
     assert found["web_kept"] == sum(row["kept"] for row in web)
-    assert found["noise_ratio_web"] == pytest.approx(1 - found["web_kept"] / len(web))
+    assert found["dropped_share_web"] == pytest.approx(1 - found["web_kept"] / len(web))
+    scored = [row["itm_score"] for row in web if row["itm_score"] is not None]
+    assert (found["web_scored"], found["web_rejected"]) == (len(scored), sum(score < 0.5 for score in scored))
+    assert found["noise_ratio_web"] == pytest.approx(found["web_rejected"] / found["web_scored"])
     assert sum(found["dropped_by_reason"].values()) == sum(not row["kept"] for row in rows)
     assert (found["urls"], found["downloaded"], found["failed_by_reason"]) == (80, 78, {"http_4xx": 2})
 
@@ -124,6 +128,7 @@ def test_without_truth_controls_or_evaluation(finished_run: Path, tmp_path: Path
     assert found["cider"] is None
     assert found["caption_truth"] is None
     counts = measure_round(tmp_path, 1, tmp_path, finished_run / "images", pairs, None, None, None)
-    assert set(counts) == {"noise_ratio_web", "noise_ratio_synthetic"}
+    shares = ("noise_ratio", "dropped_share")
+    assert set(counts) == {f"{share}_{source}" for share in shares for source in ("web", "synthetic")}
     with pytest.raises(InputError, match="no Parquet files"):
         round_metrics(tmp_path, 1)

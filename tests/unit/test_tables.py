@@ -10,7 +10,8 @@ import pytest
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.tables import PAIRS, TABLES, parquet_files, read_parquet, rows_to_table, write_parquet
 
-ROW = {"key": "k", "source": "web", "candidate": 0, "caption": "a dog", "itm_score": None, "kept": True, "reason": None}
+ROW = {"key": "k", "source": "web", "candidate": 0, "caption": "a dog", "itm_score": None, "kept": True, "reason": None,
+       "rejected": None}  # fmt: skip
 
 
 @pytest.mark.parametrize("rows", [[], [ROW]])

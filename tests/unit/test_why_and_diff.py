@@ -97,9 +97,11 @@ def test_differences_between_rounds_add_up(finished_run: Path) -> None:
     web = next(row for row in found["changes"] if row["source"] == "web")
     assert web["kept_after"] == web["kept_before"] + web["newly_kept"] - web["newly_dropped"]
     assert len(found["newly_dropped"]) == min(20, web["newly_dropped"])
-    noise = next(row for row in found["noise"] if row["source"] == "web")
-    assert noise["change"] == pytest.approx(noise["after"] - noise["before"])
-    assert 0 < noise["change_low"] < noise["change"] < noise["change_high"]
+    noise, dropped = (row for row in found["noise"] if row["source"] == "web")
+    assert (noise["figure"], dropped["figure"]) == ("noise_ratio", "dropped_share")
+    assert (noise["before"], noise["change"]) == (None, None), "round 0 has no filter"
+    assert dropped["change"] == pytest.approx(dropped["after"] - dropped["before"])
+    assert 0 < dropped["change_low"] < dropped["change"] < dropped["change_high"]
     assert {row["setting"] for row in found["settings"]} == {"captions.candidates"}
 
 
