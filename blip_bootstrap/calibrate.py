@@ -140,7 +140,7 @@ def _histograms(captions: Sequence[Path], sources: Sequence[str]) -> dict[str, F
         cells = connection.execute(
             f"SELECT source, greatest(0, least({place}, {NUM_BINS - 1})) AS bin, count(*) FROM ("
             f"SELECT source, greatest(1e-9, least(itm_score::DOUBLE, 1 - 1e-9)) AS score FROM {scan(captions)} "
-            f"WHERE itm_score IS NOT NULL AND NOT isnan(itm_score) AND list_contains({text_list(sources)}, source)) "
+            f"WHERE isfinite(itm_score) AND list_contains({text_list(sources)}, source)) "
             "GROUP BY source, bin"
         ).fetchall()
     for source, at, number in cells:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 
-from blip_bootstrap.sql_text import scan, text_list
+from blip_bootstrap.sql_text import is_number, scan, text_list
 
 NUM_BINS = 65_536
 _WIDEST = 3.5e38
@@ -35,30 +36,41 @@ def find_score_cut(files: Sequence[Path], column: str, sources: Sequence[str], s
     Counts the texts in equal bins between the least and the highest score, then again within the bin where the cut
     lies, until that holds one score: two or three readings of the column, where a sort of it would fill the memory.
     """
+    score = f"greatest(-{_WIDEST}, least({_WIDEST}, {column}::DOUBLE)) AS score"
+    where = f"{is_number(column)} AND list_contains({text_list(sources)}, source)"
     with duckdb.connect() as connection:
-        texts = (
-            f"(SELECT greatest(-{_WIDEST}, least({_WIDEST}, {column}::DOUBLE)) AS score FROM {scan(files)} "
-            f"WHERE NOT isnan({column}) AND list_contains({text_list(sources)}, source))"
-        )
-        ((number, low, high),) = connection.execute(f"SELECT count(*), min(score), max(score) FROM {texts}").fetchall()
+        texts = f"(SELECT {score} FROM {scan(files)} WHERE {where})"
+        number, low, high = _row(connection, f"SELECT count(*), min(score), max(score) FROM {texts}")
         wanted = math.ceil(Fraction(repr(share)) * number)
         if not wanted:
             return ScoreCut(_above(high) if number else 0.0, 0.0)
         above = 0
         while low < high:
-            width = f"({high!r}::DOUBLE - {low!r}::DOUBLE)"
-            bins = connection.execute(
-                f"SELECT floor((score - {low!r}::DOUBLE) / {width} * {NUM_BINS - 1})::INTEGER AS bin, count(*), "
-                f"min(score), max(score) FROM {texts} WHERE score BETWEEN {low!r}::DOUBLE AND {high!r}::DOUBLE "
-                "GROUP BY bin ORDER BY bin DESC"
-            ).fetchall()
-            above, low, high = _bin_of_cut([one[1:] for one in bins], above, wanted)
-        ((reached,),) = connection.execute(f"SELECT count(*) FROM {texts} WHERE score >= {low!r}::DOUBLE").fetchall()
+            bins = connection.execute(_bins_sql(texts, low, high)).fetchall()
+            above, low, high = _bin_of_cut(bins, above, wanted)
+        (reached,) = _row(connection, f"SELECT count(*) FROM {texts} WHERE score >= {low!r}::DOUBLE")
     return ScoreCut(low if abs(low) < _WIDEST else math.copysign(math.inf, low), reached / number)
 
 
+def _row(connection: duckdb.DuckDBPyConnection, question: str) -> tuple[Any, ...]:
+    (row,) = connection.execute(question).fetchall()
+    return tuple(row)
+
+
+def _bins_sql(texts: str, low: float, high: float) -> str:
+    """SQL that counts the texts from `low` to `high` in bins, the highest first: texts, least and highest score."""
+    place = f"floor((score - {low!r}::DOUBLE) / ({high!r}::DOUBLE - {low!r}::DOUBLE) * {NUM_BINS - 1})"
+    return (
+        f"SELECT count(*), min(score), max(score) FROM {texts} "
+        f"WHERE score BETWEEN {low!r}::DOUBLE AND {high!r}::DOUBLE GROUP BY {place}::INTEGER ORDER BY 2 DESC"
+    )
+
+
 def _bin_of_cut(bins: Iterable[tuple[int, float, float]], above: int, wanted: int) -> tuple[int, float, float]:
-    """The bin of the cut, of (texts, least, highest score), highest first: texts above it, and its two ends."""
+    """The texts above the bin that holds the cut, and that bin's least and highest score.
+
+    `bins` are as `_bins_sql` has them, and `above` is how many texts are above all of these.
+    """
     for number, low, high in bins:
         if above + number >= wanted:
             return above, low, high
@@ -68,4 +80,6 @@ def _bin_of_cut(bins: Iterable[tuple[int, float, float]], above: int, wanted: in
 
 def _above(score: float) -> float:
     """The next number in single precision."""
-    return float(np.nextafter(np.float32(min(score, np.finfo(np.float32).max)), np.float32(np.inf)))
+    if score >= float(np.finfo(np.float32).max):
+        return math.inf
+    return float(np.nextafter(np.float32(score), np.float32(np.inf)))

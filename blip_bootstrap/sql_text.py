@@ -17,6 +17,15 @@ def text_list(texts: Sequence[str]) -> str:
     return "[" + ", ".join(literal(text) for text in texts) + "]"
 
 
+def is_number(column: str) -> str:
+    """Whether a value of a float column is one: neither null nor NaN.
+
+    Not `NOT isnan(...)`: over Parquet without nulls DuckDB answers that by the file's least and highest value, which
+    leave NaN out, and finds none.
+    """
+    return f"(isfinite({column}) OR isinf({column}))"
+
+
 def scan(files: Sequence[Path | str], options: str = "") -> str:
     """A table function that reads `files`, paths or URIs, as one table.
 

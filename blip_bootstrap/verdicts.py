@@ -21,7 +21,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.macros import MACROS
 from blip_bootstrap.questions import told_in_one_line
 from blip_bootstrap.remote import Remote, attach, remote_of
-from blip_bootstrap.sql_text import scan
+from blip_bootstrap.sql_text import is_number, scan
 
 SCORE_COLUMNS = {"itm": "itm_score", "itc": "itc_score", "logprob": "logprob", "clip": "clip_score"}
 """The column of `captions` that `select.score` names."""
@@ -29,7 +29,7 @@ SCORE_COLUMNS = {"itm": "itm_score", "itc": "itc_score", "logprob": "logprob", "
 
 def below_sql(column: str, cut: float) -> str:
     """SQL for the verdict: true below the cut in single precision, else false; null where the text has no score."""
-    return f"CASE WHEN NOT isnan({column}) THEN {column} < '{cut!r}'::FLOAT END"
+    return f"CASE WHEN {is_number(column)} THEN {column} < '{cut!r}'::FLOAT END"
 
 
 def rule_of(schema: pa.Schema) -> dict[str, Any] | None:
@@ -63,21 +63,21 @@ def pairs_sql(files: Sequence[Path | str], schema: pa.Schema) -> str:
     """
     rule, said = rule_of(schema), "rejected" in schema.names
     cut, captions = cut_of(rule) if rule else None, [_captions_of(str(file)) for file in files]
-    others = "* EXCLUDE (rejected)" if said else "*"
+    columns = ", ".join(f"p.{name}" for name in schema.names if name != "rejected")  # other files may have that one
     if cut and cut[0] != "itm_score" and not said and all(captions):
         scores = f"(SELECT key, source, candidate, {cut[0]} FROM {scan([file for file in captions if file])})"
-        columns = f"p.*, {below_sql(f's.{cut[0]}', cut[1])} AS rejected"
-        return f"(SELECT {columns} FROM {scan(files)} p LEFT JOIN {scores} s USING (key, source, candidate))"
-    found = _from_reason(schema) if cut is None or cut[0] != "itm_score" else below_sql("itm_score", cut[1])
-    return f"(SELECT {others}, {f'coalesce(rejected, {found})' if said else found} AS rejected FROM {scan(files)})"
+        joined = f"{scan(files)} p LEFT JOIN {scores} s USING (key, source, candidate)"
+        return f"(SELECT {columns}, {below_sql(f's.{cut[0]}', cut[1])} AS rejected FROM {joined})"
+    found = _from_reason(schema) if cut is None or cut[0] != "itm_score" else below_sql("p.itm_score", cut[1])
+    return f"(SELECT {columns}, {f'coalesce(p.rejected, {found})' if said else found} AS rejected FROM {scan(files)} p)"
 
 
 def _from_reason(schema: pa.Schema) -> str:
     """The verdict of pairs that no rule of ours made, or none by a score that they hold: as far as the reason tells."""
     if not {"itm_score", "reason"} <= set(schema.names):
         return "NULL::BOOLEAN"
-    unscored = "itm_score IS NULL OR isnan(itm_score) OR coalesce(reason IN ('empty_text', 'not_scored'), false)"
-    return f"CASE WHEN NOT ({unscored}) THEN coalesce(reason = 'below_threshold', false) END"
+    scored = f"{is_number('itm_score')} AND coalesce(reason NOT IN ('empty_text', 'not_scored'), true)"
+    return f"CASE WHEN {scored} THEN coalesce(reason = 'below_threshold', false) END"
 
 
 def _captions_of(pairs: str) -> str | None:

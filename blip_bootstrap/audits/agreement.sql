@@ -4,7 +4,7 @@ WITH sizes AS (
     SELECT round, source, ceil(count(*) / 200000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), drawn AS (
     SELECT round, source, itm_score, itc_score, clip_score, itm_scores[1] AS itm_1, itm_scores[2] AS itm_2
-    FROM some_captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND NOT isnan(itm_score)
+    FROM some_captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND isfinite(itm_score)
 ), medians AS (
     SELECT round, approx_quantile(itc_score, 0.5) AS itc, approx_quantile(clip_score, 0.5) AS clip
     FROM drawn GROUP BY round
@@ -22,5 +22,5 @@ SELECT round, source, first, second, count(*) AS texts, corr(a, b) AS correlatio
     count(*) FILTER (a >= a_cut AND b < b_cut) / texts AS only_first,
     count(*) FILTER (a < a_cut AND b >= b_cut) / texts AS only_second,
     count(*) FILTER (a < a_cut AND b < b_cut) / texts AS both_low
-FROM compared WHERE NOT isnan(a) AND NOT isnan(b)
+FROM compared WHERE isfinite(a) AND isfinite(b)
 GROUP BY round, source, place, first, second ORDER BY round, source DESC, place

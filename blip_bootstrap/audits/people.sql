@@ -25,7 +25,7 @@ WITH named(class, word) AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), drawn AS (
     SELECT round, source, key, candidate, itm_score, beginning(caption) AS caption
-    FROM some_captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND NOT isnan(itm_score)
+    FROM some_captions JOIN sizes USING (round, source) WHERE hash(key) % every = 0 AND isfinite(itm_score)
 ), totals AS (
     SELECT round, source, count(*) AS total, avg(itm_score) AS mean_score FROM drawn GROUP BY round, source
 ), found AS (

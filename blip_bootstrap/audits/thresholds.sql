@@ -2,7 +2,7 @@
 -- Texts with an ITM score at or above it, by source, and as shares of the scored texts. Other rules not applied.
 WITH binned AS (
     SELECT round, source, least(floor(itm_score * 20), 20)::INTEGER AS bin, count(*) AS texts
-    FROM captions WHERE NOT isnan(itm_score) GROUP BY round, source, bin
+    FROM captions WHERE isfinite(itm_score) GROUP BY round, source, bin
 ), kept AS (
     SELECT round, source, step, coalesce(sum(texts) FILTER (bin >= step), 0)::BIGINT AS texts, sum(texts) AS total
     FROM binned, range(0, 21) steps(step) GROUP BY round, source, step

@@ -22,8 +22,8 @@ README = Path(__file__).parents[2] / "README.md"
 ASKING = ("audit", "sql", "why", "diff", "report")
 
 METRICS = (
-    "caption_truth", "noise_ratio_web", "noise_ratio_synthetic", "cider", "tr1", "ir1", "human_only_cider",
-    "human_only_tr1", "seconds",
+    "caption_truth", "noise_ratio_web", "noise_ratio_synthetic", "dropped_share_web", "dropped_share_synthetic",
+    "cider", "tr1", "ir1", "human_only_cider", "human_only_tr1", "seconds",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from blip_bootstrap import tables
-from blip_bootstrap.calibrate import find_threshold
+from blip_bootstrap.calibrate import calibrate, find_threshold
 from tests.bench.target_noise import (
     WORLDS,
     World,
@@ -86,3 +86,15 @@ def test_web_texts_show_what_human_texts_do_not() -> None:
 
     assert end(web_texts=True) == pytest.approx(0.1, abs=0.04)
     assert end(web_texts=False) > 0.15
+
+
+def test_scores_that_are_no_numbers_are_no_highest_scores(tmp_path: Path) -> None:
+    """A third of the scores is NaN, and none is null: they must not be counted among the surest texts."""
+    rows = scored(900)
+    labels = label_file(tmp_path, rows[:300])
+    cuts = []
+    for name, some in (("clean", rows), ("odd", [row | {"itm_score": float("nan")} for row in rows] + rows)):
+        path = tmp_path / name / "part-00000.parquet"
+        tables.write_parquet(path, tables.rows_to_table(some, tables.CAPTIONS), tables.CAPTIONS)
+        cuts.append(calibrate([path], labels, ["web", "synthetic"], 0.2))
+    assert cuts[0] == cuts[1]

@@ -27,7 +27,9 @@ from blip_bootstrap.labels import (
     wilson,
     write_labels,
 )
+from blip_bootstrap.questions import query
 from blip_bootstrap.truth import Truth, load_truth
+from blip_bootstrap.views import connect
 
 
 @pytest.fixture
@@ -44,6 +46,28 @@ def test_the_sample_is_stratified_repeatable_and_unanswered(run: Path) -> None:
     assert {row["answer"] for row in rows} == {None}
     assert read_labels(draw_sample(run, 1, size=40)) == rows
     assert read_labels(draw_sample(run, 1, size=40, seed=1)) != rows
+
+
+def test_a_sample_is_the_first_of_each_stratum_by_the_seeds_order(run: Path) -> None:
+    """As a sort of all texts would have it, which takes memory that grows with them."""
+    rank = "row_number() OVER (PARTITION BY source, kept ORDER BY md5_number_lower({}), key)"
+    place = rank.format("concat_ws(' ', 3, key, source, candidate)")
+    total = "count(*) OVER (PARTITION BY source, kept) AS stratum_rows"
+    asked = (
+        f"SELECT key, source, candidate, kept, {place} AS place, {total} "
+        "FROM pairs WHERE round = 1 AND coalesce(reason, '') <> 'empty_text'"
+    )
+    with connect(run) as connection:
+        ordered = query(connection, f"{asked} ORDER BY place, source DESC, kept DESC LIMIT 70").to_pylist()
+    sample = read_labels(draw_sample(run, 1, size=70, seed=3))
+    for name in ("key", "source", "candidate", "kept", "stratum_rows"):
+        assert [row[name] for row in sample] == [row[name] for row in ordered]
+    with_texts = {(row["key"], row["source"]): row["caption"] for row in sample}
+    with connect(run) as connection:
+        found = query(connection, "SELECT key, source, caption FROM pairs WHERE round = 1").to_pylist()
+    texts = {(row["key"], row["source"]): row["caption"] for row in found}
+    assert all(texts[name] == text for name, text in with_texts.items())
+    assert len(read_labels(draw_sample(run, 1, size=10_000))) == 155, "all but the empty one"
 
 
 def test_a_sample_of_one_source_spends_all_answers_there(run: Path) -> None:

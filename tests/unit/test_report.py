@@ -9,13 +9,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from blip_bootstrap import tables
-from blip_bootstrap.config import ReportConfig
+from blip_bootstrap.config import ReportConfig, SelectConfig
 from blip_bootstrap.labels import draw_sample, read_labels, write_labels
+from blip_bootstrap.pages import gallery as gallery_module
 from blip_bootstrap.pages.charts import Part, histogram, lines, stack
 from blip_bootstrap.pages.gallery import galleries_html
 from blip_bootstrap.questions import query
 from blip_bootstrap.report import page_html, rewrite_report, write_report
+from blip_bootstrap.select import select_pairs
 from blip_bootstrap.views import connect
 
 VOID = {"meta", "img", "br", "polyline", "line"}
@@ -175,3 +179,40 @@ def test_charts_of_little_and_of_much() -> None:
     drawn = histogram("scores", [1, 2, 3, 4], 0.5)
     assert drawn.count("block dropped") == drawn.count("block kept") == 2
     assert "30.0% below" in drawn
+
+
+def test_galleries_of_a_large_round_are_chosen_among_an_even_sample(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown() -> dict[str, list[str]]:
+        with connect(finished_run, [1]) as connection:
+            found = galleries_html(connection, 1, 100, seed=0, threshold=0.5)
+        return {gallery.title: re.findall(r'<span class="key">(\d+)</span>', html) for gallery, html in found}
+
+    every = shown()
+    monkeypatch.setattr(gallery_module, "AMONG", 20)
+    some = shown()
+    among = set(some["Any pictures"])
+    assert 10 <= len(among) <= 35 < len(every["Any pictures"])
+    for title, keys in some.items():
+        assert set(keys) <= among & set(every[title])
+    assert some == shown()
+
+
+@pytest.mark.parametrize(("score", "told"), [("itm", "threshold 0."), ("itc", None)])
+def test_the_page_draws_the_cut_that_was_in_force(
+    finished_run: Path, tmp_path: Path, score: str, told: str | None
+) -> None:
+    """A share of the texts is cut where it is found, and by another score there is no threshold of ITM's."""
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    pairs, config = root / "round-01/pairs", SelectConfig(strategy="fraction", keep_fraction=0.25, score=score)
+    manifest = json.loads((pairs / "MANIFEST.json").read_text())
+    shutil.rmtree(pairs)
+    counts = select_pairs(pairs, root / "round-01/captions", config)
+    made = {**manifest, "counts": counts, "settings": config.model_dump(mode="json")}
+    (pairs / "MANIFEST.json").write_text(json.dumps(made))
+    page = page_html(root, 1, ReportConfig(num_gallery=3))
+    assert ("Near the threshold" in page) == (told is not None)
+    assert ("threshold 0." in page) == (told is not None)
+    assert "threshold 0.5<" not in page
+    checked(page)

@@ -4,7 +4,7 @@ SELECT source, count(*) FILTER (b.kept IS NOT NULL) AS before, count(*) FILTER (
     count(*) FILTER (b.kept) AS kept_before, count(*) FILTER (a.kept) AS kept_after,
     count(*) FILTER (a.kept AND NOT b.kept) AS newly_kept, count(*) FILTER (b.kept AND NOT a.kept) AS newly_dropped,
     count(*) FILTER (a.caption IS DISTINCT FROM b.caption AND a.kept IS NOT NULL AND b.kept IS NOT NULL) AS other_text,
-    avg(b.itm_score) FILTER (NOT isnan(b.itm_score)) AS score_before,
-    avg(a.itm_score) FILTER (NOT isnan(a.itm_score)) AS score_after,
-    corr(a.itm_score, b.itm_score) FILTER (NOT isnan(a.itm_score + b.itm_score)) AS correlation
+    avg(b.itm_score) FILTER (isfinite(b.itm_score)) AS score_before,
+    avg(a.itm_score) FILTER (isfinite(a.itm_score)) AS score_after,
+    corr(a.itm_score, b.itm_score) FILTER (isfinite(a.itm_score + b.itm_score)) AS correlation
 FROM before b FULL JOIN after a USING (name, source, candidate) GROUP BY source ORDER BY source DESC
