@@ -42,6 +42,7 @@ def identify_languages(root: Path, number: int | None = None, size: int = 50_000
     classify = _classifier()
     with connect(root) as connection:
         number = resolve_round(root, number)
+        tables.check_writable(languages_path(root, number))
         texts = query(
             connection, _TEXTS.format(round=number, size=int(size) or 2**62, pairs="some_pairs" if size else "pairs")
         )

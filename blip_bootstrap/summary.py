@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from blip_bootstrap import records
 
 FIGURES = (
     ("URLs", "urls", ",d"), ("downloaded", "downloaded", ",d"), ("failed", "failed_by_reason", "counts"),
@@ -27,7 +28,9 @@ FIGURES = (
 
 def print_summary(root: Path) -> None:
     """Print the figures of every round of `root` that has a metrics.json."""
-    rounds = {path.parent.name: json.loads(path.read_text()) for path in sorted(root.glob("round-*/metrics.json"))}
+    folders = [records.round_folder(root, number) for number in records.round_numbers(root)]
+    read = {folder.name: records.read_json(folder / "metrics.json") for folder in folders}
+    rounds = {name: metrics for name, metrics in read.items() if metrics is not None}
     table = Table(title=str(root), header_style="bold", title_justify="left")
     table.add_column("")
     for name in rounds:

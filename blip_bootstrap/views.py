@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import getpass
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from blip_bootstrap import records, tables
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.paths import spill_folder
 from blip_bootstrap.questions import told_in_one_line
 from blip_bootstrap.remote import Remote, attach, opened, remote_of
-from blip_bootstrap.sql_text import literal, scan, text_list
+from blip_bootstrap.sql_text import allowed, literal, scan
 
 HUMAN = tables.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
 HELD_OUT = tables.Table("held_out", "one row per picture of the held-out set", tables.ANNOTATED.columns)
@@ -70,7 +68,7 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
     numbers = [number for number in records.round_numbers(root) if rounds is None or number in rounds]
     connection = duckdb.connect()
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;" + MACROS)
-    spill = Path(tempfile.gettempdir()) / f"blip-bootstrap-duckdb-{getpass.getuser()}"
+    spill = spill_folder() or ""  # empty: what does not fit in memory is an error
     connection.execute(f"SET temp_directory = {literal(str(spill))}")  # DuckDB's own default is .tmp where one stands
     # Each question reads every footer anew otherwise: half of its time, over 500 files.
     # GLOBAL: for its cursors, too.
@@ -101,12 +99,17 @@ def _files_sql(table: tables.Table, files: Sequence[str], remote: Remote | None,
     if not files:
         return ""
     try:
-        there = set((remote.schema(files[0]) if remote else pq.read_schema(files[0])).names)
+        there = set((remote.schema(files[0]) if remote else _schema(Path(files[0]))).names)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{files[0]}: not a readable Parquet file ({error}); delete it and run again") from error
     own = f"{number}::SMALLINT AS round"
     columns = [own if c is records.ROUND else c.name if c.name in there else _null(c) for c in table.columns]
     return f"SELECT {', '.join(columns)} FROM {scan(files)}"
+
+
+def _schema(file: Path) -> pa.Schema:
+    with tables.open_parquet(file) as opened:
+        return opened.schema_arrow
 
 
 def _null(column: tables.Column) -> str:
@@ -191,6 +194,6 @@ def _lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
 
     Naming files and not their folder keeps COPY out, too: it writes a new file beside the one that it replaces.
     """
-    connection.execute(f"SET allowed_paths = {text_list(files)}")
+    connection.execute(f"SET allowed_paths = {allowed(files)}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
