@@ -32,9 +32,9 @@ def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, s
 
     number = resolve_round(root, number)
     path = root / "labels" / f"human-round-{number:02d}.parquet"
-    tables.check_writable(path)
     pairs = list(_pairs(root, number, size, seed))
     filter = filter_of(root, number)
+    tables.check_writable(path)
     scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], [[right, wrong] for _, right, wrong in pairs])
     rows = [
         _row(number, at, candidate, text, score)

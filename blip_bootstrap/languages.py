@@ -42,12 +42,12 @@ def identify_languages(root: Path, number: int | None = None, size: int = 50_000
     classify = _classifier()
     with connect(root) as connection:
         number = resolve_round(root, number)
-        tables.check_writable(languages_path(root, number))
         texts = query(
             connection, _TEXTS.format(round=number, size=int(size) or 2**62, pairs="some_pairs" if size else "pairs")
         )
     if not texts.num_rows:
         raise InputError(f"{root}: round {number} has no texts to look at")
+    tables.check_writable(languages_path(root, number))
     found = {text: classify(text) for text in dict.fromkeys(texts["caption"].to_pylist())}
     answers = [found[text] for text in texts["caption"].to_pylist()]
     columns = {

@@ -80,23 +80,16 @@ def check_run(root: Path) -> None:
 def round_numbers(root: Path) -> list[int]:
     """The numbers of the rounds that have a folder under `root`, ascending.
 
-    A folder with another name than a run gives it (`round-1`, `round-01 copy`) is none, and neither is a copy of
-    another round, whose MANIFESTs say so: the rows of a round are counted once.
+    A folder that is called otherwise than a run would call it (`round-1`, `round-001`, `round-01 copy`) is none: the
+    rows of a round would count once for each.
     """
     found = (re.fullmatch(r"round-(\d+)", path.name, re.ASCII) for path in root.glob("round-*") if path.is_dir())
-    numbers = sorted({int(match[1]) for match in found if match})
-    return [number for number in numbers if _is_own(round_folder(root, number))]
+    return sorted(int(match[1]) for match in found if match and match[0] == round_folder(root, int(match[1])).name)
 
 
 def rounds_with_pairs(root: Path) -> list[int]:
     """The numbers of the rounds that have pairs, which is what the audits ask about, ascending."""
-    return [number for number in round_numbers(root) if (round_folder(root, number) / "pairs" / MANIFEST).is_file()]
-
-
-def _is_own(folder: Path) -> bool:
-    """Whether a round's folder is there and is what its pairs, where it has any, were made for."""
-    manifest = read_json(folder / "pairs" / MANIFEST) or {}
-    return folder.is_dir() and manifest.get("name", f"{folder.name}/pairs") == f"{folder.name}/pairs"
+    return [number for number in round_numbers(root) if (round_folder(root, number) / "pairs").is_dir()]
 
 
 def round_folder(root: Path, number: int) -> Path:
