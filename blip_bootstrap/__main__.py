@@ -7,9 +7,12 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
-from blip_bootstrap.errors import INTERRUPTED, BlipBootstrapError, is_disk_full
+from blip_bootstrap.ending import heed_sigterm, speak_plainly
+from blip_bootstrap.errors import INTERRUPTED, BlipBootstrapError, InputError, in_one_line
+from blip_bootstrap.paths import name_the_user
 
 END_S = 60.0
 
@@ -22,6 +25,7 @@ def main() -> None:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     code: str | int | None = 0
     try:
+        _prepare()
         if sys.argv[1:2] == ["run"]:
             # Where captions come first, torch is what they wait for: its import takes longer than all others.
             from blip_pipelines import caption_process
@@ -40,11 +44,26 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if not is_disk_full(error):
+        told = in_one_line(error)
+        if told is None:
             raise
-        sys.stderr.write("error: no space left on a disk; make room, and run the same command again\n")
+        sys.stderr.write(f"error: {told}\n")
         code = 1
     _end(code)
+
+
+def _prepare() -> None:
+    """What must hold before anything is imported that relies on it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started it
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open as long as the process is
+    speak_plainly()
+    heed_sigterm()
+    name_the_user()
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise InputError("the working directory is gone; change to another one") from error
 
 
 def _end(code: str | int | None) -> NoReturn:

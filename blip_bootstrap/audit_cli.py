@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-Root = Annotated[Path | None, typer.Option("--root", help="The run, s3:// too. Default: runs/default, else runs/demo.")]
+from blip_bootstrap.paths import path_argument, run_argument
+
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root", parser=run_argument, metavar="PATH", help="The run, s3:// too. Default: runs/default, else runs/demo."
+    ),
+]
 RoundNumber = Annotated[int | None, typer.Option("--round", min=0, help="Which round. Default: the last one made.")]
 
 
@@ -143,7 +150,12 @@ def calibrate(
 def why(
     name: Annotated[str, typer.Argument(metavar="KEY", help="An image's key, uid, sha256 or URL.")],
     root: Root = None,
-    page: Annotated[Path | None, typer.Option("--page", help="Write it here as a page with the picture, too.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--page", parser=path_argument, metavar="PATH", help="Write it here as a page with the picture, too."
+        ),
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Show that page in the browser.")] = False,
 ) -> None:
     """Everything about one image: where from, every text in every round, scores, verdicts, settings."""
@@ -163,7 +175,10 @@ def why(
 def diff(
     rounds: Annotated[tuple[int, int], typer.Option("--rounds", help="Before and after.")],
     root: Root = None,
-    other: Annotated[Path | None, typer.Option("--other", help="The run that `after` is a round of.")] = None,
+    other: Annotated[
+        Path | None,
+        typer.Option("--other", parser=run_argument, metavar="PATH", help="The run that `after` is a round of."),
+    ] = None,
 ) -> None:
     """What changed between two rounds, or between rounds of two runs."""
     from blip_bootstrap.diff import print_diff

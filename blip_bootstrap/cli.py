@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from blip_bootstrap import __version__
+from blip_bootstrap.audit_cli import Root as RunRoot
 from blip_bootstrap.audit_cli import RoundNumber, mount, run_folder
-from blip_bootstrap.errors import INTERRUPTED, ConfigError
+from blip_bootstrap.ending import ended_early
+from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.paths import path_argument
 from blip_bootstrap.plan_cli import mount_plan
 from blip_bootstrap.vqa_cli import mount_vqa
 
@@ -26,11 +27,22 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show or check the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see `config show`.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", parser=path_argument, metavar="PATH", help="YAML file; see `config show`."),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="One setting, as `select.itm_threshold=0.6`.")]
-Root = Annotated[Path | None, typer.Option("--root", help="Where the run lies. Default: the config's, runs/default.")]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root", parser=path_argument, metavar="PATH", help="Where the run lies. Default: the config's, runs/default."
+    ),
+]
 RayAddress = Annotated[str | None, typer.Option("--ray", help="local, auto, the address of a cluster, or none.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows of each URL list.")]
+
+
+GOES_ON = "the same command goes on from here"
 
 
 class Format(StrEnum):
@@ -70,7 +82,7 @@ def run(
     """Run CapFilt up to a round, making only what is missing or out of date."""
     from blip_pipelines.caption_process import caption_process, close_unless_first
 
-    with _interruptible(), caption_process():
+    with ended_early(GOES_ON), caption_process():
         loaded = _load(config, root, settings, ray, limit)
         close_unless_first(loaded, number)
         from blip_bootstrap.rounds import run_rounds
@@ -83,7 +95,9 @@ def run(
 
 @app.command(epilog="Example: `blip-bootstrap demo --set select.itm_threshold=0.6`")
 def demo(
-    root: Annotated[Path, typer.Option("--root", help="Where the demo's run lies.")] = Path("runs/demo"),
+    root: Annotated[
+        Path, typer.Option("--root", parser=path_argument, metavar="PATH", help="Where the demo's run lies.")
+    ] = Path("runs/demo"),
     number: Annotated[int, typer.Option("--round", min=0, help="The last round to make.")] = 1,
     settings: Settings = None,
     ray: RayAddress = None,
@@ -92,7 +106,7 @@ def demo(
     from blip_bootstrap.demo.main import run_demo
     from blip_bootstrap.summary import print_summary
 
-    with _interruptible():
+    with ended_early(GOES_ON):
         report = run_demo(root, number, settings or [], ray, _say)
     print_summary(root)
     typer.echo(f"report: {report}")
@@ -104,9 +118,12 @@ def sql(
         str | None,
         typer.Argument(help="One SELECT; without it, a prompt, or what comes in by a pipe."),
     ] = None,
-    root: Root = None,
+    root: RunRoot = None,
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
-    out: Annotated[Path | None, typer.Option("--out", help="Write here instead of standard output.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", parser=path_argument, metavar="PATH", help="Write here instead of standard output."),
+    ] = None,
 ) -> None:
     """Ask DuckDB about `images`, `captions`, `pairs`, `rounds` and `runs`; read-only."""
     from blip_bootstrap.prompt import prompt_sql, run_sql
@@ -118,7 +135,7 @@ def sql(
 
 
 @app.command(epilog="Example: `blip-bootstrap report --round 1 --root runs/demo`")
-def report(root: Root = None, number: RoundNumber = None) -> None:
+def report(root: RunRoot = None, number: RoundNumber = None) -> None:
     """Write a round's page again; without --round the last one's, and the page over all rounds. Prints the paths."""
     from blip_bootstrap.open_run import OpenRun
     from blip_bootstrap.overview import write_overview
@@ -167,16 +184,6 @@ def _load(
     from blip_bootstrap.config import load_config
 
     return load_config(path, settings or [], root=root, ray__address=ray, download__limit=limit)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C is no failure: say that nothing is lost, and exit with 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def _say(line: str) -> None:

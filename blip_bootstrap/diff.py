@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,9 @@ def _pairs_sql(root: Path, number: int, by_uid: bool) -> str:
     return f"SELECT p.*, i.uid AS name FROM {pairs} p JOIN (SELECT key, uid FROM {scan(images)}) i USING (key)"
 
 
-def _files(root: Path, folder: Path) -> list[str]:
+def _files(root: Path, folder: Path) -> Sequence[Path | str]:
     remote = remote_of(root)
-    return remote.parquet_files(folder) if remote else [str(file) for file in tables.parquet_files(folder)]
+    return remote.parquet_files(folder) if remote else tables.parquet_files(folder)
 
 
 def _changed(root: Path, before: int, other: Path, after: int) -> list[dict[str, Any]]:

@@ -2,9 +2,14 @@
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as a shell has it."""
+TERMINATED = 143
+"""The exit code after SIGTERM, as a shell has it."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -49,3 +54,36 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def in_one_line(error: BaseException) -> str | None:
+    """What the machine said no to, where `error` tells: a full disk, a place that cannot be read or written.
+
+    None for any other error, which is a mistake of ours and is shown whole.
+    """
+    if is_disk_full(error):
+        return "no space left on a disk; make room, and run the same command again"
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in REFUSED:
+        where = error.filename2 or error.filename
+        told = f"{where}: {os.strerror(error.errno)}" if where else str(error)
+        return f"{told}; give this user the right to it, or use another place"
+    if "temporary directory" in str(error):
+        return f"{error.strerror}; set TMPDIR to a folder that can be written"
+    return None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the body writes goes to `path`. Raises InputError, naming it, where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise InputError(f"{path}: cannot be written ({why}); write to a copy of the run, or elsewhere") from error

@@ -31,15 +31,16 @@ def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, s
     from blip_pipelines.pair_scores import score_pairs
 
     number = resolve_round(root, number)
+    path = root / "labels" / f"human-round-{number:02d}.parquet"
     pairs = list(_pairs(root, number, size, seed))
     filter = filter_of(root, number)
+    tables.check_writable(path)
     scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], [[right, wrong] for _, right, wrong in pairs])
     rows = [
         _row(number, at, candidate, text, score)
         for at, ((_, *texts), both) in enumerate(zip(pairs, scores, strict=True))
         for candidate, (text, score) in enumerate(zip(texts, both, strict=True))
     ]
-    path = root / "labels" / f"human-round-{number:02d}.parquet"
     tables.write_parquet(path, tables.rows_to_table(rows, LABELS), LABELS, {"seed": str(seed), "filter": str(filter)})
     return path
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import escape
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
 from urllib.parse import parse_qs
 
+from blip_bootstrap.errors import BlipBootstrapError, InputError
 from blip_bootstrap.labels import ANSWERS, find_round, labels_path, read_labels, write_labels
 from blip_bootstrap.pages.gallery import picture_html
 from blip_bootstrap.questions import query
 from blip_bootstrap.sql_text import literal
+from blip_bootstrap.tables import check_writable
 from blip_bootstrap.views import connect
 
 HOST = "127.0.0.1"
+IDLE_S = 10.0
+"""How long a connection may say nothing: browsers open some beforehand, and keep them."""
+POLL_S = 0.2
 
 
 class Labelling:
@@ -28,6 +35,8 @@ class Labelling:
         self.path = labels_path(root, find_round(root, number))
         self.rows = read_labels(self.path)
         self.token = secrets.token_urlsafe(16)
+        self._lock = threading.Lock()
+        self._num_at_work = 0
         keys = ", ".join(sorted({literal(row["key"]) for row in self.rows})) or "''"
         with connect(root) as connection:
             found = query(connection, f"SELECT key, jpg FROM images WHERE key IN ({keys})").to_pydict()
@@ -43,14 +52,37 @@ class Labelling:
         """How many texts have an answer."""
         return sum(row["answer"] is not None for row in self.rows)
 
+    @property
+    def num_at_work(self) -> int:
+        """Requests that are being answered: the last page is to be seen before the command ends."""
+        with self._lock:
+            return self._num_at_work
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While a request is being answered."""
+        with self._lock:
+            self._num_at_work += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_at_work -= 1
+
     def answer(self, at: int, answer: str) -> None:
         """Store the answer to the text at a place; `back` takes the answer before it away. ValueError for others."""
         if answer == "back":
             at, answer = max(0, at - 1), ""
         elif answer not in ANSWERS:
             raise ValueError(f"answer {answer!r} is none of {', '.join(ANSWERS)}")
-        self.rows[at]["answer"] = answer or None
-        write_labels(self.path, self.rows)
+        with self._lock:
+            before = self.rows[at]["answer"]
+            self.rows[at]["answer"] = answer or None
+            try:
+                write_labels(self.path, self.rows)
+            except Exception:
+                self.rows[at]["answer"] = before
+                raise
 
     def page(self) -> str:
         """The page that asks for the next text, or says that all are answered. Scores and fates are not shown."""
@@ -78,21 +110,42 @@ class Labelling:
 def serve_labels(root: Path, number: int | None, port: int, say: Callable[[str], None]) -> Path:
     """Serve the page on loopback until every text is answered; the path of the labels file.
 
-    Each answer is on disk before the next text is shown, so that stopping loses nothing.
+    Each answer is on disk before the next text is shown, so that stopping loses nothing. Raises InputError where the
+    labels cannot be written or the port is taken.
     """
     labelling = Labelling(root, number)
-    with HTTPServer((HOST, port), handler_of(labelling)) as server:
+    check_writable(labelling.path)
+    with _listening(port, labelling) as server:
         say(f"open http://{HOST}:{server.server_port}/ and answer with y, n or u; Ctrl-C stops, and nothing is lost")
-        while labelling.next is not None:
+        while labelling.next is not None or labelling.num_at_work:
             server.handle_request()
     say(f"all {len(labelling.rows)} texts are answered: {labelling.path}")
     return labelling.path
+
+
+def _listening(port: int, labelling: Labelling) -> LabelServer:
+    try:
+        return LabelServer((HOST, port), handler_of(labelling))
+    except OSError as error:
+        raise InputError(f"port {port} cannot be opened ({error.strerror}); give another --port, or 0") from error
+
+
+class LabelServer(ThreadingHTTPServer):
+    """A thread for each connection, so that one on which nothing is said keeps nobody else waiting."""
+
+    daemon_threads = True
+    timeout = POLL_S
+
+    def handle_error(self, *_: object) -> None:
+        """A browser that hangs up in the middle asks again."""
 
 
 def handler_of(labelling: Labelling) -> type[BaseHTTPRequestHandler]:
     """A request handler around `labelling`; it answers this machine's own pages only."""
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = IDLE_S
+
         def do_GET(self) -> None:
             if self._is_ours():
                 self._send(labelling.page())
@@ -100,17 +153,28 @@ def handler_of(labelling: Labelling) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             if not self._is_ours():
                 return
-            length = min(int(self.headers.get("Content-Length") or 0), 10_000)
-            sent = {name: values[0] for name, values in parse_qs(self.rfile.read(length).decode()).items()}
-            if not secrets.compare_digest(sent.get("token", ""), labelling.token):
+            with labelling.at_work():
+                self._take(self._sent())
+
+        def _sent(self) -> dict[str, str]:
+            length = self.headers.get("Content-Length", "")
+            body = self.rfile.read(min(int(length), 10_000)) if length.isdecimal() else b""
+            return {name: values[0] for name, values in parse_qs(body.decode(errors="replace")).items()}
+
+        def _take(self, sent: dict[str, str]) -> None:
+            if not secrets.compare_digest(sent.get("token", "").encode(), labelling.token.encode()):
                 self.send_error(403, "not sent by this page")
-            elif not sent.get("at", "").isdigit() or int(sent["at"]) >= len(labelling.rows):
+            elif not sent.get("at", "").isdecimal() or int(sent["at"]) >= len(labelling.rows):
                 self.send_error(400, "no such text")
             elif sent.get("answer") not in (*ANSWERS, "back"):
                 self.send_error(400, "no such answer")
             else:
-                labelling.answer(int(sent["at"]), sent["answer"])
-                self._send(labelling.page())
+                try:
+                    labelling.answer(int(sent["at"]), sent["answer"])
+                except (BlipBootstrapError, OSError) as error:
+                    self.send_error(500, "the answer is not stored", str(error))
+                else:
+                    self._send(labelling.page())
 
         def _is_ours(self) -> bool:
             """A foreign name that resolves to loopback is another site's page reaching in."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from blip_bootstrap import records, tables
 from blip_bootstrap.audit import resolve_round
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.errors import InputError, writing
 from blip_bootstrap.questions import query
 from blip_bootstrap.sql_text import literal, text_list
 from blip_bootstrap.tables import Column, Table, rows_to_table
@@ -88,7 +88,8 @@ def draw_sample(
     path = labels_path(root, number)
     if path.exists() and any(row["answer"] for row in read_labels(path)):
         raise InputError(f"{path}: has answers already; move it away to draw another sample")
-    tables.write_parquet(path, rows_to_table(rows, LABELS), LABELS, {"seed": str(seed)})
+    with writing(path):
+        tables.write_parquet(path, rows_to_table(rows, LABELS), LABELS, {"seed": str(seed)})
     return path
 
 
@@ -128,8 +129,9 @@ def read_labels(path: Path) -> list[dict[str, Any]]:
 
 
 def write_labels(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace a labels file, whole or not at all."""
-    tables.write_parquet(path, rows_to_table(rows, LABELS), LABELS)
+    """Replace a labels file, whole or not at all. Raises InputError where it cannot be written."""
+    with writing(path):
+        tables.write_parquet(path, rows_to_table(rows, LABELS), LABELS)
 
 
 def answer_by_truth(root: Path, number: int, truth: Truth) -> int:

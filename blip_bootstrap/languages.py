@@ -48,6 +48,7 @@ def identify_languages(root: Path, number: int | None = None, size: int = 50_000
         )
     if not texts.num_rows:
         raise InputError(f"{root}: round {number} has no texts to look at")
+    tables.check_writable(languages_path(root, number))
     found = {text: classify(text[:MOST_CHARS]) for text in dict.fromkeys(texts["caption"].to_pylist())}
     answers = [found[text] for text in texts["caption"].to_pylist()]
     columns = {

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from blip_bootstrap.config import AnnotatedSet, Config, FinetuneConfig, Section, TrainControlsConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.tables import MANIFEST, open_parquet
 
-MANIFEST = "MANIFEST.json"
 STAGING = ".staging"
 COUNTED_BY_CONTENT = ("start", "tokenizer", "checkpoint", "labels", "captioners", "filters", "scorer")
 """Settings that name a file or folder: what lies there decides the output, not its name."""
@@ -131,7 +130,10 @@ def digest_of_recipe(recipe: Mapping[str, Any]) -> str:
 
 
 def _settings(section: BaseModel) -> dict[str, Any]:
-    """The section as JSON without its speed settings and later ones at their defaults; a path to a model or tokenizer counts by what it holds."""
+    """The section as JSON without its speed settings and later ones at their defaults.
+
+    A path to a model or tokenizer counts by what it holds.
+    """
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value, marks = getattr(section, name), field.json_schema_extra
@@ -184,7 +186,8 @@ def describe_files(folder: Path) -> list[dict[str, Any]]:
             continue
         entry: dict[str, Any] = {"name": str(name), "bytes": file.stat().st_size, "sha256": digest_of_path(file)}
         if file.suffix == ".parquet":
-            entry["rows"] = pq.read_metadata(file).num_rows
+            with open_parquet(file) as opened:
+                entry["rows"] = opened.metadata.num_rows
         entries.append(entry)
     return entries
 

@@ -21,6 +21,9 @@ ALWAYS = (
 )  # fmt: skip
 """Figures that every metrics.json has; null where a round cannot have them (round 0 writes no captions)."""
 
+ARMS = ("captioner_only", "filter_only", "human_only", "oracle")
+"""The control arms that a round may have, each a folder of its `controls`."""
+
 UNTIMED = ("metrics.json", "report.html")
 
 
@@ -68,8 +71,9 @@ def round_metrics(
         if truth:
             found |= truth_figures(connection, judged_pairs(load_truth(truth), images, pairs))
     found |= _numbers((evaluation or folder / "evaluation") / "metrics.json")
-    for arm in sorted((controls or folder / "controls").glob("*/metrics.json")):
-        found |= {f"{arm.parent.name}_{name}": value for name, value in _numbers(arm).items()}
+    for arm in ARMS:
+        figures = _numbers((controls or folder / "controls") / arm / "metrics.json")
+        found |= {f"{arm}_{name}": value for name, value in figures.items()}
     return found | {"seconds": _seconds(root, number)}
 
 

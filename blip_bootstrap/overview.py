@@ -9,7 +9,7 @@ from typing import Any
 from blip_bootstrap import records
 from blip_bootstrap.alarms import ALARM_AUDITS, find_alarms
 from blip_bootstrap.config import ReportConfig
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.errors import InputError, writing
 from blip_bootstrap.open_run import OpenRun
 from blip_bootstrap.pages import charts, data
 from blip_bootstrap.pages.parts import Page, charts_html, document, section
@@ -61,8 +61,9 @@ def _replace(path: Path, page: str) -> Path:
     content = page.encode()
     if not path.is_file() or path.read_bytes() != content:
         staged = path.with_name(".report.html.tmp")
-        staged.write_bytes(content)
-        staged.replace(path)
+        with writing(path):
+            staged.write_bytes(content)
+            staged.replace(path)
     return path
 
 

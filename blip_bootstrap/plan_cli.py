@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from blip_bootstrap.paths import path_argument
 
 
 def mount_plan(app: typer.Typer) -> None:
@@ -18,8 +19,14 @@ def mount_plan(app: typer.Typer) -> None:
 def plan(
     images: Annotated[int, typer.Option("--images", min=1, help="Rows of the URL lists to plan for.")],
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Workers like those measured here.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see `config show`.")] = None,
-    root: Annotated[Path | None, typer.Option("--root", help="Where the run lies, or will lie.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", parser=path_argument, metavar="PATH", help="YAML file; see `config show`."),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", parser=path_argument, metavar="PATH", help="Where the run lies, or will lie."),
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, as `caption.candidates=2`.")] = None,
     sample: Annotated[int, typer.Option("--sample", min=8, help="Images to measure with.")] = 256,
     limit_s: Annotated[
@@ -30,7 +37,7 @@ def plan(
     """Measure this machine on a small sample; print rows, disk, time and memory of a run over many images."""
     from blip_bootstrap.config import load_config
     from blip_bootstrap.plan import for_people, plan_steps
-    from blip_bootstrap.printing import render
+    from blip_bootstrap.printing import render, terminal_encoding
     from blip_pipelines.measure_plan import measure_steps
 
     loaded = load_config(config, settings or [], root=root)
@@ -40,7 +47,7 @@ def plan(
         steps = planned.to_pylist()
         typer.echo(json.dumps({"images": images, "workers": workers, "steps": steps[:-1], "all": steps[-1]}))
         return
-    sys.stdout.write(render(for_people(planned), "table").decode())
+    typer.echo(render(for_people(planned), "table", encoding=terminal_encoding()), nl=False)
     typer.echo(
         "One round. Not in it: round 0 before the first one, and what the network does when all workers fetch.",
         err=True,

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.errors import InputError, writing
 from blip_bootstrap.tables import staged_beside
 
 TEXT_WIDTH, MAX_TURNED = 20, 8
@@ -45,14 +46,16 @@ class PipedConsole(Console):
         raise BrokenPipeError
 
 
-def render(data: pa.Table, form: str, num_rows: int | None = None) -> bytes:
-    """`data` in one of `FORMS`, UTF-8; as a table, `data` is the first of `num_rows` rows.
+def render(data: pa.Table, form: str, num_rows: int | None = None, encoding: str = "utf-8") -> bytes:
+    """`data` in one of `FORMS`, UTF-8; as a table, `data` is the first of `num_rows` rows, and for this terminal.
+
+    What `encoding` cannot say is shown as `\\u00e9`, and its lines are drawn with what it has.
 
     Raises ValueError for another form, InputError for a value that the form cannot hold, as an infinite date.
     """
     if form == "table":
         with _told_by_form(form):
-            return _table(data, data.num_rows if num_rows is None else num_rows)
+            return _table(data, data.num_rows if num_rows is None else num_rows, encoding)
     out = io.BytesIO()
     write_batches(data.schema, data.to_batches(), form, out)
     return out.getvalue()
@@ -78,7 +81,7 @@ def _told_by_form(form: str) -> Iterator[None]:
 @contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
     """A file that the user asked for, to write; a new one is there once it is whole. InputError where it cannot be."""
-    try:
+    with writing(path):
         if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout, a pipe
             with path.open("wb") as file:
                 yield file
@@ -90,8 +93,6 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
             staged.replace(path)
         finally:
             staged.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -173,14 +174,21 @@ def shown(value: Any) -> str:
             return _UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
 
 
-def _table(data: pa.Table, num_rows: int) -> bytes:
-    out = io.StringIO()
+def terminal_encoding() -> str:
+    """The encoding of what people read: standard output's."""
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
+def _table(data: pa.Table, num_rows: int, encoding: str) -> bytes:
+    content = io.BytesIO()
+    out = io.TextIOWrapper(content, encoding, errors="backslashreplace", newline="", write_through=True)
     width = shutil.get_terminal_size((120, 40)).columns
     told = "1 row" if num_rows == 1 else f"{num_rows:,} rows"
     if num_rows > MAX_ROWS:
         told += f", the first {MAX_ROWS} of which are shown; --format csv has all"
     Console(file=out, width=width).print(rich_table(data.slice(0, MAX_ROWS), width), told, highlight=False)
-    return out.getvalue().encode()
+    out.flush()
+    return content.getvalue()
 
 
 def _csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: BinaryIO) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import io
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,7 +13,8 @@ from typing import BinaryIO
 import duckdb
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.printing import MAX_ROWS, open_file, render, write_batches
+from blip_bootstrap.paths import user_folder
+from blip_bootstrap.printing import MAX_ROWS, open_file, render, terminal_encoding, write_batches
 from blip_bootstrap.questions import is_whole, query, query_batches, query_first, split_questions
 from blip_bootstrap.views import VIEWS, connect
 
@@ -41,18 +41,21 @@ def run_sql(root: Path, text: str, form: str = "table", out: Path | None = None)
         asked = split_questions(connection, text) or [""]
         if len(asked) > 1 and form not in JOINED:
             raise InputError(f"{len(asked)} questions at once; --format {form} holds the answer to one")
+        encoding = "utf-8" if out else terminal_encoding()
         with open_file(out) if out else nullcontext(sys.stdout.buffer) as file:
             for at, one in enumerate(asked):
                 file.write(b"\n" if at else b"")
-                _answer(connection, one, form, file)
+                _answer(connection, one, form, file, encoding)
             file.flush()
 
 
-def _answer(connection: duckdb.DuckDBPyConnection, question: str, form: str, out: BinaryIO) -> None:
+def _answer(
+    connection: duckdb.DuckDBPyConnection, question: str, form: str, out: BinaryIO, encoding: str = "utf-8"
+) -> None:
     """Write the answer as it comes: what is read is held in batches, and for a table no more than is shown."""
     if form == "table":
         data, num_rows = query_first(connection, question, MAX_ROWS)
-        out.write(render(data, form, num_rows))
+        out.write(render(data, form, num_rows, encoding))
     else:
         with query_batches(connection, question) as (schema, batches):
             write_batches(schema, batches, form, out)
@@ -64,7 +67,7 @@ def prompt_sql(root: Path, form: str = "table", out: Path | None = None) -> None
     Where standard input is no terminal, it is read to its end and answered as `run_sql` does.
     """
     if not sys.stdin.isatty() or out:
-        run_sql(root, sys.stdin.read(), form, out)
+        run_sql(root, _piped(), form, out)
         return
     _check_place(form, out)
     with connect(root) as connection:
@@ -72,6 +75,18 @@ def prompt_sql(root: Path, form: str = "table", out: Path | None = None) -> None
         sys.stdout.write(f"{root}: {', '.join(table.name for table in VIEWS)}. `.help` tells more.\n")
         while (typed := _typed()) is not None:
             sys.stdout.write(_told(connection, typed, form))
+
+
+def _piped() -> str:
+    """What comes in by a pipe, UTF-8 whatever the terminal's encoding is. Raises InputError where it is not."""
+    binary = getattr(sys.stdin, "buffer", None)
+    if binary is None:  # a test's own
+        return sys.stdin.read() if sys.stdin else ""
+    try:
+        text: str = binary.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input: not UTF-8 text ({error})") from error
+    return text
 
 
 def _check_place(form: str, out: Path | None) -> None:
@@ -86,8 +101,9 @@ def _told(connection: duckdb.DuckDBPyConnection, typed: str, form: str) -> str:
             return _command(connection, typed.rstrip(";").split())
         answers = []
         for one in split_questions(connection, typed):
-            _answer(connection, one, form, out := io.BytesIO())
-            answers.append(out.getvalue().decode(errors="replace"))
+            encoding = terminal_encoding() if form == "table" else "utf-8"
+            _answer(connection, one, form, out := io.BytesIO(), encoding)
+            answers.append(out.getvalue().decode(encoding, errors="replace"))
         return "\n".join(answers)
     except InputError as error:
         return f"error: {error}\n"
@@ -101,7 +117,7 @@ def _command(connection: duckdb.DuckDBPyConnection, words: Sequence[str]) -> str
         return "".join(f"{name:10} {table.row}\n" for name, table in tables.items())
     if words[0] in (".columns", ".schema") and len(words) == 2 and words[1] in tables:
         told = f"""SELECT "column", type, meaning FROM columns WHERE "view" = '{words[1]}'"""
-        return render(query(connection, told), "table").decode()
+        return render(query(connection, told), "table", encoding=terminal_encoding()).decode(terminal_encoding())
     return HELP
 
 
@@ -132,8 +148,8 @@ def _use_readline() -> None:
         import readline
     except ImportError:
         return
-    history = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "blip-bootstrap" / "history"
     try:
+        history = user_folder("XDG_STATE_HOME", ".local", "state") / "blip-bootstrap" / "history"
         history.parent.mkdir(parents=True, exist_ok=True)
         history.touch()
         readline.read_history_file(history)

@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from blip_bootstrap.ending import Terminated
 from blip_bootstrap.errors import InputError
 
 BATCH_ROWS = 10_000
@@ -109,6 +110,8 @@ def told_in_one_line() -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise InputError(_one_line(error)) from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{error.object!a}: not UTF-8 text; type it on a terminal of that encoding") from error
 
 
 @contextmanager
@@ -128,7 +131,7 @@ def _aside(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[Callable
         asked = pool.submit(work)
         try:
             return asked.result()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated):
             connection.interrupt()
             raise
         finally:

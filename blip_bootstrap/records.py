@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.tables import Column, Table, rows_to_table
+from blip_bootstrap.tables import MANIFEST, Column, Table, rows_to_table
 from blip_bootstrap.verdicts import renewed
 
 ROUND = Column("round", pa.int16(), "number of the round, from its folder's name")
@@ -88,9 +88,13 @@ def check_run(root: Path) -> None:
 
 
 def round_numbers(root: Path) -> list[int]:
-    """The numbers of the rounds that have a folder under `root`, ascending."""
-    found = (re.fullmatch(r"round-(\d+)", path.name) for path in root.glob("round-*") if path.is_dir())
-    return sorted(int(match[1]) for match in found if match)
+    """The numbers of the rounds that have a folder under `root`, ascending.
+
+    A folder that is called otherwise than a run would call it (`round-1`, `round-001`, `round-01 copy`) is none: the
+    rows of a round would count once for each.
+    """
+    found = (re.fullmatch(r"round-(\d+)", path.name, re.ASCII) for path in root.glob("round-*") if path.is_dir())
+    return sorted(int(match[1]) for match in found if match and match[0] == round_folder(root, int(match[1])).name)
 
 
 def rounds_with_pairs(root: Path) -> list[int]:
@@ -117,10 +121,17 @@ def read_json(path: Path) -> Any:
 
 
 def manifests(root: Path) -> list[dict[str, Any]]:
-    """Every MANIFEST under `root`, staged ones left out, in the order in which the things were made."""
-    shown = [path for pattern in ("*", "round-*/*") for path in root.glob(f"{pattern}/MANIFEST.json")]
-    paths = [*(path for path in shown if not path.parent.name.startswith(".")), *root.glob("round-*/.*.MANIFEST.json")]
-    return sorted((read_json(path) for path in paths), key=lambda manifest: str(manifest.get("made", "")))
+    """Every MANIFEST under `root` that lies where the thing is that it names, in the order in which they were made.
+
+    Staged ones, and those in copies of a folder, do not.
+    """
+    places = [path for pattern in ("*", "round-*/*") for path in root.glob(f"{pattern}/{MANIFEST}")]
+    of_files = [*root.glob(f"round-*/.*.{MANIFEST}")]
+    names = {path: path.parent.relative_to(root).as_posix() for path in places}
+    names |= {path: f"{path.parent.name}/{path.name[1:].removesuffix(f'.{MANIFEST}')}" for path in of_files}
+    found = ((name, read_json(path) or {}) for path, name in names.items())
+    own = [manifest for name, manifest in found if manifest.get("name") == name]
+    return sorted(own, key=lambda manifest: str(manifest.get("made", "")))
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

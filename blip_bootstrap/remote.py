@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import duckdb
 import pyarrow as pa
@@ -24,9 +24,13 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.paths import user_folder
+from blip_bootstrap.tables import missing_part, named_files
 
 LISTING = ".remote.json"
 _URI = re.compile(r"(s3|gs):/+(.+)")
+_URI_SIGNS = "%/?&=:@+,;!$'()*~-._"
+"""What may stand in a URI as it is; a space, a bracket or a letter beyond ASCII may not, and users write them."""
 _SMALL = re.compile(
     r"(.*/)?(MANIFEST\.json|\.[^/]*\.MANIFEST\.json|metrics\.jsonl?|config\.yaml)|(labels|languages)/[^/]*\.parquet"
 )
@@ -40,10 +44,10 @@ class Remote:
     files: tuple[str, ...]
     folder: Path
 
-    @property
+    @cached_property
     def start(self) -> str:
-        """The URI without settings, as in the paths that DuckDB sees."""
-        return self.uri.partition("?")[0].rstrip("/")
+        """The URI as in the paths that DuckDB sees: without settings, `%20` read as a space."""
+        return f"{self.uri.partition('://')[0]}://{self.store[1]}"
 
     @cached_property
     def store(self) -> tuple[Any, str]:
@@ -52,9 +56,13 @@ class Remote:
 
     def parquet_files(self, folder: Path) -> list[str]:
         """As `tables.parquet_files`, for a folder of the local copy."""
-        name = f"{folder.relative_to(self.folder)}/"
-        mine = (file for file in self.files if file.startswith(name) and "/" not in file.removeprefix(name))
-        return sorted(f"{self.start}/{file}" for file in mine)
+        place = folder.relative_to(self.folder).as_posix()
+        there = sorted(file for file in self.files if file.rpartition("/")[0] == place)
+        if (named := named_files(folder)) is not None:
+            there = [f"{place}/{name}" for name in named]
+            if lacking := next((file for file in there if file not in self.files), None):
+                raise InputError(missing_part(f"{self.start}/{lacking}"))
+        return [f"{self.start}/{file}" for file in there]
 
     def schema(self, file: str) -> pa.Schema:
         """The Arrow schema of one of the files."""
@@ -92,8 +100,8 @@ def opened(root: Path | str) -> Path:
     """
     found = _URI.fullmatch(str(root))  # a Path has lost one of the slashes
     if not found:
-        return Path(root)
-    uri = f"{found[1]}://{found[2]}"
+        return Path(root).expanduser() if str(root).startswith("~") else Path(root)
+    uri = f"{found[1]}://{quote(found[2], safe=_URI_SIGNS)}"
     try:
         return _copied(uri)
     except (OSError, pa.ArrowException) as error:
@@ -111,9 +119,13 @@ def remote_of(root: Path) -> Remote | None:
 
 def local_folder(uri: str) -> Path:
     """Where the local copy of a run's small files lies."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = uri.partition("?")[0].rstrip("/")
-    return cache / "blip-bootstrap" / hashlib.sha256(name.encode()).hexdigest()[:16] / name.rpartition("/")[2]
+    return (
+        user_folder("XDG_CACHE_HOME", ".cache")
+        / "blip-bootstrap"
+        / hashlib.sha256(name.encode()).hexdigest()[:16]
+        / name.rpartition("/")[2]
+    )
 
 
 def _copied(uri: str) -> Path:

@@ -11,10 +11,12 @@ from pathlib import Path
 from blip_bootstrap import records
 from blip_bootstrap.audit import AUDITS, resolve_round
 from blip_bootstrap.config import ReportConfig
+from blip_bootstrap.errors import writing
 from blip_bootstrap.open_run import OpenRun
 from blip_bootstrap.pages import data as about_data
 from blip_bootstrap.pages import model as about_model
 from blip_bootstrap.pages.parts import Page, document, section
+from blip_bootstrap.tables import check_writable
 
 SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
     ("flow", "From URLs to pairs", "Every row is accounted for; all bars are to one scale.", about_data.flow),
@@ -83,6 +85,7 @@ def rewrite_report(root: Path, number: int | None = None, run: OpenRun | None = 
     beside = path.with_name(f".{path.name}.MANIFEST.json")
     manifest = records.read_json(beside)
     config = ReportConfig.model_validate((manifest or {}).get("settings", {}))
+    check_writable(path)
     content = page_html(root, number, config, run).encode()
     _replace(path, content)
     if manifest:
@@ -120,5 +123,6 @@ def _footer(page: Page) -> str:
 def _replace(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     staged = path.with_name(f".{path.name}.tmp")
-    staged.write_bytes(content)
-    staged.replace(path)
+    with writing(path):
+        staged.write_bytes(content)
+        staged.replace(path)

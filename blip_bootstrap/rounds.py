@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, dump_yaml
 from blip_bootstrap.errors import ConfigError, RunFailed
+from blip_bootstrap.input_paths import missing_paths
 from blip_bootstrap.layout import (
     Artifact,
     Layout,
@@ -130,16 +131,7 @@ def _start(at: Layout, config: Config) -> Artifact | None:
 def check_config(config: Config, number: int) -> list[str]:
     """What the configuration lacks for round `number`, one line for each mistake."""
     mistakes = [] if config.download.urls else ["download.urls: at least one URL list is needed"]
-    mistakes += [
-        f"download.urls.{i}.path: no such file: {one.path}"
-        for i, one in enumerate(config.download.urls)
-        if not one.path.is_file()
-    ]
-    for name, annotated in (("human", config.human), ("held_out", config.held_out)):
-        if annotated and not annotated.path.is_file():
-            mistakes.append(f"{name}.path: no such file: {annotated.path}")
-    if config.truth and not config.truth.is_file():
-        mistakes.append(f"truth: no such file: {config.truth}")
+    mistakes += missing_paths(config, number)
     if number > 0:
         mistakes += _check_finetune(config, "captioner", config.captioner)
         mistakes += _check_finetune(config, "filter", config.filter)

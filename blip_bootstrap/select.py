@@ -110,7 +110,7 @@ def _part(files: Sequence[Path]) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = tables.parquet_files(folder)
+    files = [file.resolve() for file in tables.parquet_files(folder)]  # as DuckDB names them in `filename`
     if not files:
         raise InputError(f"{folder}: no Parquet files to select from; make this table first")
     return files

@@ -30,8 +30,19 @@ def scan(files: Sequence[Path | str], options: str = "") -> str:
     """A table function that reads `files`, paths or URIs, as one table.
 
     Columns are matched by name, since later files may have more of them, and nothing is read from folder names:
-    DuckDB would take a folder `round=2` for a column.
+    DuckDB would take a folder `round=2` for a column. Every name stands for itself: stars and brackets are escaped, and
+    a relative path is made whole, since DuckDB would take a `~` at its start for the home folder.
     """
-    names = text_list([escape(str(path)) for path in files])
+    names = text_list([escape(name) for name in map(_whole, files)])
     settings = ["union_by_name = true", "hive_partitioning = false", *([options] if options else [])]
     return f"read_parquet({names}, {', '.join(settings)})"
+
+
+def allowed(files: Sequence[Path | str]) -> str:
+    """The value of `allowed_paths` under which `scan(files)` may read: DuckDB compares names escaped, then found."""
+    names = [_whole(path) for path in files]
+    return text_list([*names, *(pattern for name in names if (pattern := escape(name)) != name)])
+
+
+def _whole(path: Path | str) -> str:
+    return str(path.absolute()) if isinstance(path, Path) else path

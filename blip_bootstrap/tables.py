@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.errors import InputError, writing
+
+MANIFEST = "MANIFEST.json"
+"""Lies in the folder of everything that a step has made, written last; it names the files."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,8 @@ def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[st
     staged = staged_beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, dictionary = data.select(schema.names).cast(schema), True if table.repeating is None else [*table.repeating]
-    pq.write_table(rows, staged, compression="zstd", row_group_size=table.rows_per_group, use_dictionary=dictionary)
+    settings = {"row_group_size": table.rows_per_group, "use_dictionary": dictionary}
+    pq.write_table(rows, staged.absolute(), compression="zstd", **settings)  # absolute: see open_parquet
     staged.replace(path)
 
 
@@ -195,14 +200,61 @@ def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=table.schema)
 
 
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A Parquet file on this machine, whatever it is called.
+
+    By a relative name pyarrow would take `~` for the home folder, and `word:` for the scheme of a URI.
+    """
+    return pq.ParquetFile(path.absolute())
+
+
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """One Parquet file as Arrow. Raises InputError, naming the file, where it is damaged or half-written."""
     try:
-        return pq.ParquetFile(path).read(columns=columns)
+        return open_parquet(path).read(columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from error
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The folder's data files in order, staged and hidden ones left out."""
-    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    """The Parquet files of a table's folder, in order: those that its MANIFEST names, and no other.
+
+    A copy that somebody made of a part file would count its rows twice. Without a MANIFEST, as where a step is at
+    work, they are all but staged and hidden ones. Raises InputError where one that is named is not there.
+    """
+    named = named_files(folder)
+    if named is None:
+        return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    for name in named:
+        if not (folder / name).is_file():
+            raise InputError(missing_part(f"{folder / name}"))
+    return [folder / name for name in named]
+
+
+def named_files(folder: Path) -> list[str] | None:
+    """The names of a folder's Parquet files in its MANIFEST, sorted; None where there is none.
+
+    Raises InputError where the MANIFEST is damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        names = [str(entry["name"]) for entry in json.loads(path.read_text(encoding="utf-8"))["files"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}); delete it to make its folder anew") from error
+    return sorted(name for name in names if name.endswith(".parquet") and "/" not in name)
+
+
+def missing_part(where: str) -> str:
+    """What to say of a file that a MANIFEST names and that is not there."""
+    return f"{where}: its MANIFEST names it, and it is not there; put it back, or run the round again to make it anew"
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError where a file cannot be written at `path`, before the work that it is to hold."""
+    staged = staged_beside(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.touch()
+        staged.unlink()

@@ -14,7 +14,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from blip_bootstrap import tables
 from blip_bootstrap.errors import InputError
@@ -50,7 +49,7 @@ def cut_of(rule: Mapping[str, Any]) -> tuple[str, float] | None:
 def schema_of(file: Path | str, remote: Remote | None = None) -> pa.Schema:
     """The Arrow schema of one Parquet file. Raises InputError, naming the file, where it is damaged."""
     try:
-        return remote.schema(str(file)) if remote else pq.read_schema(file)
+        return remote.schema(str(file)) if remote else tables.open_parquet(Path(file)).schema_arrow
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{file}: not a readable Parquet file ({error}); delete it and run again") from error
 

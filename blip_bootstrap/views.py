@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +12,10 @@ import pyarrow.compute as pc
 from blip_bootstrap import records, tables
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.macros import MACROS
+from blip_bootstrap.paths import spill_folder
 from blip_bootstrap.questions import told_in_one_line
 from blip_bootstrap.remote import Remote, attach, opened, remote_of
-from blip_bootstrap.sql_text import literal, scan, text_list
+from blip_bootstrap.sql_text import allowed, literal, scan
 from blip_bootstrap.verdicts import pairs_sql, schema_of
 
 HUMAN = tables.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
@@ -60,7 +59,7 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
     numbers = [number for number in records.round_numbers(root) if rounds is None or number in rounds]
     connection = duckdb.connect()
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;" + MACROS)
-    spill = Path(tempfile.gettempdir()) / f"blip-bootstrap-duckdb-{getpass.getuser()}"
+    spill = spill_folder() or ""  # empty: what does not fit in memory is an error
     connection.execute(f"SET temp_directory = {literal(str(spill))}")  # DuckDB's own default is .tmp where one stands
     # Each question reads every footer anew otherwise: half of its time, over 500 files.
     # GLOBAL: for its cursors, too.
@@ -184,6 +183,6 @@ def _lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
 
     Naming files and not their folder keeps COPY out, too: it writes a new file beside the one that it replaces.
     """
-    connection.execute(f"SET allowed_paths = {text_list(files)}")
+    connection.execute(f"SET allowed_paths = {allowed(files)}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

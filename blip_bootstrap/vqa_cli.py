@@ -11,20 +11,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blip_bootstrap.errors import INTERRUPTED, InputError
+from blip_bootstrap.ending import ended_early
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.paths import path_argument, source_argument
 
 if TYPE_CHECKING:
     from blip_bootstrap.config import VqaConfig
 
 RECIPE, CHECKPOINT = "recipe.json", "checkpoint.pt"
+GOES_ON = "the same command goes on from the last checkpoint"
 MODEL = "model.safetensors"
 """The last file of a model that is written: where it is, the model is whole."""
 
 Questions = Annotated[
-    Path, typer.Argument(metavar="QUESTIONS", help="JSON lines: image, question, answers (texts, or text to count).")
+    Path,
+    typer.Argument(
+        parser=path_argument,
+        metavar="QUESTIONS",
+        help="JSON lines: image, question, answers (texts, or text to count).",
+    ),
 ]
-ImageRoot = Annotated[Path | None, typer.Option("--image-root", help="Folder of the pictures. Default: the list's.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; its section `vqa` counts.")]
+ImageRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--image-root", parser=path_argument, metavar="PATH", help="Folder of the pictures. Default: the list's."
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", parser=path_argument, metavar="PATH", help="YAML file; its section `vqa` counts."),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="One setting, as `vqa.optimizer.steps=2000`.")]
 
 vqa_app = typer.Typer(help="Answer questions about pictures: fine-tune a model, and ask it.", no_args_is_help=True)
@@ -39,9 +55,17 @@ class Mode(StrEnum):
 
 @vqa_app.command(epilog="Example: `blip-bootstrap vqa train runs/mine/round-01/model questions.jsonl --out runs/vqa`")
 def train(
-    start: Annotated[str, typer.Argument(help="Pre-trained model: folder, .pth or hub name.")],
+    start: Annotated[
+        str,
+        typer.Argument(parser=source_argument, metavar="MODEL", help="Pre-trained model: folder, .pth or hub name."),
+    ],
     questions: Questions,
-    out: Annotated[Path, typer.Option("--out", help="Where the model goes; a killed run goes on from there.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", parser=path_argument, metavar="PATH", help="Where the model goes; a killed run goes on from there."
+        ),
+    ],
     image_root: ImageRoot = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -58,7 +82,7 @@ def train(
     if (out / MODEL).is_file() and not (out / CHECKPOINT).exists():
         typer.echo(f"{out}: made already by these settings", err=True)
         return
-    with _interruptible(), _threads(vqa), Progress("vqa train", vqa.optimizer.steps, unit="steps") as progress:
+    with ended_early(GOES_ON), _threads(vqa), Progress("vqa train", vqa.optimizer.steps, unit="steps") as progress:
 
         def show(step: int, figures: Mapping[str, float]) -> None:
             progress.advance(step - progress.done, loss=round(figures["lm"], 4))
@@ -70,11 +94,24 @@ def train(
 
 @vqa_app.command(epilog="Example: `blip-bootstrap vqa answer runs/vqa questions.jsonl --mode rank --answers list.txt`")
 def answer(
-    model: Annotated[str, typer.Argument(help="A model that answers: folder, .pth or hub name.")],
+    model: Annotated[
+        str,
+        typer.Argument(parser=source_argument, metavar="MODEL", help="A model that answers: folder, .pth or hub name."),
+    ],
     questions: Questions,
     mode: Annotated[Mode, typer.Option("--mode", help="Write answers, or choose them from --answers.")] = Mode.generate,
-    answers: Annotated[Path | None, typer.Option("--answers", help="rank: one answer a line, or a JSON list.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="JSON lines go here instead of standard output.")] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers", parser=path_argument, metavar="PATH", help="rank: one answer a line, or a JSON list."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", parser=path_argument, metavar="PATH", help="JSON lines go here instead of standard output."
+        ),
+    ] = None,
     image_root: ImageRoot = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -91,7 +128,7 @@ def answer(
     check_pictures(read)
     _check_folder(out)
     loaded = load_vqa(model, resolve_device(vqa.optimizer.device), vqa.image_size)
-    with _interruptible(), _threads(vqa):
+    with ended_early("nothing was written"), _threads(vqa):
         found = _ask(*loaded, read, vqa, mode.value, candidates)
     rows = [
         {"image": str(question.image), "question": question.text, "answer": text, "logprob": round(logprob, 6)}
@@ -223,13 +260,3 @@ def _threads(config: VqaConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C is no failure: what is trained is kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
-        raise typer.Exit(INTERRUPTED) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -13,9 +12,11 @@ from blip_bootstrap.config.sections import (
     Device,
     Dtype,
     Fraction,
+    LocalPath,
     NonNegative,
     Positive,
     Section,
+    Source,
 )
 
 
@@ -39,10 +40,10 @@ class CaptionConfig(Section):
 
     sampler: SamplerConfig = SamplerConfig()
     candidates: Count = Field(1, description="synthetic captions per image, of each captioner")
-    captioners: tuple[str, ...] = Field((), description="more of them beside the round's: folders, .pth or hub names")
-    filters: tuple[str, ...] = Field((), description="more of them beside the round's: folders, .pth or hub names")
+    captioners: tuple[Source, ...] = Field((), description="more of them beside the round's: folder, .pth or hub name")
+    filters: tuple[Source, ...] = Field((), description="more of them beside the round's: folder, .pth or hub name")
     combine: Literal["mean", "min"] = Field("mean", description="what several filters' scores become")
-    scorer: str | None = Field(None, description="a CLIPModel or SiglipModel, folder or hub name, for clip_score")
+    scorer: Source | None = Field(None, description="a CLIPModel or SiglipModel, folder or hub name, for clip_score")
     prompt: str = "a picture of"
     batch_size: NonNegative = Field(
         0, description="images at a time; 0: 64 on a CPU, 256 on a GPU; halved where memory runs out",
@@ -80,7 +81,7 @@ class SelectConfig(Section):
         0.5, description="fraction: share of the scored texts that the cut leaves; of texts with its own score, all"
     )
     target_noise: Fraction = Field(0.1, description="target_noise: share of kept texts that may be wrong by the labels")
-    labels: Path | None = Field(None, description="target_noise: answered sample of `audit label`, Parquet")
+    labels: LocalPath | None = Field(None, description="target_noise: answered sample of `audit label`, Parquet")
     synthetic_share: Fraction | None = Field(None, description="thin out web or synthetic pairs to this share")
     explore_share: Fraction = Field(0.0, description="share of the texts below the threshold kept, against collapse")
     seed: int = Field(0, description="of the two above")

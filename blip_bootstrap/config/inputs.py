@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -10,6 +9,7 @@ from pydantic import Field, model_validator
 from blip_bootstrap.config.sections import (
     SPEED,
     Count,
+    LocalPath,
     NonNegative,
     Positive,
     Section,
@@ -20,12 +20,12 @@ from blip_bootstrap.config.sections import (
 class UrlList(Section):
     """One list of URLs with alt texts: TSV, CSV, JSON lines or Parquet."""
 
-    path: Path = Field(description="the file; format from its ending (.tsv .csv .jsonl .parquet)")
+    path: LocalPath = Field(description="the file; format from its ending (.tsv .csv .jsonl .parquet)")
     dataset: str | None = Field(None, description="its name in the tables; default: the file's name")
     url_column: str = "url"
     caption_column: str = "caption"
     url_prefix: str = Field("", description="put before every URL of the list, for lists of bare file names")
-    serve: Path | None = Field(
+    serve: LocalPath | None = Field(
         None, description="a folder of pictures, served over loopback HTTP while the step runs; the list has file names"
     )
     serve_port: Annotated[int, Field(ge=1, le=65_535)] = Field(8765, description="part of the URLs in the tables")
@@ -45,11 +45,11 @@ class UrlList(Section):
 class AnnotatedSet(Section):
     """Pictures with human captions, as JSON lines or Parquet: the paper's COCO."""
 
-    path: Path
+    path: LocalPath
     image_column: str = Field("image", description="a file name, relative to image_root")
     captions_column: str = "captions"
     domain_column: str = Field("domain", description="optional column: in, near or out (nocaps)")
-    image_root: Path | None = Field(None, description="folder of the pictures; default: beside the list")
+    image_root: LocalPath | None = Field(None, description="folder of the pictures; default: beside the list")
     image_size: Count = Field(256, description="longest side as stored, px; larger pictures are made smaller")
     rows_per_shard: ShardRows = 10_000
 

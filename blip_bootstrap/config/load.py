@@ -16,7 +16,7 @@ from blip_bootstrap.errors import ConfigError, InputError
 
 
 def load_config(path: Path | None = None, settings: Sequence[str] = (), **overrides: Any) -> Config:
-    """The configuration from a YAML file, then `settings` ("a.b=c", values as YAML), then keyword overrides.
+    """The configuration from a YAML file, then `settings` ("a.b=c", values as YAML), then overrides (`a__b=c`, values).
 
     Relative paths in the file are relative to the working directory, as on a command line.
     Raises ConfigError with one line for each mistake, InputError where the file cannot be read.
@@ -25,7 +25,7 @@ def load_config(path: Path | None = None, settings: Sequence[str] = (), **overri
     mistakes = [m for setting in settings if (m := _apply(data, setting))]
     for name, value in overrides.items():
         if value is not None:
-            mistakes += [m for m in [_apply(data, f"{name.replace('__', '.')}={value}")] if m]
+            _put(data, name.split("__"), value)
     config, more = _validate(data)
     mistakes += more
     if mistakes or config is None:
@@ -52,18 +52,24 @@ def _apply(data: dict[str, Any], setting: str) -> str | None:
     name, equals, value = setting.partition("=")
     if not equals or not name:
         return f"--set {setting}: expected section.key=value"
-    *parents, leaf = name.split(".")
+    try:
+        read = yaml.safe_load(value) if value else None
+    except yaml.YAMLError:
+        read = value
+    _put(data, name.split("."), read)
+    return None
+
+
+def _put(data: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    """Set what lies under the names, one within the other."""
+    *parents, leaf = names
     node = data
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
             child = node[parent] = {}
         node = child
-    try:
-        node[leaf] = yaml.safe_load(value) if value else None
-    except yaml.YAMLError:
-        node[leaf] = value
-    return None
+    node[leaf] = value
 
 
 def _validate(data: dict[str, Any]) -> tuple[Config | None, list[str]]:

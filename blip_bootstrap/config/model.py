@@ -11,6 +11,7 @@ from blip_bootstrap.config.sections import (
     Fraction,
     NonNegative,
     Section,
+    Source,
 )
 
 
@@ -30,7 +31,7 @@ class VisionConfig(Section):
     trained_blocks: Annotated[int, Field(ge=0, le=15)] = Field(
         0, description="efficientnet-lite0: so many of its 16 blocks, the last, are trained; the others stay frozen"
     )
-    start: str | None = Field(None, description="folder or hub name of a ViT in transformers format")
+    start: Source | None = Field(None, description="folder or hub name of a ViT in transformers format")
 
     @model_validator(mode="after")
     def _fits(self) -> VisionConfig:
@@ -46,7 +47,7 @@ class VisionConfig(Section):
 class TextConfig(Section):
     """The text stack: BERT with cross-attention, two sets of self-attention (section 3.1)."""
 
-    tokenizer: str = Field("bert-base-uncased", description="folder, vocab.txt or hub name of a BERT tokenizer")
+    tokenizer: Source = Field("bert-base-uncased", description="folder, vocab.txt or hub name of a BERT tokenizer")
     width: Count = 768
     depth: Count = 12
     heads: Count = 12
@@ -54,7 +55,7 @@ class TextConfig(Section):
     max_tokens: Annotated[int, Field(ge=8)] = Field(30, description="training texts are cut here, specials included")
     max_positions: Count = 512
     dropout: Fraction = 0.1
-    start: str | None = Field(None, description="folder or hub name of a BERT in transformers format")
+    start: Source | None = Field(None, description="folder or hub name of a BERT in transformers format")
 
     @model_validator(mode="after")
     def _fits(self) -> TextConfig:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from blip_bootstrap.paths import local_path, source
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 ShardRows = Annotated[int, Field(ge=1, le=100_000)]  # five digits of a key count the rows of a shard
+LocalPath = Annotated[Path, BeforeValidator(local_path)]
+"""A path of this machine, `~` expanded; see `paths.local_path`."""
+Source = Annotated[str, BeforeValidator(source)]
+"""A model or tokenizer: a path, `package:NAME` or a hub name; see `paths.source`."""
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 """auto: bfloat16 where the device has products of it, else float32; resolved before anything is made."""

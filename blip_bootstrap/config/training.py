@@ -16,6 +16,7 @@ from blip_bootstrap.config.sections import (
     NonNegative,
     Positive,
     Section,
+    Source,
 )
 
 
@@ -103,7 +104,7 @@ class PretrainConfig(Section):
 class FinetuneConfig(Section):
     """Fine-tuning of a captioner or filter on the human set (section 3.3), or one that is given."""
 
-    checkpoint: str | None = Field(None, description="a given model: folder, .pth or hub name; no fine-tuning then")
+    checkpoint: Source | None = Field(None, description="a given model: folder, .pth or hub name; no fine-tuning then")
     optimizer: OptimizerConfig = OptimizerConfig(steps=5000, lr=1e-5, warmup_steps=0, batch_size=256)
     itc: ItcConfig = ItcConfig(queue_size=57_600, alpha_ramp_steps=0)
     itm: ItmConfig = ItmConfig()

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from blip_bootstrap.config.capfilt import CaptionConfig, SelectConfig
 from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig
 from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
-from blip_bootstrap.config.sections import Count, Section
+from blip_bootstrap.config.sections import Count, LocalPath, Section
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
 
 
@@ -33,12 +33,12 @@ class RayConfig(Section):
 class Config(Section):
     """The whole configuration of a run."""
 
-    root: Path = Path("runs/default")
+    root: LocalPath = Path("runs/default")
     seed: int = Field(0, description="of every section that does not set its own")
     download: DownloadConfig = DownloadConfig()
     human: AnnotatedSet | None = None
     held_out: AnnotatedSet | None = None
-    truth: Path | None = Field(None, description="JSON lines of what is really in the pictures: for measuring alone")
+    truth: LocalPath | None = Field(None, description="JSON lines of what is really in the pictures: to measure alone")
     pretrain: PretrainConfig = PretrainConfig()
     captioner: FinetuneConfig = FinetuneConfig()
     filter: FinetuneConfig = FinetuneConfig()

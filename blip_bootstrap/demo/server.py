@@ -16,6 +16,8 @@ an HTML page; a picture cut off in the middle; the picture in pieces; half of a 
 HOST = "127.0.0.1"
 _SLOW_PIECES, _SLOW_PAUSE_S = 5, 0.1
 _STALLED_S = 60.0
+IDLE_S = 60.0
+"""How long a connection may say nothing before its thread ends."""
 _PAGE = b"<!doctype html><html><head><title>Gone</title></head><body>This picture has moved.</body></html>"
 
 
@@ -74,6 +76,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    timeout = IDLE_S
 
     def do_GET(self) -> None:
         manner, _, name = self.path.lstrip("/").partition("/")

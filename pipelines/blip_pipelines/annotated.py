@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from blip_bootstrap.config import AnnotatedSet
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.tables import ANNOTATED, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.tables import ANNOTATED, open_parquet, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.pictures import PictureError, open_picture
 from blip_pipelines.url_lists import check_columns, parse_object
 
@@ -77,7 +76,7 @@ def _read_jsonl(source: Path, wanted: list[str]) -> Iterator[Row]:
 
 def _read_parquet(source: Path, wanted: list[str]) -> Iterator[Row]:
     try:
-        with pq.ParquetFile(source) as file:
+        with open_parquet(source) as file:
             check_columns(source, file.schema_arrow.names, wanted)
             for batch in file.iter_batches():
                 yield from batch.to_pylist()

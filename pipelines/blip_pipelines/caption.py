@@ -16,12 +16,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.tables import CAPTIONS, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.tables import CAPTIONS, open_parquet, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines import caption_process
 from blip_pipelines.caption_models import absolute, with_absolute_models
 from blip_pipelines.caption_process import CaptionProcess
@@ -94,7 +93,7 @@ def caption_and_score(
 
 
 def _blocks(part: Path, out: Path) -> list[Block]:
-    with pq.ParquetFile(part) as file:
+    with open_parquet(part) as file:
         num_rows = file.metadata.num_rows
     out = out.absolute()
     firsts = range(0, max(num_rows, 1), BLOCK_ROWS)  # an empty file of images has an empty file of captions
@@ -251,7 +250,7 @@ def read_rows(part: Path, first: int, count: int) -> pa.Table:
 
     Row groups without any of them are not read: at the end of a file of 10,000 images they were all of it.
     """
-    with pq.ParquetFile(part) as file:
+    with open_parquet(part) as file:
         ends = list(accumulate(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
         groups = range(bisect_right(ends, first), min(bisect_left(ends, first + count) + 1, len(ends)))
         at = ends[groups[0] - 1] if groups and groups[0] else 0

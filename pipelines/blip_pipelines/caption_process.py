@@ -27,7 +27,8 @@ Row = dict[str, Any]
 
 SERVE = """
 import signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the command ends this one
+for number in (signal.SIGINT, signal.SIGTERM):  # they may reach both: the command ends this one
+    signal.signal(number, signal.SIG_IGN)
 import sys
 from blip_pipelines.caption_process import serve
 serve(int(sys.argv[1]))

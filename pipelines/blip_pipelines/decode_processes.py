@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 SERVE = """
 import signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the process that asks ends this one
+for number in (signal.SIGINT, signal.SIGTERM):  # they may reach all: the process that asks ends this one
+    signal.signal(number, signal.SIG_IGN)
 import sys
 from blip_pipelines.decode_processes import serve
 serve([int(size) for size in sys.argv[1:]])

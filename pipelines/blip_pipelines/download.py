@@ -15,12 +15,11 @@ from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.tables import IMAGES, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.tables import IMAGES, open_parquet, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.fetch import Fetched, fetch
 from blip_pipelines.pictures import PictureError, PictureResizer
 from blip_pipelines.ray_session import connect, errors_in_one_line, num_workers, quiet_data, works_here
@@ -222,7 +221,7 @@ def _outcome(status: str, error_class: str | None) -> list[str]:
 
 
 def _num_rows(path: Path) -> int:
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         return int(file.metadata.num_rows)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from blip_bootstrap import errors
 from blip_bootstrap.config import Device, RayConfig
+from blip_bootstrap.ending import Terminated
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import staged_beside
@@ -188,6 +189,8 @@ def _interrupts_kept() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except Terminated:
+        raise
     except SystemExit as end:
         raise KeyboardInterrupt from end
     finally:

@@ -15,7 +15,7 @@ from blip_bootstrap.config import CaptionConfig, Config
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.plan import Cost
 from blip_bootstrap.select import select_pairs
-from blip_bootstrap.tables import CAPTIONS, PAIRS, rows_to_table, write_parquet
+from blip_bootstrap.tables import CAPTIONS, PAIRS, parquet_files, rows_to_table, write_parquet
 from blip_pipelines.caption import BLOCK_ROWS, gpus_of_actor, idle_lanes, num_threads
 from blip_pipelines.caption_models import Picture, absolute, with_absolute_models
 from blip_pipelines.caption_worker import CaptionWorker
@@ -104,7 +104,7 @@ def measure_model(
 
 def find_sample(config: Config, scratch: Path, count: int) -> tuple[Sample, Cost | None]:
     """Images to measure with, and the cost of the download, None where there is nothing to fetch."""
-    if any((config.root / "images").glob("part-*.parquet")):
+    if parquet_files(config.root / "images"):
         sample = stored_sample(config.root / "images", count, f"of {config.root}")
         return sample, None
     if config.download.urls:

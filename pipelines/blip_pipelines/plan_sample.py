@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.config import Config, FinetuneConfig
-from blip_bootstrap.layout import MANIFEST
-from blip_bootstrap.tables import IMAGES, Table, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.records import round_folder, round_numbers
+from blip_bootstrap.tables import IMAGES, MANIFEST, Table, parquet_files, read_parquet, rows_to_table, write_parquet
 
 DRAWN_PX = 256
 
@@ -92,7 +92,8 @@ def find_models(config: Config, scratch: Path) -> PlannedModels:
 def _given_or_made(root: Path, name: str, section: FinetuneConfig) -> str | None:
     if section.checkpoint:
         return section.checkpoint
-    made = sorted(path.parent for path in root.glob(f"round-*/{name}/{MANIFEST}"))
+    folders = (round_folder(root, number) / name for number in round_numbers(root))
+    made = [folder for folder in folders if (folder / MANIFEST).is_file()]
     return str(made[-1]) if made else None
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 from blip_bootstrap import errors
 from blip_bootstrap.config import Device, RayConfig
+from blip_bootstrap.ending import heed_sigterm
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 
 MIN_LOCAL_CPUS = 4
@@ -59,6 +60,15 @@ def connect(config: RayConfig) -> None:
     if ray.is_initialized():
         return
     atexit.register(disconnect)  # after Ray's own, and so called before it
+    try:
+        _join(config)
+    finally:
+        heed_sigterm()  # Ray has put its own handler there, which ends with the signal's number
+
+
+def _join(config: RayConfig) -> None:
+    import ray
+
     if config.address == "local":
         _start_local(config)
         return

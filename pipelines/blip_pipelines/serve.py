@@ -11,8 +11,13 @@ from pathlib import Path
 
 from blip_bootstrap.errors import InputError, RunFailed
 
+IDLE_S = 60.0
+"""How long a connection may say nothing before its thread ends."""
+
 
 class _QuietHandler(SimpleHTTPRequestHandler):
+    timeout = IDLE_S
+
     def log_message(self, format: str, *args: object) -> None:
         """Not a line for each picture."""
 

@@ -15,11 +15,10 @@ from typing import TextIO
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.tables import rows_to_table, write_parquet
+from blip_bootstrap.tables import open_parquet, rows_to_table, write_parquet
 from blip_pipelines.shard_tables import SHARD
 
 MAX_FIELD_BYTES = 10_000_000
@@ -194,7 +193,7 @@ def parse_object(line: str) -> dict[str, object] | None:
 def _read_parquet(urls: UrlList) -> Iterator[ListRow]:
     columns = [urls.url_column, urls.caption_column]
     try:
-        with pq.ParquetFile(urls.path) as file:
+        with open_parquet(urls.path) as file:
             check_columns(urls.path, file.schema_arrow.names, columns)
             for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
                 for url, caption in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):

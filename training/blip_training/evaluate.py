@@ -59,7 +59,7 @@ class Evaluation:
     def save(self, out: Path) -> None:
         """Write captions.parquet and metrics.json into `out`; metrics.json, which means done, last."""
         table = pa.Table.from_pylist([vars(row) for row in self.captions], schema=_CAPTION_SCHEMA)
-        pq.write_table(table, out / CAPTIONS)
+        pq.write_table(table, (out / CAPTIONS).absolute())  # pyarrow takes `word:` for a scheme
         staged = out / f".{METRICS}.tmp"
         staged.write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
         staged.replace(out / METRICS)

@@ -1,0 +1,45 @@
+"""Whether what a configuration reads is there and can be read, told before any work."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from blip_bootstrap.config import Config
+
+
+def missing_paths(config: Config, number: int) -> list[str]:
+    """One line for each file or folder that round `number` reads and that is not there, or not to be read."""
+    return [f"{name}: {why}: {path}" for name, path, kind in _read(config, number) if (why := _lack(path, kind))]
+
+
+def _read(config: Config, number: int) -> Iterator[tuple[str, Path, str]]:
+    """The setting, the path, and whether it is to be a file or a folder."""
+    for at, one in enumerate(config.download.urls):
+        yield f"download.urls.{at}.path", one.path, "file"
+        if one.serve:
+            yield f"download.urls.{at}.serve", one.serve, "folder"
+    for name, annotated in (("human", config.human), ("held_out", config.held_out)):
+        if annotated:
+            yield f"{name}.path", annotated.path, "file"
+            if annotated.image_root:
+                yield f"{name}.image_root", annotated.image_root, "folder"
+    if config.truth:
+        yield "truth", config.truth, "file"
+    if number > 0 and config.select.strategy == "target_noise" and config.select.labels:
+        yield "select.labels", config.select.labels, "file"
+
+
+def _lack(path: Path, kind: str) -> str | None:
+    """What is wrong with a path that is to be a readable file or folder."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return f"no such {kind}"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if stat.S_ISDIR(mode) != (kind == "folder"):
+        return f"a {kind} is needed, and this is {'a folder' if stat.S_ISDIR(mode) else 'a file'}"
+    return None if os.access(path, os.R_OK) else "cannot be read (Permission denied)"

@@ -1,0 +1,146 @@
+"""Paths as users name them: `~` expanded, URIs refused; and the user's own folders, which a container may lack."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from blip_bootstrap.errors import InputError
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(s3|gs|file|https?|hdfs):/")
+"""The second part: pathlib has made one slash of two."""
+Found = TypeVar("Found")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def local_path(value: object) -> Path:
+    """A path on this machine's disks, with `~` and `~NAME` at its start made the home folder that they stand for.
+
+    Other characters stand for themselves: brackets, stars, colons, quotes, per cent signs. Raises ValueError, which
+    tells what to write instead, for a URI, an empty name, an unknown home, and what is no text.
+    """
+    if not isinstance(value, str | Path):
+        raise ValueError("a path is text; put it in quotes, as YAML reads a bare ~ as nothing and 2024 as a number")
+    text = str(value)
+    if not text.strip():
+        raise ValueError("the path is empty")
+    if _CONTROL.search(text) or not _is_utf8(text):
+        raise ValueError(f"the path {text!a} holds characters that are not plain UTF-8 text; rename the folder")
+    if _URI.match(text):
+        raise ValueError(
+            f"{text} is a URI, and this must be a path of this machine; mount an object store to use it here"
+        )
+    path = _expanded(text)
+    # ./~name is a folder of that name, and must not look like a home to whoever reads it next.
+    return path.absolute() if str(path).startswith("~") else path
+
+
+def _expanded(text: str) -> Path:
+    if not text.startswith("~"):
+        return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        told = f"no home folder is known that {text.partition('/')[0]} stands for"
+        raise ValueError(f"{text}: {told}; write the folder in full, or ./{text} for one of that name") from error
+
+
+def source(value: object) -> object:
+    """A model or tokenizer: the path of a folder or file with `~` expanded, `package:NAME`, or a hub name as it is.
+
+    Raises ValueError as `local_path`. What is no text is left to the setting's own type to refuse.
+    """
+    if not isinstance(value, str | Path) or not str(value):
+        return value
+    text = str(value)
+    if _URI.match(text):
+        raise ValueError(f"{text} is a URI; give a folder or file of this machine, or the hub's name as OWNER/NAME")
+    if text.startswith(("~", "/", "./", "../")):
+        return str(local_path(text))
+    return text
+
+
+def path_argument(text: str) -> Path:
+    """A path on the command line; a shell leaves the `~` of `--root=~/run` as it is. Raises InputError."""
+    return _told(local_path, text)
+
+
+def run_argument(text: str) -> Path:
+    """A run to read on the command line: a path, or an s3:// or gs:// URI as it is. Raises InputError."""
+    return Path(text) if text.startswith(("s3://", "gs://")) else path_argument(text)
+
+
+def source_argument(text: str) -> str:
+    """A model on the command line, as `source`. Raises InputError."""
+    return str(_told(source, text))
+
+
+def _told(read: Callable[[object], Found], text: str) -> Found:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------- the user's folders
+
+
+def user_folder(variable: str, *below_home: str) -> Path:
+    """The folder that an XDG variable names, else the one below the home folder, else one for temporary files.
+
+    A container may run as a user without a name, whose home nobody knows, or with a home that cannot be written.
+    """
+    given = os.environ.get(variable, "")
+    if given.startswith("/"):
+        return Path(given)
+    home = _home()
+    if home and os.access(home, os.W_OK):
+        return Path(home, *below_home)
+    return Path(tempfile.gettempdir(), f"blip-bootstrap-{os.getuid()}", *below_home)
+
+
+def _home() -> Path | None:
+    """The home folder, or None where neither HOME nor the system's list of users tells."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home if home.is_absolute() else None
+
+
+def spill_folder() -> Path | None:
+    """Where DuckDB may put what does not fit in memory; None where no folder for temporary files can be written."""
+    try:
+        return Path(tempfile.gettempdir()) / f"blip-bootstrap-duckdb-{os.getuid()}"
+    except OSError:
+        return None
+
+
+def name_the_user() -> None:
+    """Give libraries a user name and a home where the system knows neither, as for a container's `--user 54321`.
+
+    getpass.getuser raises where the user has no name, which torch and others do not expect, and a home that is unknown
+    would become a folder called `~`.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid-{os.getuid()}"
+    if _home() is None:
+        try:
+            os.environ["HOME"] = str(Path(tempfile.gettempdir()) / f"blip-bootstrap-{os.getuid()}")
+        except OSError:
+            os.environ["HOME"] = "/"
