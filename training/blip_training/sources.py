@@ -9,6 +9,8 @@ from blip_bootstrap.errors import CheckpointError
 
 PACKAGE_PREFIX = "package:"
 HUB_PATTERNS = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
+PICKLED_PATTERN = "pytorch_model*.bin"
+"""Fetched only where a model has no safetensors: it would be the same weights again."""
 
 
 def resolve_source(source: str | Path) -> Path:
@@ -44,7 +46,10 @@ def _hub_folder(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
+        folder = Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
+        if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*HUB_PATTERNS, PICKLED_PATTERN]))
+        return folder
     except (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = str(error).splitlines()[0]
         raise CheckpointError(f"{name}: neither a file, a folder nor a model the hub gives ({why})") from error
