@@ -92,7 +92,7 @@ def settle_output(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
         weights[f"{LM}bias"] = bias
     if output in weights:
         weights.setdefault(words, weights[output])
-        if torch.equal(weights[output], weights[words]):
+        if _equal(weights[output], weights[words]):
             del weights[output]
     return weights, output not in weights
 
@@ -106,7 +106,12 @@ def _shares(weights: dict[str, Tensor], config: ModelConfig) -> bool:
         for mine, yours in zip(encoder[ours], decoder[ours], strict=True)
     )
     # What is missing is said by its name later.
-    return all(mine is None or yours is None or torch.equal(mine, yours) for mine, yours in pairs)
+    return all(mine is None or yours is None or _equal(mine, yours) for mine, yours in pairs)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Tensors without values, of a model's shape alone, are equal where their shapes are."""
+    return one.shape == other.shape and (one.is_meta or torch.equal(one, other))
 
 
 def _check_names(weights: dict[str, Tensor], wanted: set[str], source: Path) -> None:

@@ -27,6 +27,7 @@ from blip_training.blip_format import (
     vqa_weights,
 )
 from blip_training.med import DECODE, EMBED, MATCH, Med, require
+from blip_training.normalise import set_normalise
 from blip_training.sources import resolve_source
 from blip_training.stored import (
     PICKLED,
@@ -142,10 +143,15 @@ def load_any(
         path = path.parent
     if path.is_file():
         med, tokenizer = _load_original(path, image_size)
+        is_ours = False
     else:
         content = read_json(path / CONFIG)
         load = _load_own if content.get("format") == FORMAT else _load_transformers
         med, tokenizer = load(path, content, image_size)
+        is_ours = content.get("format") == FORMAT or (path / MED).is_file()
+    if not is_ours and tokenizer.lower_case:
+        # BLIP's released models were trained on texts normalised so; a cased tokenizer is of some other training.
+        set_normalise(med, "blip")
     if tokenizer.num_tokens != med.num_tokens:
         raise CheckpointError(
             f"{path}: {med.num_tokens} tokens, its tokenizer has {tokenizer.num_tokens} with [DEC], [ENC]"

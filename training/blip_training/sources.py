@@ -25,9 +25,32 @@ def resolve_source(source: str | Path) -> Path:
         return _package_folder(name.removeprefix(PACKAGE_PREFIX))
     if Path(name).exists():
         return Path(name)
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).suffix in {".pth", ".pt", ".txt"}:
+    if _is_path(name):
         raise CheckpointError(f"{name}: no such file or folder")
     return _hub_folder(name)
+
+
+def is_here(source: str | Path) -> bool:
+    """Whether `resolve_source` needs no network for it, whether there is such a thing or not."""
+    name = str(source)
+    if name.startswith(PACKAGE_PREFIX) or Path(name).exists() or _is_path(name):
+        return True
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(name, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return False
+    except HFValidationError:
+        return True
+    return True
+
+
+def _is_path(name: str) -> bool:
+    """Whether it can be no hub name."""
+    known = {".pth", ".pt", ".bin", ".txt", ".safetensors"}
+    return name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).suffix in known
 
 
 def _package_folder(package: str) -> Path:

@@ -47,6 +47,12 @@ class Tokenizer:
         self.num_tokens = len(self.vocabulary) + 2
         self._silent = {*range(self.dec_id, self.num_tokens), *(ids[p] for p in (*REQUIRED, "[MASK]") if p in ids)}
 
+    @property
+    def lower_case(self) -> bool:
+        """Whether texts are read in lower case."""
+        normalizer = self._pieces.normalizer
+        return normalizer is not None and str(normalizer.normalize_str("A")) == "a"
+
     @classmethod
     def load(cls, source: str | Path) -> Tokenizer:
         """From a folder with `tokenizer.json` or `vocab.txt`, such a file, `package:NAME` or a hub name.
