@@ -107,7 +107,7 @@ def _what_is_wrong(file: Path) -> str | None:
         if len(head) < 8 or (head[:1] != b"<" and 8 + length > size and length < 100_000_000):
             return f"{size:,} bytes, not even its header is whole: download it again"
         try:
-            header = json.loads(opened.read(length)) if length <= size else None
+            header = json.loads(opened.read(length if length <= size else 0))
             whole = 8 + length + max(entry["data_offsets"][1] for entry in header.values() if "data_offsets" in entry)
         except (ValueError, TypeError, KeyError, AttributeError):
             return "not a safetensors file"
