@@ -163,10 +163,12 @@ def config_check(
     settings: Settings = None,
     number: Annotated[int, typer.Option("--round", min=0, help="The round that it should carry.")] = 1,
 ) -> None:
-    """List every mistake of a configuration, one line each."""
+    """List every mistake of a configuration and of the models that it names, one line each."""
+    from blip_bootstrap.given import look_into_given
     from blip_bootstrap.rounds import check_config
 
-    mistakes = check_config(_load(config, root, settings), number)
+    loaded = _load(config, root, settings)
+    mistakes = check_config(loaded, number) + look_into_given(loaded, number, _say)
     if mistakes:
         raise ConfigError(mistakes)
     typer.echo("ok")

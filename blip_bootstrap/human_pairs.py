@@ -34,8 +34,9 @@ def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, s
     path = root / "labels" / f"human-round-{number:02d}.parquet"
     pairs = list(_pairs(root, number, size, seed))
     filter = filter_of(root, number)
+    how = (_settings(root).get("caption") or {}).get("normalise", "auto")
     tables.check_writable(path)
-    scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], [[right, wrong] for _, right, wrong in pairs])
+    scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], [[right, wrong] for _, right, wrong in pairs], how)
     rows = [
         _row(number, at, candidate, text, score)
         for at, ((_, *texts), both) in enumerate(zip(pairs, scores, strict=True))
@@ -50,12 +51,17 @@ def filter_of(root: Path, number: int) -> str | Path:
     folder = records.round_folder(root, number) / "filter"
     if folder.is_dir():
         return folder
-    settings = root / "config.yaml"
-    config = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    config = _settings(root)
     given = (config.get("filter") or {}).get("checkpoint")
     if not given or (config.get("caption") or {}).get("filters"):
         raise InputError(f"{folder}: no single filter made round {number}'s scores; label a sample (`audit sample`)")
     return str(given)
+
+
+def _settings(root: Path) -> dict[str, Any]:
+    """The configuration that the run was last run with; empty where there is none."""
+    file = root / "config.yaml"
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None) or {}
 
 
 def _pairs(root: Path, number: int, size: int, seed: int) -> Iterator[Pair]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, dump_yaml
 from blip_bootstrap.errors import ConfigError, RunFailed
+from blip_bootstrap.given import check_given, note_given
 from blip_bootstrap.input_paths import missing_paths
 from blip_bootstrap.layout import (
     Artifact,
@@ -49,14 +50,14 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
     from blip_bootstrap.overview import write_overview
     from blip_pipelines.dtypes import resolve_dtypes
 
-    mistakes = check_config(config, last)
+    mistakes = check_config(config, last) or check_given(config, last)
     if mistakes:
         raise ConfigError(mistakes)
     config = resolve_dtypes(config, say)
     given = last > 0 and config.captioner.checkpoint and config.filter.checkpoint
-    _resolve_given(config)
     report = None
     with locked(config.root):
+        note_given(config, last)
         (config.root / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
         with OpenRun(config.root) as run:
             for number in [last] if given else range(last + 1):
@@ -108,19 +109,6 @@ def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
     make(at.metrics, partial(measure_round, at.root, number), at.images, at.pairs, at.evaluation, at.controls, at.truth)
     make(at.report, partial(write_report, at.root, number, run=run), at.images, at.pairs, at.model, at.metrics)
     return Path(at.report.path)
-
-
-def _resolve_given(config: Config) -> None:
-    """Find the models that are given, and fetch those of the hub, before hours of work that would need them."""
-    from blip_training.sources import resolve_source
-
-    text = config.pretrain.model.text
-    trains = config.pretrain.optimizer.steps > 0
-    starts = (text.tokenizer, text.start, config.pretrain.model.vision.start) if trains else ()
-    more = (*config.caption.captioners, *config.caption.filters, config.caption.scorer)
-    for source in (config.captioner.checkpoint, config.filter.checkpoint, *more, *starts):
-        if source:
-            resolve_source(source)
 
 
 def _start(at: Layout, config: Config) -> Artifact | None:

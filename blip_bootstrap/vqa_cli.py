@@ -72,14 +72,17 @@ def train(
 ) -> None:
     """Fine-tune a pre-trained model, or one that answers already, on questions with people's answers."""
     from blip_bootstrap.progress import Progress
-    from blip_training.finetune_vqa import finetune_vqa_model
+    from blip_training.finetune_vqa import check_vqa_start, finetune_vqa_model
     from blip_training.vqa_data import check_pictures, read_questions
 
     vqa = _load(config, settings)
     read = read_questions(questions, image_root)
+    is_made = (out / MODEL).is_file() and not (out / CHECKPOINT).exists()
+    if not is_made:
+        check_vqa_start(start)
     check_pictures(read)
     _keep_recipe(out, start, questions, image_root, vqa)
-    if (out / MODEL).is_file() and not (out / CHECKPOINT).exists():
+    if is_made:
         typer.echo(f"{out}: made already by these settings", err=True)
         return
     with ended_early(GOES_ON), _threads(vqa), Progress("vqa train", vqa.optimizer.steps, unit="steps") as progress:
@@ -118,6 +121,7 @@ def answer(
 ) -> None:
     """Answer questions, one JSON line each; where people's answers are given, the VQA accuracy on standard error."""
     from blip_training.checkpoint import load_vqa
+    from blip_training.normalise import set_normalise
     from blip_training.vqa_answers import answer_figures
     from blip_training.vqa_data import check_pictures, read_questions
     from blip_training.workers import resolve_device
@@ -125,9 +129,10 @@ def answer(
     vqa = _load(config, settings)
     candidates = _candidates(mode, answers)
     read = read_questions(questions, image_root, answered=False)
-    check_pictures(read)
     _check_folder(out)
     loaded = load_vqa(model, resolve_device(vqa.optimizer.device), vqa.image_size)
+    check_pictures(read)
+    set_normalise(loaded[0], vqa.normalise)
     with ended_early("nothing was written"), _threads(vqa):
         found = _ask(*loaded, read, vqa, mode.value, candidates)
     rows = [

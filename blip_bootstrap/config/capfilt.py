@@ -14,6 +14,7 @@ from blip_bootstrap.config.sections import (
     Fraction,
     LocalPath,
     NonNegative,
+    Normalise,
     Positive,
     Section,
     Source,
@@ -45,6 +46,11 @@ class CaptionConfig(Section):
     combine: Literal["mean", "min"] = Field("mean", description="what several filters' scores become")
     scorer: Source | None = Field(None, description="a CLIPModel or SiglipModel, folder or hub name, for clip_score")
     prompt: str = "a picture of"
+    normalise: Normalise = Field(
+        "auto",
+        description="how texts to score are shown to the model; none: as given; blip: lower case, few marks, 30 words; "
+        "auto: as it was trained, blip for a given BLIP with a lower-case tokenizer",
+    )
     batch_size: NonNegative = Field(
         0, description="images at a time; 0: 64 on a CPU, 256 on a GPU; halved where memory runs out",
         json_schema_extra=SPEED,

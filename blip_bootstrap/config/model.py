@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from blip_bootstrap.config.sections import (
+    LATER,
     Count,
     Fraction,
     NonNegative,
@@ -56,6 +57,16 @@ class TextConfig(Section):
     max_positions: Count = 512
     dropout: Fraction = 0.1
     start: Source | None = Field(None, description="folder or hub name of a BERT in transformers format")
+    tied_output: bool = Field(
+        True,
+        description="the decoder's output layer is the word embeddings (the paper's); false: weights of its own",
+        json_schema_extra=LATER,
+    )
+    normalise: Literal["none", "blip"] = Field(
+        "none",
+        description='blip: texts are seen as by the released code: lower case, . ! " ( ) * # : ; ~ as spaces, 30 words',
+        json_schema_extra=LATER,
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> TextConfig:

@@ -22,6 +22,9 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 """auto: bfloat16 where the device has products of it, else float32; resolved before anything is made."""
 
+Normalise = Literal["auto", "none", "blip"]
+"""How texts are shown to a model. blip: as by BLIP's released code (TextConfig.normalise)."""
+
 SPEED: dict[str, JsonValue] = {"speed": True}
 """Marks a setting that decides how fast a result comes, never the result: a change of it makes nothing anew."""
 

@@ -14,6 +14,7 @@ from blip_bootstrap.config.sections import (
     Dtype,
     Fraction,
     NonNegative,
+    Normalise,
     Positive,
     Section,
     Source,
@@ -128,6 +129,11 @@ class VqaConfig(Section):
     image_size: Count | None = Field(None, description="px; default: the start's own (paper: 480)")
     question_tokens: Annotated[int, Field(ge=4)] = Field(35, description="questions are cut here, specials included")
     answer_tokens: Annotated[int, Field(ge=3)] = Field(10, description="answers are cut here, specials included")
+    normalise: Normalise = Field(
+        "auto",
+        description="how questions are shown to the model; none: as given; blip: lower case, few marks, 50 words; "
+        "auto: as it was trained, blip for a given BLIP with a lower-case tokenizer",
+    )
     label_smoothing: Fraction = 0.1
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
     validate_every_steps: NonNegative = Field(

@@ -51,6 +51,7 @@ class Models:
         from blip_training.med import DECODE, MATCH
 
         self._device, self._dtype, self._compile = device, config.dtype, config.compile
+        self._normalise = config.normalise
         self._loaded: dict[str, Model] = {}
         sources = captioner_sources(captioner, config), filter_sources(filter, config)
         self.captioners = [self._load(source, DECODE) for source in sources[0]]
@@ -67,12 +68,14 @@ class Models:
         from blip_training.blank import undrawn
         from blip_training.checkpoint import load_med
         from blip_training.med import require
+        from blip_training.normalise import set_normalise
         from blip_training.precision import cast_products
 
         digest = digest_of_model(source)
         if digest not in self._loaded:
             with undrawn():
                 med, tokenizer = load_med(source, self._device)
+            set_normalise(med, self._normalise)
             med = cast_products(med) if self._dtype == "bfloat16" else med
             if self._compile:
                 compile_vision(med)

@@ -106,8 +106,11 @@ def alike(images: Sequence[int], lengths: Sequence[int], device: str) -> Iterato
 
 def _score_some(filter: Model, texts: Texts, states: Tensor) -> None:
     """The same for images that all have the same number of texts."""
+    from blip_training.normalise import captions_as_seen
+
     flat, image_of_row = _flatten(texts, states.device)
-    ids, mask = filter.tokenizer.encode([row["caption"] for row in flat], filter.med.config.text.max_tokens)
+    seen = captions_as_seen(filter.med.config.text, [row["caption"] for row in flat])
+    ids, mask = filter.tokenizer.encode(seen, filter.med.config.text.max_tokens)
     ids, mask = ids.to(states.device), mask.to(states.device)
     # None where the filter's checkpoint has no ITC.
     cosines = filter.med.cosines(states, ids, mask, image_of_row) if "embed" in filter.med.capabilities else None

@@ -204,6 +204,8 @@ class CaptionWorker:
         }
         if config.compile:
             known["compile"] = "vision blocks"
+        if any(filter.med.config.text.normalise == "blip" for filter in self.models.filters):
+            known["normalise"] = ", ".join(filter.med.config.text.normalise for filter in self.models.filters)
         if config.captioners:
             known["captioners"] = json.dumps([digest_of_model(one) for one in (captioner, *config.captioners)])
         if config.filters:

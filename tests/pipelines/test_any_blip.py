@@ -14,7 +14,8 @@ import torch
 from blip_bootstrap.config import CaptionConfig, ModelConfig, SamplerConfig
 from blip_bootstrap.tables import read_parquet
 from blip_pipelines.caption_worker import CaptionWorker
-from blip_training.blip_format import config_from_transformers, med_from_blip
+from blip_training.blip_config import config_from_transformers
+from blip_training.blip_format import med_from_blip
 from blip_training.checkpoint import load_med, save_captioner, save_filter, save_med
 from blip_training.med import Med
 from blip_training.text import Tokenizer

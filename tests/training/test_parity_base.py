@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from blip_bootstrap.config import ModelConfig
+from blip_training.blip_config import config_from_transformers
 from blip_training.blip_format import (
     CAPTIONER_CLASS,
     FILTER_CLASS,
     VQA_CLASS,
     captioner_weights,
-    config_from_transformers,
     filter_weights,
     med_from_blip,
     transformers_config,

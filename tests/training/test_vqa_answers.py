@@ -12,6 +12,7 @@ from PIL import Image
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
 from blip_training.checkpoint import save_vqa
+from blip_training.normalise import set_normalise
 from blip_training.text import Tokenizer
 from blip_training.vqa import Vqa
 from blip_training.vqa_answers import answer_figures, answer_questions, normalise_answer, rank, vqa_accuracy
@@ -141,3 +142,17 @@ def test_figures_beside_the_most_common_answer(tmp_path: Path) -> None:
     assert figures["answered_by_people"] == 3
     assert figures["accuracy"] == pytest.approx((1 + 1 / 3 + 1) / 3)
     assert figures["accuracy_of_most_common"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+
+
+def test_questions_are_seen_as_the_model_was_trained_on_them(tmp_path: Path) -> None:
+    tokenizer = Tokenizer([*WORDS, "(", ")", "!"])
+    vqa = tiny_vqa(tokenizer)
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    found = {}
+    for how in ("none", "blip"):
+        set_normalise(vqa, how)  # type: ignore[arg-type]
+        for text in ("(W3) w4!", "w3 w4"):
+            (found[how, text],) = answer_questions(vqa, tokenizer, [Question(tmp_path / "red.png", text)], CONFIG)
+    plain = found["none", "w3 w4"]
+    assert found["blip", "(W3) w4!"] == found["blip", "w3 w4"] == plain
+    assert found["none", "(W3) w4!"] != plain

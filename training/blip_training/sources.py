@@ -9,6 +9,8 @@ from blip_bootstrap.errors import CheckpointError
 
 PACKAGE_PREFIX = "package:"
 HUB_PATTERNS = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
+PICKLED_PATTERN = "pytorch_model*.bin"
+"""Fetched only where a model has no safetensors: it would be the same weights again."""
 
 
 def resolve_source(source: str | Path) -> Path:
@@ -23,9 +25,32 @@ def resolve_source(source: str | Path) -> Path:
         return _package_folder(name.removeprefix(PACKAGE_PREFIX))
     if Path(name).exists():
         return Path(name)
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).suffix in {".pth", ".pt", ".txt"}:
+    if _is_path(name):
         raise CheckpointError(f"{name}: no such file or folder")
     return _hub_folder(name)
+
+
+def is_here(source: str | Path) -> bool:
+    """Whether `resolve_source` needs no network for it, whether there is such a thing or not."""
+    name = str(source)
+    if name.startswith(PACKAGE_PREFIX) or Path(name).exists() or _is_path(name):
+        return True
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(name, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return False
+    except HFValidationError:
+        return True
+    return True
+
+
+def _is_path(name: str) -> bool:
+    """Whether it can be no hub name."""
+    known = {".pth", ".pt", ".bin", ".txt", ".safetensors"}
+    return name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).suffix in known
 
 
 def _package_folder(package: str) -> Path:
@@ -44,7 +69,10 @@ def _hub_folder(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
+        folder = Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
+        if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*HUB_PATTERNS, PICKLED_PATTERN]))
+        return folder
     except (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = str(error).splitlines()[0]
         raise CheckpointError(f"{name}: neither a file, a folder nor a model the hub gives ({why})") from error

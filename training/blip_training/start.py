@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from blip_bootstrap.errors import CheckpointError
+from blip_training.blip_config import check_computed
 from blip_training.blip_format import name_some
-from blip_training.checkpoint import read_json, read_weights
 from blip_training.med import Med
 from blip_training.sources import resolve_source
+from blip_training.stored import read_json, read_weights
 from blip_training.vision import resize_positions
-from blip_training.weight_names import lm_head_names, text_names, to_ours, vit_names
+from blip_training.weight_names import (
+    NOT_NEEDED_OF_BERT,
+    NOT_NEEDED_OF_VIT,
+    lm_head_names,
+    text_names,
+    to_ours,
+    vit_names,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from blip_bootstrap.config import ModelConfig
+    from blip_bootstrap.config import ModelConfig, TextConfig
     from blip_training.weight_names import Names
 
 CLASS_TOKENS = {"vit": 1, "deit": 2}
 """DeiT has a distillation token after the class token; it and its position are dropped."""
+BERT_LM, TOKEN_TYPES = "cls.predictions.", "embeddings.token_type_embeddings.weight"
+OF_EACH_TOKEN = ("words.weight", "lm_head.bias", "lm_head.output.weight")
+COMPUTED_OF_BERT: dict[str, tuple[Any, ...]] = {
+    "model_type": ("bert",), "hidden_act": ("gelu",), "layer_norm_eps": (1e-12,),
+    "position_embedding_type": ("absolute",),
+}  # fmt: skip
+"""Settings of a BERT that change what it computes, and the values that are computed here. A RoBERTa's weights have the
+same names, but its positions begin at 2."""
+COMPUTED_OF_VIT: dict[str, tuple[Any, ...]] = {"hidden_act": ("gelu",), "layer_norm_eps": (1e-6, 1e-12, 1e-5)}
+"""The same of a ViT; published ones state other epsilons than the 1e-6 that they were trained with."""
 
 
 def new_med(config: ModelConfig, num_tokens: int) -> Med:
@@ -66,7 +85,10 @@ def start_vision(med: Med, source: str) -> None:
         folder, content, {"num_hidden_layers": med.config.vision.depth, "num_attention_heads": med.config.vision.heads}
     )
     weights = _without_root(read_weights(folder), (f"{kind}.",))
-    given = _take(weights, vit_names(med.config.vision.depth), folder)
+    check_computed(content, COMPUTED_OF_VIT, f"{folder}: ")
+    names = vit_names(med.config.vision.depth)
+    _check_left_over(weights, [names], NOT_NEEDED_OF_VIT, folder)
+    given = _take(weights, names, folder)
     positions = given["vision.positions"]
     positions = torch.cat([positions[:, :1], positions[:, CLASS_TOKENS[kind] :]], dim=1)
     given["vision.positions"] = resize_positions(positions, med.vision.num_patches)
@@ -80,26 +102,61 @@ def start_text(med: Med, source: str) -> None:
     """
     folder, text = resolve_source(source), med.config.text
     content = read_json(folder / "config.json")
+    check_computed(content, COMPUTED_OF_BERT, f"{folder}: ")
     _check_sizes(folder, content, {"num_attention_heads": text.heads})
     if text.depth > content.get("num_hidden_layers", 0):
         layers = content.get("num_hidden_layers")
         raise CheckpointError(f"{folder}: num_hidden_layers is {layers}, the configuration says {text.depth}")
-    weights = _without_root(read_weights(folder), ("bert.",))
-    # BERT adds its token type 0 to every token; MED has no types, so the positions carry it.
-    positions, types = "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"
-    if positions in weights and types in weights:
-        weights[positions] = weights[positions] + weights[types][0]
+    weights = _bert_weights(folder, text)
     tables = [text_names(med.config, reading, "", cross_attention=False) for reading in ("bidirectional", "causal")]
-    if "cls.predictions.bias" in weights:
-        tables.append(lm_head_names("cls.predictions."))
+    if f"{BERT_LM}bias" in weights:
+        tables.append(lm_head_names(BERT_LM, text.tied_output))
+    _check_left_over(weights, tables, NOT_NEEDED_OF_BERT, folder)
     state = med.state_dict()
     given: dict[str, Tensor] = {}
     for table in tables:
         given |= _take(weights, table, folder)
     for name, weight in given.items():
-        if name.endswith(("words.weight", "lm_head.bias")) and len(weight) == med.num_tokens - 2:
+        if name.endswith(OF_EACH_TOKEN) and len(weight) == med.num_tokens - 2:
             given[name] = torch.cat([weight, state[name][-2:]])
     _put(med, given, folder)
+
+
+def _bert_weights(folder: Path, text: TextConfig) -> dict[str, Tensor]:
+    """A BERT's by names without root; layers that the text stack has not are left out.
+
+    Raises CheckpointError where its output layer is not its word embeddings, and the configuration's is.
+    """
+    weights = _without_root(read_weights(folder), ("bert.",))
+    # BERT adds its token type 0 to every token; MED has no types, so the positions carry it.
+    positions, types = "embeddings.position_embeddings.weight", weights.pop(TOKEN_TYPES, None)
+    if positions in weights and types is not None:
+        weights[positions] = weights[positions] + types[0]
+    words, output = weights.get("embeddings.word_embeddings.weight"), weights.get(f"{BERT_LM}decoder.weight")
+    if (bias := weights.get(f"{BERT_LM}decoder.bias")) is not None:
+        weights[f"{BERT_LM}bias"] = bias
+    if output is None and words is not None:
+        weights[f"{BERT_LM}decoder.weight"] = words
+    elif output is not None and text.tied_output and (words is None or not torch.equal(words, output)):
+        raise CheckpointError(
+            f"{folder}: its output layer is not its word embeddings; set pretrain.model.text.tied_output: false"
+        )
+    return {name: weight for name, weight in weights.items() if not _is_deeper(name, text.depth)}
+
+
+def _is_deeper(name: str, depth: int) -> bool:
+    found = re.match(r"encoder\.layer\.(\d+)\.", name)
+    return found is not None and int(found[1]) >= depth
+
+
+def _check_left_over(
+    weights: dict[str, Tensor], tables: list[Names], not_needed: re.Pattern[str], folder: Path
+) -> None:
+    """Raise CheckpointError where a key is neither taken nor known to change nothing."""
+    taken = {name for table in tables for group in table.values() for name in group}
+    left_over = sorted(name for name in weights.keys() - taken if not not_needed.search(name))
+    if left_over:
+        raise CheckpointError(f"{folder}: {name_some(left_over)} left over; no such weights can be started from")
 
 
 def _take(weights: dict[str, Tensor], names: Names, folder: Path) -> dict[str, Tensor]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from tokenizers import Tokenizer as WordPieces
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from blip_bootstrap.errors import CheckpointError
 from blip_training.sources import resolve_source
+from blip_training.vocabulary import ADDED, LONGEST_WORD, SETTINGS, read_pieces, word_pieces
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -20,40 +20,52 @@ if TYPE_CHECKING:
 
 FirstToken = Literal["[CLS]", "[ENC]", "[DEC]"]
 REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-ADDED = ("[DEC]", "[ENC]")
-"""The first token of the decoder and of the image-grounded encoder; the two last ids."""
 
 
 class Tokenizer:
-    """BERT word pieces, lower case, plus [DEC] and [ENC] (section 3.1).
+    """BERT word pieces plus [DEC] and [ENC] (section 3.1).
 
-    The two added tokens have the ids after the vocabulary: 30522 and 30523 for bert-base-uncased. A text that
-    contains the letters "[SEP]" is text: it never becomes a special token.
+    `vocabulary` are the pieces in the order of their ids, cut as bert-base-uncased does (or cased, where `lower_case`
+    is false); or pieces of the tokenizers library, with settings of their own. The two added tokens have the ids after
+    them: 30522 and 30523 for bert-base-uncased. A text that contains the letters "[SEP]" is text: it never becomes a
+    special token.
     """
 
-    def __init__(self, vocabulary: Sequence[str], lower_case: bool = True) -> None:
-        self.vocabulary = [piece for piece in vocabulary if piece not in ADDED]
-        self.lower_case = lower_case
-        ids = {piece: i for i, piece in enumerate(self.vocabulary)}
+    def __init__(self, vocabulary: Sequence[str] | WordPieces, lower_case: bool = True) -> None:
+        if not isinstance(vocabulary, WordPieces):
+            own = [piece for piece in vocabulary if piece not in ADDED]
+            vocabulary = word_pieces(own, {"do_lower_case": lower_case})
+        self._pieces = vocabulary
+        ids = vocabulary.get_vocab()
         if missing := [piece for piece in REQUIRED if piece not in ids]:
             raise CheckpointError(f"vocabulary of {len(ids)} pieces lacks {', '.join(missing)}; BERT's has them")
+        self.vocabulary = [""] * (1 + max(ids.values()))
+        for piece, i in ids.items():
+            self.vocabulary[i] = piece
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[piece] for piece in REQUIRED)
         self.dec_id, self.enc_id = len(self.vocabulary), len(self.vocabulary) + 1
         self.num_tokens = len(self.vocabulary) + 2
         self._silent = {*range(self.dec_id, self.num_tokens), *(ids[p] for p in (*REQUIRED, "[MASK]") if p in ids)}
-        self._pieces = _word_pieces(ids, lower_case)
+
+    @property
+    def lower_case(self) -> bool:
+        """Whether texts are read in lower case."""
+        normalizer = self._pieces.normalizer
+        return normalizer is not None and str(normalizer.normalize_str("A")) == "a"
 
     @classmethod
     def load(cls, source: str | Path) -> Tokenizer:
-        """From a folder with `tokenizer.json` or `vocab.txt`, a `vocab.txt` file, `package:NAME` or a hub name.
+        """From a folder with `tokenizer.json` or `vocab.txt`, such a file, `package:NAME` or a hub name.
 
-        Raises CheckpointError where there is neither, or where it is no word-piece vocabulary.
+        Texts are read by the tokenizer's own settings: those in tokenizer.json, or for a vocab.txt those in
+        tokenizer_config.json beside it. Raises CheckpointError where there is neither, or it is no word-piece
+        tokenizer.
         """
         path = resolve_source(source)
-        for file in (path / "tokenizer.json", path / "vocab.txt") if path.is_dir() else (path,):
-            if file.is_file():
-                return cls(*_read_vocabulary(file))
-        raise CheckpointError(f"{path}: neither tokenizer.json nor vocab.txt in it")
+        try:
+            return cls(read_pieces(path))
+        except CheckpointError as error:
+            raise error if str(path) in str(error) else CheckpointError(f"{path}: {error}") from error
 
     def encode(
         self, texts: Sequence[str], max_tokens: int, first: FirstToken = "[CLS]"
@@ -80,37 +92,31 @@ class Tokenizer:
         return str(self._pieces.decode([i for i in ids if i not in self._silent]))
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, which transformers' BertTokenizer reads."""
+        """Write `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, which transformers reads likewise."""
         folder.mkdir(parents=True, exist_ok=True)
-        config = {
-            "tokenizer_class": "BertTokenizer", "do_lower_case": self.lower_case, "model_max_length": 512,
-            "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
-            "mask_token": "[MASK]",
-        }  # fmt: skip
         self._pieces.save(str(folder / "tokenizer.json"))
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        config = _config_of(content) | {
+            "model_max_length": 512, "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
+            "sep_token": "[SEP]", "mask_token": "[MASK]",
+        }  # fmt: skip
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in self.vocabulary), encoding="utf-8")
+        words = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])
+        lines = [""] * (1 + words[-1][1])
+        for piece, i in words:
+            lines[i] = piece
+        (folder / "vocab.txt").write_bytes("".join(f"{piece}\n" for piece in lines).encode())
 
 
-def _word_pieces(ids: dict[str, int], lower_case: bool) -> WordPieces:
-    pieces = WordPieces(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    pieces.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
-    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    pieces.decoder = decoders.WordPiece(cleanup=True)
-    pieces.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-    return pieces
-
-
-def _read_vocabulary(file: Path) -> tuple[list[str], bool]:
-    """Pieces in the order of their ids, and whether texts are lower-cased."""
-    try:
-        if file.suffix == ".txt":
-            return file.read_text(encoding="utf-8").splitlines(), True
-        content = json.loads(file.read_text(encoding="utf-8"))
-        vocabulary = content["model"]["vocab"]
-        if content["model"]["type"] != "WordPiece":
-            raise CheckpointError(f"{file}: a {content['model']['type']} tokenizer; BLIP's text stack needs WordPiece")
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: not a tokenizer ({type(error).__name__}: {error})") from error
-    lower_case = (content.get("normalizer") or {}).get("lowercase", True)
-    return sorted(vocabulary, key=vocabulary.__getitem__), bool(lower_case)
+def _config_of(content: dict[str, Any]) -> dict[str, Any]:
+    """What makes transformers read texts as tokenizer.json says, whose settings its BertTokenizer does not look at."""
+    normalizer, model = content.get("normalizer") or {}, content["model"]
+    is_berts = (
+        normalizer.get("type") == "BertNormalizer"
+        and normalizer.get("clean_text")
+        and (content.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
+        and (model["continuing_subword_prefix"], model["max_input_chars_per_word"]) == ("##", LONGEST_WORD)
+    )
+    if not is_berts:
+        return {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return {"tokenizer_class": "BertTokenizer"} | {ours: normalizer[theirs] for ours, theirs in SETTINGS.items()}

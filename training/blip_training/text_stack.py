@@ -223,17 +223,19 @@ class TextLayer(nn.Module):
 
 
 class LmHead(nn.Module):
-    """Last states to logits over the vocabulary, by the word embeddings transposed."""
+    """Last states to logits over the vocabulary, by the word embeddings transposed or by weights of its own."""
 
-    def __init__(self, num_tokens: int, width: int) -> None:
+    def __init__(self, num_tokens: int, width: int, tied: bool = True) -> None:
         super().__init__()
         self.transform = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.bias = nn.Parameter(torch.zeros(num_tokens))
+        self.output = None if tied else nn.Linear(width, num_tokens, bias=False)
 
     def forward(self, x: Float[Tensor, "... d"], words: Float[Tensor, "v d"]) -> Float[Tensor, "... v"]:
         """Unnormalised log-probabilities of the next token."""
-        return F.linear(self.norm(F.gelu(self.transform(x))), words, self.bias)
+        weight = words if self.output is None else self.output.weight
+        return F.linear(self.norm(F.gelu(self.transform(x))), weight, self.bias)
 
 
 class TextStack(nn.Module):
@@ -246,7 +248,7 @@ class TextStack(nn.Module):
             lambda: Embeddings(num_tokens, text.width, text.max_positions, text.dropout), shared=config.share != "none"
         )
         self.layers = nn.ModuleList(TextLayer(config) for _ in range(text.depth))
-        self.lm_head = LmHead(num_tokens, text.width)
+        self.lm_head = LmHead(num_tokens, text.width, text.tied_output)
         self.checkpointing = False
         self.apply(_initialise)
 

@@ -13,6 +13,7 @@ import torch
 from blip_bootstrap.errors import InputError
 from blip_training.decoding import Sampler, generate
 from blip_training.losses import token_costs
+from blip_training.normalise import questions_as_seen
 from blip_training.vqa import encode_cut
 from blip_training.vqa_data import Question, read_picture
 
@@ -82,7 +83,8 @@ def question_states(
         place = {image: at for at, image in enumerate(first)}
         size = vqa.config.vision.image_size
         images = vqa.encode_image(torch.stack([read_picture(question, size) for question in first.values()]))
-        ids, mask = encode_cut(vqa, tokenizer, [question.text for question in part], config.question_tokens)
+        asked = questions_as_seen(vqa.config.text, [question.text for question in part])
+        ids, mask = encode_cut(vqa, tokenizer, asked, config.question_tokens)
         lengths = mask.sum(1).tolist()
         for length in sorted(set(lengths)):
             rows = [row for row, own in enumerate(lengths) if own == length]

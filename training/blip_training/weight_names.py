@@ -58,10 +58,24 @@ ORIGINAL = (
     (r"^temp$", "temperature"),
 )
 NOT_NEEDED = re.compile(
-    r"(^|\.)position_ids$|^\w+_m\.|(^|_)queue(_m)?$|^queue_ptr$|^ptr_queue$|^idx_queue$"
-    r"|predictions\.decoder\.|^logit_scale$|pooler\."
+    r"^text_(encoder|decoder\.bert)\.embeddings\.position_ids$"  # 0, 1, 2, ...
+    r"|^(visual_encoder|vision_proj|text_encoder|text_proj|text_decoder)_m\."  # momentum copies
+    r"|^(image|text|idx|ptr)_queue(_m)?$|^queue_ptr$|^ptr_queue$"  # of the contrastive training
+    r"|^logit_scale$"  # the temperature of BlipModel's own loss
+    r"|^text_encoder\.pooler\."  # BLIP reads the first state as it is
 )
-"""Momentum copies, queues, counters, and copies of tied weights."""
+"""The only keys of a BLIP that are left out: nothing that this package computes depends on them."""
+NOT_NEEDED_OF_BERT = re.compile(
+    r"^embeddings\.position_ids$"
+    r"|^pooler\.|^cls\.seq_relationship\."  # of BERT's next-sentence task
+    r"|^cls\.predictions\.decoder\.(weight|bias)$"  # looked at by itself: a copy, or weights of its own
+)
+"""The same of a BERT that a text stack starts from."""
+NOT_NEEDED_OF_VIT = re.compile(
+    r"^pooler\.|^classifier\.|^cls_classifier\.|^distillation_classifier\."  # ImageNet's classes
+    r"|^embeddings\.(distillation_token|mask_token)$|^decoder\."  # DeiT's second token; of masked pictures
+)
+"""The same of a ViT or DeiT that an image encoder starts from."""
 
 
 def vision_names(depth: int) -> Names:
@@ -110,9 +124,11 @@ def text_names(config: ModelConfig, reading: Reading, root: str, cross_attention
     return names
 
 
-def lm_head_names(root: str) -> Names:
-    """Of the LM head whose names begin with `root`."""
+def lm_head_names(root: str, tied: bool = True) -> Names:
+    """Of the LM head whose names begin with `root`; with an output layer of its own where it is not tied."""
     names: Names = {"text.lm_head.bias": (f"{root}bias",)}
+    if not tied:
+        names["text.lm_head.output.weight"] = (f"{root}decoder.weight",)
     for ours, theirs in LM_HEAD.items():
         names |= _affine(ours, tuple(root + name for name in theirs))
     return names
