@@ -8,6 +8,7 @@ from pydantic import Field
 
 from blip_bootstrap.config.model import ModelConfig
 from blip_bootstrap.config.sections import (
+    LATER,
     SPEED,
     Count,
     Device,
@@ -127,6 +128,10 @@ class VqaConfig(Section):
 
     optimizer: OptimizerConfig = OptimizerConfig(steps=5000, lr=2e-5, warmup_steps=0, batch_size=256)
     image_size: Count | None = Field(None, description="px; default: the start's own (paper: 480)")
+    max_pixels: Count = Field(25_000_000, description="a larger picture is not decoded", json_schema_extra=LATER)
+    decode_timeout_s: Positive = Field(
+        10.0, description="seconds of processor time that decoding a picture may take", json_schema_extra=LATER
+    )
     question_tokens: Annotated[int, Field(ge=4)] = Field(35, description="questions are cut here, specials included")
     answer_tokens: Annotated[int, Field(ge=3)] = Field(10, description="answers are cut here, specials included")
     normalise: Normalise = Field(

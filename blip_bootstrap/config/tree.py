@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from blip_bootstrap.config.capfilt import CaptionConfig, SelectConfig
-from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig
+from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, PictureRule
 from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.sections import Count, LocalPath, Section
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
@@ -69,6 +69,16 @@ class Config(Section):
                 if isinstance(leaf, Mapping):
                     node[path[-1]] = {"seed": data["seed"], **leaf}
         return spread
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_picture_rule(cls, data: Any) -> Any:
+        """Annotated sets are stored as the web's pictures are, where they do not say otherwise."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("download"), Mapping):
+            return data
+        rule = {name: value for name, value in data["download"].items() if name in PictureRule.model_fields}
+        sets = {name: data.get(name) for name in ("human", "held_out")}
+        return {**data, **{name: {**rule, **one} for name, one in sets.items() if isinstance(one, Mapping)}}
 
     @model_validator(mode="after")
     def _has_references(self) -> Config:

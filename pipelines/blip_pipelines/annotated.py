@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,19 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
 from blip_bootstrap.config import AnnotatedSet
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import ANNOTATED, open_parquet, parquet_files, read_parquet, rows_to_table, write_parquet
-from blip_pipelines.pictures import PictureError, open_picture
+from blip_pipelines.pictures import HumanStore
 from blip_pipelines.url_lists import check_columns, parse_object
-
-MAX_PIXELS = 200_000_000
-ENCODE_QUALITY = 95
-KEPT_FORMATS = (b"\xff\xd8\xff", b"\x89PNG")
-"""Beginnings of files that are stored as they are where they are small enough: JPEG and PNG."""
+from blip_training.pictures import PictureError
 
 Row = dict[str, Any]
 
@@ -39,17 +33,21 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
     """
     rows = _place(read_records(source, config), config)
     root = config.image_root or source.parent
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, Progress("annotated", None, unit="pictures") as progress:
+    with HumanStore(config) as store, ThreadPoolExecutor(os.cpu_count() or 1) as pool, _progress() as progress:
         for number in range(10**9):
             part = list(islice(rows, config.rows_per_shard))
             if not part:
                 break
             path = out / f"part-{number:05d}.parquet"
             if not path.exists():
-                ingested = list(pool.map(partial(_ingest, root=root, image_size=config.image_size), part))
+                ingested = list(pool.map(partial(_ingest, root=root, store=store), part))
                 write_parquet(path, rows_to_table(ingested, ANNOTATED), ANNOTATED)
             progress.advance(len(part))
     return _counts(out, source)
+
+
+def _progress() -> Progress:
+    return Progress("annotated", None, unit="pictures")
 
 
 def read_records(source: Path, config: AnnotatedSet) -> Iterator[Row]:
@@ -106,7 +104,7 @@ def _captions(value: object) -> list[str]:
     return [folded for text in texts if (folded := " ".join(str(text or "").split()))]
 
 
-def _ingest(row: Row, root: Path, image_size: int) -> Row:
+def _ingest(row: Row, root: Path, store: HumanStore) -> Row:
     if not row["captions"]:
         return _failed(row, "failed_to_resize", "other", "no captions")
     try:
@@ -114,7 +112,7 @@ def _ingest(row: Row, root: Path, image_size: int) -> Row:
     except (OSError, ValueError) as error:
         return _failed(row, "failed_to_download", "other", f"{root / row['name']}: {error}")
     try:
-        jpg = encode_small(body, image_size)
+        _, jpg = store(body)
     except PictureError as error:
         return _failed(row, "failed_to_resize", error.error_class, f"{row['name']}: {error.message}")
     return row | {"status": "success", "error_class": None, "error_message": None, "jpg": jpg}
@@ -122,20 +120,6 @@ def _ingest(row: Row, root: Path, image_size: int) -> Row:
 
 def _failed(row: Row, status: str, error_class: str, message: str) -> Row:
     return row | {"status": status, "error_class": error_class, "error_message": message, "jpg": None}
-
-
-def encode_small(body: bytes, image_size: int) -> bytes:
-    """The picture with its longest side at most `image_size` px; its own bytes where they are small enough already.
-
-    Raises PictureError, as open_picture does.
-    """
-    image, exif = open_picture(body, MAX_PIXELS)
-    if max(image.size) <= image_size and body.startswith(KEPT_FORMATS) and exif is None:
-        return body
-    image.thumbnail((image_size, image_size), Image.Resampling.BICUBIC)
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=ENCODE_QUALITY)
-    return encoded.getvalue()
 
 
 def _counts(out: Path, source: Path) -> dict[str, int | float | str]:

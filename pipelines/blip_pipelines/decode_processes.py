@@ -7,8 +7,6 @@ Threads of the process that drives the GPU would wait for its interpreter lock, 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import weakref
 from collections.abc import Iterable
@@ -17,20 +15,13 @@ from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
 from blip_bootstrap.errors import InputError, RunFailed
+from blip_training.child_process import Child, how_it_ended, start_child, stop_child
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Idle = SimpleQueue[subprocess.Popen[bytes]]
+    Idle = SimpleQueue[Child]
 
-SERVE = """
-import signal
-for number in (signal.SIGINT, signal.SIGTERM):  # they may reach all: the process that asks ends this one
-    signal.signal(number, signal.SIG_IGN)
-import sys
-from blip_pipelines.decode_processes import serve
-serve([int(size) for size in sys.argv[1:]])
-"""
 LENGTH_BYTES = 8
 DECODED, BROKEN = b"d", b"b"
 ATTEMPTS = 2
@@ -60,24 +51,21 @@ class DecodeProcesses:
             for _ in range(ATTEMPTS):
                 with suppress(EOFError, OSError):
                     return self._ask(process, encoded, where)
-                code = _stop(process)
+                code = stop_child(process)
                 process = self._start()
         finally:
             self._idle.put(process)
-        how = "was killed, as Linux does where memory runs out" if code == -signal.SIGKILL else f"ended with {code}"
-        raise RunFailed(f"caption: the process that decodes {where} {how}, {ATTEMPTS} times; run again to go on")
+        how = f"{how_it_ended(code)}, {ATTEMPTS} times"
+        raise RunFailed(f"caption: the process that decodes {where} {how}; run again to go on")
 
     def close(self) -> None:
         """End the processes."""
         self._end()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        # It imports from where this process does; without -P also a numpy.py in the working directory.
-        command = [sys.executable, "-P", "-c", SERVE, *map(str, self._sizes)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    def _start(self) -> Child:
+        return start_child(__name__, *map(str, self._sizes))
 
-    def _ask(self, process: subprocess.Popen[bytes], encoded: bytes, where: str) -> dict[int, Tensor]:
+    def _ask(self, process: Child, encoded: bytes, where: str) -> dict[int, Tensor]:
         import torch
 
         assert process.stdin
@@ -105,16 +93,7 @@ def _fill(place: memoryview, stream: IO[bytes]) -> None:
 def _end(idle: Idle) -> None:
     with suppress(Empty):
         while True:
-            _stop(idle.get_nowait())
-
-
-def _stop(process: subprocess.Popen[bytes]) -> int:
-    """Kill it, if it has not ended; how it ended."""
-    process.kill()
-    for stream in (process.stdin, process.stdout):
-        with suppress(OSError):  # what was not yet written has nobody to read it
-            stream.close()  # type: ignore[union-attr]
-    return process.wait()
+            stop_child(idle.get_nowait())
 
 
 def serve(sizes: Iterable[int]) -> None:
@@ -134,3 +113,7 @@ def serve(sizes: Iterable[int]) -> None:
             for size in sizes:
                 answers.write(squash(image, size).data)
         answers.flush()
+
+
+if __name__ == "__main__":
+    serve([int(size) for size in sys.argv[1:]])

@@ -21,11 +21,12 @@ from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import IMAGES, open_parquet, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.fetch import Fetched, fetch
-from blip_pipelines.pictures import PictureError, PictureResizer
+from blip_pipelines.pictures import WebStore
 from blip_pipelines.ray_session import connect, errors_in_one_line, num_workers, quiet_data, works_here
 from blip_pipelines.serve import serve_folder
 from blip_pipelines.tally import RemoteTally, Tally, shown, start_tally
 from blip_pipelines.url_lists import write_shards
+from blip_training.pictures import PictureError
 
 LISTS = ".lists"
 TALLY_EVERY_ROWS = 25
@@ -142,33 +143,47 @@ def fetch_shards(
 
     A part that is there is kept: Ray runs a finished task again where its answer was on a node that is lost.
     """
-    for item in batch.to_pylist():
-        if Path(item["part"]).exists():
-            continue
-        rows: list[Row] = []
-        seen: Counter[str] = Counter()
-        for row in fetch_rows(read_parquet(Path(item["shard"])).to_pylist(), config, own_hosts):
-            rows.append(row)
-            seen.update(_outcome(row["status"], row["error_class"]))
-            if tally is not None and len(rows) % TALLY_EVERY_ROWS == 0:
-                tally.put(item["part"], dict(seen))
-        write_parquet(Path(item["part"]), rows_to_table(rows, IMAGES), IMAGES)
-        if tally is not None:
-            tally.put(item["part"], dict(seen))
+    todo = [item for item in batch.to_pylist() if not Path(item["part"]).exists()]
+    if not todo:
+        return batch
+    with WebStore(config) as store:
+        for item in todo:
+            _fetch_shard(Path(item["shard"]), Path(item["part"]), config, own_hosts, store, tally)
     return batch
 
 
-def fetch_rows(rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str] = frozenset()) -> Iterator[Row]:
+def _fetch_shard(
+    shard: Path,
+    part: Path,
+    config: DownloadConfig,
+    own_hosts: frozenset[str],
+    store: WebStore,
+    tally: Tally | RemoteTally | None,
+) -> None:
+    rows: list[Row] = []
+    seen: Counter[str] = Counter()
+    for row in fetch_rows(read_parquet(shard).to_pylist(), config, own_hosts, store):
+        rows.append(row)
+        seen.update(_outcome(row["status"], row["error_class"]))
+        if tally is not None and len(rows) % TALLY_EVERY_ROWS == 0:
+            tally.put(str(part), dict(seen))
+    write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
+    if tally is not None:
+        tally.put(str(part), dict(seen))
+
+
+def fetch_rows(rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str], store: WebStore) -> Iterator[Row]:
     """Rows of the table `shard` as rows of the table `images`, in order.
 
-    Threads fetch; this thread decodes and resizes. At most twice `config.num_threads` bodies are held. A row that has
-    its picture waits for those before it, so that a slow page keeps no other from being fetched.
+    Threads fetch; the child process of `store` decodes and resizes meanwhile. At most twice `config.num_threads` bodies
+    are held. A row that has its picture waits for those before it, so that a slow page keeps no other from being
+    fetched.
     """
-    resizer, ready, at = PictureResizer(config), dict[int, Row](), 0
+    ready, at = dict[int, Row](), 0
     with ThreadPoolExecutor(config.num_threads, thread_name_prefix="fetch") as pool:
         for place, fetched in _as_they_come(rows, pool, config, own_hosts):
             row = rows[place]
-            ready[place] = _finish(row, fetched, resizer) if fetched else {**_EMPTY, **row}
+            ready[place] = _finish(row, fetched, store) if fetched else {**_EMPTY, **row}
             while at in ready:
                 yield ready.pop(at)
                 at += 1
@@ -200,7 +215,7 @@ def _as_they_come(
 _EMPTY: Row = dict.fromkeys(IMAGES.schema.names)
 
 
-def _finish(row: Row, fetched: Fetched, resizer: PictureResizer) -> Row:
+def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
     """The row with its picture, or with why it has none."""
     row = {**_EMPTY, **row}
     if fetched.body is None:
@@ -208,11 +223,11 @@ def _finish(row: Row, fetched: Fetched, resizer: PictureResizer) -> Row:
         return row | {"status": "failed_to_download"} | failure
     row["sha256"] = hashlib.sha256(fetched.body).hexdigest()
     try:
-        stored = resizer(fetched.body)
+        columns, jpg = store(fetched.body)
     except PictureError as error:
         message = f"{error.message} (Content-Type {fetched.content_type or 'not given'})"
         return row | {"status": "failed_to_resize", "error_class": error.error_class, "error_message": message}
-    return row | {"status": "success"} | vars(stored)
+    return row | {"status": "success"} | columns | {"jpg": jpg}
 
 
 def _outcome(status: str, error_class: str | None) -> list[str]:

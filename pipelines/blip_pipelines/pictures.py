@@ -1,190 +1,115 @@
-"""From fetched bytes to a stored JPEG: judged by its header, decoded whole, resized by img2dataset."""
+"""From a picture's bytes to what is stored: decoded whole, brought to size by img2dataset's rule, encoded as JPEG."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from PIL import ExifTags, Image, ImageOps
+import numpy as np
+from numpy.typing import NDArray
 
-from blip_bootstrap.config import DownloadConfig
-from blip_bootstrap.errors import RunFailed
+from blip_training.picture_processes import Answer, PictureProcesses
+from blip_training.pictures import PictureError, open_picture
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO")
-"""What is decoded. PIL knows more, some of them by calling other programs (EPS: ghostscript)."""
+if TYPE_CHECKING:
+    from blip_bootstrap.config import AnnotatedSet, DownloadConfig
 
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
-MAX_EXIF_CHARS = 10_000
+Pixels = NDArray[np.uint8]
+WHITE = (255, 255, 255)
 
 
-class PictureError(Exception):
-    """Bytes that are no usable picture: the error class and its words."""
+class WebStore(PictureProcesses):
+    """Child processes that make of fetched bytes what the table `images` stores: its columns, and the JPEG."""
 
-    def __init__(self, error_class: str, message: str) -> None:
-        super().__init__(message)
-        self.error_class, self.message = error_class, message
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A picture as the table `images` stores it; sizes in pixels, the original ones as displayed."""
-
-    jpg: bytes
-    width: int
-    height: int
-    original_width: int
-    original_height: int
-    exif: str | None
+    def __init__(self, config: DownloadConfig, count: int = 1) -> None:
+        work = partial(
+            store_web, max_pixels=config.max_pixels, image_size=config.image_size, mode=config.resize_mode,
+            quality=config.encode_quality, least_px=config.min_image_size, most_aspect=config.max_aspect_ratio,
+        )  # fmt: skip
+        super().__init__(work, config.max_pixels, config.decode_timeout_s, count)
 
 
-def open_picture(body: bytes, max_pixels: int) -> tuple[Image.Image, str | None]:
-    """Decode the whole picture to RGB, upright, transparency on white; and its EXIF tags as JSON, or None.
+class HumanStore(PictureProcesses):
+    """Child processes that make of a picture of an annotated set what is stored of it."""
 
-    The size is judged from the header, before anything is decoded. Raises PictureError: not_an_image,
-    too_many_pixels, truncated_image.
+    def __init__(self, config: AnnotatedSet, count: int | None = None) -> None:
+        work = partial(
+            store_human, max_pixels=config.max_pixels, image_size=config.image_size, mode=config.resize_mode,
+            quality=config.encode_quality,
+        )  # fmt: skip
+        super().__init__(work, config.max_pixels, config.decode_timeout_s, count or os.cpu_count() or 1)
+
+
+def store_web(
+    body: bytes, max_pixels: int, image_size: int, mode: str, quality: int, least_px: int, most_aspect: float
+) -> Answer:
+    """Columns of the table `images` (sizes in pixels, the original ones as displayed) and the JPEG.
+
+    Raises PictureError, of open_picture or too_small, aspect_ratio, other.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PIL warns of odd EXIF, palettes and sizes; those are data here
-        image = _open(body, max_pixels)
-        try:
-            image.load()
-            exif = _exif(image)
-            return _rgb(ImageOps.exif_transpose(image)), exif
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise nearly anything on damaged data, which is a row
-            kind = "truncated_image" if _is_cut(error) else "not_an_image"
-            raise PictureError(kind, f"{image.format}: {str(error) or type(error).__name__}") from error
+    opened = open_picture(body, max_pixels)
+    width, height = opened.image.size
+    if min(width, height) < least_px:
+        raise PictureError("too_small", f"{width} x {height} is under {least_px} px (min_image_size)")
+    if max(width, height) / min(width, height) > most_aspect:
+        raise PictureError("aspect_ratio", f"{width} x {height} is over {most_aspect:g} to 1 (max_aspect_ratio)")
+    pixels = bring_to_size(np.asarray(opened.image), image_size, mode)
+    columns: dict[str, Any] = {"width": pixels.shape[1], "height": pixels.shape[0], "exif": opened.exif}
+    return columns | {"original_width": width, "original_height": height}, encode(pixels, quality)
 
 
-def _open(body: bytes, max_pixels: int) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(body), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise PictureError("too_many_pixels", str(error)) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # as in open_picture
-        start = body[:16].decode("latin-1")
-        if body.startswith(MAGIC):
-            raise PictureError("truncated_image", f"{len(body):,} bytes, cut in the header ({start!r})") from error
-        raise PictureError("not_an_image", f"no picture format begins with {start!r}") from error
-    if image.width * image.height > max_pixels:
-        raise PictureError("too_many_pixels", f"{image.width} x {image.height} is over {max_pixels:,} pixels")
-    return image
+def store_human(body: bytes, max_pixels: int, image_size: int, mode: str, quality: int) -> Answer:
+    """No columns, and the picture: its own bytes where it is a JPEG or PNG that needs no change, else a JPEG.
 
-
-def _is_cut(error: Exception) -> bool:
-    """Whether PIL's error is about data that ended early."""
-    words = str(error).lower()
-    return isinstance(error, EOFError) or any(w in words for w in ("truncated", "unrecognized data stream", "broken"))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16 bits: PIL clips them at 255, so that most would be white
-        image = image.point(lambda value: value / 256).convert("L")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
-
-
-def _exif(image: Image.Image) -> str | None:
-    """The EXIF tags by name, as JSON; None where there are none or too many."""
-    tags = {ExifTags.TAGS.get(tag, str(tag)): str(value) for tag, value in image.getexif().items()}
-    text = json.dumps(tags).replace("\\u0000", "") if tags else None
-    return text if text and len(text) <= MAX_EXIF_CHARS else None
-
-
-class PictureResizer:
-    """img2dataset's Resizer on bytes that PIL has decoded; call it from one thread only.
-
-    Each call of theirs points file descriptors 1 and 2 at /dev/null for a while: several threads lose them for good.
+    Raises PictureError, of open_picture.
     """
-
-    def __init__(self, config: DownloadConfig) -> None:
-        self._max_pixels = config.max_pixels
-        self._resizer = _img2dataset_resizer(config)
-
-    def __call__(self, body: bytes) -> Stored:
-        """Raises PictureError, of open_picture or too_small, aspect_ratio, other."""
-        image, exif = open_picture(body, self._max_pixels)
-        # An uncompressed copy: it costs the resizer a memcpy, where the original would be decoded a second time.
-        plain = io.BytesIO()
-        image.save(plain, "PPM")
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # a deprecation in albumentations, which the resizer would take for an error
-            jpg, width, height, original_width, original_height, error = self._resizer(plain)
-        if error:
-            raise PictureError(_RESIZER_ERRORS.get(error, "other"), f"{error} ({image.width} x {image.height})")
-        return Stored(jpg, width, height, original_width, original_height, exif)
+    opened = open_picture(body, max_pixels)
+    whole = np.asarray(opened.image)
+    pixels = bring_to_size(whole, image_size, mode)
+    return {}, body if opened.plain and pixels is whole else encode(pixels, quality)
 
 
-_RESIZER_ERRORS = {"image too small": "too_small", "aspect ratio too large": "aspect_ratio"}
+def bring_to_size(pixels: Pixels, image_size: int, mode: str) -> Pixels:
+    """RGB [H, W, 3] by one of img2dataset's resize modes, in its pixels; itself where the picture is no larger.
+
+    keep_ratio: the short side gets `image_size`; center_crop: and the middle is cut out; keep_ratio_largest: the long
+    side; border: and white is added up to a square; no: nothing is done.
+    """
+    height, width = pixels.shape[:2]
+    side = max(height, width) if mode in ("keep_ratio_largest", "border") else min(height, width)
+    if mode == "no" or side <= image_size:
+        return pixels
+    scale = image_size / side
+    pixels = _shrink(pixels, max(1, round(height * scale)), max(1, round(width * scale)))
+    if mode == "center_crop":
+        top, left = ((size - image_size) // 2 for size in pixels.shape[:2])
+        return pixels[top : top + image_size, left : left + image_size]
+    return _on_square(pixels, image_size) if mode == "border" else pixels
 
 
-def _img2dataset_resizer(config: DownloadConfig) -> Any:
-    return _resizer_module().Resizer(
-        image_size=config.image_size,
-        resize_mode=config.resize_mode,
-        resize_only_if_bigger=True,
-        encode_quality=config.encode_quality,
-        min_image_size=config.min_image_size,
-        max_aspect_ratio=config.max_aspect_ratio,
-    )
+def _shrink(pixels: Pixels, height: int, width: int) -> Pixels:
+    import cv2  # not in the process that only fetches, which never calls this
+
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
-@cache
-def _resizer_module() -> ModuleType:
-    """img2dataset/resizer.py alone: its package imports torch, ray and wandb, 3 s and 400 MB in each worker."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    package = find_spec("img2dataset")
-    folders = package.submodule_search_locations if package else None
-    spec = spec_from_file_location("img2dataset_resizer", Path(folders[0]) / "resizer.py") if folders else None
-    if not spec or not spec.loader:
-        raise RunFailed("img2dataset is not installed; pip install 'img2dataset==1.47.*'")
-    module = module_from_spec(spec)
-    with warnings.catch_warnings(), _unloaded("albumentations"):
-        warnings.simplefilter("ignore")  # it imports imghdr, which warns that Python 3.13 is without it
-        spec.loader.exec_module(module)
-    return module
+def _on_square(pixels: Pixels, side: int) -> Pixels:
+    square = np.full((side, side, 3), WHITE, np.uint8)
+    top, left = ((side - size) // 2 for size in pixels.shape[:2])
+    square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return square
 
 
-class _Unloaded:
-    """Stands for a module and loads it when something in it is used."""
+def encode(pixels: Pixels, quality: int) -> bytes:
+    """RGB as a JPEG. Raises PictureError (other), as for a side of over 65,500 px."""
+    import cv2  # as above
 
-    __spec__ = None  # which the import statement asks for
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(import_module(self._name), attribute)
-
-
-@contextmanager
-def _unloaded(name: str) -> Iterator[None]:
-    """Let `import name` within cost nothing until it is used: albumentations, a second, shrinks pictures alone."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = _Unloaded(name)  # type: ignore[assignment]
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     try:
-        yield
-    finally:
-        del sys.modules[name]
+        encoded, jpg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    except cv2.error as error:
+        raise PictureError("other", f"no JPEG can be made of it ({error.err})") from error
+    if not encoded:
+        raise PictureError("other", f"no JPEG can be made of {pixels.shape[1]} x {pixels.shape[0]} pixels")
+    return jpg.tobytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from blip_bootstrap.config import Config, DownloadConfig
 from blip_bootstrap.plan import Cost
 from blip_bootstrap.tables import IMAGES, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.download import fetch_rows, serve_lists
+from blip_pipelines.pictures import WebStore
 from blip_pipelines.plan_sample import peak_bytes
 from blip_pipelines.ray_session import errors_in_one_line, num_workers
 from blip_pipelines.url_lists import write_shards
+from blip_training.pictures import PictureError
 
 CPU_BOUND = 0.7
 """Share of a fetching worker's time on the CPU from which its decoding and resizing bounds it, not the network."""
@@ -73,8 +75,10 @@ def fetch_sample(rows: list[dict[str, Any]], config: DownloadConfig, own_hosts: 
     """In a worker: rows as the table `images` has them, the seconds they took, and those of them on the CPU."""
     import ray.data  # noqa: F401  # as in a worker of Ray Data
 
-    list(fetch_rows([], config, own_hosts))  # what is imported for the first row is not part of its time
-    started, cpu_started = time.perf_counter(), time.process_time()
-    fetched = list(fetch_rows(rows, config, own_hosts))
-    seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+    with WebStore(config) as store:
+        with suppress(PictureError):
+            store(b"")  # the start of the process that decodes is not part of the first row's time
+        started, cpu_started = time.perf_counter(), time.process_time() + store.cpu_s
+        fetched = list(fetch_rows(rows, config, own_hosts, store))
+        seconds, cpu_s = time.perf_counter() - started, time.process_time() + store.cpu_s - cpu_started
     return {"rows": fetched, "seconds": seconds, "cpu_s": cpu_s, "peak_bytes": peak_bytes()}

@@ -45,7 +45,7 @@ def finetune_vqa_model(
         return answer_loss(vqa, read, mask, *answers, batch.weights, batch.question_of_answer, config.label_smoothing)
 
     trained, watched = split_questions(questions) if config.validate_every_steps else (questions, [])
-    data = VqaData(trained, feed_of(vqa, config.optimizer, worker, config.augment))
+    data = VqaData(trained, feed_of(vqa, config.optimizer, worker, config.augment), config)
     best = _best(vqa, watched, config, worker, lm_of) if config.validate_every_steps else None
     run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, progress)
 
@@ -104,5 +104,5 @@ def _best(
     """The watch over the validation questions; every worker computes the same."""
     size = min(config.optimizer.batch_size, len(questions))
     alone = config.optimizer.model_copy(update={"batch_size": size, "accumulate": 1})
-    data = VqaData(questions, feed_of(vqa, alone, Worker(worker.device), "none"))
+    data = VqaData(questions, feed_of(vqa, alone, Worker(worker.device), "none"), config)
     return Best(vqa, data, loss_of, config.validate_every_steps)

@@ -82,7 +82,8 @@ def question_states(
         first = {question.image: question for question in reversed(part)}
         place = {image: at for at, image in enumerate(first)}
         size = vqa.config.vision.image_size
-        images = vqa.encode_image(torch.stack([read_picture(question, size) for question in first.values()]))
+        pictures = [read_picture(question, size, config) for question in first.values()]
+        images = vqa.encode_image(torch.stack(pictures))
         asked = questions_as_seen(vqa.config.text, [question.text for question in part])
         ids, mask = encode_cut(vqa, tokenizer, asked, config.question_tokens)
         lengths = mask.sum(1).tolist()

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
 from blip_training.data import Feed
 from blip_training.images import augment_image, to_pixels
-from blip_training.pictures import decode_image
+from blip_training.picture_processes import PictureProcesses
+from blip_training.pictures import PictureError, broken, decode_to_rgb
 
 SHAPE = '{"image": file, "question": text, "answers": [text, ...] or {text: count}}'
 
@@ -127,11 +130,13 @@ def _is_count(count: Any) -> bool:
 class VqaData:
     """Endless shuffled batches of questions; a step's batch is the same on every worker and after every restart.
 
-    `feed.batch_size` counts questions. Raises InputError where a picture cannot be read.
+    `feed.batch_size` counts questions; `limits` says what decoding a picture may cost. Raises InputError where a
+    picture cannot be read.
     """
 
-    def __init__(self, questions: Sequence[Question], feed: Feed) -> None:
+    def __init__(self, questions: Sequence[Question], feed: Feed, limits: VqaConfig | None = None) -> None:
         self.questions, self.feed, self.num_samples = questions, feed, len(questions)
+        self._limits = limits or VqaConfig()
         self._pictures: dict[Path, Tensor] = {}
         self._held_bytes = 0
 
@@ -172,21 +177,31 @@ class VqaData:
     def _kept(self, question: Question, image_size: int | None) -> Tensor:
         """The decoded picture, squashed to `image_size` or as it is; kept in memory while there is room."""
         if (kept := self._pictures.get(question.image)) is None:
-            kept = read_picture(question, image_size)
+            kept = read_picture(question, image_size, self._limits)
             if self._held_bytes + kept.nbytes <= self.feed.cache_bytes:
                 self._pictures[question.image] = kept
                 self._held_bytes += kept.nbytes
         return kept
 
 
-def read_picture(question: Question, image_size: int | None) -> Tensor:
+def read_picture(question: Question, image_size: int | None, limits: VqaConfig) -> Tensor:
     """The question's picture, uint8 [3, H, W]; InputError names the question where it cannot be read."""
     where = f"{question.where}: {question.image}"
     try:
         encoded = question.image.read_bytes()
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})") from error
-    image = decode_image(encoded, where, "replace the file, or leave its questions out")
+    try:
+        size, rgb = _decoder(limits.max_pixels, limits.decode_timeout_s)(encoded)
+    except PictureError as error:
+        raise broken(where, error, "replace the file, or leave its questions out") from error
+    image = Image.frombytes("RGB", (size["width"], size["height"]), rgb)
     if image_size is not None:
         return to_pixels(image, image_size)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@cache
+def _decoder(max_pixels: int, timeout_s: float) -> PictureProcesses:
+    """The child process that decodes the user's files, kept as long as this process."""
+    return PictureProcesses(partial(decode_to_rgb, max_pixels=max_pixels), max_pixels, timeout_s)
