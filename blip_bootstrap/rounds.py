@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, dump_yaml
+from blip_bootstrap.config.mistakes import not_a_list
 from blip_bootstrap.errors import ConfigError, RunFailed
 from blip_bootstrap.layout import (
     Artifact,
@@ -131,13 +132,13 @@ def check_config(config: Config, number: int) -> list[str]:
     """What the configuration lacks for round `number`, one line for each mistake."""
     mistakes = [] if config.download.urls else ["download.urls: at least one URL list is needed"]
     mistakes += [
-        f"download.urls.{i}.path: no such file: {one.path}"
+        f"download.urls.{i}.path: {not_a_list(one.path)}"
         for i, one in enumerate(config.download.urls)
         if not one.path.is_file()
     ]
     for name, annotated in (("human", config.human), ("held_out", config.held_out)):
         if annotated and not annotated.path.is_file():
-            mistakes.append(f"{name}.path: no such file: {annotated.path}")
+            mistakes.append(f"{name}.path: {not_a_list(annotated.path)}")
     if config.truth and not config.truth.is_file():
         mistakes.append(f"truth: no such file: {config.truth}")
     if number > 0:

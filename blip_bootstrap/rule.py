@@ -103,6 +103,7 @@ WITH checked AS (
     SELECT *, {_wanted(config)} AS wanted, {_TRIMMED} AS text,
         CASE
             WHEN text = '' THEN 'empty_text'
+            WHEN source = 'web' AND list_contains(flags, 'text_too_long') THEN 'text_too_long'
             {_text_checks(config)}
         END AS text_reason, hash(key, lower(text), text_reason IS NULL, wanted) AS said
     FROM {texts}

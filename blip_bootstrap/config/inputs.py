@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from blip_bootstrap.config.sections import (
+    LATER,
     SPEED,
     Count,
     NonNegative,
@@ -18,13 +19,18 @@ from blip_bootstrap.config.sections import (
 
 
 class UrlList(Section):
-    """One list of URLs with alt texts: TSV, CSV, JSON lines or Parquet."""
+    """One list of URLs with alt texts: TSV, CSV, JSON or Parquet."""
 
-    path: Path = Field(description="the file; format from its ending (.tsv .csv .jsonl .parquet)")
+    path: Path = Field(
+        description="the file; format from its ending (.tsv .csv .txt .jsonl .json .parquet; .gz .bz2 .xz .zst beside)"
+    )
     dataset: str | None = Field(None, description="its name in the tables; default: the file's name")
     url_column: str = "url"
-    caption_column: str = "caption"
-    url_prefix: str = Field("", description="put before every URL of the list, for lists of bare file names")
+    caption_column: str | None = Field("caption", description="null: the list has URLs alone")
+    caption_lists: bool = Field(
+        False, description="a cell that is a list of texts makes a row of each", json_schema_extra=LATER
+    )
+    url_prefix: str = Field("", description="put before every file name of the list, which is quoted as URLs need it")
     serve: Path | None = Field(
         None, description="a folder of pictures, served over loopback HTTP while the step runs; the list has file names"
     )
@@ -43,7 +49,7 @@ class UrlList(Section):
 
 
 class AnnotatedSet(Section):
-    """Pictures with human captions, as JSON lines or Parquet: the paper's COCO."""
+    """Pictures with human captions, as JSON or Parquet: the paper's COCO."""
 
     path: Path
     image_column: str = Field("image", description="a file name, relative to image_root")
@@ -51,6 +57,7 @@ class AnnotatedSet(Section):
     domain_column: str = Field("domain", description="optional column: in, near or out (nocaps)")
     image_root: Path | None = Field(None, description="folder of the pictures; default: beside the list")
     image_size: Count = Field(256, description="longest side as stored, px; larger pictures are made smaller")
+    max_text_chars: Count = Field(10_000, description="a longer caption is left out", json_schema_extra=LATER)
     rows_per_shard: ShardRows = 10_000
 
 
@@ -68,6 +75,9 @@ class DownloadConfig(Section):
     num_retries: NonNegative = Field(1, description="after time-outs, broken connections and HTTP 5xx or 429")
     num_threads: Count = Field(32, description="parallel fetches per Ray task", json_schema_extra=SPEED)
     max_bytes: Count = Field(50_000_000, description="a larger body is not read on")
+    max_text_chars: Count = Field(
+        10_000, description="a longer alt text is stored cut, and is no pair (text_too_long)", json_schema_extra=LATER
+    )
     max_pixels: Count = Field(100_000_000, description="a larger picture is not decoded")
     allow_private_addresses: bool = Field(False, description="fetch from loopback and private networks too")
     honour_noai: bool = Field(True, description="refuse images whose X-Robots-Tag says noai or noimageai")

@@ -5,26 +5,27 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
+from blip_bootstrap import list_files
+from blip_bootstrap.cells import NotTextError, folded_text_of, text_of
 from blip_bootstrap.config import AnnotatedSet
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.list_files import JSON_ENDINGS, Columns
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import ANNOTATED, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.pictures import PictureError, open_picture
-from blip_pipelines.url_lists import check_columns, parse_object
 
 MAX_PIXELS = 200_000_000
 ENCODE_QUALITY = 95
+ENDINGS = (*JSON_ENDINGS, ".parquet")
 KEPT_FORMATS = (b"\xff\xd8\xff", b"\x89PNG")
 """Beginnings of files that are stored as they are where they are small enough: JPEG and PNG."""
 
@@ -55,59 +56,50 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
 
 def read_records(source: Path, config: AnnotatedSet) -> Iterator[Row]:
     """The list's records, with the columns checked. Raises InputError as `ingest_annotated` does."""
-    reader = _READERS.get(source.suffix.lower())
-    if reader is None:
-        raise InputError(f"{source}: an annotated set ends in one of {' '.join(_READERS)}, not {source.suffix!r}")
-    try:
-        yield from reader(source, [config.image_column, config.captions_column])
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror or error})") from error
 
+    def check(found: Columns) -> list[str]:
+        wanted = {"image_column": config.image_column, "captions_column": config.captions_column}
+        found.require(wanted)
+        found.require_text("image_column", config.image_column, "give the pictures' file names")
+        if not found.kinds.get(config.captions_column, "list").split("<")[0].endswith(("list", "lists")):
+            found.require_text("captions_column", config.captions_column, "give a text or a list of texts a row")
+        optional = [config.domain_column] if config.domain_column in found.names else []
+        return [*wanted.values(), *optional]
 
-def _read_jsonl(source: Path, wanted: list[str]) -> Iterator[Row]:
-    with source.open(encoding="utf-8-sig", errors="replace") as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                record = parse_object(line)
-                if record is None:
-                    raise InputError(f"{source}: line {number} is not a JSON object")
-                check_columns(source, record, wanted)
-                yield record
-
-
-def _read_parquet(source: Path, wanted: list[str]) -> Iterator[Row]:
-    try:
-        with pq.ParquetFile(source) as file:
-            check_columns(source, file.schema_arrow.names, wanted)
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{source}: not a readable Parquet file ({' '.join(str(error).split())})") from error
-
-
-_READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    for record in list_files.read_records(source, check, "an annotated set", ENDINGS):
+        if record.mistake:
+            raise InputError(f"{source}: {record.mistake}")
+        yield dict(record.cells)
 
 
 def _place(records: Iterator[Row], config: AnnotatedSet) -> Iterator[Row]:
-    """Records as rows of the table, in order, not yet with their picture."""
+    """Records as rows of the table, in order, not yet with their picture; `mistake` where a cell is no text."""
     for number, record in enumerate(records):
         shard, position = divmod(number, config.rows_per_shard)
-        domain = record.get(config.domain_column)
-        yield {
-            "key": f"{shard:05d}{position:05d}",
-            "name": str(record[config.image_column] or ""),
-            "domain": None if domain is None else str(domain),
-            "captions": _captions(record[config.captions_column]),
-        }
+        row: Row = {"key": f"{shard:05d}{position:05d}", "name": "", "domain": None, "captions": [], "mistake": None}
+        try:
+            row["name"] = text_of(record.get(config.image_column))
+            row["domain"] = text_of(record.get(config.domain_column)) or None
+            row["captions"] = _captions(record.get(config.captions_column), config.max_text_chars)
+        except NotTextError as error:
+            row["mistake"] = f"{error} where a text was expected"
+        yield row
 
 
-def _captions(value: object) -> list[str]:
-    """A list of texts, or one text, whitespace folded, empty ones left out."""
-    texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-    return [folded for text in texts if (folded := " ".join(str(text or "").split()))]
+def _captions(cell: object, max_chars: int) -> list[str]:
+    """A list of texts, or one text, whitespace folded; empty ones and those that are too long are left out.
+
+    A mapping is its `raw` or `caption`, which is where the sentences of Karpathy's splits and COCO's annotations are.
+    """
+    cells = cell if isinstance(cell, (list, tuple)) else [cell]
+    texts = [one.get("raw", one.get("caption", one)) if isinstance(one, dict) else one for one in cells]
+    folded = [folded_text_of(text) for text in texts if not isinstance(text, bool)]
+    return [text for text in folded if 0 < len(text) <= max_chars]
 
 
 def _ingest(row: Row, root: Path, image_size: int) -> Row:
+    if mistake := row.pop("mistake"):
+        return _failed(row, "failed_to_resize", "other", mistake)
     if not row["captions"]:
         return _failed(row, "failed_to_resize", "other", "no captions")
     try:

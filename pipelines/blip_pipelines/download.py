@@ -66,7 +66,7 @@ def _cut(lists: list[UrlList], out: Path, config: DownloadConfig) -> list[Path]:
     if not folder.exists():
         shutil.rmtree(cutting, ignore_errors=True)
         cutting.mkdir(parents=True)
-        if not write_shards(lists, cutting, config.rows_per_shard, config.limit):
+        if not write_shards(lists, cutting, config.rows_per_shard, config.limit, config.max_text_chars):
             raise InputError(f"{', '.join(str(urls.path) for urls in lists)}: no rows")
         cutting.rename(folder)
     return parquet_files(folder)

@@ -94,7 +94,7 @@ def test_parts_that_are_there_are_kept(tmp_path: Path, records: list[dict[str, A
         ("human.jsonl", '{"images": "a", "captions": []}', "no column 'image'; .* did you mean images"),
         ("human.jsonl", "nonsense", "line 1 is not a JSON object"),
         ("human.jsonl", '{"image": "a", "captions": ["x"]}', "none of 1 rows has a readable picture"),
-        ("human.csv", "image,captions", "ends in one of .jsonl .parquet, not '.csv'"),
+        ("human.csv", "image,captions", "ends in one of .jsonl .ndjson .json .parquet, not '.csv'"),
         ("human.parquet", "nonsense", "not a readable Parquet file"),
     ],
 )

@@ -103,7 +103,7 @@ def test_bytes_of_another_encoding_do_not_lose_the_row(tmp_path: Path) -> None:
 def test_limit_prefix_and_serve(tmp_path: Path) -> None:
     path = write_list(tmp_path / "web.tsv", [("a b#.jpg", "x"), ("", "y"), ("c.jpg", "z")])
     prefixed = shards(tmp_path / "1", UrlList(path=path, url_prefix="http://h/"), limit=2)
-    assert [row["url"] for row in prefixed] == ["http://h/a b#.jpg", ""]
+    assert [row["url"] for row in prefixed] == ["http://h/a%20b%23.jpg", ""]
     served = shards(tmp_path / "2", UrlList(path=path, serve=tmp_path, serve_port=8123))
     assert [row["url"] for row in served] == ["http://127.0.0.1:8123/a%20b%23.jpg", "", "http://127.0.0.1:8123/c.jpg"]
 
@@ -118,7 +118,7 @@ def test_a_missing_column_names_those_that_are_there(tmp_path: Path, ending: str
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("web.xls", b"", "ends in one of .tsv .csv .jsonl .parquet, not '.xls'"),
+        ("web.xls", b"", "ends in one of .tsv .csv .txt .jsonl .ndjson .json .parquet, not '.xls'"),
         ("web.parquet", b"PAR1 nonsense", "not a readable Parquet file"),
         ("web.tsv", b"", "no column 'url'; its columns are: none"),
     ],

@@ -47,14 +47,22 @@ def test_questions_without_answers_can_be_asked_but_not_learned(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"image": "a.jpg", "question"', r"line 2 is not JSON"),
+        ('{"image": "a.jpg", "question"', r"line 2 is not a JSON object"),
         ("[1]", r"line 2 is not a JSON object"),
-        ('{"question": "what?", "answers": ["a"]}', r"line 2: image is None, a text was expected"),
-        ('{"image": "a.jpg", "question": 3, "answers": ["a"]}', r"line 2: question is 3, a text was expected"),
-        ('{"image": "a.jpg", "question": "what?", "answers": [1]}', r"line 2: answers are '\[1\]', texts or a mapping"),
-        ('{"image": "a.jpg", "question": "what?", "answers": {"a": 0}}', r"line 2: answers are"),
-        ('{"image": "a.jpg", "question": "what?", "answers": {"a": "b"}}', r"line 2: answers are"),
-        ('{"image": "a.jpg", "question": "what?", "answers": [" "]}', r"line 2: no answers"),
+        ('{"question": "what?", "answers": ["a"]}', r"line 2: image is nothing, a text was expected"),
+        (
+            '{"image": "a.jpg", "question": [3], "answers": ["a"]}',
+            r"line 2: question is a list of 1, a text was expected",
+        ),
+        ('{"image": "a.jpg", "question": NaN, "answers": ["a"]}', r"line 2: question is 'nan', a text was expected"),
+        ('{"image": {"path": "a.jpg"}, "question": "q", "answers": ["a"]}', r"line 2: image is a mapping, a text was"),
+        ('{"image": "a.jpg", "question": "what?", "answers": [[1]]}', r"line 2: an answer is a list of 1, a text was"),
+        ('{"image": "a.jpg", "question": "what?", "answers": [true]}', r"line 2: an answer is true, a text was"),
+        ('{"image": "a.jpg", "question": "what?", "answers": {"a": 0}}', r"line 2: the answers' counts are no numbers"),
+        ('{"image": "a.jpg", "question": "what?", "answers": {"a": "b"}}', r"line 2: the answers' counts are no"),
+        ('{"image": "a.jpg", "question": "what?", "answers": [" ", null, NaN]}', r"line 2: no answers"),
+        ('{"image": "a.jpg", "question": "%s", "answers": ["a"]}' % ("x" * 10_001), r"question has 10,001 characters"),
+        ("[" * 100_000, r"line 2 is not a JSON object"),
     ],
 )
 def test_a_bad_row_is_one_line(tmp_path: Path, line: str, said: str) -> None:
