@@ -58,14 +58,18 @@ class Columns:
     kinds: Mapping[str, str] = field(default_factory=dict)
 
     def require(self, wanted: Mapping[str, str]) -> None:
-        """Raise InputError where a column of `wanted`, setting to name, is missing or there twice; says the likely."""
+        """Raise InputError where a column of `wanted` is missing or there twice; the message has the likely one.
+
+        `wanted` is the setting that names a column, and the name; both are the same where no setting does.
+        """
         missing = {setting: name for setting, name in wanted.items() if name not in self.names}
         if missing:
             likely = {setting: one for setting, name in missing.items() if (one := self._likely(name))}
             known = ", ".join(_shown(name) for name in self.names[:30]) or "none"
             more = f" and {len(self.names) - 30} more" if len(self.names) > 30 else ""
-            to_set = ", ".join(f"{setting}: {_shown(name)}" for setting, name in likely.items())
-            hint = f"; did you mean {_shown(next(iter(likely.values())))}? Set {to_set}" if likely else ""
+            to_set = ", ".join(f"{s}: {_shown(name)}" for s, name in likely.items() if s != wanted[s])
+            what_to_do = f"Set {to_set}" if to_set else f"Name it {next(iter(likely), None)}"
+            hint = f"; did you mean {_shown(next(iter(likely.values())))}? {what_to_do}" if likely else ""
             raise InputError(
                 f"{self.path}: no column {next(iter(missing.values()))!r}; its columns are: {known}{more}{hint}"
             )
@@ -163,23 +167,27 @@ def _of_json(path: Path, check: Check) -> Iterator[Record]:
     objects = objects_of(path)
     first = list(islice(objects, FIRST_RECORDS))
     known = [cells for _, cells in first if cells is not None]
-    if first and not known:
+    if not first:
+        return
+    if not known:
         raise InputError(f"{path}: line {first[0][0]} is not a JSON object, nor is any of the {len(first)} read first")
     names = list(dict.fromkeys(name for cells in known for name in cells))
     try:
         check(Columns(path, names, {name: kind for name in names if (kind := _kind(one.get(name) for one in known))}))
-    except InputError as error:
-        raise InputError(f"{error}{_hint_of_lists(known)}") from None
+    except InputError:
+        _check_lists(path, known)
+        raise
     for number, cells in chain(first, objects):
         where = f"line {number}"
         yield Record(where, cells) if cells is not None else Record(where, mistake=f"{where} is not a JSON object")
 
 
-def _hint_of_lists(known: list[dict[str, Any]]) -> str:
-    """Where the file is one object that has the records in a list of its own, as COCO's annotations are."""
+def _check_lists(path: Path, known: list[dict[str, Any]]) -> None:
+    """Raise InputError where the file is one object with the records in a list of its own, as COCO's annotations."""
     lists = [name for name, cell in known[0].items() if isinstance(cell, list) and _kind(cell) == "mappings"]
-    named = " or ".join(map(repr, lists))
-    return f"; it is one object: give its list {named} alone" if len(known) == 1 and lists else ""
+    if len(known) == 1 and lists:
+        named = " or ".join(map(repr, lists))
+        raise InputError(f"{path}: is one JSON object, its records seem to be its list {named}; save that list alone")
 
 
 def _kind(cells: Iterable[Any]) -> str | None:

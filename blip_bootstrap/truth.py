@@ -66,7 +66,7 @@ def load_truth(path: Path) -> Truth:
 
 def _columns(found: Columns) -> list[str]:
     if plain_suffix(found.path) == ".tsv":
-        found.require({"the picture's file name": "image", "what its text is": "kind"})
+        found.require({"image": "image", "kind": "kind"})
         return ["image", "kind"]
     return []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import date
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +57,8 @@ def not_a_list(path: Path) -> str:
     if path.is_dir():
         return f"{path} is a folder; name the file in it"
     if any(sign in str(path) for sign in "*?["):
-        found = sorted(glob(str(path)))[:2]
-        entries = ", ".join(f"{{path: {one}}}" for one in found) or "{path: a.tsv}, {path: b.tsv}"
-        return f"{path} is a pattern, and no file; give each file an entry of its own: [{entries}, ...]"
+        entries = "[{path: a.tsv}, {path: b.tsv}]"
+        return f"{path} is a pattern, and no file; give each file an entry of its own: {entries}"
     return f"no such file: {path}"
 
 

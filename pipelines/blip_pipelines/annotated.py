@@ -18,7 +18,7 @@ from blip_bootstrap import list_files
 from blip_bootstrap.cells import NotTextError, folded_text_of, text_of
 from blip_bootstrap.config import AnnotatedSet
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.list_files import JSON_ENDINGS, Columns
+from blip_bootstrap.list_files import JSON_ENDINGS, Columns, Record
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import ANNOTATED, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.pictures import PictureError, open_picture
@@ -36,10 +36,12 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
     """Read the annotated set listed in `source` and write `part-NNNNN.parquet` (table `annotated`).
 
     A picture that is missing or cannot be decoded, and one without captions, is one row with its status and error
-    class. Returns rows, the number by status, failed ones by error class, and captions of the successful ones.
+    class, and so is a line that is no record. Returns rows, the number by status, failed ones by error class, captions
+    of the successful ones, and those left out as too long.
     Raises InputError where the list cannot be read, lacks a column, or has no row that can be used.
     """
-    rows = _place(read_records(source, config), config)
+    left_out: Counter[str] = Counter()
+    rows = _place(read_records(source, config), config, left_out)
     root = config.image_root or source.parent
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool, Progress("annotated", None, unit="pictures") as progress:
         for number in range(10**9):
@@ -51,10 +53,10 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
                 ingested = list(pool.map(partial(_ingest, root=root, image_size=config.image_size), part))
                 write_parquet(path, rows_to_table(ingested, ANNOTATED), ANNOTATED)
             progress.advance(len(part))
-    return _counts(out, source)
+    return _counts(out, source) | +left_out
 
 
-def read_records(source: Path, config: AnnotatedSet) -> Iterator[Row]:
+def read_records(source: Path, config: AnnotatedSet) -> Iterator[Record]:
     """The list's records, with the columns checked. Raises InputError as `ingest_annotated` does."""
 
     def check(found: Columns) -> list[str]:
@@ -66,35 +68,38 @@ def read_records(source: Path, config: AnnotatedSet) -> Iterator[Row]:
         optional = [config.domain_column] if config.domain_column in found.names else []
         return [*wanted.values(), *optional]
 
-    for record in list_files.read_records(source, check, "an annotated set", ENDINGS):
-        if record.mistake:
-            raise InputError(f"{source}: {record.mistake}")
-        yield dict(record.cells)
+    return list_files.read_records(source, check, "an annotated set", ENDINGS)
 
 
-def _place(records: Iterator[Row], config: AnnotatedSet) -> Iterator[Row]:
-    """Records as rows of the table, in order, not yet with their picture; `mistake` where a cell is no text."""
+def _place(records: Iterator[Record], config: AnnotatedSet, left_out: Counter[str]) -> Iterator[Row]:
+    """Records as rows of the table, in order, not yet with their picture; `mistake` where one cannot be read.
+
+    Captions that are left out are counted in `left_out`.
+    """
     for number, record in enumerate(records):
         shard, position = divmod(number, config.rows_per_shard)
-        row: Row = {"key": f"{shard:05d}{position:05d}", "name": "", "domain": None, "captions": [], "mistake": None}
+        row: Row = {"key": f"{shard:05d}{position:05d}", "name": "", "domain": None, "captions": []}
+        row["mistake"] = record.mistake
         try:
-            row["name"] = text_of(record.get(config.image_column))
-            row["domain"] = text_of(record.get(config.domain_column)) or None
-            row["captions"] = _captions(record.get(config.captions_column), config.max_text_chars)
+            row["name"] = text_of(record.cells.get(config.image_column))
+            row["domain"] = text_of(record.cells.get(config.domain_column)) or None
+            texts = _captions(record.cells.get(config.captions_column))
+            row["captions"] = [text for text in texts if len(text) <= config.max_text_chars]
+            left_out["captions_too_long"] += len(texts) - len(row["captions"])
         except NotTextError as error:
-            row["mistake"] = f"{error} where a text was expected"
+            row["mistake"] = f"{record.where}: {error} where a text was expected"
         yield row
 
 
-def _captions(cell: object, max_chars: int) -> list[str]:
-    """A list of texts, or one text, whitespace folded; empty ones and those that are too long are left out.
+def _captions(cell: object) -> list[str]:
+    """A list of texts, or one text, whitespace folded; empty ones, true and false are left out.
 
     A mapping is its `raw` or `caption`, which is where the sentences of Karpathy's splits and COCO's annotations are.
     """
     cells = cell if isinstance(cell, (list, tuple)) else [cell]
     texts = [one.get("raw", one.get("caption", one)) if isinstance(one, dict) else one for one in cells]
     folded = [folded_text_of(text) for text in texts if not isinstance(text, bool)]
-    return [text for text in folded if 0 < len(text) <= max_chars]
+    return [text for text in folded if text]
 
 
 def _ingest(row: Row, root: Path, image_size: int) -> Row:

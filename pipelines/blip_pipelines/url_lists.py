@@ -127,7 +127,7 @@ def read_list(urls: UrlList) -> Iterator[ListRow]:
             yield from columns.rows(record)
     finally:
         if num_lone:
-            told = f"{num_lone:,} rows have a quote without an end (the first: {first}); it is read as text"
+            told = f"rows with a quote that has no end: {num_lone:,} (the first: {first}); it is read as text"
             sys.stderr.write(f"{urls.path}: {told}\n")
 
 
@@ -157,9 +157,10 @@ class _Columns:
             alone = set(wanted.values()) - set(found.names) == {self.caption}
             raise InputError(f"{error}{'; caption_column: null where it has no texts' if alone else ''}") from None
         found.require_text("url_column", urls.url_column, "one URL a row")
-        if self.caption and not (urls.caption_lists and _is_lists(found.kinds.get(self.caption, ""))):
-            right = "one text a row, or caption_lists: true, which makes each text of a list a row of its own"
-            found.require_text("caption_column", self.caption, right)
+        is_lists = bool(self.caption) and _is_lists(found.kinds.get(self.caption or "", ""))
+        if self.caption and not (is_lists and urls.caption_lists):
+            more = ", or caption_lists: true, which makes each text of a list a row of its own" if is_lists else ""
+            found.require_text("caption_column", self.caption, f"one text a row{more}")
         return list(wanted.values())
 
     def rows(self, record: Record) -> Iterator[ListRow]:

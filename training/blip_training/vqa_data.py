@@ -85,8 +85,7 @@ def check_pictures(questions: Sequence[Question]) -> None:
 
 
 def _columns(found: Columns) -> list[str]:
-    if found.names:
-        found.require({"the picture's file name": "image", "the text": "question"})
+    found.require({"image": "image", "question": "question"})
     return ["image", "question", *(["answers"] if "answers" in found.names else [])]
 
 
