@@ -10,8 +10,11 @@ from typing import Any
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.text_files import HEAD_BYTES, lines_of, open_text
 
-_BETWEEN = " \t\r\n,[]"
-"""What stands between the objects of an array, and around them."""
+_BETWEEN = " \t\r\n,"
+"""What stands between the objects."""
+
+_BRACKETS = {"": "[", "[": "]"}
+"""By the brackets that were read, the one that may come next: one array has all objects, or there is none."""
 
 
 def parse_json(text: str) -> Any:
@@ -69,29 +72,24 @@ def _begins_object(text: str) -> bool:
 
 
 def _of_document(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    decoder, buffer, at, line = json.JSONDecoder(), "", 0, 1
+    decoder, buffer, at, line, brackets = json.JSONDecoder(), "", 0, 1, ""
     with open_text(path) as stream:
         while True:
-            while at < len(buffer) and buffer[at] in _BETWEEN:
-                line += buffer[at] == "\n"
-                at += 1
-            error: Exception | None = None
+            while at < len(buffer) and buffer[at] in _BETWEEN + _BRACKETS.get(brackets, ""):
+                line, brackets, at = line + (buffer[at] == "\n"), brackets + buffer[at].strip(" \t\r\n,"), at + 1
+            why = "its array has no end" if brackets == "[" else ""
             try:
                 if at < len(buffer):
                     value, end = decoder.raw_decode(buffer, at)
                     yield line, value if isinstance(value, dict) else None
-                    line, at = line + buffer.count("\n", at, end), end
+                    line, brackets, at = line + buffer.count("\n", at, end), brackets or "{", end
                     continue
-            except (ValueError, RecursionError) as found:
-                error = found
+            except (ValueError, RecursionError) as error:
+                why = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
             # Twice as much each time, so that a long object is not parsed anew for each of its pieces.
             more = stream.read(max(HEAD_BYTES, 2 * (len(buffer) - at)))
-            if not more and error:
-                raise InputError(f"{path}: line {line}: the JSON breaks off here ({_reason(error)})") from error
+            if not more and why:
+                raise InputError(f"{path}: line {line}: the JSON breaks off here ({why})")
             if not more:
                 return
             buffer, at = buffer[at:] + more, 0
-
-
-def _reason(error: Exception) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"

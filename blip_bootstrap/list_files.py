@@ -132,6 +132,7 @@ def _of_delimited(path: Path, check: Check, delimiter: str) -> Iterator[Record]:
     wanted = check(Columns(path, names))
     is_record = _RecordTest(len(names), names.index(wanted[0]))
     for number, fields, lone in records_of(lines, delimiter, is_record):
+        is_record.learn(fields)
         if delimiter == "," and len(fields) > len(names) and names[-1] in wanted[1:]:
             # An unquoted comma in the text, where the text is the last column.
             fields[len(names) - 1 :] = [delimiter.join(fields[len(names) - 1 :])]
@@ -147,12 +148,13 @@ class _RecordTest:
     pattern: re.Pattern[str] = _FILE_NAME
 
     def __call__(self, fields: Fields) -> bool:
-        if len(fields) != self.num_columns:
-            return False
-        location = fields[self.at].strip()
-        if _URL.fullmatch(location):
-            self.pattern = _URL  # in a list of URLs a file name is none: texts have `shop.com` and `it.The` in them
-        return self.pattern.fullmatch(location) is not None
+        self.learn(fields)
+        return len(fields) == self.num_columns and self.pattern.fullmatch(fields[self.at].strip()) is not None
+
+    def learn(self, fields: Fields) -> None:
+        """In a list of URLs a file name is none: texts have `shop.com` and `it.The` in them."""
+        if self.pattern is not _URL and len(fields) == self.num_columns and _URL.fullmatch(fields[self.at].strip()):
+            self.pattern = _URL
 
 
 def _delimiter(header: str, usual: str) -> str:
