@@ -246,7 +246,10 @@ def _check(shards: list[Path], out: Path, total: int) -> dict[str, int | float |
     counts = _count(out / shard.name for shard in shards)
     if counts["images"] != total:
         raise AccountingError(f"{out}: {counts['images']} rows for {total} of the lists; delete it and run again")
-    found = {"rows": total, **{name: count for name, count in counts.items() if name != "images"}}
+    found: dict[str, int | float | str] = {
+        "rows": total,
+        **{name: count for name, count in counts.items() if name != "images"},
+    }
     if num_cut := sum(_num_cut(out / shard.name) for shard in shards):
         found["texts_too_long"] = num_cut
     return found
