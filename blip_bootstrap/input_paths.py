@@ -8,11 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from blip_bootstrap.config import Config
+from blip_bootstrap.config.mistakes import not_a_list
 
 
 def missing_paths(config: Config, number: int) -> list[str]:
     """One line for each file or folder that round `number` reads and that is not there, or not to be read."""
-    return [f"{name}: {why}: {path}" for name, path, kind in _read(config, number) if (why := _lack(path, kind))]
+    return [
+        f"{name}: {_told(why, name, path)}" for name, path, kind in _read(config, number) if (why := _lack(path, kind))
+    ]
+
+
+def _told(why: str, name: str, path: Path) -> str:
+    """The mistake with its path; of a list that is a folder or a pattern, what to write instead."""
+    is_list = name.endswith(".path") and (path.is_dir() or any(sign in path.name for sign in "*?["))
+    return not_a_list(path) if is_list else f"{why}: {path}"
 
 
 def _read(config: Config, number: int) -> Iterator[tuple[str, Path, str]]:

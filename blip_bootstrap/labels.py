@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from blip_bootstrap import records, tables
 from blip_bootstrap.audit import resolve_round
+from blip_bootstrap.cells import NotTextError, text_of
 from blip_bootstrap.errors import InputError, writing
 from blip_bootstrap.questions import query
 from blip_bootstrap.sql_text import literal, text_list
@@ -44,7 +45,8 @@ _STRATA = """
 SELECT source, kept, count(*) AS stratum_rows,
     min({{'rank': md5_number_lower(concat_ws(' ', {seed}, key, source, candidate)), 'key': key,
         'candidate': candidate}}, {size}) AS drawn
-FROM pairs WHERE round = {round} AND (reason IS NULL OR reason <> 'empty_text') AND list_contains({sources}, source)
+FROM pairs WHERE round = {round} AND coalesce(reason, '') NOT IN ('empty_text', 'text_too_long')
+     AND list_contains({sources}, source)
 GROUP BY source, kept
 """
 """The texts of each stratum that the seed puts first. Keeping so many while reading takes no memory to speak of, where
@@ -120,8 +122,14 @@ def read_labels(path: Path) -> list[dict[str, Any]]:
     table = tables.read_parquet(path)
     if missing := set(LABELS.schema.names) - set(table.schema.names):
         raise InputError(f"{path}: not a labels file, the columns {', '.join(sorted(missing))} are missing")
+    if len(set(table.schema.names)) < len(table.schema.names):
+        raise InputError(f"{path}: not a labels file, a column is there twice")
     rows: list[dict[str, Any]] = table.to_pylist()
     for at, row in enumerate(rows):
+        try:  # another program may have answered: pandas has NaN where nothing is
+            row |= {name: text_of(row[name]) or None for name in ("key", "source", "answer")}
+        except NotTextError as error:
+            raise InputError(f"{path}, row {at}: {error} where a text was expected") from error
         if row["answer"] not in (*ANSWERS, None) or None in (row["key"], row["source"]):
             told = f"key {row['key']}, source {row['source']}, answer {row['answer']!r}"
             raise InputError(f"{path}, row {at}: {told}; it needs key and source, and answers are {', '.join(ANSWERS)}")

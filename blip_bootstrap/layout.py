@@ -141,6 +141,8 @@ def _settings(section: BaseModel) -> dict[str, Any]:
             continue
         if isinstance(value, BaseModel):
             found[name] = _settings(value)
+        elif isinstance(value, tuple) and value and all(isinstance(one, BaseModel) for one in value):
+            found[name] = [_settings(one) for one in value]
         elif name in COUNTED_BY_CONTENT and value:
             found[name] = [_content(one) for one in value] if isinstance(value, tuple) else _content(value)
         else:

@@ -101,6 +101,7 @@ WITH judged AS (
     SELECT *, {_wanted(config)} AS wanted, {_TRIMMED} AS text,
         CASE
             WHEN text = '' THEN 'empty_text'
+            WHEN source = 'web' AND list_contains(flags, 'text_too_long') THEN 'text_too_long'
             WHEN rejected IS NULL THEN 'not_scored'
             WHEN {_falls(config)} THEN 'below_threshold'
             {_text_checks(config)}

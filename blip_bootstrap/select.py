@@ -77,7 +77,8 @@ def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
 
 
 def take_web_pairs(out: Path, images: Path) -> Counts:
-    """Every web text of a downloaded image, for the start of the loop (round 0); only empty texts are dropped.
+    """Every web text of a downloaded image, for the start of the loop (round 0); only texts that are empty or
+    were too long to be read are dropped.
 
     Writes one file of `tables.PAIRS` for each file of `images`; `itm_score` is null. Counts and errors as in
     `select_pairs`.
@@ -92,11 +93,13 @@ def _texts(files: Sequence[Path]) -> str:
 
 
 def _web_texts(files: Sequence[Path]) -> str:
-    """Round 0's rule over files of `images`."""
+    """Round 0's rule over files of `images`; those of an earlier version have no `cut_from_chars`."""
+    is_known = any("cut_from_chars" in schema_of(file).names for file in files)
+    cut = "WHEN cut_from_chars IS NOT NULL THEN 'text_too_long'" if is_known else ""
     return f"""
 SELECT {_part(files)} AS part, key, 'web' AS source, 0::SMALLINT AS candidate, {FOLDED} AS caption,
     NULL::FLOAT AS itm_score, NULL::BOOLEAN AS rejected,
-    CASE WHEN {FOLDED} = '' THEN 'empty_text' END AS reason, reason IS NULL AS kept
+    CASE WHEN {FOLDED} = '' THEN 'empty_text' {cut} END AS reason, reason IS NULL AS kept
 FROM {scan(files, _PLACED)} WHERE status = 'success' ORDER BY part, file_row_number
 """
 

@@ -58,14 +58,14 @@ SOURCES = ("web", "synthetic", "human")
 """Where a caption comes from: the page's alt text, the captioner, a person."""
 
 REASONS = (
-    "empty_text", "not_scored", "below_threshold", "too_short", "too_long", "degenerate_text", "duplicate_text",
-    "not_selected",
+    "empty_text", "text_too_long", "not_scored", "below_threshold", "too_short", "too_long", "degenerate_text",
+    "duplicate_text", "not_selected",
 )  # fmt: skip
 """Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: what the
 filter says of a text comes before what else could be said against it."""
 
-FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length")
-"""What may be wrong with a synthetic caption."""
+FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long")
+"""What may be wrong with a synthetic caption; of a web text the last one alone: it was cut when the list was read."""
 
 IMAGES = Table(
     "images",
@@ -75,7 +75,8 @@ IMAGES = Table(
         Column("uid", pa.string(), "32 hex digits of the sha256 of URL and alt text: the same row in any run"),
         Column("dataset", pa.string(), "the URL list that the row came from"),
         Column("url", pa.string(), "as given in the list"),
-        Column("caption", pa.string(), "the web text (alt text), as given"),
+        Column("caption", pa.string(), "the web text (alt text), as given; its beginning where cut_from_chars is set"),
+        Column("cut_from_chars", pa.int64(), "characters of a web text over download.max_text_chars; null: not cut"),
         Column("status", pa.string(), "success, failed_to_download, failed_to_resize or rejected"),
         Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
         Column("error_message", pa.string(), "the fetcher's or decoder's own words; null where status is success"),
@@ -121,7 +122,11 @@ CAPTIONS = Table(
         Column("itc_score", pa.float32(), "cosine of the filter's ITC embeddings, -1..1; null where the text is empty"),
         Column("logprob", pa.float32(), "sum of the captioner's log-probabilities of the tokens, nats; null for web"),
         Column("num_tokens", pa.int16(), "word pieces of the text, prompt included, special tokens not"),
-        Column("flags", pa.list_(pa.string()), "empty, repetition, prompt_leak, cut_at_max_length; may be none"),
+        Column(
+            "flags",
+            pa.list_(pa.string()),
+            "empty, repetition, prompt_leak, cut_at_max_length; web: text_too_long; may be none",
+        ),
         Column("seed", pa.int64(), "of this candidate's sampling; null for web"),
         Column("captioner", pa.string(), "the model that wrote it, by its name or the end of its path; null for web"),
         Column("itm_scores", pa.list_(pa.float32()), "of each filter, where several make itm_score; else null"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,15 @@ import duckdb
 import pyarrow as pa
 
 from blip_bootstrap import tables
+from blip_bootstrap.cells import NotTextError, text_of
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.list_files import JSON_ENDINGS, Columns, Record, read_records
 from blip_bootstrap.sql_text import scan
+from blip_bootstrap.text_files import plain_suffix
 
 Verdict = Literal["true", "partial", "false"]
+
+TRUTH_ENDINGS = (".tsv", *JSON_ENDINGS)
 
 TRUE_KINDS = frozenset({"true", "full", "clean"})
 """Kinds of web text that are true of their picture; `partial` is itself, every other kind is false."""
@@ -50,33 +53,35 @@ def load_truth(path: Path) -> Truth:
 
     Raises InputError, naming the line, where it is neither.
     """
+    kinds: dict[str, str] = {}
+    scenes: dict[str, Mapping[str, Any]] = {}
+    for record in read_records(path, _columns, "a truth file", TRUTH_ENDINGS, ".jsonl"):
+        name, kind, scene = _row(path, record)
+        if kind:
+            kinds[name] = kind
+        if scene:
+            scenes[name] = scene
+    return Truth(kinds, scenes)
+
+
+def _columns(found: Columns) -> list[str]:
+    if plain_suffix(found.path) == ".tsv":
+        found.require({"image": "image", "kind": "kind"})
+        return ["image", "kind"]
+    return []
+
+
+def _row(path: Path, record: Record) -> tuple[str, str, Mapping[str, Any] | None]:
+    """Name, kind and scene. Raises InputError where there is no name, or one is of another type."""
+    where, cells = f"{path}, {record.where}", record.cells
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the truth file cannot be read ({error})") from error
-    rows = _tsv_rows(path, text) if path.suffix == ".tsv" else _json_rows(path, text)
-    kinds = {str(row["name"]): str(row["kind"]) for row in rows if row.get("kind") is not None}
-    return Truth(kinds, {str(row["name"]): row["scene"] for row in rows if row.get("scene")})
-
-
-def _tsv_rows(path: Path, text: str) -> list[dict[str, Any]]:
-    reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    if not {"image", "kind"} <= set(reader.fieldnames or ()):
-        raise InputError(f"{path}: the columns image and kind are needed, found {', '.join(reader.fieldnames or ())}")
-    return [{"name": row["image"], "kind": row["kind"]} for row in reader]
-
-
-def _json_rows(path: Path, text: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict) or "name" not in row:
-            raise InputError(f"{path}, line {number}: an object with `name` and `kind` or `scene` is needed")
-        rows.append(row)
-    return rows
+        name, kind = text_of(cells.get("name", cells.get("image"))), text_of(cells.get("kind"))
+    except NotTextError as error:
+        raise InputError(f"{where}: {error} where a text was expected as name or kind") from error
+    scene = cells.get("scene")
+    if record.mistake or not name or not isinstance(scene, dict | None):
+        raise InputError(f"{where}: a JSON object with `name` and `kind`, or `scene` (a mapping), is needed")
+    return name, kind, scene
 
 
 def file_name(url: str) -> str:

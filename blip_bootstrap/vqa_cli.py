@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from blip_bootstrap.cells import folded_text_of
 from blip_bootstrap.ending import ended_early
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.json_files import parse_json
 from blip_bootstrap.paths import path_argument, source_argument
+from blip_bootstrap.text_files import lines_of, plain_suffix
 
 if TYPE_CHECKING:
     from blip_bootstrap.config import VqaConfig
@@ -184,14 +187,15 @@ def _candidates(mode: Mode, file: Path | None) -> list[str]:
 
 def _read_answers(file: Path) -> list[str]:
     """The closed list, each answer once, in its order."""
+    lines: Any = [line for _, line in lines_of(file)]
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        lines = json.loads(text) if file.suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from error
-    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        lines = parse_json("\n".join(lines)) if plain_suffix(file) == ".json" else lines
+        found = [folded_text_of(line) for line in lines] if isinstance(lines, list) else []
+    except ValueError as error:  # NotTextError is one
+        raise InputError(f"{file}: a JSON list of texts was expected ({error})") from error
+    if not isinstance(lines, list):
         raise InputError(f"{file}: a JSON list of texts was expected")
-    answers = list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
+    answers = [text for text in dict.fromkeys(found) if text]
     if not answers:
         raise InputError(f"{file}: no answer in it; one a line is expected")
     return answers

@@ -19,13 +19,18 @@ from blip_bootstrap.config.sections import (
 
 
 class UrlList(Section):
-    """One list of URLs with alt texts: TSV, CSV, JSON lines or Parquet."""
+    """One list of URLs with alt texts: TSV, CSV, JSON or Parquet."""
 
-    path: LocalPath = Field(description="the file; format from its ending (.tsv .csv .jsonl .parquet)")
+    path: LocalPath = Field(
+        description="the file; format from its ending (.tsv .csv .txt .jsonl .json .parquet; .gz .bz2 .xz .zst beside)"
+    )
     dataset: str | None = Field(None, description="its name in the tables; default: the file's name")
     url_column: str = "url"
-    caption_column: str = "caption"
-    url_prefix: str = Field("", description="put before every URL of the list, for lists of bare file names")
+    caption_column: str | None = Field("caption", description="null: the list has URLs alone")
+    caption_lists: bool = Field(
+        False, description="a cell that is a list of texts makes a row of each", json_schema_extra=LATER
+    )
+    url_prefix: str = Field("", description="put before every file name of the list, which is quoted as URLs need it")
     serve: LocalPath | None = Field(
         None, description="a folder of pictures, served over loopback HTTP while the step runs; the list has file names"
     )
@@ -63,13 +68,14 @@ class PictureRule(Section):
 
 
 class AnnotatedSet(PictureRule):
-    """Pictures with human captions, as JSON lines or Parquet: the paper's COCO."""
+    """Pictures with human captions, as JSON or Parquet: the paper's COCO."""
 
     path: LocalPath
     image_column: str = Field("image", description="a file name, relative to image_root")
     captions_column: str = "captions"
     domain_column: str = Field("domain", description="optional column: in, near or out (nocaps)")
     image_root: LocalPath | None = Field(None, description="folder of the pictures; default: beside the list")
+    max_text_chars: Count = Field(10_000, description="a longer caption is left out", json_schema_extra=LATER)
     rows_per_shard: ShardRows = 10_000
 
 
@@ -84,6 +90,9 @@ class DownloadConfig(PictureRule):
     num_retries: NonNegative = Field(1, description="after time-outs, broken connections and HTTP 5xx or 429")
     num_threads: Count = Field(32, description="parallel fetches per Ray task", json_schema_extra=SPEED)
     max_bytes: Count = Field(50_000_000, description="a larger body is not read on")
+    max_text_chars: Count = Field(
+        10_000, description="a longer alt text is stored cut, and is no pair (text_too_long)", json_schema_extra=LATER
+    )
     allow_private_addresses: bool = Field(False, description="fetch from loopback and private networks too")
     honour_noai: bool = Field(True, description="refuse images whose X-Robots-Tag says noai or noimageai")
     user_agent: str = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1504/img2dataset)"

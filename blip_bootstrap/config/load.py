@@ -10,8 +10,10 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from blip_bootstrap.config.mistakes import in_words
 from blip_bootstrap.config.sections import Section
 from blip_bootstrap.config.tree import Config
+from blip_bootstrap.config.yaml_text import parse_yaml
 from blip_bootstrap.errors import ConfigError, InputError
 
 
@@ -35,10 +37,10 @@ def load_config(path: Path | None = None, settings: Sequence[str] = (), **overri
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if data is None:
         return {}
@@ -53,44 +55,47 @@ def _apply(data: dict[str, Any], setting: str) -> str | None:
     if not equals or not name:
         return f"--set {setting}: expected section.key=value"
     try:
-        read = yaml.safe_load(value) if value else None
-    except yaml.YAMLError:
-        read = value
-    _put(data, name.split("."), read)
-    return None
+        parsed = parse_yaml(value) if value else None
+    except ValueError:
+        parsed = value
+    mistake = _put(data, name.split("."), parsed)
+    return f"--set {setting}: {mistake}" if mistake else None
 
 
-def _put(data: dict[str, Any], names: Sequence[str], value: Any) -> None:
-    """Set what lies under the names, one within the other."""
+def _put(data: dict[str, Any], names: Sequence[str], value: Any) -> str | None:
+    """Set what lies under the names, one within the other; the mistake in words, or None."""
     *parents, leaf = names
-    node = data
+    node: Any = data
     for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            child = node[parent] = {}
-        node = child
+        if isinstance(node, list):
+            if not parent.isdigit() or int(parent) >= len(node):
+                return f"{'.'.join(names)} has {len(node)} entries, 0 to {len(node) - 1}; there is no {parent}"
+            node = node[int(parent)]
+            continue
+        child = node.get(parent)
+        node[parent] = node = child if isinstance(child, dict | list) else {}
+    if not isinstance(node, dict):
+        return "it names no single setting; give one of an entry, as download.urls.0.path=FILE"
     node[leaf] = value
+    return None
 
 
 def _validate(data: dict[str, Any]) -> tuple[Config | None, list[str]]:
     try:
         return Config.model_validate(data), []
     except ValidationError as error:
-        return None, [_mistake(dict(item)) for item in error.errors()]
+        return None, list(dict.fromkeys(_mistake(dict(item)) for item in error.errors()))
 
 
 def _mistake(item: dict[str, Any]) -> str:
-    """One pydantic error as one line, with a guess where a key is unknown."""
+    """One pydantic error as one line: with a guess where a key is unknown, else with what to write."""
     where = ".".join(str(part) for part in item["loc"]) or "config"
     if item["type"] == "extra_forbidden":
         known = list(_fields_at(item["loc"][:-1]))
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}"
         return f"{where}: unknown key; {hint}"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    value = item.get("input")
-    shown = f" (got {value!r})" if isinstance(value, (str, int, float, bool)) or value is None else ""
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+    return f"{where}: {in_words(item)}"
 
 
 def _fields_at(loc: tuple[Any, ...]) -> Mapping[str, Any]:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
+from blip_bootstrap import list_files
+from blip_bootstrap.cells import NotTextError, folded_text_of, text_of
 from blip_bootstrap.config import AnnotatedSet
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.list_files import JSON_ENDINGS, Columns, Record
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.tables import ANNOTATED, open_parquet, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.tables import ANNOTATED, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.pictures import HumanStore
-from blip_pipelines.url_lists import check_columns, parse_object
 from blip_training.pictures import PictureError
+
+ENDINGS = (*JSON_ENDINGS, ".parquet")
 
 Row = dict[str, Any]
 
@@ -28,10 +30,12 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
     """Read the annotated set listed in `source` and write `part-NNNNN.parquet` (table `annotated`).
 
     A picture that is missing or cannot be decoded, and one without captions, is one row with its status and error
-    class. Returns rows, the number by status, failed ones by error class, and captions of the successful ones.
+    class, and so is a line that is no record. Returns rows, the number by status, failed ones by error class, captions
+    of the successful ones, and those left out as too long.
     Raises InputError where the list cannot be read, lacks a column, or has no row that can be used.
     """
-    rows = _place(read_records(source, config), config)
+    left_out: Counter[str] = Counter()
+    rows = _place(read_records(source, config), config, left_out)
     root = config.image_root or source.parent
     with HumanStore(config) as store, ThreadPoolExecutor(os.cpu_count() or 1) as pool, _progress() as progress:
         for number in range(10**9):
@@ -43,68 +47,62 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
                 ingested = list(pool.map(partial(_ingest, root=root, store=store), part))
                 write_parquet(path, rows_to_table(ingested, ANNOTATED), ANNOTATED)
             progress.advance(len(part))
-    return _counts(out, source)
+    return _counts(out, source) | +left_out
 
 
 def _progress() -> Progress:
     return Progress("annotated", None, unit="pictures")
 
 
-def read_records(source: Path, config: AnnotatedSet) -> Iterator[Row]:
+def read_records(source: Path, config: AnnotatedSet) -> Iterator[Record]:
     """The list's records, with the columns checked. Raises InputError as `ingest_annotated` does."""
-    reader = _READERS.get(source.suffix.lower())
-    if reader is None:
-        raise InputError(f"{source}: an annotated set ends in one of {' '.join(_READERS)}, not {source.suffix!r}")
-    try:
-        yield from reader(source, [config.image_column, config.captions_column])
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror or error})") from error
+
+    def check(found: Columns) -> list[str]:
+        wanted = {"image_column": config.image_column, "captions_column": config.captions_column}
+        found.require(wanted)
+        found.require_text("image_column", config.image_column, "give the pictures' file names")
+        if not found.kinds.get(config.captions_column, "list").split("<")[0].endswith(("list", "lists")):
+            found.require_text("captions_column", config.captions_column, "give a text or a list of texts a row")
+        optional = [config.domain_column] if config.domain_column in found.names else []
+        return [*wanted.values(), *optional]
+
+    return list_files.read_records(source, check, "an annotated set", ENDINGS)
 
 
-def _read_jsonl(source: Path, wanted: list[str]) -> Iterator[Row]:
-    with source.open(encoding="utf-8-sig", errors="replace") as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                record = parse_object(line)
-                if record is None:
-                    raise InputError(f"{source}: line {number} is not a JSON object")
-                check_columns(source, record, wanted)
-                yield record
+def _place(records: Iterator[Record], config: AnnotatedSet, left_out: Counter[str]) -> Iterator[Row]:
+    """Records as rows of the table, in order, not yet with their picture; `mistake` where one cannot be read.
 
-
-def _read_parquet(source: Path, wanted: list[str]) -> Iterator[Row]:
-    try:
-        with open_parquet(source) as file:
-            check_columns(source, file.schema_arrow.names, wanted)
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{source}: not a readable Parquet file ({' '.join(str(error).split())})") from error
-
-
-_READERS: dict[str, Callable[[Path, list[str]], Iterator[Row]]] = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
-
-
-def _place(records: Iterator[Row], config: AnnotatedSet) -> Iterator[Row]:
-    """Records as rows of the table, in order, not yet with their picture."""
+    Captions that are left out are counted in `left_out`.
+    """
     for number, record in enumerate(records):
         shard, position = divmod(number, config.rows_per_shard)
-        domain = record.get(config.domain_column)
-        yield {
-            "key": f"{shard:05d}{position:05d}",
-            "name": str(record[config.image_column] or ""),
-            "domain": None if domain is None else str(domain),
-            "captions": _captions(record[config.captions_column]),
-        }
+        row: Row = {"key": f"{shard:05d}{position:05d}", "name": "", "domain": None, "captions": []}
+        row["mistake"] = record.mistake
+        try:
+            row["name"] = text_of(record.cells.get(config.image_column))
+            row["domain"] = text_of(record.cells.get(config.domain_column)) or None
+            texts = _captions(record.cells.get(config.captions_column))
+            row["captions"] = [text for text in texts if len(text) <= config.max_text_chars]
+            left_out["captions_too_long"] += len(texts) - len(row["captions"])
+        except NotTextError as error:
+            row["mistake"] = f"{record.where}: {error} where a text was expected"
+        yield row
 
 
-def _captions(value: object) -> list[str]:
-    """A list of texts, or one text, whitespace folded, empty ones left out."""
-    texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-    return [folded for text in texts if (folded := " ".join(str(text or "").split()))]
+def _captions(cell: object) -> list[str]:
+    """A list of texts, or one text, whitespace folded; empty ones, true and false are left out.
+
+    A mapping is its `raw` or `caption`, which is where the sentences of Karpathy's splits and COCO's annotations are.
+    """
+    cells = cell if isinstance(cell, (list, tuple)) else [cell]
+    texts = [one.get("raw", one.get("caption", one)) if isinstance(one, dict) else one for one in cells]
+    folded = [folded_text_of(text) for text in texts if not isinstance(text, bool)]
+    return [text for text in folded if text]
 
 
 def _ingest(row: Row, root: Path, store: HumanStore) -> Row:
+    if mistake := row.pop("mistake"):
+        return _failed(row, "failed_to_resize", "other", mistake)
     if not row["captions"]:
         return _failed(row, "failed_to_resize", "other", "no captions")
     try:

@@ -112,6 +112,7 @@ class Picture:
         processes: DecodeProcesses | None = None,
     ) -> None:
         self.key, self.web_text = row["key"], fold(row["caption"] or "")
+        self.is_cut = row.get("cut_from_chars") is not None
         self.pixels: dict[int, Tensor] = {}
         self.scorer_pixels: Tensor | None = None
         encoded = row["jpg"] or b""

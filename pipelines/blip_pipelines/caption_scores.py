@@ -25,6 +25,9 @@ MAX_PADDING = {"cpu": 48, "cuda": 4096}
 """Tokens that an ITM call may pad in all, for one text of each image; 24 to 96 took a small model equally long on a
 CPU."""
 
+TOO_LONG = "text_too_long"
+"""The flag of a web text that was too long to be stored whole; its beginning is not judged for it."""
+
 Row = dict[str, Any]
 Texts = list[list[Row]]
 """For each picture the rows of its texts, the web's first."""
@@ -73,13 +76,13 @@ def _parts(pictures: Sequence[Picture], model: Model, on_gpu: dict[int, Tensor])
 
 
 def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes) -> None:
-    """Append one filter's ITM and ITC score to `itm_scores` and `itc_scores` of every text that is not blank.
+    """Append one filter's ITM and ITC score to `itm_scores` and `itc_scores` of every text that is to be read.
 
     Images with as many texts go together: an image's keys and values then need no copy for each text. Of these, the
     ones whose longest texts are alike: padding is computed too. What takes longest comes first, so that lanes end
     together.
     """
-    texts = [[row for row in of_image if row["caption"]] for of_image in rows]
+    texts = _to_read(rows)
     longest = filter.med.config.text.max_tokens
     lengths = [min(longest, max((row["num_tokens"] for row in of_image), default=0)) for of_image in texts]
     parts: list[list[int]] = []
@@ -88,6 +91,11 @@ def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes) -> None
         parts += alike(sorted(same, key=lambda i: (-lengths[i], i)), lengths, states.device.type)
     parts.sort(key=lambda part: -len(part) * lengths[part[0]] * len(texts[part[0]]))
     lanes.map(lambda part: _score_some(filter, [texts[i] for i in part], states[part]), parts)
+
+
+def _to_read(rows: Texts) -> Texts:
+    """The texts of each image that are scored: those that are not blank and not cut."""
+    return [[row for row in of_image if row["caption"] and TOO_LONG not in row["flags"]] for of_image in rows]
 
 
 def alike(images: Sequence[int], lengths: Sequence[int], device: str) -> Iterator[list[int]]:
@@ -151,7 +159,7 @@ def score_again(scorer: ClipScorer, rows: Texts, pictures: Sequence[Picture]) ->
     """Set `clip_score` of every text that is not blank."""
     import torch
 
-    texts = [[row for row in of_image if row["caption"]] for of_image in rows]
+    texts = _to_read(rows)
     flat, image_of_row = _flatten(texts, scorer.device)
     if not flat:
         return

@@ -14,7 +14,7 @@ from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import RunFailed
 from blip_pipelines.caption_models import Models, Picture, digest_of_model, fold
-from blip_pipelines.caption_scores import Looks, combine_scores, score_again, score_with
+from blip_pipelines.caption_scores import TOO_LONG, Looks, combine_scores, score_again, score_with
 from blip_pipelines.decode_processes import DecodeProcesses
 from blip_pipelines.lanes import Lanes
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from blip_training.decoding import Generated
 
-IMAGE_COLUMNS = ["key", "status", "caption", "jpg"]
-"""What the worker needs of the table `images`."""
+IMAGE_COLUMNS = ["key", "status", "caption", "jpg", "cut_from_chars"]
+"""What the worker needs of the table `images`; the last is absent from those of earlier versions."""
 
 LATER = ("seed", "captioner", "logprob", "itm_score", "itc_score", "itm_scores", "itc_scores", "clip_score")
 """Columns of the table `captions` that are null until something is known; `tables` itself would import pyarrow."""
@@ -96,7 +96,7 @@ class CaptionWorker:
         """
         from blip_bootstrap.tables import CAPTIONS, rows_to_table
 
-        of_images = images.select(IMAGE_COLUMNS).to_pylist()
+        of_images = images.select([name for name in IMAGE_COLUMNS if name in images.column_names]).to_pylist()
         return rows_to_table([row for rows in self.in_batches(of_images) for row in rows], CAPTIONS)
 
     def in_batches(self, images: Iterable[Row]) -> Iterator[list[Row]]:
@@ -186,6 +186,9 @@ class CaptionWorker:
             of_image += _synthetic_rows(key, name, numbers, captions, own)
 
     def _web_row(self, picture: Picture) -> Row:
+        """The web text; one that was too long is only its beginning, and neither counted nor scored."""
+        if picture.is_cut:
+            return _row(picture.key, "web", 0, picture.web_text, num_tokens=0) | {"flags": [TOO_LONG]}
         num_tokens = len(self.models.filters[0].tokenizer.piece_ids(picture.web_text))
         return _row(picture.key, "web", 0, picture.web_text, num_tokens=min(num_tokens, 2**15 - 1))
 

@@ -37,7 +37,7 @@ def download_images(out: Path, *urls: Path, config: DownloadConfig, ray: RayConf
     """Fetch and resize the images of the URL lists `urls`, which are those of `config.urls` in order.
 
     Writes one `part-NNNNN.parquet` (table `images`) for each shard of `config.rows_per_shard` rows; parts that are in
-    `out` already are kept. Returns rows, the number by status, and the failed ones by error class.
+    `out` already are kept. Returns rows, the number by status, the failed ones by error class, and texts stored cut.
     Raises InputError for lists that cannot be read, AccountingError where a row got lost.
     """
     lists = _lists(urls, config)
@@ -66,7 +66,7 @@ def _cut(lists: list[UrlList], out: Path, config: DownloadConfig) -> list[Path]:
     if not folder.exists():
         shutil.rmtree(cutting, ignore_errors=True)
         cutting.mkdir(parents=True)
-        if not write_shards(lists, cutting, config.rows_per_shard, config.limit):
+        if not write_shards(lists, cutting, config.rows_per_shard, config.limit, config.max_text_chars):
             raise InputError(f"{', '.join(str(urls.path) for urls in lists)}: no rows")
         cutting.rename(folder)
     return parquet_files(folder)
@@ -260,4 +260,16 @@ def _check(shards: list[Path], out: Path, total: int) -> dict[str, int | float |
     counts = _count(out / shard.name for shard in shards)
     if counts["images"] != total:
         raise AccountingError(f"{out}: {counts['images']} rows for {total} of the lists; delete it and run again")
-    return {"rows": total, **{name: count for name, count in counts.items() if name != "images"}}
+    found: dict[str, int | float | str] = {
+        "rows": total,
+        **{name: count for name, count in counts.items() if name != "images"},
+    }
+    if num_cut := sum(_num_cut(out / shard.name) for shard in shards):
+        found["texts_too_long"] = num_cut
+    return found
+
+
+def _num_cut(part: Path) -> int:
+    """Texts that were stored cut; a part of an earlier version has none."""
+    table = read_parquet(part, ["cut_from_chars"])
+    return sum(len(column) - int(column.null_count) for column in table.columns)

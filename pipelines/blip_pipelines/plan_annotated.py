@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from blip_bootstrap.cells import text_of
 from blip_bootstrap.config import AnnotatedSet, Config, EvaluateConfig
 from blip_bootstrap.plan import Cost
 from blip_bootstrap.tables import parquet_files, read_parquet
@@ -34,12 +35,14 @@ def measure_annotated(config: Config, count: int, scratch: Path) -> tuple[list[C
 
 
 def _measure_ingest(name: str, section: AnnotatedSet, count: int, folder: Path) -> tuple[Cost, int]:
-    records = read_records(section.path, section)
+    records = (record.cells for record in read_records(section.path, section) if not record.mistake)
     head = list(islice(records, count))
     total = len(head) + sum(1 for _ in records)
     listed = folder.with_suffix(".jsonl")
     columns = [section.image_column, section.captions_column, section.domain_column]
-    listed.write_text("".join(f"{json.dumps({c: row.get(c) for c in columns})}\n" for row in head), encoding="utf-8")
+    listed.write_text(
+        "".join(f"{json.dumps({c: row.get(c) for c in columns}, default=text_of)}\n" for row in head), encoding="utf-8"
+    )
     root = section.image_root or section.path.parent
     folder.mkdir()
     started = time.perf_counter()

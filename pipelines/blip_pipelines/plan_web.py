@@ -31,7 +31,7 @@ def measure_download(config: Config, images: Path, count: int) -> Cost:
     per_worker = -(-count // workers)
     shards = images.with_name("lists")
     shards.mkdir()
-    write_shards(list(config.download.urls), shards, per_worker, count)
+    write_shards(list(config.download.urls), shards, per_worker, count, config.download.max_text_chars)
     files = sorted(shards.glob("*.parquet"))[:workers]
     with ExitStack() as stack:
         own_hosts = serve_lists(config.download.urls, stack)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blip_bootstrap.tables import IMAGES, Table
 
-_NAMES = ("key", "uid", "dataset", "url", "caption", "status", "error_class", "error_message")
+_NAMES = ("key", "uid", "dataset", "url", "caption", "cut_from_chars", "status", "error_class", "error_message")
 
 SHARD = Table(
     "shard",

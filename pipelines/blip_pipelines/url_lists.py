@@ -1,28 +1,25 @@
-"""URL lists of any of four formats, cut into shards; every row keeps its place, blank and repeated ones too."""
+"""URL lists of any format, cut into shards; every row keeps its place, blank and repeated ones too."""
 
 from __future__ import annotations
 
-import csv
-import difflib
 import hashlib
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
 from urllib.parse import quote
 
-import pyarrow as pa
-
+from blip_bootstrap.cells import NotTextError, text_of
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.tables import open_parquet, rows_to_table, write_parquet
+from blip_bootstrap.list_files import Columns, Record, read_records
+from blip_bootstrap.tables import rows_to_table, write_parquet
+from blip_bootstrap.text_files import lines_of, plain_suffix
 from blip_pipelines.shard_tables import SHARD
 
-MAX_FIELD_BYTES = 10_000_000
-"""Longest field of a CSV file; Python's own limit of 131,072 would end the run at one odd row."""
+KEPT_CHARS = 200
+"""So much is stored of a text that is too long: enough to see what it is."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +33,27 @@ class ListRow:
 
 @dataclass
 class Sharder:
-    """Gives rows their key and uid in order, and finds blank URLs and rows seen before."""
+    """Gives rows their key and uid in order, and finds blank URLs, rows seen before and texts that are too long."""
 
     rows_per_shard: int
+    max_text_chars: int
     _seen: set[bytes] = field(default_factory=set)
     _num_rows: int = 0
 
-    def place(self, row: ListRow, dataset: str, prefix: str = "") -> dict[str, object]:
-        """The row as one of the table `shard`."""
+    def place(self, row: ListRow, dataset: str) -> dict[str, object]:
+        """The row as one of the table `shard`; its uid is that of the whole text, also where it is stored cut."""
         shard, position = divmod(self._num_rows, self.rows_per_shard)
         self._num_rows += 1
-        url = prefix + row.url if row.url.strip() else row.url
-        digest = hashlib.sha256(f"{url}\n{row.caption}".encode("utf-8", "surrogatepass"))
+        digest = hashlib.sha256(f"{row.url}\n{row.caption}".encode())
         error_class, error_message = self._judge(row, digest.digest()[:16])
+        is_long = len(row.caption) > self.max_text_chars
         return {
             "key": f"{shard:05d}{position:05d}",
             "uid": digest.hexdigest()[:32],
             "dataset": dataset,
-            "url": url,
-            "caption": row.caption,
+            "url": row.url,
+            "caption": row.caption[: min(KEPT_CHARS, self.max_text_chars)] if is_long else row.caption,
+            "cut_from_chars": len(row.caption) if is_long else None,
             "status": "rejected" if error_class else None,
             "error_class": error_class,
             "error_message": error_message,
@@ -71,28 +70,33 @@ class Sharder:
         return None, None
 
 
-def write_shards(lists: Sequence[UrlList], folder: Path, rows_per_shard: int, limit: int | None = None) -> list[Path]:
+def write_shards(
+    lists: Sequence[UrlList],
+    folder: Path,
+    rows_per_shard: int,
+    limit: int | None = None,
+    max_text_chars: int = 10_000,
+) -> list[Path]:
     """Cut the lists into `folder/part-NNNNN.parquet` (table `shard`), `rows_per_shard` rows each, in order.
 
     Rows with a blank URL, repeated rows (same URL and text, over all lists) and lines that are no record get the
-    status `rejected` here; all others have none yet. `limit` takes the first rows of each list.
+    status `rejected` here; all others have none yet. `limit` takes the first rows of each list. A text of more than
+    `max_text_chars` characters is stored cut, with its length; no model or audit reads it.
     Lists are streamed: memory holds one shard and 16 bytes for each row's digest.
     Raises InputError where a list cannot be read or lacks a column.
     """
-    sharder = Sharder(rows_per_shard)
-    rows = (
-        sharder.place(_served(row, urls), urls.name, urls.url_prefix)
-        for urls in lists
-        for row in islice(read_list(urls), limit)
-    )
+    sharder = Sharder(rows_per_shard, max_text_chars)
+    rows = (sharder.place(_located(row, urls), urls.name) for urls in lists for row in islice(read_list(urls), limit))
     return [_write_shard(folder / f"part-{number:05d}.parquet", part) for number, part in _chunks(rows, rows_per_shard)]
 
 
-def _served(row: ListRow, urls: UrlList) -> ListRow:
-    """A row of file names that the step serves itself: the name becomes the URL on the loopback server."""
-    if not urls.serve or not row.url.strip():
+def _located(row: ListRow, urls: UrlList) -> ListRow:
+    """A row of file names: the name becomes a URL, on the loopback server or behind the prefix, quoted in both."""
+    name = row.url.strip()
+    if not name or not (urls.serve or urls.url_prefix):
         return row
-    return replace(row, url=f"http://127.0.0.1:{urls.serve_port}/{quote(row.url.strip())}")
+    prefix = f"http://127.0.0.1:{urls.serve_port}/" if urls.serve else urls.url_prefix
+    return replace(row, url=f"{prefix}{quote(name)}")
 
 
 def _write_shard(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -108,108 +112,73 @@ def _chunks(rows: Iterator[dict[str, object]], size: int) -> Iterator[tuple[int,
 
 
 def read_list(urls: UrlList) -> Iterator[ListRow]:
-    """The rows of one list; text columns that are absent in a row are empty. Raises InputError."""
-    reader = _READERS.get(urls.path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{urls.path}: a URL list ends in one of {' '.join(_READERS)}, not {urls.path.suffix!r}")
+    """The rows of one list; a text that is absent is empty. Raises InputError.
+
+    Says on standard error how many lines have a quote without an end.
+    """
+    if _is_bare(urls):
+        yield from (ListRow(line, "") for _, line in lines_of(urls.path) if line)
+        return
+    columns, num_lone, first = _Columns(urls), 0, ""
     try:
-        yield from reader(urls)
-    except OSError as error:
-        raise InputError(f"{urls.path}: cannot be read ({error.strerror or error})") from error
+        for record in read_records(urls.path, columns.check, "a URL list"):
+            if record.has_lone_quote:
+                num_lone, first = num_lone + 1, first or record.where
+            yield from columns.rows(record)
+    finally:
+        if num_lone:
+            told = f"rows with a quote that has no end: {num_lone:,} (the first: {first}); it is read as text"
+            sys.stderr.write(f"{urls.path}: {told}\n")
 
 
-def check_columns(path: Path, found: Iterable[str], wanted: Iterable[str]) -> None:
-    """Raise InputError that names the first missing column, those that are there, and the likely one."""
-    columns = list(found)
-    for name in wanted:
-        if name not in columns:
-            close = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise InputError(f"{path}: no column {name!r}; its columns are: {', '.join(columns) or 'none'}{hint}")
+def _is_bare(urls: UrlList) -> bool:
+    """Whether it is a .txt without a header: URLs alone, one a line."""
+    if plain_suffix(urls.path) != ".txt":
+        return False
+    first = next((line for _, line in lines_of(urls.path) if line.strip()), "")
+    return "\t" not in first and first.strip().lower() != urls.url_column.lower()
 
 
-def _open_text(path: Path, newline: str = "\n") -> TextIO:
-    """The file as text: UTF-8, or UTF-16 where it begins so. Bytes that are neither become U+FFFD, the row stays."""
-    with path.open("rb") as stream:
-        start = stream.read(2)
-    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    return path.open(encoding=encoding, errors="replace", newline=newline)
+class _Columns:
+    """Which columns of a list have URLs and texts; found when its own are known."""
 
+    def __init__(self, urls: UrlList) -> None:
+        self.urls, self.caption = urls, urls.caption_column
 
-def _read_tsv(urls: UrlList) -> Iterator[ListRow]:
-    with _open_text(urls.path) as stream:
-        # Alt texts are full of lone quotes: in a TSV only tabs and line ends separate.
-        yield from _read_fields(urls, (_tsv_fields(line) for line in stream))
-
-
-def _tsv_fields(line: str) -> list[str]:
-    fields = line.rstrip("\r\n").split("\t")
-    return [f[1:-1].replace('""', '"') if len(f) > 1 and f[0] == f[-1] == '"' else f for f in fields]
-
-
-def _read_csv(urls: UrlList) -> Iterator[ListRow]:
-    csv.field_size_limit(min(MAX_FIELD_BYTES, sys.maxsize))
-    with _open_text(urls.path, newline="") as stream:
+    def check(self, found: Columns) -> list[str]:
+        """The columns to read. Raises InputError where one is missing, or its cells are no texts."""
+        urls = self.urls
+        if self.caption not in found.names and set(found.names) == {urls.url_column}:
+            self.caption = None  # a list of URLs alone; their pictures are captioned
+        wanted = {"url_column": urls.url_column} | ({"caption_column": self.caption} if self.caption else {})
         try:
-            yield from _read_fields(urls, csv.reader(stream))
-        except csv.Error as error:
-            raise InputError(f"{urls.path}: not CSV ({error})") from error
+            found.require(wanted)
+        except InputError as error:
+            alone = set(wanted.values()) - set(found.names) == {self.caption}
+            raise InputError(f"{error}{'; caption_column: null where it has no texts' if alone else ''}") from None
+        found.require_text("url_column", urls.url_column, "one URL a row")
+        is_lists = bool(self.caption) and _is_lists(found.kinds.get(self.caption or "", ""))
+        if self.caption and not (is_lists and urls.caption_lists):
+            more = ", or caption_lists: true, which makes each text of a list a row of its own" if is_lists else ""
+            found.require_text("caption_column", self.caption, f"one text a row{more}")
+        return list(wanted.values())
+
+    def rows(self, record: Record) -> Iterator[ListRow]:
+        """The row of a record; several where its cell is a list of texts and that was asked for."""
+        if record.mistake:
+            yield ListRow("", "", record.mistake)
+            return
+        url = caption = ""
+        try:
+            url = text_of(record.cells.get(self.urls.url_column))
+            cell = record.cells.get(self.caption) if self.caption else None
+            for text in (cell or [None]) if self.urls.caption_lists and isinstance(cell, list) else [cell]:
+                caption = text_of(text)
+                yield ListRow(url, caption)
+        except NotTextError as error:
+            yield ListRow(url, "", f"{record.where}: {error} where a text was expected")
 
 
-def _read_fields(urls: UrlList, records: Iterator[list[str]]) -> Iterator[ListRow]:
-    header = [name.strip() for name in next(records, [])]
-    check_columns(urls.path, header, (urls.url_column, urls.caption_column))
-    at_url, at_caption = header.index(urls.url_column), header.index(urls.caption_column)
-    for fields in records:
-        if fields not in ([], [""]):  # an empty line is no row
-            yield ListRow(*(fields[at] if at < len(fields) else "" for at in (at_url, at_caption)))
-
-
-def _read_jsonl(urls: UrlList) -> Iterator[ListRow]:
-    checked = False
-    with _open_text(urls.path) as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            record = parse_object(line)
-            if record is None:
-                yield ListRow("", "", f"line {number} is not a JSON object")
-                continue
-            if not checked:
-                check_columns(urls.path, record, (urls.url_column, urls.caption_column))
-                checked = True
-            yield ListRow(_text(record.get(urls.url_column)), _text(record.get(urls.caption_column)))
-
-
-def parse_object(line: str) -> dict[str, object] | None:
-    """One line of JSON lines, or None where it is no object."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _read_parquet(urls: UrlList) -> Iterator[ListRow]:
-    columns = [urls.url_column, urls.caption_column]
-    try:
-        with open_parquet(urls.path) as file:
-            check_columns(urls.path, file.schema_arrow.names, columns)
-            for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
-                for url, caption in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
-                    yield ListRow(_text(url), _text(caption))
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{urls.path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
-
-
-def _text(value: object) -> str:
-    """A cell as text; lone surrogates, which JSON may hold and Arrow not, become question marks."""
-    return "" if value is None else str(value).encode("utf-8", "replace").decode("utf-8")
-
-
-_READERS: dict[str, Callable[[UrlList], Iterator[ListRow]]] = {
-    ".tsv": _read_tsv,
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+def _is_lists(kind: str) -> bool:
+    """Whether a column that holds no texts holds lists of them: `lists` in JSON, Arrow's `list<element: string>`."""
+    return "list" in kind.split("<")[0] and kind.count("<") <= 1

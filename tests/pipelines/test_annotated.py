@@ -94,7 +94,7 @@ def test_parts_that_are_there_are_kept(tmp_path: Path, records: list[dict[str, A
         ("human.jsonl", '{"images": "a", "captions": []}', "no column 'image'; .* did you mean images"),
         ("human.jsonl", "nonsense", "line 1 is not a JSON object"),
         ("human.jsonl", '{"image": "a", "captions": ["x"]}', "none of 1 rows has a readable picture"),
-        ("human.csv", "image,captions", "ends in one of .jsonl .parquet, not '.csv'"),
+        ("human.csv", "image,captions", "ends in one of .jsonl .ndjson .json .parquet, not '.csv'"),
         ("human.parquet", "nonsense", "not a readable Parquet file"),
     ],
 )
@@ -107,3 +107,72 @@ def test_lists_that_cannot_be_used(tmp_path: Path, name: str, content: str, mess
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         ingest(tmp_path, tmp_path / "human.jsonl")
+
+
+def one_picture(tmp_path: Path, lines: str) -> Path:
+    picture(tmp_path / "p.png", (40, 30))
+    (tmp_path / "human.jsonl").write_text(lines, encoding="utf-8")
+    return tmp_path / "human.jsonl"
+
+
+def test_captions_that_are_no_texts_are_never_their_python_spelling(tmp_path: Path) -> None:
+    source = one_picture(
+        tmp_path,
+        '{"image": "p.png", "captions": [1, 2.5, null, true, NaN, "a\u2028b"]}\n'
+        '{"image": "p.png", "captions": [{"tokens": ["a"], "raw": "a cat.", "imgid": 1}, {"caption": "a dog"}]}\n'
+        '{"image": "p.png", "captions": {"en": "x"}}\n'
+        '{"image": "p.png", "captions": [["x"]]}\n'
+        '{"image": ["p.png"], "captions": ["x"]}\n'
+        + "[" * 100_000
+        + "\n"
+        + json.dumps({"image": "p.png", "captions": ["x" * 10_001, "short"], "domain": 3}),
+    )
+    counts, rows = ingest(tmp_path, source)
+    assert [row["captions"] for row in rows] == [["1", "2.5", "a b"], ["a cat.", "a dog"], [], [], [], [], ["short"]]
+    assert [row["error_message"] for row in rows[2:6]] == [
+        "line 3: a mapping where a text was expected", "line 4: a list of 1 where a text was expected",
+        "line 5: a list of 1 where a text was expected", "line 6 is not a JSON object",
+    ]  # fmt: skip
+    assert rows[6]["domain"] == "3"
+    assert counts == {
+        "rows": 7, "success": 3, "failed_to_resize": 4, "other": 4, "captions": 6, "captions_too_long": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            {"image": [{"bytes": b"x", "path": "p.png"}]},
+            "image_column 'image' holds struct<.*give the pictures' file names",
+        ),
+        ({"captions": [True]}, "captions_column 'captions' holds bool.*give a text or a list of texts a row"),
+        ({"captions": [{"en": "a"}]}, "captions_column 'captions' holds struct<"),
+        ({"image": [b"p.png"], "captions": [[b"caf\xc3\xa9", None]]}, None),
+        ({"captions": [[{"raw": "caf\u00e9"}]]}, None),
+        ({"captions": ["caf\u00e9"]}, None),
+    ],
+)
+def test_columns_by_their_types(tmp_path: Path, columns: dict[str, Any], said: str | None) -> None:
+    picture(tmp_path / "p.png", (40, 30))
+    pq.write_table(pa.table({"image": ["p.png"], "captions": [["a"]]} | columns), tmp_path / "human.parquet")
+    if said:
+        with pytest.raises(InputError, match=said):
+            ingest(tmp_path, tmp_path / "human.parquet")
+    else:
+        assert ingest(tmp_path, tmp_path / "human.parquet")[1][0]["captions"] == ["café"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            '{"file_name": "p.png", "caption": "x"}',
+            "did you mean file_name.* Set image_column: file_name, captions_column: c",
+        ),
+        ('{"images": [{"filename": "p.png", "sentences": []}], "dataset": "coco"}', "seem to be its list 'images'"),
+    ],
+)
+def test_sets_of_another_shape_are_told_what_to_write(tmp_path: Path, lines: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        ingest(tmp_path, one_picture(tmp_path, lines))

@@ -202,6 +202,22 @@ def test_blank_and_very_long_texts(images: pa.Table, models: Models) -> None:
     assert [row["num_tokens"] for row in rows] == [0, 0, 32_767]
 
 
+def test_a_text_that_was_stored_cut_is_neither_counted_nor_scored(images: pa.Table, models: Models) -> None:
+    """Its picture is captioned as any other; images of an earlier version do not know of such texts."""
+    some = images.slice(0, 3)
+    at = some.schema.get_field_index("cut_from_chars")
+    cut = some.set_column(at, "cut_from_chars", pa.array([None, 5_000_000, None], pa.int64()))
+    made, plain = (CaptionWorker(*models, CONFIG)(one).to_pylist() for one in (cut, some.remove_column(at)))
+    web = [row for row in made if row["source"] == "web"]
+    assert [(row["itm_score"] is None, row["num_tokens"] == 0, row["flags"]) for row in web] == [
+        (False, False, []), (True, True, ["text_too_long"]), (False, False, []),
+    ]  # fmt: skip
+    others = [[row for row in rows if row["key"] != web[1]["key"]] for rows in (made, plain)]
+    assert others[0] == others[1]
+    captions = [[row["caption"] for row in rows if row["source"] == "synthetic"] for rows in (made, plain)]
+    assert captions[0] == captions[1]
+
+
 def test_a_model_without_the_needed_part_is_refused(
     models: Models, tmp_path: Path, make_model: Callable[..., Path]
 ) -> None:

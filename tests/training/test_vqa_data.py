@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -47,14 +50,22 @@ def test_questions_without_answers_can_be_asked_but_not_learned(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"image": "a.jpg", "question"', r"line 2 is not JSON"),
+        ('{"image": "a.jpg", "question"', r"line 2 is not a JSON object"),
         ("[1]", r"line 2 is not a JSON object"),
-        ('{"question": "what?", "answers": ["a"]}', r"line 2: image is None, a text was expected"),
-        ('{"image": "a.jpg", "question": 3, "answers": ["a"]}', r"line 2: question is 3, a text was expected"),
-        ('{"image": "a.jpg", "question": "what?", "answers": [1]}', r"line 2: answers are '\[1\]', texts or a mapping"),
-        ('{"image": "a.jpg", "question": "what?", "answers": {"a": 0}}', r"line 2: answers are"),
-        ('{"image": "a.jpg", "question": "what?", "answers": {"a": "b"}}', r"line 2: answers are"),
-        ('{"image": "a.jpg", "question": "what?", "answers": [" "]}', r"line 2: no answers"),
+        ('{"question": "what?", "answers": ["a"]}', r"line 2: image is nothing, a text was expected"),
+        (
+            '{"image": "a.jpg", "question": [3], "answers": ["a"]}',
+            r"line 2: question is a list of 1, a text was expected",
+        ),
+        ('{"image": "a.jpg", "question": NaN, "answers": ["a"]}', r"line 2: question is 'nan', a text was expected"),
+        ('{"image": {"path": "a.jpg"}, "question": "q", "answers": ["a"]}', r"line 2: image is a mapping, a text was"),
+        ('{"image": "a.jpg", "question": "what?", "answers": [[1]]}', r"line 2: an answer is a list of 1, a text was"),
+        ('{"image": "a.jpg", "question": "what?", "answers": [true]}', r"line 2: an answer is true, a text was"),
+        ('{"image": "a.jpg", "question": "what?", "answers": {"a": 0}}', r"line 2: the answers' counts are no numbers"),
+        ('{"image": "a.jpg", "question": "what?", "answers": {"a": "b"}}', r"line 2: the answers' counts are no"),
+        ('{"image": "a.jpg", "question": "what?", "answers": [" ", null, NaN]}', r"line 2: no answers"),
+        ('{"image": "a.jpg", "question": "%s", "answers": ["a"]}' % ("x" * 10_001), r"question has 10,001 characters"),
+        ("[" * 100_000, r"line 2 is not a JSON object"),
     ],
 )
 def test_a_bad_row_is_one_line(tmp_path: Path, line: str, said: str) -> None:
@@ -63,6 +74,33 @@ def test_a_bad_row_is_one_line(tmp_path: Path, line: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         read_questions(file)
     assert "\n" not in str(caught.value)
+
+
+def test_texts_hold_any_separator_and_numbers_are_texts(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text(
+        '{"image": "a.jpg", "question": "what\u2028colour\u0085is it", "answers": ["r\u2029ed", 2, 1.5, null, NaN]}\n'
+        '{"image": 5, "question": 3, "answers": 2}',
+        encoding="utf-8",
+    )
+    first, second = read_questions(file)
+    assert (first.text, first.answers) == ("what colour is it", {"r ed": 1, "2": 1, "1.5": 1})
+    assert (second.image, second.text, second.answers) == (tmp_path / "5", "3", {"2": 1})
+
+
+def test_arrays_compressed_files_and_parquet(tmp_path: Path) -> None:
+    rows = [{"image": "a.jpg", "question": f"q{i}", "answers": ["a", "b"]} for i in range(3)]
+    (tmp_path / "q.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "q.jsonl.gz").write_bytes(gzip.compress(write(tmp_path / "q.jsonl", *rows).read_bytes()))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "q.parquet")
+    for name in ("q.json", "q.jsonl.gz", "q.jsonl", "q.parquet"):
+        read = read_questions(tmp_path / name)
+        assert [(one.text, one.answers) for one in read] == [(f"q{i}", {"a": 1, "b": 1}) for i in range(3)]
+
+
+def test_a_column_of_another_name_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no column 'image'.*did you mean file_name\? Name it image"):
+        read_questions(write(tmp_path / "q.jsonl", {"file_name": "a.jpg", "question": "what?", "answers": ["a"]}))
 
 
 def test_no_file_and_no_question(tmp_path: Path) -> None:

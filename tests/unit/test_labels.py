@@ -12,6 +12,8 @@ from collections import Counter
 from http.server import HTTPServer
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap import tables
@@ -141,6 +143,22 @@ def test_intervals_of_stratified_samples_cover_as_promised() -> None:
 def test_wilson_of_a_plain_sample() -> None:
     assert wilson(0.3, 10) == pytest.approx((0.1078, 0.6032), abs=1e-4)
     assert wilson(0.0, 20)[0] == 0
+
+
+def test_answers_of_another_program_are_read(run: Path) -> None:
+    """NaN where nothing is, bytes for texts; lists are told by their row, a column that is there twice by its file."""
+    path = draw_sample(run, 1, size=4)
+    table = tables.read_parquet(path)
+    for answers, found in (([b"yes", None, b"", b"no"], ["yes", None, None, "no"]), ([float("nan")] * 4, [None] * 4)):
+        at = table.schema.get_field_index("answer")
+        pq.write_table(table.set_column(at, "answer", pa.array(answers)), path)
+        assert [row["answer"] for row in read_labels(path)] == found
+    pq.write_table(table.set_column(at, "answer", pa.array([["yes"]] * 4)), path)
+    with pytest.raises(InputError, match="row 0: a list of 1 where a text was expected"):
+        read_labels(path)
+    pq.write_table(table.append_column("answer", table["answer"]), path)
+    with pytest.raises(InputError, match="a column is there twice"):
+        read_labels(path)
 
 
 def test_a_file_that_holds_no_labels_is_told(run: Path) -> None:

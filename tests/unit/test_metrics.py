@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ def test_truth_from_a_tsv_knows_web_texts_only(tmp_path: Path) -> None:
     assert truth.verdict("a.jpg", "synthetic", "any") is None
 
 
+def test_truth_files_hold_any_separator(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"name": "a\u2028b.jpg", "kind": "full"}\n\n{"name": 7, "kind": null}\n')
+    assert load_truth(tmp_path / "t.jsonl").kinds == {"a\u2028b.jpg": "full"}
+    (tmp_path / "t.tsv").write_bytes(gzip.compress('image\tkind\na\u0085b.jpg\tfull\n"c.jpg\tclean\n'.encode()))
+    assert load_truth(tmp_path / "t.tsv").kinds == {"a\u0085b.jpg": "full", '"c.jpg': "clean"}
+
+
 def test_truth_with_scenes_judges_any_text(tmp_path: Path) -> None:
     scene = Scene(things=(Thing(shape="circle", colour="red", size="large", x=0.5, y=0.5, radius=0.2, angle=0.0),))
     path = tmp_path / "truth.jsonl"
@@ -95,7 +103,11 @@ def test_truth_with_scenes_judges_any_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("t.tsv", "name\tkind\n", "columns image and kind"),
+        ("t.tsv", "name\tkind\n", "no column 'image'"),
+        ("t.tsv", "file_name\tkind\n", r"did you mean file_name\? Name it image"),
+        ("t.jsonl", '{"name": "a"}\n' + "[" * 10**5, "line 2"),
+        ("t.jsonl", '{"name": ["a"]}', "line 1: a list of 1 where a text was expected"),
+        ("t.jsonl", '{"name": "a", "scene": 3}', "line 1"),
         ("t.jsonl", '{"name": "a"}\nnot json\n', "line 2"),
         ("t.jsonl", '{"kind": "full"}\n', "line 1"),
     ],

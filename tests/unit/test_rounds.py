@@ -78,6 +78,16 @@ def test_a_later_setting_counts_only_where_it_is_not_its_default() -> None:
     assert recipe_of("select", Younger(), {}) == older
     assert recipe_of("select", Younger(min_words=3), {})["config"] == {"top_k": 1, "min_words": 3}
 
+    class Lists(Section):
+        urls: tuple[Older, ...]
+
+    for section, expected in ((Older(), {"top_k": 1}), (Younger(min_words=3), {"top_k": 1, "min_words": 3})):
+        assert recipe_of("download", Lists(urls=(section,)), {})["config"] == {"urls": [expected]}
+    lists = load_config(None, ["download.urls=[{path: a.tsv}]"]).download
+    assert set(recipe_of("download", lists, {})["config"]["urls"][0]) == {
+        "path", "dataset", "url_column", "caption_column", "url_prefix", "serve", "serve_port",
+    }  # fmt: skip
+
 
 def test_the_same_content_made_again_leaves_what_follows_current(tmp_path: Path, recorder: Recorder) -> None:
     (tmp_path / "list.txt").write_text("one")
@@ -193,6 +203,17 @@ def test_missing_files_of_a_config_are_listed(tmp_path: Path) -> None:
         None, ["download.urls=[{path: no.tsv}]", "human.path=no.jsonl", "held_out.path=no2.jsonl", "truth=t.jsonl"]
     )
     assert len(check_config(config, 1)) == 4
+
+
+def test_a_pattern_or_a_folder_for_a_list_is_told_what_to_write(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("url")
+    pattern, folder = check_config(
+        load_config(None, [f"download.urls=[{{path: '{tmp_path}/*.tsv'}}, {{path: {tmp_path}}}]"]), 0
+    )
+    assert pattern.startswith(
+        f"download.urls.0.path: {tmp_path}/*.tsv is a pattern, and no file; give each file an entry"
+    )
+    assert folder == f"download.urls.1.path: {tmp_path} is a folder; name the file in it"
 
 
 @pytest.mark.parametrize(

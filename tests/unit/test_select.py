@@ -82,9 +82,35 @@ def test_best_per_image_keeps_one_text_of_each_image(captions: Path) -> None:
 
 def test_every_reason_can_be_reached(captions: Path) -> None:
     fates, _ = run(captions, min_tokens=2, max_tokens=5, sources=("synthetic",))
-    assert set(fates) == {"kept", *tables.REASONS} - {"duplicate_text"}
+    assert set(fates) == {"kept", *tables.REASONS} - {"duplicate_text", "text_too_long"}
     assert fates[0] == "not_selected"
     assert fates[1] == "kept", "a text is no repetition of one that could not be kept"
+
+
+def test_a_text_that_was_too_long_is_no_pair_in_any_round(tmp_path: Path) -> None:
+    """The first round reads it of the images, the others of the captions."""
+    rows = [text("a", "web", "its beginning", None, flags=["text_too_long"]), text("a", "synthetic", "a dog", 0.9)]
+    tables.write_parquet(
+        tmp_path / "captions" / "part-0.parquet", tables.rows_to_table(rows, tables.CAPTIONS), tables.CAPTIONS
+    )
+    fates, counts = run(tmp_path / "captions", min_tokens=3)
+    assert fates == ["text_too_long", "too_short"]
+    assert (counts["rows"], counts["dropped_text_too_long"]) == (2, 1)
+    row = dict.fromkeys(tables.IMAGES.schema.names) | {"status": "success", "jpg": b""}
+    images = [
+        row | {"key": "a", "caption": "its beginning", "cut_from_chars": 5_000_000},
+        row | {"key": "b", "caption": "a dog"},
+        row | {"key": "c", "caption": ""},
+    ]
+    whole = tables.rows_to_table(images, tables.IMAGES)
+    for name in ("new", "old"):
+        tables.write_parquet(tmp_path / name / "part-0.parquet", whole, tables.IMAGES)
+        (tmp_path / f"{name}-pairs").mkdir()
+    pq.write_table(whole.drop_columns(["cut_from_chars"]), tmp_path / "old" / "part-0.parquet")
+    take_web_pairs(tmp_path / "new-pairs", tmp_path / "new")
+    assert decided(tmp_path / "new-pairs") == ["text_too_long", "kept", "empty_text"]
+    take_web_pairs(tmp_path / "old-pairs", tmp_path / "old")
+    assert decided(tmp_path / "old-pairs") == ["kept", "kept", "empty_text"]
 
 
 def test_the_threshold_itself_is_kept_in_single_precision(captions: Path) -> None:

@@ -107,7 +107,15 @@ def test_the_closed_list(folder: Path, tmp_path: Path) -> None:
     assert _read_answers(folder / "answers.txt") == ["red", "green", "blue"]
     (tmp_path / "answers.json").write_text('["a cat", "no"]')
     assert _read_answers(tmp_path / "answers.json") == ["a cat", "no"]
-    for content, said in (("{}", "a JSON list of texts"), ("[1]", "a JSON list of texts"), ("[", "cannot be read")):
+    (tmp_path / "answers.json").write_text('["a\u2028cat", 2, null]')
+    assert _read_answers(tmp_path / "answers.json") == ["a cat", "2"]
+    (tmp_path / "odd.txt").write_text("a\u2028cat\r\nno\u0085w\n", encoding="utf-8")
+    assert _read_answers(tmp_path / "odd.txt") == ["a cat", "no w"]
+    for content, said in (
+        ("{}", "a JSON list of texts"),
+        ("[[1]]", r"\(a list of 1\)"),
+        ("[" * 10**5, r"\(nested too deep\)"),
+    ):
         (tmp_path / "answers.json").write_text(content)
         with pytest.raises(InputError, match=said):
             _read_answers(tmp_path / "answers.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +15,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from blip_bootstrap.cells import NotTextError, described, folded_text_of, text_of
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.list_files import JSON_ENDINGS, Columns, Record, read_records
 from blip_training.data import Feed
 from blip_training.images import augment_image, to_pixels
 from blip_training.picture_processes import PictureProcesses
 from blip_training.pictures import PictureError, broken, decode_to_rgb
+
+MAX_TEXT_CHARS = 10_000
+"""No question or answer is as long; the tokenizer would take minutes for one of some megabytes."""
 
 SHAPE = '{"image": file, "question": text, "answers": [text, ...] or {text: count}}'
 
@@ -66,13 +70,9 @@ def read_questions(file: Path, image_root: Path | None = None, answered: bool = 
     `answers` are texts, one for each person asked, or a mapping from text to the number of people; with `answered`
     every question must have one. Raises InputError naming the line that is wrong.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from error
     root = image_root or file.parent
-    numbered = [(f"{file}: line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
-    questions = [_question(line, where, root, answered) for where, line in numbered]
+    records = read_records(file, _columns, "a list of questions", (*JSON_ENDINGS, ".parquet"), ".jsonl")
+    questions = [_question(record, f"{file}: {record.where}", root, answered) for record in records]
     if not questions:
         raise InputError(f"{file}: no question in it; each line is {SHAPE}")
     return questions
@@ -87,40 +87,50 @@ def check_pictures(questions: Sequence[Question]) -> None:
         raise InputError(f"{where}: {image} is not there; {of_all} (pictures are looked for under --image-root)")
 
 
-def _question(line: str, where: str, root: Path, answered: bool) -> Question:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON ({error}); each line is {SHAPE}") from error
-    if not isinstance(row, dict):
+def _columns(found: Columns) -> list[str]:
+    found.require({"image": "image", "question": "question"})
+    return ["image", "question", *(["answers"] if "answers" in found.names else [])]
+
+
+def _question(record: Record, where: str, root: Path, answered: bool) -> Question:
+    if record.mistake:
         raise InputError(f"{where} is not a JSON object; each line is {SHAPE}")
-    for name in ("image", "question"):
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            raise InputError(f"{where}: {name} is {row.get(name)!r}, a text was expected; each line is {SHAPE}")
-    answers = _answers(row.get("answers"), where)
+    image, text = (_text(record.cells.get(name), f"{where}: {name}") for name in ("image", "question"))
+    answers = _answers(record.cells.get("answers"), where)
     if answered and not answers:
         raise InputError(f"{where}: no answers; each line is {SHAPE}")
-    return Question(root / row["image"], " ".join(row["question"].split()), answers, where)
+    return Question(root / image, " ".join(text.split()), answers, where)
+
+
+def _text(cell: Any, where: str) -> str:
+    try:
+        text = text_of(cell)
+    except NotTextError as error:
+        raise InputError(f"{where} is {error}, a text was expected; each line is {SHAPE}") from error
+    if not text.strip():
+        raise InputError(f"{where} is {described(cell)}, a text was expected; each line is {SHAPE}")
+    if len(text) > MAX_TEXT_CHARS:
+        raise InputError(f"{where} has {len(text):,} characters, at most {MAX_TEXT_CHARS:,} are read; leave it out")
+    return text
 
 
 def _answers(given: Any, where: str) -> dict[str, float]:
-    """How many people gave each answer, whitespace folded."""
-    if isinstance(given, str):
-        given = [given]
-    counted = given.items() if isinstance(given, dict) else Counter(given).items() if _is_texts(given) else None
-    if given is None:
-        return {}
-    if counted is None or not all(_is_count(count) for _, count in counted):
-        raise InputError(f"{where}: answers are {str(given)[:60]!r}, texts or a mapping of text to count were expected")
+    """How many people gave each answer, whitespace folded; one that is nothing, NaN or blank is none."""
+    given = given if isinstance(given, list | dict) else [given]
+    counted = given.items() if isinstance(given, dict) else [(one, 1) for one in given]
+    if not all(_is_count(count) for _, count in counted):
+        raise InputError(f"{where}: the answers' counts are no numbers above 0; each line is {SHAPE}")
     folded: Counter[str] = Counter()
-    for text, count in counted:
-        if words := " ".join(text.split()):
+    for cell, count in counted:
+        try:
+            words = folded_text_of(cell)
+        except NotTextError as error:
+            raise InputError(f"{where}: an answer is {error}, a text was expected; each line is {SHAPE}") from error
+        if len(words) > MAX_TEXT_CHARS:
+            raise InputError(f"{where}: an answer has {len(words):,} characters; at most {MAX_TEXT_CHARS:,} are read")
+        if words:
             folded[words] += count
     return dict(folded)
-
-
-def _is_texts(given: Any) -> bool:
-    return isinstance(given, list) and all(isinstance(text, str) for text in given)
 
 
 def _is_count(count: Any) -> bool:
