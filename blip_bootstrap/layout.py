@@ -125,19 +125,35 @@ def recipe_of(step: str, section: Section | None, inputs: Mapping[str, str]) -> 
     return {"step": step, "config": settings, "inputs": dict(inputs)}
 
 
+def digest_by_today(recipe: Mapping[str, Any], section: Section | None) -> str:
+    """The digest of a recipe as it lies in a MANIFEST, once what counts no more since then counts as it does today."""
+    fields = type(section).model_fields if section else {}
+    marked = {name: field.json_schema_extra for name, field in fields.items()}
+    today = {
+        name: marks["counts_as"] for name, marks in marked.items() if isinstance(marks, dict) and "counts_as" in marks
+    }
+    changed = {name: value for name, value in today.items() if name in recipe["config"]}
+    return digest_of_recipe({**recipe, "config": {**recipe["config"], **changed}})
+
+
 def digest_of_recipe(recipe: Mapping[str, Any]) -> str:
     """The recipe's sha256, 64 hex digits."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def _settings(section: BaseModel) -> dict[str, Any]:
-    """The section as JSON without its speed settings and later ones at their defaults; a path to a model or tokenizer counts by what it holds."""
+    """The section as JSON without its speed settings and later ones at their defaults.
+
+    A path to a model or tokenizer counts by what it holds.
+    """
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value, marks = getattr(section, name), field.json_schema_extra
         if isinstance(marks, dict) and (marks.get("speed") or (marks.get("later") and value == field.default)):
             continue
-        if isinstance(value, BaseModel):
+        if isinstance(marks, dict) and "counts_as" in marks:
+            found[name] = marks["counts_as"]
+        elif isinstance(value, BaseModel):
             found[name] = _settings(value)
         elif name in COUNTED_BY_CONTENT and value:
             found[name] = [_content(one) for one in value] if isinstance(value, tuple) else _content(value)

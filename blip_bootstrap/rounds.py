@@ -20,6 +20,7 @@ from blip_bootstrap.layout import (
     Layout,
     damaged_files,
     describe_files,
+    digest_by_today,
     digest_of_input,
     digest_of_recipe,
     publish,
@@ -189,11 +190,12 @@ class Maker:
         digest = digest_of_recipe(recipe)
         manifest = read_manifest(output)
         damaged = damaged_files(output, manifest) if manifest else []
-        if manifest and manifest["digest"] == digest and not damaged:
+        same = manifest and digest in (manifest["digest"], digest_by_today(manifest["recipe"], output.section))
+        if manifest and same and not damaged:
             self.say(f"{output.name}: current")
             return output
         staged = staging_folder(self.config.root, output, digest)
-        if manifest and manifest["digest"] == digest:
+        if manifest and same:
             self.say(f"{output.name}: {', '.join(damaged)} missing or damaged; making them anew")
             if not Path(output.path).suffix:
                 restage(output, staged, damaged)
