@@ -54,7 +54,9 @@ class Progress:
         self.update(self.done + count, **figures)
 
     def update(self, done: int, **figures: str | int | float) -> None:
-        """`done` are done in all."""
+        """`done` are done in all; fewer than an earlier run had done where some of its work was lost."""
+        if done < self._before:
+            self.begin(done)
         self.done = done
         self.figures.update(figures)
         now = time.monotonic()

@@ -46,10 +46,14 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
             if not part:
                 break
             path = out / f"part-{number:05d}.parquet"
-            if not path.exists():
-                ingested = list(pool.map(partial(_ingest, root=root, image_size=config.image_size), part))
-                write_parquet(path, rows_to_table(ingested, ANNOTATED), ANNOTATED)
-            progress.advance(len(part))
+            if path.exists():
+                progress.begin(progress.done + len(part))
+                continue
+            ingested = []
+            for row in pool.map(partial(_ingest, root=root, image_size=config.image_size), part):
+                ingested.append(row)
+                progress.advance()
+            write_parquet(path, rows_to_table(ingested, ANNOTATED), ANNOTATED)
     return _counts(out, source)
 
 

@@ -47,7 +47,7 @@ def download_images(out: Path, *urls: Path, config: DownloadConfig, ray: RayConf
     before = _count(out / shard.name for shard in shards if shard not in todo)
     total = sum(_num_rows(shard) for shard in shards)
     with Progress("download", total, unit="images") as progress:
-        progress.update(before.get("images", 0))
+        progress.begin(before.get("images", 0))
         if todo:
             _run(todo, out, lists, config, ray, progress, before)
     counts = _check(shards, out, total)
