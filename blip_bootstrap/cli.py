@@ -12,7 +12,7 @@ import typer
 
 from blip_bootstrap import __version__
 from blip_bootstrap.audit_cli import RoundNumber, mount, run_folder
-from blip_bootstrap.errors import INTERRUPTED, ConfigError
+from blip_bootstrap.errors import INTERRUPTED, ConfigError, NothingLeft
 from blip_bootstrap.plan_cli import mount_plan
 from blip_bootstrap.vqa_cli import mount_vqa
 
@@ -76,7 +76,11 @@ def run(
         from blip_bootstrap.rounds import run_rounds
         from blip_bootstrap.summary import print_summary
 
-        report = run_rounds(loaded, number, _say)
+        try:
+            report = run_rounds(loaded, number, _say)
+        except NothingLeft:
+            print_summary(loaded.root)
+            raise
     print_summary(loaded.root)
     typer.echo(f"report: {report}")
 

@@ -125,15 +125,14 @@ def recipe_of(step: str, section: Section | None, inputs: Mapping[str, str]) -> 
     return {"step": step, "config": settings, "inputs": dict(inputs)}
 
 
-def digest_by_today(recipe: Mapping[str, Any], section: Section | None) -> str:
-    """The digest of a recipe as it lies in a MANIFEST, once what counts no more since then counts as it does today."""
-    fields = type(section).model_fields if section else {}
-    marked = {name: field.json_schema_extra for name, field in fields.items()}
-    today = {
-        name: marks["counts_as"] for name, marks in marked.items() if isinstance(marks, dict) and "counts_as" in marks
-    }
-    changed = {name: value for name, value in today.items() if name in recipe["config"]}
-    return digest_of_recipe({**recipe, "config": {**recipe["config"], **changed}})
+def recipe_by_today(recipe: Mapping[str, Any], section: Section | None) -> dict[str, Any]:
+    """A recipe as it lies in a MANIFEST, with what counts no more since then as recipes hold it today."""
+    settings = dict(recipe["config"])
+    for name, field in (type(section).model_fields if section else {}).items():
+        marks = field.json_schema_extra
+        if name in settings and isinstance(marks, dict) and "counts_as" in marks:
+            settings[name] = marks["counts_as"]
+    return {**recipe, "config": settings}
 
 
 def digest_of_recipe(recipe: Mapping[str, Any]) -> str:

@@ -151,5 +151,7 @@ def _counts(out: Path, source: Path) -> dict[str, int | float | str]:
             counts.update(["rows", row["status"], *([row["error_class"]] if row["error_class"] else [])])
             counts["captions"] += len(row["captions"]) if row["status"] == "success" else 0
     if not counts["success"]:
+        for path in parquet_files(out):
+            path.unlink()  # the pictures may be there the next time, and a part that is there is kept
         raise InputError(f"{source}: none of {counts['rows']} rows has a readable picture and a caption")
     return dict(counts)

@@ -49,7 +49,8 @@ def fetch(
     may be private and are reached directly, all others by `proxies` (None: the environment's).
     Raises InputError where the environment names a proxy that cannot be used.
     """
-    proxies = proxies or Proxies.of_environment()
+    if proxies is None:
+        proxies = Proxies.of_environment() if config.use_proxies else Proxies()
     for attempt in range(config.num_retries + 1):
         try:
             return _fetch_once(url.strip(), config, own_hosts, proxies)
