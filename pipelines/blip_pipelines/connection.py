@@ -13,7 +13,7 @@ from blip_pipelines.addresses import is_private_name, is_public, literal, resolv
 from blip_pipelines.deadlines import Deadline, FetchError
 from blip_pipelines.proxies import Proxy
 
-LOOKUP_S = 3.0
+LOOKUP_S = 1.0
 """How long a name is looked up here where a proxy will look it up again; half of the time left at most."""
 
 
@@ -59,6 +59,7 @@ class CheckedConnection(http.client.HTTPConnection):
         self, host: str, port: int, *, secure: bool, allow_private: bool, deadline: Deadline, proxy: Proxy | None = None
     ) -> None:
         super().__init__(host, port)
+        self.default_port = 443 if secure else 80  # the Host header names any other
         self._secure, self._allow_private, self._deadline, self._proxy = secure, allow_private, deadline, proxy
         self._raw: socket.socket | None = None
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +44,11 @@ class ProxyHandler(BaseHTTPRequestHandler):
     def do_CONNECT(self) -> None:
         self.server.asked.append((f"CONNECT {self.path}", dict(self.headers)))
         self.answer(self.server.tunnel_status, b"")
+        if self.server.tls:
+            with self.server.tls.wrap_socket(self.connection, server_side=True) as inside:
+                self.server.inside.append(inside.recv(65_536).decode())
+                body = encode(2)
+                inside.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
     def answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -61,6 +69,8 @@ class ProxyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), ProxyHandler)
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.password, self.tunnel_status = "", 403
+        self.tls: ssl.SSLContext | None = None
+        self.inside: list[str] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
         pass
@@ -119,6 +129,33 @@ def test_https_goes_through_a_tunnel(proxy: ProxyServer, monkeypatch: pytest.Mon
     assert fetch("https://pictures.example/a.jpg", CONFIG).error_class == "proxy"
     proxy.tunnel_status = 200  # and then speaks no TLS
     assert fetch("https://pictures.example/a.jpg", CONFIG).error_class == "connection"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate of pictures.example, signed by itself, and its key."""
+    if not (openssl := shutil.which("openssl")):
+        pytest.skip("no openssl to make a certificate with")
+    files = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-out", str(files[0]), "-keyout",
+               str(files[1]), "-subj", "/CN=x", "-addext", "subjectAltName=DNS:pictures.example"]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+def test_a_picture_comes_through_the_tunnel_from_the_server_that_was_named(
+    proxy: ProxyServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.tls, proxy.tunnel_status = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), 200
+    proxy.tls.load_cert_chain(*certificate)
+    monkeypatch.setattr(connection, "_tls", lambda: ssl.create_default_context(cafile=str(certificate[0])))
+    monkeypatch.setenv("https_proxy", f"http://me:pw@127.0.0.1:{proxy.server_port}")
+    assert fetch("https://pictures.example/a b.jpg", CONFIG).body == encode(2)
+    (asked,) = proxy.inside
+    assert asked.startswith("GET /a%20b.jpg HTTP/1.1\r\nHost: pictures.example\r\n")
+    assert "Proxy-Authorization" not in asked
+    other = fetch("https://other.example/a.jpg", CONFIG)
+    assert (other.error_class, "certificate" in str(other.error_message)) == ("connection", True)
 
 
 @pytest.mark.parametrize(
