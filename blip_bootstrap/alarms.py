@@ -1,4 +1,4 @@
-"""Alarms between rounds: signs that the loop feeds on itself instead of getting better."""
+"""Alarms of a round: much failed, nothing was kept, or the loop feeds on itself instead of getting better."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from blip_bootstrap import records
 from blip_bootstrap.audit import Audits, resolve_round
 from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.shortfalls import shortfalls
 from blip_bootstrap.views import connect
 
 ALARM_AUDITS = ("diversity", "noise", "flags")
@@ -49,6 +50,7 @@ def alarms(root: Path, number: int | None = None) -> list[Alarm]:
 def find_alarms(audits: Audits, root: Path, number: int) -> list[Alarm]:
     """As `alarms`, from audits (ALARM_AUDITS) that see the round and the one before it."""
     checks = (
+        shortfalls(root, number),
         _texts(audits("diversity").table.to_pylist(), number),
         _filter(audits("noise").table.to_pylist(), number),
         _flags(audits("flags").table.to_pylist(), number),

@@ -12,7 +12,7 @@ from blip_bootstrap import __version__
 from blip_bootstrap.audit_cli import Root as RunRoot
 from blip_bootstrap.audit_cli import RoundNumber, mount, run_folder
 from blip_bootstrap.ending import ended_early
-from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.errors import ConfigError, NothingLeft
 from blip_bootstrap.paths import path_argument
 from blip_bootstrap.plan_cli import mount_plan
 from blip_bootstrap.vqa_cli import mount_vqa
@@ -88,7 +88,11 @@ def run(
         from blip_bootstrap.rounds import run_rounds
         from blip_bootstrap.summary import print_summary
 
-        report = run_rounds(loaded, number, _say)
+        try:
+            report = run_rounds(loaded, number, _say)
+        except NothingLeft:
+            print_summary(loaded.root)
+            raise
     print_summary(loaded.root)
     typer.echo(f"report: {report}")
 

@@ -42,6 +42,10 @@ class RunFailed(BlipBootstrapError):  # noqa: N818 - it names an outcome, as in 
     """A step could not finish; what it had made so far stays in the staging place."""
 
 
+class NothingLeft(RunFailed):
+    """No picture, or no pair, is left to go on with; the pages that tell why were written."""
+
+
 class AccountingError(RunFailed):
     """Rows in are not rows kept plus rows per reason."""
 

@@ -124,6 +124,16 @@ def recipe_of(step: str, section: Section | None, inputs: Mapping[str, str]) -> 
     return {"step": step, "config": settings, "inputs": dict(inputs)}
 
 
+def recipe_by_today(recipe: Mapping[str, Any], section: Section | None) -> dict[str, Any]:
+    """A recipe as it lies in a MANIFEST, with what counts no more since then as recipes hold it today."""
+    settings = dict(recipe["config"])
+    for name, field in (type(section).model_fields if section else {}).items():
+        marks = field.json_schema_extra
+        if name in settings and isinstance(marks, dict) and "counts_as" in marks:
+            settings[name] = marks["counts_as"]
+    return {**recipe, "config": settings}
+
+
 def digest_of_recipe(recipe: Mapping[str, Any]) -> str:
     """The recipe's sha256, 64 hex digits."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
@@ -139,7 +149,9 @@ def _settings(section: BaseModel) -> dict[str, Any]:
         value, marks = getattr(section, name), field.json_schema_extra
         if isinstance(marks, dict) and (marks.get("speed") or (marks.get("later") and value == field.default)):
             continue
-        if isinstance(value, BaseModel):
+        if isinstance(marks, dict) and "counts_as" in marks:
+            found[name] = marks["counts_as"]
+        elif isinstance(value, BaseModel):
             found[name] = _settings(value)
         elif isinstance(value, tuple) and value and all(isinstance(one, BaseModel) for one in value):
             found[name] = [_settings(one) for one in value]

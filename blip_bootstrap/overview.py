@@ -13,6 +13,7 @@ from blip_bootstrap.errors import InputError, writing
 from blip_bootstrap.open_run import OpenRun
 from blip_bootstrap.pages import charts, data
 from blip_bootstrap.pages.parts import Page, charts_html, document, section
+from blip_bootstrap.shortfalls import OF_ALL_ROUNDS
 
 CHARTS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("noise ratio", (("web", "noise_ratio_web", "web"), ("synthetic", "noise_ratio_synthetic", "synthetic"))),
@@ -70,7 +71,8 @@ def _replace(path: Path, page: str) -> Path:
 def _alarms(page: Page) -> str:
     numbers = records.rounds_with_pairs(page.root)
     found = [alarm for number in numbers for alarm in find_alarms(page.audits, page.root, number)]
-    return data.alarms_html(found, with_round=True)
+    said = {alarm.name: alarm for alarm in reversed(found) if alarm.name in OF_ALL_ROUNDS}
+    return data.alarms_html([alarm for alarm in found if said.get(alarm.name, alarm) is alarm], with_round=True)
 
 
 def _links(page: Page) -> str:

@@ -1,4 +1,4 @@
-"""Progress of long work: a live line on a terminal, a plain line every few seconds elsewhere."""
+"""Progress of long work: a live line on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-PLAIN_INTERVAL_S = 5.0
+PLAIN_INTERVAL_S = 30.0
+"""In a log file a line follows the one before after this at the soonest, and only where something has changed."""
 
 
 class Progress:
@@ -25,9 +26,11 @@ class Progress:
         self.done = 0
         self.figures: dict[str, str | int | float] = {}
         self.started = time.monotonic()
+        self._before = 0
         self._console = Console(stderr=True)
         self._live = Live(Text(name), console=self._console, transient=True) if sys.stderr.isatty() else None
         self._last_plain = self.started
+        self._shown = self._state()
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -40,27 +43,41 @@ class Progress:
         if kind is None:
             self._console.print(self.line(), highlight=False, soft_wrap=True)
 
+    def begin(self, done: int) -> None:
+        """`done` were done by an earlier run: they count as done, and for nothing in the rate and the time left."""
+        self.done = self._before = done
+        self.started = time.monotonic()
+        self._shown = self._state()
+
     def advance(self, count: int = 1, **figures: str | int | float) -> None:
         """`count` more are done; `figures` replace the ones shown before."""
         self.update(self.done + count, **figures)
 
     def update(self, done: int, **figures: str | int | float) -> None:
-        """`done` are done in all."""
+        """`done` are done in all; fewer than an earlier run had done where some of its work was lost."""
+        if done < self._before:
+            self.begin(done)
         self.done = done
         self.figures.update(figures)
+        now = time.monotonic()
         if self._live:
             self._live.update(Text(self.line()))
-        elif time.monotonic() - self._last_plain >= PLAIN_INTERVAL_S:
-            self._last_plain = time.monotonic()
+        elif now - self._last_plain >= PLAIN_INTERVAL_S and self._state() != self._shown:
+            self._last_plain, self._shown = now, self._state()
             self._console.print(self.line(), highlight=False, soft_wrap=True)
 
+    def _state(self) -> tuple[object, ...]:
+        """What a line says beside the time that went by."""
+        return self.done, *self.figures.items()
+
     def line(self) -> str:
-        """The line as shown: name, done/total, rate, time, figures."""
+        """The line as shown: name, done/total, rate, time, figures; rate and time left are of this run's work alone."""
         seconds = max(time.monotonic() - self.started, 1e-6)
-        rate = self.done / seconds
+        new = max(0, self.done - self._before)
+        rate = new / seconds
         of_total = f"/{self.total:,}" if self.total else ""
         parts = [f"  {self.name}  {self.done:,}{of_total} {self.unit}", f"{rate:,.1f}/s", f"{seconds:.0f} s"]
-        if self.total and self.done < self.total and self.done:
+        if self.total and new and self.done < self.total:
             parts.append(f"{(self.total - self.done) / rate:.0f} s left")
         parts += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.figures.items()]
         return "  ".join(parts)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import inspect
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, dump_yaml
-from blip_bootstrap.errors import ConfigError, RunFailed
+from blip_bootstrap.errors import ConfigError, NothingLeft, RunFailed
 from blip_bootstrap.given import check_given, note_given
 from blip_bootstrap.input_paths import missing_paths
 from blip_bootstrap.layout import (
@@ -26,10 +28,12 @@ from blip_bootstrap.layout import (
     digest_of_recipe,
     publish,
     read_manifest,
+    recipe_by_today,
     recipe_of,
     restage,
     staging_folder,
 )
+from blip_bootstrap.shortfalls import all_failed, no_pairs, no_pictures
 
 if TYPE_CHECKING:
     from blip_bootstrap.open_run import OpenRun
@@ -62,7 +66,11 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
         with OpenRun(config.root) as run:
             for number in [last] if given else range(last + 1):
                 run.close()
-                report = run_round(config, number, run, say)
+                try:
+                    report = run_round(config, number, run, say)
+                except NothingLeft:
+                    say(f"overview: {write_overview(config.root, run)}")
+                    raise
             # Made anew whenever a run ends: it is made of what the rounds' own steps have left.
             say(f"overview: {write_overview(config.root, run)}")
     return report
@@ -80,10 +88,9 @@ def run_download(config: Config, say: Say) -> None:
 def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
     """Run CapFilt round `number` (BLIP, section 3.3), making only what is missing or out of date.
 
-    The page is made of `run`, the run under `config.root`, which stays open.
+    The page is made of `run`, the run under `config.root`, which stays open. Raises NothingLeft, once the page is
+    written, where there is no picture, or no pair to train on.
     """
-    from blip_bootstrap.metrics import measure_round
-    from blip_bootstrap.report import write_report
     from blip_bootstrap.select import select_pairs, take_web_pairs
     from blip_bootstrap.truth import oracle_pairs
     from blip_pipelines.annotated import ingest_annotated
@@ -93,6 +100,10 @@ def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
 
     at, make = Layout(config, number), Maker(config, say)
     make(at.images, download_images, *at.urls)
+    if lost := no_pictures(_counts(at.images)):
+        make(replace(at.pairs, section=None), take_web_pairs, at.images)
+        _write_pages(at, make, run)
+        raise NothingLeft(f"images: {lost}; the same command tries all of them again")
     make(at.human, ingest_annotated, at.human_list)
     make(at.held_out, ingest_annotated, at.held_out_list)
     if number == 0:
@@ -102,13 +113,39 @@ def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
         make(at.filter, finetune_filter, at.previous_model, at.human)
         make(at.captions, caption_and_score, at.images, at.captioner, at.filter)
         make(at.pairs, select_pairs, at.captions)
+    if (lost := no_pairs(_counts(at.pairs))) and not (at.model and at.human):
+        _write_pages(at, make, run)
+        use = "to train on, and no human set" if at.model else "to give out"
+        raise NothingLeft(f"{at.pairs.name}: {lost}, so there is no pair {use}; what was made before it is kept")
     make(at.model, pretrain, at.images, at.pairs, at.human, _start(at, config))
     make(at.evaluation, evaluate, at.model, at.held_out, None, at.references)
     make(at.truth_pairs, oracle_pairs, at.images, at.captions, at.truth)
     make(at.controls, train_controls, at.images, at.captions, at.pairs, at.human, at.held_out, at.truth_pairs)
-    make(at.metrics, partial(measure_round, at.root, number), at.images, at.pairs, at.evaluation, at.controls, at.truth)
-    make(at.report, partial(write_report, at.root, number, run=run), at.images, at.pairs, at.model, at.metrics)
+    _write_pages(at, make, run, at.model, at.evaluation, at.controls)
     return Path(at.report.path)
+
+
+def _write_pages(
+    at: Layout,
+    make: Maker,
+    run: OpenRun,
+    model: Artifact | None = None,
+    evaluation: Artifact | None = None,
+    controls: Artifact | None = None,
+) -> None:
+    """The figures and the page of a round, of what it has made."""
+    from blip_bootstrap.metrics import measure_round
+    from blip_bootstrap.report import write_report
+
+    measure = partial(measure_round, at.root, at.number)
+    make(at.metrics, measure, at.images, at.pairs, evaluation, controls, at.truth)
+    make(at.report, partial(write_report, at.root, at.number, run=run), at.images, at.pairs, model, at.metrics)
+
+
+def _counts(made: Artifact) -> Mapping[str, Any]:
+    """What the step counted that made it."""
+    counts: Mapping[str, Any] = (read_manifest(made) or {}).get("counts", {})
+    return counts
 
 
 def _start(at: Layout, config: Config) -> Artifact | None:
@@ -181,16 +218,21 @@ class Maker:
         digest = digest_of_recipe(recipe)
         manifest = read_manifest(output)
         damaged = damaged_files(output, manifest) if manifest else []
-        if manifest and manifest["digest"] == digest and not damaged:
+        before = recipe_by_today(manifest["recipe"], output.section) if manifest else {}
+        same = manifest and digest in (manifest["digest"], digest_of_recipe(before))
+        if manifest and same and all_failed(manifest["counts"]):
+            self.say(f"{output.name}: nothing could be fetched the last time; trying again")
+            manifest = None
+        if manifest and same and not damaged:
             self.say(f"{output.name}: current")
             return output
         staged = staging_folder(self.config.root, output, digest)
-        if manifest and manifest["digest"] == digest:
+        if manifest and same:
             self.say(f"{output.name}: {', '.join(damaged)} missing or damaged; making them anew")
             if not Path(output.path).suffix:
                 restage(output, staged, damaged)
         elif manifest:
-            self.say(f"{output.name}: making it anew, because of {_difference(manifest['recipe'], recipe)}")
+            self.say(f"{output.name}: making it anew, because of {_difference(before, recipe)}")
         self._make(output, step, inputs, staged, {"digest": digest, "recipe": recipe})
         return output
 
@@ -203,6 +245,9 @@ class Maker:
             settings["ray"] = self.config.ray
         started = time.monotonic()
         counts = step(staged, *[_path(artifact) for artifact in inputs], **settings)
+        if all_failed(counts) and not all_failed((read_manifest(output) or {"counts": counts})["counts"]):
+            shutil.rmtree(staged)
+            raise RunFailed(f"{output.name}: {no_pictures(counts)}; those of before stay, run again to try all again")
         seconds = time.monotonic() - started
         files = describe_files(staged)
         manifest |= {

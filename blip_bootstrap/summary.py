@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blip_bootstrap import records
+from blip_bootstrap.shortfalls import shortfalls
 
 FIGURES = (
     ("URLs", "urls", ",d"), ("downloaded", "downloaded", ",d"), ("failed", "failed_by_reason", "counts"),
@@ -40,6 +42,14 @@ def print_summary(root: Path) -> None:
         if any(cells):
             table.add_row(label, *cells)
     Console().print(table)
+    for line in dict.fromkeys(_alarm_lines(root, rounds)):
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _alarm_lines(root: Path, rounds: Iterable[str]) -> Iterator[str]:
+    for name in rounds:
+        for alarm, message in shortfalls(root, int(name.removeprefix("round-"))):
+            yield f"alarm: {alarm}: {message}"
 
 
 def _cell(value: Any, form: str) -> str:

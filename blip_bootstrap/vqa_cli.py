@@ -88,10 +88,13 @@ def train(
     if is_made:
         typer.echo(f"{out}: made already by these settings", err=True)
         return
+    goes_on = (out / CHECKPOINT).exists()
     with ended_early(GOES_ON), _threads(vqa), Progress("vqa train", vqa.optimizer.steps, unit="steps") as progress:
 
         def show(step: int, figures: Mapping[str, float]) -> None:
-            progress.advance(step - progress.done, loss=round(figures["lm"], 4))
+            if goes_on and not progress.done:
+                progress.begin(step)
+            progress.update(step, loss=round(figures["lm"], 4))
 
         counts = finetune_vqa_model(out, start, read, vqa, show)
     typer.echo(json.dumps(counts), err=True)

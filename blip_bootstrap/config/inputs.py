@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from blip_bootstrap import __version__
 from blip_bootstrap.config.sections import (
     LATER,
     SPEED,
@@ -15,7 +16,16 @@ from blip_bootstrap.config.sections import (
     Positive,
     Section,
     ShardRows,
+    counts_as,
 )
+
+AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])} (image dataset builder)"
+FIRST_AGENT = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1504/img2dataset)"
+"""The default of the first releases, which their recipes hold."""
+
+HeaderText = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", strip_whitespace=True)]
+"""Text that a header can carry: printable ASCII on one line."""
+AlarmShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class UrlList(Section):
@@ -76,6 +86,9 @@ class AnnotatedSet(PictureRule):
     domain_column: str = Field("domain", description="optional column: in, near or out (nocaps)")
     image_root: LocalPath | None = Field(None, description="folder of the pictures; default: beside the list")
     max_text_chars: Count = Field(10_000, description="a longer caption is left out", json_schema_extra=LATER)
+    max_failed_share: AlarmShare = Field(
+        1.0, description="an alarm where this share of the rows or more cannot be used", json_schema_extra=SPEED
+    )
     rows_per_shard: ShardRows = 10_000
 
 
@@ -95,5 +108,29 @@ class DownloadConfig(PictureRule):
     )
     allow_private_addresses: bool = Field(False, description="fetch from loopback and private networks too")
     honour_noai: bool = Field(True, description="refuse images whose X-Robots-Tag says noai or noimageai")
-    user_agent: str = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1504/img2dataset)"
+    use_proxies: bool = Field(
+        True,
+        description="go through the environment's http_proxy, https_proxy and all_proxy, except to no_proxy's hosts",
+        json_schema_extra=SPEED,
+    )
+    user_agent: HeaderText = Field(
+        AGENT, description="how servers see the fetcher", min_length=1, json_schema_extra=counts_as(FIRST_AGENT)
+    )
+    contact: HeaderText = Field(
+        "",
+        description="a page or mail address in the user agent, for those who run the servers",
+        json_schema_extra=SPEED,
+    )
+    max_failed_share: AlarmShare = Field(
+        1.0, description="an alarm where this share of the URLs or more gave no picture", json_schema_extra=SPEED
+    )
     rows_per_shard: ShardRows = 10_000
+
+    @property
+    def agent(self) -> str:
+        """The User-Agent header: `user_agent`, the contact in its comment or as one."""
+        if not self.contact:
+            return self.user_agent
+        if self.user_agent.endswith(")"):
+            return f"{self.user_agent[:-1]}; {self.contact})"
+        return f"{self.user_agent} ({self.contact})"

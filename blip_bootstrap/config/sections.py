@@ -26,11 +26,20 @@ Normalise = Literal["auto", "none", "blip"]
 """How texts are shown to a model. blip: as by BLIP's released code (TextConfig.normalise)."""
 
 SPEED: dict[str, JsonValue] = {"speed": True}
-"""Marks a setting that decides how fast a result comes, never the result: a change of it makes nothing anew."""
+"""Marks a setting that decides how fast a result comes or how bytes are fetched, never the result: a change of it makes
+nothing anew."""
 
 LATER: dict[str, JsonValue] = {"later": True}
 """Marks a setting that is younger than the runs that people have. At its default a step makes what it made before the
 setting was there, so a recipe holds it only where it is another: what was made before stays current."""
+
+
+def counts_as(value: JsonValue) -> dict[str, JsonValue]:
+    """Marks a setting that decides no result, but was part of recipes once: they hold `value`, whatever is set.
+
+    What was made, or half-made, while `value` was the default stays current.
+    """
+    return {"counts_as": value}
 
 
 class Section(BaseModel):

@@ -54,7 +54,8 @@ def alarm_list(page: Page) -> str:
 def alarms_html(found: Sequence[Alarm], with_round: bool = False) -> str:
     """Alarms as paragraphs; one calm line where there are none."""
     if not found:
-        return '<p class="calm">No alarm: vocabulary, length, filter and held-out figures are as they should be.</p>'
+        calm = "downloads, vocabulary, length, filter and held-out figures are as they should be"
+        return f'<p class="calm">No alarm: {calm}.</p>'
     return "".join(
         f'<p class="alarm" role="alert">{f"Round {alarm.round}: " if with_round else ""}'
         f"<strong>{escape(alarm.name)}</strong>: {escape(alarm.message)}.</p>"

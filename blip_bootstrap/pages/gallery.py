@@ -140,7 +140,10 @@ def picture_html(jpg: bytes | None, alt: str) -> str:
     """An `img` with the picture inside; large ones are made smaller, tiny ones shown with hard pixels."""
     if not jpg:
         return f'<p class="note">no picture: {escape(alt)}</p>'
-    content, width = _shrunk(jpg)
+    try:
+        content, width = _shrunk(jpg)
+    except Exception:  # noqa: BLE001 - Pillow raises whatever a damaged picture makes it raise
+        return f'<p class="note">a picture that cannot be read: {escape(alt)}</p>'
     data = base64.b64encode(content).decode()
     tiny = ' class="small"' if width < SMALL_PX else ""
     return f'<img{tiny} src="data:image/jpeg;base64,{data}" alt="{escape(alt)}">'

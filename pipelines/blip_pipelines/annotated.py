@@ -43,10 +43,14 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
             if not part:
                 break
             path = out / f"part-{number:05d}.parquet"
-            if not path.exists():
-                ingested = list(pool.map(partial(_ingest, root=root, store=store), part))
-                write_parquet(path, rows_to_table(ingested, ANNOTATED), ANNOTATED)
-            progress.advance(len(part))
+            if path.exists():
+                progress.begin(progress.done + len(part))
+                continue
+            ingested = []
+            for row in pool.map(partial(_ingest, root=root, store=store), part):
+                ingested.append(row)
+                progress.advance()
+            write_parquet(path, rows_to_table(ingested, ANNOTATED), ANNOTATED)
     return _counts(out, source) | +left_out
 
 
@@ -128,5 +132,7 @@ def _counts(out: Path, source: Path) -> dict[str, int | float | str]:
             counts.update(["rows", row["status"], *([row["error_class"]] if row["error_class"] else [])])
             counts["captions"] += len(row["captions"]) if row["status"] == "success" else 0
     if not counts["success"]:
+        for path in parquet_files(out):
+            path.unlink()  # the pictures may be there the next time, and a part that is there is kept
         raise InputError(f"{source}: none of {counts['rows']} rows has a readable picture and a caption")
     return dict(counts)

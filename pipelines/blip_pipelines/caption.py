@@ -83,7 +83,7 @@ def caption_and_score(
     successes = {part.name: _num_successes(part) for part in parts}
     with Progress("caption", sum(successes.values()), unit="images") as progress:
         done = _count([*(out / p.name for p in parts), *(Path(b.output) for of in todo.values() for b in of)])
-        progress.update(done["images"])
+        progress.begin(done["images"])
         merge = _Merger(out, todo)
         if blocks:
             _run(blocks, merge, absolute(captioner), absolute(filter), config, ray, progress, done)

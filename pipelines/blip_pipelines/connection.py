@@ -1,44 +1,20 @@
-"""HTTP connections that end at a deadline and reach only addresses that were checked."""
+"""HTTP connections that end at a deadline and reach only addresses that were checked, through a proxy or without."""
 
 from __future__ import annotations
 
 import http.client
 import io
-import ipaddress
 import socket
 import ssl
-import time
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from blip_pipelines.addresses import is_private_name, is_public, literal, resolve
+from blip_pipelines.deadlines import Deadline, FetchError
+from blip_pipelines.proxies import Proxy
 
-class FetchError(Exception):
-    """A fetch that failed: its error class, whether it is worth another try, and how long the server asks to wait."""
-
-    def __init__(self, error_class: str, message: str, retry: bool = False, wait_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.error_class, self.message, self.retry, self.wait_s = error_class, message, retry, wait_s
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """A moment after which everything times out."""
-
-    timeout_s: float
-    end: float
-
-    @classmethod
-    def after(cls, timeout_s: float) -> Deadline:
-        """The deadline `timeout_s` from now."""
-        return cls(timeout_s, time.monotonic() + timeout_s)
-
-    def remaining_s(self) -> float:
-        """Seconds left, above 0. Raises FetchError (timeout) where there are none."""
-        left = self.end - time.monotonic()
-        if left <= 0:
-            raise FetchError("timeout", f"no whole answer within {self.timeout_s:g} s", retry=True)
-        return left
+LOOKUP_S = 1.0
+"""How long a name is looked up here where a proxy will look it up again; half of the time left at most."""
 
 
 class _TimedReader(io.RawIOBase):
@@ -76,11 +52,15 @@ class CheckedConnection(http.client.HTTPConnection):
     """One connection to `host`: the name is resolved once, each address is judged, and that address is connected to.
 
     Resolving again for the connection would let a name server answer differently the second time (DNS rebinding).
+    Through a proxy the name is judged, and the addresses that it has here; the proxy resolves it anew.
     """
 
-    def __init__(self, host: str, port: int, *, secure: bool, allow_private: bool, deadline: Deadline) -> None:
+    def __init__(
+        self, host: str, port: int, *, secure: bool, allow_private: bool, deadline: Deadline, proxy: Proxy | None = None
+    ) -> None:
         super().__init__(host, port)
-        self._secure, self._allow_private, self._deadline = secure, allow_private, deadline
+        self.default_port = 443 if secure else 80  # the Host header names any other
+        self._secure, self._allow_private, self._deadline, self._proxy = secure, allow_private, deadline, proxy
         self._raw: socket.socket | None = None
 
     def __enter__(self) -> CheckedConnection:
@@ -90,53 +70,84 @@ class CheckedConnection(http.client.HTTPConnection):
         if self._raw:
             self._raw.close()
 
+    @property
+    def forwarder(self) -> Proxy | None:
+        """The proxy that is asked for the page itself, by its whole URL; None where the server is asked."""
+        return None if self._secure else self._proxy
+
     def connect(self) -> None:
-        """Raises FetchError: private_address, dns, connection or timeout."""
-        self._raw = self._first_that_answers(resolve(self.host, self.port, self._allow_private))
+        """Raises FetchError: private_address, dns, connection, timeout or proxy."""
+        if self._proxy:
+            self._raw = self._through(self._proxy)
+        else:
+            addresses = resolve(self.host, self.port, self._allow_private, self._deadline)
+            self._raw = self._first_that_answers(addresses, self.port)
         if self._secure:
             self._raw.settimeout(self._deadline.remaining_s())
             self._raw = _tls().wrap_socket(self._raw, server_hostname=self.host)
         self.sock = _TimedSocket(self._raw, self._deadline)
 
-    def _first_that_answers(self, addresses: list[str]) -> socket.socket:
+    def _first_that_answers(self, addresses: list[str], port: int) -> socket.socket:
         refusal: OSError | None = None
         for address in addresses:
             try:
-                return socket.create_connection((address, self.port), timeout=self._deadline.remaining_s())
+                return socket.create_connection((address, port), timeout=self._deadline.remaining_s())
             except OSError as error:
                 refusal = error
         if isinstance(refusal, TimeoutError):
             raise FetchError("timeout", f"{self.host} does not answer", retry=True) from refusal
         raise FetchError("connection", f"{self.host}: {refusal}", retry=True) from refusal
 
+    def _through(self, proxy: Proxy) -> socket.socket:
+        """A connection to the proxy, for https one through it to the server."""
+        if not self._allow_private:
+            check_by_name(self.host, self.port, self._deadline)
+        try:
+            addresses = resolve(proxy.host, proxy.port, True, self._deadline)
+            self._raw = self._first_that_answers(addresses, proxy.port)
+        except FetchError as error:
+            raise FetchError("proxy", f"{proxy.host}:{proxy.port}: {error.message}", retry=error.retry) from error
+        if self._secure:
+            self._open_tunnel(self._raw, proxy)
+        return self._raw
 
-def resolve(host: str, port: int, allow_private: bool) -> list[str]:
-    """The addresses of `host`. Raises FetchError: dns, or private_address where one of them is not public."""
+    def _open_tunnel(self, raw: socket.socket, proxy: Proxy) -> None:
+        where = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        lines = [f"CONNECT {where} HTTP/1.1", f"Host: {where}", *(f"{n}: {v}" for n, v in proxy.headers.items())]
+        sock: Any = _TimedSocket(raw, self._deadline)
+        sock.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"))
+        answer = http.client.HTTPResponse(sock, method="CONNECT")
+        answer.begin()
+        if answer.status != 200:
+            raise refused_by(proxy, answer)
+
+
+def refused_by(proxy: Proxy, answer: http.client.HTTPResponse) -> FetchError:
+    """What a proxy's own refusal means: 407 is about us, the others are about the server that it cannot reach."""
+    status = f"{proxy.host}:{proxy.port}: HTTP {answer.status} {answer.reason}".strip()
+    if answer.status == 407:
+        return FetchError("proxy", f"{status}; it wants http://user:password@{proxy.host}:{proxy.port}")
+    return FetchError("connection", f"proxy {status}", retry=answer.status >= 500)
+
+
+def check_by_name(host: str, port: int, deadline: Deadline) -> None:
+    """Judge a host that a proxy will look up. Raises FetchError (private_address) where it is not public by its
+    numbers, by its name, or by the addresses that it has here. A name that is not known here passes: a machine behind
+    a proxy often has no name server of the Internet, and what lies behind the name is then the proxy's to refuse.
+    """
+    numbers = literal(host)
+    if numbers is not None:
+        if not is_public(numbers):
+            raise FetchError("private_address", f"{host} is {numbers}, which is not a public address")
+        return
+    last = host.rstrip(".").rpartition(".")[2]
+    if is_private_name(host) or "." not in host.strip(".") or last.isdecimal() or last.startswith("0x"):
+        raise FetchError("private_address", f"{host} is no name of the open Internet")
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        again = getattr(error, "errno", None) == socket.EAI_AGAIN
-        raise FetchError("dns", f"{host}: {getattr(error, 'strerror', error)}", retry=again) from error
-    addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
-    for address in addresses:
-        if not (allow_private or is_public(address)):
-            raise FetchError("private_address", f"{host} is {address}, which is not a public address")
-    return addresses
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the open Internet, also where an IPv6 address wraps an IPv4 one."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1]) or _nat64(ip)
-        if inner:
-            return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
-
-
-def _nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    network = ipaddress.IPv6Network("64:ff9b::/96")
-    return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in network else None
+        resolve(host, port, False, deadline.sooner(min(LOOKUP_S, deadline.remaining_s() / 2)))
+    except FetchError as error:
+        if error.error_class == "private_address":
+            raise
 
 
 @cache

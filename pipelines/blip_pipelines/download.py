@@ -22,6 +22,7 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.tables import IMAGES, open_parquet, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.fetch import Fetched, fetch
 from blip_pipelines.pictures import WebStore
+from blip_pipelines.proxies import Proxies
 from blip_pipelines.ray_session import connect, errors_in_one_line, num_workers, quiet_data, works_here
 from blip_pipelines.serve import serve_folder
 from blip_pipelines.tally import RemoteTally, Tally, shown, start_tally
@@ -46,7 +47,7 @@ def download_images(out: Path, *urls: Path, config: DownloadConfig, ray: RayConf
     before = _count(out / shard.name for shard in shards if shard not in todo)
     total = sum(_num_rows(shard) for shard in shards)
     with Progress("download", total, unit="images") as progress:
-        progress.update(before.get("images", 0))
+        progress.begin(before.get("images", 0))
         if todo:
             _run(todo, out, lists, config, ray, progress, before)
     counts = _check(shards, out, total)
@@ -81,9 +82,13 @@ def _run(
     progress: Progress,
     before: dict[str, int],
 ) -> None:
-    """Fetch the shards `todo`, each one Ray task; without Ray one after the other, as a single one always is."""
+    """Fetch the shards `todo`, each one Ray task; without Ray one after the other, as a single one always is.
+
+    The proxies are those of this process's environment: a cluster's workers were started elsewhere.
+    """
+    proxies = Proxies.of_environment() if config.use_proxies else Proxies()
     if works_here(ray_config, len(todo)):
-        _run_here(todo, out, lists, config, progress, before)
+        _run_here(todo, out, lists, config, proxies, progress, before)
         return
     connect(ray_config)
     import ray
@@ -96,7 +101,7 @@ def _run(
         stack.enter_context(shown(progress, tally, before))
         items = [{"shard": str(shard.absolute()), "part": str((out / shard.name).absolute())} for shard in todo]
         fetched = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            partial(fetch_shards, config=config, own_hosts=own_hosts, tally=tally),
+            partial(fetch_shards, config=config, own_hosts=own_hosts, tally=tally, proxies=proxies),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.TaskPoolStrategy(size=num_workers(ray_config, 0, cpus_each=1, at_most=len(items))),
@@ -106,7 +111,7 @@ def _run(
 
 
 def _run_here(
-    todo: list[Path], out: Path, lists: list[UrlList], config: DownloadConfig, progress: Progress,
+    todo: list[Path], out: Path, lists: list[UrlList], config: DownloadConfig, proxies: Proxies, progress: Progress,
     before: dict[str, int],
 ) -> None:  # fmt: skip
     tally = Tally()
@@ -115,7 +120,7 @@ def _run_here(
         stack.enter_context(shown(progress, tally, before))
         for shard in todo:
             item = pa.Table.from_pylist([{"shard": str(shard), "part": str(out / shard.name)}])
-            fetch_shards(item, config, own_hosts, tally)
+            fetch_shards(item, config, own_hosts, tally, proxies)
 
 
 def serve_lists(lists: Sequence[UrlList], stack: ExitStack) -> frozenset[str]:
@@ -137,7 +142,11 @@ def _serve(urls: UrlList) -> AbstractContextManager[str]:
 
 
 def fetch_shards(
-    batch: pa.Table, config: DownloadConfig, own_hosts: frozenset[str], tally: Tally | RemoteTally | None = None
+    batch: pa.Table,
+    config: DownloadConfig,
+    own_hosts: frozenset[str],
+    tally: Tally | RemoteTally | None = None,
+    proxies: Proxies | None = None,
 ) -> pa.Table:
     """Fetch the shards named in `batch` (columns `shard`, `part`: paths) and write their parts; returns `batch`.
 
@@ -148,7 +157,7 @@ def fetch_shards(
         return batch
     with WebStore(config) as store:
         for item in todo:
-            _fetch_shard(Path(item["shard"]), Path(item["part"]), config, own_hosts, store, tally)
+            _fetch_shard(Path(item["shard"]), Path(item["part"]), config, own_hosts, store, proxies, tally)
     return batch
 
 
@@ -158,11 +167,12 @@ def _fetch_shard(
     config: DownloadConfig,
     own_hosts: frozenset[str],
     store: WebStore,
+    proxies: Proxies | None,
     tally: Tally | RemoteTally | None,
 ) -> None:
     rows: list[Row] = []
     seen: Counter[str] = Counter()
-    for row in fetch_rows(read_parquet(shard).to_pylist(), config, own_hosts, store):
+    for row in fetch_rows(read_parquet(shard).to_pylist(), config, own_hosts, store, proxies):
         rows.append(row)
         seen.update(_outcome(row["status"], row["error_class"]))
         if tally is not None and len(rows) % TALLY_EVERY_ROWS == 0:
@@ -172,7 +182,13 @@ def _fetch_shard(
         tally.put(str(part), dict(seen))
 
 
-def fetch_rows(rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str], store: WebStore) -> Iterator[Row]:
+def fetch_rows(
+    rows: list[Row],
+    config: DownloadConfig,
+    own_hosts: frozenset[str],
+    store: WebStore,
+    proxies: Proxies | None = None,
+) -> Iterator[Row]:
     """Rows of the table `shard` as rows of the table `images`, in order.
 
     Threads fetch; the child process of `store` decodes and resizes meanwhile. At most twice `config.num_threads` bodies
@@ -181,7 +197,7 @@ def fetch_rows(rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str
     """
     ready, at = dict[int, Row](), 0
     with ThreadPoolExecutor(config.num_threads, thread_name_prefix="fetch") as pool:
-        for place, fetched in _as_they_come(rows, pool, config, own_hosts):
+        for place, fetched in _as_they_come(rows, pool, config, own_hosts, proxies):
             row = rows[place]
             ready[place] = _finish(row, fetched, store) if fetched else {**_EMPTY, **row}
             while at in ready:
@@ -190,13 +206,17 @@ def fetch_rows(rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str
 
 
 def _as_they_come(
-    rows: list[Row], pool: ThreadPoolExecutor, config: DownloadConfig, own_hosts: frozenset[str]
+    rows: list[Row],
+    pool: ThreadPoolExecutor,
+    config: DownloadConfig,
+    own_hosts: frozenset[str],
+    proxies: Proxies | None,
 ) -> Iterator[tuple[int, Fetched | None]]:
     """The place of each row and what came of its URL, the first to come first; None where there was none to fetch."""
     done: SimpleQueue[Future[tuple[int, Fetched]]] = SimpleQueue()
 
     def fetch_one(place: int) -> tuple[int, Fetched]:
-        return place, fetch(rows[place]["url"], config, own_hosts)
+        return place, fetch(rows[place]["url"], config, own_hosts, proxies)
 
     num_held = 0
     for place, row in enumerate(rows):

@@ -203,6 +203,7 @@ def following(files: Sequence[Path], name: str, total: int) -> Iterator[None]:
     """While the body runs, show the steps and losses that trainings write to their metrics.jsonl."""
     stop = threading.Event()
     with Progress(name, total, "steps") as progress:
+        progress.begin(_num_steps(files)[0])
         thread = threading.Thread(target=_follow, args=(files, progress, stop), daemon=True)
         thread.start()
         try:
@@ -215,12 +216,17 @@ def following(files: Sequence[Path], name: str, total: int) -> Iterator[None]:
 def _follow(files: Sequence[Path], progress: Progress, stop: threading.Event) -> None:
     while True:
         ended = stop.wait(POLL_S)
-        lines = [line for file in files if (line := _last_line(file))]
-        if lines:
-            figures = {key: lines[-1][key] for key in SHOWN if key in lines[-1]}
-            progress.update(int(sum(line["step"] for line in lines)), **figures)
+        steps, last = _num_steps(files)
+        if last:
+            progress.update(steps, **{key: last[key] for key in SHOWN if key in last})
         if ended:
             return
+
+
+def _num_steps(files: Sequence[Path]) -> tuple[int, dict[str, float]]:
+    """The steps that all trainings have done, and the last line of the last one that has begun."""
+    lines = [line for file in files if (line := _last_line(file))]
+    return int(sum(line["step"] for line in lines)), lines[-1] if lines else {}
 
 
 def _last_line(file: Path) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import socket
 import threading
@@ -153,6 +154,19 @@ class RudeHandler(BaseHTTPRequestHandler):
     def on_to_picture(self) -> None:
         self.reply(b"", 301, Location="/picture7.jpg")
 
+    def on_redirect(self) -> None:
+        """To the bytes that the path after the question mark is in hexadecimal digits."""
+        self.reply(b"", 302, Location=bytes.fromhex(self.path.partition("?")[2]).decode("latin-1"))
+
+    def on_no_location(self) -> None:
+        self.reply(b"", 302)
+
+    def on_gzip(self) -> None:
+        self.reply(gzip.compress(encode(1)), **{"Content-Encoding": "gzip"})
+
+    def on_gzip_bomb(self) -> None:
+        self.reply(gzip.compress(bytes(40_000_000)), **{"Content-Encoding": "gzip"})
+
     def on_loop(self) -> None:
         self.reply(b"", 302, Location="/loop")
 
@@ -174,6 +188,14 @@ class RudeHandler(BaseHTTPRequestHandler):
 
     def on_noai_for_others(self) -> None:
         self.reply(encode(1), **{"X-Robots-Tag": "otherbot: noai"})
+
+    def on_noai_for(self) -> None:
+        self.server.agents.append(self.headers["User-Agent"])
+        self.reply(encode(1), **{"X-Robots-Tag": f"{self.path.partition('?')[2]}: noai"})
+
+    def on_members(self) -> None:
+        known = self.headers["Authorization"] == "Basic bWU6cEBzcw=="  # me:p@ss
+        self.on_picture() if known else self.reply(b"", 401)
 
     def on_after(self) -> None:
         """A picture once the path after the question mark has been asked for; 404 where it is not in ten seconds."""
@@ -237,6 +259,7 @@ class RudeServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), RudeHandler)
         self.asked: Counter[str] = Counter()
+        self.agents: list[str] = []
         self.host = f"127.0.0.1:{self.server_port}"
 
     def url(self, name: str) -> str:

@@ -5,11 +5,13 @@ import time
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.tables import ERROR_CLASSES
-from blip_pipelines import connection
-from blip_pipelines.connection import Deadline, is_public, resolve
+from blip_pipelines import addresses
+from blip_pipelines.addresses import resolve
+from blip_pipelines.deadlines import Deadline, FetchError
 from blip_pipelines.fetch import fetch, is_disallowed
 
 CONFIG = DownloadConfig(timeout_s=20, num_retries=0, max_bytes=2_000_000)
@@ -34,6 +36,8 @@ def ask(server: Any, name: str, **settings: Any) -> Any:
         ("declared_huge", "too_many_bytes"),
         ("noai", "disallowed"),
         ("hang_up", "connection"),
+        ("gzip_bomb", "too_many_bytes"),
+        ("no_location", "other"),
     ],
 )
 def test_failures_have_their_class(rude_server: Any, name: str, error_class: str) -> None:
@@ -53,11 +57,71 @@ def test_the_timeout_is_of_the_whole_answer(rude_server: Any, name: str) -> None
     assert time.monotonic() - started < 20
 
 
-@pytest.mark.parametrize("name", ["picture1.jpg", "to_picture", "keeps_open", "chunked", "noai_for_others"])
+@pytest.mark.parametrize("name", ["picture1.jpg", "to_picture", "keeps_open", "chunked", "noai_for_others", "gzip"])
 def test_pictures_arrive(rude_server: Any, name: str) -> None:
     fetched = ask(rude_server, name)
     assert fetched.error_message is None
     assert fetched.body.startswith(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        ("/café/ブログ1.jpg".encode(), "/caf%C3%A9/%E3%83%96%E3%83%AD%E3%82%B01.jpg"),
+        ("/café/1.jpg".encode("latin-1"), "/caf%C3%A9/1.jpg"),
+        (b"/caf%C3%A9/2.jpg", "/caf%C3%A9/2.jpg"),
+        (b"/caf%E9/2.jpg", "/caf%E9/2.jpg"),
+        (b"/my pics/p 1.jpg", "/my%20pics/p%201.jpg"),
+        (b"  /p3.jpg ", "/p3.jpg"),
+        (b"p4.jpg", "/p4.jpg"),
+        (b"./a/../p5.jpg", "/p5.jpg"),
+        (b"/p6.jpg#top", "/p6.jpg"),
+        (b"/p7.jpg?a=1#top", "/p7.jpg?a=1"),
+        ("/p8.jpg?q=é&r=a b".encode(), "/p8.jpg?q=%C3%A9&r=a%20b"),
+        (b"//{host}/p9.jpg", "/p9.jpg"),
+        (b"HTTP://{host}/p10.jpg", "/p10.jpg"),
+        ("http://{host}/ü/p11.jpg".encode(), "/%C3%BC/p11.jpg"),
+        (b"http://{host}", "/"),
+        (b"http://{host}?p12", "/?p12"),
+        (b"?5031332e6a7067", "/redirect?5031332e6a7067"),
+    ],
+)  # fmt: skip
+def test_redirects_lead_where_a_browser_goes(rude_server: Any, location: bytes, asked: str) -> None:
+    before = rude_server.asked[asked]
+    target = location.replace(b"{host}", rude_server.host.encode())
+    fetched = ask(rude_server, f"redirect?{target.hex()}")
+    assert fetched.error_message is None
+    assert fetched.body.startswith(b"\xff\xd8\xff")
+    assert rude_server.asked[asked] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("location", "error_class"),
+    [
+        (b"", "other"),
+        (b"   ", "other"),
+        (b"http://[::1", "unsupported_scheme"),
+        (b"//", "too_many_redirects"),
+        (b"http://", "too_many_redirects"),
+        (b"javascript:alert(1)", "unsupported_scheme"),
+        (b"data:image/png;base64,AAAA", "unsupported_scheme"),
+        (b"http://host:port/", "unsupported_scheme"),
+        (b"http://a b.example/", "unsupported_scheme"),
+        (b"//10.0.0.1/p.jpg", "private_address"),
+        ("http://localhost。/".encode(), "private_address"),
+        (b"#top", "too_many_redirects"),
+    ],
+)
+def test_redirects_that_lead_nowhere_have_their_class(rude_server: Any, location: bytes, error_class: str) -> None:
+    assert ask(rude_server, f"redirect?{location.hex()}").error_class == error_class
+
+
+def test_a_url_with_a_password_uses_it_for_its_own_host_alone(rude_server: Any) -> None:
+    host = rude_server.host
+    assert fetch(f"http://me:p%40ss@{host}/members?p1", CONFIG, frozenset({host})).body
+    assert ask(rude_server, "members?p1").error_class == "http_4xx"
+    elsewhere = f"http://{host}/members?p1".encode().hex()
+    assert fetch(f"http://me:p%40ss@{host}/redirect?{elsewhere}", CONFIG, frozenset({host})).error_class == "http_4xx"
 
 
 def test_503_is_asked_again_and_404_is_not(rude_server: Any) -> None:
@@ -85,6 +149,11 @@ def test_503_is_asked_again_and_404_is_not(rude_server: Any) -> None:
         ("http://[::ffff:127.0.0.1]/a.jpg", "private_address"),
         ("http://169.254.169.254/latest/meta-data", "private_address"),
         ("http://localhost/a.jpg", "private_address"),
+        ("http://127.0.0.1./a.jpg", "private_address"),
+        ("http://0x7f.1/a.jpg", "private_address"),
+        ("http://[64:ff9b:1::a00:1]/a.jpg", "private_address"),
+        ("http://[::127.0.0.1]/a.jpg", "private_address"),
+        ("http://metadata.google.internal/computeMetadata/v1/", "private_address"),
     ],
 )
 def test_urls_that_are_refused_before_any_request(url: str, error_class: str) -> None:
@@ -110,29 +179,6 @@ def test_https_with_a_server_that_speaks_no_tls(rude_server: Any) -> None:
     assert fetched.error_class == "connection"
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "10.0.0.1",
-        "100.64.0.1",
-        "0.0.0.0",
-        "224.0.0.1",
-        "fe80::1%eth0",
-        "fc00::1",
-        "::",
-        "64:ff9b::7f00:1",
-        "2002:7f00:1::",
-    ],
-)
-def test_addresses_that_are_not_public(address: str) -> None:
-    assert not is_public(address)
-
-
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "::ffff:93.184.216.34"])
-def test_addresses_that_are_public(address: str) -> None:
-    assert is_public(address)
-
-
 def test_the_address_that_was_judged_is_the_one_connected_to(rude_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name server that answers differently the second time gets no second time."""
     asked: list[str] = []
@@ -142,16 +188,16 @@ def test_the_address_that_was_judged_is_the_one_connected_to(rude_server: Any, m
         asked.append(host)
         return real("127.0.0.1" if host == "rebinding.example" else host, port, *args, **kwargs)
 
-    monkeypatch.setattr(connection.socket, "getaddrinfo", once)
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", once)
     host = f"rebinding.example:{rude_server.server_port}"
     assert fetch(f"http://{host}/picture.jpg", CONFIG, frozenset({host})).body
     assert asked.count("rebinding.example") == 1
-    assert resolve("rebinding.example", 80, allow_private=True) == ["127.0.0.1"]
+    assert resolve("rebinding.example", 80, True, Deadline.after(9)) == ["127.0.0.1"]
 
 
 def test_a_deadline_passes() -> None:
     deadline = Deadline.after(0.0)
-    with pytest.raises(connection.FetchError, match="no whole answer within 0 s"):
+    with pytest.raises(FetchError, match="no whole answer within 0 s"):
         deadline.remaining_s()
 
 
@@ -164,7 +210,45 @@ def test_a_deadline_passes() -> None:
         ("otherbot: noai", False),
         ("noindex", False),
         ("unavailable_after: 25 Jun 2030 15:00:00 PST", False),
+        ("noai, unavailable_after: 25 Jun 2030 15:00:00 PST, noindex", True),
+        ("max-snippet: 20, noai", True),
+        ("otherbot: noindex, noai", False),
+        ("otherbot: noindex, BLIP-Bootstrap: noindex, noai", True),
+        ("noai, otherbot: noindex", True),
+        ("*: noai", True),
+        ("", False),
     ],
 )
 def test_robots_tags(value: str, refused: bool) -> None:
     assert is_disallowed(value, "blip-bootstrap") is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "header", "token"),
+    [
+        ({}, "blip-bootstrap/0.1 (image dataset builder)", "blip-bootstrap"),
+        (
+            {"contact": "https://lab.example/bot"},
+            "blip-bootstrap/0.1 (image dataset builder; https://lab.example/bot)",
+            "blip-bootstrap",
+        ),
+        ({"user_agent": "my-bot/2", "contact": "me@lab.example"}, "my-bot/2 (me@lab.example)", "my-bot"),
+        ({"user_agent": "Mozilla/5.0 (compatible; Other/1; +http://o.example)"}, None, "other"),
+    ],
+)
+def test_servers_learn_who_asks_and_can_address_us(
+    rude_server: Any, settings: dict[str, str], header: str | None, token: str
+) -> None:
+    config = DownloadConfig.model_validate({"num_retries": 0, **settings})
+    assert config.agent == header or header is None
+    refused = fetch(rude_server.url(f"noai_for?{token}"), config, frozenset({rude_server.host}))
+    assert refused.error_class == "disallowed"
+    assert refused.error_message == f"X-Robots-Tag: {token}: noai"
+    assert rude_server.agents[-1] == config.agent
+    assert fetch(rude_server.url("noai_for?another"), config, frozenset({rude_server.host})).body
+
+
+@pytest.mark.parametrize("value", ["", "two\nlines", "caf\u00e9"])
+def test_a_user_agent_that_no_header_can_carry_is_a_mistake_of_the_configuration(value: str) -> None:
+    with pytest.raises(ValidationError, match="user_agent"):
+        DownloadConfig(user_agent=value)

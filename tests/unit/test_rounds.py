@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from blip_bootstrap.config import Config, Section, load_config
+from blip_bootstrap.config import Config, DownloadConfig, Section, load_config
 from blip_bootstrap.config.sections import LATER
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
-from blip_bootstrap.layout import Artifact, Layout, read_manifest, recipe_of
+from blip_bootstrap.layout import Artifact, Layout, digest_of_recipe, read_manifest, recipe_of
 from blip_bootstrap.rounds import Maker, check_config, locked
 from blip_bootstrap.tables import PAIRS, rows_to_table, write_parquet
 
@@ -87,6 +87,45 @@ def test_a_later_setting_counts_only_where_it_is_not_its_default() -> None:
     assert set(recipe_of("download", lists, {})["config"]["urls"][0]) == {
         "path", "dataset", "url_column", "caption_column", "url_prefix", "serve", "serve_port",
     }  # fmt: skip
+
+
+def test_how_the_fetcher_names_itself_makes_no_download_anew(tmp_path: Path) -> None:
+    """Nor does the new default of it: runs of the first releases, whole or half-made, stay current."""
+    said: list[str] = []
+    made: list[str] = []
+
+    def download(out: Path, config: DownloadConfig) -> dict[str, int]:
+        made.append(config.user_agent)
+        (out / "part").write_text("x")
+        return {"rows": 1, "success": 1}
+
+    def run(**settings: object) -> None:
+        config = DownloadConfig.model_validate(settings)
+        Maker(Config(root=tmp_path), said.append)(Artifact("images", tmp_path / "images", config), download)
+
+    first = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1504/img2dataset)"
+    recipe = recipe_of("download", DownloadConfig(), {})
+    assert recipe["config"]["user_agent"] == first  # so that a half-made download's place is the same, too
+    assert recipe_of("download", DownloadConfig(user_agent="other/1", contact="me"), {}) == recipe
+    run()
+    run(user_agent="other/1")
+    run(contact="me@lab.example", max_failed_share=0.5, use_proxies=False)
+    assert len(made) == 1
+    recipe_of_before(tmp_path / "images", user_agent="my-bot/2")
+    run()
+    assert said[-1] == "images: current"
+    recipe_of_before(tmp_path / "images", timeout_s=99.0)
+    run()
+    assert len(made) == 2
+    assert "images: making it anew, because of timeout_s 99.0 -> 10.0" in said
+
+
+def recipe_of_before(folder: Path, **settings: object) -> None:
+    """Let the manifest say that these settings counted when the folder was made."""
+    path = folder / "MANIFEST.json"
+    manifest = json.loads(path.read_text())
+    manifest["recipe"]["config"] |= settings
+    path.write_text(json.dumps(manifest | {"digest": digest_of_recipe(manifest["recipe"])}))
 
 
 def test_the_same_content_made_again_leaves_what_follows_current(tmp_path: Path, recorder: Recorder) -> None:
