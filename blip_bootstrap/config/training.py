@@ -18,6 +18,8 @@ from blip_bootstrap.config.sections import (
     Section,
 )
 
+CropArea = Annotated[float, Field(gt=0, le=1)]
+
 
 class OptimizerConfig(Section):
     """AdamW and its schedule, in optimizer steps (section 4.1)."""
@@ -94,6 +96,9 @@ class PretrainConfig(Section):
     )
     start_from: Literal["scratch", "previous"] = Field("scratch", description="the paper: scratch (Table 13)")
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    crop_area: CropArea = Field(
+        0.2, description="the least share of a picture that augmentation's crop keeps (the released code: .2)"
+    )
     augment_views: NonNegative = Field(
         0, description="frozen image stem: so many augmented views of a picture, their grids kept; 0: always new ones"
     )
@@ -113,6 +118,7 @@ class FinetuneConfig(Section):
         0.0, description="captioner: share of the words read in training that are unknown to it; for small human sets"
     )
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    crop_area: CropArea = Field(0.5, description="the least share of a picture that augmentation's crop keeps")
     augment_views: NonNegative = Field(
         0, description="frozen image stem: so many augmented views of a picture, their grids kept; 0: always new ones"
     )
@@ -129,6 +135,7 @@ class VqaConfig(Section):
     answer_tokens: Annotated[int, Field(ge=3)] = Field(10, description="answers are cut here, specials included")
     label_smoothing: Fraction = 0.1
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    crop_area: CropArea = Field(0.5, description="the least share of a picture that augmentation's crop keeps")
     validate_every_steps: NonNegative = Field(
         0, description="0: keep the last; else keep the best on the questions of a tenth of the pictures"
     )

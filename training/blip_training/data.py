@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
-from blip_training.images import Augment, augment_image, augment_view, names_a_side, to_pixels
+from blip_training.images import CROP_AREA, Augment, augment_image, augment_view, names_a_side, to_pixels
 from blip_training.pictures import decode_image
 from blip_training.shards import Sample, Shard, Stream, annotated_shards, web_shards
 
@@ -60,6 +60,7 @@ class Batch:
 class Feed:
     """How batches are made: `batch_size` images over all `world` workers and `accumulate` micro-batches.
 
+    `crop_area` is the least share of a picture's area that augmentation's crop keeps.
     `human_share` is the part of each batch that comes from the human set, 0: in proportion to its captions.
     `stem` turns pixels into grids that are cached (float16) in place of pixels: of the picture itself, or, with
     augmentation, of `augment_views` views of it; not where these are 0 and every sample is another view.
@@ -70,6 +71,7 @@ class Feed:
     seed: int
     augment: Augment = "none"
     augment_views: int = 0
+    crop_area: float = CROP_AREA
     human_share: float = 0.0
     accumulate: int = 1
     rank: int = 0
@@ -167,8 +169,8 @@ class TrainingData:
             kept = self._cache.put(sample, torch.from_numpy(np.array(decoded)))
         # Its own generator: the same crop on any worker, in any order, after any restart.
         rng = random.Random(f"{self.feed.seed}/{sample.shard.name}/{sample.position}")
-        image = augment_image(Image.fromarray(kept.numpy()), sample.text, self.feed.augment, rng)
-        return to_pixels(image, self.feed.image_size)
+        size, kind, area = self.feed.image_size, self.feed.augment, self.feed.crop_area
+        return to_pixels(augment_image(Image.fromarray(kept.numpy()), sample.text, size, kind, rng, area), size)
 
     def _grids(self, samples: list[Sample]) -> Tensor:
         """Grids of the frozen stem, each computed once while the cache has room."""
@@ -194,10 +196,11 @@ class TrainingData:
 
     def _seen_from(self, sample: Sample, view: int) -> Tensor:
         """Pixels of a view of the sample's picture, the same for all its texts and in every epoch."""
-        image = decode_image(sample.encoded(), sample.where)
+        image, size = decode_image(sample.encoded(), sample.where), self.feed.image_size
         if self.feed.augment != "none":
-            image = augment_view(image, view, self.feed.augment, random.Random(self._name(sample, f"view {view}")))
-        return to_pixels(image, self.feed.image_size)
+            rng = random.Random(self._name(sample, f"view {view}"))
+            image = augment_view(image, view, size, self.feed.augment, rng, self.feed.crop_area)
+        return to_pixels(image, size)
 
     def _name(self, sample: Sample, what: object) -> str:
         return f"{self.feed.seed}/{sample.shard.name}/{sample.row}/{what}"

@@ -115,7 +115,9 @@ def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcC
 
 def open_human_data(human: Path, config: FinetuneConfig, med: Med, worker: Worker) -> TrainingData:
     """The human set's captions for training: all, or nine in ten where a validation takes the tenth."""
-    feed = feed_of(med, config.optimizer, worker, config.augment, augment_views=config.augment_views)
+    feed = feed_of(
+        med, config.optimizer, worker, config.augment, augment_views=config.augment_views, crop_area=config.crop_area
+    )
     return TrainingData([], annotated_shards(human, "train" if config.validate_every_steps else "all"), feed)
 
 

@@ -40,7 +40,7 @@ def finetune_vqa_model(
         return answer_loss(vqa, read, mask, *answers, batch.weights, batch.question_of_answer, config.label_smoothing)
 
     trained, watched = split_questions(questions) if config.validate_every_steps else (questions, [])
-    data = VqaData(trained, feed_of(vqa, config.optimizer, worker, config.augment))
+    data = VqaData(trained, feed_of(vqa, config.optimizer, worker, config.augment, crop_area=config.crop_area))
     best = _best(vqa, watched, config, worker, lm_of) if config.validate_every_steps else None
     run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, progress)
 

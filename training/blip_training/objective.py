@@ -15,7 +15,7 @@ from torch import Tensor
 from blip_bootstrap.config import ItcConfig, ItmConfig, OptimizerConfig
 from blip_training.data import Batch, Feed
 from blip_training.frozen_texts import FrozenTexts, has_frozen_texts
-from blip_training.images import Augment
+from blip_training.images import CROP_AREA, Augment
 from blip_training.losses import (
     IGNORED,
     ItcLoss,
@@ -82,6 +82,7 @@ def feed_of(
     augment: Augment,
     human_share: float = 0.0,
     augment_views: int = 0,
+    crop_area: float = CROP_AREA,
 ) -> Feed:
     """How this worker's batches for `med` are made; decoded in the background where a GPU computes meanwhile."""
 
@@ -95,6 +96,7 @@ def feed_of(
         seed=config.seed,
         augment=augment,
         augment_views=augment_views,
+        crop_area=crop_area,
         human_share=human_share,
         accumulate=config.accumulate,
         rank=worker.rank,

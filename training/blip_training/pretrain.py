@@ -32,7 +32,9 @@ def pretrain_model(
     worker = this_worker(config.optimizer.device)
     med, tokenizer = start_model(config, previous, worker)
     contrast = Contrast(med, config.itc, config.itm, worker)
-    feed = feed_of(med, config.optimizer, worker, config.augment, config.human_share, config.augment_views)
+    feed = feed_of(
+        med, config.optimizer, worker, config.augment, config.human_share, config.augment_views, config.crop_area
+    )
     data = open_training_data(images, pairs, human, feed)
     if worker.first:
         warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)])
