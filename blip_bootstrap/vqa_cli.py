@@ -61,7 +61,8 @@ def train(
     with _interruptible(), _threads(vqa), Progress("vqa train", vqa.optimizer.steps, unit="steps") as progress:
 
         def show(step: int, figures: Mapping[str, float]) -> None:
-            progress.advance(step - progress.done, loss=round(figures["lm"], 4))
+            loss = {"loss": round(figures["lm"], 4)} if "lm" in figures else {}  # none where each step was skipped
+            progress.advance(step - progress.done, **loss)
 
         counts = finetune_vqa_model(out, start, read, vqa, show)
     typer.echo(json.dumps(counts), err=True)

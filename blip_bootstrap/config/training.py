@@ -39,6 +39,10 @@ class OptimizerConfig(Section):
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     clip_norm: Positive | None = 1.0
+    max_skipped_steps: Count = Field(
+        10, json_schema_extra=SPEED,
+        description="a step whose loss or gradient is not finite is skipped; after so many in a row training fails",
+    )  # fmt: skip
     seed: int = 0
     device: Device = "auto"
     dtype: Dtype = Field("float32", description="auto: bfloat16 where the device is fast at it; weights stay float32")

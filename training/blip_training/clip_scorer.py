@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from blip_bootstrap.errors import CheckpointError
 from blip_training.checkpoint import read_json
+from blip_training.finite import check_finite
 from blip_training.sources import resolve_source
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        check_finite(model.state_dict(), folder)
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
         return model, processor, AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:

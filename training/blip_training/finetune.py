@@ -58,9 +58,10 @@ def finetune_captioner_model(
         if best:
             best.look(step + 1, last=step + 1 == config.optimizer.steps)
 
+    figures = best.figures() if best else {}
     if worker.first:
         save_captioner(out, best.best if best else med, tokenizer)
-    return {"human_captions": data.num_samples, **run.finish(), **(best.figures() if best else {})}
+    return {"human_captions": data.num_samples, **run.finish(), **figures}
 
 
 def finetune_filter_model(
@@ -92,14 +93,15 @@ def finetune_filter_model(
                 if step >= config.itm.start_step:
                     losses["itm"] = contrast.itm(part, states, itc, run.generator)
             run.backward(losses)
-        run.update(alpha=alpha, temperature=med.temperature.detach())
-        contrast.follow()
+        if run.update(alpha=alpha, temperature=med.temperature.detach()):
+            contrast.follow()
         if best:
             best.look(step + 1, last=step + 1 == config.optimizer.steps)
 
+    figures = best.figures() if best else {}
     if worker.first:
         save_filter(out, best.best if best else med, tokenizer)
-    return {"human_captions": data.num_samples, **run.finish(), **(best.figures() if best else {})}
+    return {"human_captions": data.num_samples, **run.finish(), **figures}
 
 
 def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcConfig) -> Tensor:

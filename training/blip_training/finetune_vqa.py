@@ -53,11 +53,12 @@ def finetune_vqa_model(
         if best:
             best.look(step + 1, last=step + 1 == config.optimizer.steps)
 
+    figures = best.figures() if best else {}
     if best:
         vqa.load_state_dict(best.best.state_dict())
     if worker.first:
         save_vqa(out, vqa, tokenizer)
-    return {"questions": data.num_samples, **run.finish(), **(best.figures() if best else {})}
+    return {"questions": data.num_samples, **run.finish(), **figures}
 
 
 def start_vqa(source: Path | str, config: VqaConfig, worker: Worker) -> tuple[Vqa, Tokenizer]:

@@ -218,7 +218,7 @@ class Contrast:
         return found.loss * self._itm_shares[part.number]
 
     def follow(self) -> None:
-        """After an optimizer step: its features into the queue, the temperature in range, the momentum one step on."""
+        """After a step that was taken: its features into the queue, temperature in range, momentum one step on."""
         self.queue.push(*self._slow)
         self.med.clamp_temperature(self.itc_config.min_temperature)
         self.momentum.update(self.med)

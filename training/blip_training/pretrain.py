@@ -56,8 +56,8 @@ def pretrain_model(
                     losses["itm"] = contrast.itm(part, states, itc, run.generator, keys)
                 lm = lm_loss(med, states, part.ids, part.mask, 0, config.label_smoothing, keys)
             run.backward(losses | {"lm": lm * part.lm_share})
-        run.update(alpha=alpha, temperature=med.temperature.detach())
-        contrast.follow()
+        if run.update(alpha=alpha, temperature=med.temperature.detach()):
+            contrast.follow()
 
     if worker.first:
         save_med(out, med, tokenizer, {"pretrained_steps": run.step})
