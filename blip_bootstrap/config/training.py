@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blip_bootstrap.config.model import ModelConfig
 from blip_bootstrap.config.sections import (
+    LATER,
     SPEED,
     Count,
     Device,
@@ -113,6 +114,10 @@ class FinetuneConfig(Section):
     """Fine-tuning of a captioner or filter on the human set (section 3.3), or one that is given."""
 
     checkpoint: str | None = Field(None, description="a given model: folder, .pth or hub name; no fine-tuning then")
+    image_size: Count | None = Field(
+        None, json_schema_extra=LATER,
+        description="px of the tuned model's pictures; default: as pre-trained (paper: 384; store them as large)",
+    )  # fmt: skip
     optimizer: OptimizerConfig = OptimizerConfig(steps=5000, lr=1e-5, warmup_steps=0, batch_size=256)
     itc: ItcConfig = ItcConfig(queue_size=57_600, alpha_ramp_steps=0)
     itm: ItmConfig = ItmConfig()
@@ -128,6 +133,12 @@ class FinetuneConfig(Section):
     )
     validate_every_steps: NonNegative = Field(0, description="0: keep the last; else keep the best on validation")
     num_workers: Count = Field(1, description="training processes that share each batch")
+
+    @model_validator(mode="after")
+    def _is_tuned(self) -> FinetuneConfig:
+        if self.checkpoint and self.image_size:
+            raise ValueError("image_size is of fine-tuning; a given checkpoint keeps its own, leave image_size out")
+        return self
 
 
 class VqaConfig(Section):

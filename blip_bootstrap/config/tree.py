@@ -71,6 +71,15 @@ class Config(Section):
         return spread
 
     @model_validator(mode="after")
+    def _has_whole_patches(self) -> Config:
+        vision = self.pretrain.model.vision
+        for name, section in (("captioner", self.captioner), ("filter", self.filter)):
+            if vision.kind == "vit" and (section.image_size or 0) % vision.patch_size:
+                given = f"{name}.image_size {section.image_size}"
+                raise ValueError(f"{given} is not a multiple of pretrain.model.vision.patch_size {vision.patch_size}")
+        return self
+
+    @model_validator(mode="after")
     def _has_references(self) -> Config:
         if self.evaluate.wants_references and not self.human:
             raise ValueError("evaluate.rerank_by lm needs a human set (human)")

@@ -27,7 +27,8 @@ def finetune_captioner_model(
 ) -> dict[str, int | float]:
     """Fine-tune `previous_model` to write captions, and save it in `out` (transformers' format where the ViT fits).
 
-    The loss is LM on `config.prompt` and the caption; the prompt's tokens are no targets. Resumes like
+    Pictures have `config.image_size`, to which the position embeddings are interpolated, as the paper does. The loss is
+    LM on `config.prompt` and the caption; the prompt's tokens are no targets. Resumes like
     `pretrain_model`. Raises CheckpointError where the model cannot decode, InputError where `human` has no caption.
     """
     worker = this_worker(config.optimizer.device)
@@ -137,6 +138,6 @@ def _best(
 
 
 def _start(source: Path | str, capability: str, config: FinetuneConfig, worker: Worker) -> tuple[Med, Tokenizer]:
-    med, tokenizer = load_med(source, worker.device)
+    med, tokenizer = load_med(source, worker.device, config.image_size)
     require(med, capability, source)
     return prepare(med, config.optimizer), tokenizer
