@@ -56,6 +56,7 @@ def round_metrics(
     - with a truth file: `caption_truth` (true texts of the kept ones), and more, see `truth_figures`;
     - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
     - the same for each control, as `<arm>_<figure>`;
+    - `same_pictures`: the pictures that are in two sets at once, by kind, and those that training leaves out;
     - `seconds`: of each step, by what it made.
     """
     folder = records.round_folder(root, number)
@@ -68,7 +69,8 @@ def round_metrics(
     found |= _numbers((evaluation or folder / "evaluation") / "metrics.json")
     for arm in sorted((controls or folder / "controls").glob("*/metrics.json")):
         found |= {f"{arm.parent.name}_{name}": value for name, value in _numbers(arm).items()}
-    return found | {"seconds": _seconds(root, number)}
+    same = records.read_json(root / "same_pictures" / "MANIFEST.json") or {}
+    return found | {"same_pictures": same.get("counts", {}), "seconds": _seconds(root, number)}
 
 
 def truth_figures(connection: duckdb.DuckDBPyConnection, judged: pa.Table) -> dict[str, Any]:

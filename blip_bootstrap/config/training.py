@@ -99,6 +99,11 @@ class PretrainConfig(Section):
     human_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of each batch from the human set; 0: in proportion to its size"
     )
+    hold_out_validation: bool = Field(
+        False, json_schema_extra=LATER,
+        description="not trained on the tenth of the human set that fine-tuning chooses its best step by; on by itself "
+        "where captioner or filter set validate_every_steps",
+    )  # fmt: skip
     start_from: Literal["scratch", "previous"] = Field("scratch", description="the paper: scratch (Table 13)")
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
     crop_area: CropArea = Field(

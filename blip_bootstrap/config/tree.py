@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from blip_bootstrap.config.capfilt import CaptionConfig, SelectConfig
-from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig
+from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, SamePicturesConfig
 from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.sections import Count, Section
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
@@ -38,6 +38,7 @@ class Config(Section):
     download: DownloadConfig = DownloadConfig()
     human: AnnotatedSet | None = None
     held_out: AnnotatedSet | None = None
+    same_pictures: SamePicturesConfig = SamePicturesConfig()
     truth: Path | None = Field(None, description="JSON lines of what is really in the pictures: for measuring alone")
     pretrain: PretrainConfig = PretrainConfig()
     captioner: FinetuneConfig = FinetuneConfig()
@@ -70,6 +71,19 @@ class Config(Section):
                     node[path[-1]] = {"seed": data["seed"], **leaf}
         return spread
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_validation(cls, data: Any) -> Any:
+        """Where a fine-tuning chooses its best step by a tenth of the human set, pre-training leaves that tenth out."""
+        if not isinstance(data, Mapping) or not any(_validates(data.get(name)) for name in ("captioner", "filter")):
+            return data
+        pretrain = data.get("pretrain", {})
+        if isinstance(pretrain, PretrainConfig) and "hold_out_validation" not in pretrain.model_fields_set:
+            return {**data, "pretrain": pretrain.model_copy(update={"hold_out_validation": True})}
+        return (
+            {**data, "pretrain": {"hold_out_validation": True, **pretrain}} if isinstance(pretrain, Mapping) else data
+        )
+
     @model_validator(mode="after")
     def _has_whole_patches(self) -> Config:
         vision = self.pretrain.model.vision
@@ -84,6 +98,12 @@ class Config(Section):
         if self.evaluate.wants_references and not self.human:
             raise ValueError("evaluate.rerank_by lm needs a human set (human)")
         return self
+
+
+def _validates(section: Any) -> bool:
+    """Whether a section, not yet read or read, fine-tunes and looks at a validation part."""
+    given = section if isinstance(section, Mapping) else vars(section) if isinstance(section, FinetuneConfig) else {}
+    return given.get("validate_every_steps") not in (None, 0, "0", False) and not given.get("checkpoint")
 
 
 _SEEDED = (

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_training.images import CROP_AREA, Augment, augment_image, augment_view, names_a_side, to_pixels
+from blip_training.left_out import LeftOut
 from blip_training.pictures import decode_image
-from blip_training.shards import Sample, Shard, Stream, annotated_shards, web_shards
+from blip_training.shards import Part, Sample, Shard, Stream, annotated_shards, web_shards
 
 CACHE_BYTES = 2 << 30
 
@@ -104,8 +105,11 @@ class TrainingData:
         self.web, self.human = Stream(web, 2 * feed.seed), Stream(human, 2 * feed.seed + 1)
         self.num_samples = self.web.num_samples + self.human.num_samples
         if not self.num_samples:
+            left_out = sum(len(shards[0].left_out) for shards in (web, human) if shards)
+            say = f"; {left_out} pictures that another set has too are left out (same_pictures.leave_out)"
             raise InputError(
                 f"no training pairs in {_folders(web) or 'no web set'} and {_folders(human) or 'no human set'}"
+                + (say if left_out else "")
             )
         self.human_share = self._share()
         self._cache = PictureCache(feed.cache_bytes)
@@ -225,13 +229,17 @@ class PictureCache:
         return made
 
 
-def open_training_data(images: Path | None, pairs: Path | None, human: Path | None, feed: Feed) -> TrainingData:
-    """Web pairs (`images` joined with `pairs`, kept rows only) and the human set; either may be None.
+def open_training_data(
+    images: Path | None, pairs: Path | None, human: Path | None, feed: Feed, part: Part = "all",
+    left_out: LeftOut | None = None,
+) -> TrainingData:  # fmt: skip
+    """Web pairs (`images` joined with `pairs`, kept rows only) and `part` of the human set; either may be None.
 
     Raises InputError where there is no pair in either, or a pairs file has no image file.
     """
-    web = web_shards(images, pairs) if images and pairs else []
-    return TrainingData(web, annotated_shards(human) if human else [], feed)
+    left_out = left_out or LeftOut()
+    web = web_shards(images, pairs, left_out.web) if images and pairs else []
+    return TrainingData(web, annotated_shards(human, part, left_out.human) if human else [], feed)
 
 
 def _folders(shards: Sequence[Shard]) -> str:

@@ -9,6 +9,7 @@ import torch
 from blip_bootstrap.config import PretrainConfig
 from blip_training.checkpoint import load_med, save_med
 from blip_training.data import open_training_data
+from blip_training.left_out import read_left_out
 from blip_training.loop import Run, alpha_at, prepare
 from blip_training.losses import lm_loss
 from blip_training.med import Med
@@ -21,13 +22,15 @@ from blip_training.workers import Worker, this_worker
 
 def pretrain_model(
     out: Path, images: Path | None, pairs: Path | None, human: Path | None, config: PretrainConfig,
-    progress: Progress | None = None, previous: Path | str | None = None,
+    progress: Progress | None = None, previous: Path | str | None = None, same_pictures: Path | None = None,
 ) -> dict[str, int | float]:  # fmt: skip
     """Train a model on web pairs (`images` with `pairs`, kept rows) and the human set; save it in `out`.
 
-    Either set may be None. The model starts from scratch, or with `start_from: previous` from `previous`. A killed run
-    goes on from the checkpoint in `out` and gives the same losses. Under torch.distributed every process calls this.
-    Returns the counts and the last figures. Raises InputError where there is no pair or a picture is broken.
+    Either set may be None. Not trained on are the pictures that the table in `same_pictures` leaves out and, with
+    `hold_out_validation`, the tenth of the human set that fine-tuning validates on. The model starts from scratch, or
+    with `start_from: previous` from `previous`. A killed run goes on from the checkpoint in `out` and gives the same
+    losses. Under torch.distributed every process calls this. Returns the counts and the last figures. Raises InputError
+    where there is no pair or a picture is broken.
     """
     worker = this_worker(config.optimizer.device)
     med, tokenizer = start_model(config, previous, worker)
@@ -35,7 +38,8 @@ def pretrain_model(
     feed = feed_of(
         med, config.optimizer, worker, config.augment, config.human_share, config.augment_views, config.crop_area
     )
-    data = open_training_data(images, pairs, human, feed)
+    left_out = read_left_out(same_pictures)
+    data = open_training_data(images, pairs, human, feed, "train" if config.hold_out_validation else "all", left_out)
     if worker.first:
         warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)])
     kept = {"momentum": contrast.momentum, "queue": contrast.queue}
