@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -75,22 +76,23 @@ def pretrain_into(out: Path, world: Path, progress: Any = None, **changes: objec
 def test_a_skipped_step_leaves_no_trace_in_weights_moments_momentum_queue_or_log(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: float
 ) -> None:
-    """The checkpoints before and after it differ in the number of the step and in nothing else."""
+    """What the fourth step finds is what the fifth one finds again."""
     poison(monkeypatch, pretrain, "lm_loss", 4, by=by)
-    found: dict[int, dict[str, Any]] = {}
+    found: list[dict[str, Any]] = [{}]
+    update = Run.update
 
-    def look(step: int, figures: object) -> None:
-        if (tmp_path / "checkpoint.pt").exists():
-            found[step - 1] = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    def look(run: Run, **figures: Any) -> bool:
+        state = copy.deepcopy(run._weights())
+        found.append(state | {"moments": state["optimizer"]["state"]})  # its groups hold the step's learning rate
+        return update(run, **figures)
 
-    counts = pretrain_into(tmp_path, world, look, steps=6, checkpoint_every_steps=1)
+    monkeypatch.setattr(Run, "update", look)
+    counts = pretrain_into(tmp_path, world, steps=6)
     assert counts["skipped_steps"] == 1
-    assert found[4]["step"] == 4
-    for state in found.values():
-        state["moments"] = state["optimizer"]["state"]  # its groups hold the step's learning rate
     for part in ("model", "momentum", "queue", "moments"):
-        assert same(found[3][part], found[4][part])
-        assert not same(found[4][part], found[5][part])
+        assert same(found[4][part], found[5][part])
+        assert not same(found[3][part], found[4][part])
+        assert not same(found[5][part], found[6][part])
     assert [row.get("skipped_steps") for row in rows_of(tmp_path)] == [None, None, None, 1, 1, 1]
     assert ["lm" in row for row in rows_of(tmp_path)] == [True, True, True, False, True, True]
     assert not not_finite(load_med(tmp_path)[0].state_dict())
@@ -110,12 +112,12 @@ def test_a_gradient_that_is_not_finite_is_enough(tmp_path: Path) -> None:
     """The loss is 0, its gradient is not: sqrt at 0."""
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
-    run = Run(tmp_path, module, optimizer_config(steps=2), CPU)
+    run = Run(tmp_path, module, optimizer_config(steps=1), CPU)
     for _ in run.count():
         run.backward({"root": module(torch.ones(1, 1)).sqrt().sum()})
         assert not run.update()
     assert module.weight.item() == 0.0
-    assert run.finish()["skipped_steps"] == 2
+    assert run.finish()["skipped_steps"] == 1
 
 
 def test_too_many_in_a_row_end_the_training_and_leave_the_last_good_checkpoint(
@@ -130,15 +132,15 @@ def test_too_many_in_a_row_end_the_training_and_leave_the_last_good_checkpoint(
     assert told.value.exit_code == 1
     assert not (tmp_path / "model.safetensors").exists()
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 4
+    assert state["step"] == 2  # that of step 4, after a skipped one, was not written
     assert not not_finite(state)
     monkeypatch.undo()
     counts = pretrain_into(tmp_path, world, steps=20, checkpoint_every_steps=2, max_skipped_steps=3)
-    assert (counts["steps"], counts["skipped_steps"]) == (20, 1)
+    assert (counts["steps"], counts["skipped_steps"]) == (20, 0)
 
 
-def test_steps_in_a_row_are_counted_on_after_a_kill(tmp_path: Path) -> None:
-    """Skipped in a row: one before the kill, and the second one after it ends the training."""
+def test_a_kill_amid_skipped_steps_changes_nothing(tmp_path: Path) -> None:
+    """The checkpoint is that before the first of them, and the second one ends the training again."""
 
     def go(kill: bool) -> None:
         module = nn.Linear(1, 1)
@@ -152,6 +154,38 @@ def test_steps_in_a_row_are_counted_on_after_a_kill(tmp_path: Path) -> None:
     go(kill=True)
     with pytest.raises(RunFailed, match="2 steps in a row up to step 4"):
         go(kill=False)
+
+
+def test_a_checkpoint_that_was_due_amid_skipped_steps_is_made_after_them(tmp_path: Path) -> None:
+    module, steps = nn.Linear(1, 1), []
+    run = Run(tmp_path, module, optimizer_config(steps=9, checkpoint_every_steps=4), CPU)
+    for step in run.count():
+        run.backward({"own": module(torch.ones(1, 1)).sum() * (math.nan if step + 1 in (3, 4, 5) else 1.0)})
+        run.update()
+        if (tmp_path / "checkpoint.pt").exists():
+            steps.append((step + 1, torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]))
+    assert steps == [(7, 6), (8, 6), (9, 8)]
+
+
+@pytest.mark.parametrize(("skipped", "fails"), [((7,), False), ((8,), False), ((6, 7), False), ((7, 8), True)])
+def test_weights_after_which_no_loss_was_finite_are_no_model(
+    tmp_path: Path, skipped: tuple[int, ...], fails: bool
+) -> None:
+    """A training of eight steps; one bad batch at the end is no reason, two are."""
+    module = nn.Linear(1, 1)
+    run = Run(tmp_path, module, optimizer_config(steps=8), CPU)
+
+    def go() -> None:
+        for step in run.count():
+            run.backward({"own": module(torch.ones(1, 1)).sum() * (math.nan if step + 1 in skipped else 1.0)})
+            run.update()
+
+    if fails:
+        with pytest.raises(RunFailed, match="2 steps in a row up to step 8"):
+            go()
+    else:
+        go()
+        assert run.finish()["skipped_steps"] == len(skipped)
 
 
 @pytest.mark.parametrize("broken_at", [1, 2, 4])

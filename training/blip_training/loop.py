@@ -109,7 +109,7 @@ class Run:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.modules = {"model": med, **(kept or {})}
         self.log = TrainingLog(out / METRICS, worker.first, progress)
-        self.step = 0
+        self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()
 
@@ -155,27 +155,36 @@ class Run:
         else:
             self.log.skip(self.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.log.skipped_in_a_row >= self.config.max_skipped_steps:
-            in_a_row = f"{self.log.skipped_in_a_row} steps in a row" if self.log.skipped_in_a_row > 1 else "a step"
-            raise self._diverged(f"loss or gradient of {in_a_row} up to step {self.step + 1} are not finite")
+        self._check_skipped()
         return taken
 
+    def _check_skipped(self) -> None:
+        """Raise RunFailed where too many steps in a row were skipped; at the end two are: the weights are in doubt."""
+        in_a_row, last = self.log.skipped_in_a_row, self.step + 1 == self.config.steps
+        if in_a_row >= (min(2, self.config.max_skipped_steps) if last else self.config.max_skipped_steps):
+            steps = f"{in_a_row} steps in a row" if in_a_row > 1 else "a step"
+            raise self._diverged(f"loss or gradient of {steps} up to step {self.step + 1} are not finite")
+
     def _diverged(self, what: str) -> RunFailed:
-        kept = "its last checkpoint, whose weights are finite, is kept" if (self.out / CHECKPOINT).exists() else ""
+        kept = "its last good checkpoint is kept" if (self.out / CHECKPOINT).exists() else ""
         advice = "lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.clip_norm"
         return RunFailed("; ".join(part for part in (f"the training diverged: {what}", advice, kept) if part))
 
     def _close_step(self) -> None:
         self.step += 1
         last = self.step == self.config.steps
-        saves = last or self.step % self.config.checkpoint_every_steps == 0
+        self._due = last or self._due or self.step % self.config.checkpoint_every_steps == 0
+        # Amid skipped steps the weights may be what makes the losses NaN: the checkpoint waits for a finite loss.
+        saves = self._due and (last or not self.log.skipped_in_a_row)
         if saves and (names := not_finite(self._weights())):  # on every worker, so that none waits for another
             raise self._diverged(f"{len(names)} weights are not finite after step {self.step} ({names[0]})")
         if last or self.step % self.config.log_every_steps == 0:
             self.log.sums = average(self.log.sums, self.worker.world)
             self.log.write(self.step, self.config.batch_size)
-        if self.worker.first and saves and not last:
-            self._save()
+        if saves and not last:
+            self._due = False
+            if self.worker.first:
+                self._save()
 
     def _weights(self) -> dict[str, Any]:
         weights: dict[str, Any] = {name: module.state_dict() for name, module in self.modules.items()}
