@@ -56,6 +56,7 @@ def find_alarms(audits: Audits, root: Path, number: int) -> list[Alarm]:
         _flags(audits("flags").table.to_pylist(), number),
         _held_out(root, number),
         _itm(root, number),
+        _skipped(root, number),
     )
     return [Alarm(number, name, message) for check in checks for name, message in check]
 
@@ -122,3 +123,13 @@ def _itm(root: Path, number: int) -> Iterator[tuple[str, str]]:
     last = losses[-max(1, len(losses) // 5) :]
     if len(losses) >= 5 and abs(sum(last) / len(last) - IDLE_ITM_LOSS) < 0.01:
         yield "itm_idle", f"the ITM loss rests at {sum(last) / len(last):.3f}: it has not learned to match"
+
+
+def _skipped(root: Path, number: int) -> Iterator[tuple[str, str]]:
+    """Trainings of the round that skipped steps because loss or gradient were not finite: close to diverging."""
+    for name in ("model", "captioner", "filter"):
+        manifest = records.read_json(records.round_folder(root, number) / name / "MANIFEST.json") or {}
+        counts = manifest.get("counts") or {}
+        if skipped := counts.get("skipped_steps"):
+            of_all = f"{skipped:,} of {counts.get('steps', 0):,} steps"
+            yield "skipped_steps", f"{of_all} of the {name} were skipped: their loss or gradient was not finite"

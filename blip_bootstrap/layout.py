@@ -49,6 +49,7 @@ class Layout:
         self.images = Artifact("images", self.root / "images", config.download)
         self.human_list, self.human = self._annotated("human", config.human)
         self.held_out_list, self.held_out = self._annotated("held_out", config.held_out)
+        self.same_pictures = self._same_pictures()
         self.truth = Artifact("truth", config.truth, given=True) if config.truth else None
         trains = config.pretrain.optimizer.steps > 0
         self.model = self._made("model", config.pretrain) if trains else None
@@ -77,6 +78,14 @@ class Layout:
         if section is None:
             return None, None
         return Artifact(f"list {name}", section.path, given=True), Artifact(name, self.root / name, section)
+
+    def _same_pictures(self) -> Artifact | None:
+        """Where there is something to compare, and a training that could leave it out."""
+        given = self.config.captioner.checkpoint and self.config.filter.checkpoint
+        trains = self.config.pretrain.optimizer.steps > 0 or (self.number and not given)
+        if not trains or not (self.human or self.held_out):
+            return None
+        return Artifact("same_pictures", self.root / "same_pictures", self.config.same_pictures)
 
     def _finetuned(self, name: str, section: FinetuneConfig) -> Artifact:
         if section.checkpoint:

@@ -61,6 +61,7 @@ def round_metrics(
     - with a truth file: `caption_truth` (true texts of the kept ones), and more, see `truth_figures`;
     - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
     - the same for each control, as `<arm>_<figure>`;
+    - `same_pictures`: the pictures that are in two sets at once, by kind, and those that training leaves out;
     - `seconds`: of each step, by what it made.
     """
     folder = records.round_folder(root, number)
@@ -74,7 +75,8 @@ def round_metrics(
     for arm in ARMS:
         figures = _numbers((controls or folder / "controls") / arm / "metrics.json")
         found |= {f"{arm}_{name}": value for name, value in figures.items()}
-    return found | {"seconds": _seconds(root, number)}
+    same = records.read_json(root / "same_pictures" / "MANIFEST.json") or {}
+    return found | {"same_pictures": same.get("counts", {}), "seconds": _seconds(root, number)}
 
 
 def truth_figures(connection: duckdb.DuckDBPyConnection, judged: pa.Table) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
     from blip_pipelines.caption import caption_and_score
     from blip_pipelines.download import download_images
     from blip_pipelines.launch_training import evaluate, finetune_captioner, finetune_filter, pretrain, train_controls
+    from blip_pipelines.same_pictures import find_same_pictures
 
     at, make = Layout(config, number), Maker(config, say)
     make(at.images, download_images, *at.urls)
@@ -106,21 +107,24 @@ def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
         raise NothingLeft(f"images: {lost}; the same command tries all of them again")
     make(at.human, ingest_annotated, at.human_list)
     make(at.held_out, ingest_annotated, at.held_out_list)
+    make(at.same_pictures, find_same_pictures, at.images, at.human, at.held_out)
+    of_human, of_all = _left_out(at.same_pictures, "human"), _left_out(at.same_pictures, "human", "web")
     if number == 0:
         make(at.pairs, take_web_pairs, at.images)
     else:
-        make(at.captioner, finetune_captioner, at.previous_model, at.human)
-        make(at.filter, finetune_filter, at.previous_model, at.human)
+        make(at.captioner, finetune_captioner, at.previous_model, at.human, of_human)
+        make(at.filter, finetune_filter, at.previous_model, at.human, of_human)
         make(at.captions, caption_and_score, at.images, at.captioner, at.filter)
         make(at.pairs, select_pairs, at.captions)
     if (lost := no_pairs(_counts(at.pairs))) and not (at.model and at.human):
         _write_pages(at, make, run)
         use = "to train on, and no human set" if at.model else "to give out"
         raise NothingLeft(f"{at.pairs.name}: {lost}, so there is no pair {use}; what was made before it is kept")
-    make(at.model, pretrain, at.images, at.pairs, at.human, _start(at, config))
+    make(at.model, pretrain, at.images, at.pairs, at.human, _start(at, config), of_all)
     make(at.evaluation, evaluate, at.model, at.held_out, None, at.references)
     make(at.truth_pairs, oracle_pairs, at.images, at.captions, at.truth)
-    make(at.controls, train_controls, at.images, at.captions, at.pairs, at.human, at.held_out, at.truth_pairs)
+    arms = at.images, at.captions, at.pairs, at.human, at.held_out, at.truth_pairs, of_all
+    make(at.controls, train_controls, *arms)
     _write_pages(at, make, run, at.model, at.evaluation, at.controls)
     return Path(at.report.path)
 
@@ -146,6 +150,12 @@ def _counts(made: Artifact) -> Mapping[str, Any]:
     """What the step counted that made it."""
     counts: Mapping[str, Any] = (read_manifest(made) or {}).get("counts", {})
     return counts
+
+
+def _left_out(same_pictures: Artifact | None, *sets: str) -> Artifact | None:
+    """The table of same pictures as an input, where training leaves some of these sets out: else it decides nothing."""
+    counts = ((read_manifest(same_pictures) or {}) if same_pictures else {}).get("counts", {})
+    return same_pictures if any(counts.get(f"left_out_{name}") for name in sets) else None
 
 
 def _start(at: Layout, config: Config) -> Artifact | None:

@@ -102,6 +102,7 @@ ANNOTATED = Table(
         Column("status", pa.string(), "success, failed_to_download or failed_to_resize"),
         Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
         Column("error_message", pa.string(), "null where status is success"),
+        Column("sha256", pa.string(), "hex digest of the file as read; null where status is not success"),
         Column("jpg", pa.binary(), "encoded picture; null where status is not success"),
     ),
 )
@@ -155,6 +156,19 @@ PAIRS = Table(
         ),
     ),
     repeating=("source", "candidate", "kept", "reason"),
+)
+
+SAME_PICTURES = Table(
+    "same_pictures",
+    "one row per picture that is in two sets at once, by the sha256 of its bytes",
+    (
+        Column("set", pa.string(), "web or human: the set that it would be trained on from"),
+        Column("key", pa.string(), "its key there, as in `images` or `human`"),
+        Column("same_as", pa.string(), "held_out or human: the set that it is also in"),
+        Column("same_key", pa.string(), "its key in that set"),
+        Column("left_out", pa.bool_(), "true: it is not trained on"),
+    ),
+    repeating=("set", "same_as", "left_out"),
 )
 
 LANGUAGES = Table(

@@ -94,7 +94,8 @@ def train(
         def show(step: int, figures: Mapping[str, float]) -> None:
             if goes_on and not progress.done:
                 progress.begin(step)
-            progress.update(step, loss=round(figures["lm"], 4))
+            loss = {"loss": round(figures["lm"], 4)} if "lm" in figures else {}  # none where each step was skipped
+            progress.update(step, **loss)
 
         counts = finetune_vqa_model(out, start, read, vqa, show)
     typer.echo(json.dumps(counts), err=True)

@@ -1,7 +1,7 @@
 """One frozen configuration tree, from YAML and `--set a.b=c`; every mistake is listed at once."""
 
 from blip_bootstrap.config.capfilt import CaptionConfig, SamplerConfig, SelectConfig
-from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, UrlList
+from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, SamePicturesConfig, UrlList
 from blip_bootstrap.config.load import dump_yaml, load_config
 from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
@@ -38,6 +38,7 @@ __all__ = [
     "PretrainConfig",
     "RayConfig",
     "ReportConfig",
+    "SamePicturesConfig",
     "SamplerConfig",
     "Section",
     "SelectConfig",

@@ -92,6 +92,18 @@ class AnnotatedSet(PictureRule):
     rows_per_shard: ShardRows = 10_000
 
 
+SameKind = Literal["held_out_in_human", "held_out_in_web", "human_in_web"]
+
+
+class SamePicturesConfig(Section):
+    """Pictures that are in two sets at once, by their bytes: they are told, and may be left out of training."""
+
+    leave_out: tuple[SameKind, ...] = Field(
+        ("held_out_in_human", "held_out_in_web", "human_in_web"),
+        description="what no training sees: held-out pictures in the human set or the web's, human ones in the web's",
+    )
+
+
 class DownloadConfig(PictureRule):
     """Fetching and resizing the web's images; img2dataset's functions and meanings."""
 

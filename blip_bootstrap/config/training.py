@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blip_bootstrap.config.model import ModelConfig
 from blip_bootstrap.config.sections import (
@@ -20,6 +20,8 @@ from blip_bootstrap.config.sections import (
     Section,
     Source,
 )
+
+CropArea = Annotated[float, Field(gt=0, le=1)]
 
 
 class OptimizerConfig(Section):
@@ -40,6 +42,10 @@ class OptimizerConfig(Section):
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     clip_norm: Positive | None = 1.0
+    max_skipped_steps: Count = Field(
+        10, json_schema_extra=SPEED,
+        description="a step whose loss or gradient is not finite is skipped; after so many in a row training fails",
+    )  # fmt: skip
     seed: int = 0
     device: Device = "auto"
     dtype: Dtype = Field("float32", description="auto: bfloat16 where the device is fast at it; weights stay float32")
@@ -95,8 +101,16 @@ class PretrainConfig(Section):
     human_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of each batch from the human set; 0: in proportion to its size"
     )
+    hold_out_validation: bool = Field(
+        False, json_schema_extra=LATER,
+        description="not trained on the tenth of the human set that fine-tuning chooses its best step by; on by itself "
+        "where captioner or filter set validate_every_steps",
+    )  # fmt: skip
     start_from: Literal["scratch", "previous"] = Field("scratch", description="the paper: scratch (Table 13)")
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    crop_area: CropArea = Field(
+        0.2, description="the least share of a picture that augmentation's crop keeps (the released code: .2)"
+    )
     augment_views: NonNegative = Field(
         0, description="frozen image stem: so many augmented views of a picture, their grids kept; 0: always new ones"
     )
@@ -107,6 +121,10 @@ class FinetuneConfig(Section):
     """Fine-tuning of a captioner or filter on the human set (section 3.3), or one that is given."""
 
     checkpoint: Source | None = Field(None, description="a given model: folder, .pth or hub name; no fine-tuning then")
+    image_size: Count | None = Field(
+        None, json_schema_extra=LATER,
+        description="px of the tuned model's pictures; default: as pre-trained (paper: 384; store them as large)",
+    )  # fmt: skip
     optimizer: OptimizerConfig = OptimizerConfig(steps=5000, lr=1e-5, warmup_steps=0, batch_size=256)
     itc: ItcConfig = ItcConfig(queue_size=57_600, alpha_ramp_steps=0)
     itm: ItmConfig = ItmConfig()
@@ -116,11 +134,18 @@ class FinetuneConfig(Section):
         0.0, description="captioner: share of the words read in training that are unknown to it; for small human sets"
     )
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    crop_area: CropArea = Field(0.5, description="the least share of a picture that augmentation's crop keeps")
     augment_views: NonNegative = Field(
         0, description="frozen image stem: so many augmented views of a picture, their grids kept; 0: always new ones"
     )
     validate_every_steps: NonNegative = Field(0, description="0: keep the last; else keep the best on validation")
     num_workers: Count = Field(1, description="training processes that share each batch")
+
+    @model_validator(mode="after")
+    def _is_tuned(self) -> FinetuneConfig:
+        if self.checkpoint and self.image_size:
+            raise ValueError("image_size is of fine-tuning; a given checkpoint keeps its own, leave image_size out")
+        return self
 
 
 class VqaConfig(Section):
@@ -141,6 +166,7 @@ class VqaConfig(Section):
     )
     label_smoothing: Fraction = 0.1
     augment: Literal["none", "crop", "randaugment"] = "randaugment"
+    crop_area: CropArea = Field(0.5, description="the least share of a picture that augmentation's crop keeps")
     validate_every_steps: NonNegative = Field(
         0, description="0: keep the last; else keep the best on the questions of a tenth of the pictures"
     )

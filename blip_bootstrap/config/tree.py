@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from blip_bootstrap.config.capfilt import CaptionConfig, SelectConfig
-from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, PictureRule
+from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, PictureRule, SamePicturesConfig
 from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.sections import Count, LocalPath, Section
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
@@ -38,6 +38,7 @@ class Config(Section):
     download: DownloadConfig = DownloadConfig()
     human: AnnotatedSet | None = None
     held_out: AnnotatedSet | None = None
+    same_pictures: SamePicturesConfig = SamePicturesConfig()
     truth: LocalPath | None = Field(None, description="JSON lines of what is really in the pictures: to measure alone")
     pretrain: PretrainConfig = PretrainConfig()
     captioner: FinetuneConfig = FinetuneConfig()
@@ -80,11 +81,39 @@ class Config(Section):
         sets = {name: data.get(name) for name in ("human", "held_out")}
         return {**data, **{name: {**rule, **one} for name, one in sets.items() if isinstance(one, Mapping)}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_validation(cls, data: Any) -> Any:
+        """Where a fine-tuning chooses its best step by a tenth of the human set, pre-training leaves that tenth out."""
+        if not isinstance(data, Mapping) or not any(_validates(data.get(name)) for name in ("captioner", "filter")):
+            return data
+        pretrain = data.get("pretrain", {})
+        if isinstance(pretrain, PretrainConfig) and "hold_out_validation" not in pretrain.model_fields_set:
+            return {**data, "pretrain": pretrain.model_copy(update={"hold_out_validation": True})}
+        return (
+            {**data, "pretrain": {"hold_out_validation": True, **pretrain}} if isinstance(pretrain, Mapping) else data
+        )
+
+    @model_validator(mode="after")
+    def _has_whole_patches(self) -> Config:
+        vision = self.pretrain.model.vision
+        for name, section in (("captioner", self.captioner), ("filter", self.filter)):
+            if vision.kind == "vit" and (section.image_size or 0) % vision.patch_size:
+                given = f"{name}.image_size {section.image_size}"
+                raise ValueError(f"{given} is not a multiple of pretrain.model.vision.patch_size {vision.patch_size}")
+        return self
+
     @model_validator(mode="after")
     def _has_references(self) -> Config:
         if self.evaluate.wants_references and not self.human:
             raise ValueError("evaluate.rerank_by lm needs a human set (human)")
         return self
+
+
+def _validates(section: Any) -> bool:
+    """Whether a section, not yet read or read, fine-tunes and looks at a validation part."""
+    given = section if isinstance(section, Mapping) else vars(section) if isinstance(section, FinetuneConfig) else {}
+    return given.get("validate_every_steps") not in (None, 0, "0", False) and not given.get("checkpoint")
 
 
 _SEEDED = (

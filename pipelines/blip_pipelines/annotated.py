@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -117,7 +118,8 @@ def _ingest(row: Row, root: Path, store: HumanStore) -> Row:
         _, jpg = store(body)
     except PictureError as error:
         return _failed(row, "failed_to_resize", error.error_class, f"{row['name']}: {error.message}")
-    return row | {"status": "success", "error_class": None, "error_message": None, "jpg": jpg}
+    known = {"sha256": hashlib.sha256(body).hexdigest(), "jpg": jpg}
+    return row | {"status": "success", "error_class": None, "error_message": None} | known
 
 
 def _failed(row: Row, status: str, error_class: str, message: str) -> Row:

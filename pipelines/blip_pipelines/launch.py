@@ -30,7 +30,7 @@ METRICS = "metrics.jsonl"
 SCRATCH, OUTCOME = ".ray_train", "outcome.json"
 MAX_FAILURES = 3
 POLL_S = 0.5
-SHOWN = ("loss", "itc", "itm", "lm")
+SHOWN = ("loss", "itc", "itm", "lm", "skipped_steps")
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ def train(job: Training, config: RayConfig) -> Counts:
         counts = run_tasks([job], 1, gpu, config)[0] if plain else _run_trainer(job, gpu)
     if counts.get("itm_at_rest"):
         log.warning("%s: ITM learned nothing (its loss rests at 0.6365); see the README on collapse", job.name)
+    if skipped := counts.get("skipped_steps"):
+        log.warning("%s: %d of %d steps were skipped, their loss was not finite", job.name, skipped, job.steps)
     return counts
 
 

@@ -19,23 +19,29 @@ CONTROL_FIGURES = ("cider", "tr1", "ir1")
 
 
 def pretrain(
-    out: Path, images: Path | None, pairs: Path | None, human: Path | None, previous: Source | None = None, *,
-    config: PretrainConfig, ray: RayConfig,
+    out: Path, images: Path | None, pairs: Path | None, human: Path | None, previous: Source | None = None,
+    same_pictures: Path | None = None, *, config: PretrainConfig, ray: RayConfig,
 ) -> Counts:  # fmt: skip
     """Pre-train a model on web pairs and the human set (either may be None) into `out` (sections 3.2 and 4.1)."""
-    call = _call(call_pretrain, out, images, pairs, human, config, previous)
+    call = _call(call_pretrain, out, images, pairs, human, config, previous, same_pictures)
     return train(_job("pretrain", out, call, config), ray)
 
 
-def finetune_captioner(out: Path, previous: Source, human: Path, *, config: FinetuneConfig, ray: RayConfig) -> Counts:
+def finetune_captioner(
+    out: Path, previous: Source, human: Path, same_pictures: Path | None = None, *, config: FinetuneConfig,
+    ray: RayConfig,
+) -> Counts:  # fmt: skip
     """Fine-tune the previous model to write captions (section 3.3)."""
-    call = _call(call_captioner, out, previous, human, config)
+    call = _call(call_captioner, out, previous, human, config, same_pictures)
     return train(_job("captioner", out, call, config), ray)
 
 
-def finetune_filter(out: Path, previous: Source, human: Path, *, config: FinetuneConfig, ray: RayConfig) -> Counts:
+def finetune_filter(
+    out: Path, previous: Source, human: Path, same_pictures: Path | None = None, *, config: FinetuneConfig,
+    ray: RayConfig,
+) -> Counts:  # fmt: skip
     """Fine-tune the previous model to tell right texts from wrong ones (section 3.3)."""
-    call = _call(call_filter, out, previous, human, config)
+    call = _call(call_filter, out, previous, human, config, same_pictures)
     return train(_job("filter", out, call, config), ray)
 
 
@@ -55,7 +61,7 @@ def evaluate(
 
 def train_controls(
     out: Path, images: Path, captions: Path, pairs: Path, human: Path | None, held_out: Path,
-    truth_pairs: Path | None = None, *, config: TrainControlsConfig, ray: RayConfig,
+    truth_pairs: Path | None = None, same_pictures: Path | None = None, *, config: TrainControlsConfig, ray: RayConfig,
 ) -> Counts:  # fmt: skip
     """Train and measure the arms of Table 1 beside the round's model: the same settings and seed on other pairs.
 
@@ -67,7 +73,8 @@ def train_controls(
     jobs = []
     for arm in config.arms:
         arm_pairs = write_arm_pairs(out / arm / "pairs", arm, captions, pairs, truth_pairs)
-        call = _call(call_arm, out / arm, images, arm_pairs, human, held_out, config.pretrain, config.evaluate)
+        data = images, arm_pairs, human, held_out
+        call = _call(call_arm, out / arm, *data, config.pretrain, config.evaluate, same_pictures)
         jobs.append(_job(arm, out / arm / "model", call, config.pretrain))
     files, steps = [job.out / METRICS for job in jobs], sum(job.steps for job in jobs)
     with errors_in_one_line("controls"), following(files, "controls", steps):

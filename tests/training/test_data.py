@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.tables import IMAGES, parquet_files, write_parquet
 from blip_training.data import Feed, TrainingData, open_training_data
-from blip_training.images import OPERATIONS, augment_image, augment_view, decode_pixels, random_crop, to_pixels
+from blip_training.images import decode_pixels, to_pixels
 from blip_training.shards import Stream, annotated_shards, web_shards
 
 FEED = Feed(batch_size=16, image_size=32, seed=3)
@@ -204,11 +203,6 @@ def test_views_of_a_picture_are_kept_and_no_text_that_names_a_side_has_a_flipped
     assert views == {0, 2}
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_odd_views_are_flipped(number: int) -> None:
-    assert all(is_flipped(augment_view(sided(), number, "crop", random.Random(i))) == number % 2 for i in range(20))
-
-
 def copy(world: Path, to: Path) -> Path:
     for name in ("images", "pairs"):
         shutil.copytree(world / name, to / name)
@@ -262,38 +256,3 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
     for mode in ("L", "RGBA", "P", "LA", "1"):
         Image.new(mode, (8, 8)).save(tmp_path / "picture.png")
         assert decode_pixels((tmp_path / "picture.png").read_bytes(), 8, "here").shape == (3, 8, 8)
-
-
-def sided() -> Image.Image:
-    image = Image.new("RGB", (40, 40), "blue")
-    image.paste((255, 0, 0), (0, 0, 20, 40))
-    return image
-
-
-def is_flipped(image: Image.Image) -> bool:
-    left = to_pixels(image, 40)[0, :, 0].float().mean()
-    return bool(left < 128)
-
-
-@pytest.mark.parametrize("text", ["a red square left of a blue one", "Right: a blue square", "the leftmost is red"])
-def test_pictures_with_sides_in_their_text_are_never_flipped(text: str) -> None:
-    assert not any(is_flipped(augment_image(sided(), text, "crop", random.Random(i))) for i in range(40))
-
-
-def test_other_pictures_are_flipped_half_of_the_time() -> None:
-    flips = sum(is_flipped(augment_image(sided(), "red and blue", "crop", random.Random(i))) for i in range(200))
-    assert 70 < flips < 130
-
-
-def test_crops_are_half_of_the_area_or_more() -> None:
-    for i in range(100):
-        width, height = random_crop(Image.new("RGB", (100, 60)), random.Random(i)).size
-        assert 0.48 * 6000 <= width * height <= 6000
-        assert 0.7 < width / height < 1.4 or (width, height) == (100, 60)
-
-
-def test_every_operation_keeps_the_size_and_depends_on_its_generator_alone() -> None:
-    for operation in OPERATIONS:
-        one, other = (operation(sided(), random.Random(5)) for _ in range(2))
-        assert one.size == (40, 40)
-        assert one.tobytes() == other.tobytes()

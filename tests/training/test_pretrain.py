@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 
 from blip_bootstrap.config import ItmConfig, PretrainConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.tables import SAME_PICTURES, rows_to_table, write_parquet
 from blip_training.checkpoint import load_med
 from blip_training.pretrain import pretrain_model
+from blip_training.shards import Stream, web_shards
 from tests.drawn import pretrain_config, read_log, write_world
 
 
@@ -130,3 +133,26 @@ def test_the_next_model_may_go_on_from_the_last(world: Path, tmp_path: Path) -> 
     (tmp_path / "second").mkdir()
     pretrain_model(tmp_path / "second", world / "images", world / "pairs", None, on, previous=tmp_path / "first")
     assert read_log(tmp_path / "second")[0]["lm"] < 0.8 * read_log(tmp_path / "first")[0]["lm"]
+
+
+def test_the_validation_tenth_and_left_out_pictures_are_not_trained_on(world: Path, tmp_path: Path) -> None:
+    """By the counts that the training itself gives: two captions a human picture."""
+    config = pretrain_config(world, steps=1)
+    keys = [f"{at:010d}" for at in range(20)]
+    validation = [key for key in keys if zlib.crc32(key.encode()) % 10 == 0]
+    assert validation
+    web = {s.key for s in Stream(web_shards(world / "images", world / "pairs"), 0).samples(0, 60)}
+    left_out = [key for key in keys if key not in validation][:3]
+    rows = [{"set": "human", "key": key, "same_as": "held_out", "same_key": "x", "left_out": True} for key in left_out]
+    rows += [{"set": "web", "key": key, "same_as": "human", "same_key": "x", "left_out": False} for key in web]
+    write_parquet(tmp_path / "same" / "part-00000.parquet", rows_to_table(rows, SAME_PICTURES), SAME_PICTURES)
+    found = {}
+    for name, held_out, same in (("a", False, None), ("b", True, None), ("c", True, tmp_path / "same")):
+        (tmp_path / name).mkdir()
+        own = config.model_copy(update={"hold_out_validation": held_out})
+        inputs = world / "images", world / "pairs", world / "human", own
+        found[name] = pretrain_model(tmp_path / name, *inputs, same_pictures=same)
+    assert [found[name]["human_captions"] for name in "abc"] == [
+        2 * 20, 2 * (20 - len(validation)), 2 * (20 - len(validation) - 3),
+    ]  # fmt: skip
+    assert found["a"]["pairs"] == found["c"]["pairs"]

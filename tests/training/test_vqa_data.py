@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from blip_bootstrap.errors import InputError
+from blip_training import vqa_data
 from blip_training.data import Feed
 from blip_training.vqa_data import VqaBatch, VqaData, read_questions
 from tests.drawn import draw
@@ -184,3 +186,14 @@ def test_a_missing_or_broken_picture_names_the_question(
         assert "BytesIO" not in message
         assert "\n" not in message
         assert ("replace the file" in message) == (name != "absent.jpg")
+
+
+def test_an_epochs_order_is_drawn_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[object] = []
+    generator = np.random.default_rng
+    monkeypatch.setattr(vqa_data.np.random, "default_rng", lambda seed: drawn.append(seed) or generator(seed))
+    feed = Feed(batch_size=4, image_size=32, seed=3)
+    steps = VqaData(read_questions(file), feed).steps(0, 10)  # four epochs of ten questions
+    asked = [text for (batch,) in steps for text in batch.questions]
+    assert drawn == [(3, epoch) for epoch in range(4)]
+    assert all(len(set(asked[start : start + 10])) == 10 for start in range(0, 40, 10))

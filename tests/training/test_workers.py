@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from blip_bootstrap.config import PretrainConfig
+from blip_bootstrap.errors import RunFailed
+from blip_training import pretrain as pretraining
 from blip_training.finetune import finetune_captioner_model
 from blip_training.pretrain import pretrain_model
 from blip_training.workers import Worker, gather_with_gradient, largest
@@ -34,9 +37,9 @@ def restless_config(world: Path) -> PretrainConfig:
     return config.model_copy(update={"model": model, "augment": "crop"})
 
 
-def pretrain(world: Path, out: Path, config: PretrainConfig, progress: Any = None) -> None:
+def pretrain(world: Path, out: Path, config: PretrainConfig, progress: Any = None) -> dict[str, int | float]:
     out.mkdir(parents=True, exist_ok=True)
-    pretrain_model(out, world / "images", world / "pairs", world / "human", config, progress)
+    return pretrain_model(out, world / "images", world / "pairs", world / "human", config, progress)
 
 
 def train_all(world: Path, out: Path) -> None:
@@ -70,6 +73,36 @@ def check_gather(world: Path, out: Path) -> None:
     (gather_with_gradient(own).square().sum() * (rank + 1)).backward()
     assert torch.equal(own.grad, 6 * own.detach()), own.grad
     assert largest(3 + rank, own.device) == 4
+
+
+def train_poisoned(world: Path, out: Path) -> None:
+    """One worker's loss is NaN in the second step: both skip it, and hold the same weights at the end."""
+    import torch.distributed as dist
+
+    loss, count = pretraining.lm_loss, 0
+
+    def poisoned(*inputs: Any, **more: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return loss(*inputs, **more) * (float("nan") if count == 2 and dist.get_rank() == 1 else 1.0)
+
+    pretraining.lm_loss = poisoned
+    counts = pretrain(world, out / "poisoned", shared_config(world, "all_workers", checkpoint_every_steps=1))
+    pretraining.lm_loss = loss
+    assert counts["skipped_steps"] == 1
+    assert counts["steps"] == STEPS
+
+
+def train_diverged(world: Path, out: Path) -> None:
+    """One worker's loss is NaN for good: both give up at the same step."""
+    import torch.distributed as dist
+
+    loss = pretraining.lm_loss
+    by = float("nan") if dist.get_rank() == 1 else 1.0
+    pretraining.lm_loss = lambda *inputs, **more: loss(*inputs, **more) * by
+    with pytest.raises(RunFailed, match="2 steps in a row up to step 2 are not finite"):
+        pretrain(world, out / "diverged", shared_config(world, "worker", max_skipped_steps=2))
+    pretraining.lm_loss = loss
 
 
 WORKER = """
@@ -106,7 +139,7 @@ def run_two(world: Path, out: Path, names: str, meeting: str) -> list[int]:
 def two(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two workers made, undisturbed."""
     out = tmp_path_factory.mktemp("two")
-    assert run_two(world, out, "check_gather train_all train_restless", "first") == [0, 0]
+    assert run_two(world, out, "check_gather train_all train_restless train_poisoned train_diverged", "first") == [0, 0]
     return out
 
 
@@ -137,6 +170,14 @@ def test_two_workers_that_die_give_the_same_losses_bit_for_bit(world: Path, two:
     assert (two / "killed" / "checkpoint.pt").exists()
     assert run_two(world, two, "train_killed", "third") == [0, 0]
     assert read_log(two / "killed") == read_log(two / "straight")
+
+
+def test_one_workers_nan_is_skipped_by_both(two: Path) -> None:
+    log = read_log(two / "poisoned")
+    assert [line.get("skipped_steps") for line in log] == [None, 1, 1, 1]
+    assert all(math.isfinite(value) for line in log for value in line.values())
+    assert log[0] == pytest.approx(read_log(two / "all_workers")[0])
+    assert log[2]["lm"] != pytest.approx(read_log(two / "all_workers")[2]["lm"], rel=1e-6)
 
 
 def test_alone_nothing_is_exchanged() -> None:

@@ -13,6 +13,7 @@ from blip_bootstrap import tables
 from blip_bootstrap.alarms import alarms, fail_on_alarms
 from blip_bootstrap.errors import RunFailed
 
+TRAINED = ("model", "captioner", "filter")
 WORDS = ["red", "green", "blue", "dog", "cat", "boat", "house", "tree", "road", "sky", "sea", "car"]
 
 
@@ -39,6 +40,9 @@ def write_round(root: Path, number: int, text: str | None = None, words: int = 6
         (folder / "model").mkdir()
         lines = [json.dumps({"step": step, "itm": more["itm"] + 0.3 / (1 + step)}) for step in range(50)]
         (folder / "model" / "metrics.jsonl").write_text("\n".join(lines))
+    for name, counts in more.get("counts", {}).items():
+        (folder / name).mkdir()
+        (folder / name / "MANIFEST.json").write_text(json.dumps({"counts": counts}))
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,8 @@ def write_round(root: Path, number: int, text: str | None = None, words: int = 6
         ({"flag": 0.3}, ["repetition"]),
         ({"figures": {"cider": 0.8}}, ["held_out"]),
         ({"itm": 0.6365}, ["itm_idle"]),
+        ({"counts": {"model": {"steps": 9, "skipped_steps": 0}, "filter": {"steps": 9}}}, []),
+        ({"counts": {name: {"steps": 9, "skipped_steps": 1} for name in TRAINED}}, ["skipped_steps"] * 3),
     ],
 )
 def test_alarms_against_the_round_before(tmp_path: Path, second: dict[str, Any], names: list[str]) -> None:

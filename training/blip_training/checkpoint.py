@@ -26,6 +26,7 @@ from blip_training.blip_format import (
     transformers_config,
     vqa_weights,
 )
+from blip_training.finite import check_finite
 from blip_training.med import DECODE, EMBED, MATCH, Med, require
 from blip_training.normalise import set_normalise
 from blip_training.sources import resolve_source
@@ -156,6 +157,7 @@ def load_any(
         raise CheckpointError(
             f"{path}: {med.num_tokens} tokens, its tokenizer has {tokenizer.num_tokens} with [DEC], [ENC]"
         )
+    check_finite(med.state_dict(), path)
     return med.to(device).eval(), tokenizer
 
 
@@ -192,7 +194,7 @@ def _load_own(folder: Path, content: dict[str, Any], image_size: int | None) -> 
     config, num_tokens = _read_own_config(content, folder / CONFIG)
     capabilities = content.get("capabilities")
     kind = Vqa if ANSWER in (capabilities or ()) else Med
-    med = kind(_with_image_size(config, image_size), num_tokens)
+    med = kind(_with_image_size(config, image_size, folder), num_tokens)
     med.capabilities = frozenset(capabilities or med.capabilities)
     weights = read_weights(folder)
     if "vision.positions" in weights:
@@ -219,7 +221,7 @@ def _load_transformers(folder: Path, content: dict[str, Any], image_size: int | 
         config, num_tokens = _read_own_config(own, folder / MED)
         if ANSWER not in own.get("capabilities", ()):
             weights["temperature"] = torch.tensor(float(own["extra"]["temperature"]))
-    med = med_from_blip(weights, _with_image_size(config, image_size), num_tokens, folder)
+    med = med_from_blip(weights, _with_image_size(config, image_size, folder), num_tokens, folder)
     return med, Tokenizer.load(folder)
 
 
@@ -227,7 +229,7 @@ def _load_original(file: Path, image_size: int | None) -> tuple[Med, Tokenizer]:
     read = read_safetensors if file.suffix == ".safetensors" else read_pickled
     weights = from_original(plain_names(read(file)))
     config, num_tokens = config_from_weights(weights, file)
-    med = med_from_blip(weights, _with_image_size(config, image_size), num_tokens, file)
+    med = med_from_blip(weights, _with_image_size(config, image_size, file), num_tokens, file)
     return med, _original_tokenizer(file)
 
 
@@ -243,10 +245,14 @@ def _original_tokenizer(file: Path) -> Tokenizer:
         return Tokenizer.load(hub)
 
 
-def _with_image_size(config: ModelConfig, image_size: int | None) -> ModelConfig:
+def _with_image_size(config: ModelConfig, image_size: int | None, source: Path) -> ModelConfig:
     if image_size is None:
         return config
-    vision = type(config.vision).model_validate(config.vision.model_dump() | {"image_size": image_size})
+    try:
+        vision = type(config.vision).model_validate(config.vision.model_dump() | {"image_size": image_size})
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise CheckpointError(f"{source}: cannot take pictures of {image_size} px: {why}") from error
     return config.model_copy(update={"vision": vision})
 
 
@@ -258,6 +264,7 @@ def _read_own_config(content: dict[str, Any], file: Path) -> tuple[ModelConfig, 
 
 
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    check_finite(weights, path)
     staged = path.with_name(f".{path.name}.tmp")
     save_file({name: weight.contiguous() for name, weight in weights.items()}, staged, metadata={"format": "pt"})
     staged.replace(path)

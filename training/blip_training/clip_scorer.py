@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from blip_bootstrap.errors import CheckpointError
 from blip_training.blip_format import name_some
+from blip_training.finite import check_finite
 from blip_training.sources import resolve_source
 from blip_training.stored import read_json, refuse_pointers
 
@@ -89,6 +90,7 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
         refuse_pointers(folder)
         model, told = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         _check_keys(folder, told)
+        check_finite(model.state_dict(), folder)
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
         return model, processor, AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, UnpicklingError) as error:

@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
-from blip_training.images import Augment, augment_image, augment_view, names_a_side, to_pixels
+from blip_training.images import CROP_AREA, Augment, augment_image, augment_view, names_a_side, to_pixels
+from blip_training.left_out import LeftOut
 from blip_training.pictures import decode_image
-from blip_training.shards import Sample, Shard, Stream, annotated_shards, web_shards
+from blip_training.shards import Part, Sample, Shard, Stream, annotated_shards, web_shards
 
 CACHE_BYTES = 2 << 30
 
@@ -60,6 +61,7 @@ class Batch:
 class Feed:
     """How batches are made: `batch_size` images over all `world` workers and `accumulate` micro-batches.
 
+    `crop_area` is the least share of a picture's area that augmentation's crop keeps.
     `human_share` is the part of each batch that comes from the human set, 0: in proportion to its captions.
     `stem` turns pixels into grids that are cached (float16) in place of pixels: of the picture itself, or, with
     augmentation, of `augment_views` views of it; not where these are 0 and every sample is another view.
@@ -70,6 +72,7 @@ class Feed:
     seed: int
     augment: Augment = "none"
     augment_views: int = 0
+    crop_area: float = CROP_AREA
     human_share: float = 0.0
     accumulate: int = 1
     rank: int = 0
@@ -102,8 +105,11 @@ class TrainingData:
         self.web, self.human = Stream(web, 2 * feed.seed), Stream(human, 2 * feed.seed + 1)
         self.num_samples = self.web.num_samples + self.human.num_samples
         if not self.num_samples:
+            left_out = sum(len(shards[0].left_out) for shards in (web, human) if shards)
+            say = f"; {left_out} pictures that another set has too are left out (same_pictures.leave_out)"
             raise InputError(
                 f"no training pairs in {_folders(web) or 'no web set'} and {_folders(human) or 'no human set'}"
+                + (say if left_out else "")
             )
         self.human_share = self._share()
         self._cache = PictureCache(feed.cache_bytes)
@@ -167,8 +173,8 @@ class TrainingData:
             kept = self._cache.put(sample, torch.from_numpy(np.array(decoded)))
         # Its own generator: the same crop on any worker, in any order, after any restart.
         rng = random.Random(f"{self.feed.seed}/{sample.shard.name}/{sample.position}")
-        image = augment_image(Image.fromarray(kept.numpy()), sample.text, self.feed.augment, rng)
-        return to_pixels(image, self.feed.image_size)
+        size, kind, area = self.feed.image_size, self.feed.augment, self.feed.crop_area
+        return to_pixels(augment_image(Image.fromarray(kept.numpy()), sample.text, size, kind, rng, area), size)
 
     def _grids(self, samples: list[Sample]) -> Tensor:
         """Grids of the frozen stem, each computed once while the cache has room."""
@@ -194,10 +200,11 @@ class TrainingData:
 
     def _seen_from(self, sample: Sample, view: int) -> Tensor:
         """Pixels of a view of the sample's picture, the same for all its texts and in every epoch."""
-        image = decode_image(sample.encoded(), sample.where)
+        image, size = decode_image(sample.encoded(), sample.where), self.feed.image_size
         if self.feed.augment != "none":
-            image = augment_view(image, view, self.feed.augment, random.Random(self._name(sample, f"view {view}")))
-        return to_pixels(image, self.feed.image_size)
+            rng = random.Random(self._name(sample, f"view {view}"))
+            image = augment_view(image, view, size, self.feed.augment, rng, self.feed.crop_area)
+        return to_pixels(image, size)
 
     def _name(self, sample: Sample, what: object) -> str:
         return f"{self.feed.seed}/{sample.shard.name}/{sample.row}/{what}"
@@ -222,13 +229,17 @@ class PictureCache:
         return made
 
 
-def open_training_data(images: Path | None, pairs: Path | None, human: Path | None, feed: Feed) -> TrainingData:
-    """Web pairs (`images` joined with `pairs`, kept rows only) and the human set; either may be None.
+def open_training_data(
+    images: Path | None, pairs: Path | None, human: Path | None, feed: Feed, part: Part = "all",
+    left_out: LeftOut | None = None,
+) -> TrainingData:  # fmt: skip
+    """Web pairs (`images` joined with `pairs`, kept rows only) and `part` of the human set; either may be None.
 
     Raises InputError where there is no pair in either, or a pairs file has no image file.
     """
-    web = web_shards(images, pairs) if images and pairs else []
-    return TrainingData(web, annotated_shards(human) if human else [], feed)
+    left_out = left_out or LeftOut()
+    web = web_shards(images, pairs, left_out.web) if images and pairs else []
+    return TrainingData(web, annotated_shards(human, part, left_out.human) if human else [], feed)
 
 
 def _folders(shards: Sequence[Shard]) -> str:

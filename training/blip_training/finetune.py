@@ -11,6 +11,7 @@ from torch import Tensor
 from blip_bootstrap.config import FinetuneConfig, ItcConfig
 from blip_training.checkpoint import load_med, save_captioner, save_filter
 from blip_training.data import Batch, TrainingData
+from blip_training.left_out import read_left_out
 from blip_training.loop import Run, alpha_at, prepare
 from blip_training.losses import drop_words, itc_loss, itm_loss, lm_loss, text_keys
 from blip_training.med import DECODE, EMBED, Med, require
@@ -23,12 +24,19 @@ from blip_training.workers import Worker, this_worker
 
 
 def finetune_captioner_model(
-    out: Path, previous_model: Path | str, human: Path, config: FinetuneConfig, progress: Progress | None = None
+    out: Path,
+    previous_model: Path | str,
+    human: Path,
+    config: FinetuneConfig,
+    progress: Progress | None = None,
+    same_pictures: Path | None = None,
 ) -> dict[str, int | float]:
     """Fine-tune `previous_model` to write captions, and save it in `out` (transformers' format where the ViT fits).
 
-    The loss is LM on `config.prompt` and the caption; the prompt's tokens are no targets. Resumes like
-    `pretrain_model`. Raises CheckpointError where the model cannot decode, InputError where `human` has no caption.
+    Pictures have `config.image_size`, to which the position embeddings are interpolated, as the paper does. The loss is
+    LM on `config.prompt` and the caption; the prompt's tokens are no targets. Human pictures that the table in
+    `same_pictures` leaves out are neither trained on nor validated on. Resumes like `pretrain_model`. Raises
+    CheckpointError where the model cannot decode, InputError where `human` has no caption.
     """
     worker = this_worker(config.optimizer.device)
     alone = Worker(worker.device)
@@ -43,10 +51,11 @@ def finetune_captioner_model(
     def validate(batch: Batch) -> Tensor:
         return lm_of(parts_of_step(med, tokenizer, [batch], alone, config.prompt)[0])
 
-    data = open_human_data(human, config, med, worker)
+    left_out = read_left_out(same_pictures).human
+    data = open_human_data(human, config, med, worker, left_out)
     if worker.first:
         warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)], config.prompt)
-    best = _best(med, human, config, worker, validate)
+    best = _best(med, human, config, worker, validate, left_out)
     run = Run(out, med, config.optimizer, worker, {"best": best} if best else {}, progress)
 
     for step, batches in run.steps(data):
@@ -58,24 +67,36 @@ def finetune_captioner_model(
         if best:
             best.look(step + 1, last=step + 1 == config.optimizer.steps)
 
+    figures = best.figures() if best else {}
     if worker.first:
         save_captioner(out, best.best if best else med, tokenizer)
-    return {"human_captions": data.num_samples, **run.finish(), **(best.figures() if best else {})}
+    return {"human_captions": data.num_samples, **run.finish(), **figures}
 
 
 def finetune_filter_model(
-    out: Path, previous_model: Path | str, human: Path, config: FinetuneConfig, progress: Progress | None = None
+    out: Path,
+    previous_model: Path | str,
+    human: Path,
+    config: FinetuneConfig,
+    progress: Progress | None = None,
+    same_pictures: Path | None = None,
 ) -> dict[str, int | float]:
     """Fine-tune `previous_model` to tell right texts from wrong ones with ITC + ITM, and save it in `out`.
 
-    Negatives are hard, and never texts of the same image. Resumes like `pretrain_model`. Raises CheckpointError where
-    the model has no unimodal encoders, InputError where `human` has no caption.
+    Negatives are hard, and never texts of the same image. `image_size` and `same_pictures` are as for the captioner.
+    Resumes like `pretrain_model`. Raises CheckpointError where the model has no unimodal encoders, InputError where
+    `human` has no caption.
     """
     worker = this_worker(config.optimizer.device)
     med, tokenizer = _start(previous_model, EMBED, config, worker)
     contrast = Contrast(med, config.itc, config.itm, worker)
-    data = open_human_data(human, config, med, worker)
-    best = _best(med, human, config, worker, lambda batch: validate_matching(med, tokenizer, batch, config.itc))
+    left_out = read_left_out(same_pictures).human
+    data = open_human_data(human, config, med, worker, left_out)
+
+    def validate(batch: Batch) -> Tensor:
+        return validate_matching(med, tokenizer, batch, config.itc)
+
+    best = _best(med, human, config, worker, validate, left_out)
     kept = {"momentum": contrast.momentum, "queue": contrast.queue, **({"best": best} if best else {})}
     run = Run(out, med, config.optimizer, worker, kept, progress)
 
@@ -92,14 +113,15 @@ def finetune_filter_model(
                 if step >= config.itm.start_step:
                     losses["itm"] = contrast.itm(part, states, itc, run.generator)
             run.backward(losses)
-        run.update(alpha=alpha, temperature=med.temperature.detach())
-        contrast.follow()
+        if run.update(alpha=alpha, temperature=med.temperature.detach()):
+            contrast.follow()
         if best:
             best.look(step + 1, last=step + 1 == config.optimizer.steps)
 
+    figures = best.figures() if best else {}
     if worker.first:
         save_filter(out, best.best if best else med, tokenizer)
-    return {"human_captions": data.num_samples, **run.finish(), **(best.figures() if best else {})}
+    return {"human_captions": data.num_samples, **run.finish(), **figures}
 
 
 def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcConfig) -> Tensor:
@@ -113,19 +135,28 @@ def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcC
     return itc.loss + itm_loss(med, states, ids, mask, batch.ids, itc, generator).loss
 
 
-def open_human_data(human: Path, config: FinetuneConfig, med: Med, worker: Worker) -> TrainingData:
+def open_human_data(
+    human: Path, config: FinetuneConfig, med: Med, worker: Worker, left_out: frozenset[str] = frozenset()
+) -> TrainingData:
     """The human set's captions for training: all, or nine in ten where a validation takes the tenth."""
-    feed = feed_of(med, config.optimizer, worker, config.augment, augment_views=config.augment_views)
-    return TrainingData([], annotated_shards(human, "train" if config.validate_every_steps else "all"), feed)
+    feed = feed_of(
+        med, config.optimizer, worker, config.augment, augment_views=config.augment_views, crop_area=config.crop_area
+    )
+    return TrainingData([], annotated_shards(human, "train" if config.validate_every_steps else "all", left_out), feed)
 
 
 def _best(
-    med: Med, human: Path, config: FinetuneConfig, worker: Worker, loss_of: Callable[[Batch], Tensor]
+    med: Med,
+    human: Path,
+    config: FinetuneConfig,
+    worker: Worker,
+    loss_of: Callable[[Batch], Tensor],
+    left_out: frozenset[str],
 ) -> Best | None:
     """The watch over the validation part; every worker computes the same."""
     if not config.validate_every_steps:
         return None
-    shards = annotated_shards(human, "validation")
+    shards = annotated_shards(human, "validation", left_out)
     size = max(1, min(config.optimizer.batch_size, sum(shard.num_samples for shard in shards)))
     alone = config.optimizer.model_copy(update={"batch_size": size, "accumulate": 1})
     feed = feed_of(med, alone, Worker(worker.device), "none")
@@ -133,6 +164,6 @@ def _best(
 
 
 def _start(source: Path | str, capability: str, config: FinetuneConfig, worker: Worker) -> tuple[Med, Tokenizer]:
-    med, tokenizer = load_med(source, worker.device)
+    med, tokenizer = load_med(source, worker.device, config.image_size)
     require(med, capability, source)
     return prepare(med, config.optimizer), tokenizer

@@ -45,7 +45,8 @@ def finetune_vqa_model(
         return answer_loss(vqa, read, mask, *answers, batch.weights, batch.question_of_answer, config.label_smoothing)
 
     trained, watched = split_questions(questions) if config.validate_every_steps else (questions, [])
-    data = VqaData(trained, feed_of(vqa, config.optimizer, worker, config.augment), config)
+    feed = feed_of(vqa, config.optimizer, worker, config.augment, crop_area=config.crop_area)
+    data = VqaData(trained, feed, config)
     best = _best(vqa, watched, config, worker, lm_of) if config.validate_every_steps else None
     run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, progress)
 
@@ -58,11 +59,12 @@ def finetune_vqa_model(
         if best:
             best.look(step + 1, last=step + 1 == config.optimizer.steps)
 
+    figures = best.figures() if best else {}
     if best:
         vqa.load_state_dict(best.best.state_dict())
     if worker.first:
         save_vqa(out, vqa, tokenizer)
-    return {"questions": data.num_samples, **run.finish(), **(best.figures() if best else {})}
+    return {"questions": data.num_samples, **run.finish(), **figures}
 
 
 def start_vqa(source: Path | str, config: VqaConfig, worker: Worker) -> tuple[Vqa, Tokenizer]:

@@ -16,14 +16,22 @@ from blip_training.pictures import decode_image, squash
 
 Augment = Literal["none", "crop", "randaugment"]
 
-# The recipe: two operations a picture, at level 5 of 10; grey where a picture is moved away.
-NUM_OPERATIONS = 2
+# The released recipe: two operations drawn for each picture, at level 5 of 10, each carried out half of the time; grey
+# where a picture is moved away.
+NUM_OPERATIONS, ACTS = 2, 0.5
 SHEAR, TRANSLATE_PX, ROTATE_DEGREES = 0.15, 5, 15.0
 GREY = (128, 128, 128)
-CROP_AREA = (0.5, 1.0)
+CROP_AREA = 0.5
+"""The least share of the area that a crop keeps in fine-tuning; in pre-training the released code goes down to .2."""
 CROP_ASPECT = (3 / 4, 4 / 3)
 
 _SIDED = re.compile(r"\b(left|right)", re.IGNORECASE)
+
+
+def resized(image: Image.Image, image_size: int) -> Image.Image:
+    """Squashed to a square of `image_size` px, bicubic."""
+    side = (image_size, image_size)
+    return image if image.size == side else image.resize(side, Image.Resampling.BICUBIC)
 
 
 def to_pixels(image: Image.Image, image_size: int) -> Tensor:
@@ -41,41 +49,61 @@ def names_a_side(text: str) -> bool:
     return bool(_SIDED.search(text))
 
 
-def augment_image(image: Image.Image, text: str, kind: Augment, rng: random.Random) -> Image.Image:
-    """Crop and flip, for `randaugment` two random operations more (section 4.1); `none` returns the picture.
+def augment_image(
+    image: Image.Image, text: str, image_size: int, kind: Augment, rng: random.Random, crop_area: float = CROP_AREA
+) -> Image.Image:
+    """The picture as a square of `image_size` px: cropped and perhaps flipped, for `randaugment` more (section 4.1).
 
-    A picture is not flipped where its text names a side.
+    RandAugment's operations come after the resizing, as in the released code, so that 5 px are 5 of the square's. A
+    picture is not flipped where its text names a side. `none` only squashes. `crop_area` is as in `random_crop`.
     """
     if kind == "none":
-        return image
-    image = random_crop(image, rng)
-    return _turned(image, not names_a_side(text) and rng.random() < 0.5, kind, rng)
+        return resized(image, image_size)
+    square = resized(random_crop(image, rng, crop_area), image_size)
+    return _turned(square, not names_a_side(text) and rng.random() < 0.5, kind, rng)
 
 
-def augment_view(image: Image.Image, number: int, kind: Augment, rng: random.Random) -> Image.Image:
+def augment_view(
+    image: Image.Image, number: int, image_size: int, kind: Augment, rng: random.Random, crop_area: float = CROP_AREA
+) -> Image.Image:
     """View `number` of a picture, to be kept for all its texts: as `augment_image`, the odd ones flipped."""
-    return _turned(random_crop(image, rng), bool(number % 2), kind, rng)
+    square = resized(random_crop(image, rng, crop_area), image_size)
+    return _turned(square, bool(number % 2), kind, rng)
 
 
 def _turned(image: Image.Image, mirrored: bool, kind: Augment, rng: random.Random) -> Image.Image:
     image = ImageOps.mirror(image) if mirrored else image
     if kind == "randaugment":
         for operation in rng.choices(OPERATIONS, k=NUM_OPERATIONS):
-            image = operation(image, rng)
+            image = operation(image, rng) if rng.random() < ACTS else image
     return image
 
 
-def random_crop(image: Image.Image, rng: random.Random) -> Image.Image:
-    """A rectangle of 50-100 % of the area with an aspect ratio of 3:4 to 4:3; the whole picture where none fits."""
+def random_crop(image: Image.Image, rng: random.Random, least_area: float = CROP_AREA) -> Image.Image:
+    """A rectangle of `least_area` (0..1] to all of the area with an aspect ratio of 3:4 to 4:3, drawn evenly in area
+    and in the logarithm of the ratio.
+
+    Where ten tries find none that fits (a very long or high picture), the middle of it, cut to the nearest of these
+    ratios.
+    """
     width, height = image.size
     for _ in range(10):
-        area = width * height * rng.uniform(*CROP_AREA)
+        area = width * height * rng.uniform(least_area, 1.0)
         aspect = np.exp(rng.uniform(*np.log(CROP_ASPECT)))
         w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
         if 0 < w <= width and 0 < h <= height:
             left, top = rng.randint(0, width - w), rng.randint(0, height - h)
             return image.crop((left, top, left + w, top + h))
-    return image
+    return _middle(image)
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The largest rectangle in the middle whose aspect ratio is in CROP_ASPECT."""
+    width, height = image.size
+    narrowest, widest = CROP_ASPECT
+    w, h = min(width, max(1, round(height * widest))), min(height, max(1, round(width / narrowest)))
+    left, top = (width - w) // 2, (height - h) // 2
+    return image.crop((left, top, left + w, top + h))
 
 
 def _sign(rng: random.Random) -> int:
@@ -118,7 +146,7 @@ def _rotate(image: Image.Image, rng: random.Random) -> Image.Image:
     return image.rotate(_sign(rng) * ROTATE_DEGREES, Image.Resampling.BILINEAR, fillcolor=GREY)
 
 
-# Brightness and sharpness have factor 1.0 at level 5, so they stand here as what they do: nothing.
+# Identity, then brightness and sharpness, whose factor at level 5 is 1.0, so that they do nothing either.
 OPERATIONS: tuple[Callable[[Image.Image, random.Random], Image.Image], ...] = (
     _same, _same, _same, _auto_contrast, _equalize, _shear_x, _shear_y, _translate_x, _translate_y, _rotate,
 )  # fmt: skip

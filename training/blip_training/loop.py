@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from blip_bootstrap.config import ItcConfig, OptimizerConfig
-from blip_bootstrap.errors import CheckpointError
+from blip_bootstrap.errors import CheckpointError, RunFailed
 from blip_training.allocator import keep_freed_memory
 from blip_training.data import BatchT, StepBatches
+from blip_training.finite import not_finite
 from blip_training.med import Med
 from blip_training.start import started_names
 from blip_training.training_log import METRICS, Progress, TrainingLog
@@ -108,7 +109,7 @@ class Run:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.modules = {"model": med, **(kept or {})}
         self.log = TrainingLog(out / METRICS, worker.first, progress)
-        self.step = 0
+        self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()
 
@@ -138,26 +139,59 @@ class Run:
         part = {name: loss.detach() / self.config.accumulate for name, loss in {"loss": total, **losses}.items()}
         self.log.add(part)
 
-    def update(self, **figures: Tensor | float) -> None:
-        """Clip, step, and note the figures that go to the log with the step."""
-        average_gradients(self.parameters, self.worker.world)
+    def update(self, **figures: Tensor | float) -> bool:
+        """Clip, step, and note the figures that go to the log with the step; whether the step was taken.
+
+        It is skipped where its loss or the norm of its gradient is not finite, on any worker: then weights, moments
+        and log stay as the last step left them, and so shall whatever else follows the weights. Raises RunFailed after
+        `max_skipped_steps` in a row.
+        """
+        loss = average_gradients(self.parameters, self.worker.world, self.log.loss)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
-        self.optimizer.step()
+        taken = bool(torch.isfinite(norm + loss))
+        if taken:
+            self.optimizer.step()
+            self.log.note(lr=lr_at(self.config, self.step), grad_norm=norm, **figures)
+        else:
+            self.log.skip(self.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
-        self.log.note(lr=lr_at(self.config, self.step), grad_norm=norm, **figures)
+        self._check_skipped()
+        return taken
+
+    def _check_skipped(self) -> None:
+        """Raise RunFailed where too many steps in a row were skipped; at the end two are: the weights are in doubt."""
+        in_a_row, last = self.log.skipped_in_a_row, self.step + 1 == self.config.steps
+        if in_a_row >= (min(2, self.config.max_skipped_steps) if last else self.config.max_skipped_steps):
+            steps = f"{in_a_row} steps in a row" if in_a_row > 1 else "a step"
+            raise self._diverged(f"loss or gradient of {steps} up to step {self.step + 1} are not finite")
+
+    def _diverged(self, what: str) -> RunFailed:
+        kept = "its last good checkpoint is kept" if (self.out / CHECKPOINT).exists() else ""
+        advice = "lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.clip_norm"
+        return RunFailed("; ".join(part for part in (f"the training diverged: {what}", advice, kept) if part))
 
     def _close_step(self) -> None:
         self.step += 1
         last = self.step == self.config.steps
+        self._due = last or self._due or self.step % self.config.checkpoint_every_steps == 0
+        # Amid skipped steps the weights may be what makes the losses NaN: the checkpoint waits for a finite loss.
+        saves = self._due and (last or not self.log.skipped_in_a_row)
+        if saves and (names := not_finite(self._weights())):  # on every worker, so that none waits for another
+            raise self._diverged(f"{len(names)} weights are not finite after step {self.step} ({names[0]})")
         if last or self.step % self.config.log_every_steps == 0:
             self.log.sums = average(self.log.sums, self.worker.world)
             self.log.write(self.step, self.config.batch_size)
-        if self.worker.first and not last and self.step % self.config.checkpoint_every_steps == 0:
-            self._save()
+        if saves and not last:
+            self._due = False
+            if self.worker.first:
+                self._save()
+
+    def _weights(self) -> dict[str, Any]:
+        weights: dict[str, Any] = {name: module.state_dict() for name, module in self.modules.items()}
+        return weights | {"optimizer": self.optimizer.state_dict()}
 
     def _save(self) -> None:
-        state: dict[str, Any] = {name: module.state_dict() for name, module in self.modules.items()}
-        state |= {"optimizer": self.optimizer.state_dict(), "step": self.step, "log": self.log.state()}
+        state = self._weights() | {"step": self.step, "log": self.log.state()}
         staged = self.out / f".{CHECKPOINT}.tmp"
         with staged.open("wb") as file:  # by its path, torch says nothing of a full disk
             torch.save(state, file)
@@ -174,9 +208,12 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
             self.log.restore(state["log"])
+            names = not_finite(self._weights())
         except (KeyError, RuntimeError, ValueError) as error:
             said = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
             raise CheckpointError(f"{path}: of another model or version ({said}); delete it and run again") from error
+        if names:
+            raise CheckpointError(f"{path}: of a diverged training ({names[0]} is not finite); delete it and run again")
 
     def finish(self) -> dict[str, int | float]:
         """Drop the checkpoint, which the saved model replaces, and give back the last line's figures.
@@ -186,7 +223,8 @@ class Run:
         if self.worker.first:
             (self.out / CHECKPOINT).unlink(missing_ok=True)
         wait_for_all()
-        return {"steps": self.step, **self.log.last, "itm_at_rest": int(self.log.at_rest())}
+        watched = {"itm_at_rest": int(self.log.at_rest()), "skipped_steps": self.log.skipped}
+        return {"steps": self.step, **self.log.last, **watched}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -167,7 +167,9 @@ def draw_negatives(
     hard = (F.softmax(similarity.float(), dim=1) + HARD_FLOOR) * allowed
     uniform = allowed / allowed.sum(1, keepdim=True).clamp(min=1)
     weights = torch.lerp(hard / hard.sum(1, keepdim=True).clamp(min=HARD_FLOOR), uniform, uniform_share)
-    weights = torch.where(allowed.any(1, keepdim=True), weights, 1.0)
+    # A diverged model has no similarities to draw by; its step will be skipped, and must not end in an error here.
+    usable = allowed.any(1, keepdim=True) & weights.isfinite().all(1, keepdim=True)
+    weights = torch.where(usable, weights, 1.0)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
 
 

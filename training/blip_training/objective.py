@@ -15,7 +15,7 @@ from torch import Tensor
 from blip_bootstrap.config import ItcConfig, ItmConfig, OptimizerConfig
 from blip_training.data import Batch, Feed
 from blip_training.frozen_texts import FrozenTexts, has_frozen_texts
-from blip_training.images import Augment
+from blip_training.images import CROP_AREA, Augment
 from blip_training.losses import (
     IGNORED,
     ItcLoss,
@@ -89,6 +89,7 @@ def feed_of(
     augment: Augment,
     human_share: float = 0.0,
     augment_views: int = 0,
+    crop_area: float = CROP_AREA,
 ) -> Feed:
     """How this worker's batches for `med` are made; decoded in the background where a GPU computes meanwhile."""
 
@@ -102,6 +103,7 @@ def feed_of(
         seed=config.seed,
         augment=augment,
         augment_views=augment_views,
+        crop_area=crop_area,
         human_share=human_share,
         accumulate=config.accumulate,
         rank=worker.rank,
@@ -222,7 +224,7 @@ class Contrast:
         return found.loss * self._itm_shares[part.number]
 
     def follow(self) -> None:
-        """After an optimizer step: its features into the queue, the temperature in range, the momentum one step on."""
+        """After a step that was taken: its features into the queue, temperature in range, momentum one step on."""
         self.queue.push(*self._slow)
         self.med.clamp_temperature(self.itc_config.min_temperature)
         self.momentum.update(self.med)

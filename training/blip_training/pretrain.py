@@ -9,6 +9,7 @@ import torch
 from blip_bootstrap.config import PretrainConfig
 from blip_training.checkpoint import load_med, save_med
 from blip_training.data import open_training_data
+from blip_training.left_out import read_left_out
 from blip_training.loop import Run, alpha_at, prepare
 from blip_training.losses import lm_loss
 from blip_training.med import Med
@@ -21,19 +22,24 @@ from blip_training.workers import Worker, this_worker
 
 def pretrain_model(
     out: Path, images: Path | None, pairs: Path | None, human: Path | None, config: PretrainConfig,
-    progress: Progress | None = None, previous: Path | str | None = None,
+    progress: Progress | None = None, previous: Path | str | None = None, same_pictures: Path | None = None,
 ) -> dict[str, int | float]:  # fmt: skip
     """Train a model on web pairs (`images` with `pairs`, kept rows) and the human set; save it in `out`.
 
-    Either set may be None. The model starts from scratch, or with `start_from: previous` from `previous`. A killed run
-    goes on from the checkpoint in `out` and gives the same losses. Under torch.distributed every process calls this.
-    Returns the counts and the last figures. Raises InputError where there is no pair or a picture is broken.
+    Either set may be None. Not trained on are the pictures that the table in `same_pictures` leaves out and, with
+    `hold_out_validation`, the tenth of the human set that fine-tuning validates on. The model starts from scratch, or
+    with `start_from: previous` from `previous`. A killed run goes on from the checkpoint in `out` and gives the same
+    losses. Under torch.distributed every process calls this. Returns the counts and the last figures. Raises InputError
+    where there is no pair or a picture is broken.
     """
     worker = this_worker(config.optimizer.device)
     med, tokenizer = start_model(config, previous, worker)
     contrast = Contrast(med, config.itc, config.itm, worker)
-    feed = feed_of(med, config.optimizer, worker, config.augment, config.human_share, config.augment_views)
-    data = open_training_data(images, pairs, human, feed)
+    feed = feed_of(
+        med, config.optimizer, worker, config.augment, config.human_share, config.augment_views, config.crop_area
+    )
+    left_out = read_left_out(same_pictures)
+    data = open_training_data(images, pairs, human, feed, "train" if config.hold_out_validation else "all", left_out)
     if worker.first:
         warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)])
     kept = {"momentum": contrast.momentum, "queue": contrast.queue}
@@ -54,8 +60,8 @@ def pretrain_model(
                     losses["itm"] = contrast.itm(part, states, itc, run.generator, keys)
                 lm = lm_loss(med, states, part.ids, part.mask, 0, config.label_smoothing, keys)
             run.backward(losses | {"lm": lm * part.lm_share})
-        run.update(alpha=alpha, temperature=med.temperature.detach())
-        contrast.follow()
+        if run.update(alpha=alpha, temperature=med.temperature.detach()):
+            contrast.follow()
 
     if worker.first:
         save_med(out, med, tokenizer, {"pretrained_steps": run.step})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -66,19 +66,21 @@ class ShardContents:
 class Shard:
     """One image file, joined with its pairs file; the human set's captions are in the image file itself.
 
-    Of a human set, `part` may be `train` or `validation`: nine in ten pictures, or the tenth, by their keys.
+    Pictures whose keys are in `left_out` have no samples. Of a human set, `part` may be `train` or `validation`: nine
+    in ten pictures, or the tenth, by their keys.
     """
 
     name: str
     images: Path
     pairs: Path | None
     part: Part = "all"
+    left_out: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @cached_property
     def num_samples(self) -> int:
         """Kept pairs, or human captions; reads small columns alone."""
         if self.pairs:
-            return int(pc.sum(read_parquet(self.pairs, ["kept"])["kept"]).as_py() or 0)
+            return len(self._kept(self.pairs, ["kept"]))
         table = self._usable(read_parquet(self.images, ["key", "captions", "status"]))
         return int(pc.sum(pc.list_value_length(table["captions"])).as_py() or 0)
 
@@ -97,7 +99,7 @@ class Shard:
         self.__dict__.pop("contents", None)
 
     def _read_web(self, pairs: Path) -> ShardContents:
-        kept = read_parquet(pairs, ["key", "caption", "kept"]).filter(pc.field("kept"))
+        kept = self._kept(pairs, ["key", "caption", "kept"])
         images = read_parquet(self.images, ["key", "jpg"])
         images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
         row_of = {key: row for row, key in enumerate(images["key"].to_pylist())}
@@ -115,28 +117,42 @@ class Shard:
         texts = [" ".join(text.split()) for texts in captions for text in texts or ()]
         return ShardContents(table["jpg"], keys, rows, texts)
 
+    def _kept(self, pairs: Path, columns: list[str]) -> pa.Table:
+        """The pairs that are trained on."""
+        if not self.left_out:
+            return read_parquet(pairs, columns).filter(pc.field("kept"))
+        return self._without(read_parquet(pairs, list({*columns, "key"})).filter(pc.field("kept")))
+
+    def _without(self, table: pa.Table) -> pa.Table:
+        """The rows whose picture is not left out."""
+        keys = pa.array(sorted(self.left_out), pa.string())
+        return table.filter(pc.invert(pc.is_in(table["key"], keys))) if len(keys) else table
+
     def _usable(self, table: pa.Table) -> pa.Table:
         """The rows with a picture that belong to this part."""
-        table = table.filter(pc.equal(table["status"], "success"))
+        table = self._without(table.filter(pc.equal(table["status"], "success")))
         if self.part == "all":
             return table
         wanted = self.part == "validation"
         return table.filter(pa.array([(zlib.crc32(k.encode()) % 10 == 0) == wanted for k in table["key"].to_pylist()]))
 
 
-def web_shards(images: Path, pairs: Path) -> list[Shard]:
-    """Image files with the pairs files of the same names. InputError where a pairs file has no image file."""
+def web_shards(images: Path, pairs: Path, left_out: frozenset[str] = frozenset()) -> list[Shard]:
+    """Image files with the pairs files of the same names, without the pictures whose keys are in `left_out`.
+
+    Raises InputError where a pairs file has no image file.
+    """
     shards = []
     for file in parquet_files(pairs):
         if not (images / file.name).exists():
             raise InputError(f"{file}: its image file {images / file.name} is missing; make the images anew")
-        shards.append(Shard("web", images / file.name, file))
+        shards.append(Shard("web", images / file.name, file, left_out=left_out))
     return shards
 
 
-def annotated_shards(folder: Path, part: Part = "all") -> list[Shard]:
+def annotated_shards(folder: Path, part: Part = "all", left_out: frozenset[str] = frozenset()) -> list[Shard]:
     """The files of a human-annotated set, whole or the part of each that is for training or for validation."""
-    return [Shard("human", file, None, part) for file in parquet_files(folder)]
+    return [Shard("human", file, None, part, left_out) for file in parquet_files(folder)]
 
 
 class Stream:

@@ -10,6 +10,7 @@ import torch
 from blip_bootstrap.errors import CheckpointError
 from blip_training.blip_config import check_computed
 from blip_training.blip_format import name_some
+from blip_training.finite import check_finite
 from blip_training.med import Med
 from blip_training.sources import resolve_source
 from blip_training.stored import read_json, read_weights
@@ -172,6 +173,7 @@ def _put(med: Med, given: dict[str, Tensor], folder: Path) -> None:
         if weight.shape != state[name].shape:
             sizes = f"{list(weight.shape)} in the file, {list(state[name].shape)} in the configuration"
             raise CheckpointError(f"{folder}: {name} does not fit: {sizes}")
+    check_finite(given, folder)
     med.load_state_dict(state | given)
 
 

@@ -30,6 +30,8 @@ class TrainingLog:
     def __init__(self, path: Path, writes: bool, progress: Progress | None) -> None:
         self.path, self.writes, self.progress = path, writes, progress
         self.sums: dict[str, Tensor] = {}
+        self.step_sums: dict[str, Tensor] = {}
+        self.skipped, self.skipped_in_a_row = 0, 0
         self.notes: dict[str, Tensor | float] = {}
         self.steps = 0
         self.last: dict[str, float] = {}
@@ -47,22 +49,37 @@ class TrainingLog:
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Part of a step's losses."""
-        for name, loss in losses.items():
-            self.sums[name] = self.sums[name] + loss if name in self.sums else loss
+        _add(self.step_sums, losses)
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss of the step under way, so far."""
+        return self.step_sums["loss"]
 
     def note(self, **figures: Tensor | float) -> None:
         """End of a step; `figures` are shown as they are, not as a mean."""
-        self.notes = figures
+        _add(self.sums, self.step_sums)
+        self.notes, self.step_sums, self.skipped_in_a_row = figures, {}, 0
         self.steps += 1
         self._timed += 1
+
+    def skip(self, step: int) -> None:
+        """End of step `step`, which was not taken: its losses count for nothing."""
+        self.step_sums = {}
+        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        self._timed += 1
+        if self.writes and self.skipped_in_a_row == 1:
+            log.warning("step %d is skipped: its loss or gradient is not finite (%d so far)", step, self.skipped)
 
     def write(self, step: int, batch_size: int) -> None:
         """One line: the means since the last one."""
         now = time.perf_counter()
         line = {name: float(total) / self.steps for name, total in self.sums.items()}
         line |= {name: float(value) for name, value in self.notes.items()}
+        line |= {"skipped_steps": self.skipped} if self.skipped else {}
         line["samples_per_s"] = self._timed * batch_size / max(now - self.clock, 1e-9)
-        self.sums, self.steps, self.clock, self._timed, self.last = {}, 0, now, 0, line
+        self.sums, self.notes, self.steps, self.clock, self._timed = {}, {}, 0, now, 0
+        self.last = self.last | line
         self._watch_itm(step, line)
         if self.writes:
             with self.path.open("a") as file:
@@ -86,12 +103,19 @@ class TrainingLog:
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint: a resumed run's lines are those of one that was not killed."""
-        return {"sums": dict(self.sums), "steps": self.steps, "itm": self.itm, "warned": self.warned}
+        skipped = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        return {"sums": dict(self.sums), "steps": self.steps, "itm": self.itm, "warned": self.warned, **skipped}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Undo `state`."""
         self.sums, self.steps = dict(state["sums"]), state["steps"]
         self.itm, self.warned = state["itm"], state["warned"]
+        self.skipped, self.skipped_in_a_row = state.get("skipped", 0), state.get("skipped_in_a_row", 0)
+
+
+def _add(sums: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
+    for name, part in parts.items():
+        sums[name] = sums[name] + part if name in sums else part
 
 
 def _short(value: float) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from blip_bootstrap.errors import RunFailed
 from blip_training.data import BatchT, StepBatches
 
 if TYPE_CHECKING:
@@ -40,12 +41,16 @@ class Best(nn.Module):
         med, data, loss_of, every_steps = self.__dict__["look_at"]
         if step % every_steps and not last:
             return
-        if (loss := mean_loss(med, data, loss_of)) < self.loss:
+        if -math.inf < (loss := mean_loss(med, data, loss_of)) < self.loss:
             self.loss, self.step = loss, step
             self.best.load_state_dict(med.state_dict())
 
     def figures(self) -> dict[str, int | float]:
-        """The best step and its loss."""
+        """The best step and its loss. Raises RunFailed where no loss was ever finite, so that no step is the best."""
+        if not math.isfinite(self.loss):
+            raise RunFailed(
+                "the validation loss was not finite at any step; lower optimizer.lr, or look at the human set"
+            )
         return {"best_step": self.step, "validation_loss": self.loss}
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -147,6 +147,7 @@ class VqaData:
     def __init__(self, questions: Sequence[Question], feed: Feed, limits: VqaConfig | None = None) -> None:
         self.questions, self.feed, self.num_samples = questions, feed, len(questions)
         self._limits = limits or VqaConfig()
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
         self._pictures: dict[Path, Tensor] = {}
         self._held_bytes = 0
 
@@ -171,8 +172,10 @@ class VqaData:
 
     def _at(self, position: int) -> Question:
         epoch, offset = divmod(position, self.num_samples)
-        order = np.random.default_rng((self.feed.seed, epoch)).permutation(self.num_samples)
-        return self.questions[int(order[offset])]
+        if epoch != self._epoch:  # drawn once: for a million questions it takes 30 ms
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.feed.seed, epoch)).permutation(self.num_samples)
+        return self.questions[int(self._order[offset])]
 
     def _pixels(self, question: Question, position: int) -> Tensor:
         """The picture, uint8 [3, H, W]; augmented by a generator of its own, the same on any worker."""
@@ -181,8 +184,8 @@ class VqaData:
         whole = self._kept(question, None).permute(1, 2, 0)
         rng = random.Random(f"{self.feed.seed}/{position}")
         said = " ".join([question.text, *question.answers])
-        image = augment_image(Image.fromarray(whole.numpy()), said, self.feed.augment, rng)
-        return to_pixels(image, self.feed.image_size)
+        size, kind, area = self.feed.image_size, self.feed.augment, self.feed.crop_area
+        return to_pixels(augment_image(Image.fromarray(whole.numpy()), said, size, kind, rng, area), size)
 
     def _kept(self, question: Question, image_size: int | None) -> Tensor:
         """The decoded picture, squashed to `image_size` or as it is; kept in memory while there is room."""

@@ -107,19 +107,23 @@ def average(values: Mapping[str, Tensor], world: int) -> dict[str, Tensor]:
     return dict(zip(values, both / world, strict=True))
 
 
-def average_gradients(parameters: Iterable[nn.Parameter], world: int) -> None:
-    """The mean of all workers' gradients, in one exchange; a parameter without one counts as zero."""
+def average_gradients(parameters: Iterable[nn.Parameter], world: int, loss: Tensor) -> Tensor:
+    """The mean of all workers' gradients, in one exchange; a parameter without one counts as zero.
+
+    Returns the mean of their losses, which go with the gradients, so that all workers see what one of them has.
+    """
     if world == 1:
-        return
+        return loss
     trained = [p for p in parameters if p.requires_grad]
     for parameter in trained:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [p.grad for p in trained if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+    flat = torch.cat([*(g.reshape(-1) for g in gradients), loss.to(gradients[0].dtype).reshape(1)])
     dist.all_reduce(flat)
     flat /= world
     start = 0
     for gradient in gradients:
         gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
         start += gradient.numel()
+    return flat[-1]
