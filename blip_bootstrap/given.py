@@ -117,7 +117,9 @@ def stamp_of(config: Config, found: list[Given]) -> str:
     """A digest of the settings that decide, and of sizes and dates of the files."""
     from blip_training.sources import resolve_source
 
-    settings = config.model_dump(mode="json", include={"caption", "captioner", "pretrain", "evaluate", "held_out"})
+    settings = config.model_dump(
+        mode="json", include={"caption", "captioner", "pretrain", "evaluate", "human", "held_out"}
+    )
     files = [[one.where, one.source, one.needs, _files(resolve_source(one.source))] for one in found]
     return hashlib.sha256(json.dumps([__version__, settings, files], sort_keys=True).encode()).hexdigest()
 

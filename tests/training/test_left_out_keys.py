@@ -125,6 +125,11 @@ def test_other_pixels_than_are_made_here_are_refused(
     change_json(tmp_path / "preprocessor_config.json", **change)
     with pytest.raises(CheckpointError, match=says):
         load_med(tmp_path)
+    inside = {"image_processor": json.loads((tmp_path / "preprocessor_config.json").read_text()), "tokenizer": {}}
+    (tmp_path / "preprocessor_config.json").unlink()
+    (tmp_path / "processor_config.json").write_text(json.dumps(inside))
+    with pytest.raises(CheckpointError, match=says):
+        load_med(tmp_path)
 
 
 def test_a_strange_key_of_an_original_file_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:

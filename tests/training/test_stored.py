@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,9 @@ def test_half_a_pickle_and_one_that_runs_code(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2])
     assert "pytorch_model.bin: cannot be read as plain weights" in refused(folder)
     torch.save({"model": torch.nn.Linear(2, 2)}, folder / "pytorch_model.bin")
-    assert "pytorch_model.bin: cannot be read as plain weights" in refused(folder)
+    assert "plain weights (it holds a Python object, torch.nn.modules.linear.Linear, which could" in refused(folder)
+    torch.save({"model": {}, "args": argparse.Namespace(lr=1)}, folder / "pytorch_model.bin")
+    assert "plain weights (it holds a Python object, argparse.Namespace, which could run" in refused(folder)
     torch.save({"epoch": 3, "args": {"lr": 0.1}}, folder / "pytorch_model.bin")
     assert "no weights in it (keys epoch, args)" in refused(folder)
     torch.save([torch.zeros(1)], folder / "pytorch_model.bin")

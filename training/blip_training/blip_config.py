@@ -50,7 +50,10 @@ def config_from_transformers(content: dict[str, Any], source: Path) -> tuple[Mod
         raise CheckpointError(f"{source}: vision intermediate_size is not 4 x {width}; no BLIP has such a ViT")
     tokens = text.get("vocab_size", 30524)
     if text.get("bos_token_id", 30522) != tokens - 2:
-        raise CheckpointError(f"{source}: bos_token_id {text.get('bos_token_id')} is not vocab_size - 2, BLIP's [DEC]")
+        raise CheckpointError(
+            f"{source}: bos_token_id {text.get('bos_token_id')} is not vocab_size - 2, BLIP's [DEC]; "
+            f"the {tokens} tokens must end with [DEC] and [ENC]"
+        )
     try:
         return _model_config(text, vision, content.get("image_text_hidden_size", 256)), tokens
     except ValidationError as error:
@@ -119,7 +122,11 @@ def _depth(weights: dict[str, Tensor], kind: str) -> int:
 
 
 def check_processor(content: Mapping[str, Any], source: Path) -> None:
-    """Raise CheckpointError where a preprocessor_config.json shows a model other pixels than are made here."""
+    """Raise CheckpointError where a preprocessor_config.json shows a model other pixels than are made here.
+
+    A processor_config.json has the same within, beside the tokenizer's part.
+    """
+    content = content.get("image_processor") or content
     for name, wanted in SEEN.items():
         found = content.get(name)
         if found is not None and not _alike(found, wanted):

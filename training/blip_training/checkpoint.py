@@ -211,8 +211,9 @@ def _load_own(folder: Path, content: dict[str, Any], image_size: int | None) -> 
 
 def _load_transformers(folder: Path, content: dict[str, Any], image_size: int | None) -> tuple[Med, Tokenizer]:
     config, num_tokens = config_from_transformers(content, folder / CONFIG)
-    if (folder / PROCESSOR).is_file():
-        check_processor(read_json(folder / PROCESSOR), folder / PROCESSOR)
+    for file in (folder / PROCESSOR, folder / "processor_config.json"):  # as transformers 4 and 5 save it
+        if file.is_file():
+            check_processor(read_json(file), file)
     weights = read_weights(folder)
     if content.get("tie_word_embeddings") is False and f"{LM}bias" in weights and f"{LM}decoder.weight" not in weights:
         raise CheckpointError(f"{folder}: damaged: tie_word_embeddings is false, and {LM}decoder.weight is missing")

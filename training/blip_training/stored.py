@@ -123,12 +123,19 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
         refuse_pointer(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{file}: cannot be read as plain weights ({one_line(error)[:200]})") from error
+        raise CheckpointError(f"{file}: cannot be read as plain weights ({_why(error)})") from error
     weights = {str(name): value for name, value in _unwrapped(content).items() if isinstance(value, torch.Tensor)}
     if not weights:
         held = f"keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{file}: no weights in it ({held}); a mapping of names to tensors is expected")
     return plain_names(weights)
+
+
+def _why(error: Exception) -> str:
+    """What it says; of objects of Python in a file, which torch names on some line of many, whose they are."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it holds a Python object, {found[1]}, which could run code; save the state_dict alone"
+    return one_line(error)[:200]
 
 
 def _unwrapped(content: Any) -> dict[Any, Any]:
