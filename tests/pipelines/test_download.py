@@ -17,6 +17,7 @@ from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.tables import IMAGES, parquet_files, read_parquet
 from blip_pipelines.download import download_images, fetch_rows, fetch_shards
+from blip_pipelines.pictures import WebStore
 from blip_pipelines.serve import serve_folder
 
 NAMES = {
@@ -77,7 +78,8 @@ def test_rows_of_a_shard(rude_server: Any) -> None:
     rows = [{"key": str(i), "status": None, "url": rude_server.url(f"picture{i}.jpg")} for i in range(30)]
     rows[3] |= {"status": "rejected", "error_class": "duplicate_row"}
     config = settings(num_threads=4)
-    done = list(fetch_rows(rows, config, frozenset({rude_server.host})))
+    with WebStore(config) as store:
+        done = list(fetch_rows(rows, config, frozenset({rude_server.host}), store))
     assert [row["key"] for row in done] == [row["key"] for row in rows]
     assert [row["status"] for row in done] == ["rejected" if i == 3 else "success" for i in range(30)]
     image = Image.open(io.BytesIO(done[0]["jpg"]))
@@ -91,7 +93,8 @@ def test_a_slow_page_keeps_no_other_from_being_fetched(rude_server: Any) -> None
     names = ["after?picture7029.jpg", *(f"picture{i}.jpg" for i in range(7000, 7030))]
     rows = [{"key": str(i), "status": None, "url": rude_server.url(name)} for i, name in enumerate(names)]
     config = settings(num_threads=2).model_copy(update={"timeout_s": 20.0})
-    done = list(fetch_rows(rows, config, frozenset({rude_server.host})))
+    with WebStore(config) as store:
+        done = list(fetch_rows(rows, config, frozenset({rude_server.host}), store))
     assert [(row["key"], row["status"]) for row in done] == [(row["key"], "success") for row in rows]
 
 

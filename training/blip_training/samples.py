@@ -52,7 +52,8 @@ def on_white(image: Image.Image) -> Image.Image:
 def _from_16_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     top = TOP_12_BITS if int(values.max()) <= TOP_12_BITS else TOP_16_BITS
     shades: NDArray[np.uint8] = np.rint(np.arange(TOP_16_BITS + 1) * (255 / top)).clip(0, 255).astype(np.uint8)
-    return shades[values]
+    found: NDArray[np.uint8] = shades[values]
+    return found
 
 
 def _range(values: NDArray[Any]) -> tuple[float, float]:
