@@ -68,7 +68,7 @@ class PictureRule(Section):
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
         "keep_ratio",
         description="what gets image_size: keep_ratio the short side, keep_ratio_largest the long one; center_crop as "
-        "the first, and a square is cut out; border as the second, in a white square; no: nothing; none is enlarged",
+        "the first, a square cut out; border as the second, in a white square; no: nothing; none is enlarged",
     )
     encode_quality: Annotated[int, Field(ge=1, le=100, description="of the JPEG")] = 95
     max_pixels: Count = Field(25_000_000, description="a larger picture is not decoded")

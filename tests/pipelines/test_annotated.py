@@ -5,15 +5,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from blip_bootstrap.config import AnnotatedSet
+from blip_bootstrap.config import AnnotatedSet, DownloadConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.tables import ANNOTATED, parquet_files, read_parquet
 from blip_pipelines.annotated import ingest_annotated
+from blip_pipelines.pictures import WebStore
 
 
 def picture(path: Path, size: tuple[int, int]) -> str:
@@ -39,7 +42,7 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
 
 def ingest(tmp_path: Path, source: Path, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     out = tmp_path / "out"
-    out.mkdir(exist_ok=True)
+    out.mkdir(exist_ok=True, parents=True)
     counts = ingest_annotated(out, source, AnnotatedSet(path=source, image_size=100, **settings))
     tables = [read_parquet(path) for path in parquet_files(out)]
     assert all(table.schema.equals(ANNOTATED.schema) for table in tables)
@@ -68,7 +71,7 @@ def test_every_row_stays(tmp_path: Path, records: list[dict[str, Any]]) -> None:
 def test_small_pictures_keep_their_bytes_and_large_ones_shrink(tmp_path: Path, records: list[dict[str, Any]]) -> None:
     _, rows = ingest(tmp_path, write_jsonl(tmp_path / "human.jsonl", records))
     assert rows[0]["jpg"] == (tmp_path / "small.png").read_bytes()
-    assert Image.open(io.BytesIO(rows[1]["jpg"])).size == (100, 75)
+    assert Image.open(io.BytesIO(rows[1]["jpg"])).size == (133, 100)
 
 
 def test_parquet_with_other_column_names(tmp_path: Path, records: list[dict[str, Any]]) -> None:
@@ -176,3 +179,40 @@ def test_columns_by_their_types(tmp_path: Path, columns: dict[str, Any], said: s
 def test_sets_of_another_shape_are_told_what_to_write(tmp_path: Path, lines: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         ingest(tmp_path, one_picture(tmp_path, lines))
+
+
+@pytest.mark.parametrize("mode", ["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"])
+def test_pictures_are_stored_as_those_of_the_web(tmp_path: Path, mode: str) -> None:
+    Image.effect_noise((400, 300), 60).convert("RGB").save(tmp_path / "large.png")
+    source = write_jsonl(tmp_path / "human.jsonl", [{"image": "large.png", "captions": ["noise"]}])
+    _, rows = ingest(tmp_path, source, resize_mode=mode)
+    with WebStore(DownloadConfig(image_size=100, resize_mode=mode)) as store:
+        _, jpg = store((tmp_path / "large.png").read_bytes())
+    stored = (tmp_path / "large.png").read_bytes() if mode == "no" else jpg
+    assert rows[0]["jpg"] == stored
+
+
+@pytest.mark.parametrize("change", ["exif", "16 bits", "transparency", "text", "gif"])
+def test_bytes_that_hold_more_than_the_pixels_are_not_kept(tmp_path: Path, change: str) -> None:
+    small, file, more = Image.new("RGB", (40, 30), "red"), tmp_path / "small.png", PngInfo()
+    more.add_text("Comment", "x" * 5_000)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    if change == "16 bits":
+        Image.fromarray(np.full((30, 40), 40_000, np.uint16)).save(file)
+    elif change == "transparency":
+        small.save(file, transparency=(255, 0, 0))
+    else:
+        file = tmp_path / "small.gif" if change == "gif" else file
+        small.save(file, **{"exif": {"exif": exif}, "text": {"pnginfo": more}}.get(change, {}))
+    _, rows = ingest(tmp_path, write_jsonl(tmp_path / "human.jsonl", [{"image": file.name, "captions": ["x"]}]))
+    assert rows[0]["status"] == "success"
+    assert Image.open(io.BytesIO(rows[0]["jpg"])).format == "JPEG"
+
+
+def test_a_picture_that_is_too_large_is_a_row(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    counts, rows = ingest(tmp_path, write_jsonl(tmp_path / "human.jsonl", records), max_pixels=40 * 30)
+    assert rows[1]["error_message"] == "large.jpg: 120,000 pixels by its header; at most 1,200 (max_pixels)"
+    assert (counts["success"], counts["too_many_pixels"]) == (1, 1)
+    _, rows = ingest(tmp_path / "other", tmp_path / "human.jsonl", max_pixels=400 * 300 - 1)
+    assert rows[1]["error_message"] == "large.jpg: 400 x 300 pixels by its header; at most 119,999 (max_pixels)"

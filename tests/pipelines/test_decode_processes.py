@@ -89,7 +89,11 @@ def test_a_killed_process_is_replaced(processes: DecodeProcesses) -> None:
     ("ending", "how"), [("os.kill(os.getpid(), 9)", "was killed, as Linux does"), ("sys.exit(3)", "ended with 3")]
 )
 def test_one_that_dies_at_a_picture_again_is_told(monkeypatch: pytest.MonkeyPatch, ending: str, how: str) -> None:
-    monkeypatch.setattr(decode_processes, "SERVE", f"import os, sys\nsys.stdin.buffer.read(9)\n{ending}")
+    code = f"import os, sys\nsys.stdin.buffer.read(9)\n{ending}"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    monkeypatch.setattr(
+        decode_processes, "start_child", lambda *_: subprocess.Popen([sys.executable, "-c", code], **pipes)
+    )
     dying = DecodeProcesses(1, SIZES)
     with pytest.raises(RunFailed, match=f"decodes key 7 {how}.*, 2 times; run again to go on"):
         dying.pixels(picture(0), "key 7")

@@ -17,6 +17,7 @@ from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.tables import IMAGES, parquet_files, read_parquet
 from blip_pipelines.download import download_images, fetch_rows, fetch_shards
+from blip_pipelines.pictures import WebStore
 from blip_pipelines.serve import serve_folder
 
 NAMES = {
@@ -77,7 +78,8 @@ def test_rows_of_a_shard(rude_server: Any) -> None:
     rows = [{"key": str(i), "status": None, "url": rude_server.url(f"picture{i}.jpg")} for i in range(30)]
     rows[3] |= {"status": "rejected", "error_class": "duplicate_row"}
     config = settings(num_threads=4)
-    done = list(fetch_rows(rows, config, frozenset({rude_server.host})))
+    with WebStore(config) as store:
+        done = list(fetch_rows(rows, config, frozenset({rude_server.host}), store))
     assert [row["key"] for row in done] == [row["key"] for row in rows]
     assert [row["status"] for row in done] == ["rejected" if i == 3 else "success" for i in range(30)]
     image = Image.open(io.BytesIO(done[0]["jpg"]))
@@ -91,8 +93,28 @@ def test_a_slow_page_keeps_no_other_from_being_fetched(rude_server: Any) -> None
     names = ["after?picture7029.jpg", *(f"picture{i}.jpg" for i in range(7000, 7030))]
     rows = [{"key": str(i), "status": None, "url": rude_server.url(name)} for i, name in enumerate(names)]
     config = settings(num_threads=2).model_copy(update={"timeout_s": 20.0})
-    done = list(fetch_rows(rows, config, frozenset({rude_server.host})))
+    with WebStore(config) as store:
+        done = list(fetch_rows(rows, config, frozenset({rude_server.host}), store))
     assert [(row["key"], row["status"]) for row in done] == [(row["key"], "success") for row in rows]
+
+
+def test_hostile_pictures_are_rows(tmp_path: Path) -> None:
+    """One of 200 scans, one that takes long, one of too many pixels; those between and after them are stored."""
+    good = Image.effect_noise((64, 48), 60).convert("RGB")
+    good.save(tmp_path / "good.jpg")
+    good.save(stream := io.BytesIO(), "JPEG", progressive=True)
+    body = stream.getvalue()
+    (tmp_path / "scans.jpg").write_bytes(body[:-2] + body[body.rindex(b"\xff\xda") : -2] * 200 + b"\xff\xd9")
+    Image.new("RGBA", (5_000, 5_000)).save(tmp_path / "long.png", compress_level=1)
+    Image.new("1", (5_001, 5_000)).save(tmp_path / "large.png")
+    names = ["good.jpg", "scans.jpg", "long.png", "good.jpg", "large.png", "good.jpg"]
+    config = DownloadConfig(decode_timeout_s=0.3)
+    with serve_folder(tmp_path, 0) as host, WebStore(config) as store:
+        rows = [{"key": str(i), "status": None, "url": f"http://{host}/{name}"} for i, name in enumerate(names)]
+        done = list(fetch_rows(rows, config, frozenset({host}), store))
+    classes = [None, "too_many_scans", "decode_timeout", None, "too_many_pixels", None]
+    assert [row["error_class"] for row in done] == classes
+    assert [row["status"] for row in done] == ["failed_to_resize" if c else "success" for c in classes]
 
 
 @pytest.mark.ray

@@ -2,93 +2,67 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from blip_bootstrap.config import DownloadConfig
-from blip_pipelines.pictures import PictureError, PictureResizer, open_picture
+from blip_pipelines.pictures import WebStore, bring_to_size, encode, store_web
+from blip_training.pictures import PictureError
 
-MAX_PIXELS = 100_000
+MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
+SIZES = ((160, 120), (120, 160), (64, 64), (65, 64), (200, 11), (97, 131), (640, 427), (70, 1), (63, 30))
 
 
 def noise(width: int = 160, height: int = 120) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+    coarse = np.random.default_rng(width).integers(0, 255, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def encoded(image: Image.Image, format: str = "JPEG", **options: object) -> bytes:
+def encoded(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
     stream = io.BytesIO()
     image.save(stream, format, **options)
     return stream.getvalue()
 
 
-def resize(body: bytes, **settings: object) -> Image.Image:
-    stored = PictureResizer(DownloadConfig(max_pixels=MAX_PIXELS, **settings))(body)
-    image = Image.open(io.BytesIO(stored.jpg))
-    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (stored.width, stored.height))
-    return image
+def store(body: bytes, **settings: Any) -> tuple[dict[str, Any], bytes]:
+    rule = {"max_pixels": 1_000_000, "image_size": 64, "mode": "keep_ratio", "quality": 95}
+    return store_web(body, **(rule | {"least_px": 0, "most_aspect": 100.0} | settings))
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-def test_formats_whole_and_cut(format: str) -> None:
-    body = encoded(noise(), format)
-    assert resize(body, image_size=64).size == (85, 64)
-    with pytest.raises(PictureError) as cut:
-        open_picture(body[: int(len(body) * 0.98)], MAX_PIXELS)
-    assert cut.value.error_class == "truncated_image"
+@pytest.fixture(scope="module")
+def resizer_class() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports imghdr, which warns that Python 3.13 is without it
+        from img2dataset.resizer import Resizer
+    return Resizer
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_cut_within_the_header(format: str) -> None:
-    with pytest.raises(PictureError, match="cut in the header") as cut:
-        open_picture(encoded(noise(), format)[:20], MAX_PIXELS)
-    assert cut.value.error_class == "truncated_image"
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", MODES)
+def test_to_the_pixel_as_img2dataset(resizer_class: Any, mode: str) -> None:
+    theirs = resizer_class(image_size=64, resize_mode=mode, resize_only_if_bigger=True, encode_quality=95)
+    for size in SIZES:
+        image = noise(*size)
+        jpg, width, height, original_width, original_height, error = theirs(io.BytesIO(encoded(image, "PPM")))
+        assert error is None
+        columns, ours = store(encoded(image, "PNG"), mode=mode)
+        found = [columns[n] for n in ("width", "height", "original_width", "original_height")]
+        assert (ours, found) == (jpg, [width, height, original_width, original_height])
 
 
-@pytest.mark.parametrize("body", [b"", b"<!DOCTYPE html><p>hello", b"%!PS-Adobe-3.0 EPSF-3.0"])
-def test_not_an_image(body: bytes) -> None:
-    with pytest.raises(PictureError) as error:
-        open_picture(body, MAX_PIXELS)
-    assert error.value.error_class == "not_an_image"
-
-
-@pytest.mark.parametrize("side", [400, 12_000, 20_000])
-def test_a_pixel_bomb_is_judged_by_its_header(side: int) -> None:
-    body = encoded(Image.new("1", (side, side)), "PNG")
-    with pytest.raises(PictureError) as error:
-        open_picture(body, MAX_PIXELS)
-    assert error.value.error_class == "too_many_pixels"
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK"])
-def test_modes_become_rgb(mode: str) -> None:
-    resize(encoded(noise().convert(mode), "TIFF" if mode == "CMYK" else "PNG"))
-
-
-def test_transparent_becomes_white_and_16_bits_keep_their_range() -> None:
-    clear = Image.new("RGBA", (50, 50), (0, 0, 0, 0))
-    assert np.asarray(resize(encoded(clear, "PNG"))).min() == 255
-    ramp = Image.fromarray(np.linspace(0, 65_535, 10_000).reshape(100, 100).astype(np.uint16))
-    assert 125 < np.asarray(resize(encoded(ramp, "PNG"))).mean() < 130
-
-
-def test_a_picture_lying_on_its_side_is_stored_upright() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    stored = PictureResizer(DownloadConfig(image_size=64))(encoded(noise(), exif=exif))
-    assert (stored.width, stored.height, stored.original_width, stored.original_height) == (64, 85, 120, 160)
-    assert json.loads(stored.exif or "")["Orientation"] == "6"
-
-
-@pytest.mark.parametrize(
-    ("settings", "error_class"),
-    [({"min_image_size": 121}, "too_small"), ({"max_aspect_ratio": 1.2}, "aspect_ratio")],
-)
-def test_pictures_that_the_resizer_refuses(settings: dict[str, float], error_class: str) -> None:
-    with pytest.raises(PictureError) as error:
-        PictureResizer(DownloadConfig(**settings))(encoded(noise()))
-    assert error.value.error_class == error_class
+@pytest.mark.filterwarnings("ignore")
+def test_real_photographs_to_the_pixel_as_img2dataset(resizer_class: Any, real_data: Path) -> None:
+    theirs = resizer_class(image_size=128, resize_mode="keep_ratio", resize_only_if_bigger=True, encode_quality=95)
+    for file in sorted((real_data / "flickr8k" / "images").iterdir())[:50]:
+        with Image.open(file) as image:
+            jpg = theirs(io.BytesIO(encoded(image.convert("RGB"), "PPM")))[0]
+        assert store(file.read_bytes(), image_size=128)[1] == jpg
 
 
 @pytest.mark.parametrize(
@@ -97,9 +71,53 @@ def test_pictures_that_the_resizer_refuses(settings: dict[str, float], error_cla
      ("border", (64, 64))],
 )  # fmt: skip
 def test_resize_modes(mode: str, size: tuple[int, int]) -> None:
-    assert resize(encoded(noise()), image_size=64, resize_mode=mode).size == size
+    columns, jpg = store(encoded(noise()), mode=mode)
+    image = Image.open(io.BytesIO(jpg))
+    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", size)
+    assert (columns["width"], columns["height"]) == size
 
 
 def test_the_border_is_white() -> None:
-    black = resize(encoded(Image.new("RGB", (160, 80))), image_size=64, resize_mode="border")
-    assert black.getpixel((32, 2)) == (255, 255, 255)
+    square = bring_to_size(np.zeros((80, 160, 3), np.uint8), 64, "border")
+    assert square[2, 32].tolist() == [255, 255, 255]
+    assert square[32, 32].tolist() == [0, 0, 0]
+
+
+def test_a_picture_that_is_small_enough_is_not_touched() -> None:
+    pixels = np.asarray(noise(64, 64))
+    assert all(bring_to_size(pixels, 64, mode) is pixels for mode in MODES)
+
+
+def test_a_picture_lying_on_its_side_is_stored_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with WebStore(DownloadConfig(image_size=64)) as kept:
+        columns, jpg = kept(encoded(noise(), exif=exif))
+    assert json.loads(columns.pop("exif"))["Orientation"] == "6"
+    assert columns == {"width": 64, "height": 85, "original_width": 120, "original_height": 160}
+    assert Image.open(io.BytesIO(jpg)).size == (64, 85)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error_class"),
+    [({"min_image_size": 121}, "too_small"), ({"max_aspect_ratio": 1.2}, "aspect_ratio"),
+     ({"max_pixels": 160 * 120 - 1}, "too_many_pixels")],
+)  # fmt: skip
+def test_pictures_that_the_settings_refuse(settings: dict[str, float], error_class: str) -> None:
+    with WebStore(DownloadConfig(**settings)) as kept:
+        for _ in range(2):  # the child is kept
+            with pytest.raises(PictureError) as error:
+                kept(encoded(noise()))
+            assert error.value.error_class == error_class
+
+
+def test_a_picture_longer_than_a_jpeg_can_be_is_a_row() -> None:
+    with pytest.raises(PictureError, match="no JPEG can be made") as error:
+        store(encoded(Image.new("RGB", (70_000, 1)), "PNG"), mode="no", most_aspect=1e6)
+    assert error.value.error_class == "other"
+
+
+def test_the_quality_is_opencvs() -> None:
+    pixels = np.asarray(noise())
+    assert encode(pixels, 70) == cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 70])[1].tobytes()
+    assert len(encode(pixels, 70)) < len(encode(pixels, 95))

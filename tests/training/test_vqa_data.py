@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
 from blip_training import vqa_data
 from blip_training.data import Feed
@@ -174,7 +175,7 @@ def test_a_missing_or_broken_picture_names_the_question(
     picture = io.BytesIO()
     Image.effect_noise((64, 64), 60).save(picture, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(picture.getvalue()[:-900])
-    unknown, cut = "cannot be decoded (of no known format)", "cannot be decoded (image file is truncated"
+    unknown, cut = "cannot be decoded (not_an_image: no", "cannot be decoded (truncated_image: JPEG: image file is"
     for name, said in (("absent.jpg", "cannot be read"), ("bad.jpg", unknown), ("cut.jpg", cut)):
         questions = read_questions(write(tmp_path / "q.jsonl", {"image": name, "question": "?", "answers": ["a"]}))
         data = VqaData(questions, Feed(batch_size=1, image_size=32, seed=0, augment=augment))
@@ -197,3 +198,41 @@ def test_an_epochs_order_is_drawn_once(file: Path, monkeypatch: pytest.MonkeyPat
     asked = [text for (batch,) in steps for text in batch.questions]
     assert drawn == [(3, epoch) for epoch in range(4)]
     assert all(len(set(asked[start : start + 10])) == 10 for start in range(0, 40, 10))
+
+
+@pytest.mark.parametrize("augment", ["none", "randaugment"])
+def test_pictures_are_seen_as_they_are_displayed(tmp_path: Path, augment: Literal["none", "randaugment"]) -> None:
+    """One lying on its side, one that is transparent and one of 16 bits, each beside its plain twin."""
+    grey = np.linspace(0, 65_535, 64 * 48).reshape(48, 64).astype(np.uint16)
+    noise = Image.effect_noise((64, 48), 60).convert("RGB")
+    veil = Image.linear_gradient("L").resize((64, 48))
+    veiled = noise.copy()
+    veiled.putalpha(veil)
+    on_white = Image.new("RGBA", (64, 48), "white")
+    on_white.alpha_composite(veiled)
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    noise.save(tmp_path / "a-lying.png", exif=lying)
+    noise.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "a.png")
+    veiled.save(tmp_path / "b-veiled.png")
+    on_white.convert("RGB").save(tmp_path / "b.png")
+    Image.fromarray(grey).save(tmp_path / "c-deep.png")
+    Image.fromarray(np.rint(grey / 257).astype(np.uint8)).save(tmp_path / "c.png")
+    for one, twin in (("a-lying", "a"), ("b-veiled", "b"), ("c-deep", "c")):
+        seen = []
+        for name in (one, twin):
+            file = write(tmp_path / "q.jsonl", {"image": f"{name}.png", "question": "?", "answers": ["yes"]})
+            feed = Feed(batch_size=1, image_size=32, seed=0, augment=augment)
+            seen.append(next(VqaData(read_questions(file), feed).steps(0, 1))[0].images)
+        assert torch.equal(*seen)
+
+
+def test_what_decoding_may_cost_is_a_setting(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "large.png")
+    file = write(tmp_path / "q.jsonl", {"image": "large.png", "question": "?", "answers": ["yes"]})
+    feed = Feed(batch_size=1, image_size=32, seed=0)
+    assert next(VqaData(read_questions(file), feed, VqaConfig(max_pixels=64 * 48)).steps(0, 1))
+    with pytest.raises(
+        InputError, match=r"line 1: .*large.png: .*too_many_pixels: 64 x 48 pixels by its header; at most 3,071"
+    ):
+        next(VqaData(read_questions(file), feed, VqaConfig(max_pixels=64 * 48 - 1)).steps(0, 1))

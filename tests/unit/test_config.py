@@ -92,3 +92,20 @@ SHIPPED = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_configurations_have_no_mistake(path: Path) -> None:
     assert load_config(path).root != load_config().root
+
+
+def test_annotated_sets_are_stored_as_the_webs_pictures_where_they_say_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "download: {image_size: 192, resize_mode: border, max_pixels: 9, timeout_s: 3}\n"
+        "human: {path: human.jsonl}\nheld_out: {path: held_out.jsonl, image_size: 384, resize_mode: center_crop}\n"
+    )
+    config = load_config(file, ["download.encode_quality=80", "human.decode_timeout_s=2"])
+    assert config.human
+    assert config.held_out
+    rule = ("image_size", "resize_mode", "encode_quality", "max_pixels", "decode_timeout_s")
+    assert [getattr(config.human, name) for name in rule] == [192, "border", 80, 9, 2.0]
+    assert [getattr(config.held_out, name) for name in rule] == [384, "center_crop", 80, 9, 10.0]
+    again = Config.model_validate(config.model_dump())
+    assert again == config
+    assert "human.image_size: " in mistakes_of("human.path=x", "human.image_size=0")[0]

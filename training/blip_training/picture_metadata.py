@@ -135,12 +135,11 @@ def _split_png(body: bytes) -> tuple[bytes, bytes | None]:
     while at + 12 <= len(body):
         name, end = body[at + 4 : at + 8], at + 12 + int.from_bytes(body[at : at + 4], "big")
         content = body[at + 8 : end - 4]
-        if name == b"IHDR":
-            colour = body[at + 17]
         if not name[0] & 0x20:  # one that a decoder must know, by the capital letter
             if end > len(body):
                 break
             kept.append(body[at:end])
+            colour = content[9] if name == b"IHDR" and len(content) > 9 else colour
         elif name in (b"eXIf", b"tRNS") and zlib.crc32(name + content) == int.from_bytes(body[end - 4 : end], "big"):
             exif = content if name == b"eXIf" else exif
             if name == b"tRNS" and _is_transparency(content, colour):

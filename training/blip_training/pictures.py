@@ -7,6 +7,7 @@ transparency on white, whatever the file held.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -108,8 +109,10 @@ def _open(bare: bytes, max_pixels: int | None) -> Image.Image | None:
     try:
         image = _identify(bare)
     except Image.DecompressionBombError as error:
-        limit = f"{max_pixels:,} pixels (max_pixels)" if max_pixels else str(error)
-        raise PictureError("too_many_pixels", f"by its header it is over {limit}") from error
+        found = re.search(r"\d+", str(error))
+        pixels = f"{int(found[0]):,} pixels by its header" if found else str(error)
+        limit = f"; at most {max_pixels:,} (max_pixels)" if max_pixels else ""
+        raise PictureError("too_many_pixels", f"{pixels}{limit}") from error
     except MemoryError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged data, which is a row
@@ -141,7 +144,9 @@ def _unknown(bare: bytes) -> PictureError:
 
 def _check_size(width: int, height: int, max_pixels: int | None) -> None:
     if max_pixels is not None and width * height > max_pixels:
-        raise PictureError("too_many_pixels", f"{width} x {height} is over {max_pixels:,} pixels (max_pixels)")
+        raise PictureError(
+            "too_many_pixels", f"{width} x {height} pixels by its header; at most {max_pixels:,} (max_pixels)"
+        )
 
 
 def _decode(image: Image.Image, bare: bytes) -> Image.Image:
