@@ -31,6 +31,7 @@ class Progress:
         self._live = Live(Text(name), console=self._console, transient=True) if sys.stderr.isatty() else None
         self._last_plain = self.started
         self._shown = self._state()
+        self._printed: tuple[object, ...] | None = None
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -40,7 +41,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         if self._live:
             self._live.stop()
-        if kind is None:
+        if kind is None and self._printed != self._state():
             self._console.print(self.line(), highlight=False, soft_wrap=True)
 
     def begin(self, done: int) -> None:
@@ -64,6 +65,7 @@ class Progress:
             self._live.update(Text(self.line()))
         elif now - self._last_plain >= PLAIN_INTERVAL_S and self._state() != self._shown:
             self._last_plain, self._shown = now, self._state()
+            self._printed = self._shown
             self._console.print(self.line(), highlight=False, soft_wrap=True)
 
     def _state(self) -> tuple[object, ...]:
