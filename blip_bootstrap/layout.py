@@ -131,7 +131,10 @@ def digest_of_recipe(recipe: Mapping[str, Any]) -> str:
 
 
 def _settings(section: BaseModel) -> dict[str, Any]:
-    """The section as JSON without its speed settings and later ones at their defaults; a path to a model or tokenizer counts by what it holds."""
+    """The section as JSON without its speed settings and later ones at their defaults.
+
+    A path to a model or tokenizer counts by what it holds.
+    """
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value, marks = getattr(section, name), field.json_schema_extra
