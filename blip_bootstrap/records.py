@@ -19,11 +19,11 @@ ROUND = Column("round", pa.int16(), "number of the round, from its folder's name
 _SHARES = tuple(
     Column(f"{name}_{source}{end}", pa.float64(), f"{which}{meaning.format(source)}, 0..1")
     for name, meaning in (
-        ("noise_ratio", "{0} texts that the filter rejects of the {0} texts that it scored"),
-        ("dropped_share", "{0} texts not kept, for whatever reason, of all {0} texts"),
+        ("noise_ratio", "the share of the scored {} texts that the filter rejects"),
+        ("dropped_share", "the share of all {} texts that were not kept, for whatever reason"),
     )
     for source in ("web", "synthetic")
-    for end, which in (("", ""), ("_low", "lower end of the 95 % interval of: "), ("_high", "upper end of it: "))
+    for end, which in (("", ""), ("_low", "lower end of the 95 % interval of "), ("_high", "upper end of that of "))
 )
 
 ROUNDS = Table(

@@ -114,7 +114,8 @@ def _every(connection: duckdb.DuckDBPyConnection, number: int) -> int:
     """One of how many pictures to choose among, by the round's web texts, of which each picture has one."""
     asked = f"SELECT count(*) FILTER (source = 'web') AS pictures FROM pairs WHERE round = {number}"
     (row,) = query(connection, asked).to_pylist()
-    return max(1, math.ceil(row["pictures"] / AMONG))
+    pictures = int(row["pictures"])
+    return max(1, math.ceil(pictures / AMONG))
 
 
 def _read(
