@@ -19,6 +19,10 @@ os.environ |= {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
+for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):  # the tests' servers are on this machine
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
+
 # Started in the background of a shell, pytest has SIGINT ignored, and every process that it starts would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
