@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blip_bootstrap.cells import folded_text_of
 from blip_bootstrap.ending import ended_early
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.json_files import parse_json
 from blip_bootstrap.paths import path_argument, source_argument
-from blip_bootstrap.text_files import lines_of, plain_suffix
 
 if TYPE_CHECKING:
     from blip_bootstrap.config import VqaConfig
@@ -186,23 +183,11 @@ def _candidates(mode: Mode, file: Path | None) -> list[str]:
         raise InputError(f"--answers {file} is for --mode rank; --mode generate writes its own answers")
     if mode is Mode.rank and file is None:
         raise InputError("--mode rank chooses from a list; give it with --answers FILE, one answer a line")
-    return _read_answers(file) if file else []
+    if file is None:
+        return []
+    from blip_training.vqa_data import read_answers
 
-
-def _read_answers(file: Path) -> list[str]:
-    """The closed list, each answer once, in its order."""
-    lines: Any = [line for _, line in lines_of(file)]
-    try:
-        lines = parse_json("\n".join(lines)) if plain_suffix(file) == ".json" else lines
-        found = [folded_text_of(line) for line in lines] if isinstance(lines, list) else []
-    except ValueError as error:  # NotTextError is one
-        raise InputError(f"{file}: a JSON list of texts was expected ({error})") from error
-    if not isinstance(lines, list):
-        raise InputError(f"{file}: a JSON list of texts was expected")
-    answers = [text for text in dict.fromkeys(found) if text]
-    if not answers:
-        raise InputError(f"{file}: no answer in it; one a line is expected")
-    return answers
+    return read_answers(file)
 
 
 def _load(path: Path | None, settings: list[str] | None) -> VqaConfig:

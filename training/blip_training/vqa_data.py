@@ -18,7 +18,9 @@ from torch import Tensor
 from blip_bootstrap.cells import NotTextError, described, folded_text_of, text_of
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.json_files import parse_json
 from blip_bootstrap.list_files import JSON_ENDINGS, Columns, Record, read_records
+from blip_bootstrap.text_files import lines_of, plain_suffix
 from blip_training.data import Feed
 from blip_training.images import augment_image, to_pixels
 from blip_training.picture_processes import PictureProcesses
@@ -90,6 +92,22 @@ def check_pictures(questions: Sequence[Question]) -> None:
 def _columns(found: Columns) -> list[str]:
     found.require({"image": "image", "question": "question"})
     return ["image", "question", *(["answers"] if "answers" in found.names else [])]
+
+
+def read_answers(file: Path) -> list[str]:
+    """The closed list of answers in a file, one a line or a JSON list: each once, in its order. Raises InputError."""
+    lines: Any = [line for _, line in lines_of(file)]
+    try:
+        lines = parse_json("\n".join(lines)) if plain_suffix(file) == ".json" else lines
+        found = [folded_text_of(line) for line in lines] if isinstance(lines, list) else []
+    except ValueError as error:  # NotTextError is one
+        raise InputError(f"{file}: a JSON list of texts was expected ({error})") from error
+    if not isinstance(lines, list):
+        raise InputError(f"{file}: a JSON list of texts was expected")
+    answers = [text for text in dict.fromkeys(found) if text]
+    if not answers:
+        raise InputError(f"{file}: no answer in it; one a line is expected")
+    return answers
 
 
 def _question(record: Record, where: str, root: Path, answered: bool) -> Question:
