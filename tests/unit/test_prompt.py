@@ -84,7 +84,7 @@ def test_a_session(finished_run: Path, tmp_path: Path) -> None:
         terminal.type("count(*) AS n FROM captions; SELECT 7 AS seven;\n")
         assert "seven" in terminal.expect("156.*seven.*sql> ")
         terminal.type(".columns pairs\n")
-        terminal.expect("closed list; null where kept.*sql> ")
+        terminal.expect("null where kept.*sql> ")
         terminal.type(".nonsense\n")
         terminal.expect(r"\.tables.*sql> ")
         terminal.type("\x04")

@@ -15,11 +15,11 @@ from PIL import Image
 
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.vqa_cli import Mode, _candidates, _check_folder, _keep_recipe, _read_answers
+from blip_bootstrap.vqa_cli import Mode, _candidates, _check_folder, _keep_recipe
 from blip_training.checkpoint import save_med
 from blip_training.med import Med
 from blip_training.text import Tokenizer
-from blip_training.vqa_data import check_pictures, read_questions
+from blip_training.vqa_data import check_pictures, read_answers, read_questions
 from tests.drawn import WORDS, model_config
 
 SETTINGS = [
@@ -104,13 +104,13 @@ def test_another_recipe_is_refused_by_name(folder: Path, tmp_path: Path) -> None
 
 
 def test_the_closed_list(folder: Path, tmp_path: Path) -> None:
-    assert _read_answers(folder / "answers.txt") == ["red", "green", "blue"]
+    assert read_answers(folder / "answers.txt") == ["red", "green", "blue"]
     (tmp_path / "answers.json").write_text('["a cat", "no"]')
-    assert _read_answers(tmp_path / "answers.json") == ["a cat", "no"]
+    assert read_answers(tmp_path / "answers.json") == ["a cat", "no"]
     (tmp_path / "answers.json").write_text('["a\u2028cat", 2, null]')
-    assert _read_answers(tmp_path / "answers.json") == ["a cat", "2"]
+    assert read_answers(tmp_path / "answers.json") == ["a cat", "2"]
     (tmp_path / "odd.txt").write_text("a\u2028cat\r\nno\u0085w\n", encoding="utf-8")
-    assert _read_answers(tmp_path / "odd.txt") == ["a cat", "no w"]
+    assert read_answers(tmp_path / "odd.txt") == ["a cat", "no w"]
     for content, said in (
         ("{}", "a JSON list of texts"),
         ("[[1]]", r"\(a list of 1\)"),
@@ -118,14 +118,14 @@ def test_the_closed_list(folder: Path, tmp_path: Path) -> None:
     ):
         (tmp_path / "answers.json").write_text(content)
         with pytest.raises(InputError, match=said):
-            _read_answers(tmp_path / "answers.json")
+            read_answers(tmp_path / "answers.json")
     with pytest.raises(InputError, match="give it with --answers FILE"):
         _candidates(Mode.rank, None)
     with pytest.raises(InputError, match="is for --mode rank"):
         _candidates(Mode.generate, folder / "answers.txt")
     (tmp_path / "empty.txt").touch()
     with pytest.raises(InputError, match="no answer in it"):
-        _read_answers(tmp_path / "empty.txt")
+        read_answers(tmp_path / "empty.txt")
 
 
 def test_what_came_to_nothing_binds_no_later_recipe(folder: Path, tmp_path: Path) -> None:
