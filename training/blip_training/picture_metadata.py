@@ -24,6 +24,7 @@ _EXIF = b"Exif\0\0"
 # JPEG: all APPn but APP0 (JFIF) and APP14 (Adobe), which say what the colours are; and comments.
 _JPEG_METADATA = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})
 _JPEG_SCAN, _JPEG_END, _JPEG_ALONE = 0xDA, 0xD9, frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_FILLING = re.compile(rb"\xff+")
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # within a scan's data a byte of ff is followed by 00
 # TIFF: the tags that tell where and how the samples lie.
 _TIFF_STRUCTURE = frozenset(
@@ -48,14 +49,14 @@ def split_metadata(body: bytes) -> tuple[bytes, bytes | None]:
     return body, None
 
 
-def num_scans(body: bytes) -> int:
+def num_scans(bare: bytes) -> int:
     """How many scans a JPEG has, each of which makes a decoder go over the whole picture; 0 for other formats.
 
-    What follows the picture (a second one, a film) is not counted.
+    `bare` is without metadata. What follows the picture (a second one, a film) is not counted.
     """
-    if not body.startswith(b"\xff\xd8"):
+    if not bare.startswith(b"\xff\xd8"):
         return 0
-    count, bare = 0, split_metadata(body)[0]
+    count = 0
     marker = _JPEG_MARKER.search(bare, 2)
     while marker and marker[0][1] != _JPEG_END:
         count += marker[0][1] == _JPEG_SCAN
@@ -116,8 +117,8 @@ def _split_jpeg(body: bytes) -> tuple[bytes, bytes | None]:
     kept, exif, at = [body[:2]], None, 2
     while at + 4 <= len(body) and body[at] == 0xFF:
         marker = body[at + 1]
-        if marker == 0xFF:  # a byte of filling
-            at += 1
+        if marker == 0xFF and (filling := _JPEG_FILLING.match(body, at)):
+            at = filling.end() - 1
             continue
         end = at + 2 if marker in _JPEG_ALONE else at + 2 + int.from_bytes(body[at + 2 : at + 4], "big")
         if marker == _JPEG_SCAN or end > len(body) or (end < at + 4 and marker not in _JPEG_ALONE):

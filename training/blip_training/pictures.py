@@ -71,9 +71,9 @@ def open_picture(body: bytes, max_pixels: int | None = None) -> Opened:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns of odd palettes and sizes; those are data here
-        if (scans := num_scans(body)) > MAX_SCANS:
-            raise PictureError("too_many_scans", f"{scans:,} scans of a progressive JPEG are over {MAX_SCANS}")
         bare, block = split_metadata(body)
+        if (scans := num_scans(bare)) > MAX_SCANS:
+            raise PictureError("too_many_scans", f"{scans:,} scans of a progressive JPEG; at most {MAX_SCANS}")
         image = _open(bare, max_pixels)
         if image is None:
             rgb, plain = _decode_by_opencv(bare), False
@@ -138,7 +138,7 @@ def _identify(bare: bytes) -> Image.Image:
 def _unknown(bare: bytes) -> PictureError:
     start = bare[:16].decode("latin-1")
     if bare.startswith(MAGIC):
-        return PictureError("truncated_image", f"{len(bare):,} bytes, cut in the header ({start!r})")
+        return PictureError("truncated_image", f"cut in the header ({start!r})")
     return PictureError("not_an_image", f"no picture format begins with {start!r}")
 
 
