@@ -61,7 +61,7 @@ def connect(config: RayConfig) -> None:
     if ray.is_initialized():
         return
     atexit.register(disconnect)  # after Ray's own, and so called before it
-    with _own_sigterm(), sigterm_held():
+    with sigterm_held(), _own_sigterm():
         _join(config)
 
 

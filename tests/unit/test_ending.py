@@ -35,11 +35,12 @@ try:
 except SystemExit as end:
     _end(end.code)
 """
+GO = "print('go', flush=True); time.sleep"
 BODIES = {
-    "waits": "print('go', flush=True); time.sleep(60)",
-    "catches Exception and Ctrl-C": "with suppress(Exception, KeyboardInterrupt): print('go', flush=True); time.sleep(60)",
-    "loses the first": "\n        with suppress(SystemExit): print('go', flush=True); time.sleep(60)\n        time.sleep(60)",
-    "holds it": "\n        with sigterm_held(): print('go', flush=True); time.sleep(2); print('kept', flush=True)\n        time.sleep(60)",
+    "waits": f"{GO}(60)",
+    "catches Exception and Ctrl-C": f"with suppress(Exception, KeyboardInterrupt): {GO}(60)",
+    "loses the first": f"\n        with suppress(SystemExit): {GO}(60)\n        time.sleep(60)",
+    "holds it": f"\n        with sigterm_held(): {GO}(2); print('kept', flush=True)\n        time.sleep(60)",
 }
 
 
@@ -70,7 +71,8 @@ def test_every_terminal_shows_something(tmp_path: Path, encoding: str) -> None:
         tables.write_parquet(file, tables.rows_to_table(rows, table), table)
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     for words in (
-        ["why", "0000000001"], ["audit"], ["diff", "--rounds", "0", "1"], ["sql", "SELECT caption FROM pairs LIMIT 3"],
+        ["why", "0000000001"], ["audit"], ["diff", "--rounds", "0", "1"],
+        ["sql", "SELECT caption FROM pairs WHERE round = 1 ORDER BY key LIMIT 3"],
         ["--help"],
     ):  # fmt: skip
         root = [] if words == ["--help"] else ["--root", str(tmp_path)]
@@ -92,7 +94,7 @@ def sealed(tmp_path: Path) -> Path:
 
 
 def test_a_run_that_cannot_be_written_is_one_line(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="labels/round-01.parquet: cannot be written"):
+    with pytest.raises(InputError, match=r"labels/round-01\.parquet: cannot be written"):
         draw_sample(sealed, 1, size=4)
 
     def refuse(*_: object) -> None:

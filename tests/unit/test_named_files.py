@@ -67,7 +67,7 @@ def test_litter_counts_nothing_anywhere(littered: tuple[Path, dict[str, int]], t
 def test_a_part_that_is_named_and_gone_is_told(tmp_path: Path) -> None:
     make_run(tmp_path)
     (tmp_path / "round-01/pairs/part-00001.parquet").unlink()
-    with pytest.raises(InputError, match="part-00001.parquet: its MANIFEST names it, and it is not there"):
+    with pytest.raises(InputError, match=r"part-00001\.parquet: its MANIFEST names it, and it is not there"):
         connect(tmp_path)
 
 
