@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from blip_bootstrap.ending import heed_sigterm, speak_plainly
+from blip_bootstrap.ending import heed_sigterm, note_end, speak_plainly
 from blip_bootstrap.errors import INTERRUPTED, BlipBootstrapError, InputError, in_one_line
 from blip_bootstrap.paths import name_the_user
 
@@ -34,7 +34,7 @@ def main() -> None:
         from blip_bootstrap.cli import app
 
         app()
-    except SystemExit as end:  # typer's way to return
+    except SystemExit as end:  # typer's way to return, and SIGTERM's
         code = end.code
     except KeyboardInterrupt:  # before a command has begun
         code = INTERRUPTED
@@ -72,6 +72,7 @@ def _end(code: str | int | None) -> NoReturn:
     Python's end would then look through all that torch and DuckDB consist of, for half a second. A cluster whose head
     no longer answers holds nothing up for more than `END_S`.
     """
+    note_end()
     if isinstance(code, str):
         sys.stderr.write(f"{code}\n")
         code = 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +14,8 @@ from types import FrameType
 import typer
 
 from blip_bootstrap.errors import INTERRUPTED, TERMINATED
+
+AGAIN_S = 5.0
 
 
 class Terminated(SystemExit):
@@ -21,11 +25,21 @@ class Terminated(SystemExit):
         super().__init__(TERMINATED)
 
 
-def heed_sigterm() -> None:
-    """Raise Terminated in the main thread on SIGTERM; those that come while the command ends change nothing.
+class _Watch:
+    """What is known of a SIGTERM: when it was last raised, and whether the command is ending."""
 
-    `timeout` and some batch systems send two. Ray puts a handler of its own in the place of this one when it starts,
-    so that this is to be called again then. Does nothing in other threads, or where SIGTERM is to be ignored.
+    raised_at: float | None = None
+    ending = False
+    held = False
+    missed = False
+
+
+def heed_sigterm() -> None:
+    """Raise Terminated in the main thread on SIGTERM; others that come while the command ends change nothing.
+
+    `timeout` and some batch systems send two. What is raised while a library runs Python of its own (a finalizer, a
+    callback from C) is printed there and lost, so that it is raised again every few seconds until the command ends.
+    Does nothing in other threads, or where SIGTERM is to be ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -34,8 +48,40 @@ def heed_sigterm() -> None:
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if _Watch.held:
+        _Watch.missed = True
+        return
+    now = time.monotonic()
+    if _Watch.ending or (_Watch.raised_at is not None and now - _Watch.raised_at < AGAIN_S):
+        return
+    if _Watch.raised_at is None:
+        threading.Thread(target=_insist, name="sigterm", daemon=True).start()
+    _Watch.raised_at = now
     raise Terminated
+
+
+def _insist() -> None:
+    while not _Watch.ending:
+        time.sleep(AGAIN_S + 0.1)
+        if not _Watch.ending:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def sigterm_held() -> Iterator[None]:
+    """A SIGTERM that comes in the body is raised after it: for what would be left locked if it ended in the middle."""
+    _Watch.held, _Watch.missed = True, False
+    try:
+        yield
+    finally:
+        _Watch.held = False
+    if _Watch.missed:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def note_end() -> None:
+    """The command ends: no SIGTERM is to disturb what is done last."""
+    _Watch.ending = True
 
 
 @contextmanager
@@ -50,6 +96,7 @@ def ended_early(goes_on: str) -> Iterator[None]:
         typer.echo(f"interrupted; {goes_on}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except Terminated:
+        note_end()
         typer.echo(f"terminated; {goes_on}", err=True)
         raise
 

@@ -24,7 +24,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.paths import user_folder
+from blip_bootstrap.paths import path_argument, user_folder
 from blip_bootstrap.tables import missing_part, named_files
 
 LISTING = ".remote.json"
@@ -100,7 +100,7 @@ def opened(root: Path | str) -> Path:
     """
     found = _URI.fullmatch(str(root))  # a Path has lost one of the slashes
     if not found:
-        return Path(root).expanduser() if str(root).startswith("~") else Path(root)
+        return root if isinstance(root, Path) else path_argument(root)
     uri = f"{found[1]}://{quote(found[2], safe=_URI_SIGNS)}"
     try:
         return _copied(uri)

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 
 from blip_bootstrap import errors
 from blip_bootstrap.config import Device, RayConfig
-from blip_bootstrap.ending import heed_sigterm
+from blip_bootstrap.ending import sigterm_held
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 
 MIN_LOCAL_CPUS = 4
@@ -60,10 +61,29 @@ def connect(config: RayConfig) -> None:
     if ray.is_initialized():
         return
     atexit.register(disconnect)  # after Ray's own, and so called before it
-    try:
+    with sigterm_held(), _own_sigterm():
         _join(config)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray puts one there that ends the process with the signal's number.
+
+    Without one that is this command's, Ray's may stay.
+    """
+    import ray
+
+    before, ray_utils = signal.getsignal(signal.SIGTERM), ray._private.utils
+    if before in (signal.SIG_DFL, None) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    rays = ray_utils.set_sigterm_handler
+    ray_utils.set_sigterm_handler = lambda _handler: None
+    try:
+        yield
     finally:
-        heed_sigterm()  # Ray has put its own handler there, which ends with the signal's number
+        ray_utils.set_sigterm_handler = rays
+        signal.signal(signal.SIGTERM, before)
 
 
 def _join(config: RayConfig) -> None:
