@@ -14,7 +14,14 @@ Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 ShardRows = Annotated[int, Field(ge=1, le=100_000)]  # five digits of a key count the rows of a shard
-LocalPath = Annotated[Path, BeforeValidator(local_path)]
+
+
+def _path_text(value: object) -> str:
+    """As `local_path`; as text, for a path that is read from JSON has to be that."""
+    return str(local_path(value))
+
+
+LocalPath = Annotated[Path, BeforeValidator(_path_text)]
 """A path of this machine, `~` expanded; see `paths.local_path`."""
 Source = Annotated[str, BeforeValidator(source)]
 """A model or tokenizer: a path, `package:NAME` or a hub name; see `paths.source`."""

@@ -81,6 +81,11 @@ def test_home_is_expanded_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert source("org/name") == "org/name"
 
 
+def test_a_configuration_comes_back_from_json() -> None:
+    config = load_config(None, ["truth=t.jsonl", "download.urls=[{path: a.tsv}]"], root="b[1]")
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+
+
 def test_a_folder_called_tilde_is_reached_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert local_path("./~x") == tmp_path / "~x"
