@@ -70,6 +70,8 @@ class Columns:
             to_set = ", ".join(f"{s}: {_shown(name)}" for s, name in likely.items() if s != wanted[s])
             what_to_do = f"Set {to_set}" if to_set else f"Name it {next(iter(likely), None)}"
             hint = f"; did you mean {_shown(next(iter(likely.values())))}? {what_to_do}" if likely else ""
+            if any("://" in name for name in self.names):
+                hint = "; the first line has to name the columns"
             raise InputError(
                 f"{self.path}: no column {next(iter(missing.values()))!r}; its columns are: {known}{more}{hint}"
             )

