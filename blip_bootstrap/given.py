@@ -103,7 +103,9 @@ def _mistakes(config: Config, found: list[Given]) -> list[str]:
 
 def note_given(config: Config, number: int) -> None:
     """Remember under the root that `check_given` found nothing wrong."""
-    (config.root / STAMP).write_text(stamp_of(config, list(given_models(config, number))), encoding="utf-8")
+    stamp = stamp_of(config, list(given_models(config, number)))
+    if stamp != _read_stamp(config.root):
+        (config.root / STAMP).write_text(stamp, encoding="utf-8")
 
 
 def _read_stamp(root: Path) -> str:
