@@ -19,7 +19,7 @@ from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, 
 from blip_bootstrap.tables import parquet_files, read_parquet
 from blip_pipelines import caption, ray_session
 from blip_pipelines.caption import caption_and_score, read_rows
-from blip_pipelines.caption_worker import CaptionWorker
+from blip_pipelines.caption_worker import IMAGE_COLUMNS, CaptionWorker
 from blip_pipelines.tally import Tally
 
 Models = tuple[Path, Path]
@@ -161,7 +161,7 @@ def test_no_images_at_all(tmp_path: Path, models: Models) -> None:
 @pytest.mark.parametrize(("first", "count"), [(0, 512), (512, 512), (1, 3), (640, 20), (650, 5)])
 def test_read_rows(images: Path, first: int, count: int) -> None:
     part = parquet_files(images)[1]
-    whole = read_parquet(part).select(["key", "status", "caption", "jpg"])
+    whole = read_parquet(part).select(IMAGE_COLUMNS)
     assert read_rows(part, first, count).to_pylist() == whole.slice(first, count).to_pylist()
 
 

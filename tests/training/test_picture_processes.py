@@ -20,6 +20,7 @@ from PIL import Image
 
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.tables import ERROR_CLASSES
+from blip_training import picture_processes
 from blip_training.picture_processes import PictureProcesses
 from blip_training.pictures import PictureError, decode_to_rgb
 
@@ -48,8 +49,11 @@ def exec_body(body: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def children() -> list[int]:
+    """Of this thread, those that decode pictures: other tests' may go on beside them."""
     listed = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children").read_text()
-    return [int(pid) for pid in listed.split()]
+    return [
+        int(pid) for pid in listed.split() if picture_processes.__name__ in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
 
 
 def failure(kept: PictureProcesses, body: str) -> tuple[str, str]:
@@ -146,6 +150,7 @@ def test_one_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyP
 PARENT = """
 import sys, threading
 from functools import partial
+from blip_training import picture_processes
 from blip_training.picture_processes import PictureProcesses
 from blip_training.pictures import decode_to_rgb
 kept = PictureProcesses(eval, 1000, 10.0)
