@@ -28,10 +28,10 @@ def main() -> None:
         _prepare()
         if sys.argv[1:2] == ["run"]:
             # Where captions come first, torch is what they wait for: its import takes longer than all others.
-            from blip_pipelines import caption_process
+            from blip_pipelines.caption import side_process
 
-            caption_process.start()
-        from blip_bootstrap.cli import app
+            side_process.start()
+        from blip_bootstrap.cli.app import app
 
         app()
     except SystemExit as end:  # typer's way to return, and SIGTERM's

@@ -1,5 +1,7 @@
 """Everything that blip-bootstrap raises on purpose; each message says what, where, the value and what to do."""
 
+from __future__ import annotations
+
 import errno
 import os
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ from pathlib import Path
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as a shell has it."""
+
 TERMINATED = 143
 """The exit code after SIGTERM, as a shell has it."""
 

@@ -14,7 +14,9 @@ from blip_bootstrap.errors import InputError
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(s3|gs|file|https?|hdfs):/")
 """The second part: pathlib has made one slash of two."""
+
 Found = TypeVar("Found")
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -93,9 +95,6 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-# ------------------------------------------------------------------------------------------------- the user's folders
 
 
 def user_folder(variable: str, *below_home: str) -> Path:

@@ -23,6 +23,9 @@ for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):  # the tests
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
 
+# Fixtures that the tests of several rooms share.
+pytest_plugins = ["tests.support.finished_run", "tests.support.tiny_pipeline", "tests.support.tiny_training"]
+
 # Started in the background of a shell, pytest has SIGINT ignored, and every process that it starts would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -31,7 +34,7 @@ REAL_DATA = Path(os.environ.get("BLIP_BOOTSTRAP_DATA", Path(__file__).parents[2]
 
 def pytest_sessionstart() -> None:
     """After the environment above is set: this imports torch."""
-    from tests.shapes import check_shapes
+    from tests.support.shapes import check_shapes
 
     check_shapes()
 

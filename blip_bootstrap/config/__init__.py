@@ -1,11 +1,14 @@
 """One frozen configuration tree, from YAML and `--set a.b=c`; every mistake is listed at once."""
 
-from blip_bootstrap.config.capfilt import CaptionConfig, SamplerConfig, SelectConfig
+from __future__ import annotations
+
+from blip_bootstrap.config.caption import CaptionConfig, SamplerConfig
+from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, SamePicturesConfig, UrlList
 from blip_bootstrap.config.load import dump_yaml, load_config
-from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
-from blip_bootstrap.config.sections import Count, Device, Dtype, Fraction, NonNegative, Section
+from blip_bootstrap.config.section import Count, Device, Dtype, Fraction, NonNegative, Section
+from blip_bootstrap.config.select import SelectConfig
 from blip_bootstrap.config.training import (
     EqualTexts,
     FinetuneConfig,

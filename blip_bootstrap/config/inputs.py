@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from blip_bootstrap import __version__
-from blip_bootstrap.config.sections import (
+from blip_bootstrap.config.section import (
     LATER,
     SPEED,
     Count,
@@ -20,11 +20,13 @@ from blip_bootstrap.config.sections import (
 )
 
 AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])} (image dataset builder)"
+
 FIRST_AGENT = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1504/img2dataset)"
 """The default of the first releases, which their recipes hold."""
 
 HeaderText = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", strip_whitespace=True)]
 """Text that a header can carry: printable ASCII on one line."""
+
 AlarmShare = Annotated[float, Field(gt=0, le=1)]
 
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from blip_bootstrap.config.mistakes import in_words
-from blip_bootstrap.config.sections import Section
+from blip_bootstrap.config.section import Section
 from blip_bootstrap.config.tree import Config
 from blip_bootstrap.config.yaml_text import parse_yaml
 from blip_bootstrap.errors import ConfigError, InputError

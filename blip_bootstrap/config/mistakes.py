@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 SECTION_EXPECTED = frozenset({"model_type", "model_attributes_type", "dict_type", "dataclass_type"})
+
 LIST_EXPECTED = frozenset({"tuple_type", "list_type"})
+
 NUMBERS = {
     "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
     "float_type": "a number", "float_parsing": "a number", "finite_number": "a finite number",
 }  # fmt: skip
+
 BOOLS = frozenset({"bool_type", "bool_parsing"})
+
 TEXTS = frozenset({"string_type", "path_type"})
+
 LIMITS = {
     "greater_than_equal": ("at least", "ge"), "greater_than": ("more than", "gt"),
     "less_than_equal": ("at most", "le"), "less_than": ("less than", "lt"),

@@ -6,14 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from blip_bootstrap.config.sections import (
-    LATER,
-    Count,
-    Fraction,
-    NonNegative,
-    Section,
-    Source,
-)
+from blip_bootstrap.config.section import LATER, Count, Fraction, NonNegative, Section, Source
 
 
 class VisionConfig(Section):

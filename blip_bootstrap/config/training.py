@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from blip_bootstrap.config.model import ModelConfig
-from blip_bootstrap.config.sections import (
+from blip_bootstrap.config.section import (
     LATER,
     SPEED,
     Count,

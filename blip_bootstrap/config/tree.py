@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from blip_bootstrap.config.capfilt import CaptionConfig, SelectConfig
+from blip_bootstrap.config.caption import CaptionConfig
+from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, PictureRule, SamePicturesConfig
-from blip_bootstrap.config.measuring import ControlsConfig, EvaluateConfig, ReportConfig
-from blip_bootstrap.config.sections import Count, LocalPath, Section
+from blip_bootstrap.config.section import Count, LocalPath, Section
+from blip_bootstrap.config.select import SelectConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
 
 

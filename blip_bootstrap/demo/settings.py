@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from blip_bootstrap.demo.world import World
+from blip_bootstrap.world.world import World
 
 WIDTH = 64
+
 VISION_START: dict[str, Any] = {"steps": 1200, "batch_size": 64, "lr": 3e-3}
 """How the ViT is trained on labelled drawings before any text."""
 
@@ -15,8 +16,8 @@ VISION_START: dict[str, Any] = {"steps": 1200, "batch_size": 64, "lr": 3e-3}
 def demo_config(root: Path, world: World, vision_start: Path | None = None) -> dict[str, Any]:
     """The configuration of the demo's two rounds as YAML-able data, for `config.load_config`.
 
-    `vision_start` is the folder that `blip_training.vision_start` has made of the world's labelled drawings; without
-    it the image encoder starts from random weights, and nothing much is learned in so few steps.
+    `vision_start` is the folder that `blip_training.train.vision_start` has made of the world's labelled drawings;
+    without it the image encoder starts from random weights, and nothing much is learned in so few steps.
     """
     folder = world.folder
     return {

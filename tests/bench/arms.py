@@ -19,9 +19,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from blip_bootstrap.demo.main import run_demo
-from blip_bootstrap.demo.truth import judge
-from blip_bootstrap.demo.world import WorldConfig
+from blip_bootstrap.demo.run import run_demo
+from blip_bootstrap.world.judge import judge
+from blip_bootstrap.world.world import WorldConfig
 
 ARMS = {
     "raw": "round-00/evaluation", "human": "round-01/controls/human_only", "C": "round-01/controls/captioner_only",

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import duckdb
 
-from blip_bootstrap import tables
-from blip_bootstrap.audit import AUDITS, ask
+from blip_bootstrap.audit.audits import AUDITS, ask
+from blip_bootstrap.audit.languages import identify_languages
 from blip_bootstrap.config import SelectConfig
-from blip_bootstrap.languages import identify_languages
-from blip_bootstrap.select import select_pairs
-from blip_bootstrap.views import connect
+from blip_bootstrap.query.views import connect
+from blip_bootstrap.select.pairs import select_pairs
+from blip_bootstrap.storage import parquet, tables
 
 ROWS_PER_FILE = 20_000
 PANDAS = """
@@ -60,7 +60,7 @@ def make_captions(folder: Path, rows: int) -> None:
                     NULL AS itm_scores, NULL AS itc_scores, NULL::FLOAT AS clip_score
                 FROM range({ROWS_PER_FILE}) t(i) ORDER BY i
             """).to_arrow_table()
-            tables.write_parquet(path, made, tables.CAPTIONS)
+            parquet.write_parquet(path, made, tables.CAPTIONS)
 
 
 def make_images(folder: Path, rows: int) -> None:
@@ -77,7 +77,7 @@ def make_images(folder: Path, rows: int) -> None:
                         256 AS original_height, md5('s' || i) AS sha256, {nulls}
                     FROM range({ROWS_PER_FILE // 2}) t(i) ORDER BY i
                 """).to_arrow_table()
-                tables.write_parquet(path, made, tables.IMAGES)
+                parquet.write_parquet(path, made, tables.IMAGES)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -32,12 +32,12 @@ import torch
 import yaml
 
 from blip_bootstrap.config import ModelConfig
-from blip_bootstrap.demo.scenes import draw_scene, sample_scene
-from blip_bootstrap.demo.wording import describe, vocabulary
-from blip_bootstrap.tables import parquet_files, read_parquet
-from blip_training.checkpoint import save_captioner, save_filter
-from blip_training.med import Med
-from blip_training.text import Tokenizer
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+from blip_bootstrap.world.scenes import draw_scene, sample_scene
+from blip_bootstrap.world.wording import describe, vocabulary
+from blip_training.checkpoint.store import save_captioner, save_filter
+from blip_training.data.tokenizer import Tokenizer
+from blip_training.model.med import Med
 
 PINS = ("py-data-juicer==1.6.1", "transformers==4.57.1", "ray==2.55.1", "torch==2.13.0", "pandas<3")
 PICTURE_PX, MAX_NEW_TOKENS = 256, 128

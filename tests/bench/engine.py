@@ -49,21 +49,15 @@ import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from blip_bootstrap.config import (  # noqa: E402
-    CaptionConfig,
-    ModelConfig,
-    RayConfig,
-    SamplerConfig,
-    TextConfig,
-    VisionConfig,
-)
-from blip_bootstrap.tables import CAPTIONS, IMAGES, rows_to_table, write_parquet  # noqa: E402
-from blip_pipelines import caption  # noqa: E402
-from blip_pipelines.caption_worker import CaptionWorker  # noqa: E402
-from blip_training.checkpoint import save_captioner, save_filter  # noqa: E402
-from blip_training.med import Med  # noqa: E402
-from blip_training.text import Tokenizer  # noqa: E402
-from tests.plain_blip import NUM_TOKENS, PROMPT, Theirs  # noqa: E402
+from blip_bootstrap.config import CaptionConfig, ModelConfig, RayConfig, SamplerConfig, TextConfig, VisionConfig  # noqa: E402
+from blip_bootstrap.storage.parquet import rows_to_table, write_parquet  # noqa: E402
+from blip_bootstrap.storage.tables import CAPTIONS, IMAGES  # noqa: E402
+from blip_pipelines.caption import blocks, step  # noqa: E402
+from blip_pipelines.caption.worker import CaptionWorker  # noqa: E402
+from blip_training.checkpoint.store import save_captioner, save_filter  # noqa: E402
+from blip_training.data.tokenizer import Tokenizer  # noqa: E402
+from blip_training.model.med import Med  # noqa: E402
+from tests.support.plain_blip import NUM_TOKENS, PROMPT, Theirs  # noqa: E402
 
 WEB_WORDS = (6, 12)
 SIZES = {
@@ -114,14 +108,14 @@ def our_worker(models: tuple[Path, Path], arguments: argparse.Namespace, **setti
     """The engine as a run in one process sets it up on so many cores: parts of a batch side by side, a thread each."""
     sampler = {"min_tokens": NUM_TOKENS, "max_tokens": NUM_TOKENS} | settings.pop("sampler", {})
     config = CaptionConfig(prompt=PROMPT, device=arguments.device, sampler=SamplerConfig(**sampler), **settings)
-    each = caption.num_threads(config)
+    each = blocks.num_threads(config)
     return CaptionWorker(*models, config, each, max(1, arguments.threads // each))
 
 
 def timed_ours(worker: CaptionWorker, table: pa.Table) -> float:
     """Seconds of the engine with its own number of torch's threads, which are the whole process's."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(caption.num_threads(worker.config))
+    torch.set_num_threads(blocks.num_threads(worker.config))
     try:
         return timed(lambda: worker(table))
     finally:
@@ -245,21 +239,21 @@ def candidates_cost(models: tuple[Path, Path], arguments: argparse.Namespace) ->
 
 def ray_figures(folder: Path, size: str, rounds: int) -> dict[str, float]:
     """The Ray Data job beside a bare loop over the same files, one worker each."""
-    from blip_pipelines.ray_session import connect
+    from blip_pipelines.cluster.session import connect
 
     models, image_size = save_models(folder / "models", size), SIZES[size].vision.image_size
-    rows = draw_rows(sum(FILES) * caption.BLOCK_ROWS, image_size)
-    for number, blocks in enumerate(FILES):
+    rows = draw_rows(sum(FILES) * blocks.BLOCK_ROWS, image_size)
+    for number, num_blocks in enumerate(FILES):
         path = folder / str(number) / "part-00000.parquet"
-        write_parquet(path, rows_to_table(rows[: blocks * caption.BLOCK_ROWS], IMAGES), IMAGES)
+        write_parquet(path, rows_to_table(rows[: num_blocks * blocks.BLOCK_ROWS], IMAGES), IMAGES)
     config = CaptionConfig(device="cpu", num_actors=1, prompt=PROMPT)
     ray_config = RayConfig(object_store_bytes=200_000_000)
     connect(ray_config)
-    lanes = caption.idle_lanes(config, ray_config, 1)
-    worker, found = CaptionWorker(*models, config, caption.num_threads(config), lanes), []
+    lanes = step.idle_lanes(config, ray_config, 1)
+    worker, found = CaptionWorker(*models, config, blocks.num_threads(config), lanes), []
     for turn in range(rounds):
         few, many = (timed(partial(bare_loop, worker, folder / f"{i}", folder / f"bare-{turn}-{i}")) for i in range(2))
-        job = partial(caption.caption_and_score, config=config, ray=ray_config)
+        job = partial(step.caption_and_score, config=config, ray=ray_config)
         job_few, job_many = (
             timed(partial(job, folder / f"out-{turn}-{i}", folder / f"{i}", *models)) for i in range(2)
         )
@@ -273,8 +267,8 @@ def bare_loop(worker: CaptionWorker, images: Path, out: Path) -> None:
     part = images / "part-00000.parquet"
     with pq.ParquetFile(part) as file:
         num_rows = file.metadata.num_rows
-    for first in range(0, num_rows, caption.BLOCK_ROWS):
-        made = worker(caption.read_rows(part, first, caption.BLOCK_ROWS))
+    for first in range(0, num_rows, blocks.BLOCK_ROWS):
+        made = worker(blocks.read_rows(part, first, blocks.BLOCK_ROWS))
         write_parquet(out / f"{first}.parquet", made, CAPTIONS, worker.metadata)
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from blip_bootstrap.config import EvaluateConfig, PretrainConfig, load_config
-from blip_bootstrap.demo.main import run_demo
-from blip_bootstrap.demo.world import WorldConfig
-from blip_training.checkpoint import save_med
-from blip_training.evaluate import evaluate_model
-from blip_training.pretrain import pretrain_model, start_model
-from blip_training.workers import this_worker
+from blip_bootstrap.demo.run import run_demo
+from blip_bootstrap.world.world import WorldConfig
+from blip_training.checkpoint.store import save_med
+from blip_training.evaluate.evaluate import evaluate_model
+from blip_training.runtime.workers import this_worker
+from blip_training.train.pretrain import pretrain_model, start_model
 
 PAPER: dict[str, Any] = {"itm": {"uniform_share": 0.0, "mask_duplicate_texts": False}}
 HEAD = "itm_head"

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 import yaml
 
-from blip_bootstrap.demo.server import WorldServer
 from blip_bootstrap.demo.settings import demo_config
-from blip_bootstrap.demo.world import WorldConfig, make_world
-from blip_bootstrap.records import manifests
+from blip_bootstrap.storage.run_folder import manifests
+from blip_bootstrap.world.server import WorldServer
+from blip_bootstrap.world.world import WorldConfig, make_world
 
 MADE = {
     "download": "images", "human": "human", "held_out": "held_out", "captioner": "round-01/captioner",

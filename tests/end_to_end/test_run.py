@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from blip_bootstrap.tables import CAPTIONS, IMAGES, PAIRS, REASONS, parquet_files
+from blip_bootstrap.storage.parquet import parquet_files
+from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS, REASONS
 from tests.end_to_end.conftest import Run, blip, command, environment
 
 pytestmark = pytest.mark.ray

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
-from blip_bootstrap.tables import parquet_files, read_parquet
-from blip_pipelines import caption
-from blip_pipelines.caption_worker import BATCH_SIZE, CaptionWorker
-from blip_pipelines.measure_plan import SampledCaptioning
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+from blip_pipelines.caption import step
+from blip_pipelines.caption.probe import SampledCaptioning
+from blip_pipelines.caption.worker import BATCH_SIZE, CaptionWorker
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 NUM_IMAGES = 60
@@ -69,9 +69,9 @@ def test_two_actors_on_one_gpu_caption_a_task_of_several_blocks(
     ray_config: RayConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(caption, "blocks_per_task", lambda *_: 2)
+    monkeypatch.setattr(step, "blocks_per_task", lambda *_: 2)
     folder = make_images(tmp_path / "images", NUM_IMAGES, 10)  # a block in each of six files
     config = CaptionConfig(device="cuda", gpus_per_actor=0.5, num_actors=2, sampler=SamplerConfig(max_tokens=10))
-    counts = caption.caption_and_score(tmp_path / "captions", folder, *models, config, ray_config)
+    counts = step.caption_and_score(tmp_path / "captions", folder, *models, config, ray_config)
     assert (counts["images"], counts["synthetic"]) == (NUM_IMAGES * 9 // 10, NUM_IMAGES * 9 // 10)
     assert len(parquet_files(tmp_path / "captions")) == 6

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from blip_training.finetune import finetune_captioner_model
-from blip_training.pretrain import pretrain_model
-from tests.drawn import finetune_config, pretrain_config, read_log
+from blip_training.train.finetune import finetune_captioner_model
+from blip_training.train.pretrain import pretrain_model
+from tests.support.drawn import finetune_config, pretrain_config, read_log
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-3), ("bfloat16", 3e-2)])

@@ -1,0 +1,1 @@
+"""What was kept and dropped, why, and how noisy each source is."""

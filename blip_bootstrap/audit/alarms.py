@@ -1,0 +1,142 @@
+"""Alarms of a round: much failed, nothing was kept, or the loop feeds on itself instead of getting better."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blip_bootstrap.audit.audits import Audits
+from blip_bootstrap.audit.shortfalls import shortfalls
+from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.query.views import connect
+from blip_bootstrap.storage import run_folder
+from blip_bootstrap.storage.run_folder import resolve_round
+
+ALARM_AUDITS = ("diversity", "noise", "flags")
+
+FALL = 0.3
+"""A fall of vocabulary or length by this share of the round before is an alarm."""
+
+SCORE_FALL = 0.1
+"""The same for held-out figures."""
+
+COMMON = 0.2
+"""An alarm where one text is this share of a source's texts, or twice its share of the round before and over 5 %."""
+
+FLAGGED = 0.1
+"""An alarm where this share of the synthetic texts repeats itself or leaks the prompt."""
+
+EXTREME = 0.01
+"""A filter that rejects less than this, or lets through less than this, of a source with LEAST_TEXTS scored texts."""
+
+LEAST_TEXTS = 100
+
+IDLE_ITM_LOSS = 0.6365
+"""The entropy of one positive in three: an ITM loss that rests here has learned nothing."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What is wrong in a round: a name out of few, and a sentence with the figures."""
+
+    round: int
+    name: str
+    message: str
+
+
+def alarms(root: Path, number: int | None = None) -> list[Alarm]:
+    """The alarms of round `number` (None: the last) of the run under `root`, compared with the round before it."""
+    number = resolve_round(root, number)
+    with connect(root, range(number + 1)) as connection, Audits(connection, ALARM_AUDITS) as audits:
+        return find_alarms(audits, root, number)
+
+
+def find_alarms(audits: Audits, root: Path, number: int) -> list[Alarm]:
+    """As `alarms`, from audits (ALARM_AUDITS) that see the round and the one before it."""
+    checks = (
+        shortfalls(root, number),
+        _texts(audits("diversity").table.to_pylist(), number),
+        _filter(audits("noise").table.to_pylist(), number),
+        _flags(audits("flags").table.to_pylist(), number),
+        _held_out(root, number),
+        _itm(root, number),
+        _skipped(root, number),
+    )
+    return [Alarm(number, name, message) for check in checks for name, message in check]
+
+
+def fail_on_alarms(found: Sequence[Alarm]) -> None:
+    """Raise RunFailed with one line for each alarm, so that a pipeline stops on them."""
+    if found:
+        raise RunFailed("\n".join(f"round {alarm.round}, {alarm.name}: {alarm.message}" for alarm in found))
+
+
+def _texts(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str, str]]:
+    """Collapse of vocabulary, length and variety of the synthetic texts."""
+    synthetic = {row["round"]: row for row in rows if row["source"] == "synthetic"}
+    now, before = synthetic.get(number), synthetic.get(number - 1)
+    if now is None:
+        return
+    was = before["most_common_share"] if before else None
+    if now["most_common_share"] > COMMON or (was and now["most_common_share"] > max(2 * was, 0.05)):
+        yield "repeated_text", f"{now['most_common_share']:.1%} of the synthetic texts are {now['most_common']!r}"
+    if before is None:
+        return
+    for column, name, what in (
+        ("distinct_words", "vocabulary", "different words"),
+        ("words_per_text", "length", "words a text"),
+        ("distinct_share", "duplicates", "share of different texts"),
+    ):
+        if now[column] < (1 - FALL) * before[column]:
+            yield name, f"{what} of the synthetic texts fell from {before[column]:.4g} to {now[column]:.4g}"
+
+
+def _filter(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str, str]]:
+    """A filter that lets everything or nothing through: its verdict alone, whatever else was dropped."""
+    for row in rows:
+        if row["round"] != number or row["scored"] < LEAST_TEXTS:  # round 0 has no filter, and no scores
+            continue
+        of_texts = f"{row['rejected']:,} of {row['scored']:,} {row['source']} texts were rejected by the filter"
+        if row["noise_ratio"] < EXTREME:
+            yield "keeps_all", f"only {of_texts}"
+        if row["noise_ratio"] > 1 - EXTREME:
+            yield "keeps_nothing", of_texts
+
+
+def _flags(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str, str]]:
+    for row in rows:
+        if row["round"] == number and row["flag"] in ("repetition", "prompt_leak") and row["share"] > FLAGGED:
+            yield row["flag"], f"{row['share']:.1%} of the synthetic texts are flagged"
+
+
+def _held_out(root: Path, number: int) -> Iterator[tuple[str, str]]:
+    """Fall of the model's figures on the held-out human set."""
+    now, before = (
+        run_folder.read_json(run_folder.round_folder(root, n) / "metrics.json") or {} for n in (number, number - 1)
+    )
+    for name in ("cider", "tr1", "ir1", "itm_auc"):
+        if now.get(name) is not None and before.get(name) and now[name] < (1 - SCORE_FALL) * before[name]:
+            yield "held_out", f"{name} fell from {before[name]:.4g} to {now[name]:.4g}"
+
+
+def _itm(root: Path, number: int) -> Iterator[tuple[str, str]]:
+    """An ITM loss that rests at the entropy of its classes over the last fifth of the steps."""
+    path = run_folder.round_folder(root, number) / "model" / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    losses = [line["itm"] for line in map(json.loads, lines) if line.get("itm") is not None]
+    last = losses[-max(1, len(losses) // 5) :]
+    if len(losses) >= 5 and abs(sum(last) / len(last) - IDLE_ITM_LOSS) < 0.01:
+        yield "itm_idle", f"the ITM loss rests at {sum(last) / len(last):.3f}: it has not learned to match"
+
+
+def _skipped(root: Path, number: int) -> Iterator[tuple[str, str]]:
+    """Trainings of the round that skipped steps because loss or gradient were not finite: close to diverging."""
+    for name in ("model", "captioner", "filter"):
+        manifest = run_folder.read_json(run_folder.round_folder(root, number) / name / "MANIFEST.json") or {}
+        counts = manifest.get("counts") or {}
+        if skipped := counts.get("skipped_steps"):
+            of_all = f"{skipped:,} of {counts.get('steps', 0):,} steps"
+            yield "skipped_steps", f"{of_all} of the {name} were skipped: their loss or gradient was not finite"

@@ -1,0 +1,143 @@
+"""The audits: one question about a run each, kept as one SQL file in `audits/`, asked by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+from rich.console import Console
+
+from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.query.formats import PipedConsole, rich_table
+from blip_bootstrap.query.questions import query_few
+from blip_bootstrap.query.views import connect
+from blip_bootstrap.storage.run_folder import resolve_round
+
+AUDITS = (
+    "accounting", "downloads", "reasons", "noise", "noise_by_host", "noise_by_length", "noise_by_sampler", "languages",
+    "scores", "thresholds", "agreement", "diversity", "phrases", "common", "vocabulary", "details", "repetition",
+    "flags", "people", "steps",
+)  # fmt: skip
+"""Every audit, in the order in which they are printed."""
+
+SIDE_BY_SIDE = 2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An audit's answer: its name, its title and what it means (the head of its SQL file), and its table."""
+
+    name: str
+    title: str
+    meaning: str
+    table: pa.Table
+
+
+def audit(
+    root: Path, number: int | None = None, names: Sequence[str] = AUDITS, all_rounds: bool = False
+) -> list[Answer]:
+    """Ask the named audits about round `number` of the run under `root`; None: its last round, or all of them.
+
+    What the run has not made gives an empty table. Raises InputError for an unknown name, round or run.
+    """
+    for name in names:
+        audit_sql(name)
+    rounds = None if all_rounds else [resolve_round(root, number)]
+    with connect(root, rounds) as connection, Audits(connection, names) as audits:
+        return [audits(name) for name in names]
+
+
+class Audits:
+    """Audits of one connection of `views.connect`, each asked once and two at a time: DuckDB plans each on one core.
+
+    A context manager; while it lasts, `audits(name)` is an audit's answer. Those `ahead` are asked at once.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, ahead: Sequence[str] = ()) -> None:
+        self._connection = connection
+        self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="audit")
+        self._cursors: set[duckdb.DuckDBPyConnection] = set()
+        self._asked: dict[str, Future[Answer]] = {}
+        self.begin(ahead)
+
+    def __enter__(self) -> Audits:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for cursor in [*self._cursors]:  # at work still only where something was raised, as by Ctrl-C
+            cursor.interrupt()
+        self._pool.shutdown(cancel_futures=True)
+
+    def __call__(self, name: str) -> Answer:
+        """The answer to the audit `name`, as `ask` gives it and raises."""
+        return self._begin(name).result()
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Ask these now; the answers can be had later."""
+        for name in names:
+            self._begin(name)
+
+    def _begin(self, name: str) -> Future[Answer]:
+        if name not in self._asked:
+            self._asked[name] = self._pool.submit(self._ask, name)
+        return self._asked[name]
+
+    def _ask(self, name: str) -> Answer:
+        with self._connection.cursor() as own:
+            self._cursors.add(own)
+            try:
+                return ask(own, name)
+            finally:
+                self._cursors.discard(own)
+
+
+def ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
+    """Ask one audit on a connection of `views.connect`. Raises InputError for an unknown name."""
+    return answer(connection, name, audit_sql(name))
+
+
+def answer(connection: duckdb.DuckDBPyConnection, name: str, sql: str) -> Answer:
+    """The answer to an SQL file whose first two lines are its title and its meaning."""
+    title, meaning = (line.removeprefix("-- ") for line in sql.splitlines()[:2])
+    return Answer(name, title, meaning, query_few(connection, sql))
+
+
+def audit_sql(name: str) -> str:
+    """The text of an audit, which `blip-bootstrap sql` answers, too. Raises InputError for an unknown name."""
+    if name not in AUDITS:
+        raise InputError(f"audit {name}: unknown; there are {', '.join(AUDITS)}")
+    return files("blip_bootstrap.audit").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+
+
+def check_accounting(answer: Answer) -> None:
+    """Raise AccountingError where a line of the audit `accounting` has a gap."""
+    for row in answer.table.to_pylist():
+        if row["gap"]:
+            raise AccountingError(
+                f"round {row['round']}, {row['step']}: {row['rows_in']} rows in, but {row['kept']} kept and "
+                f"{row['dropped']} dropped; delete the step's folder and run again"
+            )
+
+
+def print_audit(root: Path, number: int | None = None, names: Sequence[str] = AUDITS, all_rounds: bool = False) -> None:
+    """Print the audits of a round, or of all, as tables on standard output.
+
+    Raises AccountingError, after all is printed, where rows do not add up.
+    """
+    answers = audit(root, number, names, all_rounds)
+    print_answers(PipedConsole(), answers)
+    for answer in answers:
+        if answer.name == "accounting":
+            check_accounting(answer)
+
+
+def print_answers(console: Console, answers: Sequence[Answer]) -> None:
+    """Print answers as tables under their titles."""
+    for answer in answers:
+        console.print(f"\n[bold]{answer.title}[/bold]  ({answer.name})\n[dim]{answer.meaning}[/dim]", highlight=False)
+        console.print(rich_table(answer.table, console.width) if answer.table.num_rows else "  nothing")

@@ -1,0 +1,99 @@
+"""What changed between two rounds, or between two runs: kept, dropped, texts, scores, noise, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from blip_bootstrap.audit.audits import Answer, answer, print_answers
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.formats import PipedConsole
+from blip_bootstrap.query.macros import MACROS
+from blip_bootstrap.query.questions import told_in_one_line
+from blip_bootstrap.query.sql_text import scan
+from blip_bootstrap.query.verdicts import pairs_sql, schema_of
+from blip_bootstrap.storage import parquet, run_folder
+from blip_bootstrap.storage.remote import attach, remote_of
+from blip_bootstrap.storage.run_folder import resolve_round
+
+DIFFS = ("changes", "noise", "settings", "newly_kept", "newly_dropped")
+"""Every comparison, in the order in which they are printed; each is an SQL file in `audits/diff`."""
+
+_SETTINGS = pa.schema([("setting", pa.string()), ("before", pa.string()), ("after", pa.string())])
+
+
+def diff(root: Path, before: int, after: int, other: Path | None = None) -> list[Answer]:
+    """Compare round `before` of the run under `root` with round `after` of it, or of the run under `other`.
+
+    Texts are matched by image, source and candidate; images by key, and between runs by `uid`, since keys depend on
+    the order of the lists. Raises InputError where a run or round is not there.
+    """
+    resolve_round(root, before)
+    resolve_round(other or root, after)
+    with duckdb.connect() as connection:
+        connection.execute(MACROS)
+        attach(connection, [remote for run in {root, other or root} if (remote := remote_of(run))])
+        for name, run, number in (("before", root, before), ("after", other or root, after)):
+            with told_in_one_line():
+                connection.execute(f"CREATE VIEW {name} AS {_pairs_sql(run, number, by_uid=other is not None)}")
+        changed = pa.Table.from_pylist(_changed(root, before, other or root, after), schema=_SETTINGS)
+        connection.register("settings", changed)
+        return [_ask(connection, name) for name in DIFFS]
+
+
+def print_diff(root: Path, before: int, after: int, other: Path | None = None) -> None:
+    """Print the comparisons as tables on standard output."""
+    print_answers(PipedConsole(), diff(root, before, after, other))
+
+
+def _ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
+    sql = files("blip_bootstrap.audit").joinpath("sql", "diff", f"{name}.sql").read_text(encoding="utf-8")
+    return answer(connection, name, sql)
+
+
+def _pairs_sql(root: Path, number: int, by_uid: bool) -> str:
+    files = _files(root, run_folder.round_folder(root, number) / "pairs")
+    if not files:
+        raise InputError(f"{root}: round {number} has no pairs yet")
+    pairs = pairs_sql(files, schema_of(files[0], remote_of(root)))
+    if not by_uid:
+        return f"SELECT *, key AS name FROM {pairs}"
+    images = _files(root, root / "images")
+    if not images:
+        raise InputError(f"{root}: no images; runs are compared by their images' uid")
+    return f"SELECT p.*, i.uid AS name FROM {pairs} p JOIN (SELECT key, uid FROM {scan(images)}) i USING (key)"
+
+
+def _files(root: Path, folder: Path) -> Sequence[Path | str]:
+    remote = remote_of(root)
+    return remote.parquet_files(folder) if remote else parquet.parquet_files(folder)
+
+
+def _changed(root: Path, before: int, other: Path, after: int) -> list[dict[str, Any]]:
+    was, now = _settings(root, before), _settings(other, after)
+    names = sorted(was.keys() | now.keys())
+    return [
+        {"setting": name, "before": was.get(name), "after": now.get(name)}
+        for name in names
+        if was.get(name) != now.get(name)
+    ]
+
+
+def _settings(root: Path, number: int) -> dict[str, str]:
+    """The settings of a round's captions and pairs, dotted names, values as JSON."""
+    found: dict[str, str] = {}
+    for name in ("captions", "pairs"):
+        manifest = run_folder.read_json(run_folder.round_folder(root, number) / name / "MANIFEST.json") or {}
+        found |= {f"{name}.{key}": json.dumps(value) for key, value in _leaves(manifest.get("settings", {}))}
+    return found
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    nested = [_leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [(f"{prefix}{k}", v)] for k, v in tree.items()]
+    return [leaf for leaves in nested for leaf in leaves]

@@ -1,0 +1,91 @@
+"""Where a run comes out short: what failed of what it read, and whether anything is left to go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blip_bootstrap.storage import run_folder
+from blip_bootstrap.storage.tables import ERROR_CLASSES, REASONS, STATUSES
+
+Counts = Mapping[str, Any]
+
+LISTS = (("images", "download", "URLs"), ("human", "human", "human-annotated pictures"),
+         ("held_out", "held_out", "held-out pictures"))  # fmt: skip
+"""What is made of a list, its section of the configuration, and what a row of it is."""
+
+OF_ALL_ROUNDS = tuple(f"failed_{name}" for name, _, _ in LISTS)
+"""Alarms about what all rounds share."""
+
+
+def shortfalls(root: Path, number: int) -> Iterator[tuple[str, str]]:
+    """Alarms of round `number` under `root` about what failed or was dropped: their names and messages.
+
+    From the counts in the MANIFESTs and the limits (`max_failed_share`) in the run's config.yaml: nothing is scanned.
+    """
+    made = {str(manifest.get("name")): manifest.get("counts", {}) for manifest in run_folder.manifests(root)}
+    limits = _limits(root)
+    for name, section, what in LISTS:
+        counts = made.get(name, {})
+        counted = any(counts.get(status) for status in STATUSES)
+        if counted and (share := failed_share(counts)) >= limits[section]:
+            limit = f"the limit is {section}.max_failed_share {limits[section]:g}"
+            yield f"failed_{name}", f"{share:.1%} of the {what} cannot be used ({_told(counts)}); {limit}"
+    captions = made.get(f"{run_folder.round_folder(root, number).name}/captions", {})
+    texts = captions.get("web", 0) + captions.get("synthetic", 0)
+    if texts and captions.get("not_scored", 0) / texts >= limits["download"]:
+        unscored = f"{captions['not_scored']:,} of {texts:,} texts have no score"
+        yield "not_scored", f"{unscored}: their pictures cannot be read, or the captioner wrote nothing"
+    if told := no_pairs(made.get(f"{run_folder.round_folder(root, number).name}/pairs", {})):
+        yield "no_pairs", told
+
+
+def failed_share(counts: Counts) -> float:
+    """The share of a list's rows that gave nothing, 0..1; blank and repeated ones, which nobody tried, left out."""
+    tried = counts["rows"] - counts.get("rejected", 0)
+    return 1 - counts.get("success", 0) / tried if tried else 1.0
+
+
+def all_failed(counts: Counts) -> bool:
+    """Whether a step that fetches or reads pictures tried some and got none."""
+    tried = counts.get("failed_to_download", 0) + counts.get("failed_to_resize", 0)
+    return bool(tried) and not counts.get("success")
+
+
+def no_pictures(counts: Counts) -> str | None:
+    """In one sentence that a download gave no picture at all; None where it gave one."""
+    if counts.get("success"):
+        return None
+    return f"none of {counts.get('rows', 0):,} URLs gave a picture ({_told(counts)})"
+
+
+def no_pairs(counts: Counts) -> str | None:
+    """In one sentence that a selection kept no text; None where it kept one, or decided about none."""
+    if counts.get("kept") or not counts.get("rows"):
+        return None
+    reasons = {reason: counts.get(f"dropped_{reason}", 0) for reason in REASONS}
+    return f"none of {counts['rows']:,} texts was kept ({_listed(reasons)})"
+
+
+def _told(counts: Counts) -> str:
+    return _listed({name: counts.get(name, 0) for name in ERROR_CLASSES})
+
+
+def _listed(numbers: Mapping[str, int]) -> str:
+    """The numbers that are not 0, the largest first."""
+    found = sorted(((number, name) for name, number in numbers.items() if number), key=lambda one: (-one[0], one[1]))
+    return ", ".join(f"{name} {number:,}" for number, name in found) or "no reason is given"
+
+
+def _limits(root: Path) -> dict[str, float]:
+    """`max_failed_share` of each section, as the last command on this root had it; 1 where it is not known."""
+    try:
+        settings = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        settings = None
+    sections = settings if isinstance(settings, dict) else {}
+    found = {name: (sections.get(name) or {}).get("max_failed_share", 1.0) for _, name, _ in LISTS}
+    return {name: float(limit) for name, limit in found.items()}

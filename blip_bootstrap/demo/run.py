@@ -1,0 +1,86 @@
+"""`blip-bootstrap demo`: make the world, serve it, and run the loop on it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from blip_bootstrap.config import VisionConfig, load_config
+from blip_bootstrap.demo.settings import VISION_START, demo_config
+from blip_bootstrap.loop.rounds import run_download, run_rounds
+from blip_bootstrap.world.server import WorldServer
+from blip_bootstrap.world.world import World, WorldConfig, make_world
+
+Say = Callable[[str], None]
+
+
+def run_demo(
+    root: Path, number: int, settings: Sequence[str], ray: str | None, say: Say, world_config: WorldConfig | None = None
+) -> Path | None:
+    """Run the rounds up to `number` on the built-in world under `root`; the path of the last round's report.
+
+    The configuration is left as `world/demo.yaml`, fit to be copied and changed; `settings` go over it.
+    """
+    say("world: drawing pictures, writing the web's texts")
+    world = make_world(root / "world", world_config)
+    start = vision_start_folder(world)
+    path = world.folder / "demo.yaml"
+    path.write_text(yaml.safe_dump(demo_config(root, world, start), sort_keys=False), encoding="utf-8")
+    config = load_config(path, list(settings), ray__address=ray)
+    with WorldServer(world.pictures, world.port):
+        with beside(lambda: make_vision_start(world, start, say)):
+            run_download(config, say)
+        return run_rounds(config, number, say)
+
+
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Do `work` in a thread while the body runs, and wait for it; its error is raised here.
+
+    An interrupt does not wait: the thread ends with the process.
+    """
+    failures: list[Exception] = []
+
+    def caught() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - handed to the thread that waits
+            failures.append(error)
+
+    thread = threading.Thread(target=caught, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def vision_start_folder(world: World) -> Path:
+    """Where the vision start of this model, trained in this way, lies."""
+    vision = _vision(world)
+    made_by = hashlib.sha256(f"{vision.model_dump_json()} {VISION_START}".encode()).hexdigest()[:8]
+    return world.folder / f"vision_start_{made_by}"
+
+
+def make_vision_start(world: World, folder: Path, say: Say) -> None:
+    """Train the ViT that all arms start from on the world's labelled drawings, once, into `folder`.
+
+    It stands for the ImageNet ViT that BLIP starts from (section 4.1): it sees classes and no text.
+    """
+    if (folder / "config.json").is_file():
+        say("vision start: current")
+        return
+    from blip_training.train.vision_start import train_vision_start
+
+    say("vision start: training the ViT on labelled drawings, without text")
+    counts = train_vision_start(folder, world.folder / "vision_start.parquet", _vision(world), **VISION_START)
+    say(f"vision start: {counts['labels_right']:.2%} of the labels of new drawings right")
+
+
+def _vision(world: World) -> VisionConfig:
+    return VisionConfig.model_validate(demo_config(world.folder, world)["pretrain"]["model"]["vision"])

@@ -1,0 +1,196 @@
+"""Pictures with their kept and dropped texts, as in the paper's Figure 4."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import duckdb
+
+from blip_bootstrap.query.questions import query
+from blip_bootstrap.query.sql_text import literal
+
+MAX_TEXTS = 6
+
+MAX_CHARS = 500
+"""A text is shown so far; one page's alt text can be a whole book."""
+
+AMONG = 200_000
+"""Pictures that the galleries are chosen among, drawn evenly where a round has more of them."""
+
+BIG_BYTES, BIG_PX, SMALL_PX = 40_000, 320, 160
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A choice of pictures: those that `fits`, by their `rank`, the least first; both SQL over `_OF_IMAGE`."""
+
+    title: str
+    note: str
+    fits: str
+    rank: str
+
+
+_OF_IMAGE = """
+    SELECT key, bool_or(source = 'web') AS web, bool_or(source = 'web' AND kept) AS web_kept,
+        bool_or(source = 'synthetic') AS synthetic, bool_or(source = 'synthetic' AND kept) AS synthetic_kept,
+        bool_or(source = 'web' AND NOT kept) AS web_dropped, count(itm_score) AS scored,
+        min(abs(itm_score - {threshold})) AS from_threshold, max(itm_score) - min(itm_score) AS apart
+    FROM pairs WHERE round = {number} AND hash(key) % {every} = 0 GROUP BY key
+"""
+"""What the texts of an image have in common, one row per image of a round, or of an even sample of them."""
+
+_RANDOM = "hash(key || '{seed}')"
+
+GALLERIES = (
+    Gallery(
+        "Web text dropped, synthetic text kept",
+        "Where the loop does its work: the web's text is noise, and the captioner's takes its place.",
+        "web_dropped AND synthetic_kept",
+        _RANDOM,
+    ),
+    Gallery(
+        "Web text kept, synthetic text dropped",
+        "The web's text is right; the captioner erred, said the same, or the filter thinks so.",
+        "web_kept AND synthetic AND NOT synthetic_kept",
+        _RANDOM,
+    ),
+    Gallery(
+        "Near the threshold",
+        "The texts that a slightly other threshold would move; look here first when choosing one.",
+        "from_threshold IS NOT NULL",
+        "from_threshold",
+    ),
+    Gallery(
+        "Most surprising",
+        "Where the scores of the web's text and of the captioner's lie furthest apart.",
+        "web AND synthetic AND scored > 1",
+        "-apart",
+    ),
+    Gallery(
+        "Everything dropped", "Pictures that the next model will not see.", "NOT (web_kept OR synthetic_kept)", _RANDOM
+    ),
+    Gallery("Any pictures", "Drawn evenly from all that were downloaded.", "true", _RANDOM),
+)
+
+
+def galleries_html(
+    connection: duckdb.DuckDBPyConnection, number: int, limit: int, seed: int, threshold: float | None
+) -> list[tuple[Gallery, str]]:
+    """The galleries of round `number` that have pictures, each as a list of at most `limit` figures.
+
+    Asked together: at ten million images it is the images and texts, read once, that take the time. They are chosen
+    among some AMONG pictures, since one row for every picture of such a round would fill the memory. `threshold` is
+    that on the ITM score; None, where the rule cut by another: no text is near it then.
+    """
+    if not limit:
+        return []
+    keys = _choose(connection, number, limit, seed, threshold)
+    found = _read(connection, number, sorted({key for some in keys for key in some}))
+    return [(gallery, _figures(some, *found)) for gallery, some in zip(GALLERIES, keys, strict=True) if some]
+
+
+def figures_html(connection: duckdb.DuckDBPyConnection, number: int, keys: Sequence[str]) -> str:
+    """The pictures `keys` with their texts of round `number`, green kept and red dropped, in the order of `keys`."""
+    return _figures(keys, *_read(connection, number, keys))
+
+
+def _choose(
+    connection: duckdb.DuckDBPyConnection, number: int, limit: int, seed: int, threshold: float | None
+) -> list[list[str]]:
+    """The keys of each gallery's pictures, in order."""
+    chosen = ", ".join(
+        f"min({{'rank': {gallery.rank.format(seed=seed)}, 'key': key}}, {limit}) FILTER ({gallery.fits})"
+        for gallery in GALLERIES
+    )
+    near = "NULL" if threshold is None else str(float(threshold))
+    of_image = _OF_IMAGE.format(number=number, threshold=near, every=_every(connection, number))
+    (row,) = query(connection, f"SELECT {chosen} FROM ({of_image})").to_pylist()
+    return [[picture["key"] for picture in some or []] for some in row.values()]
+
+
+def _every(connection: duckdb.DuckDBPyConnection, number: int) -> int:
+    """One of how many pictures to choose among, by the round's web texts, of which each picture has one."""
+    asked = f"SELECT count(*) FILTER (source = 'web') AS pictures FROM pairs WHERE round = {number}"
+    (row,) = query(connection, asked).to_pylist()
+    pictures = int(row["pictures"])
+    return max(1, math.ceil(pictures / AMONG))
+
+
+def _read(
+    connection: duckdb.DuckDBPyConnection, number: int, keys: Sequence[str]
+) -> tuple[dict[str, bytes | None], dict[str, list[dict[str, Any]]]]:
+    """The pictures `keys` and their texts in round `number`, the web's first."""
+    if not keys:
+        return {}, {}
+    wanted = f"key IN ({', '.join(map(literal, keys))})"
+    pictures = query(connection, f"SELECT key, jpg FROM images WHERE {wanted}").to_pylist()
+    rows = query(
+        connection,
+        f"SELECT key, source, caption[:{MAX_CHARS + 1}] AS caption, itm_score, kept, reason FROM pairs "
+        f"WHERE round = {number} AND {wanted} ORDER BY key, source DESC, candidate",
+    ).to_pylist()
+    texts: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        texts.setdefault(row["key"], []).append(row)
+    return {picture["key"]: picture["jpg"] for picture in pictures}, texts
+
+
+def picture_html(jpg: bytes | None, alt: str) -> str:
+    """An `img` with the picture inside; large ones are made smaller, tiny ones shown with hard pixels."""
+    if not jpg:
+        return f'<p class="note">no picture: {escape(alt)}</p>'
+    try:
+        content, width = _shrunk(jpg)
+    except Exception:  # noqa: BLE001 - Pillow raises whatever a damaged picture makes it raise
+        return f'<p class="note">a picture that cannot be read: {escape(alt)}</p>'
+    data = base64.b64encode(content).decode()
+    tiny = ' class="small"' if width < SMALL_PX else ""
+    return f'<img{tiny} src="data:image/jpeg;base64,{data}" alt="{escape(alt)}">'
+
+
+def text_html(text: dict[str, Any]) -> str:
+    """One text of a picture with its fate in words and colour."""
+    fate = "kept" if text["kept"] else "dropped"
+    score = "" if text["itm_score"] is None else f" · ITM {text['itm_score']:.3f}"
+    reason = "" if text["kept"] else f" · {text['reason']}"
+    said = text["caption"] or ""
+    shown = escape(said if len(said) <= MAX_CHARS else f"{said[:MAX_CHARS]}…") or "<em>no text</em>"
+    return (
+        f'<li class="{fate}">{shown}<span class="fate"><b>{fate}</b> · {escape(text["source"])}'
+        f"{escape(score + reason)}</span></li>"
+    )
+
+
+def _figures(keys: Sequence[str], pictures: dict[str, bytes | None], texts: dict[str, list[dict[str, Any]]]) -> str:
+    items = (_figure(pictures.get(key), key, texts.get(key, [])) for key in keys)
+    return f'<ul class="gallery">{"".join(items)}</ul>'
+
+
+def _figure(jpg: bytes | None, key: str, texts: list[dict[str, Any]]) -> str:
+    more = f"<li>and {len(texts) - MAX_TEXTS} more</li>" if len(texts) > MAX_TEXTS else ""
+    listed = "".join(text_html(text) for text in texts[:MAX_TEXTS])
+    image = picture_html(jpg, f"picture {key}")
+    return (
+        f'<li><figure>{image}<figcaption><ul class="texts">{listed}{more}</ul>'
+        f'<span class="key">{escape(key)}</span></figcaption></figure></li>'
+    )
+
+
+def _shrunk(jpg: bytes) -> tuple[bytes, int]:
+    """The picture's bytes, at most BIG_PX wide where they are many, and its width in px."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(jpg)) as image:
+        if len(jpg) <= BIG_BYTES:
+            return jpg, image.width
+        small = image.convert("RGB")
+        small.thumbnail((BIG_PX, BIG_PX))
+    out = io.BytesIO()
+    small.save(out, "JPEG", quality=82)
+    return out.getvalue(), small.width

@@ -1,0 +1,1 @@
+"""What people, or a truth file, say of a sample of texts."""

@@ -1,0 +1,107 @@
+"""Labels without people: captions that people wrote of a picture fit it, and texts of another picture do not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.questions import query
+from blip_bootstrap.query.views import connect
+from blip_bootstrap.storage import parquet, run_folder
+from blip_bootstrap.storage.run_folder import resolve_round
+from blip_bootstrap.storage.tables import LABELS
+
+Pair = tuple[bytes, str, str]
+
+
+def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, seed: int = 0) -> Path:
+    """Score `size` pictures with one of their human captions and with a text of another picture, by a round's filter.
+
+    The wrong texts are web texts of the round, since those that `target_noise` must tell are worded like them (file
+    names, shop titles, slogans, captions); a round without them takes human captions of another picture. Writes labels
+    of the source `human`, answered yes and no; the file's path is what `select.labels` takes for the strategy
+    `target_noise`. The held-out set serves where there is one, since the filter was fitted to the human set.
+    Raises InputError where the run has neither set, or no filter that could be asked.
+    """
+    from blip_training.evaluate.pair_scores import score_pairs
+
+    number = resolve_round(root, number)
+    path = root / "labels" / f"human-round-{number:02d}.parquet"
+    pairs = list(_pairs(root, number, size, seed))
+    filter = filter_of(root, number)
+    how = (_settings(root).get("caption") or {}).get("normalise", "auto")
+    parquet.check_writable(path)
+    scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], [[right, wrong] for _, right, wrong in pairs], how)
+    rows = [
+        _row(number, at, candidate, text, score)
+        for at, ((_, *texts), both) in enumerate(zip(pairs, scores, strict=True))
+        for candidate, (text, score) in enumerate(zip(texts, both, strict=True))
+    ]
+    parquet.write_parquet(path, parquet.rows_to_table(rows, LABELS), LABELS, {"seed": str(seed), "filter": str(filter)})
+    return path
+
+
+def filter_of(root: Path, number: int) -> str | Path:
+    """The filter that scored a round: the one that the round fine-tuned, else the one that was given."""
+    folder = run_folder.round_folder(root, number) / "filter"
+    if folder.is_dir():
+        return folder
+    config = _settings(root)
+    given = (config.get("filter") or {}).get("checkpoint")
+    if not given or (config.get("caption") or {}).get("filters"):
+        raise InputError(f"{folder}: no single filter made round {number}'s scores; label a sample (`audit sample`)")
+    return str(given)
+
+
+def _settings(root: Path) -> dict[str, Any]:
+    """The configuration that the run was last run with; empty where there is none."""
+    file = root / "config.yaml"
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None) or {}
+
+
+def _pairs(root: Path, number: int, size: int, seed: int) -> Iterator[Pair]:
+    """Pictures with one of their captions and a text of another picture; a caption that both have is no negative."""
+    rng = random.Random(seed)
+    rows = _annotated(root)
+    rows = rng.sample(rows, min(size, len(rows)))
+    web = _web_texts(root, number, len(rows), seed)
+    for at, row in enumerate(rows):
+        wrong = [web[at % len(web)]] if web else rows[at - 1]["captions"]
+        if others := [text for text in wrong if text not in row["captions"]]:
+            yield row["jpg"], rng.choice(row["captions"]), rng.choice(others)
+
+
+def _web_texts(root: Path, number: int, size: int, seed: int) -> list[str]:
+    """Scored web texts of a round, drawn by the seed; none where it has none."""
+    sql = f"""
+    SELECT caption FROM pairs
+    WHERE round = {number} AND source = 'web' AND itm_score IS NOT NULL AND trim(caption) <> ''
+    ORDER BY md5_number_lower(concat_ws(' ', {seed}, key)), key LIMIT {size}
+    """
+    with connect(root) as connection:
+        found: list[str] = query(connection, sql)["caption"].to_pylist()
+    return found
+
+
+def _annotated(root: Path) -> list[dict[str, Any]]:
+    """The readable pictures of the held-out set, else of the human set."""
+    with connect(root) as connection:
+        for name in ("held_out", "human"):
+            sql = f"SELECT jpg, captions FROM {name} WHERE status = 'success' AND len(captions) > 0 ORDER BY key"
+            if rows := query(connection, sql).to_pylist():
+                found: list[dict[str, Any]] = rows
+                return found
+    raise InputError(f"{root}: no held-out and no human-annotated set; label a sample (`audit sample`)")
+
+
+def _row(number: int, at: int, candidate: int, text: str, score: float) -> dict[str, object]:
+    answer = "no" if candidate else "yes"
+    return {
+        "round": number, "key": f"{at:010d}", "source": "human", "candidate": candidate, "caption": text,
+        "itm_score": score, "kept": None, "stratum_rows": None, "answer": answer,
+    }  # fmt: skip

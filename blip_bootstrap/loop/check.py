@@ -1,0 +1,53 @@
+"""What a configuration lacks for a round, found before anything is made."""
+
+from __future__ import annotations
+
+from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig
+from blip_bootstrap.loop.input_paths import missing_paths
+
+
+def check_config(config: Config, number: int) -> list[str]:
+    """What the configuration lacks for round `number`, one line for each mistake."""
+    mistakes = [] if config.download.urls else ["download.urls: at least one URL list is needed"]
+    mistakes += missing_paths(config, number)
+    if number > 0:
+        mistakes += _check_finetune(config, "captioner", config.captioner)
+        mistakes += _check_finetune(config, "filter", config.filter)
+        mistakes += _check_beams(config.caption)
+        mistakes += _check_filter_only(config)
+    if config.pretrain.optimizer.steps == 0 and number == 0:
+        mistakes.append("pretrain.optimizer.steps: is 0, so that round 0 has nothing to make; run a later round")
+    return mistakes
+
+
+def _check_finetune(config: Config, name: str, section: FinetuneConfig) -> list[str]:
+    if section.checkpoint:
+        return []
+    if config.human is None:
+        return [f"human: needed to fine-tune the {name}; or give {name}.checkpoint"]
+    if config.pretrain.optimizer.steps == 0:
+        return [f"{name}.checkpoint: needed where pretrain.optimizer.steps is 0"]
+    return []
+
+
+def _check_beams(caption: CaptionConfig) -> list[str]:
+    """An image's candidates are its best beams."""
+    if caption.candidates == 1 or not (caption.sampler.num_beams or caption.sampler.preset == "beam"):
+        return []
+    from blip_training.decoding.sampler import resolve_sampler
+
+    beams = resolve_sampler(caption.sampler).num_beams
+    if beams == 1 or beams >= caption.candidates:
+        return []
+    return [f"caption.candidates: {caption.candidates} of {beams} beams; set caption.sampler.num_beams higher"]
+
+
+def _check_filter_only(config: Config) -> list[str]:
+    """The arm of web texts alone needs a rule that can judge them."""
+    select = config.select
+    if "filter_only" in config.controls.arms and select.strategy == "fraction" and select.score == "logprob":
+        return [
+            "controls.arms: filter_only has no pairs where select.strategy fraction cuts by logprob, which web texts "
+            "lack; leave the arm out, or cut by another select.score"
+        ]
+    return []

@@ -1,0 +1,133 @@
+"""The models and tokenizers that a configuration names, opened and checked before hours of work for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from blip_bootstrap import __version__
+from blip_bootstrap.errors import BlipBootstrapError
+
+if TYPE_CHECKING:
+    from blip_bootstrap.config import Config
+
+
+Needs = Literal["decode", "match", "score", "tokenizer", "start"]
+
+STAMP = ".given.sha256"
+"""Under the root: what was found right once is not opened again while no file of it changes."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A folder, file or hub name in the configuration, and what the round will ask of it."""
+
+    where: str
+    source: str
+    needs: Needs
+
+
+def given_models(config: Config, number: int) -> Iterator[Given]:
+    """What round `number` will load: given models from round 1 on, and what a pre-training starts from."""
+    if number > 0:
+        caption = config.caption
+        yield from _each("captioner.checkpoint", config.captioner.checkpoint, "decode")
+        yield from _each("filter.checkpoint", config.filter.checkpoint, "match")
+        for i, source in enumerate(caption.captioners):
+            yield Given(f"caption.captioners.{i}", source, "decode")
+        for i, source in enumerate(caption.filters):
+            yield Given(f"caption.filters.{i}", source, "match")
+        yield from _each("caption.scorer", caption.scorer, "score")
+    if config.pretrain.optimizer.steps > 0:
+        model = config.pretrain.model
+        yield Given("pretrain.model.text.tokenizer", model.text.tokenizer, "tokenizer")
+        yield from _each("pretrain.model.text.start", model.text.start, "start")
+        yield from _each("pretrain.model.vision.start", model.vision.start, "start")
+
+
+def _each(where: str, source: str | None, needs: Needs) -> Iterator[Given]:
+    if source:
+        yield Given(where, source, needs)
+
+
+def check_given(config: Config, number: int) -> list[str]:
+    """What is wrong with the given models, one line for each mistake; those of the hub are fetched.
+
+    Each is opened as the step will open it: whole, of the shapes that its configuration says, with a tokenizer that
+    fits, able to do its part; and prompts leave room for a caption. Nothing is opened where the same files were found
+    right before.
+    """
+    known = _read_stamp(config.root)
+    found = list(given_models(config, number))
+    if known and known == stamp_of(config, found):
+        return []
+    return _mistakes(config, found)
+
+
+def look_into_given(config: Config, number: int, say: Callable[[str], None]) -> list[str]:
+    """The same of what is on this machine; of hub names that are not, `say` is told that they were not looked into.
+
+    A given checkpoint that could not be fetched either, since the hub's library is told to stay offline, is a mistake.
+    """
+    from huggingface_hub.constants import is_offline_mode
+
+    from blip_training.runtime.sources import is_here
+
+    here, mistakes = [], []
+    for one in given_models(config, number):
+        if is_here(one.source):
+            here.append(one)
+        elif is_offline_mode() and one.needs != "tokenizer":
+            mistakes.append(
+                f"{one.where}: {one.source} is not on this machine, and HF_HUB_OFFLINE keeps it from the hub"
+            )
+        else:
+            say(f"{one.where}: {one.source} is not on this machine; `run` will fetch it and look into it")
+    return mistakes + _mistakes(config, here)
+
+
+def _mistakes(config: Config, found: list[Given]) -> list[str]:
+    from blip_training.evaluate.opening import Opened
+
+    opened, mistakes = Opened(config), []
+    for one in found:
+        try:
+            opened.open(one.source, one.needs)
+        except BlipBootstrapError as error:
+            mistakes.append(f"{one.where}: {' '.join(str(error).split())}")
+    return mistakes + opened.prompt_mistakes()
+
+
+def note_given(config: Config, number: int) -> None:
+    """Remember under the root that `check_given` found nothing wrong."""
+    stamp = stamp_of(config, list(given_models(config, number)))
+    if stamp != _read_stamp(config.root):
+        (config.root / STAMP).write_text(stamp, encoding="utf-8")
+
+
+def _read_stamp(root: Path) -> str:
+    try:
+        return (root / STAMP).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def stamp_of(config: Config, found: list[Given]) -> str:
+    """A digest of the settings that decide, and of sizes and dates of the files."""
+    from blip_training.runtime.sources import resolve_source
+
+    settings = config.model_dump(
+        mode="json", include={"caption", "captioner", "pretrain", "evaluate", "human", "held_out"}
+    )
+    files = [[one.where, one.source, one.needs, _files(resolve_source(one.source))] for one in found]
+    return hashlib.sha256(json.dumps([__version__, settings, files], sort_keys=True).encode()).hexdigest()
+
+
+def _files(path: Path) -> list[list[object]]:
+    files = [path, *sorted(path.parent.glob("vocab.txt"))] if path.is_file() else sorted(path.rglob("*"))
+    known = ((file, file.stat()) for file in files if file.is_file())
+    return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in known]

@@ -1,0 +1,80 @@
+"""Where a run's things lie: the artifacts of one round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from blip_bootstrap.config import AnnotatedSet, Config, FinetuneConfig, Section, TrainControlsConfig
+from blip_bootstrap.storage.run_folder import MANIFEST
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Something on disk: a folder or file that a step makes from `section` and inputs, or (`given`) the user's own."""
+
+    name: str
+    path: Path | str
+    section: Section | None = None
+    given: bool = False
+
+    @property
+    def manifest(self) -> Path:
+        """Where its MANIFEST lies: in the folder, or beside the file."""
+        path = Path(self.path)
+        return path.with_name(f".{path.name}.{MANIFEST}") if path.suffix else path / MANIFEST
+
+
+class Layout:
+    """The artifacts of one round under `config.root`; None where the configuration leaves a part out."""
+
+    def __init__(self, config: Config, number: int) -> None:
+        self.config, self.number = config, number
+        self.root = config.root
+        self.round = self.root / f"round-{number:02d}"
+        self.urls = tuple(Artifact(f"list {one.name}", one.path, given=True) for one in config.download.urls)
+        self.images = Artifact("images", self.root / "images", config.download)
+        self.human_list, self.human = self._annotated("human", config.human)
+        self.held_out_list, self.held_out = self._annotated("held_out", config.held_out)
+        self.same_pictures = self._same_pictures()
+        self.truth = Artifact("truth", config.truth, given=True) if config.truth else None
+        trains = config.pretrain.optimizer.steps > 0
+        self.model = self._made("model", config.pretrain) if trains else None
+        self.previous_model = self._previous("model") if trains and number else None
+        self.pairs = self._made("pairs", config.select if number else None)
+        self.evaluation = self._made("evaluation", config.evaluate) if trains and config.held_out else None
+        self.references = self.human if config.evaluate.wants_references else None
+        self.metrics = self._made("metrics.json", None)
+        self.report = self._made("report.html", config.report)
+        self.captioner = self._finetuned("captioner", config.captioner) if number else None
+        self.filter = self._finetuned("filter", config.filter) if number else None
+        self.captions = self._made("captions", config.caption) if number else None
+        arms = bool(config.controls.arms) and number > 0
+        oracle = arms and config.truth and "oracle" in config.controls.arms
+        self.truth_pairs = self._made("truth_pairs", None) if oracle else None
+        self.controls = self._made("controls", TrainControlsConfig.of(config)) if arms and self.evaluation else None
+
+    def _made(self, name: str, section: Section | None) -> Artifact:
+        return Artifact(f"{self.round.name}/{name}", self.round / name, section)
+
+    def _previous(self, name: str) -> Artifact:
+        folder = self.root / f"round-{self.number - 1:02d}"
+        return Artifact(f"{folder.name}/{name}", folder / name)
+
+    def _annotated(self, name: str, section: AnnotatedSet | None) -> tuple[Artifact | None, Artifact | None]:
+        if section is None:
+            return None, None
+        return Artifact(f"list {name}", section.path, given=True), Artifact(name, self.root / name, section)
+
+    def _same_pictures(self) -> Artifact | None:
+        """Where there is something to compare, and a training that could leave it out."""
+        given = self.config.captioner.checkpoint and self.config.filter.checkpoint
+        trains = self.config.pretrain.optimizer.steps > 0 or (self.number and not given)
+        if not trains or not (self.human or self.held_out):
+            return None
+        return Artifact("same_pictures", self.root / "same_pictures", self.config.same_pictures)
+
+    def _finetuned(self, name: str, section: FinetuneConfig) -> Artifact:
+        if section.checkpoint:
+            return Artifact(f"given {name}", section.checkpoint, section, given=True)
+        return self._made(name, section)

@@ -1,0 +1,192 @@
+"""What each step costs on this machine, measured on a sample with the configured models and as many workers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blip_bootstrap.config import Config
+from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.planning.annotated import captions_of, measure_annotated, measure_evaluation, web_texts
+from blip_bootstrap.planning.cost import Cost
+from blip_bootstrap.planning.download import empty_job_s, measure_download
+from blip_bootstrap.planning.report import measure_report
+from blip_bootstrap.planning.sample import (
+    PlannedModels,
+    Sample,
+    drawn_sample,
+    find_models,
+    stored_sample,
+    table_bytes,
+    with_usual_length,
+    worded,
+)
+from blip_bootstrap.planning.training import measure_controls, measure_finetunes, measure_pretraining
+from blip_bootstrap.select.pairs import select_pairs
+from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
+from blip_bootstrap.storage.tables import CAPTIONS, PAIRS
+from blip_pipelines.caption.blocks import BLOCK_ROWS
+from blip_pipelines.caption.models import absolute, with_absolute_models
+from blip_pipelines.caption.probe import SampledCaptioning
+from blip_pipelines.caption.step import gpus_of_actor, idle_lanes
+from blip_pipelines.cluster.devices import resolve_dtypes
+from blip_pipelines.cluster.errors import errors_in_one_line
+from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, peak_bytes
+from blip_pipelines.cluster.session import connect, quiet_data
+
+SELECT_ROWS = 100_000
+
+DISK_PROBE_BYTES = 64_000_000
+
+DECODE_BOUND = 0.8
+"""Decoding bounds where it takes so much of the time that a batch takes as a whole."""
+
+Say = Callable[[str], None]
+
+
+def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple[list[Cost], float]:
+    """The cost of each step of a round, measured on `count` images, and the disk's rate in bytes per second.
+
+    The images are those of the run, else the first of the URL lists (fetched for this), else drawn ones. Each
+    measurement ends after `limit_s` seconds or with the sample. Nothing is written but to a temporary folder. Raises
+    CheckpointError for a model that cannot be used, RunFailed where Ray has too few CPUs.
+    """
+    if config.ray.address == NO_RAY:
+        raise ConfigError(["ray.address: a plan measures with Ray; use --set ray.address=local"])
+    config = resolve_dtypes(config, say)
+    with tempfile.TemporaryDirectory(prefix="blip-plan-") as folder:
+        scratch = Path(folder)
+        disk_bytes_per_s = measure_disk(scratch)
+        started = time.perf_counter()
+        connect(config.ray)
+        quiet_data()
+        costs = [Cost("start", 0, 0, 0.0, "start", fixed_s=time.perf_counter() - started, scales=False)]
+        sample, download = find_sample(config, scratch, count)
+        costs += [download] if download else []
+        annotated, folders, sizes = measure_annotated(config, count, scratch)
+        models = find_models(config, scratch)
+        known: list[str] = []
+        if not models.trained and not config.captioner.checkpoint:
+            known = captions_of(folders["human"]) if "human" in folders else web_texts(sample.rows)
+            config = with_usual_length(config, known)
+        note = "" if models.trained else "; untrained models, whose captions are cut at the usual length"
+        say(f"plan: {len(sample.rows)} images, {sample.origin}{note}")
+        costs += [*annotated, *measure_finetunes(config, models, folders.get("human"), scratch)]
+        captioning, captions = measure_captioning(config, models, sample, limit_s, known)
+        costs += [captioning, measure_select(config, captions, scratch / "select", sample.success_share)]
+        costs += measure_model(config, sample, folders, sizes.get("held_out", 0), limit_s, scratch)
+        costs.append(measure_report(config, sample.rows, captions, scratch / "report"))
+        return costs, disk_bytes_per_s
+
+
+def measure_model(
+    config: Config, sample: Sample, folders: Mapping[str, Path], num_held_out: int, limit_s: float, scratch: Path
+) -> list[Cost]:
+    """The costs of pre-training, of measuring its model, and of the control arms; none without pre-training."""
+    if not config.pretrain.optimizer.steps:
+        return []
+    training, model = measure_pretraining(config, sample.rows, scratch)
+    if "held_out" not in folders:
+        return [training]
+    evaluation = measure_evaluation(config, model, folders, num_held_out, limit_s, scratch)
+    controls = measure_controls(config, training, evaluation)
+    return [training, evaluation, *([controls] if controls else [])]
+
+
+def find_sample(config: Config, scratch: Path, count: int) -> tuple[Sample, Cost | None]:
+    """Images to measure with, and the cost of the download, None where there is nothing to fetch."""
+    if parquet_files(config.root / "images"):
+        sample = stored_sample(config.root / "images", count, f"of {config.root}")
+        return sample, None
+    if config.download.urls:
+        cost = measure_download(config, scratch / "images", count)
+        return stored_sample(scratch / "images", count, "the first of the lists"), cost
+    return drawn_sample(scratch / "drawn", count), None
+
+
+def measure_captioning(
+    config: Config, models: PlannedModels, sample: Sample, limit_s: float, known: Sequence[str] = ()
+) -> tuple[Cost, list[dict[str, Any]]]:
+    """The cost of captioning and scoring, by as many actors as a run would start here; and the sample's captions.
+
+    With `known`, these texts stand for the captions on disk: the random words of an untrained model take more room.
+    """
+    import ray
+
+    caption = with_absolute_models(config.caption)
+    gpus = gpus_of_actor(caption)
+    num_actors = num_workers(config.ray, caption.num_actors, caption.cpus_per_actor, gpus)
+    check_cpus(num_actors * caption.cpus_per_actor, "captioning")
+    started = time.perf_counter()
+    with errors_in_one_line("plan"):
+        remote: Any = ray.remote(num_cpus=caption.cpus_per_actor, num_gpus=gpus)(SampledCaptioning)
+        sources = absolute(models.captioner), absolute(models.filter)
+        num_lanes = idle_lanes(caption, config.ray, num_actors)
+        actors = [remote.remote(*sources, caption, num_lanes) for _ in range(num_actors)]
+        ray.get([actor.load.remote() for actor in actors])
+        empty_job_s()
+        fixed_s = time.perf_counter() - started
+        rows = ray.put(sample.rows)
+        found = ray.get([actor.measure.remote(rows, limit_s) for actor in actors])
+        for actor in actors:
+            ray.kill(actor)
+    seconds = sum(one["seconds"] for one in found) / num_actors
+    decode_s = sum(one["decode_s"] for one in found) / num_actors
+    captions, images = worded(found[0]["captions"], known), found[0]["images"]
+    return Cost(
+        "caption + score",
+        rows_per_image=len(captions) / images,
+        bytes_per_image=table_bytes(captions, CAPTIONS, images, config.download.rows_per_shard),
+        seconds_per_image=seconds,
+        bound_by="CPU decode" if decode_s > DECODE_BOUND * seconds else "model",
+        fixed_s=fixed_s,
+        num_workers=num_actors,
+        unit=BLOCK_ROWS,
+        share=sample.success_share,
+        worker_bytes=max(one["peak_bytes"] for one in found),
+        devices_per_worker=gpus or caption.cpus_per_actor,
+        device="GPU" if gpus else "CPU",
+    ), captions
+
+
+def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path, share: float) -> Cost:
+    """The cost of the selection, on the sample's captions repeated until there are enough."""
+    num_images = sum(row["source"] == "web" for row in captions)
+    parts = -(-SELECT_ROWS // (10 * len(captions)))  # some ten repetitions are one file
+    for part in range(parts):
+        rows = [row | {"key": f"{part}.{i}.{row['key']}"} for i in range(10) for row in captions]
+        write_parquet(folder / "captions" / f"part-{part:05d}.parquet", rows_to_table(rows, CAPTIONS), CAPTIONS)
+    out = folder / "pairs"
+    out.mkdir()
+    started = time.perf_counter()
+    select_pairs(out, folder / "captions", config.select)
+    seconds = time.perf_counter() - started
+    images = 10 * parts * num_images
+    pairs = [{name: row.get(name) for name in PAIRS.schema.names} | {"kept": True} for row in captions]
+    return Cost(
+        "select",
+        rows_per_image=len(captions) / num_images,
+        bytes_per_image=table_bytes(pairs, PAIRS, num_images, config.download.rows_per_shard),
+        seconds_per_image=seconds / images,
+        bound_by="CPU",
+        share=share,
+        worker_bytes=peak_bytes(),
+        devices_per_worker=os.cpu_count() or 1,
+        scales=False,
+    )
+
+
+def measure_disk(folder: Path) -> float:
+    """Bytes per second that are really written."""
+    block, started = os.urandom(1_000_000), time.perf_counter()
+    with (folder / "probe").open("wb") as file:
+        for _ in range(DISK_PROBE_BYTES // len(block)):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    (folder / "probe").unlink()
+    return DISK_PROBE_BYTES / (time.perf_counter() - started)

@@ -1,0 +1,260 @@
+"""An Arrow table as text for people and programs: table, csv, json, markdown, parquet."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import datetime
+import io
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from blip_bootstrap.errors import InputError, writing
+from blip_bootstrap.storage.parquet import staged_beside
+
+TEXT_WIDTH, MAX_TURNED = 20, 8
+"""A column of text may be as narrow as this; a table that is too wide is turned if it has no more rows than this."""
+
+MAX_ROWS = 200
+"""Rows of a table for people; the other forms have all."""
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters, by which a text of the web could write over the terminal."""
+
+FORMS = ("table", "csv", "json", "markdown", "parquet")
+"""How an answer can be printed; `json` is one object per row in a list, bytes in base64, no number (NaN) as null."""
+
+
+class PipedConsole(Console):
+    """A console whose reader may leave early, as `| head` does, without that being an error of ours."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the command line end as for any other output."""
+        raise BrokenPipeError
+
+
+def render(data: pa.Table, form: str, num_rows: int | None = None, encoding: str = "utf-8") -> bytes:
+    """`data` in one of `FORMS`, UTF-8; as a table, `data` is the first of `num_rows` rows, and for this terminal.
+
+    What `encoding` cannot say is shown as `\\u00e9`, and its lines are drawn with what it has.
+
+    Raises ValueError for another form, InputError for a value that the form cannot hold, as an infinite date.
+    """
+    if form == "table":
+        with _told_by_form(form):
+            return _table(data, data.num_rows if num_rows is None else num_rows, encoding)
+    out = io.BytesIO()
+    write_batches(data.schema, data.to_batches(), form, out)
+    return out.getvalue()
+
+
+def write_batches(schema: pa.Schema, batches: Iterable[pa.RecordBatch], form: str, out: BinaryIO) -> None:
+    """Write rows as they come, in one of `FORMS` but table. Raises as `render`."""
+    writers = {"csv": _csv, "json": _json, "markdown": _markdown, "parquet": _parquet}
+    if form not in writers:
+        raise ValueError(f"form {form!r} is none of {', '.join(FORMS)}")
+    with _told_by_form(form):
+        writers[form](schema, batches, out)
+
+
+@contextmanager
+def _told_by_form(form: str) -> Iterator[None]:
+    try:
+        yield
+    except (OverflowError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"--format {form} cannot hold this ({error}); cast the column to VARCHAR") from error
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that the user asked for, to write; a new one is there once it is whole. InputError where it cannot be."""
+    with writing(path):
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout, a pipe
+            with path.open("wb") as file:
+                yield file
+            return
+        staged = staged_beside(path)
+        try:
+            with staged.open("wb") as file:
+                yield file
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write what the user asked to have in a file. Raises InputError where that cannot be."""
+    with open_file(path) as file:
+        file.write(content)
+
+
+def rich_table(data: pa.Table, width: int) -> Table:
+    """`data` as a rich table that fits `width` characters.
+
+    Too wide, its headings are broken at underscores, then the air in its cells goes; still too wide, its rows become
+    columns, or blocks of lines.
+    """
+    names = [shown(name) for name in data.schema.names]
+    rows = [[shown(value) for value in row.values()] for row in _rows(data)]
+    numeric = [_is_number(kind) for kind in data.schema.types]
+    broken = [name.replace("_", "_\n") for name in names]
+    for heads, air in ((names, 1), (broken, 1), (broken, 0)):
+        least = _least_widths(heads, rows, numeric)
+        if sum(least) + (1 + 2 * air) * len(least) + 1 <= width:
+            return _plain_table(heads, rows, numeric, least, air)
+    if len(rows) <= MAX_TURNED and sum(_widest(row) + 3 for row in rows) + max(map(len, names)) < width:
+        turned = [list(line) for line in zip(names, *rows, strict=True)]
+        return _plain_table(["", *map(str, range(1, len(rows) + 1))], turned, [False] + [True] * len(rows), None)
+    blocks: list[list[str]] = []
+    for row in rows:
+        blocks += [[name, cell] for name, cell in zip(names, row, strict=True) if cell]
+        blocks.append(["", ""])
+    return _plain_table(["", ""], blocks, [False, False], None)
+
+
+def _least_widths(heads: list[str], rows: list[list[str]], numeric: list[bool]) -> list[int]:
+    """What each column needs: a number is not folded, a text may be, to TEXT_WIDTH."""
+    widest = [
+        max(len(line) for cell in column for line in cell.split("\n")) for column in zip(heads, *rows, strict=True)
+    ]
+    return [size if right else min(size, TEXT_WIDTH) for size, right in zip(widest, numeric, strict=True)]
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _plain_table(
+    names: list[str], rows: list[list[str]], numeric: list[bool], least: list[int] | None, air: int = 1
+) -> Table:
+    table = Table(header_style="bold", show_header=any(names), padding=(0, air))
+    for at, (name, right) in enumerate(zip(names, numeric, strict=True)):
+        narrowest = least[at] if least else None
+        table.add_column(escape(name), justify="right" if right else "left", overflow="fold", min_width=narrowest)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _widest(cells: list[str]) -> int:
+    return max(map(len, cells), default=0)
+
+
+def shown(value: Any) -> str:
+    """One value for people: thousands separated, four digits of a fraction, bytes by their number."""
+    match value:
+        case None:
+            return ""
+        case bytes():
+            return f"<{len(value):,} bytes>"
+        case bool():
+            return str(value).lower()
+        case int():
+            return f"{value:,}"
+        case Decimal():
+            return shown(float(value))
+        case float():
+            return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+        case list():
+            return ", ".join(shown(one) for one in value)
+        case _:
+            return _UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
+
+
+def terminal_encoding() -> str:
+    """The encoding of what people read: standard output's."""
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
+def _table(data: pa.Table, num_rows: int, encoding: str) -> bytes:
+    content = io.BytesIO()
+    out = io.TextIOWrapper(content, encoding, errors="backslashreplace", newline="", write_through=True)
+    width = shutil.get_terminal_size((120, 40)).columns
+    told = "1 row" if num_rows == 1 else f"{num_rows:,} rows"
+    if num_rows > MAX_ROWS:
+        told += f", the first {MAX_ROWS} of which are shown; --format csv has all"
+    Console(file=out, width=width).print(rich_table(data.slice(0, MAX_ROWS), width), told, highlight=False)
+    out.flush()
+    return content.getvalue()
+
+
+def _csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: BinaryIO) -> None:
+    text = io.TextIOWrapper(out, "utf-8", newline="", write_through=True)
+    try:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(schema.names)
+        for batch in batches:
+            writer.writerows([_plain(value) for value in row.values()] for row in _rows(batch))
+    finally:
+        text.detach()
+
+
+def _json(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: BinaryIO) -> None:
+    told = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    names, before = [told(name) for name in schema.names], "["
+    for batch in batches:
+        for row in _rows(batch):
+            values = (told(_plain(value, nested=True)) for value in row.values())
+            lines = ",\n  ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+            out.write(f"{before}\n {{\n  {lines}\n }}".encode())
+            before = ","
+    out.write(b"[]\n" if before == "[" else b"\n]\n")
+
+
+def _markdown(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: BinaryIO) -> None:
+    names = [_cell(name) for name in schema.names]
+    out.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n".encode())
+    for batch in batches:
+        for row in _rows(batch):
+            out.write(f"| {' | '.join(_cell(shown(value)) for value in row.values())} |\n".encode())
+
+
+def _parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: BinaryIO) -> None:
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _rows(data: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = data.to_pylist(maps_as_pydicts="strict")
+    return rows
+
+
+def _cell(text: str) -> str:
+    """A text that stays in its cell of a Markdown table, and is no HTML."""
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split("\n"))
+
+
+def _plain(value: Any, nested: bool = False) -> Any:
+    """A value as JSON or CSV can carry it."""
+    match value:
+        case bytes():
+            return base64.b64encode(value).decode()
+        case float():
+            return value if math.isfinite(value) or not nested else None
+        case Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case datetime.date() | datetime.time() | datetime.timedelta():
+            return str(value)
+        case list():
+            plain = [_plain(one, nested=True) for one in value]
+            return plain if nested else json.dumps(plain, ensure_ascii=False)
+        case dict():
+            plain_dict = {str(k): _plain(v, nested=True) for k, v in value.items()}
+            return plain_dict if nested else json.dumps(plain_dict, ensure_ascii=False)
+        case _:
+            return value

@@ -1,0 +1,75 @@
+"""The small tables about a run that are made from its JSON: `rounds`, `metrics` and `runs`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from blip_bootstrap.query.verdicts import renewed
+from blip_bootstrap.storage.parquet import rows_to_table
+from blip_bootstrap.storage.run_folder import manifests, read_json, round_folder, round_numbers
+from blip_bootstrap.storage.tables import METRICS, ROUNDS, RUNS
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a nested mapping with dotted names."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{name}", float(value)
+
+
+def rounds_table(root: Path) -> pa.Table:
+    """`ROUNDS` of a run."""
+    return rows_to_table([{c.name: metrics.get(c.name) for c in ROUNDS.columns} for metrics in _metrics(root)], ROUNDS)
+
+
+def metrics_table(root: Path) -> pa.Table:
+    """`METRICS` of a run."""
+    rows = [
+        {"round": metrics["round"], "name": name, "value": value}
+        for metrics in _metrics(root)
+        for name, value in flat({k: v for k, v in metrics.items() if k != "round"})
+    ]
+    return rows_to_table(rows, METRICS)
+
+
+def runs_table(root: Path) -> pa.Table:
+    """`RUNS` of a run."""
+    return rows_to_table([_run(manifest) for manifest in manifests(root)], RUNS)
+
+
+def read_figures(root: Path, number: int) -> dict[str, Any] | None:
+    """The figures of a round's metrics.json with its number as `round`; None where it has none.
+
+    Those of an earlier version are told as today's. Raises InputError where the file is damaged.
+    """
+    folder = round_folder(root, number)
+    found = read_json(folder / "metrics.json")
+    return None if found is None else {**renewed(root, folder, found), "round": number}
+
+
+def _metrics(root: Path) -> list[dict[str, Any]]:
+    read = (read_figures(root, number) for number in round_numbers(root))
+    return [metrics for metrics in read if metrics is not None]
+
+
+def _run(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    files, recipe = manifest.get("files", []), manifest.get("recipe", {})
+    match = re.match(r"round-(\d+)/", str(manifest.get("name", "")))
+    same = {name: manifest.get(name) for name in ("name", "digest", "content", "made", "seconds", "version")}
+    return same | {
+        "round": int(match[1]) if match else None,
+        "step": recipe.get("step"),
+        "num_rows": sum(file.get("rows", 0) for file in files),
+        "size_bytes": sum(file.get("bytes", 0) for file in files),
+        "counts": json.dumps(manifest.get("counts", {})),
+        "settings": json.dumps(manifest.get("settings", {})),
+        "inputs": json.dumps(recipe.get("inputs", {})),
+    }

@@ -1,0 +1,152 @@
+"""The filter's verdict on each text of `pairs`: whether its score is below the rule's cut (BLIP, section 4.2).
+
+`pairs` files hold it as `rejected`. Files of earlier versions do not, and gave a text that is both a repetition and
+below the cut the reason `duplicate_text`; there it follows from the scores and from the rule in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.macros import MACROS
+from blip_bootstrap.query.questions import told_in_one_line
+from blip_bootstrap.query.sql_text import is_number, scan
+from blip_bootstrap.storage import parquet
+from blip_bootstrap.storage.remote import Remote, attach, remote_of
+
+SCORE_COLUMNS = {"itm": "itm_score", "itc": "itc_score", "logprob": "logprob", "clip": "clip_score"}
+"""The column of `captions` that `select.score` names."""
+
+
+def below_sql(column: str, cut: float) -> str:
+    """SQL for the verdict: true below the cut in single precision, else false; null where the text has no score."""
+    return f"CASE WHEN {is_number(column)} THEN {column} < '{cut!r}'::FLOAT END"
+
+
+def rule_of(schema: pa.Schema) -> dict[str, Any] | None:
+    """The rule that made a file of `pairs`: its settings and what it counted; None where the file does not say."""
+    found = (schema.metadata or {}).get(b"rule")
+    rule: dict[str, Any] | None = json.loads(found) if found else None
+    return rule
+
+
+def cut_of(rule: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The score that a rule cuts by and the cut that was in force; None where nothing was cut, as in round 0."""
+    if rule.get("strategy") == "fraction":
+        column = SCORE_COLUMNS.get(str(rule.get("score", "itm")), "itm_score")
+        return (column, float(rule[f"{column}_cut"])) if f"{column}_cut" in rule else None
+    return ("itm_score", float(rule["itm_threshold"])) if "itm_threshold" in rule else None
+
+
+def schema_of(file: Path | str, remote: Remote | None = None) -> pa.Schema:
+    """The Arrow schema of one Parquet file. Raises InputError, naming the file, where it is damaged."""
+    try:
+        return remote.schema(str(file)) if remote else parquet.open_parquet(Path(file)).schema_arrow
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: not a readable Parquet file ({error}); delete it and run again") from error
+
+
+def pairs_sql(files: Sequence[Path | str], schema: pa.Schema) -> str:
+    """What stands behind FROM for the rows of `pairs` files, all of one folder, each with its `rejected`.
+
+    `schema` is that of the first file. A rule that cut by another score than ITM's is looked up in the captions beside
+    the pairs, as only they hold that score.
+    """
+    rule, said = rule_of(schema), "rejected" in schema.names
+    cut, captions = cut_of(rule) if rule else None, [_captions_of(str(file)) for file in files]
+    columns = ", ".join(f"p.{name}" for name in schema.names if name != "rejected")  # other files may have that one
+    if cut and cut[0] != "itm_score" and not said and all(captions):
+        scores = f"(SELECT key, source, candidate, {cut[0]} FROM {scan([file for file in captions if file])})"
+        joined = f"{scan(files)} p LEFT JOIN {scores} s USING (key, source, candidate)"
+        return f"(SELECT {columns}, {below_sql(f's.{cut[0]}', cut[1])} AS rejected FROM {joined})"
+    found = _from_reason(schema) if cut is None or cut[0] != "itm_score" else below_sql("p.itm_score", cut[1])
+    return f"(SELECT {columns}, {f'coalesce(p.rejected, {found})' if said else found} AS rejected FROM {scan(files)} p)"
+
+
+def _from_reason(schema: pa.Schema) -> str:
+    """The verdict of pairs that no rule of ours made, or none by a score that they hold: as far as the reason tells."""
+    if not {"itm_score", "reason"} <= set(schema.names):
+        return "NULL::BOOLEAN"
+    scored = f"{is_number('itm_score')} AND coalesce(reason NOT IN ('empty_text', 'not_scored'), true)"
+    return f"CASE WHEN {scored} THEN coalesce(reason = 'below_threshold', false) END"
+
+
+def _captions_of(pairs: str) -> str | None:
+    """The file of captions that a file of pairs was made from: of the same name, in the folder beside; None: gone."""
+    folder, _, name = pairs.rpartition("/")
+    captions = f"{folder.rpartition('/')[0]}/captions/{name}"
+    return captions if "://" in captions or Path(captions).is_file() else None
+
+
+def pair_figures(files: Sequence[Path | str], remote: Remote | None = None) -> dict[str, Any]:
+    """The figures of a round's `pairs`, by source; shares are 0..1, each with its 95 % Wilson interval.
+
+    - `<source>_captions`, `<source>_kept`: texts, and those that became pairs;
+    - `<source>_scored`, `<source>_rejected`: texts with a score, and those of them below the rule's cut;
+    - `noise_ratio_<source>`: rejected of scored texts (section 4.2), repetitions and flagged ones among them;
+    - `dropped_share_<source>`: texts that were not kept, for whatever reason, of all texts;
+    - `..._low`, `..._high`: the ends of the two shares' intervals;
+    - `dropped_by_reason`: texts of both sources.
+
+    A share of nothing is None. Raises InputError where a file is damaged.
+    """
+    with told_in_one_line(), duckdb.connect() as connection:
+        connection.execute(MACROS)
+        if remote:
+            attach(connection, [remote])
+        cells = connection.execute(
+            f"SELECT source, reason, rejected, count(*) AS number FROM {pairs_sql(files, schema_of(files[0], remote))} "
+            "GROUP BY ALL ORDER BY number DESC, 1, 2"
+        ).fetchall()
+        found: dict[str, Any] = {"dropped_by_reason": {}}
+        for source in ("web", "synthetic"):
+            found |= _source_figures(connection, source, [cell[1:] for cell in cells if cell[0] == source])
+    for _, reason, _, number in cells:
+        if reason is not None:
+            found["dropped_by_reason"][reason] = found["dropped_by_reason"].get(reason, 0) + number
+    return found
+
+
+def _source_figures(
+    connection: duckdb.DuckDBPyConnection, source: str, cells: Sequence[tuple[str | None, bool | None, int]]
+) -> dict[str, Any]:
+    rows = sum(number for _, _, number in cells)
+    kept = sum(number for reason, _, number in cells if reason is None)
+    scored = sum(number for _, rejected, number in cells if rejected is not None)
+    rejections = sum(number for _, rejected, number in cells if rejected)
+    counts = {"captions": rows, "kept": kept, "scored": scored, "rejected": rejections}
+    found: dict[str, Any] = {f"{source}_{name}": number for name, number in counts.items()}
+    for name, hits, number in (("noise_ratio", rejections, scored), ("dropped_share", rows - kept, rows)):
+        ((low, high),) = connection.execute(
+            f"SELECT wilson_low({hits}, {number}), wilson_high({hits}, {number})"
+        ).fetchall()
+        ends = {f"{name}_{source}_low": low, f"{name}_{source}_high": high}
+        found |= {f"{name}_{source}": hits / number if number else None, **ends}
+    return found
+
+
+def renewed(root: Path, folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a round's metrics.json as they are told today; `folder` is the round's, under `root`.
+
+    Earlier versions called the dropped share noise ratio: there both are counted anew from the round's pairs.
+    """
+    if "noise_ratio_web" not in figures or "dropped_share_web" in figures:
+        return figures
+    shares = ("noise_ratio_web", "dropped_share_web"), ("noise_ratio_synthetic", "dropped_share_synthetic")
+    moved = {dropped: figures.get(noise) for noise, dropped in shares} | {noise: None for noise, _ in shares}
+    return figures | moved | _counted_anew(root, folder, (folder / "metrics.json").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _counted_anew(root: Path, folder: Path, _stamp: int) -> dict[str, Any]:
+    remote = remote_of(root)
+    files = remote.parquet_files(folder / "pairs") if remote else parquet.parquet_files(folder / "pairs")
+    return pair_figures(files, remote) if files else {}

@@ -1,0 +1,193 @@
+"""DuckDB views over a run, read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.paths import spill_folder
+from blip_bootstrap.query import records
+from blip_bootstrap.query.macros import MACROS
+from blip_bootstrap.query.questions import told_in_one_line
+from blip_bootstrap.query.sql_text import allowed, literal, scan
+from blip_bootstrap.query.verdicts import pairs_sql, schema_of
+from blip_bootstrap.storage import parquet, run_folder, tables
+from blip_bootstrap.storage.remote import Remote, attach, opened, remote_of
+
+HUMAN = tables.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
+
+HELD_OUT = tables.Table("held_out", "one row per picture of the held-out set", tables.ANNOTATED.columns)
+
+CAPTIONS = tables.Table("captions", tables.CAPTIONS.row, (tables.ROUND, *tables.CAPTIONS.columns))
+
+PAIRS = tables.Table("pairs", tables.PAIRS.row, (tables.ROUND, *tables.PAIRS.columns))
+
+COLUMNS = tables.Table(
+    "columns",
+    "one row per column of every view",
+    (
+        tables.Column("view", pa.string(), "the view that it belongs to"),
+        tables.Column("column", pa.string(), "its name"),
+        tables.Column("type", pa.string(), "its Arrow type"),
+        tables.Column("meaning", pa.string(), "what a value means, with its unit"),
+    ),
+)
+
+VIEWS = (
+    tables.IMAGES, HUMAN, HELD_OUT, CAPTIONS, PAIRS, tables.LANGUAGES, tables.ROUNDS, tables.METRICS, tables.RUNS,
+    COLUMNS,
+)  # fmt: skip
+"""Every view with its columns; `SELECT * FROM columns` tells the same."""
+
+SOME_FILES = 64
+"""Audits that need a sample read at most so many files of a table, evenly spaced: `some_captions` and the like."""
+
+
+def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with the views of `VIEWS` over the run under `root`; the same that `blip-bootstrap sql` uses.
+
+    `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
+    `metrics` to these rounds; None: all. What the run has not made yet is an empty view with the declared columns. The
+    connection reads the tables' files and no other, makes none, loads no extension, and cannot be reconfigured; use
+    `questions.query` to refuse everything but questions, too. Raises InputError where `root` is no run or a file in it
+    is damaged.
+    """
+    root = opened(root)
+    run_folder.check_run(root)
+    root = root.resolve()
+    remote = remote_of(root)
+    numbers = [number for number in run_folder.round_numbers(root) if rounds is None or number in rounds]
+    connection = duckdb.connect()
+    connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;" + MACROS)
+    spill = spill_folder() or ""  # empty: what does not fit in memory is an error
+    connection.execute(f"SET temp_directory = {literal(str(spill))}")  # DuckDB's own default is .tmp where one stands
+    # Each question reads every footer anew otherwise: half of its time, over 500 files.
+    # GLOBAL: for its cursors, too.
+    connection.execute("SET GLOBAL python_enable_replacements = false; SET GLOBAL parquet_metadata_cache = true")
+    if remote:
+        attach(connection, [remote])
+    files: list[str] = []
+    with told_in_one_line():
+        for table in (tables.IMAGES, HUMAN, HELD_OUT):
+            files += _create(connection, table, [(root / table.name, None)], remote)
+        for table in (CAPTIONS, PAIRS):
+            places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
+            files += _create(connection, table, places, remote)
+    _create_records(connection, root, numbers)
+    _create_table(connection, tables.LANGUAGES, _languages(root, numbers))
+    _document(connection)
+    _lock(connection, files)
+    return connection
+
+
+def _evenly(files: Sequence[str], most: int) -> list[str]:
+    """At most `most` of the files, evenly spaced; of tables whose files are aligned, the same ones."""
+    return [files[at * len(files) // most] for at in range(most)] if len(files) > most else list(files)
+
+
+def _files_sql(table: tables.Table, files: Sequence[str], remote: Remote | None, number: int | None) -> str:
+    """The SELECT over a folder's files; empty where there are none. A column that an older run lacks is null.
+
+    `rejected` of `pairs` is there in any case: an older run's follows from its scores.
+    """
+    if not files:
+        return ""
+    schema = schema_of(files[0], remote)
+    rows, there = scan(files), set(schema.names)
+    if table is PAIRS:
+        rows, there = pairs_sql(files, schema), there | {"rejected"}
+    own = f"{number}::SMALLINT AS round"
+    columns = [own if c is tables.ROUND else c.name if c.name in there else _null(c) for c in table.columns]
+    return f"SELECT {', '.join(columns)} FROM {rows}"
+
+
+def _null(column: tables.Column) -> str:
+    """A column without values, of the type that it would have; without one, sums and lists over it would not bind."""
+    kind = duckdb.from_arrow(pa.table({"one": pa.nulls(0, column.type)})).types[0]
+    return f"NULL::{kind} AS {column.name}"
+
+
+def _languages(root: Path, numbers: Sequence[int]) -> pa.Table:
+    """What `audit languages` has left of these rounds; a sample, so that it fits in memory."""
+    paths = [root / "languages" / f"round-{number:02d}.parquet" for number in numbers]
+    found = [parquet.read_parquet(path) for path in paths if path.is_file()]
+    return pa.concat_tables([tables.LANGUAGES.schema.empty_table(), *found])
+
+
+def _create(
+    connection: duckdb.DuckDBPyConnection,
+    table: tables.Table,
+    folders: Sequence[tuple[Path, int | None]],
+    remote: Remote | None,
+) -> list[str]:
+    """Create the view of a table over folders, each of one round or none, and `some_` of it over a part of the files.
+
+    Where there is nothing to see, it is an empty table of the declared columns. Returns the files.
+    """
+    found = [
+        (remote.parquet_files(folder) if remote else list(map(str, parquet.parquet_files(folder))), number)
+        for folder, number in folders
+    ]
+    for name, most in ((table.name, None), (f"some_{table.name}", SOME_FILES)):
+        if most and all(len(files) <= most for files, _ in found):
+            connection.execute(f"CREATE VIEW {name} AS FROM {table.name}")
+            continue
+        parts = [_files_sql(table, _evenly(files, most or len(files)), remote, number) for files, number in found]
+        if select := " UNION ALL ".join(part for part in parts if part):
+            connection.execute(f"CREATE VIEW {name} AS {select}")
+        else:
+            _create_table(connection, table, table.schema.empty_table())
+    every = [file for files, _ in found for file in files]
+    _check_keys(connection, table, every)
+    return every
+
+
+def _check_keys(connection: duckdb.DuckDBPyConnection, table: tables.Table, files: Sequence[str]) -> None:
+    """Raise InputError where a file of another kind lies among a table's; the footers' statistics tell."""
+    rows = f"FROM {scan(files, 'filename = true')} WHERE key IS NULL" if files else ""
+    if rows and (found := connection.execute(f"SELECT filename {rows} LIMIT 1").fetchone()):
+        raise InputError(f"{found[0]}: no file of the table {table.name}, it has rows without a key; move it away")
+
+
+def _create_table(connection: duckdb.DuckDBPyConnection, table: tables.Table, data: pa.Table) -> None:
+    connection.register("arrow_rows", data)
+    connection.execute(f"CREATE TABLE {table.name} AS SELECT * FROM arrow_rows")
+    connection.unregister("arrow_rows")
+
+
+def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int]) -> None:
+    """The small tables from JSON, held in memory."""
+    mask = pa.array(numbers, pa.int16())
+    for table, read in (
+        (tables.ROUNDS, records.rounds_table), (tables.METRICS, records.metrics_table),
+        (tables.RUNS, records.runs_table),
+    ):  # fmt: skip
+        data = read(root)
+        if table is not tables.RUNS:
+            data = data.filter(pc.is_in(data["round"], mask))
+        _create_table(connection, table, data)
+
+
+def _document(connection: duckdb.DuckDBPyConnection) -> None:
+    """The view `columns`. COMMENT ON would do, but binds a view's every file anew for each column: seconds for 500."""
+    rows: list[dict[str, object]] = [
+        {"view": table.name, "column": column.name, "type": str(column.type), "meaning": column.meaning}
+        for table in VIEWS
+        for column in table.columns
+    ]
+    _create_table(connection, COLUMNS, parquet.rows_to_table(rows, COLUMNS))
+
+
+def _lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
+    """From here on: these files only, no extension, no setting.
+
+    Naming files and not their folder keeps COPY out, too: it writes a new file beside the one that it replaces.
+    """
+    connection.execute(f"SET allowed_paths = {allowed(files)}")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")

@@ -1,0 +1,97 @@
+"""Fields of TSV and CSV files: every line belongs to one record, also where a quote has no end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+MOST_LINES = 200
+"""A quoted field is not looked for over more lines."""
+
+Line = tuple[int, str]
+
+Fields = list[str]
+
+
+def split_fields(text: str, delimiter: str) -> tuple[Fields, bool]:
+    """The fields, and whether one begins with a quote that has no end; such a quote is text, as in `"30 inch`.
+
+    A quote ends a field where a delimiter or the end follows it; two of them in a quoted field are one.
+    """
+    if '"' not in text:
+        return text.split(delimiter), False
+    fields, at, is_open = Fields(), 0, False
+    while True:
+        if text[at : at + 1] == '"' and not is_open:
+            end = _closing(text, at + 1, delimiter)
+            if end is not None:
+                fields.append(text[at + 1 : end].replace('""', '"'))
+                if end + 1 >= len(text):
+                    return fields, False
+                at = end + 2
+                continue
+            is_open = True
+        end = text.find(delimiter, at)
+        if end < 0:
+            return [*fields, text[at:]], is_open
+        fields.append(text[at:end])
+        at = end + 1
+
+
+def _closing(text: str, start: int, delimiter: str) -> int | None:
+    """The place of the quote that ends the field whose text begins at `start`; None where there is none."""
+    at = text.find('"', start)
+    while at >= 0:
+        after = text[at + 1 : at + 2]
+        if after in ("", delimiter):
+            return at
+        at = text.find('"', at + (2 if after == '"' else 1))
+    return None
+
+
+def records_of(
+    lines: Iterator[Line], delimiter: str, is_record: Callable[[Fields], bool]
+) -> Iterator[tuple[int, Fields, bool]]:
+    """The records with the line that each begins at, and whether a quote in it was taken as text for want of its end.
+
+    A quoted field may go on over line ends. It does not where the lines that it would take in are records
+    (`is_record`), which is what an inch mark at the start of a field does to a plain CSV reader. Empty lines are none.
+    """
+    ahead: deque[Line] = deque()
+    while True:
+        if not ahead and (line := next(lines, None)) is not None:
+            ahead.append(line)
+        if not ahead:
+            return
+        number, text = ahead.popleft()
+        if not text:
+            continue
+        fields, is_open = split_fields(text, delimiter)
+        while is_open:
+            taken = _lines_to_the_end(fields, ahead, lines, delimiter, is_record)
+            if not taken:
+                break
+            text = "\n".join([text, *(ahead.popleft()[1] for _ in range(taken))])
+            fields, is_open = split_fields(text, delimiter)
+        yield number, fields, is_open
+
+
+def _lines_to_the_end(
+    opening: Fields, ahead: deque[Line], lines: Iterator[Line], delimiter: str, is_record: Callable[[Fields], bool]
+) -> int:
+    """How many of the next lines belong to the open field of `opening`; 0 where its quote has no end."""
+    whole = is_record(opening)
+    for at in range(MOST_LINES):
+        if at == len(ahead):
+            ahead.extend(islice(lines, 1))
+        if at == len(ahead):
+            return 0
+        text = ahead[at][1]
+        ends = _closing(text, 0, delimiter) is not None
+        # The last line of a field of its own looks like a record where the field comes first: `end of it",http://a`.
+        if (whole or not ends) and is_record(split_fields(text, delimiter)[0]):
+            return 0
+        if ends:
+            return at + 1
+    return 0

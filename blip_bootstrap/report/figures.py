@@ -1,0 +1,191 @@
+"""The figures of a round, gathered from its tables, manifests and evaluation into one metrics.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.labels.truth import judged_pairs, load_truth
+from blip_bootstrap.query.sql_text import scan
+from blip_bootstrap.query.verdicts import pair_figures
+from blip_bootstrap.storage import parquet, run_folder
+
+ALWAYS = (
+    "caption_truth", "noise_ratio_web", "noise_ratio_synthetic", "dropped_share_web", "dropped_share_synthetic",
+    "cider", "tr1", "ir1", "human_only_cider", "human_only_tr1",
+)  # fmt: skip
+"""Figures that every metrics.json has; null where a round cannot have them (round 0 writes no captions)."""
+
+ARMS = ("captioner_only", "filter_only", "human_only", "oracle")
+"""The control arms that a round may have, each a folder of its `controls`."""
+
+UNTIMED = ("metrics.json", "report.html")
+
+
+def measure_round(
+    root: Path,
+    number: int,
+    out: Path,
+    images: Path,
+    pairs: Path,
+    evaluation: Path | None,
+    controls: Path | None,
+    truth: Path | None,
+) -> dict[str, int | float]:
+    """Write `out`/metrics.json with the figures of round `number` under `root`; returns the main ones."""
+    found = round_metrics(root, number, truth, images, pairs, evaluation, controls)
+    (out / "metrics.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return {name: found[name] for name in ALWAYS if found[name] is not None}
+
+
+def round_metrics(
+    root: Path,
+    number: int,
+    truth: Path | None = None,
+    images: Path | None = None,
+    pairs: Path | None = None,
+    evaluation: Path | None = None,
+    controls: Path | None = None,
+) -> dict[str, Any]:
+    """All figures of round `number`: shares are 0..1, times are seconds, and null is what the round cannot have.
+
+    - `urls`, `downloaded`, `failed_by_reason`: rows of `images`;
+    - `web_captions`, `web_kept`, `synthetic_captions`, `synthetic_kept`, `dropped_by_reason`: rows of `pairs`;
+    - `noise_ratio_<source>`: texts that the filter rejects, of those of that source that it scored (section 4.2), and
+      `dropped_share_<source>`: texts not kept, of all of that source; with intervals, see `verdicts.pair_figures`;
+    - with a truth file: `caption_truth` (true texts of the kept ones), and more, see `truth_figures`;
+    - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
+    - the same for each control, as `<arm>_<figure>`;
+    - `same_pictures`: the pictures that are in two sets at once, by kind, and those that training leaves out;
+    - `seconds`: of each step, by what it made.
+    """
+    folder = run_folder.round_folder(root, number)
+    images, pairs = images or root / "images", pairs or folder / "pairs"
+    with duckdb.connect() as connection:
+        found: dict[str, Any] = dict.fromkeys(ALWAYS)
+        found |= {"round": number} | _download_figures(connection, images) | _pair_figures(pairs)
+        if truth:
+            found |= truth_figures(connection, judged_pairs(load_truth(truth), images, pairs))
+    found |= _numbers((evaluation or folder / "evaluation") / "metrics.json")
+    for arm in ARMS:
+        figures = _numbers((controls or folder / "controls") / arm / "metrics.json")
+        found |= {f"{arm}_{name}": value for name, value in figures.items()}
+    same = run_folder.read_json(root / "same_pictures" / "MANIFEST.json") or {}
+    return found | {"same_pictures": same.get("counts", {}), "seconds": _seconds(root, number)}
+
+
+def truth_figures(connection: duckdb.DuckDBPyConnection, judged: pa.Table) -> dict[str, Any]:
+    """How true the texts are, and how well the filter tells, on `judged_pairs` with a known verdict.
+
+    `caption_truth`, `caption_partial`: shares of the kept texts; `truth_<source>`: true texts of all of that source,
+    before the filter, and `kept_truth_<source>` after it. Of the web texts, where those are good that are not false:
+    `filter_precision_web` (good of the kept), `filter_recall_web` (kept of the good), and `filter_auc_web`, the area
+    under the ROC curve of the ITM score. `truth_counts`: texts by source, fate and verdict.
+    """
+    connection.register("judged", judged.select(["source", "kept", "verdict", "itm_score"]))
+    cells = connection.execute(
+        "SELECT source, kept, verdict, count(*) FROM judged WHERE verdict IS NOT NULL GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
+    counts: dict[str, Any] = {}
+    for source, kept, verdict, number in cells:
+        counts.setdefault(source, {}).setdefault("kept" if kept else "dropped", {})[verdict] = number
+    total = _Tally(cells)
+    found = {
+        "caption_truth": total.share("true", kept=True),
+        "caption_partial": total.share("partial", kept=True),
+        "filter_precision_web": total.good_of_kept("web"),
+        "filter_recall_web": total.kept_of_good("web"),
+        "filter_auc_web": _auc(connection, "web"),
+        "truth_counts": counts,
+    }
+    for source in ("web", "synthetic"):
+        found[f"truth_{source}"] = total.share("true", source=source)
+        found[f"kept_truth_{source}"] = total.share("true", source=source, kept=True)
+    connection.unregister("judged")
+    return found
+
+
+class _Tally:
+    """Numbers of texts by source, kept and verdict, and the shares among them."""
+
+    def __init__(self, cells: list[tuple[Any, ...]]) -> None:
+        self.cells = cells
+
+    def share(self, verdict: str, source: str | None = None, kept: bool | None = None) -> float | None:
+        among = [c for c in self.cells if source in (None, c[0]) and kept in (None, c[1])]
+        return _ratio(sum(c[3] for c in among if c[2] == verdict), sum(c[3] for c in among))
+
+    def good_of_kept(self, source: str) -> float | None:
+        bad = self.share("false", source=source, kept=True)
+        return None if bad is None else 1 - bad
+
+    def kept_of_good(self, source: str) -> float | None:
+        good = [c for c in self.cells if c[0] == source and c[2] != "false"]
+        return _ratio(sum(c[3] for c in good if c[1]), sum(c[3] for c in good))
+
+
+def _auc(connection: duckdb.DuckDBPyConnection, source: str) -> float | None:
+    """The rank-sum form of the area under the ROC curve; equal scores count half."""
+    (row,) = connection.execute(
+        """
+        WITH ranked AS (
+            SELECT verdict <> 'false' AS good,
+                rank() OVER (ORDER BY itm_score) + (count(*) OVER (PARTITION BY itm_score) - 1) / 2 AS place
+            FROM judged WHERE source = ? AND verdict IS NOT NULL AND itm_score IS NOT NULL
+        )
+        SELECT sum(place) FILTER (good), count(*) FILTER (good), count(*) FILTER (NOT good) FROM ranked
+        """,
+        [source],
+    ).fetchall()
+    places, good, bad = row
+    return None if not good or not bad else float((places - good * (good + 1) / 2) / (good * bad))
+
+
+def _download_figures(connection: duckdb.DuckDBPyConnection, images: Path) -> dict[str, Any]:
+    files = parquet.parquet_files(images)
+    if not files:
+        raise InputError(f"{images}: no Parquet files to measure; run the round first")
+    cells = connection.execute(
+        f"SELECT status, coalesce(error_class, 'other'), count(*) AS number FROM {scan(files)} GROUP BY ALL "
+        "ORDER BY number DESC, 2"
+    ).fetchall()
+    return {
+        "urls": sum(number for _, _, number in cells),
+        "downloaded": sum(number for status, _, number in cells if status == "success"),
+        "failed_by_reason": {reason: number for status, reason, number in cells if status != "success"},
+    }
+
+
+def _pair_figures(pairs: Path) -> dict[str, Any]:
+    files = parquet.parquet_files(pairs)
+    if not files:
+        raise InputError(f"{pairs}: no Parquet files to measure; run the round first")
+    return pair_figures(files)
+
+
+def _numbers(path: Path) -> dict[str, float]:
+    """The numbers of an evaluation's metrics.json; none where there is no such file."""
+    read = run_folder.read_json(path)
+    return {name: value for name, value in (read or {}).items() if isinstance(value, int | float)}
+
+
+def _seconds(root: Path, number: int) -> dict[str, float]:
+    """Seconds of each step of the round, by what it made; round 0 bears what is made once."""
+    prefix = run_folder.round_folder(root, number).name + "/"
+    found: dict[str, float] = {}
+    for manifest in run_folder.manifests(root):
+        name = str(manifest.get("name", ""))
+        mine = name.startswith(prefix) or (number == 0 and "/" not in name)
+        short = name.removeprefix(prefix)
+        if mine and short not in UNTIMED:
+            found[short] = float(manifest.get("seconds", 0.0))
+    return found
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

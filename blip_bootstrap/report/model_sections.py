@@ -1,0 +1,98 @@
+"""Sections of a round's page about its model: held-out figures, training, time."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+
+from blip_bootstrap.html import charts
+from blip_bootstrap.html.elements import charts_html, named, scroll
+from blip_bootstrap.report.page import Page
+from blip_bootstrap.storage import run_folder
+
+ARMS = {"": "this round", "human_only": "human set only", "filter_only": "filter only",
+        "captioner_only": "captioner only", "oracle": "oracle (true texts)"}  # fmt: skip
+
+DOMAINS = {"in": "in-domain", "near": "near-domain", "out": "out-of-domain"}
+
+HELD_OUT = {"cider": "CIDEr", "bleu4": "BLEU-4", "tr1": "TR@1", "ir1": "IR@1", "itm_auc": "ITM AUC"}
+
+CURVES = (("loss", ("loss",)), ("ITC, ITM and LM loss", ("itc", "itm", "lm")), ("learning rate", ("lr",)))
+
+TONES = ("web", "synthetic", "human", "kept")
+
+
+def training(page: Page) -> str:
+    """Curves of the round's pre-training, from the model's metrics.jsonl."""
+    path = run_folder.round_folder(page.root, page.number) / "model" / "metrics.jsonl"
+    if not path.is_file():
+        return ""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    drawn = []
+    for title, names in CURVES:
+        series = {n: [(line["step"], line[n]) for line in lines if line.get(n) is not None] for n in names}
+        drawn.append(charts.lines(title, series, TONES))
+    return charts_html(drawn)
+
+
+def held_out(page: Page) -> str:
+    """The held-out figures of the model and its controls, whole and by domain."""
+    arms = [arm for arm in ARMS if any(f"{_prefix(arm)}{name}" in page.figures for name in HELD_OUT)]
+    names = [name for name in HELD_OUT if any(page.figures.get(f"{_prefix(arm)}{name}") is not None for arm in arms)]
+    if not names:
+        return ""
+    columns = [(name, HELD_OUT[name]) for name in names]
+    for name in ("cider", "tr1", "ir1"):
+        columns += [
+            (f"{name}_{domain}", f"{HELD_OUT[name]} {label}")
+            for domain, label in DOMAINS.items()
+            if page.figures.get(f"{name}_{domain}") is not None
+        ]
+    best = {key: max(_figure(page, arm, key) for arm in arms) for key, _ in columns}
+    head = "".join(f'<th scope="col" class="num">{escape(ARMS[arm])}</th>' for arm in arms)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(label)}</th>{"".join(_cell(page, arm, key, best[key]) for arm in arms)}</tr>'
+        for key, label in columns
+    )
+    table = f"<table>{named('held-out figures')}<thead><tr><td></td>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    return scroll(table, "held-out figures") + _domain_bars(page)
+
+
+def seconds(page: Page) -> str:
+    """Time per step."""
+    rows = sorted(page.figures.get("seconds", {}).items(), key=lambda item: -item[1])
+    return (
+        charts.bars([(name, s, f"{s:,.1f} s", "other") for name, s in rows], "seconds, longest first") if rows else ""
+    )
+
+
+def _domain_bars(page: Page) -> str:
+    drawn = []
+    for name in ("cider", "tr1"):
+        rows = [
+            (label, value, _shown(name, value), "human")
+            for domain, label in DOMAINS.items()
+            if (value := page.figures.get(f"{name}_{domain}")) is not None
+        ]
+        drawn += [charts.bars(rows, f"{HELD_OUT[name]} of this round by domain")] if rows else []
+    return charts_html(drawn)
+
+
+def _prefix(arm: str) -> str:
+    return f"{arm}_" if arm else ""
+
+
+def _figure(page: Page, arm: str, key: str) -> float:
+    value = page.figures.get(f"{_prefix(arm)}{key}")
+    return -1.0 if value is None else float(value)
+
+
+def _cell(page: Page, arm: str, key: str, best: float) -> str:
+    value = _figure(page, arm, key)
+    marked = " best" if value == best else ""
+    return f'<td class="num{marked}">{"" if value < 0 else _shown(key, value)}</td>'
+
+
+def _shown(key: str, value: float) -> str:
+    """As the tables over rounds show it: recall as percent."""
+    return format(value, ".1%" if key.startswith(("tr1", "ir1")) else ".3f")

@@ -1,0 +1,67 @@
+"""The table at the end of a run: one column per round, one row per figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from blip_bootstrap.audit.shortfalls import shortfalls
+from blip_bootstrap.query import records
+from blip_bootstrap.storage import run_folder
+
+FIGURES = (
+    ("URLs", "urls", ",d"), ("downloaded", "downloaded", ",d"), ("failed", "failed_by_reason", "counts"),
+    ("web captions", "web_captions", ",d"), ("synthetic captions", "synthetic_captions", ",d"),
+    ("kept web", "web_kept", ",d"), ("kept synthetic", "synthetic_kept", ",d"),
+    ("noise ratio web", "noise_ratio_web", ".1%"), ("noise ratio synthetic", "noise_ratio_synthetic", ".1%"),
+    ("dropped web", "dropped_share_web", ".1%"), ("dropped synthetic", "dropped_share_synthetic", ".1%"),
+    ("true of the kept", "caption_truth", ".1%"), ("CIDEr", "cider", ".3f"), ("BLEU-4", "bleu4", ".3f"),
+    ("TR@1", "tr1", ".1%"), ("IR@1", "ir1", ".1%"), ("ITM AUC", "itm_auc", ".3f"),
+    ("human only: CIDEr", "human_only_cider", ".3f"), ("human only: TR@1", "human_only_tr1", ".1%"),
+    ("filter only: CIDEr", "filter_only_cider", ".3f"), ("filter only: TR@1", "filter_only_tr1", ".1%"),
+    ("captioner only: CIDEr", "captioner_only_cider", ".3f"), ("captioner only: TR@1", "captioner_only_tr1", ".1%"),
+    ("oracle: CIDEr", "oracle_cider", ".3f"), ("oracle: TR@1", "oracle_tr1", ".1%"),
+    ("seconds", "seconds", "counts"),
+)  # fmt: skip
+"""Label, key in metrics.json, and format: Python's, or one `name value` a line."""
+
+
+def print_summary(root: Path) -> None:
+    """Print the figures of every round of `root` that has a metrics.json."""
+    read = {
+        run_folder.round_folder(root, n).name: records.read_figures(root, n) for n in run_folder.round_numbers(root)
+    }
+    rounds = {name: figures for name, figures in read.items() if figures is not None}
+    table = Table(title=str(root), header_style="bold", title_justify="left")
+    table.add_column("")
+    for name in rounds:
+        table.add_column(name, justify="right")
+    for label, key, form in FIGURES:
+        cells = [_cell(metrics.get(key), form) for metrics in rounds.values()]
+        if any(cells):
+            table.add_row(label, *cells)
+    Console().print(table)
+    for line in dict.fromkeys(_alarm_lines(root, rounds)):
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _alarm_lines(root: Path, rounds: Iterable[str]) -> Iterator[str]:
+    for name in rounds:
+        for alarm, message in shortfalls(root, int(name.removeprefix("round-"))):
+            yield f"alarm: {alarm}: {message}"
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None:
+        return ""
+    if form == "counts":
+        return "\n".join(f"{name} {_number(one)}" for name, one in value.items() if one)
+    return format(value, form)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"

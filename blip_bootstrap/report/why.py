@@ -1,0 +1,168 @@
+"""Everything about one image: where it is from, every text in every round with scores and verdict, models, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import yaml
+from rich.markup import escape as escape_markup
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.html.elements import document, section, table_html
+from blip_bootstrap.html.gallery import picture_html, text_html
+from blip_bootstrap.query.formats import PipedConsole, shown, write_file
+from blip_bootstrap.query.questions import query
+from blip_bootstrap.query.sql_text import literal
+from blip_bootstrap.query.views import connect
+from blip_bootstrap.storage import run_folder
+
+_TEXTS = """
+SELECT p.round, p.source, p.candidate, p.caption, p.kept, p.reason, p.itm_score, c.itc_score, c.logprob, c.num_tokens,
+    c.flags, c.seed::VARCHAR AS seed, c.captioner, c.clip_score, c.itm_scores, c.itc_scores
+FROM (SELECT * FROM pairs WHERE key = {key}) p
+LEFT JOIN (SELECT * FROM captions WHERE key = {key}) c USING (round, source, candidate)
+ORDER BY p.round, p.source DESC, p.candidate
+"""
+
+
+@dataclass(frozen=True)
+class Story:
+    """One image's row of `images`, its texts over all rounds, and for each round what decided about them.
+
+    `others` are the keys of rows that go by the same name, as of a row that was rejected as a duplicate; five at most.
+    """
+
+    image: Mapping[str, Any]
+    others: list[str]
+    texts: pa.Table
+    deciders: pa.Table
+
+
+def why(root: Path, name: str) -> Story:
+    """All that the run under `root` knows of the image `name`: its key, uid, sha256 or URL.
+
+    Raises InputError where no image has that name.
+    """
+    with connect(root) as connection:
+        key, *others = _keys(connection, root, name)
+        (image,) = query(connection, f"SELECT * FROM images WHERE key = {literal(key)}").to_pylist()
+        texts = query(connection, _TEXTS.format(key=literal(key)))
+    return Story(image, others, texts, _deciders(root))
+
+
+def print_why(root: Path, name: str, page: Path | None = None) -> Path | None:
+    """Print the story of an image on standard output; with `page`, write it there as HTML with its picture, too."""
+    story = why(root, name)
+    console = PipedConsole(highlight=False, soft_wrap=True)
+    for field, value in _told(story).items():
+        console.print(f"[bold]{field}[/bold]  {escape_markup(shown(value))}")
+    for row in story.texts.to_pylist():
+        console.print(_line(row))
+    for row in story.deciders.to_pylist():
+        told = "".join(f"\n  {name}: {value}" for name, value in row.items() if value and name != "round")
+        console.print(f"[bold]round {row['round']} decided by[/bold]{escape_markup(told)}")
+    if page:
+        write_file(page, story_html(story).encode())
+    return page
+
+
+def story_html(story: Story) -> str:
+    """The story as one HTML document without any other file."""
+    rows = story.texts.to_pylist()
+    picture = (
+        f'<ul class="gallery wide"><li><figure>{picture_html(story.image["jpg"], "the picture")}</figure></li></ul>'
+    )
+    facts = [{"what": name, "value": shown(value)} for name, value in _told(story).items()]
+    rounds = sorted({row["round"] for row in rows})
+    texts = "".join(
+        f'<h3>Round {number}</h3><div class="gallery wide"><figure><ul class="texts">'
+        f"{''.join(text_html(row) for row in rows if row['round'] == number)}</ul></figure></div>"
+        for number in rounds
+    )
+    parts = [
+        ("picture", "The picture", str(story.image["url"] or ""), picture + table_html(facts, "facts")),
+        (
+            "texts",
+            "Its texts",
+            "Green texts trained the round's model; red did not.",
+            texts + table_html(_filled(rows), "texts"),
+        ),
+        (
+            "deciders",
+            "What decided",
+            "Models by digest, settings as recorded.",
+            "".join(map(_decider_html, story.deciders.to_pylist())),
+        ),
+    ]
+    title = f"Image {story.image['key']}"
+    nav = [(anchor, heading) for anchor, heading, _, _ in parts]
+    body = "".join(section(*part) for part in parts)
+    return document(title, "Where it is from, what was said of it, and why.", nav, body, "")
+
+
+def _decider_html(row: Mapping[str, Any]) -> str:
+    """What decided in one round: models, and settings as YAML."""
+    settings = {name: json.loads(row[name]) for name in ("captions", "rule") if row[name]}
+    told = yaml.safe_dump({"models": row["models"].split("; ")} | settings, sort_keys=False, allow_unicode=True)
+    return f"<details open><summary><strong>Round {row['round']}</strong></summary><pre>{escape(told)}</pre></details>"
+
+
+def _filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without the columns that have no value."""
+    return [{name: value for name, value in row.items() if any(one[name] for one in rows)} for row in rows]
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """One text for the terminal: fate, source, scores, the words."""
+    fate = "[green]kept[/green]   " if row["kept"] else "[red]dropped[/red]"
+    scores = ("itm_score", "itc_score", "clip_score", "logprob", "itm_scores", "itc_scores")
+    figures = [f"{name} {_figures(row[name])}" for name in scores if row[name] is not None]
+    told = "  ".join([*figures, *filter(None, (row["captioner"], row["reason"])), *(row["flags"] or [])])
+    text = escape_markup(shown(row["caption"] or ""))
+    return f"round {row['round']}  {fate}  {row['source']:9}  {text}  [dim]{escape_markup(told)}[/dim]"
+
+
+def _figures(value: float | list[float]) -> str:
+    return " ".join(f"{one:.3f}" for one in (value if isinstance(value, list) else [value]))
+
+
+def _keys(connection: duckdb.DuckDBPyConnection, root: Path, name: str) -> list[str]:
+    """The key of the image that goes by a name, downloaded ones first, and those of some others that do, too."""
+    said = literal(name)
+    # The key first and alone: row groups are ordered by it, so that only one is read.
+    for where in (f"key = {said}", f"uid = {said} OR sha256 = {said} OR url = {said}"):
+        sql = f"SELECT key FROM images WHERE {where} ORDER BY status <> 'success', key LIMIT 6"
+        if name and (found := query(connection, sql)["key"].to_pylist()):
+            return [str(key) for key in found]
+    raise InputError(f"{root}: no image has the key, uid, sha256 or URL {name!r}")
+
+
+def _told(story: Story) -> dict[str, Any]:
+    told = {name: value for name, value in story.image.items() if value is not None and name != "jpg"}
+    return told | ({"same name": story.others} if story.others else {})
+
+
+def _deciders(root: Path) -> pa.Table:
+    """For each round: captioner, filter, sampler and rule, from the manifests."""
+    made = {str(manifest["name"]): manifest for manifest in run_folder.manifests(root)}
+    rows = []
+    for number in run_folder.round_numbers(root):
+        captions, pairs = (made.get(f"round-{number:02d}/{name}", {}) for name in ("captions", "pairs"))
+        inputs = captions.get("recipe", {}).get("inputs", {})
+        rows.append(
+            {
+                "round": number,
+                "models": "; ".join(f"{name} {digest[:12]}" for name, digest in inputs.items() if name != "images"),
+                "captions": json.dumps(captions.get("settings", {})) if captions else "",
+                "rule": json.dumps(pairs.get("settings", {})) if pairs else "",
+            }
+        )
+    schema = pa.schema([("round", pa.int16()), *((name, pa.string()) for name in ("models", "captions", "rule"))])
+    return pa.Table.from_pylist(rows, schema=schema)

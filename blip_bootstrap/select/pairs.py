@@ -1,0 +1,202 @@
+"""Which captions become training pairs: one SQL rule over the Parquet of a round (BLIP, section 3.3)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import duckdb
+
+from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.query.questions import told_in_one_line
+from blip_bootstrap.query.sql_text import scan, text_list
+from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
+from blip_bootstrap.select.rule import FOLDED, check_score, find_cut, rule_sql, thinning
+from blip_bootstrap.storage import parquet, tables
+
+Counts = dict[str, int | float | str]
+
+Query = Callable[[Sequence[Path]], str]
+
+FILES_PER_QUERY = 8
+"""Planning a query costs as much as some 5,000 rows; more files in one would only take more memory."""
+
+
+def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
+    """Decide for every row of `captions` whether it becomes a training pair, and if not, why.
+
+    Writes one file of `tables.PAIRS` into `out` for each file of `captions`, with the same rows in the same order. A
+    dropped row carries the first reason of `tables.REASONS` that applies. `rejected` is the filter's verdict on any
+    text with a score, whether or not something else drops it, too. `duplicate_text` is a text that the same image
+    already has, letter case apart, among the rows that could still be kept.
+    Returns rows, kept, kept and dropped rows by source, dropped rows by reason, and the cut that was found.
+    Raises AccountingError where rows in are not rows kept plus rows per reason, and InputError where a file is damaged.
+    BLIP, section 3.3.
+    """
+    files = _files(captions)
+    with told_in_one_line(), duckdb.connect() as connection:
+        return _select(connection, out, files, config)
+
+
+def _select(connection: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Path], config: SelectConfig) -> Counts:
+    check_score(files, config)
+    cut, num_before = find_cut(files, config), _num_before(connection, files)
+
+    def decide(shares: Mapping[str, float]) -> Query:
+        return lambda some: rule_sql(_texts(some), config, cut.at, shares, num_before)
+
+    shares: dict[str, float] = {}
+    if config.synthetic_share is not None:
+        shares = thinning(_kept_by_source(connection, files, decide({})), config.synthetic_share)
+    rule = config.model_dump(mode="json") | cut.counts
+    return _decide(connection, out, files, decide(shares), rule) | cut.counts
+
+
+def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
+    """Run the rule that made `pairs` on the web texts of `captions` alone: Table 1's arm with the filter only.
+
+    The cut stays the one that the round found, of whatever texts, so that the arm has the round's filter and lacks its
+    synthetic texts; ranking and repetitions are among web texts, and there is nothing to mix. Output, counts and errors
+    as in `select_pairs`; raises InputError where `pairs` does not say by which rule it was made.
+    """
+    files, rule = _files(captions), rule_of(schema_of(_files(pairs)[0])) or {}
+    cut = cut_of(rule)
+    if cut is None:
+        raise InputError(f"{pairs}: no rule in these files' metadata; the pairs of `select` have one")
+    own = {name: value for name, value in rule.items() if name in SelectConfig.model_fields}
+    config = SelectConfig.model_validate(own | {"sources": ("web",), "synthetic_share": None})
+    with told_in_one_line(), duckdb.connect() as connection:
+        num_before = _num_before(connection, files)
+        told = rule | config.model_dump(mode="json")
+        return _decide(
+            connection, out, files, lambda some: rule_sql(_texts(some), config, cut[1], {}, num_before), told
+        )
+
+
+def take_web_pairs(out: Path, images: Path) -> Counts:
+    """Every web text of a downloaded image, for the start of the loop (round 0); only texts that are empty or
+    were too long to be read are dropped.
+
+    Writes one file of `tables.PAIRS` for each file of `images`; `itm_score` is null. Counts and errors as in
+    `select_pairs`.
+    """
+    with told_in_one_line(), duckdb.connect() as connection:
+        return _decide(connection, out, _files(images), _web_texts, {"strategy": "all_web_texts"})
+
+
+def _texts(files: Sequence[Path]) -> str:
+    columns = f"{_part(files)} AS part, file_row_number AS position, * EXCLUDE (filename, file_row_number)"
+    return f"(SELECT {columns} FROM {scan(files, _PLACED)})"
+
+
+def _web_texts(files: Sequence[Path]) -> str:
+    """Round 0's rule over files of `images`; those of an earlier version have no `cut_from_chars`."""
+    is_known = any("cut_from_chars" in schema_of(file).names for file in files)
+    cut = "WHEN cut_from_chars IS NOT NULL THEN 'text_too_long'" if is_known else ""
+    return f"""
+SELECT {_part(files)} AS part, key, 'web' AS source, 0::SMALLINT AS candidate, {FOLDED} AS caption,
+    NULL::FLOAT AS itm_score, NULL::BOOLEAN AS rejected,
+    CASE WHEN {FOLDED} = '' THEN 'empty_text' {cut} END AS reason, reason IS NULL AS kept
+FROM {scan(files, _PLACED)} WHERE status = 'success' ORDER BY part, file_row_number
+"""
+
+
+_PLACED = "filename = true, file_row_number = true"
+
+
+def _part(files: Sequence[Path]) -> str:
+    """SQL for the place of a row's file in `files`, from 1."""
+    return f"list_position({text_list([str(file) for file in files])}, filename)"
+
+
+def _files(folder: Path) -> list[Path]:
+    files = [file.resolve() for file in parquet.parquet_files(folder)]  # as DuckDB names them in `filename`
+    if not files:
+        raise InputError(f"{folder}: no Parquet files to select from; make this table first")
+    return files
+
+
+def _num_before(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> int:
+    """How many texts of its image can stand before a text: the web's and all other candidates."""
+    ((most,),) = connection.execute(f"SELECT max(candidate) FROM {scan(files)}").fetchall()
+    return 1 + int(most or 0)
+
+
+def _grouped(files: Sequence[Path]) -> list[Sequence[Path]]:
+    return [files[at : at + FILES_PER_QUERY] for at in range(0, len(files), FILES_PER_QUERY)]
+
+
+def _kept_by_source(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], query_of: Query) -> dict[str, int]:
+    """How many texts of each source a rule would keep."""
+    kept = {"web": 0, "synthetic": 0}
+    for group in _grouped(files):
+        counted = f"SELECT source, count(*) FROM ({query_of(group)}) WHERE kept GROUP BY source"
+        for source, number in connection.execute(counted).fetchall():
+            kept[source] += number
+    return kept
+
+
+def _decide(
+    connection: duckdb.DuckDBPyConnection,
+    out: Path,
+    files: Sequence[Path],
+    query_of: Query,
+    rule: Mapping[str, object],
+) -> Counts:
+    """Decide the files that are not there yet, a few by each query, then count and check all of them."""
+    groups = _grouped([file for file in files if not _is_decided(out / file.name)])
+    metadata = {"rule": json.dumps(rule)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        connection.execute("SET threads = 1; SET parquet_metadata_cache = true")  # the pool is what runs in parallel
+        done = [pool.submit(_write, connection.cursor(), out, group, query_of(group), metadata) for group in groups]
+        for future in done:
+            future.result()
+        return _account(connection, out, _rows_expected(connection, files))
+
+
+def _is_decided(path: Path) -> bool:
+    """Whether a file of pairs is there; one with other columns was left by an earlier version, and is made anew."""
+    return path.exists() and schema_of(path).names == tables.PAIRS.schema.names
+
+
+def _write(
+    cursor: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Path], query: str, rule: dict[str, str]
+) -> None:
+    """Decide some files by one query, and write a file of pairs for each, also for one without rows."""
+    with cursor:
+        decided = cursor.sql(query).to_arrow_table()
+    sizes = dict.fromkeys(range(1, len(files) + 1), 0)
+    sizes |= {count["values"]: count["counts"] for count in decided["part"].value_counts().to_pylist()}
+    rows, first = decided.drop_columns(["part"]), 0
+    for part, file in enumerate(files, start=1):
+        parquet.write_parquet(out / file.name, rows.slice(first, sizes[part]), tables.PAIRS, rule)
+        first += sizes[part]
+
+
+def _rows_expected(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> int:
+    """Rows that must come out: of `images`, those with a picture; of `captions`, all."""
+    columns = [str(row[0]) for row in connection.execute(f"DESCRIBE SELECT * FROM {scan(files)}").fetchall()]
+    where = "WHERE status = 'success'" if "status" in columns else ""
+    ((rows,),) = connection.execute(f"SELECT count(*) FROM {scan(files)} {where}").fetchall()
+    return int(rows)
+
+
+def _account(connection: duckdb.DuckDBPyConnection, pairs: Path, expected: int) -> Counts:
+    """Count the pairs by source and reason. Raises AccountingError where a row is lost, doubled or undecided."""
+    query = f"SELECT source, kept, reason, count(*) FROM {scan(parquet.parquet_files(pairs))} GROUP BY ALL ORDER BY ALL"
+    counts: dict[str, int] = {"rows": 0, "kept": 0}
+    for source, kept, reason, number in connection.execute(query).fetchall():
+        if kept != (reason is None) or (reason is not None and reason not in tables.REASONS):
+            raise AccountingError(f"{pairs}: {number} {source} rows have kept={kept} and reason={reason}")
+        names = ("rows", "kept", f"kept_{source}") if kept else ("rows", f"dropped_{source}", f"dropped_{reason}")
+        for name in names:
+            counts[name] = counts.get(name, 0) + number
+    if counts["rows"] != expected:
+        raise AccountingError(
+            f"{pairs}: {expected} rows in, {counts['rows']} rows decided; delete the folder, run again"
+        )
+    return dict(counts)

@@ -1,0 +1,86 @@
+"""The score that cuts off a share of all texts, found by counting in bins: memory does not grow with the texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from blip_bootstrap.query.sql_text import is_number, scan, text_list
+
+NUM_BINS = 65_536
+
+_WIDEST = 3.5e38
+"""Beyond the largest finite float32: stands for infinity, with which one cannot count."""
+
+
+@dataclass(frozen=True)
+class ScoreCut:
+    """A score, and what share of the texts, 0..1, has it or a higher one."""
+
+    at: float
+    share: float
+
+
+def find_score_cut(files: Sequence[Path], column: str, sources: Sequence[str], share: float) -> ScoreCut:
+    """The highest score that at least `share` (0..1) of the scored texts of `sources` reach, to the text.
+
+    Texts of the same score have the same fate: the share is met to the row but for those that have the cut's own score,
+    and where all scores are equal, all texts reach it. A share of 0 gives a cut above every score; no scores at all, 0.
+
+    Counts the texts in equal bins between the least and the highest score, then again within the bin where the cut
+    lies, until that holds one score: two or three readings of the column, where a sort of it would fill the memory.
+    """
+    score = f"greatest(-{_WIDEST}, least({_WIDEST}, {column}::DOUBLE)) AS score"
+    where = f"{is_number(column)} AND list_contains({text_list(sources)}, source)"
+    with duckdb.connect() as connection:
+        texts = f"(SELECT {score} FROM {scan(files)} WHERE {where})"
+        number, low, high = _row(connection, f"SELECT count(*), min(score), max(score) FROM {texts}")
+        wanted = math.ceil(Fraction(repr(share)) * number)
+        if not wanted:
+            return ScoreCut(_above(high) if number else 0.0, 0.0)
+        above = 0
+        while low < high:
+            bins = connection.execute(_bins_sql(texts, low, high)).fetchall()
+            above, low, high = _bin_of_cut(bins, above, wanted)
+        (reached,) = _row(connection, f"SELECT count(*) FROM {texts} WHERE score >= {low!r}::DOUBLE")
+    return ScoreCut(low if abs(low) < _WIDEST else math.copysign(math.inf, low), reached / number)
+
+
+def _row(connection: duckdb.DuckDBPyConnection, question: str) -> tuple[Any, ...]:
+    (row,) = connection.execute(question).fetchall()
+    return tuple(row)
+
+
+def _bins_sql(texts: str, low: float, high: float) -> str:
+    """SQL that counts the texts from `low` to `high` in bins, the highest first: texts, least and highest score."""
+    place = f"floor((score - {low!r}::DOUBLE) / ({high!r}::DOUBLE - {low!r}::DOUBLE) * {NUM_BINS - 1})"
+    return (
+        f"SELECT count(*), min(score), max(score) FROM {texts} "
+        f"WHERE score BETWEEN {low!r}::DOUBLE AND {high!r}::DOUBLE GROUP BY {place}::INTEGER ORDER BY 2 DESC"
+    )
+
+
+def _bin_of_cut(bins: Iterable[tuple[int, float, float]], above: int, wanted: int) -> tuple[int, float, float]:
+    """The texts above the bin that holds the cut, and that bin's least and highest score.
+
+    `bins` are as `_bins_sql` has them, and `above` is how many texts are above all of these.
+    """
+    for number, low, high in bins:
+        if above + number >= wanted:
+            return above, low, high
+        above += number
+    raise AssertionError("fewer texts than a moment ago")
+
+
+def _above(score: float) -> float:
+    """The next number in single precision."""
+    if score >= float(np.finfo(np.float32).max):
+        return math.inf
+    return float(np.nextafter(np.float32(score), np.float32(np.inf)))

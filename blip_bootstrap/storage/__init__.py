@@ -1,0 +1,1 @@
+"""What lies on disk: tables, manifests, names. It knows no step."""

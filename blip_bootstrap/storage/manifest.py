@@ -1,0 +1,93 @@
+"""What an artifact was made from: digests, recipes, and the description of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from blip_bootstrap.config import Section
+from blip_bootstrap.storage.parquet import open_parquet
+
+COUNTED_BY_CONTENT = ("start", "tokenizer", "checkpoint", "labels", "captioners", "filters", "scorer")
+"""Settings that name a file or folder: what lies there decides the output, not its name."""
+
+
+def digest_of_path(path: Path) -> str:
+    """The sha256 of a file, or of a folder's names and files."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    whole = hashlib.sha256()
+    for one in files:
+        whole.update(f"{one.relative_to(path)} {digest_of_path(one)}\n".encode())
+    return whole.hexdigest()
+
+
+def recipe_of(step: str, section: Section | None, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What decides a step's output: its name, its settings (speed settings left out) and its inputs' digests."""
+    settings = _settings(section) if section else {}
+    return {"step": step, "config": settings, "inputs": dict(inputs)}
+
+
+def recipe_by_today(recipe: Mapping[str, Any], section: Section | None) -> dict[str, Any]:
+    """A recipe as it lies in a MANIFEST, with what counts no more since then as recipes hold it today."""
+    settings = dict(recipe["config"])
+    for name, field in (type(section).model_fields if section else {}).items():
+        marks = field.json_schema_extra
+        if name in settings and isinstance(marks, dict) and "counts_as" in marks:
+            settings[name] = marks["counts_as"]
+    return {**recipe, "config": settings}
+
+
+def digest_of_recipe(recipe: Mapping[str, Any]) -> str:
+    """The recipe's sha256, 64 hex digits."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _settings(section: BaseModel) -> dict[str, Any]:
+    """The section as JSON without its speed settings and later ones at their defaults.
+
+    A path to a model or tokenizer counts by what it holds.
+    """
+    found: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value, marks = getattr(section, name), field.json_schema_extra
+        if isinstance(marks, dict) and (marks.get("speed") or (marks.get("later") and value == field.default)):
+            continue
+        if isinstance(marks, dict) and "counts_as" in marks:
+            found[name] = marks["counts_as"]
+        elif isinstance(value, BaseModel):
+            found[name] = _settings(value)
+        elif isinstance(value, tuple) and value and all(isinstance(one, BaseModel) for one in value):
+            found[name] = [_settings(one) for one in value]
+        elif name in COUNTED_BY_CONTENT and value:
+            found[name] = [_content(one) for one in value] if isinstance(value, tuple) else _content(value)
+        else:
+            found[name] = section.model_dump(mode="json", include={name})[name]
+    return found
+
+
+def _content(source: Path | str) -> str:
+    """The digest of what lies there; a hub name as it is."""
+    return digest_of_path(Path(source)) if Path(source).exists() else str(source)
+
+
+def describe_files(folder: Path) -> list[dict[str, Any]]:
+    """Name, rows (Parquet), bytes and sha256 of every file of a staged folder, hidden ones left out."""
+    entries = []
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = file.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        entry: dict[str, Any] = {"name": str(name), "bytes": file.stat().st_size, "sha256": digest_of_path(file)}
+        if file.suffix == ".parquet":
+            with open_parquet(file) as opened:
+                entry["rows"] = opened.metadata.num_rows
+        entries.append(entry)
+    return entries

@@ -1,0 +1,91 @@
+"""The one writer and reader of Parquet: the declared schema, whole or not at all."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blip_bootstrap.errors import InputError, writing
+from blip_bootstrap.storage.run_folder import named_files
+from blip_bootstrap.storage.tables import Table
+
+
+def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[str, str] | None = None) -> None:
+    """Write one Parquet file with the declared schema; it is either whole under `path` or not there.
+
+    The column order and types are `table`'s even where `data` is empty or a column is all null.
+    `metadata` goes to the file's key-value metadata, so that a lone file still says where it is from.
+    Raises ValueError where `data` lacks a column, has one more, or a value does not fit the type.
+    """
+    missing = set(table.schema.names) ^ set(data.schema.names)
+    if missing:
+        raise ValueError(f"{table.name}: columns {sorted(missing)} are not those of the schema")
+    schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
+    staged = staged_beside(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows, dictionary = data.select(schema.names).cast(schema), True if table.repeating is None else [*table.repeating]
+    settings = {"row_group_size": table.rows_per_group, "use_dictionary": dictionary}
+    pq.write_table(rows, staged.absolute(), compression="zstd", **settings)  # absolute: see open_parquet
+    staged.replace(path)
+
+
+def staged_beside(path: Path) -> Path:
+    """A hidden name beside `path`, to write to and rename; never twice the same, also on hosts that share the folder.
+
+    Ray does a block again where a node is lost to it, and the lost one may still be writing; pids repeat among hosts.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:
+    """Rows as dicts to an Arrow table of the declared schema; also for an empty list."""
+    return pa.Table.from_pylist(rows, schema=table.schema)
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A Parquet file on this machine, whatever it is called.
+
+    By a relative name pyarrow would take `~` for the home folder, and `word:` for the scheme of a URI.
+    """
+    return pq.ParquetFile(path.absolute())
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file as Arrow. Raises InputError, naming the file, where it is damaged or half-written."""
+    try:
+        return open_parquet(path).read(columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from error
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of a table's folder, in order: those that its MANIFEST names, and no other.
+
+    A copy that somebody made of a part file would count its rows twice. Without a MANIFEST, as where a step is at
+    work, they are all but staged and hidden ones. Raises InputError where one that is named is not there.
+    """
+    named = named_files(folder)
+    if named is None:
+        return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    for name in named:
+        if not (folder / name).is_file():
+            raise InputError(missing_part(f"{folder / name}"))
+    return [folder / name for name in named]
+
+
+def missing_part(where: str) -> str:
+    """What to say of a file that a MANIFEST names and that is not there."""
+    return f"{where}: its MANIFEST names it, and it is not there; put it back, or run the round again to make it anew"
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError where a file cannot be written at `path`, before the work that it is to hold."""
+    staged = staged_beside(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.touch()
+        staged.unlink()

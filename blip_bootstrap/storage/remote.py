@@ -1,0 +1,179 @@
+"""Runs on an object store (s3://, gs://), read only: small files are copied here, Parquet is read where it lies.
+
+The copy lies under ~/.cache/blip-bootstrap (or $XDG_CACHE_HOME), one folder for each run; labels and pages that are
+made of such a run lie there, too. Credentials and endpoint are the environment's (AWS_ACCESS_KEY_ID,
+AWS_ENDPOINT_URL, ...), or in the URI as pyarrow takes them (`?endpoint_override=...&region=...`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import duckdb
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.paths import path_argument, user_folder
+from blip_bootstrap.storage.parquet import missing_part
+from blip_bootstrap.storage.run_folder import named_files
+
+LISTING = ".remote.json"
+
+_URI = re.compile(r"(s3|gs):/+(.+)")
+
+_URI_SIGNS = "%/?&=:@+,;!$'()*~-._"
+"""What may stand in a URI as it is; a space, a bracket or a letter beyond ASCII may not, and users write them."""
+
+_SMALL = re.compile(
+    r"(.*/)?(MANIFEST\.json|\.[^/]*\.MANIFEST\.json|metrics\.jsonl?|config\.yaml)|(labels|languages)/[^/]*\.parquet"
+)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A run on an object store: its URI, its Parquet files by their place in the run, and its local folder."""
+
+    uri: str
+    files: tuple[str, ...]
+    folder: Path
+
+    @cached_property
+    def start(self) -> str:
+        """The URI as in the paths that DuckDB sees: without settings, `%20` read as a space."""
+        return f"{self.uri.partition('://')[0]}://{self.store[1]}"
+
+    @cached_property
+    def store(self) -> tuple[Any, str]:
+        """pyarrow's file system, and the run's place in it."""
+        return _store(self.uri)
+
+    def parquet_files(self, folder: Path) -> list[str]:
+        """As `tables.parquet_files`, for a folder of the local copy."""
+        place = folder.relative_to(self.folder).as_posix()
+        there = sorted(file for file in self.files if file.rpartition("/")[0] == place)
+        if (named := named_files(folder)) is not None:
+            there = [f"{place}/{name}" for name in named]
+            if lacking := next((file for file in there if file not in self.files), None):
+                raise InputError(missing_part(f"{self.start}/{lacking}"))
+        return [f"{self.start}/{file}" for file in there]
+
+    def schema(self, file: str) -> pa.Schema:
+        """The Arrow schema of one of the files."""
+        filesystem, _ = self.store
+        return pq.read_schema(file.partition("://")[2], filesystem=filesystem)
+
+
+def attach(connection: duckdb.DuckDBPyConnection, remotes: Sequence[Remote]) -> None:
+    """Let a connection read the Parquet files of these runs, and nothing else of their stores."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    for scheme in {urlsplit(one.uri).scheme for one in remotes}:
+        mine = [one for one in remotes if urlsplit(one.uri).scheme == scheme]
+        known = {f"{one.start}/{file}".partition("://")[2] for one in mine for file in one.files}
+
+        class ReadOnly(ArrowFSWrapper):  # type: ignore[misc]
+            """The store as DuckDB sees it. DuckDB's own check of folders takes `run/../other` for a file of the run."""
+
+            protocol = scheme
+            cachable = False  # an instance belongs to these lists of files
+            files = frozenset(known)
+
+            def _open(self, path: str, mode: str = "rb", **settings: Any) -> Any:
+                if mode != "rb" or path not in self.files:
+                    raise PermissionError(f"{path}: only Parquet files of the run can be read")
+                return super()._open(path, mode, **settings)
+
+        connection.register_filesystem(ReadOnly(mine[0].store[0]))
+
+
+def opened(root: Path | str) -> Path:
+    """The folder under which a run can be read: `root` itself, or for s3:// and gs:// a local one, brought up to date.
+
+    Every function that takes a root takes this one. Raises InputError where the store has no such run, or says no.
+    """
+    found = _URI.fullmatch(str(root))  # a Path has lost one of the slashes
+    if not found:
+        return root if isinstance(root, Path) else path_argument(root)
+    uri = f"{found[1]}://{quote(found[2], safe=_URI_SIGNS)}"
+    try:
+        return _copied(uri)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{uri}: cannot be read ({str(error).splitlines()[0][:300]})") from error
+
+
+def remote_of(root: Path) -> Remote | None:
+    """What `opened` has written down about a folder; None where it is a run of its own."""
+    path = root / LISTING
+    if not path.is_file():
+        return None
+    listing = json.loads(path.read_text(encoding="utf-8"))
+    return Remote(listing["uri"], tuple(sorted(f for f in listing["files"] if _is_table(f))), root)
+
+
+def local_folder(uri: str) -> Path:
+    """Where the local copy of a run's small files lies."""
+    name = uri.partition("?")[0].rstrip("/")
+    return (
+        user_folder("XDG_CACHE_HOME", ".cache")
+        / "blip-bootstrap"
+        / hashlib.sha256(name.encode()).hexdigest()[:16]
+        / name.rpartition("/")[2]
+    )
+
+
+def _copied(uri: str) -> Path:
+    """List the run, copy its small files that are new or changed, and drop those that are gone."""
+    (filesystem, place), folder = _store(uri), local_folder(uri)
+    found = filesystem.get_file_info(pyarrow.fs.FileSelector(place, recursive=True))
+    stamps = {
+        info.path.removeprefix(f"{place}/"): f"{info.size} {info.mtime_ns}"
+        for info in found
+        if info.type == pyarrow.fs.FileType.File and not _hidden(info.path.removeprefix(f"{place}/"))
+    }
+    was: Mapping[str, str] = json.loads(_text(folder / LISTING) or "{}").get("files", {})
+    for name in was.keys() - stamps.keys():
+        (folder / name).unlink(missing_ok=True)
+    for name, stamp in stamps.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if _SMALL.fullmatch(name) and (was.get(name) != stamp or not (folder / name).exists()):
+            _replace(folder / name, filesystem.open_input_file(f"{place}/{name}").readall())
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / LISTING, json.dumps({"uri": uri, "files": stamps}).encode())
+    return folder
+
+
+def _store(uri: str) -> tuple[Any, str]:
+    filesystem, place = pyarrow.fs.FileSystem.from_uri(uri)
+    return filesystem, place.rstrip("/")
+
+
+def _hidden(name: str) -> bool:
+    """Staged things; a hidden MANIFEST beside a file is none of them."""
+    *folders, last = name.split("/")
+    return any(one.startswith(".") for one in folders) or (last[0] == "." and not last.endswith("MANIFEST.json"))
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith(".parquet") and not _SMALL.fullmatch(name)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staged.write_bytes(content)
+    staged.replace(path)

@@ -1,0 +1,283 @@
+"""The tables that a run leaves on disk: every column with its type, unit and meaning, and the one Parquet writer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Arrow type, and what a value means."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's name, its columns in order, and what one row is."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+    rows_per_group: int = 10_000
+    repeating: tuple[str, ...] | None = None
+    """Columns of few different values, worth a dictionary; None: all. One of others costs a third of the writing."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema with each column's meaning in its field metadata."""
+        return pa.schema([pa.field(c.name, c.type, metadata={"meaning": c.meaning}) for c in self.columns])
+
+
+STATUSES = ("success", "failed_to_download", "failed_to_resize", "rejected")
+"""img2dataset's three, and `rejected`: the row was never fetched (blank or repeated)."""
+
+ERROR_CLASSES = (
+    "blank_url", "duplicate_row", "unsupported_scheme", "private_address", "dns", "proxy", "connection", "timeout",
+    "http_4xx", "http_5xx", "too_many_redirects", "disallowed", "too_many_bytes", "not_an_image", "truncated_image",
+    "too_many_pixels", "too_many_scans", "decode_timeout", "decoder_died", "too_small", "aspect_ratio", "too_large",
+    "other",
+)  # fmt: skip
+"""Why a row of `images` has no picture; null where `status` is `success`."""
+
+SOURCES = ("web", "synthetic", "human")
+"""Where a caption comes from: the page's alt text, the captioner, a person."""
+
+REASONS = (
+    "empty_text", "text_too_long", "not_scored", "below_threshold", "too_short", "too_long", "degenerate_text",
+    "duplicate_text", "not_selected",
+)  # fmt: skip
+"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: what the
+filter says of a text comes before what else could be said against it."""
+
+FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long")
+"""What may be wrong with a synthetic caption; of a web text the last one alone: it was cut when the list was read."""
+
+IMAGES = Table(
+    "images",
+    "one row per row of the URL lists, failed ones too; written once",
+    (
+        Column("key", pa.string(), "unique in the run: shard number (5 digits) and row in the shard (5 digits)"),
+        Column("uid", pa.string(), "32 hex digits of the sha256 of URL and alt text: the same row in any run"),
+        Column("dataset", pa.string(), "the URL list that the row came from"),
+        Column("url", pa.string(), "as given in the list"),
+        Column("caption", pa.string(), "the web text (alt text), as given; its beginning where cut_from_chars is set"),
+        Column("cut_from_chars", pa.int64(), "characters of a web text over download.max_text_chars; null: not cut"),
+        Column("status", pa.string(), "success, failed_to_download, failed_to_resize or rejected"),
+        Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
+        Column("error_message", pa.string(), "the fetcher's or decoder's own words; null where status is success"),
+        Column("width", pa.int32(), "stored width, px"),
+        Column("height", pa.int32(), "stored height, px"),
+        Column("original_width", pa.int32(), "width before resizing, px"),
+        Column("original_height", pa.int32(), "height before resizing, px"),
+        Column("exif", pa.string(), "JSON of EXIF tags, or null"),
+        Column("sha256", pa.string(), "hex digest of the bytes as fetched"),
+        Column("jpg", pa.binary(), "encoded picture as stored (JPEG); null where status is not success"),
+    ),
+    rows_per_group=500,  # pictures are large, and captioning reads some hundred rows at a time
+)
+
+ANNOTATED = Table(
+    "annotated",
+    "one row per picture of a human-annotated set, unreadable ones too",
+    (
+        Column("key", pa.string(), "unique in the set"),
+        Column("name", pa.string(), "file name or URL as given in the list"),
+        Column("domain", pa.string(), "in, near or out, as in nocaps; null where the set has no domains"),
+        Column("captions", pa.list_(pa.string()), "what people wrote about the picture"),
+        Column("status", pa.string(), "success, failed_to_download or failed_to_resize"),
+        Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
+        Column("error_message", pa.string(), "null where status is success"),
+        Column("sha256", pa.string(), "hex digest of the file as read; null where status is not success"),
+        Column("jpg", pa.binary(), "encoded picture; null where status is not success"),
+    ),
+)
+
+CAPTIONS = Table(
+    "captions",
+    "one row per (image, text) of a round: web texts and every synthetic candidate, with their scores",
+    (
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column("source", pa.string(), "web or synthetic"),
+        Column(
+            "candidate",
+            pa.int16(),
+            "0 for web; 0.. for the synthetic candidates, those of one captioner after the other",
+        ),
+        Column("caption", pa.string(), "the text, whitespace folded"),
+        Column("itm_score", pa.float32(), "P(match) by the filter's ITM head, 0..1; null where the text is empty"),
+        Column("itc_score", pa.float32(), "cosine of the filter's ITC embeddings, -1..1; null where the text is empty"),
+        Column("logprob", pa.float32(), "sum of the captioner's log-probabilities of the tokens, nats; null for web"),
+        Column("num_tokens", pa.int16(), "word pieces of the text, prompt included, special tokens not"),
+        Column(
+            "flags",
+            pa.list_(pa.string()),
+            "empty, repetition, prompt_leak, cut_at_max_length; web: text_too_long; may be none",
+        ),
+        Column("seed", pa.int64(), "of this candidate's sampling; null for web"),
+        Column("captioner", pa.string(), "the model that wrote it, by its name or the end of its path; null for web"),
+        Column("itm_scores", pa.list_(pa.float32()), "of each filter, where several make itm_score; else null"),
+        Column("itc_scores", pa.list_(pa.float32()), "of each filter, where several make itc_score; else null"),
+        Column("clip_score", pa.float32(), "cosine by the second scorer, -1..1; null where there is none"),
+    ),
+    repeating=("source", "candidate", "num_tokens", "flags.list.element", "captioner"),
+)
+
+PAIRS = Table(
+    "pairs",
+    "one row per row of `captions` (round 0: per web text): what training uses, and why not the rest",
+    (
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column("source", pa.string(), "web or synthetic"),
+        Column("candidate", pa.int16(), "as in `captions`"),
+        Column("caption", pa.string(), "the text"),
+        Column("itm_score", pa.float32(), "as in `captions`; null in round 0"),
+        Column("kept", pa.bool_(), "true: it is a training pair of this round"),
+        Column("reason", pa.string(), "closed list, the first that applies; null where kept"),
+        Column(
+            "rejected",
+            pa.bool_(),
+            "the filter's verdict, kept or not: the score is below the rule's cut; null where there is none. The noise "
+            "ratio is the share of true ones",
+        ),
+    ),
+    repeating=("source", "candidate", "kept", "reason"),
+)
+
+SAME_PICTURES = Table(
+    "same_pictures",
+    "one row per picture that is in two sets at once, by the sha256 of its bytes",
+    (
+        Column("set", pa.string(), "web or human: the set that it would be trained on from"),
+        Column("key", pa.string(), "its key there, as in `images` or `human`"),
+        Column("same_as", pa.string(), "held_out or human: the set that it is also in"),
+        Column("same_key", pa.string(), "its key in that set"),
+        Column("left_out", pa.bool_(), "true: it is not trained on"),
+    ),
+    repeating=("set", "same_as", "left_out"),
+)
+
+LANGUAGES = Table(
+    "languages",
+    "one row per text whose language was identified, by `audit languages`",
+    (
+        Column("round", pa.int16(), "the round whose texts they are"),
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column("source", pa.string(), "web or synthetic"),
+        Column("candidate", pa.int16(), "as in `captions`"),
+        Column("caption", pa.string(), "the text that was looked at"),
+        Column("language", pa.string(), "the most likely one, ISO 639 (two or three letters)"),
+        Column("confidence", pa.float32(), "how likely, 0..1; low where a text is short or names things only"),
+    ),
+)
+
+TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
+
+LABELS = Table(
+    "labels",
+    "one row per text of a spot check; written by `audit sample`, answered by `audit label`",
+    (
+        Column("round", pa.int16(), "the round whose pairs were sampled"),
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column("source", pa.string(), "web or synthetic; human: made by `audit calibrate`"),
+        Column("candidate", pa.int16(), "as in `captions`"),
+        Column("caption", pa.string(), "the text"),
+        Column("itm_score", pa.float32(), "as in `captions`; null where it was not scored"),
+        Column("kept", pa.bool_(), "whether it was a training pair of the round when sampled"),
+        Column("stratum_rows", pa.int64(), "texts of this source and fate in the round, of which this is a sample"),
+        Column("answer", pa.string(), "does the text fit the picture: yes, no, unsure; null: not asked yet"),
+    ),
+)
+
+ROUND = Column("round", pa.int16(), "number of the round, from its folder's name")
+
+_SHARES = tuple(
+    Column(f"{name}_{source}{end}", pa.float64(), f"{which}{meaning.format(source)}, 0..1")
+    for name, meaning in (
+        ("noise_ratio", "the share of the scored {} texts that the filter rejects"),
+        ("dropped_share", "the share of all {} texts that were not kept, for whatever reason"),
+    )
+    for source in ("web", "synthetic")
+    for end, which in (("", ""), ("_low", "lower end of the 95 % interval of "), ("_high", "upper end of that of "))
+)
+
+ROUNDS = Table(
+    "rounds",
+    "one row per round that has a metrics.json: its main figures, null where a round has none",
+    (
+        ROUND,
+        Column("urls", pa.int64(), "rows of the URL lists"),
+        Column("downloaded", pa.int64(), "rows with a picture"),
+        Column("web_captions", pa.int64(), "web texts of downloaded pictures"),
+        Column("synthetic_captions", pa.int64(), "texts that the captioner wrote"),
+        Column("web_kept", pa.int64(), "web texts that became pairs"),
+        Column("synthetic_kept", pa.int64(), "synthetic texts that became pairs"),
+        *_SHARES,
+        Column("caption_truth", pa.float64(), "true texts of the kept ones whose truth is known, 0..1"),
+        Column("cider", pa.float64(), "CIDEr of the round's model on the held-out set"),
+        Column("bleu4", pa.float64(), "BLEU-4 of the round's model on the held-out set, 0..1"),
+        Column("tr1", pa.float64(), "image-to-text R@1 on the held-out set, 0..1"),
+        Column("ir1", pa.float64(), "text-to-image R@1 on the held-out set, 0..1"),
+        Column("itm_auc", pa.float64(), "area under the ROC curve of the ITM score on the held-out set, 0..1"),
+        Column("human_only_cider", pa.float64(), "CIDEr of the control trained on the human set alone"),
+        Column("human_only_tr1", pa.float64(), "image-to-text R@1 of that control, 0..1"),
+        Column("filter_auc_web", pa.float64(), "area under the ROC curve of the ITM score against the truth, 0..1"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "one row per figure of a round's metrics.json",
+    (
+        ROUND,
+        Column("name", pa.string(), "the figure, nested ones dotted: `cider`, `seconds.captions`"),
+        Column("value", pa.float64(), "shares are 0..1, times are seconds"),
+    ),
+)
+
+RUNS = Table(
+    "runs",
+    "one row per thing that a step has made: its MANIFEST",
+    (
+        Column("round", pa.int16(), "number of the round; null for images, human and held_out"),
+        Column("name", pa.string(), "what was made: `images`, `round-01/captions`"),
+        Column("step", pa.string(), "the function that made it"),
+        Column("digest", pa.string(), "sha256 of the step's name, settings and inputs"),
+        Column("content", pa.string(), "sha256 of what was made"),
+        Column("made", pa.string(), "when: UTC, ISO 8601"),
+        Column("seconds", pa.float64(), "how long it took, in its last run"),
+        Column("version", pa.string(), "of blip-bootstrap"),
+        Column("num_rows", pa.int64(), "rows of its Parquet files"),
+        Column("size_bytes", pa.int64(), "of all its files"),
+        Column("counts", pa.string(), "JSON: what the step counted"),
+        Column("settings", pa.string(), "JSON: its section of the configuration, resolved"),
+        Column("inputs", pa.string(), "JSON: the digest of each input"),
+    ),
+)
+
+PLAN = Table(
+    "plan",
+    "one row per step of a round over N images",
+    (
+        Column("step", pa.string(), "as in a round, in order; start is Ray's own"),
+        Column("rows", pa.int64(), "rows that it writes"),
+        Column("size_bytes", pa.int64(), "what it leaves on disk"),
+        Column("seconds", pa.float64(), "from its start to its end"),
+        Column("device_hours", pa.float64(), "workers x devices of each x hours"),
+        Column("device", pa.string(), "what an hour is of: CPU or GPU"),
+        Column("memory_bytes", pa.int64(), "of all its processes at their peak"),
+        Column("bound_by", pa.string(), "network, CPU decode, CPU, model, disk or start (its fixed part)"),
+    ),
+)
+
+_NAMES = ("key", "uid", "dataset", "url", "caption", "cut_from_chars", "status", "error_class", "error_message")
+
+SHARD = Table(
+    "shard",
+    "one row of the URL lists before it is fetched; a status is there where it was rejected",
+    tuple(column for column in IMAGES.columns if column.name in _NAMES),
+)

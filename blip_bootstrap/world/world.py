@@ -1,0 +1,233 @@
+"""The built-in world on disk: a noisy drawn web, a small human set, held-out sets and what the vision start needs."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from blip_bootstrap.config import Count, Fraction, NonNegative, Section
+from blip_bootstrap.world.judge import judge
+from blip_bootstrap.world.scenes import COLOURS, DOMAINS, SHAPES, SIZES, Domain, Scene, draw_scene, sample_scene
+from blip_bootstrap.world.server import HOST, url_of
+from blip_bootstrap.world.wording import Kind, alt_text, describe, vocabulary
+
+VERSION = 1
+"""Raised when the same configuration no longer gives the same world, so that kept worlds are made anew."""
+
+
+class WorldConfig(Section):
+    """How large the world is, and how noisy its web."""
+
+    seed: int = 0
+    picture_px: Count = Field(default=64, description="side of the pictures on disk")
+    num_web: Count = Field(default=3000, description="pictures of the web")
+    num_human: Count = Field(default=130, description="pictures that people have described")
+    num_held_out: Count = Field(default=600, description="pictures that the figures are measured on")
+    num_validation: Count = Field(default=300, description="pictures that settings are chosen on")
+    num_vision: NonNegative = Field(default=7500, description="labelled drawings for the vision start")
+    two_things_share: Fraction = Field(default=0.35, description="share of scenes of two things; the rest have one")
+    three_things_share: Fraction = 0.0
+    human_captions: Count = Field(default=2, description="captions of each human picture")
+    held_out_captions: Count = Field(default=5, description="captions of each held-out picture")
+    human_domains: dict[Domain, float] = Field(default={"in": 0.70, "near": 0.22, "out": 0.08}, description="shares")
+    held_out_domains: dict[Domain, float] = Field(default={"in": 0.34, "near": 0.33, "out": 0.33}, description="shares")
+    kinds: dict[Kind, float] = Field(
+        {"full": 0.05, "partial": 0.45, "swapped": 0.25, "unrelated": 0.22, "damaged": 0.03},
+        description="shares of the alt texts' kinds; see wording.alt_text",
+    )
+    manners: dict[str, float] = Field(
+        {"missing": 0.012, "busy": 0.01, "down": 0.002, "page": 0.006, "cut": 0.006, "slow": 0.004, "stalled": 0.001},
+        description="shares of the URLs that do not simply answer; see server.MANNERS",
+    )
+    blank_share: Fraction = Field(default=0.002, description="rows added whose URL is blank")
+    duplicate_share: Fraction = Field(default=0.005, description="rows added that repeat another row")
+
+
+class World(Section):
+    """A made world: where its files lie, and the port that its URLs name."""
+
+    folder: Path
+    port: int
+    config: WorldConfig
+
+    @property
+    def url_list(self) -> Path:
+        """The web: `url` and `alt_text`, tab-separated."""
+        return self.folder / "web.tsv"
+
+    @property
+    def pictures(self) -> Path:
+        """What the server serves."""
+        return self.folder / "images"
+
+
+def make_world(folder: Path, config: WorldConfig | None = None, port: int = 0) -> World:
+    """Make the world under `folder`, or find it there made by the same configuration; `port` 0 takes a free one.
+
+    The files: `images/` and `web.tsv`; `human.jsonl`, `held_out.jsonl`, `validation.jsonl` beside a folder of pictures
+    each; `truth.jsonl` with the kind of every alt text and the scene of every web picture; `tokenizer/vocab.txt`;
+    `vision_start.parquet` (`jpg`, and `labels`: one 0 or 1 for each of `label_names()`); `world.json`, written last.
+    """
+    config = config or WorldConfig()
+    made = _read_world(folder, config)
+    if made is not None:
+        return made
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in (folder / "world.json", *folder.glob("*images"), *folder.glob("vision_start_*")):
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+    world = World(folder=folder, port=port or _free_port(), config=config)
+    _write_web(world)
+    for name, count, captions, domains in (
+        ("human", config.num_human, config.human_captions, config.human_domains),
+        ("held_out", config.num_held_out, config.held_out_captions, config.held_out_domains),
+        ("validation", config.num_validation, config.held_out_captions, config.held_out_domains),
+    ):
+        _write_annotated(world, name, count, captions, domains)
+    (folder / "tokenizer").mkdir(exist_ok=True)
+    (folder / "tokenizer" / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
+    _write_vision_start(world)
+    described = {"version": VERSION, "port": world.port, "config": config.model_dump(mode="json")}
+    staged = folder / ".world.json.tmp"
+    staged.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    staged.replace(folder / "world.json")
+    return world
+
+
+def label_names() -> list[str]:
+    """What each number in `labels` of vision_start.parquet stands for: a thing so described is in the picture."""
+    pairs = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    return [*COLOURS, *SHAPES, *pairs, *[f"{size} {shape}" for size in SIZES for shape in SHAPES]]
+
+
+def scene_labels(scene: Scene) -> list[int]:
+    """One 0 or 1 for each of `label_names()`."""
+    said: set[str] = set()
+    for thing in scene.things:
+        said |= {thing.colour, thing.shape, f"{thing.colour} {thing.shape}", f"{thing.size} {thing.shape}"}
+    return [int(name in said) for name in label_names()]
+
+
+def _read_world(folder: Path, config: WorldConfig) -> World | None:
+    """The world that lies there whole and was made by this configuration, else None."""
+    path = folder / "world.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found.get("version") != VERSION or found.get("config") != config.model_dump(mode="json"):
+        return None
+    return World(folder=folder, port=found["port"], config=config)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _write_web(world: World) -> None:
+    """The pictures, the URL list with its bad rows, and aside from them the truth."""
+    config = world.config
+    world.pictures.mkdir(exist_ok=True)
+    rows, truth = [], []
+    for number in range(config.num_web):
+        rng = random.Random(f"{config.seed} web {number}")
+        scene, name = _sample_scene(rng, config, None), f"{number:06d}.jpg"
+        (world.pictures / name).write_bytes(_jpeg(scene, config.picture_px))
+        kind = _draw(rng, config.kinds)
+        manner = _draw(rng, {**config.manners, "ok": 1 - sum(config.manners.values())})
+        text = alt_text(kind, scene, _other_scene(rng, config, scene), rng)
+        rows.append((url_of(world.port, manner, name), text))
+        truth.append({"name": name, "kind": kind, "scene": scene.as_dict()})
+    rng = random.Random(f"{config.seed} bad rows")
+    bad = rng.sample(rows, round(config.duplicate_share * len(rows)))
+    bad += [("", text) for _, text in rng.sample(rows, round(config.blank_share * len(rows)))]
+    for row in bad:
+        rows.insert(rng.randrange(len(rows)), row)
+    lines = ["url\talt_text", *[f"{url}\t{text}" for url, text in rows]]
+    world.url_list.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_json_lines(world.folder / "truth.jsonl", truth)
+
+
+def _other_scene(rng: random.Random, config: WorldConfig, scene: Scene) -> Scene:
+    """A scene whose captions are not true of `scene`."""
+    while True:
+        other = _sample_scene(rng, config, None)
+        if judge(scene, describe(other, random.Random(0))) == "false":
+            return other
+
+
+def _write_annotated(world: World, name: str, count: int, num_captions: int, domains: Mapping[Domain, float]) -> None:
+    """One annotated set: `name`.jsonl with the columns image, captions and domain, and its pictures."""
+    pictures = world.folder / f"{name}_images"
+    pictures.mkdir(exist_ok=True)
+    rows = []
+    for number, domain in enumerate(_apportion(count, domains)):
+        rng = random.Random(f"{world.config.seed} {name} {number}")
+        scene = _sample_scene(rng, world.config, domain)
+        (pictures / f"{number:05d}.jpg").write_bytes(_jpeg(scene, world.config.picture_px))
+        captions = _captions(scene, num_captions, rng)
+        image = f"{pictures.name}/{number:05d}.jpg"
+        rows.append({"image": image, "captions": captions, "domain": domain, "scene": scene.as_dict()})
+    random.Random(f"{world.config.seed} {name}").shuffle(rows)
+    _write_json_lines(world.folder / f"{name}.jsonl", rows)
+
+
+def _captions(scene: Scene, count: int, rng: random.Random) -> list[str]:
+    """So many captions, no two alike where the wordings allow it."""
+    captions = list(dict.fromkeys(describe(scene, rng) for _ in range(4 * count)))
+    return (captions * count)[:count]
+
+
+def _write_vision_start(world: World) -> None:
+    """Other drawings with the classes of what is in them, without any text."""
+    scenes = [
+        _sample_scene(random.Random(f"{world.config.seed} vision {number}"), world.config, None)
+        for number in range(world.config.num_vision)
+    ]
+    table = pa.table(
+        {
+            "jpg": pa.array([_jpeg(scene, world.config.picture_px) for scene in scenes], pa.binary()),
+            "labels": pa.array([scene_labels(scene) for scene in scenes], pa.list_(pa.int8())),
+        }
+    )
+    pq.write_table(table, (world.folder / "vision_start.parquet").absolute())  # as tables.write_parquet
+
+
+def _sample_scene(rng: random.Random, config: WorldConfig, domain: Domain | None) -> Scene:
+    shares = {3: config.three_things_share, 2: config.two_things_share}
+    shares[1] = 1 - sum(shares.values())
+    return sample_scene(rng, _draw(rng, shares), domain)
+
+
+def _draw(rng: random.Random, shares: Mapping[Any, float]) -> Any:
+    return rng.choices(list(shares), list(shares.values()))[0]
+
+
+def _apportion(count: int, domains: Mapping[Domain, float]) -> Iterator[Domain]:
+    """`count` domains in the given shares, rounded so that their number is exact."""
+    total, done, reached = sum(domains.values()), 0, 0.0
+    for domain in DOMAINS:
+        reached += domains.get(domain, 0.0)
+        upto = round(count * reached / total)
+        yield from [domain] * (upto - done)
+        done = upto
+
+
+def _jpeg(scene: Scene, size_px: int) -> bytes:
+    buffer = io.BytesIO()
+    draw_scene(scene, size_px).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def _write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

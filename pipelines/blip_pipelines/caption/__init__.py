@@ -1,0 +1,1 @@
+"""The captioning step: images in, captions with scores out."""

@@ -1,0 +1,146 @@
+"""Blocks of images: what an actor takes at a time, how it writes their captions, how files are joined of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from blip_bootstrap.config import CaptionConfig
+from blip_bootstrap.storage.parquet import open_parquet, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.tables import CAPTIONS
+from blip_pipelines.caption import side_process
+from blip_pipelines.caption.side_process import CaptionProcess
+from blip_pipelines.caption.worker import IMAGE_COLUMNS, CaptionWorker, one_ahead
+from blip_pipelines.cluster.tally import RemoteTally, Tally
+
+BLOCK_ROWS = 512
+"""Images whose captions are written together, and what a kill costs an actor at most. Not a setting: with other blocks
+the batches, and with them the last digits of the scores, would differ between a run and its continuation."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """`BLOCK_ROWS` rows of one file of images, from row `first` on, and the files where their captions go.
+
+    `output` is the block's own, `merged` the one that all blocks of the file of images end in.
+    """
+
+    part: str
+    first: int
+    output: str
+    merged: str
+
+    @property
+    def made(self) -> bool:
+        """Whether it was finished, by an earlier run or by a task whose answer was lost with its node."""
+        # In this order: the merged file is there before a block of it goes.
+        return Path(self.output).exists() or Path(self.merged).exists()
+
+
+def num_threads(config: CaptionConfig) -> int:
+    """Torch's threads in an actor."""
+    return max(1, int(config.cpus_per_actor))
+
+
+class CaptionBlocks:
+    """A Ray actor: one CaptionWorker that takes blocks, writes their captions, and reports each batch."""
+
+    def __init__(
+        self, captioner: str, filter: str, config: CaptionConfig, tally: Tally | RemoteTally, num_lanes: int = 1
+    ) -> None:
+        self._arguments = captioner, filter, config, num_threads(config), num_lanes
+        self._tally = tally
+
+    @cached_property
+    def _worker(self) -> CaptionWorker | CaptionProcess:
+        """Made at the first block: an error in an actor's constructor is retried for ever and loses its cause."""
+        process = side_process.running()
+        return process.load(*self._arguments) if process else CaptionWorker(*self._arguments)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Caption the blocks of `batch` (column `blocks`, of Block's fields) that are not made; returns `batch`.
+
+        Ray runs a finished task again where its answer was on a node that is lost.
+        """
+        for _ in self.caption(Block(**block) for blocks in batch["blocks"].to_pylist() for block in blocks):
+            pass
+        return batch
+
+    def caption(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Caption those of the blocks that are not made; yields each once it is."""
+        todo = [block for block in blocks if not block.made]
+        if todo:
+            batches = self._worker.in_blocks(self._images(todo))
+            for block in todo:
+                self._caption(block, batches)
+                yield block
+
+    def _caption(self, block: Block, batches: Iterator[tuple[list[dict[str, Any]], bool]]) -> None:
+        """Write the captions of the block whose batches are the next ones."""
+        rows: list[dict[str, Any]] = []
+        counts: Counter[str] = Counter()
+        for done, is_last in batches:
+            rows += done
+            counts.update(name for row in done for name in _counters(row["source"], row["itm_score"], row["flags"]))
+            self._tally.put(block.output, dict(counts))
+            if is_last:
+                break
+        write_parquet(Path(block.output), rows_to_table(rows, CAPTIONS), CAPTIONS, self._worker.metadata)
+
+    def _images(self, blocks: Sequence[Block]) -> Iterator[list[dict[str, Any]]]:
+        """The rows of each block's images, read while those of the one before are worked on."""
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+            reads = (pool.submit(self._read, block) for block in blocks)
+            for read in one_ahead(reads):
+                yield read.result()
+
+    def _read(self, block: Block) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
+        return rows
+
+
+def read_rows(part: Path, first: int, count: int) -> pa.Table:
+    """`count` rows of a file of images from row `first` on, the columns that captioning needs; without the others.
+
+    Row groups without any of them are not read: at the end of a file of 10,000 images they were all of it.
+    """
+    with open_parquet(part) as file:
+        ends = list(accumulate(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
+        groups = range(bisect_right(ends, first), min(bisect_left(ends, first + count) + 1, len(ends)))
+        at = ends[groups[0] - 1] if groups and groups[0] else 0
+        return file.read_row_groups(list(groups), IMAGE_COLUMNS).slice(first - at, count)
+
+
+class Merger:
+    """Joins the blocks of a file of images into its file of captions once all are there."""
+
+    def __init__(self, out: Path, blocks: Mapping[str, list[Block]]) -> None:
+        self._out, self._blocks = out, dict(blocks)
+        for name in list(self._blocks):
+            self.when_whole(name)
+
+    def when_whole(self, name: str) -> None:
+        """Write the captions of the images file `name` if its last block is done, and drop the blocks."""
+        files = [Path(block.output) for block in self._blocks[name]]
+        if (self._out / name).exists() or not all(file.exists() for file in files):
+            return
+        tables = [read_parquet(file) for file in files]
+        metadata = {k.decode(): v.decode() for k, v in (tables[0].schema.metadata or {}).items() if k != b"table"}
+        write_parquet(self._out / name, pa.concat_tables(tables), CAPTIONS, metadata)
+        for file in files:
+            file.unlink()
+
+
+def _counters(source: str, itm_score: float | None, flags: Iterable[str]) -> list[str]:
+    """The counters that a row of captions moves; each image has one web text, which counts the image."""
+    first = ["images", "web"] if source == "web" else ["synthetic"]
+    return [*first, *(["not_scored"] if itm_score is None else []), *flags]

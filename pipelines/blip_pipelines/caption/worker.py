@@ -1,0 +1,248 @@
+"""What one captioning actor does: images as Arrow in, their web text and synthetic captions with scores out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from blip_bootstrap import __version__
+from blip_bootstrap.config import CaptionConfig
+from blip_bootstrap.errors import RunFailed
+from blip_pipelines.caption.decoders import DecodeProcesses
+from blip_pipelines.caption.lanes import Lanes
+from blip_pipelines.caption.models import Models, Picture, digest_of_model, fold
+from blip_pipelines.caption.scores import TOO_LONG, Looks, combine_scores, score_again, score_with
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from blip_training.decoding.generate import Generated
+
+
+IMAGE_COLUMNS = ["key", "status", "caption", "jpg", "cut_from_chars"]
+"""What the worker needs of the table `images`; the last is absent from those of earlier versions."""
+
+LATER = ("seed", "captioner", "logprob", "itm_score", "itc_score", "itm_scores", "itc_scores", "clip_score")
+"""Columns of the table `captions` that are null until something is known; `tables` itself would import pyarrow."""
+
+DECODE_THREADS = 2
+"""Threads that decode while the models work."""
+
+DECODE_PROCESSES = 8
+"""The most processes that decode for a GPU, in place of these; they are no fewer than these."""
+
+BATCH_SIZE = {"cpu": 64, "cuda": 256}
+"""Where none is set. An H200 captioned 308 decoded pictures a second by 64 and 565 by 256, since the kernels of a step
+take no longer to start for more rows; 256 take 13 GB (base size, 384 px, bfloat16)."""
+
+Row = dict[str, Any]
+
+Item = TypeVar("Item")
+
+
+class CaptionWorker:
+    """Captions and scores images with captioners and filters (section 3.3); needs no Ray.
+
+    `captioner` and `filter` are the round's own, `config` may name more of both and a second scorer. A checkpoint that
+    is several of these is loaded once, and encodes each image once. `num_threads` is torch's; on a CPU `num_lanes`
+    parts of a batch are encoded and scored side by side, which changes no digit; for a GPU as many processes decode, or
+    as there are threads. Raises CheckpointError where a checkpoint cannot be read or holds no decoder or no ITM head,
+    InputError for `cuda` without CUDA.
+    """
+
+    def __init__(
+        self,
+        captioner: str | Path,
+        filter: str | Path,
+        config: CaptionConfig,
+        num_threads: int | None = None,
+        num_lanes: int = 1,
+    ) -> None:
+        import torch
+
+        from blip_training.decoding.sampler import resolve_sampler
+        from blip_training.runtime.allocator import keep_freed_memory
+        from blip_training.runtime.workers import resolve_device
+
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        self.config, self.sampler, self.device = config, resolve_sampler(config.sampler), resolve_device(config.device)
+        wants_gpu = self.device.type == "cuda"
+        self.batch_size = config.batch_size or BATCH_SIZE[self.device.type]
+        if not wants_gpu:
+            keep_freed_memory()
+        self.models = Models(captioner, filter, config, self.device)
+        self.image_sizes = frozenset(model.image_size for model in self.models.all)
+        self._lanes = Lanes(1 if wants_gpu else num_lanes, self._modes)
+        self.num_decoders = DECODE_THREADS
+        self._processes: DecodeProcesses | None = None
+        if wants_gpu and not config.scorer:  # a scorer makes its own pixels of the picture, with transformers
+            self.decode_aside(min(max(num_threads or 1, num_lanes, DECODE_THREADS), DECODE_PROCESSES))
+        self.metadata = self._metadata(captioner, filter)
+
+    def decode_aside(self, num_processes: int) -> None:
+        """Have so many processes decode from here on; the pixels are the same."""
+        self.num_decoders, self._processes = num_processes, DecodeProcesses(num_processes, self.image_sizes)
+
+    def __call__(self, images: pa.Table) -> pa.Table:
+        """Rows of `images` (IMAGE_COLUMNS) to rows of the table `captions`.
+
+        In the order of the images; of each image the web text first, then the candidates. Images whose status is not
+        success have no rows; one whose bytes cannot be decoded has its web text alone, without scores.
+        """
+        from blip_bootstrap.storage.parquet import rows_to_table
+        from blip_bootstrap.storage.tables import CAPTIONS
+
+        of_images = images.select([name for name in IMAGE_COLUMNS if name in images.column_names]).to_pylist()
+        return rows_to_table([row for rows in self.in_batches(of_images) for row in rows], CAPTIONS)
+
+    def in_batches(self, images: Iterable[Row]) -> Iterator[list[Row]]:
+        """The same of rows, batch by batch as they are done."""
+        return (rows for rows, _ in self.in_blocks([images]))
+
+    def in_blocks(self, blocks: Iterable[Iterable[Row]]) -> Iterator[tuple[list[Row], bool]]:
+        """The same of several blocks of images: each batch as it is done, and whether it is its block's last.
+
+        No batch has images of two blocks; one without any has one empty batch. The next batch is decoded while the
+        models work on this one, also where it is the first of the next block, which is taken from `blocks` for that.
+        """
+        seen = self.image_sizes, self.models.scorer, self._processes
+        with ThreadPoolExecutor(self.num_decoders, thread_name_prefix="decode") as pool:
+            begun = (
+                ([pool.submit(Picture, row, *seen) for row in batch], is_last) for batch, is_last in self._cut(blocks)
+            )
+            for pictures, is_last in one_ahead(begun):
+                yield self._finish([picture.result() for picture in pictures]), is_last
+
+    def _cut(self, blocks: Iterable[Iterable[Row]]) -> Iterator[tuple[list[Row], bool]]:
+        """The images of each block in batches of the size that there is memory for by then."""
+        for images in blocks:
+            rows, at = [row for row in images if row["status"] == "success"], 0
+            while True:
+                batch = rows[at : at + self.batch_size]
+                at += len(batch)
+                yield batch, at == len(rows)
+                if at == len(rows):
+                    break
+
+    def _finish(self, pictures: list[Picture]) -> list[Row]:
+        """All rows of a batch of pictures, in their order."""
+        made = iter(self._make([p for p in pictures if p.decoded]))
+        per_picture = (next(made) if p.decoded else [self._web_row(p)] for p in pictures)
+        return [row for rows in per_picture for row in rows]
+
+    def _make(self, pictures: list[Picture]) -> list[list[Row]]:
+        """The rows of each picture; the batch is halved where memory runs out, and stays so."""
+        import torch
+
+        if not pictures:
+            return []
+        try:
+            return self._run(pictures)
+        except torch.OutOfMemoryError as error:
+            if len(pictures) == 1:
+                raise RunFailed(f"caption: {self.device} has no memory for one image; use smaller models") from error
+        half = len(pictures) // 2
+        self.batch_size = min(self.batch_size, half)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self._make(pictures[:half]) + self._make(pictures[half:])
+
+    def _run(self, pictures: list[Picture]) -> list[list[Row]]:
+        rows = [[self._web_row(picture)] for picture in pictures]
+        with self._modes():
+            looks = Looks(pictures, [*self.models.captioners, *self.models.filters], self._lanes)
+            for place, captioner in enumerate(self.models.captioners):
+                self._write(rows, pictures, place, looks.of(captioner))
+            for filter in self.models.filters:
+                score_with(filter, rows, looks.of(filter), self._lanes)
+            combine_scores(rows, self.config.combine)
+            if self.models.scorer:
+                score_again(self.models.scorer, rows, pictures)
+        return rows
+
+    def _modes(self) -> ExitStack:
+        """Torch's modes of this step, for the thread that enters them."""
+        import torch
+
+        modes = ExitStack()
+        modes.enter_context(torch.inference_mode())
+        modes.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"))
+        return modes
+
+    def _write(self, rows: list[list[Row]], pictures: list[Picture], place: int, states: Tensor) -> None:
+        """Give each picture the captions of the captioner at `place`, not yet scored."""
+        from blip_training.decoding.generate import generate
+
+        captioner, first = self.models.captioners[place], place * self.config.candidates
+        numbers = range(first, first + self.config.candidates)
+        seeds = [[seed_of(self.config.seed, p.key, number) for number in numbers] for p in pictures]
+        written = generate(captioner.med, captioner.tokenizer, states, self.config.prompt, self.sampler, seeds)
+        for of_image, captions, own in zip(rows, written, seeds, strict=True):
+            key, name = of_image[0]["key"], self.models.captioner_names[place]
+            of_image += _synthetic_rows(key, name, numbers, captions, own)
+
+    def _web_row(self, picture: Picture) -> Row:
+        """The web text; one that was too long is only its beginning, and neither counted nor scored."""
+        if picture.is_cut:
+            return _row(picture.key, "web", 0, picture.web_text, num_tokens=0) | {"flags": [TOO_LONG]}
+        num_tokens = len(self.models.filters[0].tokenizer.piece_ids(picture.web_text))
+        return _row(picture.key, "web", 0, picture.web_text, num_tokens=min(num_tokens, 2**15 - 1))
+
+    def _metadata(self, captioner: str | Path, filter: str | Path) -> dict[str, str]:
+        """What is the same for every row of a file."""
+        config = self.config
+        known = {
+            "captioner": digest_of_model(captioner),
+            "filter": digest_of_model(filter),
+            "sampler": json.dumps(vars(self.sampler), sort_keys=True),
+            "prompt": config.prompt,
+            "candidates": str(config.candidates),
+            "seed": str(config.seed),
+            "dtype": config.dtype,
+            "version": __version__,
+        }
+        if config.compile:
+            known["compile"] = "vision blocks"
+        if any(filter.med.config.text.normalise == "blip" for filter in self.models.filters):
+            known["normalise"] = ", ".join(filter.med.config.text.normalise for filter in self.models.filters)
+        if config.captioners:
+            known["captioners"] = json.dumps([digest_of_model(one) for one in (captioner, *config.captioners)])
+        if config.filters:
+            known["filters"] = json.dumps([digest_of_model(one) for one in (filter, *config.filters)])
+            known["combine"] = config.combine
+        return known | ({"scorer": digest_of_model(config.scorer)} if config.scorer else {})
+
+
+def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items; before one is handed out the next is taken, which may begin work that goes on meanwhile."""
+    before: list[Item] = []
+    for item in items:
+        yield from before
+        before = [item]
+    yield from before
+
+
+def seed_of(seed: int, key: str, candidate: int) -> int:
+    """The seed of one caption, 63 bits, from the run's seed, the image and the candidate's number alone."""
+    digest = hashlib.blake2b(f"{seed}/{key}/{candidate}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _synthetic_rows(
+    key: str, captioner: str, numbers: range, captions: list[Generated], seeds: list[int]
+) -> Iterator[Row]:
+    for candidate, made, seed in zip(numbers, captions, seeds, strict=True):
+        row = _row(key, "synthetic", candidate, fold(made.text), num_tokens=made.num_tokens)
+        yield row | {"captioner": captioner, "logprob": made.logprob, "flags": list(made.flags), "seed": seed}
+
+
+def _row(key: str, source: str, candidate: int, caption: str, num_tokens: int) -> Row:
+    known = {"key": key, "source": source, "candidate": candidate, "caption": caption, "num_tokens": num_tokens}
+    return known | {"flags": [], **dict.fromkeys(LATER)}

@@ -1,0 +1,1 @@
+"""Ray: a session, what it has to give, errors and progress of its workers."""

@@ -1,0 +1,85 @@
+"""What a cluster has to give: CPUs, GPUs, how many workers a step may have, and whether it needs Ray at all."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import sys
+
+from blip_bootstrap.config import Device, RayConfig
+from blip_bootstrap.errors import RunFailed
+
+MIN_LOCAL_CPUS = 4
+"""Logical CPUs of a local Ray: a pool of actors that holds every CPU waits for its own input for ever."""
+
+NO_RAY = "none"
+"""The address for doing everything in this process: Ray's start takes longer than some dozens of pictures."""
+
+
+def works_here(config: RayConfig, num_tasks: int) -> bool:
+    """Whether a step of `num_tasks` tasks, that need no process of their own, is done in this one and without Ray.
+
+    So it is where Ray is not wanted, and where a local one would start for a single task, which it cannot share out:
+    that takes longer than some dozens of pictures. One that has started is used.
+    """
+    if config.address == NO_RAY:
+        return True
+    ray = sys.modules.get("ray")
+    return config.address == "local" and num_tasks <= 1 and not (ray and ray.is_initialized())
+
+
+def check_cpus(needed: float, what: str = "this step") -> None:
+    """Refuse where `needed` CPUs for actors, and one for reading their input, are more than the cluster has.
+
+    Ray Data would wait in silence. Raises RunFailed.
+    """
+    total = cluster_cpus()
+    if needed + 1 > total:
+        raise RunFailed(
+            f"ray: {what} needs {needed:g} CPUs for its actors and 1 for their input, the cluster has {total:g}; "
+            f"use fewer or smaller actors, or a cluster of {math.ceil(needed + 1)} CPUs (ray.num_cpus)"
+        )
+
+
+def cluster_cpus() -> float:
+    """The logical CPUs of the connected cluster."""
+    return _resource("CPU")
+
+
+def num_gpus() -> float:
+    """The GPUs of the connected cluster."""
+    return _resource("GPU")
+
+
+def takes_gpu(device: Device) -> bool:
+    """Whether work on `device` asks the connected cluster for a GPU: auto where it has one now, cuda in any case."""
+    return device == "cuda" or (device == "auto" and num_gpus() > 0)
+
+
+def _resource(name: str) -> float:
+    import ray
+
+    return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]
+
+
+def num_workers(config: RayConfig, wanted: int, cpus_each: float, gpus_each: float = 0.0, at_most: int = 1_000) -> int:
+    """How many actors to start: `wanted`, or where that is 0 what the cluster's CPUs and GPUs carry.
+
+    A local Ray has more logical CPUs than the machine where that has few; actors are then no more than the machine's.
+    """
+    if wanted:
+        return min(wanted, at_most)
+    cpus = cluster_cpus()
+    if config.address == "local":
+        cpus = min(cpus, (os.cpu_count() or 1) + 1)
+    carried = int((cpus - 1) / cpus_each)
+    if gpus_each:
+        carried = min(carried, int(num_gpus() / gpus_each))
+    return max(1, min(carried, at_most))
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held, and with it the largest of those that it started and that ended."""
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(peaks) * (1 if sys.platform == "darwin" else 1024)

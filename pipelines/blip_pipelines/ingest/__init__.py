@@ -1,0 +1,1 @@
+"""From outside into tables: lists, downloads, pictures, annotated sets."""

@@ -1,0 +1,167 @@
+"""Where a fetch may go: names are resolved within a deadline, and only addresses of the open Internet pass."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import threading
+from concurrent.futures import Future
+
+from blip_pipelines.ingest.deadlines import Deadline, FetchError
+
+MAX_LOOKUPS = 256
+"""Names that are looked up at a time, given-up ones included: a name server that is silent holds each for half a
+minute, and Python cannot end a lookup that has begun."""
+
+NOT_PUBLIC_V4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "224.0.0.0/4", "240.0.0.0/4",
+        "168.63.129.16/32",  # Azure's own services, on a number that looks public
+    )
+)  # fmt: skip
+"""This network, private, shared (carrier-grade NAT), loopback, link-local, for protocols, documentation and
+benchmarks, multicast, reserved. Written down here, since Python's own list differs between its releases."""
+
+PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
+"""All that is given out as global unicast; loopback, private, site-local, multicast and tunnels' ranges lie outside."""
+
+NOT_PUBLIC_V6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001:2::/48", "2001:3::/32", "2001:4:112::/48", "2001:10::/28", "2001:20::/28", "2001:30::/28",
+        "2001:db8::/32", "3fff::/20", "3ffe::/16",
+    )
+)  # fmt: skip
+"""Of these: benchmarks, relays' anycast, identifiers that are no places, documentation, the ended 6bone."""
+
+PRIVATE_NAMES = ("localhost", "local", "internal", "intranet", "lan", "corp", "home", "private", "localdomain",
+                 "home.arpa", "metadata.goog", "cluster.local")  # fmt: skip
+"""Ends of names that belong to a network of one's own, among them those of the clouds' metadata services."""
+
+_LITERAL_V4 = re.compile(r"(?i)(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}")
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the open Internet; one that wraps another (NAT64, 6to4, Teredo) where both are.
+
+    `address` is in numbers ("::1", "fe80::1%eth0"). Raises ValueError where it is none.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip.is_global and not any(ip in network for network in NOT_PUBLIC_V4)
+    wrapped = _wrapped(ip)
+    if wrapped:
+        return all(is_public(str(one)) for one in wrapped)
+    if ip not in PUBLIC_V6 or not ip.is_global or any(ip in network for network in NOT_PUBLIC_V6):
+        return False
+    isatap = (int(ip) >> 32) & 0xFCFFFFFF == 0x00005EFE  # its last half says: within my site, by IPv4, to ...
+    return not isatap or is_public(str(_low(ip)))
+
+
+def _wrapped(ip: ipaddress.IPv6Address) -> tuple[ipaddress.IPv4Address, ...]:
+    """The IPv4 addresses that packets to `ip` reach or pass, where these are all that decides.
+
+    Forms that no router of the open Internet carries (`::a.b.c.d`, `::ffff:0:a.b.c.d`, `64:ff9b:1::/48`) are not
+    unwrapped: they lie outside `PUBLIC_V6`.
+    """
+    if ip.ipv4_mapped:
+        return (ip.ipv4_mapped,)
+    if ip in ipaddress.IPv6Network("64:ff9b::/96"):
+        return (_low(ip),)
+    if ip.sixtofour:
+        return (ip.sixtofour,)
+    return ip.teredo or ()
+
+
+def _low(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+
+
+def is_private_name(host: str) -> bool:
+    """Whether a name belongs to a network of one's own, whatever it resolves to."""
+    host = host.rstrip(".")
+    return any(host == end or host.endswith(f".{end}") for end in PRIVATE_NAMES)
+
+
+def literal(host: str) -> str | None:
+    """The address that `host` spells in numbers, also in the odd ways (`2130706433`, `0x7f.1`); None for a name."""
+    bare = host.strip("[]").rstrip(".")
+    try:
+        return str(ipaddress.ip_address(bare.partition("%")[0]))
+    except ValueError:
+        pass
+    if not _LITERAL_V4.fullmatch(bare):
+        return None
+    try:
+        return socket.inet_ntoa(socket.inet_aton(bare))
+    except OSError:
+        return None
+
+
+def resolve(host: str, port: int, allow_private: bool, deadline: Deadline) -> list[str]:
+    """The addresses of `host`, found before the deadline.
+
+    Raises FetchError: dns, timeout, or private_address where one of them is not public.
+    """
+    if not allow_private and is_private_name(host):
+        raise FetchError("private_address", f"{host} is a name of a private network")
+    numbers = None if "%" in host else literal(host)
+    addresses = [numbers] if numbers else _lookup(host, port, deadline)
+    for address in addresses:
+        if not (allow_private or is_public(address)):
+            raise FetchError("private_address", f"{host} is {address}, which is not a public address")
+    return addresses
+
+
+_begun: dict[tuple[str, int], Future[list[str]]] = {}
+
+_lock = threading.Lock()
+
+_free = threading.BoundedSemaphore(MAX_LOOKUPS)
+
+
+def _lookup(host: str, port: int, deadline: Deadline) -> list[str]:
+    """The addresses by a lookup in a thread of its own, which is left alone at the deadline.
+
+    Whoever asks for a name that is being looked up waits for the same lookup.
+    """
+    late = FetchError("timeout", f"{host}: no name server answers within {deadline.timeout_s:g} s", retry=True)
+    with _lock:
+        lookup = _begun.get((host, port))
+    if lookup is None:
+        if not _free.acquire(timeout=deadline.remaining_s()):
+            raise late
+        lookup = _begin(host, port)
+    try:
+        return lookup.result(timeout=deadline.remaining_s())
+    except TimeoutError as error:
+        raise late from error
+    except (socket.gaierror, UnicodeError) as error:
+        again = getattr(error, "errno", None) == socket.EAI_AGAIN
+        raise FetchError("dns", f"{host}: {getattr(error, 'strerror', None) or error}", retry=again) from error
+
+
+def _begin(host: str, port: int) -> Future[list[str]]:
+    """Start a lookup; its thread gives its place back when the lookup ends, however late that is."""
+    lookup: Future[list[str]] = Future()
+
+    def look_up() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            lookup.set_result(list(dict.fromkeys(str(info[4][0]) for info in found)))
+        except Exception as error:  # noqa: BLE001 - raised where it is waited for
+            lookup.set_exception(error)
+        finally:
+            with _lock:
+                if _begun.get((host, port)) is lookup:
+                    del _begun[host, port]
+            _free.release()
+
+    with _lock:
+        _begun[host, port] = lookup
+    threading.Thread(target=look_up, name=f"look up {host}", daemon=True).start()
+    return lookup

@@ -1,0 +1,141 @@
+"""The human step: pictures with captions written by people, in, the table `annotated` out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from blip_bootstrap.config import AnnotatedSet
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.progress import Progress
+from blip_bootstrap.reading import records
+from blip_bootstrap.reading.records import JSON_ENDINGS, Columns, Record
+from blip_bootstrap.storage.cells import NotTextError, folded_text_of, text_of
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.tables import ANNOTATED
+from blip_pipelines.ingest.pictures import HumanStore
+from blip_training.data.decode import PictureError
+
+ENDINGS = (*JSON_ENDINGS, ".parquet")
+
+Row = dict[str, Any]
+
+
+def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str, int | float | str]:
+    """Read the annotated set listed in `source` and write `part-NNNNN.parquet` (table `annotated`).
+
+    A picture that is missing or cannot be decoded, and one without captions, is one row with its status and error
+    class, and so is a line that is no record. Returns rows, the number by status, failed ones by error class, captions
+    of the successful ones, and those left out as too long.
+    Raises InputError where the list cannot be read, lacks a column, or has no row that can be used.
+    """
+    left_out: Counter[str] = Counter()
+    rows = _place(read_records(source, config), config, left_out)
+    root = config.image_root or source.parent
+    with HumanStore(config) as store, ThreadPoolExecutor(os.cpu_count() or 1) as pool, _progress() as progress:
+        for number in range(10**9):
+            part = list(islice(rows, config.rows_per_shard))
+            if not part:
+                break
+            path = out / f"part-{number:05d}.parquet"
+            if path.exists():
+                progress.begin(progress.done + len(part))
+                continue
+            ingested = []
+            for row in pool.map(partial(_ingest, root=root, store=store), part):
+                ingested.append(row)
+                progress.advance()
+            write_parquet(path, rows_to_table(ingested, ANNOTATED), ANNOTATED)
+    return _counts(out, source) | +left_out
+
+
+def _progress() -> Progress:
+    return Progress("annotated", None, unit="pictures")
+
+
+def read_records(source: Path, config: AnnotatedSet) -> Iterator[Record]:
+    """The list's records, with the columns checked. Raises InputError as `ingest_annotated` does."""
+
+    def check(found: Columns) -> list[str]:
+        wanted = {"image_column": config.image_column, "captions_column": config.captions_column}
+        found.require(wanted)
+        found.require_text("image_column", config.image_column, "give the pictures' file names")
+        if not found.kinds.get(config.captions_column, "list").split("<")[0].endswith(("list", "lists")):
+            found.require_text("captions_column", config.captions_column, "give a text or a list of texts a row")
+        optional = [config.domain_column] if config.domain_column in found.names else []
+        return [*wanted.values(), *optional]
+
+    return records.read_records(source, check, "an annotated set", ENDINGS)
+
+
+def _place(records: Iterator[Record], config: AnnotatedSet, left_out: Counter[str]) -> Iterator[Row]:
+    """Records as rows of the table, in order, not yet with their picture; `mistake` where one cannot be read.
+
+    Captions that are left out are counted in `left_out`.
+    """
+    for number, record in enumerate(records):
+        shard, position = divmod(number, config.rows_per_shard)
+        row: Row = {"key": f"{shard:05d}{position:05d}", "name": "", "domain": None, "captions": []}
+        row["mistake"] = record.mistake
+        try:
+            row["name"] = text_of(record.cells.get(config.image_column))
+            row["domain"] = text_of(record.cells.get(config.domain_column)) or None
+            texts = _captions(record.cells.get(config.captions_column))
+            row["captions"] = [text for text in texts if len(text) <= config.max_text_chars]
+            left_out["captions_too_long"] += len(texts) - len(row["captions"])
+        except NotTextError as error:
+            row["mistake"] = f"{record.where}: {error} where a text was expected"
+        yield row
+
+
+def _captions(cell: object) -> list[str]:
+    """A list of texts, or one text, whitespace folded; empty ones, true and false are left out.
+
+    A mapping is its `raw` or `caption`, which is where the sentences of Karpathy's splits and COCO's annotations are.
+    """
+    cells = cell if isinstance(cell, (list, tuple)) else [cell]
+    texts = [one.get("raw", one.get("caption", one)) if isinstance(one, dict) else one for one in cells]
+    folded = [folded_text_of(text) for text in texts if not isinstance(text, bool)]
+    return [text for text in folded if text]
+
+
+def _ingest(row: Row, root: Path, store: HumanStore) -> Row:
+    if mistake := row.pop("mistake"):
+        return _failed(row, "failed_to_resize", "other", mistake)
+    if not row["captions"]:
+        return _failed(row, "failed_to_resize", "other", "no captions")
+    try:
+        body = (root / row["name"]).read_bytes() if row["name"] else b""
+    except (OSError, ValueError) as error:
+        return _failed(row, "failed_to_download", "other", f"{root / row['name']}: {error}")
+    try:
+        _, jpg = store(body)
+    except PictureError as error:
+        return _failed(row, "failed_to_resize", error.error_class, f"{row['name']}: {error.message}")
+    known = {"sha256": hashlib.sha256(body).hexdigest(), "jpg": jpg}
+    return row | {"status": "success", "error_class": None, "error_message": None} | known
+
+
+def _failed(row: Row, status: str, error_class: str, message: str) -> Row:
+    return row | {"status": status, "error_class": error_class, "error_message": message, "jpg": None}
+
+
+def _counts(out: Path, source: Path) -> dict[str, int | float | str]:
+    """The counts of all parts. Raises InputError where no row can be used."""
+    counts: Counter[str] = Counter()
+    for path in parquet_files(out):
+        for row in read_parquet(path, ["status", "error_class", "captions"]).to_pylist():
+            counts.update(["rows", row["status"], *([row["error_class"]] if row["error_class"] else [])])
+            counts["captions"] += len(row["captions"]) if row["status"] == "success" else 0
+    if not counts["success"]:
+        for path in parquet_files(out):
+            path.unlink()  # the pictures may be there the next time, and a part that is there is kept
+        raise InputError(f"{source}: none of {counts['rows']} rows has a readable picture and a caption")
+    return dict(counts)

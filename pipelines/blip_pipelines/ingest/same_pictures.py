@@ -1,0 +1,121 @@
+"""Which pictures are in two sets at once: held-out ones among those to train on, annotated ones among the web's."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blip_bootstrap.config import SamePicturesConfig
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.progress import Progress
+from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
+from blip_bootstrap.storage.tables import SAME_PICTURES
+
+PART = "part-00000.parquet"
+
+ROWS_AT_ONCE = 500
+
+KINDS = {("human", "held_out"): "held_out_in_human", ("web", "held_out"): "held_out_in_web",
+         ("web", "human"): "human_in_web"}  # fmt: skip
+"""The names of what is found, by the picture's set and the set that it is also in."""
+
+Row = dict[str, Any]
+
+Digests = dict[str, list[str]]
+"""The digests that a picture may be known by, by its key."""
+
+log = logging.getLogger(__name__)
+
+
+def find_same_pictures(
+    out: Path, images: Path, human: Path | None, held_out: Path | None, *, config: SamePicturesConfig
+) -> dict[str, int]:
+    """Write the table `same_pictures`: each web and human picture whose bytes are those of a human or held-out one.
+
+    Two pictures are the same where the sha256 of their bytes agree: as fetched or read, where that is known, or as
+    stored. What is made smaller or encoded anew elsewhere is another picture here. `config.leave_out` says which of
+    them training leaves out. Returns the pictures of each kind, and how many are left out in all. Raises InputError
+    where a table is damaged.
+    """
+    sets = {name: _read_set(folder) for name, folder in (("held_out", held_out), ("human", human)) if folder}
+    rows = list(_among_human(sets.get("human", {}), sets.get("held_out", {})))
+    known = {name: _keys_of(pictures) for name, pictures in sets.items()}
+    files = parquet_files(images)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, Progress("same pictures", len(files), "files") as bar:
+        for found in pool.map(partial(_in_file, known=known), files):
+            rows += found
+            bar.advance(1)
+    for row in rows:
+        row["left_out"] = KINDS[row["set"], row["same_as"]] in config.leave_out
+    write_parquet(out / PART, rows_to_table(rows, SAME_PICTURES), SAME_PICTURES)
+    return _counts(rows)
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _keys_of(pictures: Digests) -> dict[str | None, str]:
+    """The key of each digest."""
+    return {digest: key for key, digests in pictures.items() for digest in digests}
+
+
+def _read_set(folder: Path) -> Digests:
+    """An annotated set. A table that is older than the column sha256 has the digests of what it stores alone."""
+    return {
+        row["key"]: [digest for digest in (row.get("sha256"), _digest(row["jpg"])) if digest]
+        for file in parquet_files(folder)
+        for row in _rows(file)
+        if row["jpg"]
+    }
+
+
+def _rows(file: Path) -> Iterator[Row]:
+    try:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=["key", "sha256", "jpg"]):
+                yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: not a readable Parquet file ({error}); delete it and run again") from error
+
+
+def _among_human(human: Digests, held_out: Digests) -> Iterator[Row]:
+    """The human pictures that are held-out ones, too."""
+    known = _keys_of(held_out)
+    for key, digests in human.items():
+        if same := next((known[digest] for digest in digests if digest in known), None):
+            yield {"set": "human", "key": key, "same_as": "held_out", "same_key": same}
+
+
+def _in_file(file: Path, known: Mapping[str, Mapping[str | None, str]]) -> list[Row]:
+    """The web pictures of a file that are in one of the sets."""
+    found = []
+    for row in _rows(file):
+        jpg = row["jpg"]
+        if not jpg:
+            continue
+        digests = (row["sha256"], _digest(jpg))
+        for other, keys in known.items():
+            if same := next((keys[digest] for digest in digests if digest in keys), None):
+                found.append({"set": "web", "key": row["key"], "same_as": other, "same_key": same})
+    return found
+
+
+def _counts(rows: list[Row]) -> dict[str, int]:
+    kinds = Counter(KINDS[row["set"], row["same_as"]] for row in rows)
+    left_out = Counter(name for name, _ in {(row["set"], row["key"]) for row in rows if row["left_out"]})
+    counts = {kind: kinds[kind] for kind in KINDS.values()}
+    if rows:
+        words = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in counts.items() if number)
+        log.warning("the same pictures in two sets: %s; %d are not trained on", words, left_out.total())
+    return counts | {f"left_out_{name}": left_out[name] for name in ("web", "human")}

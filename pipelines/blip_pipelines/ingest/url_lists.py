@@ -1,0 +1,184 @@
+"""URL lists of any format, cut into shards; every row keeps its place, blank and repeated ones too."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from urllib.parse import quote
+
+from blip_bootstrap.config import UrlList
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.reading.records import Columns, Record, read_records
+from blip_bootstrap.reading.text_files import lines_of, plain_suffix
+from blip_bootstrap.storage.cells import NotTextError, text_of
+from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
+from blip_bootstrap.storage.tables import SHARD
+
+KEPT_CHARS = 200
+"""So much is stored of a text that is too long: enough to see what it is."""
+
+
+@dataclass(frozen=True)
+class ListRow:
+    """A row as the list has it. `mistake` is set where the line could not be read."""
+
+    url: str
+    caption: str
+    mistake: str | None = None
+
+
+@dataclass
+class Sharder:
+    """Gives rows their key and uid in order, and finds blank URLs, rows seen before and texts that are too long."""
+
+    rows_per_shard: int
+    max_text_chars: int
+    _seen: set[bytes] = field(default_factory=set)
+    _num_rows: int = 0
+
+    def place(self, row: ListRow, dataset: str) -> dict[str, object]:
+        """The row as one of the table `shard`; its uid is that of the whole text, also where it is stored cut."""
+        shard, position = divmod(self._num_rows, self.rows_per_shard)
+        self._num_rows += 1
+        digest = hashlib.sha256(f"{row.url}\n{row.caption}".encode())
+        error_class, error_message = self._judge(row, digest.digest()[:16])
+        is_long = len(row.caption) > self.max_text_chars
+        return {
+            "key": f"{shard:05d}{position:05d}",
+            "uid": digest.hexdigest()[:32],
+            "dataset": dataset,
+            "url": row.url,
+            "caption": row.caption[: min(KEPT_CHARS, self.max_text_chars)] if is_long else row.caption,
+            "cut_from_chars": len(row.caption) if is_long else None,
+            "status": "rejected" if error_class else None,
+            "error_class": error_class,
+            "error_message": error_message,
+        }
+
+    def _judge(self, row: ListRow, digest: bytes) -> tuple[str | None, str | None]:
+        if row.mistake:
+            return "other", row.mistake
+        if not row.url.strip():
+            return "blank_url", "the URL is blank"
+        if digest in self._seen:
+            return "duplicate_row", "an earlier row has this URL and this text"
+        self._seen.add(digest)
+        return None, None
+
+
+def write_shards(
+    lists: Sequence[UrlList],
+    folder: Path,
+    rows_per_shard: int,
+    limit: int | None = None,
+    max_text_chars: int = 10_000,
+) -> list[Path]:
+    """Cut the lists into `folder/part-NNNNN.parquet` (table `shard`), `rows_per_shard` rows each, in order.
+
+    Rows with a blank URL, repeated rows (same URL and text, over all lists) and lines that are no record get the
+    status `rejected` here; all others have none yet. `limit` takes the first rows of each list. A text of more than
+    `max_text_chars` characters is stored cut, with its length; no model or audit reads it.
+    Lists are streamed: memory holds one shard and 16 bytes for each row's digest.
+    Raises InputError where a list cannot be read or lacks a column.
+    """
+    sharder = Sharder(rows_per_shard, max_text_chars)
+    rows = (sharder.place(_located(row, urls), urls.name) for urls in lists for row in islice(read_list(urls), limit))
+    return [_write_shard(folder / f"part-{number:05d}.parquet", part) for number, part in _chunks(rows, rows_per_shard)]
+
+
+def _located(row: ListRow, urls: UrlList) -> ListRow:
+    """A row of file names: the name becomes a URL, on the loopback server or behind the prefix, quoted in both."""
+    name = row.url.strip()
+    if not name or not (urls.serve or urls.url_prefix):
+        return row
+    prefix = f"http://127.0.0.1:{urls.serve_port}/" if urls.serve else urls.url_prefix
+    return replace(row, url=f"{prefix}{quote(name)}")
+
+
+def _write_shard(path: Path, rows: list[dict[str, object]]) -> Path:
+    write_parquet(path, rows_to_table(rows, SHARD), SHARD)
+    return path
+
+
+def _chunks(rows: Iterator[dict[str, object]], size: int) -> Iterator[tuple[int, list[dict[str, object]]]]:
+    number = 0
+    while chunk := list(islice(rows, size)):
+        yield number, chunk
+        number += 1
+
+
+def read_list(urls: UrlList) -> Iterator[ListRow]:
+    """The rows of one list; a text that is absent is empty. Raises InputError.
+
+    Says on standard error how many lines have a quote without an end.
+    """
+    if _is_bare(urls):
+        yield from (ListRow(line, "") for _, line in lines_of(urls.path) if line)
+        return
+    columns, num_lone, first = _Columns(urls), 0, ""
+    try:
+        for record in read_records(urls.path, columns.check, "a URL list"):
+            if record.has_lone_quote:
+                num_lone, first = num_lone + 1, first or record.where
+            yield from columns.rows(record)
+    finally:
+        if num_lone:
+            told = f"rows with a quote that has no end: {num_lone:,} (the first: {first}); it is read as text"
+            sys.stderr.write(f"{urls.path}: {told}\n")
+
+
+def _is_bare(urls: UrlList) -> bool:
+    """Whether it is a .txt without a header: URLs alone, one a line."""
+    if plain_suffix(urls.path) != ".txt":
+        return False
+    first = next((line for _, line in lines_of(urls.path) if line.strip()), "")
+    return "\t" not in first and first.strip().lower() != urls.url_column.lower()
+
+
+class _Columns:
+    """Which columns of a list have URLs and texts; found when its own are known."""
+
+    def __init__(self, urls: UrlList) -> None:
+        self.urls, self.caption = urls, urls.caption_column
+
+    def check(self, found: Columns) -> list[str]:
+        """The columns to read. Raises InputError where one is missing, or its cells are no texts."""
+        urls = self.urls
+        if self.caption not in found.names and set(found.names) == {urls.url_column}:
+            self.caption = None  # a list of URLs alone; their pictures are captioned
+        wanted = {"url_column": urls.url_column} | ({"caption_column": self.caption} if self.caption else {})
+        try:
+            found.require(wanted)
+        except InputError as error:
+            alone = set(wanted.values()) - set(found.names) == {self.caption}
+            raise InputError(f"{error}{'; caption_column: null where it has no texts' if alone else ''}") from None
+        found.require_text("url_column", urls.url_column, "one URL a row")
+        is_lists = bool(self.caption) and _is_lists(found.kinds.get(self.caption or "", ""))
+        if self.caption and not (is_lists and urls.caption_lists):
+            more = ", or caption_lists: true, which makes each text of a list a row of its own" if is_lists else ""
+            found.require_text("caption_column", self.caption, f"one text a row{more}")
+        return list(wanted.values())
+
+    def rows(self, record: Record) -> Iterator[ListRow]:
+        """The row of a record; several where its cell is a list of texts and that was asked for."""
+        if record.mistake:
+            yield ListRow("", "", record.mistake)
+            return
+        url = caption = ""
+        try:
+            url = text_of(record.cells.get(self.urls.url_column))
+            cell = record.cells.get(self.caption) if self.caption else None
+            for text in (cell or [None]) if self.urls.caption_lists and isinstance(cell, list) else [cell]:
+                caption = text_of(text)
+                yield ListRow(url, caption)
+        except NotTextError as error:
+            yield ListRow(url, "", f"{record.where}: {error} where a text was expected")
+
+
+def _is_lists(kind: str) -> bool:
+    """Whether a column that holds no texts holds lists of them: `lists` in JSON, Arrow's `list<element: string>`."""
+    return "list" in kind.split("<")[0] and kind.count("<") <= 1

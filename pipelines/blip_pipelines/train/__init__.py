@@ -1,0 +1,1 @@
+"""The steps that train or measure a model, here or on a cluster."""

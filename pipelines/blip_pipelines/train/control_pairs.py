@@ -1,0 +1,73 @@
+"""The pairs of the control arms of the paper's Table 1, from the captions and pairs of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
+from blip_bootstrap.select.pairs import select_web_pairs
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
+from blip_bootstrap.storage.tables import PAIRS
+
+NOT_SELECTED = "not_selected"
+
+
+def check_arms(arms: Sequence[str], human: Path | None, truth_pairs: Path | None) -> None:
+    """Raise ConfigError, one line for each arm that lacks its input."""
+    mistakes = []
+    if "human_only" in arms and human is None:
+        mistakes.append("controls.arms: human_only needs a human set; give human.path or leave the arm out")
+    if "oracle" in arms and truth_pairs is None:
+        mistakes.append("controls.arms: oracle needs pairs of true texts, which this run has not; leave the arm out")
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def write_arm_pairs(out: Path, arm: str, captions: Path, pairs: Path, truth_pairs: Path | None) -> Path | None:
+    """The folder of an arm's pairs, aligned with the image files; None for `human_only`, which has no web pairs.
+
+    `filter_only` runs the round's rule, with the cut that it found, on the web texts alone: nothing is left out for a
+    synthetic text's sake. Pairs that no rule of ours made (without its record in their metadata) are taken as they are,
+    web texts alone. `captioner_only` keeps every web and synthetic text that is not empty, unfiltered; `oracle` is
+    `truth_pairs` as given.
+    """
+    if arm == "human_only":
+        return None
+    if arm == "oracle":
+        return truth_pairs
+    if arm == "filter_only" and _has_rule(pairs):
+        select_web_pairs(out, captions, pairs)
+        return out
+    for file in parquet_files(captions if arm == "captioner_only" else pairs):
+        if not (out / file.name).exists():
+            table = _unfiltered(read_parquet(file)) if arm == "captioner_only" else _web_only(read_parquet(file))
+            write_parquet(out / file.name, table, PAIRS, {"arm": arm})
+    return out
+
+
+def _has_rule(pairs: Path) -> bool:
+    rule = next((rule_of(schema_of(file)) for file in parquet_files(pairs)), None)
+    return rule is not None and cut_of(rule) is not None
+
+
+def _web_only(pairs: pa.Table) -> pa.Table:
+    """The round's pairs without its synthetic texts."""
+    kept = pc.and_(pairs["kept"], pc.equal(pairs["source"], "web"))
+    reason = pc.if_else(kept, pa.scalar(None, pa.string()), pc.coalesce(pairs["reason"], NOT_SELECTED))
+    pairs = pairs.set_column(pairs.schema.get_field_index("kept"), "kept", kept)
+    return pairs.set_column(pairs.schema.get_field_index("reason"), "reason", reason)
+
+
+def _unfiltered(captions: pa.Table) -> pa.Table:
+    """Every text of the round, whatever its score."""
+    text = pc.utf8_trim_whitespace(pc.fill_null(captions["caption"], ""))
+    kept = pc.greater(pc.utf8_length(text), 0)
+    reason = pc.if_else(kept, pa.scalar(None, pa.string()), "empty_text")
+    texts = captions.select(["key", "source", "candidate", "caption", "itm_score"])
+    unjudged = pa.nulls(len(texts), pa.bool_())
+    return texts.append_column("kept", kept).append_column("reason", reason).append_column("rejected", unjudged)

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from blip_bootstrap.config import Config, DownloadConfig, Section, load_config
+from blip_bootstrap.config.section import LATER
+from blip_bootstrap.errors import ConfigError, InputError, RunFailed
+from blip_bootstrap.loop.check import check_config
+from blip_bootstrap.loop.layout import Artifact, Layout
+from blip_bootstrap.loop.maker import Maker, locked
+from blip_bootstrap.loop.staging import read_manifest
+from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_of
+from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
+from blip_bootstrap.storage.tables import PAIRS
+
+
+class Recorder:
+    """A step that counts its calls and copies its input's text; and what the Maker said."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.said: list[str] = []
+
+    def copy_text(self, out: Path, *inputs: Path, config: object = None) -> dict[str, int]:
+        self.calls.append(out.name.split("--")[-2])
+        (out / "text").write_text("".join(p.read_text() if p.is_file() else (p / "text").read_text() for p in inputs))
+        return {"inputs": len(inputs)}
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+def chain(tmp_path: Path, recorder: Recorder, *settings: str) -> Artifact:
+    """Two artifacts in a row, the first from a file: caption's section, then select's."""
+    config = load_config(None, settings, root=tmp_path / "run")
+    make = Maker(config, recorder.said.append)
+    source = Artifact("list", tmp_path / "list.txt", given=True)
+    first = make(Artifact("captions", config.root / "captions", config.caption), recorder.copy_text, source)
+    second = make(Artifact("pairs", config.root / "pairs", config.select), recorder.copy_text, first)
+    assert second
+    return second
+
+
+def test_what_is_current_is_skipped_and_a_change_makes_only_what_follows(tmp_path: Path, recorder: Recorder) -> None:
+    (tmp_path / "list.txt").write_text("one")
+    pairs = chain(tmp_path, recorder)
+    chain(tmp_path, recorder)
+    assert recorder.calls == ["captions", "pairs"]
+    assert recorder.said[-2:] == ["captions: current", "pairs: current"]
+    chain(tmp_path, recorder, "select.itm_threshold=0.6")
+    assert recorder.calls == ["captions", "pairs", "pairs"]
+    assert "pairs: making it anew, because of itm_threshold 0.5 -> 0.6" in recorder.said
+    (tmp_path / "list.txt").write_text("two")
+    chain(tmp_path, recorder, "select.itm_threshold=0.6")
+    assert recorder.calls[3:] == ["captions", "pairs"]
+    assert (Path(pairs.path) / "text").read_text() == "two"
+
+
+def test_a_speed_setting_makes_nothing_anew(tmp_path: Path, recorder: Recorder) -> None:
+    (tmp_path / "list.txt").write_text("one")
+    chain(tmp_path, recorder)
+    chain(tmp_path, recorder, "caption.batch_size=7", "caption.num_actors=3", "caption.cpus_per_actor=.5")
+    assert recorder.calls == ["captions", "pairs"]
+
+
+def test_a_later_setting_counts_only_where_it_is_not_its_default() -> None:
+    class Older(Section):
+        top_k: int = 1
+
+    class Younger(Older):
+        min_words: int = Field(0, json_schema_extra=LATER)
+
+    older = recipe_of("select", Older(), {})
+    assert recipe_of("select", Younger(), {}) == older
+    assert recipe_of("select", Younger(min_words=3), {})["config"] == {"top_k": 1, "min_words": 3}
+
+    class Lists(Section):
+        urls: tuple[Older, ...]
+
+    for section, expected in ((Older(), {"top_k": 1}), (Younger(min_words=3), {"top_k": 1, "min_words": 3})):
+        assert recipe_of("download", Lists(urls=(section,)), {})["config"] == {"urls": [expected]}
+    lists = load_config(None, ["download.urls=[{path: a.tsv}]"]).download
+    assert set(recipe_of("download", lists, {})["config"]["urls"][0]) == {
+        "path", "dataset", "url_column", "caption_column", "url_prefix", "serve", "serve_port",
+    }  # fmt: skip
+
+
+def test_how_the_fetcher_names_itself_makes_no_download_anew(tmp_path: Path) -> None:
+    """Nor does the new default of it: runs of the first releases, whole or half-made, stay current."""
+    said: list[str] = []
+    made: list[str] = []
+
+    def download(out: Path, config: DownloadConfig) -> dict[str, int]:
+        made.append(config.user_agent)
+        (out / "part").write_text("x")
+        return {"rows": 1, "success": 1}
+
+    def run(**settings: object) -> None:
+        config = DownloadConfig.model_validate(settings)
+        Maker(Config(root=tmp_path), said.append)(Artifact("images", tmp_path / "images", config), download)
+
+    first = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1504/img2dataset)"
+    recipe = recipe_of("download", DownloadConfig(), {})
+    assert recipe["config"]["user_agent"] == first  # so that a half-made download's place is the same, too
+    assert recipe_of("download", DownloadConfig(user_agent="other/1", contact="me"), {}) == recipe
+    run()
+    run(user_agent="other/1")
+    run(contact="me@lab.example", max_failed_share=0.5, use_proxies=False)
+    assert len(made) == 1
+    recipe_of_before(tmp_path / "images", user_agent="my-bot/2")
+    run()
+    assert said[-1] == "images: current"
+    recipe_of_before(tmp_path / "images", timeout_s=99.0)
+    run()
+    assert len(made) == 2
+    assert "images: making it anew, because of timeout_s 99.0 -> 10.0" in said
+
+
+def recipe_of_before(folder: Path, **settings: object) -> None:
+    """Let the manifest say that these settings counted when the folder was made."""
+    path = folder / "MANIFEST.json"
+    manifest = json.loads(path.read_text())
+    manifest["recipe"]["config"] |= settings
+    path.write_text(json.dumps(manifest | {"digest": digest_of_recipe(manifest["recipe"])}))
+
+
+def test_the_same_content_made_again_leaves_what_follows_current(tmp_path: Path, recorder: Recorder) -> None:
+    (tmp_path / "list.txt").write_text("one")
+    chain(tmp_path, recorder)
+    chain(tmp_path, recorder, "caption.candidates=2")
+    assert recorder.calls == ["captions", "pairs", "captions"]
+
+
+def test_a_missing_or_short_file_is_made_anew_and_the_rest_is_kept(tmp_path: Path) -> None:
+    config = Config(root=tmp_path)
+    made: list[str] = []
+
+    def write_parts(out: Path) -> dict[str, int]:
+        for name in ("part-00000.parquet", "part-00001.parquet"):
+            if not (out / name).exists():
+                made.append(name)
+                write_parquet(out / name, rows_to_table([], PAIRS), PAIRS)
+        return {}
+
+    said: list[str] = []
+    artifact = Artifact("pairs", tmp_path / "pairs")
+    Maker(config, said.append)(artifact, write_parts)
+    part = tmp_path / "pairs" / "part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:40])
+    Maker(config, said.append)(artifact, write_parts)
+    assert made == ["part-00000.parquet", "part-00001.parquet", "part-00001.parquet"]
+    assert "pairs: part-00001.parquet missing or damaged; making them anew" in said
+    manifest = read_manifest(artifact)
+    assert manifest
+    assert [entry["rows"] for entry in manifest["files"]] == [0, 0]
+
+
+def test_a_failed_step_publishes_nothing_and_the_next_try_goes_on_from_its_files(tmp_path: Path) -> None:
+    config = Config(root=tmp_path)
+    artifact = Artifact("thing", tmp_path / "thing")
+
+    def half(out: Path) -> dict[str, int]:
+        if (out / "first").exists():
+            (out / "second").write_text("2")
+            return {}
+        (out / "first").write_text("1")
+        raise RunFailed("broken off")
+
+    with pytest.raises(RunFailed):
+        Maker(config, lambda line: None)(artifact, half)
+    assert not (tmp_path / "thing").exists()
+    Maker(config, lambda line: None)(artifact, half)
+    assert sorted(p.name for p in (tmp_path / "thing").iterdir()) == ["MANIFEST.json", "first", "second"]
+    assert list((tmp_path / ".staging").iterdir()) == []
+
+
+def test_a_file_artifact_has_its_manifest_beside_it(tmp_path: Path) -> None:
+    def write_page(out: Path) -> dict[str, int]:
+        (out / "page.html").write_text("hello")
+        return {}
+
+    artifact = Artifact("page", tmp_path / "page.html")
+    said: list[str] = []
+    for _ in range(2):
+        Maker(Config(root=tmp_path), said.append)(artifact, write_page)
+    assert (tmp_path / "page.html").read_text() == "hello"
+    assert said[-1] == "page: current"
+
+
+def test_an_input_that_no_step_has_made_is_refused(tmp_path: Path, recorder: Recorder) -> None:
+    make = Maker(Config(root=tmp_path), recorder.said.append)
+    with pytest.raises(InputError, match="half-made"):
+        make(Artifact("b", tmp_path / "b"), recorder.copy_text, Artifact("a", tmp_path / "a"))
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    (tmp_path / "MANIFEST.json").write_text("{")
+    with pytest.raises(InputError, match=r"MANIFEST\.json: damaged"):
+        read_manifest(Artifact("a", tmp_path))
+
+
+def test_a_model_folder_counts_by_what_it_holds(tmp_path: Path, recorder: Recorder) -> None:
+    start = tmp_path / "vit"
+    start.mkdir()
+    (start / "weights").write_text("1")
+    (tmp_path / "list.txt").write_text("one")
+    setting = f"pretrain.model.vision.start={start}"
+
+    def pretrained() -> None:
+        config = load_config(None, [setting], root=tmp_path / "run")
+        source = Artifact("list", tmp_path / "list.txt", given=True)
+        Maker(config, recorder.said.append)(
+            Artifact("model", tmp_path / "model", config.pretrain), recorder.copy_text, source
+        )
+
+    pretrained()
+    pretrained()
+    (start / "weights").write_text("2")
+    pretrained()
+    assert recorder.calls == ["model", "model"]
+
+
+def test_given_models_leave_fine_tuning_and_earlier_rounds_out(tmp_path: Path) -> None:
+    listing = tmp_path / "urls.tsv"
+    listing.write_text("url\tcaption\n")
+    settings = [f"download.urls=[{{path: {listing}}}]", "pretrain.optimizer.steps=0"]
+    lacking = load_config(None, settings, root=tmp_path)
+    assert len(check_config(lacking, 1)) == 2
+    given = load_config(None, [*settings, "captioner.checkpoint=org/cap", "filter.checkpoint=org/itm"], root=tmp_path)
+    assert check_config(given, 1) == []
+    at = Layout(given, 1)
+    assert at.captioner
+    assert (at.captioner.given, at.model, at.evaluation, at.previous_model) == (True, None, None, None)
+
+
+def test_missing_files_of_a_config_are_listed(tmp_path: Path) -> None:
+    config = load_config(
+        None, ["download.urls=[{path: no.tsv}]", "human.path=no.jsonl", "held_out.path=no2.jsonl", "truth=t.jsonl"]
+    )
+    assert len(check_config(config, 1)) == 4
+
+
+def test_a_pattern_or_a_folder_for_a_list_is_told_what_to_write(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("url")
+    pattern, folder = check_config(
+        load_config(None, [f"download.urls=[{{path: '{tmp_path}/*.tsv'}}, {{path: {tmp_path}}}]"]), 0
+    )
+    assert pattern.startswith(
+        f"download.urls.0.path: {tmp_path}/*.tsv is a pattern, and no file; give each file an entry"
+    )
+    assert folder == f"download.urls.1.path: {tmp_path} is a folder; name the file in it"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "candidates", "mistakes"),
+    [("beam", 3, 0), ("beam", 4, 1), ("nucleus", 4, 0), ("beam, num_beams: 5", 4, 0), ("nucleus, num_beams: 2", 3, 1)],
+)
+def test_candidates_are_no_more_than_the_beams(tmp_path: Path, sampler: str, candidates: int, mistakes: int) -> None:
+    listing = tmp_path / "urls.tsv"
+    listing.write_text("url\tcaption\n")
+    given = [f"download.urls=[{{path: {listing}}}]", "captioner.checkpoint=org/cap", "filter.checkpoint=org/itm"]
+    asked = [f"caption.sampler={{preset: {sampler}}}", f"caption.candidates={candidates}"]
+    found = check_config(load_config(None, [*given, *asked]), 1)
+    assert [line.split(":")[0] for line in found] == ["caption.candidates"] * mistakes
+
+
+def test_two_runs_on_one_root_are_refused(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from blip_bootstrap.loop.maker import locked\n"
+        f"with locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(RunFailed, match="another run"), locked(tmp_path):
+            pass
+        other.communicate()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_root_that_cannot_be_written_is_a_config_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="root"), locked(tmp_path / "file" / "run"):
+        pass
+
+
+def test_the_manifest_states_recipe_settings_counts_and_files(tmp_path: Path, recorder: Recorder) -> None:
+    (tmp_path / "list.txt").write_text("one")
+    pairs = chain(tmp_path, recorder)
+    manifest = json.loads((Path(pairs.path) / "MANIFEST.json").read_text())
+    assert manifest["recipe"]["step"] == "copy_text"
+    assert manifest["settings"]["itm_threshold"] == 0.5
+    assert manifest["counts"] == {"inputs": 1}
+    assert manifest["files"][0]["sha256"] == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"

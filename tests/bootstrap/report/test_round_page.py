@@ -1,0 +1,219 @@
+"""The page of a round: whole, self-contained, safe, the same bytes for the same run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blip_bootstrap.config import ReportConfig, SelectConfig
+from blip_bootstrap.html import gallery as gallery_module
+from blip_bootstrap.html.charts import Part, histogram, lines, stack
+from blip_bootstrap.html.gallery import galleries_html
+from blip_bootstrap.labels.sample import draw_sample
+from blip_bootstrap.query.questions import query
+from blip_bootstrap.query.views import connect
+from blip_bootstrap.report.round_page import page_html, rewrite_report, write_report
+from blip_bootstrap.select.pairs import select_pairs
+from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage.labels import read_labels, write_labels
+
+VOID = {"meta", "img", "br", "polyline", "line"}
+
+
+class Checker(HTMLParser):
+    """Balanced tags, unique ids, no reference to anything outside the page, an alt text for every picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.pictures = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in found:
+            self.ids.append(found["id"] or "")
+        if tag == "a":
+            self.links.append(found["href"] or "")
+        if tag == "img":
+            self.pictures += 1
+            assert found["alt"]
+            assert (found["src"] or "").startswith("data:image/jpeg;base64,")
+        assert tag not in ("script", "link", "iframe")
+        assert tag != "svg" or (found["role"] == "img" and found["aria-label"])
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def checked(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert len(checker.ids) == len(set(checker.ids))
+    assert {link.removeprefix("#") for link in checker.links} <= set(checker.ids)
+    assert "http-equiv" in page
+    return checker
+
+
+def test_the_page_is_whole_and_self_contained(finished_run: Path) -> None:
+    page = page_html(finished_run, 1, ReportConfig())
+    checker = checked(page)
+    assert checker.pictures > 20
+    for told in ("below_threshold", "Near the threshold", "itm_threshold", "threshold 0.5", "human set only", "98.0"):
+        assert told in page
+    assert page == page_html(finished_run, 1, ReportConfig())
+
+
+def test_round_0_has_no_captioner_to_show(finished_run: Path) -> None:
+    page = page_html(finished_run, 0, ReportConfig(num_gallery=3))
+    assert checked(page).pictures <= 3 * 3
+    assert "Any pictures" in page
+    assert "Scores of the filter" not in page
+
+
+def test_the_galleries_show_what_they_say(finished_run: Path) -> None:
+    with connect(finished_run, [1]) as connection:
+        found = {
+            gallery.title: re.findall(r'<span class="key">(\d+)</span>', html)
+            for gallery, html in galleries_html(connection, 1, 6, seed=0, threshold=0.5)
+        }
+        assert galleries_html(connection, 1, 0, seed=0, threshold=0.5) == []
+        rows = query(connection, "FROM pairs WHERE round = 1").to_pylist()
+    of_image: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_image.setdefault(row["key"], []).append(row)
+
+    def fates(key: str) -> set[tuple[str, bool]]:
+        return {(row["source"], row["kept"]) for row in of_image[key]}
+
+    def scores(key: str) -> list[float]:
+        return [row["itm_score"] for row in of_image[key] if row["itm_score"] is not None]
+
+    turned = {key for key in of_image if {("web", False), ("synthetic", True)} <= fates(key)}
+    dropped = {key for key in of_image if not any(kept for _, kept in fates(key))}
+    for title, fitting in (("Web text dropped, synthetic text kept", turned), ("Everything dropped", dropped)):
+        assert set(found.get(title, ())) <= fitting
+        assert len(found.get(title, ())) == min(6, len(fitting))
+    assert turned, "the run has none, so that nothing was tested"
+    near = sorted(of_image, key=lambda key: (min((abs(s - 0.5) for s in scores(key)), default=9), key))
+    assert found["Near the threshold"] == near[:6]
+    apart = sorted(
+        (key for key in of_image if len(scores(key)) > 1), key=lambda key: (min(scores(key)) - max(scores(key)), key)
+    )
+    assert found["Most surprising"] == apart[:6]
+
+
+def test_a_run_with_nothing_but_pairs_still_gets_a_page(finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run / "round-01/pairs", tmp_path / "round-01/pairs")
+    (tmp_path / "round-01/pairs/MANIFEST.json").unlink()
+    page = page_html(tmp_path, 1, ReportConfig())
+    assert "no picture" in page
+    checked(page)
+
+
+def test_a_spot_check_that_was_answered_is_shown(finished_run: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    assert "Spot check" not in page_html(root, 1, ReportConfig(num_gallery=1))
+    path = draw_sample(root, 1, 40)
+    write_labels(path, [row | {"answer": "yes" if row["kept"] else "no"} for row in read_labels(path)])
+    page = page_html(root, 1, ReportConfig(num_gallery=1))
+    checked(page)
+    assert "Spot check" in page
+    assert "precision, web" in page
+
+
+def test_texts_of_the_web_cannot_become_markup(tmp_path: Path) -> None:
+    row = {"key": "<b>k", "source": "web", "candidate": 0, "caption": "<script>alert(1)</script> & \"'", "kept": True,
+           "itm_score": None, "reason": None}  # fmt: skip
+    folder = tmp_path / "round-00/pairs"
+    parquet.write_parquet(folder / "part-00000.parquet", parquet.rows_to_table([row], tables.PAIRS), tables.PAIRS)
+    page = page_html(tmp_path, 0, ReportConfig())
+    checked(page)
+    assert "&lt;script&gt;" in page
+
+
+def test_the_step_and_the_command_write_the_same_page(finished_run: Path, tmp_path: Path) -> None:
+    at = finished_run / "round-01"
+    config = ReportConfig(num_gallery=5)
+    counts = write_report(
+        finished_run, 1, tmp_path, finished_run / "images", at / "pairs", at / "model", at / "metrics.json", config
+    )
+    made = (tmp_path / "report.html").read_bytes()
+    assert counts == {"size_bytes": len(made)}
+    root = tmp_path / "copy" / finished_run.name
+    shutil.copytree(finished_run, root)
+    beside = root / "round-01/.report.html.MANIFEST.json"
+    manifest = {"name": "round-01/report.html", "settings": config.model_dump(), "made": "2026", "seconds": 1.0,
+                "digest": "d", "content": "c", "version": "0", "recipe": {"step": "write_report", "inputs": {}},
+                "files": []}  # fmt: skip
+    beside.write_text(json.dumps(manifest))
+    path = rewrite_report(root)
+    assert path == root / "round-01/report.html"
+    assert path.read_text().count("<img") == made.decode().count("<img")
+    assert json.loads(beside.read_text())["files"][0]["bytes"] == path.stat().st_size
+
+
+def test_what_is_few_is_not_shown_as_none() -> None:
+    drawn = stack("URLs", [Part("downloaded", 99_999, "kept"), Part("timeout", 1, "dropped")], 100_000)
+    assert "timeout 1 (under 0.1%)" in drawn
+
+
+def test_charts_of_little_and_of_much() -> None:
+    assert lines("none", {"loss": []}, ("web",)) == ""
+    assert histogram("none", [0, 0], 0.5) == ""
+    assert "polyline" in lines("one", {"loss": [(0.0, 1.0)]}, ("web",))
+    long = lines("long", {"loss": [(float(step), 1 / (step + 1)) for step in range(100_000)]}, ("web",))
+    assert len(long) < 10_000
+    drawn = histogram("scores", [1, 2, 3, 4], 0.5)
+    assert drawn.count("block dropped") == drawn.count("block kept") == 2
+    assert "30.0% below" in drawn
+
+
+def test_galleries_of_a_large_round_are_chosen_among_an_even_sample(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown() -> dict[str, list[str]]:
+        with connect(finished_run, [1]) as connection:
+            found = galleries_html(connection, 1, 100, seed=0, threshold=0.5)
+        return {gallery.title: re.findall(r'<span class="key">(\d+)</span>', html) for gallery, html in found}
+
+    every = shown()
+    monkeypatch.setattr(gallery_module, "AMONG", 20)
+    some = shown()
+    among = set(some["Any pictures"])
+    assert 10 <= len(among) <= 35 < len(every["Any pictures"])
+    for title, keys in some.items():
+        assert set(keys) <= among & set(every[title])
+    assert some == shown()
+
+
+@pytest.mark.parametrize(("score", "told"), [("itm", "threshold 0."), ("itc", None)])
+def test_the_page_draws_the_cut_that_was_in_force(
+    finished_run: Path, tmp_path: Path, score: str, told: str | None
+) -> None:
+    """A share of the texts is cut where it is found, and by another score there is no threshold of ITM's."""
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    pairs, config = root / "round-01/pairs", SelectConfig(strategy="fraction", keep_fraction=0.25, score=score)
+    manifest = json.loads((pairs / "MANIFEST.json").read_text())
+    shutil.rmtree(pairs)
+    counts = select_pairs(pairs, root / "round-01/captions", config)
+    made = {**manifest, "counts": counts, "settings": config.model_dump(mode="json")}
+    (pairs / "MANIFEST.json").write_text(json.dumps(made))
+    page = page_html(root, 1, ReportConfig(num_gallery=3))
+    assert ("Near the threshold" in page) == (told is not None)
+    assert ("threshold 0." in page) == (told is not None)
+    assert "threshold 0.5<" not in page
+    checked(page)

@@ -1,0 +1,138 @@
+"""A run on an object store answers as the same run on disk, through pyarrow's S3 client and a loopback server."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from blip_bootstrap.audit.alarms import alarms
+from blip_bootstrap.audit.audits import audit
+from blip_bootstrap.audit.diff import diff
+from blip_bootstrap.cli.app import app
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.labels.sample import draw_sample
+from blip_bootstrap.query import records
+from blip_bootstrap.query.questions import query
+from blip_bootstrap.query.views import connect
+from blip_bootstrap.report.round_page import rewrite_report
+from blip_bootstrap.report.why import why
+from blip_bootstrap.storage import run_folder
+from blip_bootstrap.storage.remote import LISTING, local_folder, opened, remote_of
+from blip_bootstrap.storage.run_folder import labels_path
+from tests.support.s3_server import serving
+
+URI = "s3://bucket/runs/mine"
+QUESTIONS = (
+    "SELECT * EXCLUDE jpg FROM images ORDER BY key",
+    "SELECT md5(jpg) AS picture FROM images ORDER BY key",
+    "SELECT * FROM captions ORDER BY ALL",
+    "SELECT * FROM pairs ORDER BY ALL",
+    "SELECT * FROM metrics ORDER BY ALL",
+    "SELECT * FROM runs ORDER BY ALL",
+)
+
+
+@pytest.fixture
+def store(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder behind the bucket, with a run in it."""
+    if not hasattr(pyarrow.fs, "S3FileSystem"):
+        pytest.skip("this pyarrow was built without S3")
+    bucket = tmp_path / "store" / "bucket"
+    shutil.copytree(finished_run, bucket / "runs" / "mine")
+    pq.write_table(pa.table({"secret": [1]}), bucket / "runs" / "other.parquet")
+    with serving(bucket.parent) as (endpoint, _):
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_REGION", "us-east-1"),
+            ("AWS_ENDPOINT_URL", endpoint), ("XDG_CACHE_HOME", str(tmp_path / "cache")),
+        ):  # fmt: skip
+            monkeypatch.setenv(name, value)
+        yield bucket / "runs" / "mine"
+
+
+@pytest.mark.usefixtures("store")
+def test_every_view_answers_as_on_disk(finished_run: Path) -> None:
+    with connect(URI) as there, connect(finished_run) as here:
+        for question in QUESTIONS:
+            assert query(there, question).equals(query(here, question)), question
+
+
+@pytest.mark.usefixtures("store")
+def test_the_other_commands_answer_as_on_disk(finished_run: Path) -> None:
+    root = opened(Path(URI))
+    for mine, other in zip(audit(root, 1), audit(finished_run, 1), strict=True):
+        # Threads add floats in any order.
+        for there, here in zip(mine.table.to_pylist(), other.table.to_pylist(), strict=True):
+            assert there == pytest.approx(here), mine.name
+    assert alarms(root) == alarms(finished_run)
+    assert [one.table for one in diff(root, 0, 1)] == [one.table for one in diff(finished_run, 0, 1)]
+    assert why(root, "0000000010").texts.equals(why(finished_run, "0000000010").texts)
+    assert "data:image/jpeg" in rewrite_report(root, 1).read_text()
+    assert draw_sample(root, 1, size=20) == labels_path(root, 1)
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    "question",
+    [
+        "FROM read_parquet('s3://bucket/runs/other.parquet')",
+        "FROM read_parquet('s3://bucket/runs/mine/../other.parquet')",
+        "FROM read_parquet('s3://bucket/runs/mine/images/../../other.parquet')",
+        "COPY pairs TO 's3://bucket/runs/mine/new.parquet'",
+        "FROM read_text('/etc/hostname')",
+        "FROM glob('s3://bucket/*')",
+    ],
+)
+def test_nothing_but_the_run_is_read(question: str) -> None:
+    with connect(URI) as connection, pytest.raises(InputError):
+        query(connection, question)
+
+
+def test_the_store_is_only_read(store: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    with connect(URI) as connection:
+        with pytest.raises(Exception, match="disabled by configuration"):
+            connection.execute("COPY pairs TO 's3://bucket/runs/mine/new.parquet'")
+        with pytest.raises(Exception, match="only Parquet files of the run"):
+            connection.execute("COPY pairs TO 's3://bucket/runs/mine/round-01/pairs/part-00000.parquet'")
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
+
+
+def test_what_changes_there_is_seen_and_what_is_made_here_stays(store: Path) -> None:
+    root = opened(URI)
+    assert run_folder.round_numbers(root) == [0, 1]
+    assert not list(root.rglob("part-*"))
+    labels = draw_sample(root, 1, size=4)
+    shutil.copytree(store / "round-01", store / "round-02")
+    (store / "round-00/metrics.json").unlink()
+    assert opened(URI) == root == local_folder(URI)
+    assert run_folder.round_numbers(root) == [0, 1, 2]
+    assert records.rounds_table(root)["round"].to_pylist() == [1, 2]
+    assert labels.exists()
+    remote = remote_of(root)
+    assert remote is not None
+    assert f"{URI}/round-02/pairs/part-00001.parquet" in remote.parquet_files(root / "round-02/pairs")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(InputError, match="s3://bucket/runs/nothing: cannot be read"):
+        opened("s3://bucket/runs/nothing")
+
+
+def test_a_local_run_is_itself(finished_run: Path) -> None:
+    assert opened(finished_run) == finished_run
+    assert remote_of(finished_run) is None
+    assert not (finished_run / LISTING).exists()
+
+
+@pytest.mark.usefixtures("store")
+def test_on_the_command_line() -> None:
+    done = CliRunner().invoke(app, ["sql", "SELECT count(*) AS n FROM pairs", "--root", URI, "--format", "csv"])
+    assert (done.exit_code, done.stdout) == (0, "n\n234\n")

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from blip_bootstrap.config import RayConfig
+from blip_bootstrap.errors import InputError, RunFailed
+from blip_pipelines.cluster.errors import errors_in_one_line
+from blip_pipelines.cluster.resources import check_cpus, cluster_cpus, num_workers
+from blip_pipelines.cluster.session import connect, quiet_data
+
+
+@pytest.mark.ray
+def test_connecting_twice_keeps_the_first(ray_config: RayConfig) -> None:
+    import ray
+
+    before = ray.get_runtime_context().get_job_id()
+    connect(ray_config)
+    assert ray.get_runtime_context().get_job_id() == before
+
+
+@pytest.mark.ray
+def test_cpus_are_checked(ray_config: RayConfig) -> None:
+    total = cluster_cpus()
+    assert total >= 4
+    check_cpus(total - 1)
+    with pytest.raises(RunFailed, match=r"needs .* CPUs for its actors and 1 for their input"):
+        check_cpus(total - 0.5)
+
+
+@pytest.mark.ray
+def test_the_number_of_workers(ray_config: RayConfig) -> None:
+    cluster = RayConfig(address="auto")
+    total = int(cluster_cpus())
+    assert num_workers(cluster, 0, cpus_each=1) == total - 1
+    assert num_workers(cluster, 0, cpus_each=0.5) == 2 * (total - 1)
+    assert num_workers(cluster, 0, cpus_each=1, at_most=2) == 2
+    assert num_workers(cluster, 0, cpus_each=100) == 1
+    assert num_workers(cluster, 3, cpus_each=1) == 3
+
+
+def _fail(batch: object) -> object:
+    raise InputError("list.tsv: no column 'url'")
+
+
+def _break(batch: object) -> object:
+    return {}["nothing here"]
+
+
+@pytest.mark.ray
+def test_errors_of_workers_arrive_in_one_line(ray_config: RayConfig) -> None:
+    import ray
+
+    quiet_data()
+    with pytest.raises(InputError) as ours, errors_in_one_line("test"):
+        ray.data.range(1).map_batches(_fail).materialize()
+    assert str(ours.value) == "list.tsv: no column 'url'"
+    with pytest.raises(RunFailed) as other, errors_in_one_line("test"):
+        ray.data.range(1).map_batches(_break).materialize()
+    assert str(other.value) == "test: KeyError: 'nothing here'; run again to go on"
+
+
+def test_a_cluster_that_is_not_there() -> None:
+    code = (
+        "from blip_bootstrap.config import RayConfig\nfrom blip_pipelines.cluster.session import connect\n"
+        "from blip_bootstrap.errors import RunFailed\n"
+        "try: connect(RayConfig(address='127.0.0.1:1'))\nexcept RunFailed as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert "no cluster answers at 127.0.0.1:1 ([Errno 111] Connection refused)" in done.stdout
+    assert "use --ray local" in done.stdout
+
+
+@pytest.mark.ray
+def test_a_local_ray_that_does_not_start(tmp_path: Path) -> None:
+    """Its sockets' paths are too long here."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    code = (
+        "from blip_bootstrap.config import RayConfig\nfrom blip_pipelines.cluster.session import connect\n"
+        "from blip_bootstrap.errors import RunFailed\n"
+        "try: connect(RayConfig())\nexcept RunFailed as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=os.environ | {"RAY_TMPDIR": str(folder)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.startswith("ray: a local Ray did not start (")
+    assert "cannot exceed" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from blip_bootstrap.config import RayConfig
+from blip_pipelines.cluster.session import connect, errors_in_one_line, quiet_data
+
+def main(marker):
+    import ray
+
+    def wait(batch):
+        Path(marker).touch()
+        time.sleep(60)
+        return batch
+
+    connect(RayConfig(object_store_bytes=100_000_000))
+    quiet_data()
+    with errors_in_one_line("test"):
+        for row in ray.data.range(1).map_batches(wait).iter_rows():
+            pass
+
+try:
+    main(sys.argv[1])
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.ray
+def test_an_interrupt_comes_through(tmp_path: Path) -> None:
+    marker = tmp_path / "working"
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", INTERRUPTED, str(marker)], stderr=subprocess.DEVNULL
+    )
+    while not marker.exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=30) == 130
+
+
+STOPPED = """
+import os, signal, time
+from blip_bootstrap.config import RayConfig
+from blip_pipelines import ray_session
+
+ray_session.SHUTDOWN_S = 1.0
+ray_session.connect(RayConfig(object_store_bytes=100_000_000))
+import ray
+
+ray.get(ray.remote(lambda: 0).remote())
+time.sleep(2)  # Ray's threads ask the head for this and that first, and wait 60 s for it
+(head,) = ray._private.worker._global_node.all_processes["gcs_server"]
+os.kill(head.process.pid, signal.SIGSTOP)
+"""
+
+
+@pytest.mark.ray
+def test_a_process_ends_where_ray_does_not_answer() -> None:
+    """Its head stands still, and ray.shutdown, which Ray calls at the end of a process too, has no deadline."""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", STOPPED], timeout=60, check=False).returncode == 0

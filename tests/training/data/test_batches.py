@@ -1,0 +1,259 @@
+"""Training batches: joined, mixed, shuffled, split over workers, and the same after every restart."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.parquet import parquet_files, write_parquet
+from blip_bootstrap.storage.tables import IMAGES
+from blip_training.data.batches import Feed, TrainingData, open_training_data
+from blip_training.data.decode import decode_pixels, to_pixels
+from blip_training.data.shards import Stream, annotated_shards, web_shards
+
+FEED = Feed(batch_size=16, image_size=32, seed=3)
+
+
+def open_world(world: Path, /, **changes: object) -> TrainingData:
+    feed = Feed(**{**vars(FEED), **changes})  # type: ignore[arg-type]
+    return open_training_data(world / "images", world / "pairs", world / "human", feed)
+
+
+def rows(data: TrainingData, step: int) -> list[tuple[str, str, str]]:
+    return [(s.shard.name, s.key, s.text) for s in data.samples(step)]
+
+
+def kept_pairs(world: Path) -> list[tuple[str, str]]:
+    tables = [pq.read_table(file).filter(pc.field("kept")) for file in parquet_files(world / "pairs")]
+    return [
+        (key, text) for t in tables for key, text in zip(t["key"].to_pylist(), t["caption"].to_pylist(), strict=True)
+    ]
+
+
+def test_an_epoch_has_every_kept_pair_once_with_its_own_picture(world: Path) -> None:
+    stream = Stream(web_shards(world / "images", world / "pairs"), seed=1)
+    samples = list(stream.samples(0, stream.num_samples))
+    assert sorted((s.key, s.text) for s in samples) == sorted(kept_pairs(world))
+    pictures = {}
+    for file in parquet_files(world / "images"):
+        pictures |= {row["key"]: row["jpg"] for row in pq.read_table(file, columns=["key", "jpg"]).to_pylist()}
+    assert all(s.encoded() == pictures[s.key] for s in samples)
+
+
+def test_human_captions_are_samples_and_unreadable_pictures_are_not(world: Path) -> None:
+    stream = Stream(annotated_shards(world / "human"), seed=1)
+    keys = [s.key for s in stream.samples(0, stream.num_samples)]
+    assert stream.num_samples == 40
+    assert "broken" not in keys
+
+
+def test_each_epoch_has_another_order(world: Path) -> None:
+    stream = Stream(web_shards(world / "images", world / "pairs"), seed=1)
+    first, second = (
+        [(s.key, s.text) for s in stream.samples(e * stream.num_samples, stream.num_samples)] for e in (0, 1)
+    )
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+def test_a_small_window_holds_one_shard_at_a_time_and_loses_nothing(world: Path) -> None:
+    shards = web_shards(world / "images", world / "pairs")
+    stream = Stream(shards, seed=1, window_bytes=1)
+    seen = []
+    for sample in stream.samples(0, stream.num_samples):
+        seen.append((sample.key, sample.text))
+        assert sum("contents" in vars(shard) for shard in shards) == 1
+    assert sorted(seen) == sorted(kept_pairs(world))
+
+
+def test_a_resumed_run_reads_nothing_of_the_windows_it_has_seen(world: Path) -> None:
+    shards = web_shards(world / "images", world / "pairs")
+    whole, resumed = Stream(shards, 1, window_bytes=1), Stream(web_shards(world / "images", world / "pairs"), 1, 1)
+    last = stream_rows(whole, whole.num_samples - 3, 3)
+    assert stream_rows(resumed, resumed.num_samples - 3, 3) == last
+    assert sum("contents" in vars(shard) for shard in resumed.shards) == 1
+
+
+def stream_rows(stream: Stream, start: int, count: int) -> list[tuple[str, str]]:
+    return [(s.key, s.text) for s in stream.samples(start, count)]
+
+
+def test_a_step_is_the_same_in_a_fresh_process_and_with_threads(world: Path) -> None:
+    straight = list(open_world(world, augment="randaugment").steps(0, 6))
+    later = list(open_world(world, augment="randaugment", num_threads=2).steps(4, 6))
+    for one, other in zip(straight[4:], later, strict=True):
+        assert one[0].texts == other[0].texts
+        assert torch.equal(one[0].images, other[0].images)
+        assert torch.equal(one[0].ids, other[0].ids)
+
+
+def test_another_seed_gives_other_batches(world: Path) -> None:
+    assert rows(open_world(world), 0) != rows(open_world(world, seed=4), 0)
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 4), (2, 2)])
+def test_workers_and_micro_batches_share_out_one_batch(world: Path, world_size: int, accumulate: int) -> None:
+    whole = open_world(world).micro_batches(5)[0]
+    parts = []
+    for rank in range(world_size):
+        parts += open_world(world, rank=rank, world=world_size, accumulate=accumulate).micro_batches(5)
+    assert len(parts) == world_size * accumulate
+    assert [text for part in parts for text in part.texts] == whole.texts
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
+    with pytest.raises(InputError, match=r"batch_size 16 .*num_workers 3"):
+        Feed(batch_size=16, image_size=32, seed=0, world=3)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.3, 0.5])
+def test_human_share_is_kept_over_the_steps(world: Path, share: float) -> None:
+    data = open_world(world, human_share=share)
+    humans = [sum(name == "human" for name, _, _ in rows(data, step)) for step in range(20)]
+    assert sum(humans) == int(20 * 16 * share)
+    assert max(humans) - min(humans) <= 1
+
+
+def test_without_a_share_sets_are_mixed_by_their_sizes(world: Path) -> None:
+    data = open_world(world)
+    expected = data.human.num_samples / data.num_samples
+    humans = sum(name == "human" for step in range(20) for name, _, _ in rows(data, step))
+    assert humans == int(20 * 16 * expected)
+
+
+def test_ids_are_of_the_image_not_of_the_text(world: Path) -> None:
+    stream = Stream(web_shards(world / "images", world / "pairs"), seed=1)
+    ids: dict[str, set[int]] = {}
+    for sample in stream.samples(0, stream.num_samples):
+        ids.setdefault(sample.key, set()).add(sample.image_id)
+    assert all(len(found) == 1 for found in ids.values())
+    assert len(set.union(*ids.values())) == len(ids)
+
+
+def test_equal_keys_of_web_and_human_are_different_images(world: Path) -> None:
+    web = next(Stream(web_shards(world / "images", world / "pairs"), 0).samples(0, 1))
+    human = next(Stream(annotated_shards(world / "human"), 0).samples(0, 1))
+    assert vars(web) | {"shard": human.shard} != vars(web)
+    assert web.image_id != type(web)(human.shard, 0, web.key, web.text, 0, 0).image_id
+
+
+def test_training_and_validation_parts_are_the_whole_set_and_share_no_picture(world: Path) -> None:
+    keys = {}
+    for part in ("all", "train", "validation"):
+        stream = Stream(annotated_shards(world / "human", part), 0)  # type: ignore[arg-type]
+        keys[part] = {s.key for s in stream.samples(0, stream.num_samples)}
+    assert keys["train"] | keys["validation"] == keys["all"]
+    assert not keys["train"] & keys["validation"]
+    assert keys["validation"]
+
+
+@pytest.mark.parametrize("augment", ["none", "crop"])
+def test_a_full_cache_changes_nothing(world: Path, augment: str) -> None:
+    cached, bare = open_world(world, augment=augment), open_world(world, augment=augment, cache_bytes=5000)
+    for step in range(6):
+        assert torch.equal(cached.micro_batches(step)[0].images, bare.micro_batches(step)[0].images)
+
+
+def test_grids_of_a_frozen_stem_are_computed_once_for_each_picture(world: Path) -> None:
+    seen: list[int] = []
+
+    def stem(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return pixels.float().mean((2, 3))[:, None] / 255
+
+    data, plain = open_world(world, stem=stem), open_world(world)
+    for step in range(20):
+        grids, pixels = data.micro_batches(step)[0].images, plain.micro_batches(step)[0].images
+        assert grids.dtype == torch.float16
+        torch.testing.assert_close(grids, (pixels.float().mean((2, 3))[:, None] / 255).half())
+    assert sum(seen) <= 80
+
+
+def pixel_stem(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.float().flatten(2).transpose(1, 2) / 255
+
+
+def test_views_of_a_picture_are_kept_and_no_text_that_names_a_side_has_a_flipped_one(world: Path) -> None:
+    seen: list[int] = []
+
+    def stem(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return pixel_stem(pixels)
+
+    data = open_world(world, stem=stem, augment="crop", augment_views=4)
+    bare = open_world(world, stem=pixel_stem, augment="crop", augment_views=4, cache_bytes=0, num_threads=2)
+    shown: dict[str, set[bytes]] = {}
+    for step in range(60):
+        samples, grids = data.samples(step), data.micro_batches(step)[0].images
+        assert torch.equal(grids, bare.micro_batches(step)[0].images)
+        for sample, grid in zip(samples, grids, strict=True):
+            shown.setdefault(sample.where, set()).add(grid.numpy().tobytes())
+    assert max(map(len, shown.values())) == 4
+    assert sum(seen) < 60 * FEED.batch_size / 2
+    sided = replace(data.samples(0)[0], text="a cube on the left")
+    views = {data._view_of(replace(sided, position=at)) for at in range(100)}
+    assert views == {0, 2}
+
+
+def copy(world: Path, to: Path) -> Path:
+    for name in ("images", "pairs"):
+        shutil.copytree(world / name, to / name)
+    return to
+
+
+def change(file: Path, **columns: object) -> None:
+    """Overwrite columns of the file's every row."""
+    table = pq.read_table(file)
+    data = [row | columns for row in table.to_pylist()]
+    write_parquet(file, table.from_pylist(data, schema=IMAGES.schema), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"jpg": b"no picture"}, r"part-00001.parquet: key 00001\d+: the picture cannot be decoded"),
+        ({"jpg": None}, r"part-00001.parquet: key 00001\d+: has a training text but no picture"),
+        ({"key": "other"}, r"part-00001.parquet: key 00001\d+ is not in .*images"),
+    ],
+)
+def test_a_bad_picture_is_named(world: Path, tmp_path: Path, columns: dict[str, object], message: str) -> None:
+    copy(world, tmp_path)
+    change(tmp_path / "images" / "part-00001.parquet", **columns)
+    data = open_training_data(tmp_path / "images", tmp_path / "pairs", None, FEED)
+    with pytest.raises(InputError, match=message):
+        list(data.steps(0, 8))
+
+
+def test_pairs_without_their_images_are_refused(world: Path, tmp_path: Path) -> None:
+    copy(world, tmp_path)
+    (tmp_path / "images" / "part-00002.parquet").unlink()
+    with pytest.raises(InputError, match=r"its image file .*part-00002.parquet is missing"):
+        open_training_data(tmp_path / "images", tmp_path / "pairs", None, FEED)
+
+
+def test_no_pairs_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no training pairs"):
+        open_training_data(tmp_path, tmp_path, None, FEED)
+
+
+def test_pictures_are_squashed_to_a_square() -> None:
+    image = Image.new("RGB", (60, 20), "red")
+    pixels = to_pixels(image, 24)
+    assert pixels.shape == (3, 24, 24)
+    assert pixels.dtype == torch.uint8
+    assert (pixels[0] == 255).all()
+
+
+def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
+    for mode in ("L", "RGBA", "P", "LA", "1"):
+        Image.new(mode, (8, 8)).save(tmp_path / "picture.png")
+        assert decode_pixels((tmp_path / "picture.png").read_bytes(), 8, "here").shape == (3, 8, 8)

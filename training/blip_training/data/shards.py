@@ -1,0 +1,216 @@
+"""Endless shuffled samples from Parquet shards: which sample stands where, and its bytes and text."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+
+WINDOW_BYTES = 1 << 30
+
+Part = Literal["all", "train", "validation"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One (image, text) pair of a shard, with the shard's encoded bytes at hand."""
+
+    shard: Shard
+    row: int
+    key: str
+    text: str
+    epoch: int
+    position: int
+
+    @property
+    def image_id(self) -> int:
+        """The same for all texts of one image, 63 bits, from the file's set and the key."""
+        digest = hashlib.blake2b(f"{self.shard.name}/{self.key}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> 1
+
+    @property
+    def where(self) -> str:
+        """File and key, for messages."""
+        return f"{self.shard.images}: key {self.key}"
+
+    def encoded(self) -> bytes:
+        """The picture's bytes as stored."""
+        jpg = self.shard.contents.pictures[self.row].as_py()
+        if not jpg:
+            raise InputError(f"{self.where}: has a training text but no picture; make the pairs anew")
+        return bytes(jpg)
+
+
+@dataclass(frozen=True)
+class ShardContents:
+    """A shard in memory: encoded pictures, and for every sample its row in them and its text."""
+
+    pictures: pa.ChunkedArray
+    keys: list[str]
+    rows: list[int]
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One image file, joined with its pairs file; the human set's captions are in the image file itself.
+
+    Pictures whose keys are in `left_out` have no samples. Of a human set, `part` may be `train` or `validation`: nine
+    in ten pictures, or the tenth, by their keys.
+    """
+
+    name: str
+    images: Path
+    pairs: Path | None
+    part: Part = "all"
+    left_out: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+
+    @cached_property
+    def num_samples(self) -> int:
+        """Kept pairs, or human captions; reads small columns alone."""
+        if self.pairs:
+            return len(self._kept(self.pairs, ["kept"]))
+        table = self._usable(read_parquet(self.images, ["key", "captions", "status"]))
+        return int(pc.sum(pc.list_value_length(table["captions"])).as_py() or 0)
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """Of the image file on disk."""
+        return self.images.stat().st_size
+
+    @cached_property
+    def contents(self) -> ShardContents:
+        """Read on first use; `forget` frees it."""
+        return self._read_web(self.pairs) if self.pairs else self._read_annotated()
+
+    def forget(self) -> None:
+        """Free the memory of `contents`."""
+        self.__dict__.pop("contents", None)
+
+    def _read_web(self, pairs: Path) -> ShardContents:
+        kept = self._kept(pairs, ["key", "caption", "kept"])
+        images = read_parquet(self.images, ["key", "jpg"])
+        images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
+        row_of = {key: row for row, key in enumerate(images["key"].to_pylist())}
+        keys = kept["key"].to_pylist()
+        if missing := next((key for key in keys if key not in row_of), None):
+            raise InputError(f"{pairs}: key {missing} is not in {self.images}; make the pairs anew")
+        texts = [" ".join(text.split()) for text in kept["caption"].to_pylist()]
+        return ShardContents(images["jpg"], list(row_of), [row_of[key] for key in keys], texts)
+
+    def _read_annotated(self) -> ShardContents:
+        table = self._usable(read_parquet(self.images, ["key", "captions", "status", "jpg"]))
+        keys = table["key"].to_pylist()
+        captions = table["captions"].to_pylist()
+        rows = [row for row, texts in enumerate(captions) for _ in texts or ()]
+        texts = [" ".join(text.split()) for texts in captions for text in texts or ()]
+        return ShardContents(table["jpg"], keys, rows, texts)
+
+    def _kept(self, pairs: Path, columns: list[str]) -> pa.Table:
+        """The pairs that are trained on."""
+        if not self.left_out:
+            return read_parquet(pairs, columns).filter(pc.field("kept"))
+        return self._without(read_parquet(pairs, list({*columns, "key"})).filter(pc.field("kept")))
+
+    def _without(self, table: pa.Table) -> pa.Table:
+        """The rows whose picture is not left out."""
+        keys = pa.array(sorted(self.left_out), pa.string())
+        return table.filter(pc.invert(pc.is_in(table["key"], keys))) if len(keys) else table
+
+    def _usable(self, table: pa.Table) -> pa.Table:
+        """The rows with a picture that belong to this part."""
+        table = self._without(table.filter(pc.equal(table["status"], "success")))
+        if self.part == "all":
+            return table
+        wanted = self.part == "validation"
+        return table.filter(pa.array([(zlib.crc32(k.encode()) % 10 == 0) == wanted for k in table["key"].to_pylist()]))
+
+
+def web_shards(images: Path, pairs: Path, left_out: frozenset[str] = frozenset()) -> list[Shard]:
+    """Image files with the pairs files of the same names, without the pictures whose keys are in `left_out`.
+
+    Raises InputError where a pairs file has no image file.
+    """
+    shards = []
+    for file in parquet_files(pairs):
+        if not (images / file.name).exists():
+            raise InputError(f"{file}: its image file {images / file.name} is missing; make the images anew")
+        shards.append(Shard("web", images / file.name, file, left_out=left_out))
+    return shards
+
+
+def annotated_shards(folder: Path, part: Part = "all", left_out: frozenset[str] = frozenset()) -> list[Shard]:
+    """The files of a human-annotated set, whole or the part of each that is for training or for validation."""
+    return [Shard("human", file, None, part, left_out) for file in parquet_files(folder)]
+
+
+class Stream:
+    """Endless samples of one set: position p is the same sample on every worker and after every restart.
+
+    Each epoch permutes the shards, cuts them into windows of about `window_bytes` of encoded pictures, and permutes
+    the samples in each window. Only one window is in memory; a set that fits is read once. A position is found by
+    arithmetic, so that a resumed run reads nothing of what it has seen.
+    """
+
+    def __init__(self, shards: Sequence[Shard], seed: int, window_bytes: int = WINDOW_BYTES) -> None:
+        self.shards = [shard for shard in shards if shard.num_samples]
+        self.num_samples = sum(shard.num_samples for shard in self.shards)
+        self.seed, self.window_bytes = seed, window_bytes
+        self._plan: tuple[int, list[tuple[Shard, ...]], list[int]] | None = None
+        self._window: tuple[int, int] | None = None
+        self._order: np.ndarray[tuple[int], np.dtype[np.int64]] = np.empty(0, dtype=np.int64)
+
+    def samples(self, start: int, count: int) -> Iterator[Sample]:
+        """The samples at positions start .. start + count - 1."""
+        for position in range(start, start + count):
+            yield self._at(position)
+
+    def _at(self, position: int) -> Sample:
+        epoch, offset = divmod(position, self.num_samples)
+        windows, starts = self._windows(epoch)
+        number = int(np.searchsorted(starts, offset, side="right")) - 1
+        self._enter(epoch, number, windows[number])
+        index = int(self._order[offset - starts[number]])
+        for shard in windows[number]:
+            if index < shard.num_samples:
+                row = shard.contents.rows[index]
+                return Sample(shard, row, shard.contents.keys[row], shard.contents.texts[index], epoch, position)
+            index -= shard.num_samples
+        raise AssertionError(f"position {position} is past its window")
+
+    def _windows(self, epoch: int) -> tuple[list[tuple[Shard, ...]], list[int]]:
+        """The epoch's windows, and the offset at which each starts."""
+        if self._plan is None or self._plan[0] != epoch:
+            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards))
+            windows: list[tuple[Shard, ...]] = [()]
+            for shard in (self.shards[i] for i in order):
+                held = sum(s.size_bytes for s in windows[-1])
+                if windows[-1] and held + shard.size_bytes > self.window_bytes:
+                    windows.append(())
+                windows[-1] += (shard,)
+            sizes = [sum(s.num_samples for s in window) for window in windows]
+            self._plan = epoch, windows, [0, *accumulate(sizes)][:-1]
+        return self._plan[1], self._plan[2]
+
+    def _enter(self, epoch: int, number: int, window: tuple[Shard, ...]) -> None:
+        """Permute the samples of a new window, and forget the shards that are not in it."""
+        if self._window == (epoch, number):
+            return
+        self._window = epoch, number
+        size = sum(shard.num_samples for shard in window)
+        self._order = np.random.default_rng((self.seed, epoch, number)).permutation(size)
+        for shard in self.shards:
+            if shard not in window:
+                shard.forget()

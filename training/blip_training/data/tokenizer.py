@@ -1,0 +1,133 @@
+"""The tokenizer of the text stack: BERT's word pieces, and BLIP's two tokens beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from tokenizers import Tokenizer as WordPieces
+
+from blip_bootstrap.errors import CheckpointError
+from blip_training.data.vocabulary import ADDED, LONGEST_WORD, SETTINGS, read_pieces, word_pieces
+from blip_training.model.vqa import Vqa
+from blip_training.runtime.sources import resolve_source
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
+    from torch import Tensor
+
+
+FirstToken = Literal["[CLS]", "[ENC]", "[DEC]"]
+
+REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+class Tokenizer:
+    """BERT word pieces plus [DEC] and [ENC] (section 3.1).
+
+    `vocabulary` are the pieces in the order of their ids, cut as bert-base-uncased does (or cased, where `lower_case`
+    is false); or pieces of the tokenizers library, with settings of their own. The two added tokens have the ids after
+    them: 30522 and 30523 for bert-base-uncased. A text that contains the letters "[SEP]" is text: it never becomes a
+    special token.
+    """
+
+    def __init__(self, vocabulary: Sequence[str] | WordPieces, lower_case: bool = True) -> None:
+        if not isinstance(vocabulary, WordPieces):
+            own = [piece for piece in vocabulary if piece not in ADDED]
+            vocabulary = word_pieces(own, {"do_lower_case": lower_case})
+        self._pieces = vocabulary
+        ids = vocabulary.get_vocab()
+        if missing := [piece for piece in REQUIRED if piece not in ids]:
+            raise CheckpointError(f"vocabulary of {len(ids)} pieces lacks {', '.join(missing)}; BERT's has them")
+        self.vocabulary = [""] * (1 + max(ids.values()))
+        for piece, i in ids.items():
+            self.vocabulary[i] = piece
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id = (ids[piece] for piece in REQUIRED)
+        self.dec_id, self.enc_id = len(self.vocabulary), len(self.vocabulary) + 1
+        self.num_tokens = len(self.vocabulary) + 2
+        self._silent = {*range(self.dec_id, self.num_tokens), *(ids[p] for p in (*REQUIRED, "[MASK]") if p in ids)}
+
+    @property
+    def lower_case(self) -> bool:
+        """Whether texts are read in lower case."""
+        normalizer = self._pieces.normalizer
+        return normalizer is not None and str(normalizer.normalize_str("A")) == "a"
+
+    @classmethod
+    def load(cls, source: str | Path) -> Tokenizer:
+        """From a folder with `tokenizer.json` or `vocab.txt`, such a file, `package:NAME` or a hub name.
+
+        Texts are read by the tokenizer's own settings: those in tokenizer.json, or for a vocab.txt those in
+        tokenizer_config.json beside it. Raises CheckpointError where there is neither, or it is no word-piece
+        tokenizer.
+        """
+        path = resolve_source(source)
+        try:
+            return cls(read_pieces(path))
+        except CheckpointError as error:
+            raise error if str(path) in str(error) else CheckpointError(f"{path}: {error}") from error
+
+    def encode(
+        self, texts: Sequence[str], max_tokens: int, first: FirstToken = "[CLS]"
+    ) -> tuple[Int64[Tensor, "b t"], Int64[Tensor, "b t"]]:
+        """Token ids and mask (1: a token, 0: padding), `first` ... [SEP], padded to the longest text.
+
+        `max_tokens` counts the first token and [SEP]; longer texts are cut.
+        """
+        head = {"[CLS]": self.cls_id, "[ENC]": self.enc_id, "[DEC]": self.dec_id}[first]
+        encoded = self._pieces.encode_batch(list(texts), add_special_tokens=False)
+        rows = [[head, *e.ids[: max_tokens - 2], self.sep_id] for e in encoded]
+        longest = max(map(len, rows), default=2)
+        ids = torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in rows], dtype=torch.int64)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        ids = ids.view(len(rows), longest)
+        return ids, (torch.arange(longest) < lengths[:, None]).long()
+
+    def piece_ids(self, text: str) -> list[int]:
+        """The word pieces of one text, no special tokens."""
+        return list(self._pieces.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids: special tokens dropped, word pieces joined."""
+        return str(self._pieces.decode([i for i in ids if i not in self._silent]))
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, which transformers reads likewise."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._pieces.save(str(folder / "tokenizer.json"))
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        config = _config_of(content) | {
+            "model_max_length": 512, "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
+            "sep_token": "[SEP]", "mask_token": "[MASK]",
+        }  # fmt: skip
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        words = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])
+        lines = [""] * (1 + words[-1][1])
+        for piece, i in words:
+            lines[i] = piece
+        (folder / "vocab.txt").write_bytes("".join(f"{piece}\n" for piece in lines).encode())
+
+
+def _config_of(content: dict[str, Any]) -> dict[str, Any]:
+    """What makes transformers read texts as tokenizer.json says, whose settings its BertTokenizer does not look at."""
+    normalizer, model = content.get("normalizer") or {}, content["model"]
+    is_berts = (
+        normalizer.get("type") == "BertNormalizer"
+        and normalizer.get("clean_text")
+        and (content.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
+        and (model["continuing_subword_prefix"], model["max_input_chars_per_word"]) == ("##", LONGEST_WORD)
+    )
+    if not is_berts:
+        return {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return {"tokenizer_class": "BertTokenizer"} | {ours: normalizer[theirs] for ours, theirs in SETTINGS.items()}
+
+
+def encode_cut(
+    vqa: Vqa, tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int
+) -> tuple[Int64[Tensor, "n t"], Int64[Tensor, "n t"]]:
+    """Ids and mask on the model's device, cut at `max_tokens` and at what the model has positions for."""
+    ids, mask = tokenizer.encode(texts, min(max_tokens, vqa.config.text.max_positions))
+    return ids.to(vqa.device, non_blocking=True), mask.to(vqa.device, non_blocking=True)

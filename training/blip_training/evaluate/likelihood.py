@@ -1,0 +1,77 @@
+"""Retrieval judged by the decoder: how much likelier a picture makes a text than other pictures of its kind do.
+
+The decoder is a matching function too: log p(text | picture) finds the pictures of a text, less log p(text) the texts
+of a picture (Lin et al. 2024, arXiv 2306.01879). BLIP's own re-ranking is by ITM (section 4.1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from blip_training.data.held_out import HeldOut, chunks
+from blip_training.evaluate.retrieval import first_of
+from blip_training.objective.losses import token_costs
+from blip_training.objective.micro_batches import encode_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from blip_training.data.tokenizer import Tokenizer
+    from blip_training.model.med import Med
+
+
+class Likelihoods:
+    """Log-likelihoods that one decoder gives `texts`, each after `prompt`, whose tokens do not count."""
+
+    def __init__(self, med: Med, tokenizer: Tokenizer, texts: Sequence[str], prompt: str, batch_size: int) -> None:
+        self.med, self.batch_size = med, batch_size
+        self._ids, self._mask = encode_texts(med, tokenizer, texts, prompt)
+        self._lengths = self._mask.sum(1).cpu()
+        self._num_prompt = len(tokenizer.piece_ids(prompt))
+
+    def of_pairs(self, data: HeldOut, wanted: Bool[Tensor, "n t"]) -> Float[Tensor, "n t"]:
+        """Log p(text | picture), nats, [SEP] included, of the wanted pairs of a picture and a text; 0 elsewhere."""
+        found, asked = torch.zeros(wanted.shape), wanted.any(1)
+        for rows, pixels in data.pixels(self.med.config.vision.image_size, self.batch_size):
+            some = asked[rows]
+            if not some.any():
+                continue
+            states = self.med.encode_image(pixels[some])
+            for row, own in zip(torch.tensor(rows)[some].tolist(), torch.split(states, 1), strict=True):
+                texts = wanted[row].nonzero()[:, 0]
+                texts = texts[self._lengths[texts].argsort()]
+                found[row, texts] = self._of_one(own, texts.tolist())
+        return found
+
+    def _of_one(self, states: Float[Tensor, "1 p v"], texts: Sequence[int]) -> Float[Tensor, " r"]:
+        keys = self.med.text.image_keys_values(states, "causal")
+        parts = []
+        for part in chunks(texts, self.batch_size):
+            longest = int(self._lengths[part].max())
+            ids, mask = self._ids[part, :longest], self._mask[part, :longest]
+            costs = token_costs(self.med, self.med.decode_states(states, ids, mask, keys), ids, mask)
+            parts.append(-costs[:, self._num_prompt :].sum(1).cpu())
+        return torch.cat(parts)
+
+
+def text_gains(
+    likelihoods: Likelihoods,
+    data: HeldOut,
+    wanted: Bool[Tensor, "n t"],
+    references: HeldOut,
+    similarities: Float[Tensor, "r t"],
+    num_references: int,
+) -> Float[Tensor, "n t"]:
+    """Of the wanted pairs, log p(text | picture) - log p(text), nats; 0 elsewhere.
+
+    Log p(text) is taken as the mean of log p(text | reference) over the `num_references` reference pictures that are
+    most similar to the text (`similarities`): what any picture of that kind would make of it.
+    """
+    near = first_of(similarities.T, num_references).T & wanted.any(0)
+    expected = likelihoods.of_pairs(references, near).sum(0) / near.sum(0).clamp(min=1)
+    return (likelihoods.of_pairs(data, wanted) - expected) * wanted

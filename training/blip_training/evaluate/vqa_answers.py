@@ -1,0 +1,164 @@
+"""Answers to questions: written, or chosen from a closed list (section 5.4); and how right they are."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from blip_bootstrap.errors import InputError
+from blip_training.data.normalise import questions_as_seen
+from blip_training.data.questions import Question, read_picture
+from blip_training.data.tokenizer import encode_cut
+from blip_training.decoding.generate import generate
+from blip_training.decoding.sampler import Sampler
+from blip_training.objective.losses import token_costs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+    from torch import Tensor
+
+    from blip_bootstrap.config import VqaConfig
+    from blip_training.data.tokenizer import Tokenizer
+    from blip_training.model.vqa import Vqa
+
+
+Mode = Literal["generate", "rank"]
+
+ROWS_AT_ONCE = 256
+"""Answers whose likelihoods are computed together: their logits over 30,524 tokens are what takes memory."""
+
+ENOUGH_PEOPLE = 3
+
+ARTICLES = frozenset({"a", "an", "the"})
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and its log-probability given picture and question, [SEP] included, nats."""
+
+    text: str
+    logprob: float
+
+
+@torch.inference_mode()
+def answer_questions(
+    vqa: Vqa,
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    config: VqaConfig,
+    mode: Mode = "generate",
+    candidates: Sequence[str] = (),
+) -> list[Answer]:
+    """One answer to each question.
+
+    `generate` writes it by beam search (greedy with one beam); `rank` takes the most likely of `candidates`: the
+    `rank_top_k` whose first token is the most likely are compared as a whole. An answer depends on nothing else in
+    its batch. Raises InputError where a picture cannot be read, or where there is no candidate to choose.
+    """
+    if mode == "rank" and not candidates:
+        raise InputError("rank needs a list of answers to choose from")
+    answers: dict[int, Answer] = {}
+    ids, mask = encode_cut(vqa, tokenizer, candidates, config.answer_tokens)
+    for rows, read in question_states(vqa, tokenizer, questions, config):
+        if mode == "generate":
+            found = _write(vqa, tokenizer, read, config)
+        else:
+            found = [Answer(candidates[i], logprob) for i, logprob in rank(vqa, read, ids, mask, config.rank_top_k)]
+        answers |= zip(rows, found, strict=True)
+    return [answers[row] for row in range(len(questions))]
+
+
+def question_states(
+    vqa: Vqa, tokenizer: Tokenizer, questions: Sequence[Question], config: VqaConfig
+) -> Iterator[tuple[list[int], Float[Tensor, "n t d"]]]:
+    """Indices and states of questions of equal length, so that there is no padding; a picture is encoded once a batch.
+
+    A batch is of `answer_batch_size` successive questions.
+    """
+    for start in range(0, len(questions), config.answer_batch_size):
+        part = questions[start : start + config.answer_batch_size]
+        first = {question.image: question for question in reversed(part)}
+        place = {image: at for at, image in enumerate(first)}
+        size = vqa.config.vision.image_size
+        pictures = [read_picture(question, size, config) for question in first.values()]
+        images = vqa.encode_image(torch.stack(pictures))
+        asked = questions_as_seen(vqa.config.text, [question.text for question in part])
+        ids, mask = encode_cut(vqa, tokenizer, asked, config.question_tokens)
+        lengths = mask.sum(1).tolist()
+        for length in sorted(set(lengths)):
+            rows = [row for row, own in enumerate(lengths) if own == length]
+            of_image = torch.tensor([place[part[row].image] for row in rows], device=vqa.device)
+            read = vqa.read_questions(images, ids[rows, :length], mask[rows, :length], of_image)
+            yield [start + row for row in rows], read
+
+
+def _write(vqa: Vqa, tokenizer: Tokenizer, read: Tensor, config: VqaConfig) -> list[Answer]:
+    most = min(config.answer_tokens, vqa.config.text.max_positions)
+    sampler = Sampler(sample=False, num_beams=config.num_beams, min_tokens=1, max_tokens=most)
+    written = generate(vqa, tokenizer, read, "", sampler, [[0]] * len(read))
+    return [Answer(best.text, best.logprob) for (best,) in written]
+
+
+def rank(
+    vqa: Vqa, read: Float[Tensor, "n t d"], ids: Int64[Tensor, "a s"], mask: Int64[Tensor, "a s"], top_k: int
+) -> list[tuple[int, float]]:
+    """For each question the most likely of A answers and its log-probability (the released code's two stages).
+
+    First the `top_k` answers whose first token is the most likely, then of these the whole likelihood. It is the
+    model's own; the released code ranks by the label-smoothed loss of training.
+    """
+    top_k = min(top_k, len(ids))
+    begun = vqa.answer_states(read, None, ids[:1, :1].expand(len(read), 1), mask[:1, :1].expand(len(read), 1))
+    of_first = vqa.lm_logits(begun[:, 0]).float().log_softmax(-1)[:, ids[:, 1]]  # [N, A]
+    chosen = of_first.topk(top_k, dim=1).indices  # [N, K]
+    ranked: list[tuple[int, float]] = []
+    num_questions = max(1, ROWS_AT_ONCE // top_k)
+    for some, states in zip(torch.split(chosen, num_questions), torch.split(read, num_questions), strict=True):
+        rows = some.flatten()
+        decoded = vqa.answer_states(states, None, ids[rows], mask[rows])
+        logprobs = -token_costs(vqa, decoded, ids[rows], mask[rows]).sum(1).view(some.shape)
+        best = logprobs.argmax(1, keepdim=True)
+        ranked += zip(some.gather(1, best)[:, 0].tolist(), logprobs.gather(1, best)[:, 0].tolist(), strict=True)
+    return ranked
+
+
+def vqa_accuracy(answer: str, given: Mapping[str, float]) -> float:
+    """VQA accuracy of one answer: min(n / 3, 1), n the number of people who gave it.
+
+    Where fewer than three were asked, all of them must have. Texts are compared in lower case, without articles and
+    punctuation, number words up to ten as digits.
+    """
+    agreeing = sum(count for text, count in given.items() if normalise_answer(text) == normalise_answer(answer))
+    return min(1.0, agreeing / min(ENOUGH_PEOPLE, sum(given.values())))
+
+
+def normalise_answer(text: str) -> str:
+    """The answer as it is compared."""
+    words = re.findall(r"\w+", text.lower().replace("'", ""))
+    return " ".join(DIGITS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def answer_figures(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, int | float]:
+    """Mean VQA accuracy over the questions that people answered, beside that of always the most common answer."""
+    pairs = [(question, answer) for question, answer in zip(questions, answers, strict=True) if question.answers]
+    if not pairs:
+        return {"questions": len(questions), "answered_by_people": 0}
+    given: Counter[str] = Counter()
+    for question, _ in pairs:
+        given.update(question.weights)
+    most_common = given.most_common(1)[0][0]
+    return {
+        "questions": len(questions),
+        "answered_by_people": len(pairs),
+        "accuracy": sum(vqa_accuracy(answer, question.answers) for question, answer in pairs) / len(pairs),
+        "accuracy_of_most_common": sum(vqa_accuracy(most_common, q.answers) for q, _ in pairs) / len(pairs),
+    }

@@ -1,0 +1,1 @@
+"""MED: the image encoder, the text stack, VQA."""

@@ -1,0 +1,179 @@
+"""MED, the multimodal mixture of encoder-decoder (section 3.1): one ViT, one text stack, three ways to use it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from blip_bootstrap.errors import CheckpointError
+from blip_training.model.text_stack import TextStack
+from blip_training.model.vision import VisionEncoder
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+    from torch import Tensor
+
+    from blip_bootstrap.config import ModelConfig
+    from blip_training.model.text_stack import KeyValue
+
+
+EMBED, MATCH, DECODE = "embed", "match", "decode"
+
+CAPABILITIES = frozenset({EMBED, MATCH, DECODE})
+
+TEMPERATURE_RANGE = (0.001, 0.5)
+
+ITC_SCALE = 10.0
+
+
+class Med(nn.Module):
+    """Vision encoder, text stack and the heads of ITC, ITM and LM.
+
+    `num_tokens` counts the vocabulary with [DEC] and [ENC], which are its two last ids. `capabilities` says which of
+    embed, match and decode have trained weights behind them: a captioner's checkpoint has decode alone.
+    """
+
+    def __init__(self, config: ModelConfig, num_tokens: int) -> None:
+        super().__init__()
+        self.config, self.num_tokens = config, num_tokens
+        self.dec_id, self.enc_id = num_tokens - 2, num_tokens - 1
+        self.capabilities: frozenset[str] = CAPABILITIES
+        self.vision = VisionEncoder(config.vision)
+        self.text = TextStack(config, num_tokens)
+        self.vision_projection = nn.Linear(config.vision.width, config.embed_dim)
+        self.text_projection = nn.Linear(config.text.width, config.embed_dim)
+        self.itm_head = nn.Linear(config.text.width, 2)
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+        if config.itc_in_itm:
+            self.itc_scale = nn.Parameter(torch.tensor(ITC_SCALE))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.vision.class_token.device
+
+    def encode_image(self, pixels: Tensor) -> Float[Tensor, "b p v"]:
+        """Image states; the first is of the whole image.
+
+        `pixels` are uint8 [B, 3, H, W] at config.vision.image_size, RGB (float: taken as normalised), or what
+        `vision.still_grid` made of them, [B, P, C].
+        """
+        pixels = pixels.to(self.device, non_blocking=True)
+        grid = pixels if pixels.dim() == 3 else self.vision.stem(pixels)
+        return self.vision.from_grid(grid)
+
+    def embed_image(self, states: Float[Tensor, "b p v"]) -> Float[Tensor, "b e"]:
+        """ITC embedding of images, of length 1."""
+        pooled = states[:, 0] if self.config.itc_pooling == "first" else states[:, 1:].mean(1)
+        return F.normalize(self.vision_projection(pooled).float(), dim=-1)
+
+    def embed_text(
+        self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], pooled: Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, "n e"]:
+        """ITC embedding of texts, of length 1: unimodal, the image is not seen. The first token must be [CLS].
+
+        `pooled` is what `pool_text` makes of the texts, where it is known.
+        """
+        pooled = self.pool_text(ids, mask) if pooled is None else pooled
+        return F.normalize(self.text_projection(pooled).float(), dim=-1)
+
+    def pool_text(self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Float[Tensor, "n d"]:
+        """What of texts' unimodal states the ITC head is given."""
+        states = self.text(ids, mask, "bidirectional")
+        return states[:, 0] if self.config.itc_pooling == "first" else _mean_token(states, mask)
+
+    def match(
+        self,
+        states: Float[Tensor, "b p v"],
+        ids: Int64[Tensor, "n t"],
+        mask: Int64[Tensor, "n t"],
+        image_of_row: Int64[Tensor, " n"] | None = None,
+        keys: list[KeyValue] | None = None,
+        cosines: Float[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "n 2"]:
+        """ITM logits: column 1, the text is of the image. [ENC] is put in the place of the first token.
+
+        Text r is matched with image `image_of_row[r]`; by default N is B times K and each image has K texts in
+        succession. However many texts, an image's keys and values are computed once; or they are `keys`. With
+        `itc_in_itm` the ITC similarities of the pairs are `cosines`, or computed here: one more pass over the texts.
+        """
+        last = self.text(_with_first(ids, self.enc_id), mask, "bidirectional", keys or states, image_of_row)
+        logits: Tensor = self.itm_head(last[:, 0]).float()
+        if not self.config.itc_in_itm:
+            return logits
+        if cosines is None:
+            cosines = self.cosines(states, ids, mask, image_of_row)
+        term = cosines * self.itc_scale
+        return logits + torch.stack([torch.zeros_like(term), term], dim=1)
+
+    def cosines(
+        self,
+        states: Float[Tensor, "b p v"],
+        ids: Int64[Tensor, "n t"],
+        mask: Int64[Tensor, "n t"],
+        image_of_row: Int64[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, " n"]:
+        """ITC similarity (-1..1) of each text with its image, as `match` pairs them; `ids` must start with [CLS]."""
+        images = self.embed_image(states)
+        if image_of_row is None:
+            images = images.repeat_interleave(ids.shape[0] // states.shape[0], dim=0)
+        else:
+            images = images[image_of_row]
+        return (images * self.embed_text(ids, mask)).sum(-1)
+
+    def shared_keys(self, states: Float[Tensor, "b p v"]) -> list[KeyValue] | None:
+        """The images' keys and values for `match` and `decode_states` alike; None where these do not share them."""
+        shared = all(layer.cross_attention.is_shared for layer in self.text.each_layer())
+        return self.text.image_keys_values(states, "causal") if shared else None
+
+    def decode_states(
+        self,
+        states: Float[Tensor, "b p v"],
+        ids: Int64[Tensor, "n t"],
+        mask: Int64[Tensor, "n t"],
+        keys: list[KeyValue] | None = None,
+    ) -> Float[Tensor, "n t d"]:
+        """Last states of the causal reading, before the LM head. [DEC] is put in the place of the first token."""
+        decoded: Tensor = self.text(_with_first(ids, self.dec_id), mask, "causal", keys or states)
+        return decoded
+
+    def lm_logits(self, decoded: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
+        """Logits over the vocabulary of last states."""
+        logits: Tensor = self.text.lm_head(decoded, self.text.embeddings.of("causal").words.weight)
+        return logits
+
+    def decode(
+        self, states: Float[Tensor, "b p v"], ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]
+    ) -> Float[Tensor, "n t w"]:
+        """LM logits at every position, of the token after it; the texts of an image stand in succession."""
+        return self.lm_logits(self.decode_states(states, ids, mask))
+
+    @torch.no_grad()
+    def clamp_temperature(self, lowest: float = TEMPERATURE_RANGE[0]) -> None:
+        """Keep the learnable temperature in [`lowest`, 0.5], by default [0.001, 0.5]; after every optimizer step."""
+        self.temperature.clamp_(lowest, TEMPERATURE_RANGE[1])
+
+    def set_activation_checkpointing(self, on: bool) -> None:
+        """Recompute each block in the backward pass, for less memory."""
+        self.vision.checkpointing = self.text.checkpointing = on
+
+
+def require(med: Med, capability: str, source: object = "the model") -> None:
+    """Raise CheckpointError where the weights of `med` do not hold `capability`: embed, match or decode."""
+    if capability not in med.capabilities:
+        have = ", ".join(sorted(med.capabilities)) or "nothing"
+        raise CheckpointError(f"{source} cannot {capability}: its checkpoint holds weights for {have} only")
+
+
+def _with_first(ids: Tensor, token: int) -> Tensor:
+    first = ids.new_full((ids.shape[0], 1), token)
+    return torch.cat([first, ids[:, 1:]], dim=1)
+
+
+def _mean_token(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean over a text's own tokens, as sentence encoders such as MiniLM pool: [N, T, D] to [N, D]."""
+    own = mask[..., None].to(states.dtype)
+    return (states * own).sum(1) / own.sum(1)

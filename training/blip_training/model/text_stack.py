@@ -1,0 +1,231 @@
+"""The text stack: BERT with cross-attention, read bidirectionally (encoder) or causally (decoder) (section 3.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from blip_training.model.attention import attend
+from blip_training.model.cross_attention import NORM_EPS, CrossAttention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from jaxtyping import Bool, Float, Int64
+    from torch import Tensor
+
+    from blip_bootstrap.config import ModelConfig
+
+    KeyValue = tuple[Tensor, Tensor]
+
+
+Reading = Literal["bidirectional", "causal"]
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+class Shared(nn.ModuleDict, Generic[Part]):
+    """One part of the stack: a single module for both readings, or one for each."""
+
+    def __init__(self, make: Callable[[], Part], shared: bool) -> None:
+        super().__init__({"both": make()} if shared else {"bidirectional": make(), "causal": make()})
+        self.is_shared = shared
+
+    def of(self, reading: Reading) -> Part:
+        """The module that this reading uses."""
+        return cast("Part", self["both" if self.is_shared else reading])
+
+
+class Embeddings(nn.Module):
+    """Word and position embeddings, their norm and dropout."""
+
+    def __init__(self, num_tokens: int, width: int, max_positions: int, dropout: float) -> None:
+        super().__init__()
+        self.words = nn.Embedding(num_tokens, width)
+        self.positions = nn.Embedding(max_positions, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids: Int64[Tensor, "n t"], start: int = 0) -> Float[Tensor, "n t d"]:
+        """Vectors of tokens that stand at positions `start`, `start` + 1, ..."""
+        x = self.words(ids) + self.positions.weight[start : start + ids.shape[1]]
+        embedded: Tensor = self.dropout(self.norm(x))
+        return embedded
+
+
+class SelfAttention(nn.Module):
+    """Attention over the text, with its output projection and norm: the part that the readings do not share."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "n t d"], mask: Bool[Tensor, "n 1 1 t"] | None) -> Float[Tensor, "n t d"]:
+        """`mask` is of the tokens that may be seen; None: every token sees itself and the ones before."""
+        q, k, v = self.project(x)
+        dropped = self.dropout.p if self.training else 0.0
+        attended = attend(q, k, v, mask, dropped, is_causal=mask is None)
+        return self.finish(x, attended)
+
+    def project(self, x: Float[Tensor, "n t d"]) -> list[Float[Tensor, "n h t e"]]:
+        """Queries, keys and values by head."""
+        n, t, d = x.shape
+        return list(self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0))
+
+    def finish(self, x: Float[Tensor, "n t d"], attended: Float[Tensor, "n h t e"]) -> Float[Tensor, "n t d"]:
+        """Output projection, added to the input, and norm."""
+        out = self.output(attended.transpose(1, 2).reshape(x.shape))
+        finished: Tensor = self.norm(x + self.dropout(out))
+        return finished
+
+
+class FeedForward(nn.Module):
+    """Two linear layers, added to their input, and norm."""
+
+    def __init__(self, width: int, intermediate: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, intermediate)
+        self.fc2 = nn.Linear(intermediate, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """Each token by itself."""
+        out: Tensor = self.norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
+        return out
+
+
+class TextLayer(nn.Module):
+    """One layer; what its two readings share is ModelConfig.share (Table 3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        text, share = config.text, config.share
+        width, heads, drop = text.width, text.heads, text.dropout
+        self.self_attention = Shared(lambda: SelfAttention(width, heads, drop), shared=share in ("all", "all_but_ca"))
+        self.cross_attention = Shared(
+            lambda: CrossAttention(width, config.vision.width, heads, drop), shared=share in ("all", "all_but_sa")
+        )
+        self.feed_forward = Shared(lambda: FeedForward(width, text.intermediate, drop), shared=share != "none")
+
+    def forward(
+        self,
+        x: Float[Tensor, "n t d"],
+        reading: Reading,
+        mask: Bool[Tensor, "n 1 1 t"] | None,
+        image: KeyValue | Tensor | None,
+        seen: Bool[Tensor, "b 1 1 p"] | None = None,
+    ) -> Float[Tensor, "n t d"]:
+        """Self-attention, cross-attention unless `image` is None, feed-forward."""
+        x = self.self_attention.of(reading)(x, mask)
+        if image is not None:
+            x = self.cross_attention.of(reading)(x, image, seen)
+        out: Tensor = self.feed_forward.of(reading)(x)
+        return out
+
+
+class LmHead(nn.Module):
+    """Last states to logits over the vocabulary, by the word embeddings transposed or by weights of its own."""
+
+    def __init__(self, num_tokens: int, width: int, tied: bool = True) -> None:
+        super().__init__()
+        self.transform = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.bias = nn.Parameter(torch.zeros(num_tokens))
+        self.output = None if tied else nn.Linear(width, num_tokens, bias=False)
+
+    def forward(self, x: Float[Tensor, "... d"], words: Float[Tensor, "v d"]) -> Float[Tensor, "... v"]:
+        """Unnormalised log-probabilities of the next token."""
+        weight = words if self.output is None else self.output.weight
+        return F.linear(self.norm(F.gelu(self.transform(x))), weight, self.bias)
+
+
+class TextStack(nn.Module):
+    """All layers, the embeddings and the LM head."""
+
+    def __init__(self, config: ModelConfig, num_tokens: int) -> None:
+        super().__init__()
+        text = config.text
+        self.embeddings = Shared(
+            lambda: Embeddings(num_tokens, text.width, text.max_positions, text.dropout), shared=config.share != "none"
+        )
+        self.layers = nn.ModuleList(TextLayer(config) for _ in range(text.depth))
+        self.lm_head = LmHead(num_tokens, text.width, text.tied_output)
+        self.checkpointing = False
+        self.apply(_initialise)
+
+    def each_layer(self) -> Iterator[TextLayer]:
+        """The layers, from the embeddings up."""
+        return cast("Iterator[TextLayer]", iter(self.layers))
+
+    def image_keys_values(self, states: Float[Tensor, "b p v"], reading: Reading) -> list[KeyValue]:
+        """Of every layer's cross-attention."""
+        return [layer.cross_attention.of(reading).keys_values(states) for layer in self.each_layer()]
+
+    def forward(
+        self,
+        ids: Int64[Tensor, "n t"],
+        mask: Int64[Tensor, "n t"],
+        reading: Reading,
+        states: Float[Tensor, "b p v"] | list[KeyValue] | None = None,
+        image_of_row: Int64[Tensor, " n"] | None = None,
+        states_mask: Int64[Tensor, "b p"] | None = None,
+    ) -> Float[Tensor, "n t d"]:
+        """Last states of the tokens; grounded in images where `states`, or what `image_keys_values` made of them, are.
+
+        Row r looks at image `image_of_row[r]`; by default at image r // (N / B). Causally read, padding needs no mask:
+        it stands after the text. `states_mask` is 0 at states that are none (a question's padding, where a VQA decoder
+        looks at questions in place of images).
+        """
+        x: Tensor = self.embeddings.of(reading)(ids)
+        seen = mask[:, None, None, :].bool() if reading == "bidirectional" else None
+        looked_at = None if states_mask is None else states_mask[:, None, None, :].bool()
+        if looked_at is not None and image_of_row is not None:
+            looked_at = looked_at[image_of_row]
+        for number, layer in enumerate(self.each_layer()):
+            image = states[number] if isinstance(states, list) else states
+            x = self._run(layer, x, reading, seen, image, image_of_row, looked_at)
+        return x
+
+    def _run(
+        self,
+        layer: TextLayer,
+        x: Tensor,
+        reading: Reading,
+        seen: Tensor | None,
+        states: Tensor | KeyValue | None,
+        image_of_row: Tensor | None,
+        looked_at: Tensor | None,
+    ) -> Tensor:
+        def run(x: Tensor, states: Tensor | KeyValue | None) -> Tensor:
+            if isinstance(states, torch.Tensor):
+                attention = layer.cross_attention.of(reading)
+                num_queries = x.shape[0] * x.shape[1] // states.shape[0]
+                if image_of_row is not None or not attention.asks(states, num_queries):
+                    states = attention.keys_values(states)
+            if isinstance(states, tuple) and image_of_row is not None:
+                # Not by brackets, whose backward pass writes element by element.
+                states = states[0].index_select(0, image_of_row), states[1].index_select(0, image_of_row)
+            out: Tensor = layer(x, reading, seen, states, looked_at)
+            return out
+
+        if self.checkpointing and self.training:
+            out: Tensor = checkpoint(run, x, states, use_reentrant=False)
+            return out
+        return run(x, states)
+
+
+def _initialise(module: nn.Module) -> None:
+    """BERT's: normal 0.02, biases 0, norms 1."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""The losses of section 3.2, over micro-batches, workers and the queue."""

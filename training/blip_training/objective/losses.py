@@ -1,0 +1,251 @@
+"""The three losses of MED: image-text contrastive, image-text matching, language modelling (section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from blip_training.model.vqa import Vqa
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int64
+    from torch import Tensor
+
+    from blip_bootstrap.config import EqualTexts
+    from blip_training.model.med import Med
+    from blip_training.model.text_stack import KeyValue
+
+
+IGNORED = -100
+
+HARD_FLOOR = 1e-4
+"""Added to the hard negatives' probabilities, as the released code does, so that every row has one."""
+
+HASH_FACTOR = 0x5851F42D4C957F2D
+
+FAR_APART = -1e9
+"""A similarity over temperature that no pair has: its probability is 0, and 0 times it is 0."""
+
+
+@dataclass(frozen=True)
+class ItcLoss:
+    """The ITC loss and the similarities over temperature within the batch, for hard negatives."""
+
+    loss: Float[Tensor, ""]
+    image_to_text: Float[Tensor, "b b"]
+    text_to_image: Float[Tensor, "b b"]
+
+
+def itc_loss(
+    image: Float[Tensor, "b e"],
+    text: Float[Tensor, "b e"],
+    slow_image: Float[Tensor, "m e"],
+    slow_text: Float[Tensor, "m e"],
+    slow_ids: Int64[Tensor, " m"],
+    temperature: Float[Tensor, ""],
+    alpha: float,
+    slow_keys: Int64[Tensor, " m"] | None = None,
+    equal_texts: EqualTexts = "positives",
+) -> ItcLoss:
+    """Image-text contrastive loss with a momentum encoder's soft targets (section 3.2, after ALBEF).
+
+    `slow_*` are momentum embeddings: the batch's first, in its order, then those of other workers and of the queue.
+    `slow_ids` name the images; every pair of the same image is a positive, all sharing the weight. `slow_keys` name the
+    texts (`text_keys`), where `equal_texts` of other images shall be positives too, or `masked`: neither positives nor
+    negatives. `alpha` (0..1) is the weight of the soft targets.
+    """
+    batch = len(image)
+    positive, masked = partners(slow_ids, slow_keys, batch, equal_texts)
+    # Similarities over a temperature of .07 and less need more than bfloat16's eight bits.
+    with torch.autocast(image.device.type, enabled=False):
+        image_to_text, text_to_image = image @ slow_text.T / temperature, text @ slow_image.T / temperature
+        both = image_to_text[:, :batch].detach(), text_to_image[:, :batch].detach()
+        with torch.no_grad():
+            hard = positive / positive.sum(1, keepdim=True)
+            soft_image = slow_image[:batch] @ slow_text.T / temperature
+            soft_text = slow_text[:batch] @ slow_image.T / temperature
+        if masked is not None:
+            image_to_text, text_to_image, soft_image, soft_text = (
+                one.masked_fill(masked, FAR_APART) for one in (image_to_text, text_to_image, soft_image, soft_text)
+            )
+        image_target = torch.lerp(hard, F.softmax(soft_image, dim=1), alpha)
+        text_target = torch.lerp(hard, F.softmax(soft_text, dim=1), alpha)
+        loss = (F.cross_entropy(image_to_text, image_target) + F.cross_entropy(text_to_image, text_target)) / 2
+    return ItcLoss(loss, *both)
+
+
+def partners(
+    slow_ids: Int64[Tensor, " m"], slow_keys: Int64[Tensor, " m"] | None, batch: int, equal_texts: EqualTexts
+) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"] | None]:
+    """1 where a momentum pair is a positive of a row of the batch; and where it counts for nothing, if anywhere."""
+    same_image = slow_ids[:batch, None] == slow_ids
+    if slow_keys is None or equal_texts == "negatives":
+        return same_image.float(), None
+    same_text = slow_keys[:batch, None] == slow_keys
+    if equal_texts == "positives":
+        return (same_image | same_text).float(), None
+    return same_image.float(), same_text & ~same_image
+
+
+def text_keys(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Int64[Tensor, " n"]:
+    """A number for each text, the same for equal ones however far they are padded: a 64-bit hash of its tokens."""
+    factors = torch.full_like(ids[0], HASH_FACTOR).cumprod(0)  # overflow is meant
+    return (ids * mask * factors).sum(1)
+
+
+@dataclass(frozen=True)
+class ItmLoss:
+    """The ITM loss; logits and labels of the 3 B pairs: positives, then a wrong text, then a wrong image for each."""
+
+    loss: Float[Tensor, ""]
+    logits: Float[Tensor, "n 2"]
+    labels: Int64[Tensor, " n"]
+
+
+def itm_loss(
+    med: Med,
+    states: Float[Tensor, "b p v"],
+    ids: Int64[Tensor, "b t"],
+    mask: Int64[Tensor, "b t"],
+    image_ids: Int64[Tensor, " b"],
+    similarity: ItcLoss,
+    generator: torch.Generator | None = None,
+    uniform_share: float = 0.0,
+    mask_duplicate_texts: bool = True,
+    rows: slice | None = None,
+    keys: list[KeyValue] | None = None,
+) -> ItmLoss:
+    """Image-text matching with one wrong text per image and one wrong image per text (section 3.2).
+
+    Wrong ones are drawn from the batch in proportion to the softmax of the ITC similarities, a share `uniform_share`
+    uniformly. Never drawn: a pair of the same image, and (`mask_duplicate_texts`) of an equal text. A row that has no
+    possible negative has none: it carries no weight. `ids` start with [CLS], as given to `embed_text`. `rows` are the
+    images and texts whose loss is taken, by default all; the others serve as negatives. `keys` are
+    `med.shared_keys(states)`, where they are wanted elsewhere too and there are no `rows`.
+    """
+    allowed = possible_negatives(image_ids, ids, mask_duplicate_texts)
+    taken = slice(None) if rows is None else rows
+    wrong_text = draw_negatives(similarity.image_to_text, allowed, generator, uniform_share)[taken]
+    wrong_image = draw_negatives(similarity.text_to_image, allowed.T, generator, uniform_share)[taken]
+    own = torch.arange(len(ids), device=ids.device)[taken]
+    text_of_row, image_of_row = torch.cat([own, wrong_text, own]), torch.cat([own, own, wrong_image])
+    if rows is not None:  # keys and values of the images that are looked at, and of no others
+        at = torch.arange(len(own), device=ids.device)
+        states, image_of_row = states[torch.cat([own, wrong_image])], torch.cat([at, at, at + len(own)])
+    cosines = None
+    if med.config.itc_in_itm and rows is None:  # every text stands in some three pairs
+        cosines = (med.embed_image(states)[image_of_row] * med.embed_text(ids, mask)[text_of_row]).sum(-1)
+    logits = med.match(states, ids[text_of_row], mask[text_of_row], image_of_row, None if rows else keys, cosines)
+    labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
+    weight = itm_weights(allowed, taken)
+    loss = F.cross_entropy(logits, labels, reduction="none")
+    return ItmLoss((loss * weight).sum() / weight.sum(), logits.detach(), labels)
+
+
+def possible_negatives(
+    image_ids: Int64[Tensor, " b"], ids: Int64[Tensor, "b t"], mask_duplicate_texts: bool = True
+) -> Bool[Tensor, "b b"]:
+    """Whether image i and text j may stand as a pair that does not match."""
+    allowed = image_ids[:, None] != image_ids[None, :]
+    return allowed & (ids[:, None, :] != ids[None, :, :]).any(-1) if mask_duplicate_texts else allowed
+
+
+def itm_weights(allowed: Bool[Tensor, "b b"], rows: slice) -> Float[Tensor, " n"]:
+    """1 for each pair that ITM judges, 0 where a row has no possible negative; in the order of `ItmLoss`."""
+    own = torch.ones(len(allowed), device=allowed.device)
+    return torch.cat([own[rows], allowed.any(1)[rows], allowed.any(0)[rows]])
+
+
+@torch.no_grad()
+def draw_negatives(
+    similarity: Float[Tensor, "b b"],
+    allowed: Bool[Tensor, "b b"],
+    generator: torch.Generator | None = None,
+    uniform_share: float = 0.0,
+) -> Int64[Tensor, " b"]:
+    """For each row one allowed column, by softmax of the similarity mixed with a uniform share (section 3.2).
+
+    A row without any allowed column gives an arbitrary one.
+    """
+    hard = (F.softmax(similarity.float(), dim=1) + HARD_FLOOR) * allowed
+    uniform = allowed / allowed.sum(1, keepdim=True).clamp(min=1)
+    weights = torch.lerp(hard / hard.sum(1, keepdim=True).clamp(min=HARD_FLOOR), uniform, uniform_share)
+    # A diverged model has no similarities to draw by; its step will be skipped, and must not end in an error here.
+    usable = allowed.any(1, keepdim=True) & weights.isfinite().all(1, keepdim=True)
+    weights = torch.where(usable, weights, 1.0)
+    return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+
+
+def lm_loss(
+    med: Med,
+    states: Float[Tensor, "b p v"],
+    ids: Int64[Tensor, "n t"],
+    mask: Int64[Tensor, "n t"],
+    prompt_tokens: int = 0,
+    label_smoothing: float = 0.1,
+    keys: list[KeyValue] | None = None,
+    read: Int64[Tensor, "n t"] | None = None,
+) -> Float[Tensor, ""]:
+    """Language modelling: mean cross-entropy of each next token, nats (section 3.2).
+
+    Padding is no target, nor are the first `prompt_tokens` word pieces after the first token (the captioner's
+    fine-tuning prompt). Logits are computed where there is a target and nowhere else. `read`, where given, is what the
+    decoder reads in place of `ids` (`drop_words`).
+    """
+    targets = lm_targets(ids, mask, prompt_tokens)
+    wanted = targets != IGNORED
+    decoded = med.decode_states(states, ids if read is None else read, mask, keys)[:, :-1]
+    logits = med.lm_logits(decoded[wanted]).float()
+    return F.cross_entropy(logits, targets[wanted], label_smoothing=label_smoothing)
+
+
+def lm_targets(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], prompt_tokens: int = 0) -> Int64[Tensor, "n t-1"]:
+    """The token after each one; IGNORED for padding and for the prompt."""
+    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
+    targets[:, :prompt_tokens] = IGNORED
+    return targets
+
+
+def drop_words(
+    ids: Int64[Tensor, "n t"], share: float, unknown_id: int, prompt_tokens: int = 0
+) -> Int64[Tensor, "n t"]:
+    """`ids` with a random share (0..1) of what follows the prompt unknown (word dropout, Bowman et al. 2016).
+
+    Where a decoder cannot rely on the words before, it looks at the picture.
+    """
+    dropped = torch.rand(ids.shape, device=ids.device) < share
+    dropped[:, : 1 + prompt_tokens] = False
+    return ids.masked_fill(dropped, unknown_id)
+
+
+def token_costs(
+    med: Med,
+    decoded: Float[Tensor, "n t d"],
+    ids: Int64[Tensor, "n t"],
+    mask: Int64[Tensor, "n t"],
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, "n t-1"]:
+    """Cross-entropy of each token after the first, nats; 0 at padding. Logits are computed where a token is."""
+    wanted = mask[:, 1:] == 1
+    logits = med.lm_logits(decoded[:, :-1][wanted]).float()
+    each = F.cross_entropy(logits, ids[:, 1:][wanted], reduction="none", label_smoothing=label_smoothing)
+    return torch.zeros(wanted.shape, device=each.device).masked_scatter(wanted, each)
+
+
+def answer_loss(
+    vqa: Vqa,
+    questions: Float[Tensor, "n t d"],
+    question_mask: Int64[Tensor, "n t"],
+    ids: Int64[Tensor, "m a"],
+    mask: Int64[Tensor, "m a"],
+    weights: Float[Tensor, " m"],
+    question_of_row: Int64[Tensor, " m"],
+    label_smoothing: float = 0.1,
+) -> Float[Tensor, ""]:
+    """LM loss of weighted answers: summed over an answer's tokens and a question's answers, mean over questions."""
+    decoded = vqa.answer_states(questions, question_mask, ids, mask, question_of_row)
+    costs = token_costs(vqa, decoded, ids, mask, label_smoothing)
+    return (costs.sum(1) * weights).sum() / len(questions)

@@ -1,0 +1,1 @@
+"""The process: workers of a training, memory, and where models come from."""

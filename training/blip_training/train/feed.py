@@ -1,0 +1,61 @@
+"""How a worker's batches are made for a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blip_bootstrap.config import OptimizerConfig
+from blip_training.data.augment import CROP_AREA, Augment
+from blip_training.data.batches import Feed
+from blip_training.model.med import Med
+from blip_training.runtime.workers import Worker
+
+CPU_GRIDS_AT_ONCE, GRIDS_AT_ONCE = 16, 64
+"""Pictures that a frozen stem sees at a time, on a CPU and elsewhere. 256 of 256 px at a time, a whole batch, take 7 GB
+of activations."""
+
+
+def in_equal_parts(compute: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
+    """What `compute` gives of `rows`, which it sees `size` at a time, the last ones filled up with zeros.
+
+    A cache leaves another number at every step. A CPU's convolutions give 7 pictures other last bits than 16, so a
+    run that was killed, whose cache is empty, would not go on as it would have; a GPU plans them anew for each number.
+    """
+    filled = F.pad(rows, (0,) * (2 * rows.ndim - 1) + (-len(rows) % size,))
+    return torch.cat([compute(filled[at : at + size]) for at in range(0, len(filled), size)])[: len(rows)]
+
+
+def feed_of(
+    med: Med,
+    config: OptimizerConfig,
+    worker: Worker,
+    augment: Augment,
+    human_share: float = 0.0,
+    augment_views: int = 0,
+    crop_area: float = CROP_AREA,
+) -> Feed:
+    """How this worker's batches for `med` are made; decoded in the background where a GPU computes meanwhile."""
+
+    def grids(pixels: Tensor) -> Tensor:
+        at_once = CPU_GRIDS_AT_ONCE if med.device.type == "cpu" else GRIDS_AT_ONCE
+        return in_equal_parts(med.vision.still_grid, pixels.to(med.device), at_once)
+
+    return Feed(
+        batch_size=config.batch_size,
+        image_size=med.config.vision.image_size,
+        seed=config.seed,
+        augment=augment,
+        augment_views=augment_views,
+        crop_area=crop_area,
+        human_share=human_share,
+        accumulate=config.accumulate,
+        rank=worker.rank,
+        world=worker.world,
+        stem=grids if med.vision.has_frozen_stem else None,
+        num_threads=min(8, os.cpu_count() or 1) if worker.device.type == "cuda" else 0,
+    )

@@ -1,0 +1,172 @@
+"""Fine-tuning of a captioner (LM) and of a filter (ITC + ITM) on the human set (section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from blip_bootstrap.config import FinetuneConfig, ItcConfig
+from blip_training.checkpoint.store import load_med, save_captioner, save_filter
+from blip_training.data.batches import Batch, TrainingData
+from blip_training.data.left_out import read_left_out
+from blip_training.data.shards import annotated_shards
+from blip_training.data.tokenizer import Tokenizer
+from blip_training.model.med import DECODE, EMBED, Med, require
+from blip_training.objective.contrast import Contrast
+from blip_training.objective.losses import drop_words, itc_loss, itm_loss, lm_loss, text_keys
+from blip_training.objective.micro_batches import Part, encode_texts, parts_of_step, warn_of_cut_texts
+from blip_training.runtime.workers import Worker, this_worker
+from blip_training.train.best_model import Best
+from blip_training.train.feed import feed_of
+from blip_training.train.log import Progress
+from blip_training.train.run import Run, prepare
+from blip_training.train.schedule import alpha_at
+
+
+def finetune_captioner_model(
+    out: Path,
+    previous_model: Path | str,
+    human: Path,
+    config: FinetuneConfig,
+    progress: Progress | None = None,
+    same_pictures: Path | None = None,
+) -> dict[str, int | float]:
+    """Fine-tune `previous_model` to write captions, and save it in `out` (transformers' format where the ViT fits).
+
+    Pictures have `config.image_size`, to which the position embeddings are interpolated, as the paper does. The loss is
+    LM on `config.prompt` and the caption; the prompt's tokens are no targets. Human pictures that the table in
+    `same_pictures` leaves out are neither trained on nor validated on. Resumes like `pretrain_model`. Raises
+    CheckpointError where the model cannot decode, InputError where `human` has no caption.
+    """
+    worker = this_worker(config.optimizer.device)
+    alone = Worker(worker.device)
+    med, tokenizer = _start(previous_model, DECODE, config, worker)
+    prompt_tokens = len(tokenizer.piece_ids(config.prompt))
+
+    def lm_of(part: Part, word_dropout: float = 0.0) -> Tensor:
+        states = med.encode_image(part.images)
+        read = drop_words(part.ids, word_dropout, tokenizer.unk_id, prompt_tokens) if word_dropout else None
+        return lm_loss(med, states, part.ids, part.mask, prompt_tokens, config.label_smoothing, read=read)
+
+    def validate(batch: Batch) -> Tensor:
+        return lm_of(parts_of_step(med, tokenizer, [batch], alone, config.prompt)[0])
+
+    left_out = read_left_out(same_pictures).human
+    data = open_human_data(human, config, med, worker, left_out)
+    if worker.first:
+        warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)], config.prompt)
+    best = _best(med, human, config, worker, validate, left_out)
+    run = Run(out, med, config.optimizer, worker, {"best": best} if best else {}, progress)
+
+    for step, batches in run.steps(data):
+        for part in parts_of_step(med, tokenizer, batches, worker, config.prompt):
+            with run.autocast():
+                lm = lm_of(part, config.word_dropout) * part.lm_share
+            run.backward({"lm": lm})
+        run.update()
+        if best:
+            best.look(step + 1, last=step + 1 == config.optimizer.steps)
+
+    figures = best.figures() if best else {}
+    if worker.first:
+        save_captioner(out, best.best if best else med, tokenizer)
+    return {"human_captions": data.num_samples, **run.finish(), **figures}
+
+
+def finetune_filter_model(
+    out: Path,
+    previous_model: Path | str,
+    human: Path,
+    config: FinetuneConfig,
+    progress: Progress | None = None,
+    same_pictures: Path | None = None,
+) -> dict[str, int | float]:
+    """Fine-tune `previous_model` to tell right texts from wrong ones with ITC + ITM, and save it in `out`.
+
+    Negatives are hard, and never texts of the same image. `image_size` and `same_pictures` are as for the captioner.
+    Resumes like `pretrain_model`. Raises CheckpointError where the model has no unimodal encoders, InputError where
+    `human` has no caption.
+    """
+    worker = this_worker(config.optimizer.device)
+    med, tokenizer = _start(previous_model, EMBED, config, worker)
+    contrast = Contrast(med, config.itc, config.itm, worker)
+    left_out = read_left_out(same_pictures).human
+    data = open_human_data(human, config, med, worker, left_out)
+
+    def validate(batch: Batch) -> Tensor:
+        return validate_matching(med, tokenizer, batch, config.itc)
+
+    best = _best(med, human, config, worker, validate, left_out)
+    kept = {"momentum": contrast.momentum, "queue": contrast.queue, **({"best": best} if best else {})}
+    run = Run(out, med, config.optimizer, worker, kept, progress)
+
+    for step, batches in run.steps(data):
+        alpha = alpha_at(config.itc, step)
+        parts = parts_of_step(med, tokenizer, batches, worker)
+        with run.autocast():
+            contrast.look(parts)
+        for part in parts:
+            with run.autocast():
+                states = med.encode_image(part.images)  # [B, 1 + P, Dv]
+                itc = contrast.itc(part, states, alpha)
+                losses = {"itc": itc.loss}
+                if step >= config.itm.start_step:
+                    losses["itm"] = contrast.itm(part, states, itc, run.generator)
+            run.backward(losses)
+        if run.update(alpha=alpha, temperature=med.temperature.detach()):
+            contrast.follow()
+        if best:
+            best.look(step + 1, last=step + 1 == config.optimizer.steps)
+
+    figures = best.figures() if best else {}
+    if worker.first:
+        save_filter(out, best.best if best else med, tokenizer)
+    return {"human_captions": data.num_samples, **run.finish(), **figures}
+
+
+def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcConfig) -> Tensor:
+    """ITC + ITM within the batch, without momentum and queue; the same negatives for the same similarities."""
+    ids, mask = encode_texts(med, tokenizer, batch.texts)
+    states = med.encode_image(batch.images)
+    image, text = med.embed_image(states), med.embed_text(ids, mask)
+    keys = text_keys(ids, mask)
+    itc = itc_loss(image, text, image, text, batch.ids, med.temperature, 0.0, keys, config.equal_texts)
+    generator = torch.Generator(med.device).manual_seed(0)
+    return itc.loss + itm_loss(med, states, ids, mask, batch.ids, itc, generator).loss
+
+
+def open_human_data(
+    human: Path, config: FinetuneConfig, med: Med, worker: Worker, left_out: frozenset[str] = frozenset()
+) -> TrainingData:
+    """The human set's captions for training: all, or nine in ten where a validation takes the tenth."""
+    feed = feed_of(
+        med, config.optimizer, worker, config.augment, augment_views=config.augment_views, crop_area=config.crop_area
+    )
+    return TrainingData([], annotated_shards(human, "train" if config.validate_every_steps else "all", left_out), feed)
+
+
+def _best(
+    med: Med,
+    human: Path,
+    config: FinetuneConfig,
+    worker: Worker,
+    loss_of: Callable[[Batch], Tensor],
+    left_out: frozenset[str],
+) -> Best | None:
+    """The watch over the validation part; every worker computes the same."""
+    if not config.validate_every_steps:
+        return None
+    shards = annotated_shards(human, "validation", left_out)
+    size = max(1, min(config.optimizer.batch_size, sum(shard.num_samples for shard in shards)))
+    alone = config.optimizer.model_copy(update={"batch_size": size, "accumulate": 1})
+    feed = feed_of(med, alone, Worker(worker.device), "none")
+    return Best(med, TrainingData([], shards, feed), loss_of, config.validate_every_steps)
+
+
+def _start(source: Path | str, capability: str, config: FinetuneConfig, worker: Worker) -> tuple[Med, Tokenizer]:
+    med, tokenizer = load_med(source, worker.device, config.image_size)
+    require(med, capability, source)
+    return prepare(med, config.optimizer), tokenizer

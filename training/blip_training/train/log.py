@@ -1,0 +1,132 @@
+"""The log of a training: metrics.jsonl, a callback for live progress, and the watch over a collapsed ITM loss."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+Progress = Callable[[int, Mapping[str, float]], None]
+
+METRICS = "metrics.jsonl"
+
+# The entropy of one match among two negatives: what ITM costs a model that has learned nothing.
+ITM_AT_REST = -(1 / 3 * math.log(1 / 3) + 2 / 3 * math.log(2 / 3))
+
+REST_TOLERANCE = 0.01
+
+REST_LINES = 10
+
+log = logging.getLogger(__name__)
+
+
+class TrainingLog:
+    """Means of the figures since the last line, to metrics.jsonl; the device is asked for numbers once a line."""
+
+    def __init__(self, path: Path, writes: bool, progress: Progress | None) -> None:
+        self.path, self.writes, self.progress = path, writes, progress
+        self.sums: dict[str, Tensor] = {}
+        self.step_sums: dict[str, Tensor] = {}
+        self.skipped, self.skipped_in_a_row = 0, 0
+        self.notes: dict[str, Tensor | float] = {}
+        self.steps = 0
+        self.last: dict[str, float] = {}
+        self.itm: list[float] = []
+        self.warned = False
+        self.clock = time.perf_counter()
+        self._timed = 0
+
+    def start(self, step: int) -> None:
+        """Forget the lines after `step`, which will be written again."""
+        self.clock, self._timed = time.perf_counter(), 0
+        if self.writes:
+            lines = self.path.read_text().splitlines() if self.path.exists() else []
+            self.path.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Part of a step's losses."""
+        _add(self.step_sums, losses)
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss of the step under way, so far."""
+        return self.step_sums["loss"]
+
+    def note(self, **figures: Tensor | float) -> None:
+        """End of a step; `figures` are shown as they are, not as a mean."""
+        _add(self.sums, self.step_sums)
+        self.notes, self.step_sums, self.skipped_in_a_row = figures, {}, 0
+        self.steps += 1
+        self._timed += 1
+
+    def skip(self, step: int) -> None:
+        """End of step `step`, which was not taken: its losses count for nothing."""
+        self.step_sums = {}
+        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        self._timed += 1
+        if self.writes and self.skipped_in_a_row == 1:
+            log.warning("step %d is skipped: its loss or gradient is not finite (%d so far)", step, self.skipped)
+
+    def write(self, step: int, batch_size: int) -> None:
+        """One line: the means since the last one."""
+        now = time.perf_counter()
+        line = {name: float(total) / self.steps for name, total in self.sums.items()}
+        line |= {name: float(value) for name, value in self.notes.items()}
+        line |= {"skipped_steps": self.skipped} if self.skipped else {}
+        line["samples_per_s"] = self._timed * batch_size / max(now - self.clock, 1e-9)
+        self.sums, self.notes, self.steps, self.clock, self._timed = {}, {}, 0, now, 0
+        self.last = self.last | line
+        self._watch_itm(step, line)
+        if self.writes:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **{k: _short(v) for k, v in line.items()}}) + "\n")
+            if self.progress:
+                self.progress(step, line)
+
+    def _watch_itm(self, step: int, line: Mapping[str, float]) -> None:
+        if "itm" not in line:
+            return
+        self.itm = [*self.itm, line["itm"]][-REST_LINES:]
+        if self.at_rest() and not self.warned:
+            self.warned = True
+            log.warning(
+                "step %d: the ITM loss rests at %.4f, what guessing costs: it learns nothing", step, line["itm"]
+            )
+
+    def at_rest(self) -> bool:
+        """Whether ITM has cost as much as guessing in all of the last lines."""
+        return len(self.itm) == REST_LINES and all(abs(x - ITM_AT_REST) < REST_TOLERANCE for x in self.itm)
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint: a resumed run's lines are those of one that was not killed."""
+        skipped = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        return {"sums": dict(self.sums), "steps": self.steps, "itm": self.itm, "warned": self.warned, **skipped}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Undo `state`."""
+        self.sums, self.steps = dict(state["sums"]), state["steps"]
+        self.itm, self.warned = state["itm"], state["warned"]
+        self.skipped, self.skipped_in_a_row = state.get("skipped", 0), state.get("skipped_in_a_row", 0)
+
+
+def _add(sums: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
+    for name, part in parts.items():
+        sums[name] = sums[name] + part if name in sums else part
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.9g}")
+
+
+def _step_of(line: str) -> float:
+    """A line's step; a line cut by a kill counts as after everything."""
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf

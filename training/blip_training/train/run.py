@@ -1,0 +1,186 @@
+"""What every training shares: schedule, AdamW, accumulation, the log, and checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blip_bootstrap.config import OptimizerConfig
+from blip_bootstrap.errors import CheckpointError, RunFailed
+from blip_training.checkpoint.finite import not_finite
+from blip_training.checkpoint.fresh import started_names
+from blip_training.data.batches import BatchT, StepBatches
+from blip_training.model.med import Med
+from blip_training.runtime.allocator import keep_freed_memory
+from blip_training.runtime.workers import Worker, average, average_gradients, wait_for_all
+from blip_training.train.log import METRICS, Progress, TrainingLog
+from blip_training.train.schedule import lr_at, make_optimizer, seed_step
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def prepare(med: Med, config: OptimizerConfig) -> Med:
+    """Set the model to training: fixed parts, activation checkpointing, compiled blocks as the configuration says."""
+    if config.started_lr_scale == 0:
+        fixed = started_names(med)
+        for name, parameter in med.named_parameters():
+            parameter.requires_grad_(name not in fixed)
+    if config.fix_stem and med.vision.top:
+        med.vision.top.requires_grad_(False)
+    med.set_activation_checkpointing(config.activation_checkpointing)
+    if config.compile:
+        # Block by block: all blocks of a kind share one compilation, and the state dict keeps its names.
+        for block in (*med.vision.blocks, *med.text.layers):
+            block.compile()
+    return med.train()
+
+
+class Run:
+    """One training: `for step, batches in run.steps(data)`, in it `run.backward(losses)` and `run.update()`.
+
+    `out` keeps the checkpoint, which is taken up again where there is one, and metrics.jsonl. `kept` are the modules
+    beside the model whose state belongs to the checkpoint (momentum encoder, queue).
+    """
+
+    def __init__(
+        self, out: Path, med: nn.Module, config: OptimizerConfig, worker: Worker,
+        kept: Mapping[str, nn.Module] | None = None, progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        self.out, self.med, self.config, self.worker = out, med, config, worker
+        if worker.device.type == "cpu":
+            keep_freed_memory()
+        self.optimizer = make_optimizer(med, config)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.modules = {"model": med, **(kept or {})}
+        self.log = TrainingLog(out / METRICS, worker.first, progress)
+        self.step, self._due = 0, False
+        self.generator = torch.Generator(worker.device)
+        self._resume()
+
+    def steps(self, data: StepBatches[BatchT]) -> Iterator[tuple[int, list[BatchT]]]:
+        """Each step that is still to do, with its micro-batches on the device."""
+        for step, batches in zip(self.count(), data.steps(self.step, self.config.steps), strict=True):
+            yield step, [batch.to(self.worker.device) for batch in batches]
+
+    def count(self) -> Iterator[int]:
+        """Each step that is still to do, seeded and with its learning rate; once it is done, its log and checkpoint."""
+        self.log.start(self.step)
+        while self.step < self.config.steps:
+            self.generator = seed_step(self.config.seed, self.step, self.worker.rank, self.worker.device)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr_at(self.config, self.step) * group.get("lr_scale", 1.0)
+            yield self.step
+            self._close_step()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bfloat16 where the configuration asks for it; the weights stay float32."""
+        return torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Gradients of the sum of `losses`, one micro-batch's part of the step."""
+        total = torch.stack(list(losses.values())).sum()
+        (total / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
+        part = {name: loss.detach() / self.config.accumulate for name, loss in {"loss": total, **losses}.items()}
+        self.log.add(part)
+
+    def update(self, **figures: Tensor | float) -> bool:
+        """Clip, step, and note the figures that go to the log with the step; whether the step was taken.
+
+        It is skipped where its loss or the norm of its gradient is not finite, on any worker: then weights, moments
+        and log stay as the last step left them, and so shall whatever else follows the weights. Raises RunFailed after
+        `max_skipped_steps` in a row.
+        """
+        loss = average_gradients(self.parameters, self.worker.world, self.log.loss)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        taken = bool(torch.isfinite(norm + loss))
+        if taken:
+            self.optimizer.step()
+            self.log.note(lr=lr_at(self.config, self.step), grad_norm=norm, **figures)
+        else:
+            self.log.skip(self.step + 1)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._check_skipped()
+        return taken
+
+    def _check_skipped(self) -> None:
+        """Raise RunFailed where too many steps in a row were skipped; at the end two are: the weights are in doubt."""
+        in_a_row, last = self.log.skipped_in_a_row, self.step + 1 == self.config.steps
+        if in_a_row >= (min(2, self.config.max_skipped_steps) if last else self.config.max_skipped_steps):
+            steps = f"{in_a_row} steps in a row" if in_a_row > 1 else "a step"
+            raise self._diverged(f"loss or gradient of {steps} up to step {self.step + 1} are not finite")
+
+    def _diverged(self, what: str) -> RunFailed:
+        kept = "its last good checkpoint is kept" if (self.out / CHECKPOINT).exists() else ""
+        advice = "lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.clip_norm"
+        return RunFailed("; ".join(part for part in (f"the training diverged: {what}", advice, kept) if part))
+
+    def _close_step(self) -> None:
+        self.step += 1
+        last = self.step == self.config.steps
+        self._due = last or self._due or self.step % self.config.checkpoint_every_steps == 0
+        # Amid skipped steps the weights may be what makes the losses NaN: the checkpoint waits for a finite loss.
+        saves = self._due and (last or not self.log.skipped_in_a_row)
+        if saves and (names := not_finite(self._weights())):  # on every worker, so that none waits for another
+            raise self._diverged(f"{len(names)} weights are not finite after step {self.step} ({names[0]})")
+        if last or self.step % self.config.log_every_steps == 0:
+            self.log.sums = average(self.log.sums, self.worker.world)
+            self.log.write(self.step, self.config.batch_size)
+        if saves and not last:
+            self._due = False
+            if self.worker.first:
+                self._save()
+
+    def _weights(self) -> dict[str, Any]:
+        weights: dict[str, Any] = {name: module.state_dict() for name, module in self.modules.items()}
+        return weights | {"optimizer": self.optimizer.state_dict()}
+
+    def _save(self) -> None:
+        state = self._weights() | {"step": self.step, "log": self.log.state()}
+        staged = self.out / f".{CHECKPOINT}.tmp"
+        with staged.open("wb") as file:  # by its path, torch says nothing of a full disk
+            torch.save(state, file)
+        staged.replace(self.out / CHECKPOINT)
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            return
+        state = read_checkpoint(path)
+        try:
+            for name, module in self.modules.items():
+                module.load_state_dict(state[name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            self.log.restore(state["log"])
+            names = not_finite(self._weights())
+        except (KeyError, RuntimeError, ValueError) as error:
+            said = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{path}: of another model or version ({said}); delete it and run again") from error
+        if names:
+            raise CheckpointError(f"{path}: of a diverged training ({names[0]} is not finite); delete it and run again")
+
+    def finish(self) -> dict[str, int | float]:
+        """Drop the checkpoint, which the saved model replaces, and give back the last line's figures.
+
+        No worker goes on before the first one has saved the model.
+        """
+        if self.worker.first:
+            (self.out / CHECKPOINT).unlink(missing_ok=True)
+        wait_for_all()
+        watched = {"itm_at_rest": int(self.log.at_rest()), "skipped_steps": self.log.skipped}
+        return {"steps": self.step, **self.log.last, **watched}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of `Run`; nothing in it is unpickled. Raises CheckpointError where it is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: a damaged checkpoint; delete it and run again") from error
+    return dict(state)

@@ -1,0 +1,62 @@
+"""The learning rate, ITC's alpha, AdamW and the seed of each step (section 4.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import nn
+
+from blip_bootstrap.config import ItcConfig, OptimizerConfig
+from blip_training.checkpoint.fresh import started_names
+
+
+def lr_at(config: OptimizerConfig, step: int) -> float:
+    """The learning rate of step 0, 1, ...: linear warm-up, then cosine, exponential (to `min_lr`) or constant."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    if config.schedule == "cosine":
+        return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+    floor = max(config.min_lr, config.lr * 1e-2)
+    return config.lr * math.pow(floor / config.lr, done)
+
+
+def alpha_at(config: ItcConfig, step: int) -> float:
+    """The weight of the momentum model's soft targets: it rises in a line to `alpha` (section 4.1)."""
+    return config.alpha * min(1.0, step / config.alpha_ramp_steps) if config.alpha_ramp_steps else config.alpha
+
+
+def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW; biases, LayerNorms and the temperature (less than two dimensions) do not decay.
+
+    Each group has its `lr_scale`; what a start put in has groups of its own where `started_lr_scale` is not 1.
+    """
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    scale = config.started_lr_scale
+    slow = started_names(module) if scale not in (0, 1) else frozenset()
+    groups = []
+    for names, lr_scale in ((trained.keys() - slow, 1.0), (trained.keys() & slow, scale)):
+        own = [p for name, p in trained.items() if name in names]
+        groups += [
+            {"params": [p for p in own if p.ndim >= 2], "weight_decay": config.weight_decay, "lr_scale": lr_scale},
+            {"params": [p for p in own if p.ndim < 2], "weight_decay": 0.0, "lr_scale": lr_scale},
+        ]
+    return torch.optim.AdamW(groups[: 4 if slow else 2], lr=config.lr, fused=True)
+
+
+def seed_step(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:
+    """Seed everything random in a step from (seed, step, rank), so that a restart at any step repeats it.
+
+    Returns a generator for draws that all workers must agree on.
+    """
+    torch.manual_seed(_hash(seed, step, rank))
+    return torch.Generator(device).manual_seed(_hash(seed, step))
+
+
+def _hash(*numbers: int) -> int:
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
