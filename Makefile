@@ -8,12 +8,14 @@ export GOMP_SPINCOUNT = 0
 export NO_ALBUMENTATIONS_UPDATE = 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench coverage docs clean
 help:
 	@echo "make demo   two CapFilt rounds on the built-in world, into runs/demo (about 8 minutes on two slow cores)"
 	@echo "make test   lint, types, import contracts and every test (about 11 minutes on two slow cores)"
 	@echo "make lint   ruff, mypy --strict, import-linter"
 	@echo "make bench  the measurements in tests/bench, one after another"
+	@echo "make coverage  every test, and which lines they run"
+	@echo "make docs   the generated pages anew, and the site of docs/ in build/docs/site"
 
 .venv/.ok: pyproject.toml constraints.txt
 	@echo "installing into .venv (about two minutes, once)"
@@ -38,6 +40,23 @@ lint: .venv/.ok
 
 bench: .venv/.ok
 	for script in tests/bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+coverage: .venv/.ok
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
+# The site's generator is no part of `dev`: nothing else needs it.
+.venv/.docs: .venv/.ok pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: .venv/.docs
+	$(BIN)/python docs/generate.py
+	rm -rf build/docs
+	mkdir -p build/docs/pages
+	cp -r docs/*.md docs/benchmarks docs/images build/docs/pages
+	cp docs/zensical.toml build/docs
+	$(BIN)/zensical build --strict --config-file build/docs/zensical.toml
 
 clean:
 	rm -rf runs dist build

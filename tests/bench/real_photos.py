@@ -1,6 +1,6 @@
 """The small real model trained on clean pairs of photographs: captioner and filter, and their figures on dev.jsonl.
 
-    .venv/bin/python tests/bench/real_photos.py [--config configs/flickr8k_clean.yaml] [--only STAGE ...]
+    .venv/bin/python tests/bench/real_photos.py [--config tests/bench/flickr8k_clean.yaml] [--only STAGE ...]
                                               [--seed N] [--json]
 
 Trains on the human set and on the web rows that web_truth.tsv calls clean: an upper line, for which alone the truth is
@@ -204,7 +204,7 @@ def _renamed(how: str, metrics: dict[str, float], *kinds: str) -> dict[str, floa
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("configs/flickr8k_clean.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("tests/bench/flickr8k_clean.yaml"))
     parser.add_argument("--only", choices=STAGES, nargs="+", default=STAGES, metavar="STAGE")
     parser.add_argument("--seed", type=int, default=0, help="another than 0 has a folder of its own beside the root")
     parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
