@@ -71,7 +71,7 @@ def train(job: Training, config: RayConfig) -> Counts:
     with errors_in_one_line(job.name), following([job.out / METRICS], job.name, job.steps):
         counts = run_tasks([job], 1, gpu, config)[0] if plain else _run_trainer(job, gpu)
     if counts.get("itm_at_rest"):
-        log.warning("%s: ITM learned nothing (its loss rests at 0.6365); see docs/training.md, "When ITM learns nothing"", job.name)
+        log.warning("%s: ITM learned nothing (its loss rests at 0.6365); see docs/training.md on collapse", job.name)
     if skipped := counts.get("skipped_steps"):
         log.warning("%s: %d of %d steps were skipped, their loss was not finite", job.name, skipped, job.steps)
     return counts

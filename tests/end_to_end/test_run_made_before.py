@@ -1,0 +1,56 @@
+"""A run of the version before the modules were put into rooms: it is read, audited, current, and gone on with.
+
+`tests/fixtures/run_before_rooms.tar.xz` holds two rounds over 26 URLs of the built-in world, models of width 16, and the
+lists and pictures that they were made from (`config.yaml`, `run/`, `world/`).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import command, environment
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_before_rooms.tar.xz"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with tarfile.open(FIXTURE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+def blip(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_it_is_current(folder: Path) -> None:
+    done = blip(folder, "run", "--round", "1", "--config", "config.yaml")
+    steps = [line for line in done.stderr.splitlines() if line.startswith(("images", "human", "held_out", "round-"))]
+    assert len(steps) > 12
+    assert [line for line in steps if not line.endswith(": current")] == []
+
+
+def test_it_is_asked_and_audited(folder: Path) -> None:
+    kept = blip(
+        folder, "sql", "SELECT round, count(*) AS n FROM pairs WHERE kept GROUP BY ALL ORDER BY ALL", "--root", "run",
+        "--format", "csv",
+    )  # fmt: skip
+    assert kept.stdout.splitlines() == ["round,n", "0,23", "1,27"]
+    assert "accounting" in blip(folder, "audit", "--root", "run").stdout
+    assert "0000000000" in blip(folder, "why", "0000000000", "--root", "run").stdout
+
+
+def test_it_is_gone_on_with(folder: Path) -> None:
+    """Its pictures are there, so that no server is needed."""
+    done = blip(folder, "run", "--round", "2", "--config", "config.yaml")
+    made = [line.split(":")[0] for line in done.stderr.splitlines() if ": done in" in line]
+    assert made[:4] == ["round-02/captioner", "round-02/filter", "round-02/captions", "round-02/pairs"]
+    assert all(name.startswith("round-02/") for name in made)
+    assert (folder / "run" / "round-02" / "report.html").is_file()
