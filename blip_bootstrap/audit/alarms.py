@@ -135,7 +135,7 @@ def _itm(root: Path, number: int) -> Iterator[tuple[str, str]]:
 def _skipped(root: Path, number: int) -> Iterator[tuple[str, str]]:
     """Trainings of the round that skipped steps because loss or gradient were not finite: close to diverging."""
     for name in ("model", "captioner", "filter"):
-        manifest = run_folder.read_json(run_folder.round_folder(root, number) / name / "MANIFEST.json") or {}
+        manifest = run_folder.read_json(run_folder.manifest_path(run_folder.round_folder(root, number) / name)) or {}
         counts = manifest.get("counts") or {}
         if skipped := counts.get("skipped_steps"):
             of_all = f"{skipped:,} of {counts.get('steps', 0):,} steps"

@@ -19,6 +19,7 @@ from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import pairs_sql, schema_of
 from blip_bootstrap.storage import parquet, run_folder
+from blip_bootstrap.storage.manifest import flat
 from blip_bootstrap.storage.remote import attach, remote_of
 from blip_bootstrap.storage.run_folder import resolve_round
 
@@ -89,11 +90,6 @@ def _settings(root: Path, number: int) -> dict[str, str]:
     """The settings of a round's captions and pairs, dotted names, values as JSON."""
     found: dict[str, str] = {}
     for name in ("captions", "pairs"):
-        manifest = run_folder.read_json(run_folder.round_folder(root, number) / name / "MANIFEST.json") or {}
-        found |= {f"{name}.{key}": json.dumps(value) for key, value in _leaves(manifest.get("settings", {}))}
+        manifest = run_folder.read_json(run_folder.manifest_path(run_folder.round_folder(root, number) / name)) or {}
+        found |= {f"{name}.{key}": json.dumps(value) for key, value in flat(manifest.get("settings", {})).items()}
     return found
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    nested = [_leaves(v, f"{prefix}{k}.") if isinstance(v, dict) else [(f"{prefix}{k}", v)] for k, v in tree.items()]
-    return [leaf for leaves in nested for leaf in leaves]

@@ -13,6 +13,7 @@ from blip_bootstrap.query.macros import MOST_CHARS
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import parquet
+from blip_bootstrap.storage.files import check_writable
 from blip_bootstrap.storage.run_folder import languages_path, resolve_round
 from blip_bootstrap.storage.tables import LANGUAGES
 
@@ -43,7 +44,7 @@ def identify_languages(root: Path, number: int | None = None, size: int = 50_000
         )
     if not texts.num_rows:
         raise InputError(f"{root}: round {number} has no texts to look at")
-    parquet.check_writable(languages_path(root, number))
+    check_writable(languages_path(root, number))
     found = {text: classify(text[:MOST_CHARS]) for text in dict.fromkeys(texts["caption"].to_pylist())}
     answers = [found[text] for text in texts["caption"].to_pylist()]
     columns = {

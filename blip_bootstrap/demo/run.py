@@ -13,6 +13,7 @@ import yaml
 from blip_bootstrap.config import VisionConfig, load_config
 from blip_bootstrap.demo.settings import VISION_START, demo_config
 from blip_bootstrap.loop.rounds import run_download, run_rounds
+from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.world.server import WorldServer
 from blip_bootstrap.world.world import World, WorldConfig, make_world
 
@@ -30,7 +31,7 @@ def run_demo(
     world = make_world(root / "world", world_config)
     start = vision_start_folder(world)
     path = world.folder / "demo.yaml"
-    path.write_text(yaml.safe_dump(demo_config(root, world, start), sort_keys=False), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(demo_config(root, world, start), sort_keys=False))
     config = load_config(path, list(settings), ray__address=ray)
     with WorldServer(world.pictures, world.port):
         with beside(lambda: make_vision_start(world, start, say)):

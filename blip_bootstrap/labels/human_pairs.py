@@ -13,7 +13,8 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import parquet, run_folder
-from blip_bootstrap.storage.run_folder import resolve_round
+from blip_bootstrap.storage.files import check_writable
+from blip_bootstrap.storage.run_folder import resolve_round, round_name
 from blip_bootstrap.storage.tables import LABELS
 
 Pair = tuple[bytes, str, str]
@@ -31,11 +32,11 @@ def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, s
     from blip_training.evaluate.pair_scores import score_pairs
 
     number = resolve_round(root, number)
-    path = root / "labels" / f"human-round-{number:02d}.parquet"
+    path = root / "labels" / f"human-{round_name(number)}.parquet"
     pairs = list(_pairs(root, number, size, seed))
     filter = filter_of(root, number)
     how = (_settings(root).get("caption") or {}).get("normalise", "auto")
-    parquet.check_writable(path)
+    check_writable(path)
     scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], [[right, wrong] for _, right, wrong in pairs], how)
     rows = [
         _row(number, at, candidate, text, score)

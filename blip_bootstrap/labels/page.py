@@ -20,8 +20,8 @@ from blip_bootstrap.labels.sample import find_round
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.storage.files import check_writable
 from blip_bootstrap.storage.labels import ANSWERS, read_labels, write_labels
-from blip_bootstrap.storage.parquet import check_writable
 from blip_bootstrap.storage.run_folder import labels_path
 
 HOST = "127.0.0.1"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from blip_bootstrap import __version__
 from blip_bootstrap.errors import BlipBootstrapError
+from blip_bootstrap.storage.files import write_whole
 
 if TYPE_CHECKING:
     from blip_bootstrap.config import Config
@@ -106,7 +107,7 @@ def note_given(config: Config, number: int) -> None:
     """Remember under the root that `check_given` found nothing wrong."""
     stamp = stamp_of(config, list(given_models(config, number)))
     if stamp != _read_stamp(config.root):
-        (config.root / STAMP).write_text(stamp, encoding="utf-8")
+        write_whole(config.root / STAMP, stamp)
 
 
 def _read_stamp(root: Path) -> str:

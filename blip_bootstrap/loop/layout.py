@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blip_bootstrap.config import AnnotatedSet, Config, FinetuneConfig, Section, TrainControlsConfig
-from blip_bootstrap.storage.run_folder import MANIFEST
+from blip_bootstrap.storage.run_folder import manifest_path, round_folder
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Artifact:
     @property
     def manifest(self) -> Path:
         """Where its MANIFEST lies: in the folder, or beside the file."""
-        path = Path(self.path)
-        return path.with_name(f".{path.name}.{MANIFEST}") if path.suffix else path / MANIFEST
+        return manifest_path(Path(self.path))
 
 
 class Layout:
@@ -31,7 +30,7 @@ class Layout:
     def __init__(self, config: Config, number: int) -> None:
         self.config, self.number = config, number
         self.root = config.root
-        self.round = self.root / f"round-{number:02d}"
+        self.round = round_folder(self.root, number)
         self.urls = tuple(Artifact(f"list {one.name}", one.path, given=True) for one in config.download.urls)
         self.images = Artifact("images", self.root / "images", config.download)
         self.human_list, self.human = self._annotated("human", config.human)
@@ -58,7 +57,7 @@ class Layout:
         return Artifact(f"{self.round.name}/{name}", self.round / name, section)
 
     def _previous(self, name: str) -> Artifact:
-        folder = self.root / f"round-{self.number - 1:02d}"
+        folder = round_folder(self.root, self.number - 1)
         return Artifact(f"{folder.name}/{name}", folder / name)
 
     def _annotated(self, name: str, section: AnnotatedSet | None) -> tuple[Artifact | None, Artifact | None]:

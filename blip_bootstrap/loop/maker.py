@@ -18,7 +18,7 @@ from blip_bootstrap.config import Config
 from blip_bootstrap.errors import ConfigError, RunFailed
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.staging import damaged_files, digest_of_input, publish, read_manifest, restage, staging_folder
-from blip_bootstrap.storage.manifest import describe_files, digest_of_recipe, recipe_by_today, recipe_of
+from blip_bootstrap.storage.manifest import describe_files, digest_of_recipe, flat, recipe_by_today, recipe_of
 
 Step = Callable[..., Mapping[str, Any]]
 
@@ -107,19 +107,11 @@ def _short(value: object) -> str:
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Which settings and inputs differ between two recipes, in words."""
-    was, now = _flat(old["config"]), _flat(new["config"])
+    was, now = flat(old["config"]), flat(new["config"])
     found = [f"{k} {was.get(k)} -> {now.get(k)}" for k in sorted(was.keys() | now.keys()) if was.get(k) != now.get(k)]
     was, now = old["inputs"], new["inputs"]
     found += [f"another {k}" for k in sorted(was.keys() | now.keys()) if was.get(k) != now.get(k)]
     return "; ".join(found) or "another version of the step"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one level of dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from blip_bootstrap.loop.given import check_given, note_given
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker, Say, locked
 from blip_bootstrap.loop.staging import read_manifest
+from blip_bootstrap.storage.files import write_whole
 
 if TYPE_CHECKING:
     from blip_bootstrap.audit.open_run import OpenRun
@@ -41,7 +42,7 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
     report = None
     with locked(config.root):
         note_given(config, last)
-        (config.root / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+        write_whole(config.root / "config.yaml", dump_yaml(config))
         with OpenRun(config.root) as run:
             for number in [last] if given else range(last + 1):
                 run.close()

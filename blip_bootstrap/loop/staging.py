@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.layout import Artifact
+from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path
 from blip_bootstrap.storage.run_folder import MANIFEST
 
@@ -75,18 +75,18 @@ def publish(staged: Path, artifact: Artifact, manifest: Mapping[str, Any]) -> No
     """
     path = Path(artifact.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(manifest, indent=1)
+    text = json.dumps(manifest, indent=1) + "\n"
     if path.suffix:
         artifact.manifest.unlink(missing_ok=True)
         (staged / path.name).replace(path)
-        _write_text(artifact.manifest, text)
+        write_whole(artifact.manifest, text)
         shutil.rmtree(staged)
         return
     for hidden in staged.glob(".*"):
         shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
     for file in staged.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
-    _write_text(staged / MANIFEST, text)
+    write_whole(staged / MANIFEST, text)
     if path.exists():
         old = staged.with_name(f"{staged.name}.old")
         path.replace(old)
@@ -94,13 +94,6 @@ def publish(staged: Path, artifact: Artifact, manifest: Mapping[str, Any]) -> No
         shutil.rmtree(old)
     else:
         staged.replace(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    staged.write_text(text + "\n", encoding="utf-8")
-    staged.replace(path)
 
 
 def restage(artifact: Artifact, staged: Path, damaged: list[str]) -> None:

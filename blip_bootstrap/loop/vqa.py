@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.manifest import digest_of_path, flat, recipe_of
 
 if TYPE_CHECKING:
     from blip_bootstrap.config import VqaConfig
@@ -21,8 +22,6 @@ MODEL = "model.safetensors"
 
 def keep_recipe(out: Path, start: str, questions: Path, image_root: Path | None, config: VqaConfig) -> None:
     """Note in `out` what is made there. Raises InputError where it is begun or made by another recipe."""
-    from blip_bootstrap.storage.manifest import digest_of_path, recipe_of
-
     file = out / RECIPE
     inputs = {
         "start": digest_of_path(Path(start)) if Path(start).exists() else start,
@@ -33,22 +32,13 @@ def keep_recipe(out: Path, start: str, questions: Path, image_root: Path | None,
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     begun = (out / MODEL).exists() or (out / CHECKPOINT).exists()
     if kept is not None and kept != recipe and begun:
-        differs = ", ".join(sorted(_differences(kept, recipe)))
+        was, now = flat(kept), flat(recipe)
+        differs = ", ".join(sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name)))
         raise InputError(f"{out}: begun with another recipe ({differs} differ); give another --out, or delete it")
     if kept is None and out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: not empty, and not made by this command; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
-
-
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any], root: str = "") -> Iterator[str]:
-    """Names of the settings that differ."""
-    for name in before.keys() | after.keys():
-        old, new = before.get(name), after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{root}{name}.")
-        elif old != new:
-            yield f"{root}{name}"
+    write_whole(file, json.dumps(recipe, indent=1))
 
 
 def check_folder(out: Path | None) -> None:

@@ -17,6 +17,7 @@ from blip_bootstrap.report.figures import measure_round
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
+from blip_bootstrap.storage.run_folder import round_folder
 from blip_bootstrap.storage.tables import CAPTIONS, IMAGES
 from blip_pipelines.cluster.resources import peak_bytes
 
@@ -28,7 +29,7 @@ def measure_report(config: Config, images: pa.Table, captions: list[dict[str, An
 
     Pictures make most of the page. Which galleries are full is up to the models; all are taken to be.
     """
-    at, made = root / "round-01", root / "made"
+    at, made = round_folder(root, 1), root / "made"
     write_parquet(root / "images" / "part-00000.parquet", images, IMAGES)
     write_parquet(at / "captions" / "part-00000.parquet", rows_to_table(captions, CAPTIONS), CAPTIONS)
     for folder in (at / "pairs", made):

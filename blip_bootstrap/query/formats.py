@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from blip_bootstrap.errors import InputError, writing
-from blip_bootstrap.storage.parquet import staged_beside
+from blip_bootstrap.storage.files import staged_file
 
 TEXT_WIDTH, MAX_TURNED = 20, 8
 """A column of text may be as narrow as this; a table that is too wide is turned if it has no more rows than this."""
@@ -87,13 +87,8 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
             with path.open("wb") as file:
                 yield file
             return
-        staged = staged_beside(path)
-        try:
-            with staged.open("wb") as file:
-                yield file
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
+        with staged_file(path) as staged, staged.open("wb") as file:
+            yield file
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from blip_bootstrap.query.verdicts import renewed
+from blip_bootstrap.storage.manifest import flat
 from blip_bootstrap.storage.parquet import rows_to_table
-from blip_bootstrap.storage.run_folder import manifests, read_json, round_folder, round_numbers
+from blip_bootstrap.storage.run_folder import manifests, read_json, round_folder, round_numbers, round_of
 from blip_bootstrap.storage.tables import METRICS, ROUNDS, RUNS
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a nested mapping with dotted names."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        elif isinstance(value, int | float):
-            yield f"{prefix}{name}", float(value)
 
 
 def rounds_table(root: Path) -> pa.Table:
@@ -33,9 +24,10 @@ def rounds_table(root: Path) -> pa.Table:
 def metrics_table(root: Path) -> pa.Table:
     """`METRICS` of a run."""
     rows = [
-        {"round": metrics["round"], "name": name, "value": value}
+        {"round": metrics["round"], "name": name, "value": float(value)}
         for metrics in _metrics(root)
-        for name, value in flat({k: v for k, v in metrics.items() if k != "round"})
+        for name, value in flat({k: v for k, v in metrics.items() if k != "round"}).items()
+        if isinstance(value, int | float)
     ]
     return rows_to_table(rows, METRICS)
 
@@ -62,10 +54,9 @@ def _metrics(root: Path) -> list[dict[str, Any]]:
 
 def _run(manifest: Mapping[str, Any]) -> dict[str, Any]:
     files, recipe = manifest.get("files", []), manifest.get("recipe", {})
-    match = re.match(r"round-(\d+)/", str(manifest.get("name", "")))
     same = {name: manifest.get(name) for name in ("name", "digest", "content", "made", "seconds", "version")}
     return same | {
-        "round": int(match[1]) if match else None,
+        "round": round_of(str(manifest.get("name", ""))),
         "step": recipe.get("step"),
         "num_rows": sum(file.get("rows", 0) for file in files),
         "size_bytes": sum(file.get("bytes", 0) for file in files),

@@ -18,6 +18,7 @@ from blip_bootstrap.query.sql_text import allowed, literal, scan
 from blip_bootstrap.query.verdicts import pairs_sql, schema_of
 from blip_bootstrap.storage import parquet, run_folder, tables
 from blip_bootstrap.storage.remote import Remote, attach, opened, remote_of
+from blip_bootstrap.storage.run_folder import languages_path
 
 HUMAN = tables.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
 
@@ -114,7 +115,7 @@ def _null(column: tables.Column) -> str:
 
 def _languages(root: Path, numbers: Sequence[int]) -> pa.Table:
     """What `audit languages` has left of these rounds; a sample, so that it fits in memory."""
-    paths = [root / "languages" / f"round-{number:02d}.parquet" for number in numbers]
+    paths = [languages_path(root, number) for number in numbers]
     found = [parquet.read_parquet(path) for path in paths if path.is_file()]
     return pa.concat_tables([tables.LANGUAGES.schema.empty_table(), *found])
 

@@ -20,7 +20,7 @@ from blip_bootstrap.query import records
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.report.page import Page
 from blip_bootstrap.report.summary import FIGURES
-from blip_bootstrap.storage.run_folder import labels_path
+from blip_bootstrap.storage.run_folder import labels_path, round_name, round_of
 
 TONES = {"web": "web", "synthetic": "synthetic"}
 
@@ -137,7 +137,7 @@ def spot_check(page: Page) -> str:
         for one in found
         if one.share is not None and one.low is not None and one.high is not None
     ]
-    counts = page.manifests.get(f"round-{page.number:02d}/pairs", {}).get("counts", {})
+    counts = page.manifests.get(f"{round_name(page.number)}/pairs", {}).get("counts", {})
     rows += [
         (f"{name}, expected at the cut", counts[key], counts[f"{key}_low"], counts[f"{key}_high"], "human")
         for name, key in (("wrong texts of the kept", "expected_noise"), ("recall", "expected_recall"))
@@ -212,7 +212,7 @@ def settings(page: Page) -> str:
     """What each part of the round was made from: settings in full, digests."""
     blocks = []
     for name, manifest in page.manifests.items():
-        if name.startswith("round-") and not name.startswith(f"round-{page.number:02d}/"):
+        if round_of(name) not in (None, page.number):
             continue
         inputs = "".join(
             f"<li>{escape(key)}: <code>{escape(value)}</code></li>"

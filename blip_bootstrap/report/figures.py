@@ -75,7 +75,7 @@ def round_metrics(
     for arm in ARMS:
         figures = _numbers((controls or folder / "controls") / arm / "metrics.json")
         found |= {f"{arm}_{name}": value for name, value in figures.items()}
-    same = run_folder.read_json(root / "same_pictures" / "MANIFEST.json") or {}
+    same = run_folder.read_json(run_folder.manifest_path(root / "same_pictures")) or {}
     return found | {"same_pictures": same.get("counts", {}), "seconds": _seconds(root, number)}
 
 

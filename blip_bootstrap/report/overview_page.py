@@ -16,6 +16,7 @@ from blip_bootstrap.html.elements import charts_html, document, section
 from blip_bootstrap.report import data_sections
 from blip_bootstrap.report.page import Page
 from blip_bootstrap.storage import run_folder
+from blip_bootstrap.storage.files import write_whole
 
 CHARTS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("noise ratio", (("web", "noise_ratio_web", "web"), ("synthetic", "noise_ratio_synthetic", "synthetic"))),
@@ -68,10 +69,8 @@ def _replace(path: Path, page: str) -> Path:
     """Write the page whole or not at all; one that would stay the same is left untouched."""
     content = page.encode()
     if not path.is_file() or path.read_bytes() != content:
-        staged = path.with_name(".report.html.tmp")
         with writing(path):
-            staged.write_bytes(content)
-            staged.replace(path)
+            write_whole(path, content)
     return path
 
 
@@ -87,7 +86,7 @@ def _alarms(page: Page) -> str:
 def _links(page: Page) -> str:
     numbers = run_folder.round_numbers(page.root)
     made = [number for number in numbers if (run_folder.round_folder(page.root, number) / "report.html").exists()]
-    links = "".join(f'<li><a href="round-{n:02d}/report.html">page of round {n}</a></li>' for n in made)
+    links = "".join(f'<li><a href="{run_folder.round_name(n)}/report.html">page of round {n}</a></li>' for n in made)
     return f"<ul>{links}</ul>" if links else ""
 
 

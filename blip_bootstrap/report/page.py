@@ -12,6 +12,7 @@ import duckdb
 from blip_bootstrap.audit.audits import Audits
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.query.verdicts import cut_of
+from blip_bootstrap.storage.run_folder import round_name
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,6 @@ class Page:
     @property
     def threshold(self) -> float | None:
         """The ITM score that this round's selection cut at, 0..1; None where it cut by another score."""
-        manifest = self.manifests.get(f"round-{self.number:02d}/pairs", {})
+        manifest = self.manifests.get(f"{round_name(self.number)}/pairs", {})
         cut = cut_of({"itm_threshold": 0.5} | manifest.get("settings", {}) | manifest.get("counts", {}))
         return cut[1] if cut and cut[0] == "itm_score" else None

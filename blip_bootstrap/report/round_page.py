@@ -16,7 +16,7 @@ from blip_bootstrap.html.elements import document, section
 from blip_bootstrap.report import data_sections, model_sections
 from blip_bootstrap.report.page import Page
 from blip_bootstrap.storage import run_folder
-from blip_bootstrap.storage.parquet import check_writable
+from blip_bootstrap.storage.files import check_writable, write_whole
 from blip_bootstrap.storage.run_folder import resolve_round
 
 SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
@@ -88,15 +88,16 @@ def rewrite_report(root: Path, number: int | None = None, run: OpenRun | None = 
     """
     number = resolve_round(root, number)
     path = run_folder.round_folder(root, number) / "report.html"
-    beside = path.with_name(f".{path.name}.MANIFEST.json")
+    beside = run_folder.manifest_path(path)
     manifest = run_folder.read_json(beside)
     config = ReportConfig.model_validate((manifest or {}).get("settings", {}))
     check_writable(path)
     content = page_html(root, number, config, run).encode()
-    _replace(path, content)
-    if manifest:
-        entry = {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        _replace(beside, json.dumps({**manifest, "files": [entry]}, indent=1).encode())
+    with writing(path):
+        write_whole(path, content)
+        if manifest:
+            entry = {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            write_whole(beside, json.dumps({**manifest, "files": [entry]}, indent=1))
     return path
 
 
@@ -121,14 +122,6 @@ def page_html(root: Path, number: int, config: ReportConfig, run: OpenRun | None
 
 
 def _footer(page: Page) -> str:
-    made = [str(m["made"]) for name, m in page.manifests.items() if name.startswith(f"round-{page.number:02d}/")]
+    made = [str(m["made"]) for name, m in page.manifests.items() if run_folder.round_of(name) == page.number]
     version = next((str(m["version"]) for m in page.manifests.values()), "")
     return f"blip-bootstrap {version}; the last of its parts was made {max(made, default='')}."
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    staged = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        staged.write_bytes(content)
-        staged.replace(path)

@@ -51,7 +51,7 @@ def print_summary(root: Path) -> None:
 
 def _alarm_lines(root: Path, rounds: Iterable[str]) -> Iterator[str]:
     for name in rounds:
-        for alarm, message in shortfalls(root, int(name.removeprefix("round-"))):
+        for alarm, message in shortfalls(root, run_folder.round_of(name) or 0):
             yield f"alarm: {alarm}: {message}"
 
 

@@ -22,6 +22,7 @@ from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import run_folder
+from blip_bootstrap.storage.run_folder import round_name
 
 _TEXTS = """
 SELECT p.round, p.source, p.candidate, p.caption, p.kept, p.reason, p.itm_score, c.itc_score, c.logprob, c.num_tokens,
@@ -154,7 +155,7 @@ def _deciders(root: Path) -> pa.Table:
     made = {str(manifest["name"]): manifest for manifest in run_folder.manifests(root)}
     rows = []
     for number in run_folder.round_numbers(root):
-        captions, pairs = (made.get(f"round-{number:02d}/{name}", {}) for name in ("captions", "pairs"))
+        captions, pairs = (made.get(f"{round_name(number)}/{name}", {}) for name in ("captions", "pairs"))
         inputs = captions.get("recipe", {}).get("inputs", {})
         rows.append(
             {

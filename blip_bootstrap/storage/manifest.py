@@ -45,6 +45,14 @@ def recipe_by_today(recipe: Mapping[str, Any], section: Section | None) -> dict[
     return {**recipe, "config": settings}
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level of dotted names: `{"a": {"b": 1}}` is `{"a.b": 1}`."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
 def digest_of_recipe(recipe: Mapping[str, Any]) -> str:
     """The recipe's sha256, 64 hex digits."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_bootstrap.errors import InputError, writing
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.files import staged_file
 from blip_bootstrap.storage.run_folder import named_files
 from blip_bootstrap.storage.tables import Table
 
@@ -25,20 +25,10 @@ def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[st
     if missing:
         raise ValueError(f"{table.name}: columns {sorted(missing)} are not those of the schema")
     schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
-    staged = staged_beside(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows, dictionary = data.select(schema.names).cast(schema), True if table.repeating is None else [*table.repeating]
     settings = {"row_group_size": table.rows_per_group, "use_dictionary": dictionary}
-    pq.write_table(rows, staged.absolute(), compression="zstd", **settings)  # absolute: see open_parquet
-    staged.replace(path)
-
-
-def staged_beside(path: Path) -> Path:
-    """A hidden name beside `path`, to write to and rename; never twice the same, also on hosts that share the folder.
-
-    Ray does a block again where a node is lost to it, and the lost one may still be writing; pids repeat among hosts.
-    """
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with staged_file(path) as staged:
+        pq.write_table(rows, staged.absolute(), compression="zstd", **settings)  # absolute: see open_parquet
 
 
 def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:
@@ -80,12 +70,3 @@ def parquet_files(folder: Path) -> list[Path]:
 def missing_part(where: str) -> str:
     """What to say of a file that a MANIFEST names and that is not there."""
     return f"{where}: its MANIFEST names it, and it is not there; put it back, or run the round again to make it anew"
-
-
-def check_writable(path: Path) -> None:
-    """Raise InputError where a file cannot be written at `path`, before the work that it is to hold."""
-    staged = staged_beside(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged.touch()
-        staged.unlink()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import path_argument, user_folder
+from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parquet import missing_part
 from blip_bootstrap.storage.run_folder import named_files
 
@@ -147,9 +147,9 @@ def _copied(uri: str) -> Path:
     for name, stamp in stamps.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if _SMALL.fullmatch(name) and (was.get(name) != stamp or not (folder / name).exists()):
-            _replace(folder / name, filesystem.open_input_file(f"{place}/{name}").readall())
+            write_whole(folder / name, filesystem.open_input_file(f"{place}/{name}").readall())
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / LISTING, json.dumps({"uri": uri, "files": stamps}).encode())
+    write_whole(folder / LISTING, json.dumps({"uri": uri, "files": stamps}).encode())
     return folder
 
 
@@ -170,10 +170,3 @@ def _is_table(name: str) -> bool:
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    staged.write_bytes(content)
-    staged.replace(path)

@@ -34,14 +34,30 @@ def check_run(root: Path) -> None:
         raise InputError(f"{root}: no such run; give --root, or make it with `blip-bootstrap run` or `demo`")
 
 
+def round_name(number: int) -> str:
+    """What a round's folder is called: `round-02`."""
+    return f"round-{number:02d}"
+
+
+def round_of(name: str) -> int | None:
+    """The number of the round that a name belongs to (`round-02/pairs`, `round-02`); None where it is of no round."""
+    match = re.match(r"round-([0-9]+)(?:/|$)", name)
+    return int(match[1]) if match and match[0].rstrip("/") == round_name(int(match[1])) else None
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the MANIFEST of something that a step has made lies: in the folder, or beside a file that has an ending."""
+    return path.with_name(f".{path.name}.{MANIFEST}") if path.suffix else path / MANIFEST
+
+
 def round_numbers(root: Path) -> list[int]:
     """The numbers of the rounds that have a folder under `root`, ascending.
 
     A folder that is called otherwise than a run would call it (`round-1`, `round-001`, `round-01 copy`) is none: the
     rows of a round would count once for each.
     """
-    found = (re.fullmatch(r"round-(\d+)", path.name, re.ASCII) for path in root.glob("round-*") if path.is_dir())
-    return sorted(int(match[1]) for match in found if match and match[0] == round_folder(root, int(match[1])).name)
+    found = (round_of(path.name) for path in root.glob("round-*") if path.is_dir())
+    return sorted(number for number in found if number is not None)
 
 
 def rounds_with_pairs(root: Path) -> list[int]:
@@ -51,7 +67,7 @@ def rounds_with_pairs(root: Path) -> list[int]:
 
 def round_folder(root: Path, number: int) -> Path:
     """Where round `number` lies."""
-    return root / f"round-{number:02d}"
+    return root / round_name(number)
 
 
 def read_json(path: Path) -> Any:
@@ -83,12 +99,12 @@ def manifests(root: Path) -> list[dict[str, Any]]:
 
 def labels_path(root: Path, number: int) -> Path:
     """Where the labels of a round lie."""
-    return root / "labels" / f"round-{number:02d}.parquet"
+    return root / "labels" / f"{round_name(number)}.parquet"
 
 
 def languages_path(root: Path, number: int) -> Path:
     """Where the languages of a round's texts lie."""
-    return root / "languages" / f"round-{number:02d}.parquet"
+    return root / "languages" / f"{round_name(number)}.parquet"
 
 
 def resolve_round(root: Path, number: int | None) -> int:

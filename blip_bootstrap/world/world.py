@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from blip_bootstrap.config import Count, Fraction, NonNegative, Section
+from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.world.judge import judge
 from blip_bootstrap.world.scenes import COLOURS, DOMAINS, SHAPES, SIZES, Domain, Scene, draw_scene, sample_scene
 from blip_bootstrap.world.server import HOST, url_of
@@ -97,9 +98,7 @@ def make_world(folder: Path, config: WorldConfig | None = None, port: int = 0) -
     (folder / "tokenizer" / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
     _write_vision_start(world)
     described = {"version": VERSION, "port": world.port, "config": config.model_dump(mode="json")}
-    staged = folder / ".world.json.tmp"
-    staged.write_text(json.dumps(described, indent=1), encoding="utf-8")
-    staged.replace(folder / "world.json")
+    write_whole(folder / "world.json", json.dumps(described, indent=1))
     return world
 
 

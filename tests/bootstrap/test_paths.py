@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.conftest import make_run
 
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.config import SelectConfig, load_config
@@ -24,6 +23,7 @@ from blip_bootstrap.report.figures import round_metrics
 from blip_bootstrap.report.round_page import rewrite_report
 from blip_bootstrap.report.why import why
 from blip_bootstrap.select.pairs import select_pairs
+from tests.support.finished_run import make_run
 
 NAMES = (
     "br[1]",

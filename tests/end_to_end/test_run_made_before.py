@@ -1,7 +1,7 @@
 """A run of the version before the modules were put into rooms: it is read, audited, current, and gone on with.
 
-`tests/fixtures/run_before_rooms.tar.xz` holds two rounds over 26 URLs of the built-in world, models of width 16, and the
-lists and pictures that they were made from (`config.yaml`, `run/`, `world/`).
+`tests/fixtures/run_before_rooms.tar.xz` holds two rounds over 26 URLs of the built-in world, models of width 16, and
+the lists and pictures that they were made from (`config.yaml`, `run/`, `world/`).
 """
 
 from __future__ import annotations

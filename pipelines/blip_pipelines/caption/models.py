@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.run_folder import MANIFEST
 
 if TYPE_CHECKING:
     import torch
@@ -161,7 +162,7 @@ def distinct_names(sources: Sequence[Source]) -> list[str]:
 def digest_of_model(source: Source) -> str:
     """What a model folder's MANIFEST states as its content; the name itself where there is none."""
     try:
-        return str(json.loads((Path(source) / "MANIFEST.json").read_text(encoding="utf-8"))["content"])
+        return str(json.loads((Path(source) / MANIFEST).read_text(encoding="utf-8"))["content"])
     except (OSError, ValueError, KeyError):
         return str(source)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.config import EvaluateConfig, FinetuneConfig, PretrainConfig
+from blip_bootstrap.storage.files import write_whole
 
 Counts = dict[str, Any]
 
@@ -64,7 +65,7 @@ def call_arm(
     if not trained.exists():
         trained.parent.mkdir(parents=True, exist_ok=True)
         counts = call_pretrain(trained.parent, images, pairs, human, pretrain, same_pictures=same_pictures)
-        trained.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+        write_whole(trained, json.dumps(counts, indent=2) + "\n")
     if not metrics.exists():
         call_evaluate(out, trained.parent, held_out, evaluate, references=human)
     found: Counts = json.loads(metrics.read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ from blip_bootstrap.config import Device, RayConfig
 from blip_bootstrap.ending import Terminated
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import staged_beside
+from blip_bootstrap.storage.files import write_whole
 from blip_pipelines.cluster.errors import errors_in_one_line, first_line
 from blip_pipelines.cluster.resources import NO_RAY, takes_gpu
 from blip_pipelines.cluster.session import connect
@@ -167,16 +167,10 @@ def _run_worker(config: dict[str, Any]) -> None:
     try:
         counts = dict(config["call"]())
     except BlipBootstrapError as error:
-        _write(outcome, {"error": type(error).__name__, "message": str(error)})
+        write_whole(outcome, json.dumps({"error": type(error).__name__, "message": str(error)}))
         raise
     if get_context().get_world_rank() == 0:
-        _write(outcome, {"counts": counts})
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    staged = staged_beside(path)
-    staged.write_text(json.dumps(content), encoding="utf-8")
-    staged.replace(path)
+        write_whole(outcome, json.dumps({"counts": counts}))
 
 
 @contextmanager

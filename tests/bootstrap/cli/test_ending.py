@@ -14,7 +14,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.unit.conftest import make_run
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.page import HOST, serve_labels
@@ -23,6 +22,7 @@ from blip_bootstrap.report.overview_page import write_overview
 from blip_bootstrap.report.round_page import rewrite_report
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.labels import read_labels
+from tests.support.finished_run import make_run
 
 WAITS = """
 import sys, time

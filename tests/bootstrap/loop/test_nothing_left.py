@@ -177,10 +177,9 @@ def test_round_0_without_any_text_and_without_a_human_set(
 
 
 def test_a_human_set_whose_pictures_come_later_is_read_again(tmp_path: Path, models: Models, rude_server: Any) -> None:
-    from tests.pipelines.conftest import encode
-
     from blip_bootstrap.config import AnnotatedSet
     from blip_pipelines.ingest.annotated import ingest_annotated
+    from tests.support.tiny_pipeline import encode
 
     (tmp_path / "human.jsonl").write_text('{"image": "a.jpg", "captions": ["x"]}\n')
     out = tmp_path / "out"
@@ -193,7 +192,7 @@ def test_a_human_set_whose_pictures_come_later_is_read_again(tmp_path: Path, mod
 
 
 def test_a_human_set_beyond_its_limit_is_an_alarm(tmp_path: Path, models: Models, rude_server: Any) -> None:
-    from tests.pipelines.conftest import encode
+    from tests.support.tiny_pipeline import encode
 
     (tmp_path / "a.jpg").write_bytes(encode(1))
     lines = [json.dumps({"image": name, "captions": ["x"]}) for name in ("a.jpg", "b.jpg", "c.jpg")]

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.conftest import make_run
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
@@ -17,6 +16,7 @@ from blip_bootstrap.report.figures import round_metrics
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet, run_folder
 from blip_training.data.shards import web_shards
+from tests.support.finished_run import make_run
 
 COUNTS = """
 SELECT (SELECT count(*) FROM images) AS images, (SELECT count(*) FROM captions) AS captions,

@@ -7,10 +7,10 @@ import time
 import zlib
 
 import pytest
-from tests.pipelines.conftest import encode
 
 from blip_pipelines.ingest.bodies import codings_of, unpack
 from blip_pipelines.ingest.deadlines import FetchError
+from tests.support.tiny_pipeline import encode
 
 PICTURE = encode(1)
 LIMIT = 1_000_000

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.pipelines.conftest import encode
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import InputError
@@ -23,6 +22,7 @@ from blip_pipelines.ingest.deadlines import Deadline, FetchError
 from blip_pipelines.ingest.download import download_images
 from blip_pipelines.ingest.fetch import fetch
 from blip_pipelines.ingest.proxies import Proxies, Proxy
+from tests.support.tiny_pipeline import encode
 
 CONFIG = DownloadConfig(timeout_s=20, num_retries=0)
 

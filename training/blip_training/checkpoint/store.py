@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from blip_bootstrap.config import ModelConfig
 from blip_bootstrap.errors import CheckpointError
+from blip_bootstrap.storage.files import staged_file, write_whole
 from blip_training.checkpoint.blip_config import LM, check_processor, config_from_transformers, config_from_weights
 from blip_training.checkpoint.blip_format import (
     CAPTIONER_CLASS,
@@ -270,10 +271,9 @@ def _read_own_config(content: dict[str, Any], file: Path) -> tuple[ModelConfig, 
 
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     check_finite(weights, path)
-    staged = path.with_name(f".{path.name}.tmp")
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, staged, metadata={"format": "pt"})
-    staged.replace(path)
+    with staged_file(path) as staged:
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, staged, metadata={"format": "pt"})
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from blip_bootstrap.config import EvaluateConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.files import write_whole
 from blip_training.checkpoint.store import load_med
 from blip_training.data.held_out import HeldOut, read_held_out
 from blip_training.data.tokenizer import Tokenizer
@@ -63,9 +64,7 @@ class Evaluation:
         """Write captions.parquet and metrics.json into `out`; metrics.json, which means done, last."""
         table = pa.Table.from_pylist([vars(row) for row in self.captions], schema=_CAPTION_SCHEMA)
         pq.write_table(table, (out / CAPTIONS).absolute())  # pyarrow takes `word:` for a scheme
-        staged = out / f".{METRICS}.tmp"
-        staged.write_text(json.dumps(self.metrics, indent=2) + "\n", encoding="utf-8")
-        staged.replace(out / METRICS)
+        write_whole(out / METRICS, json.dumps(self.metrics, indent=2) + "\n")
 
 
 _CAPTION_SCHEMA = pa.schema(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from blip_bootstrap.config import OptimizerConfig
 from blip_bootstrap.errors import CheckpointError, RunFailed
+from blip_bootstrap.storage.files import staged_file
 from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.fresh import started_names
 from blip_training.data.batches import BatchT, StepBatches
@@ -142,10 +143,8 @@ class Run:
 
     def _save(self) -> None:
         state = self._weights() | {"step": self.step, "log": self.log.state()}
-        staged = self.out / f".{CHECKPOINT}.tmp"
-        with staged.open("wb") as file:  # by its path, torch says nothing of a full disk
-            torch.save(state, file)
-        staged.replace(self.out / CHECKPOINT)
+        with staged_file(self.out / CHECKPOINT) as staged, staged.open("wb") as file:
+            torch.save(state, file)  # given a path instead, torch says nothing of a full disk
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT

@@ -1,0 +1,42 @@
+"""Writing a file whole or not at all: everything that a run leaves is written through here."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from blip_bootstrap.errors import writing
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """A hidden file beside `path` for the body to write; it becomes `path` in one rename when the body ends.
+
+    Where the body raises, `path` is as it was and the hidden file is gone. Folders are made as needed.
+    """
+    # Never the same name twice, on hosts that share the folder neither: Ray does a block again where a node is lost to
+    # it, and the lost one may still be writing.
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield staged
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write `content` (text as UTF-8) to `path`, whole or not at all."""
+    with staged_file(path) as staged:
+        staged.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError where a file cannot be written at `path`, before the work that it is to hold."""
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.touch()
+        staged.unlink()
