@@ -20,7 +20,6 @@ from PIL import Image
 
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.storage.tables import ERROR_CLASSES
-from blip_training.data import picture_processes
 from blip_training.data.decode import PictureError, decode_to_rgb
 from blip_training.data.picture_processes import PictureProcesses
 
@@ -49,11 +48,9 @@ def exec_body(body: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def children() -> list[int]:
-    """Of this thread, those that decode pictures: other tests' may go on beside them."""
+    """Of this thread; some may be of other tests."""
     listed = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children").read_text()
-    return [
-        int(pid) for pid in listed.split() if picture_processes.__name__ in Path(f"/proc/{pid}/cmdline").read_text()
-    ]
+    return [int(pid) for pid in listed.split()]
 
 
 def failure(kept: PictureProcesses, body: str) -> tuple[str, str]:
