@@ -104,11 +104,12 @@ def test_rows_and_bytes_of_a_plan_are_those_of_the_step(
     config = config_with(tmp_path, models, ray=ray_config)
     said: list[str] = []
     costs, disk = measure_steps(config, 200, 60.0, said.append)
-    planned = {row["step"]: row for row in plan_steps(costs, 400, None, disk).to_pylist()}
+    planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 400, None, disk).to_pylist()}
     assert said == [f"plan: 200 images, of {tmp_path}"]
     assert list(planned) == ["start", "caption + score", "select", "report", "all"]
     counts = caption_and_score(tmp_path / "captions", images, *models, config.caption, ray_config)
-    assert planned["caption + score"]["rows"] == counts["web"] + counts["synthetic"] == planned["select"]["rows"]
+    num_texts = int(counts["web"]) + int(counts["synthetic"])
+    assert planned["caption + score"]["rows"] == num_texts == planned["select"]["rows"]
     rows = [row for file in parquet_files(tmp_path / "captions") for row in read_parquet(file).to_pylist()]
     assert planned["caption + score"]["size_bytes"] == pytest.approx(table_bytes(rows, CAPTIONS, 1, 10_000), rel=0.2)
     assert planned["caption + score"]["memory_bytes"] > 50_000_000
@@ -130,7 +131,7 @@ def test_lists_are_fetched_and_training_is_timed(
         pretrain={"model": {"vision": vision, "text": text}, "optimizer": optimizer, "itc": {"queue_size": 16}},
     )  # fmt: skip
     costs, disk = measure_steps(config, 40, 60.0, lambda line: None)
-    planned = {row["step"]: row for row in plan_steps(costs, 4_000, None, disk).to_pylist()}
+    planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 4_000, None, disk).to_pylist()}
     assert list(planned) == ["start", "download", "caption + score", "select", "pretrain", "report", "all"]
     assert planned["download"]["rows"] == 4_000
     assert planned["caption + score"]["rows"] == 9_000
@@ -157,7 +158,7 @@ def test_every_step_of_a_round_is_planned(tmp_path: Path, models: Models, ray_co
     )  # fmt: skip
     said: list[str] = []
     costs, disk = measure_steps(config, 24, 5.0, said.append)
-    planned = {row["step"]: row for row in plan_steps(costs, 1_000, None, disk).to_pylist()}
+    planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 1_000, None, disk).to_pylist()}
     assert list(planned) == [
         "start", "human", "held_out", "captioner", "filter", "caption + score", "select", "pretrain", "evaluate",
         "controls", "report", "all",

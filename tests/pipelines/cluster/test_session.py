@@ -50,7 +50,8 @@ def _fail(batch: object) -> object:
 
 
 def _break(batch: object) -> object:
-    return {}["nothing here"]
+    nothing: dict[str, object] = {}
+    return nothing["nothing here"]
 
 
 @pytest.mark.ray

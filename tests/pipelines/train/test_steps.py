@@ -181,7 +181,7 @@ def controls(world: Path, out: Path, ray: RayConfig, *arms: str) -> dict[str, An
         arms=arms,
         num_parallel=2,
         pretrain=pretrain_config(world, steps=2),
-        evaluate=EVALUATE,  # type: ignore[arg-type]
+        evaluate=EVALUATE,
     )
     pairs, human, held_out = world / "pairs", world / "human", world / "held_out"
     return train_controls(out, world / "images", pairs, pairs, human, held_out, config=config, ray=ray)
