@@ -69,7 +69,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from blip_bootstrap.config import CaptionConfig, RayConfig
-from blip_pipelines.caption import caption_and_score
+from blip_pipelines.caption.step import caption_and_score
 config = CaptionConfig.model_validate_json(sys.argv[1])
 caption_and_score(*map(Path, sys.argv[2:]), config, RayConfig(object_store_bytes=100_000_000))
 """

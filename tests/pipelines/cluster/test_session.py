@@ -102,7 +102,8 @@ INTERRUPTED = """
 import sys, time
 from pathlib import Path
 from blip_bootstrap.config import RayConfig
-from blip_pipelines.cluster.session import connect, errors_in_one_line, quiet_data
+from blip_pipelines.cluster.errors import errors_in_one_line
+from blip_pipelines.cluster.session import connect, quiet_data
 
 def main(marker):
     import ray
@@ -141,10 +142,10 @@ def test_an_interrupt_comes_through(tmp_path: Path) -> None:
 STOPPED = """
 import os, signal, time
 from blip_bootstrap.config import RayConfig
-from blip_pipelines import ray_session
+from blip_pipelines.cluster import session
 
-ray_session.SHUTDOWN_S = 1.0
-ray_session.connect(RayConfig(object_store_bytes=100_000_000))
+session.SHUTDOWN_S = 1.0
+session.connect(RayConfig(object_store_bytes=100_000_000))
 import ray
 
 ray.get(ray.remote(lambda: 0).remote())
