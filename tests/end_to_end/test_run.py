@@ -15,7 +15,7 @@ import yaml
 
 from blip_bootstrap.storage.parquet import parquet_files
 from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS, REASONS
-from tests.end_to_end.conftest import Run, blip, command, environment
+from tests.support.small_world import Run, blip, command, environment
 
 pytestmark = pytest.mark.ray
 
