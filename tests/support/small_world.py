@@ -26,8 +26,10 @@ class Run:
 
 
 def blip(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, env=environment())
+    """The command line in a process of its own; ten minutes are a hang."""
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, check=False, env=environment(), timeout=600
+    )
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.compute as pc
@@ -18,6 +20,7 @@ from blip_bootstrap.planning.report import measure_report
 from blip_bootstrap.planning.sample import drawn_sample, find_models, stored_sample, table_bytes, worded
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
+from blip_pipelines.caption import probe
 from blip_pipelines.caption.probe import SampledCaptioning
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
@@ -42,7 +45,7 @@ def test_a_stored_sample_has_the_pictures_and_says_what_share_was_fetched(
     assert len(stored_sample(folder, 10, "mine").rows) == 10
 
 
-def test_a_worker_measures_what_a_worker_makes(tmp_path: Path, models: Models) -> None:
+def test_a_worker_measures_what_a_worker_makes(tmp_path: Path, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_with(tmp_path, models)
     sample = drawn_sample(tmp_path / "drawn", 24)
     actor = SampledCaptioning(str(models[0]), str(models[1]), config.caption)
@@ -56,7 +59,10 @@ def test_a_worker_measures_what_a_worker_makes(tmp_path: Path, models: Models) -
     assert found["peak_bytes"] > 50_000_000
     stopped = actor.measure(sample.rows, 0.0)
     assert stopped["images"] == 12  # two batches of six: one to warm up, one that counts
-    assert 0 < actor._seconds_of_a_block(sample.rows) < 20 * found["seconds"]  # as for a GPU: the sample 21 times
+    clock = itertools.count()
+    monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    # As for a GPU, whose blocks are longer than the sample: from the first block's end to the second's.
+    assert actor._seconds_of_a_block(sample.rows) == 1 / probe.BLOCK_ROWS
 
 
 def test_bytes_are_those_of_whole_files_and_of_usual_words(tmp_path: Path, models: Models) -> None:

@@ -21,7 +21,7 @@ from blip_pipelines.caption import blocks, step
 from blip_pipelines.caption.blocks import read_rows
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import IMAGE_COLUMNS, CaptionWorker
-from blip_pipelines.cluster import session
+from blip_pipelines.cluster import resources
 from blip_pipelines.cluster.tally import Tally
 
 Models = tuple[Path, Path]
@@ -192,7 +192,7 @@ def test_blocks_of_a_task(blocks: int, actors: int, gpus: float, expected: int) 
 def test_gpus_of_an_actor(
     monkeypatch: pytest.MonkeyPatch, device: Any, in_cluster: int, asked: float, expected: float
 ) -> None:
-    monkeypatch.setattr(session, "num_gpus", lambda: in_cluster)
+    monkeypatch.setattr(resources, "num_gpus", lambda: in_cluster)
     assert step.gpus_of_actor(CaptionConfig(device=device, gpus_per_actor=asked)) == expected
 
 

@@ -69,7 +69,7 @@ def test_a_round_runs_in_one_process_without_ray(
     }
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     command = [sys.executable, "-c", RUN, str(tmp_path / "config.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"report": True, "loaded": []}
     (images,) = parquet_files(tmp_path / "run" / "images")

@@ -48,12 +48,21 @@ def exec_body(body: bytes) -> tuple[dict[str, Any], bytes]:
     return {}, body
 
 
+others: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _what_other_tests_left_is_not_counted() -> None:
+    """A step that ran in this process keeps its decoding processes until it is collected."""
+    others.clear()
+    others.update(children())
+
+
 def children() -> list[int]:
-    """Of this thread, those that decode pictures: other tests' may go on beside them."""
-    listed = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children").read_text()
-    return [
-        int(pid) for pid in listed.split() if picture_processes.__name__ in Path(f"/proc/{pid}/cmdline").read_text()
-    ]
+    """Of this thread and this test, those that decode pictures."""
+    listed = map(int, Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children").read_text().split())
+    name = picture_processes.__name__
+    return [pid for pid in listed if pid not in others and name in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def failure(kept: PictureProcesses, body: str) -> tuple[str, str]:
@@ -86,8 +95,8 @@ def test_many_threads_and_fewer_children() -> None:
 @pytest.mark.parametrize(
     ("body", "error_class", "said"),
     [
-        ("while True: pass", "decode_timeout", "took over 0.5 s"),
-        ("import time; time.sleep(1000)", "decode_timeout", "took over 0.5 s"),
+        ("while True: pass", "decode_timeout", "took over 1 s"),
+        ("import time; time.sleep(1000)", "decode_timeout", "took over 1 s"),
         ("bytearray(10**10)", "decoder_died", "takes over 402 MB of memory"),
         ("import os; os.kill(os.getpid(), 9)", "decoder_died", "was killed, as Linux does where memory runs out"),
         ("import os; os.abort()", "decoder_died", "was ended by SIGABRT, 2 times"),
@@ -97,7 +106,7 @@ def test_many_threads_and_fewer_children() -> None:
     ],
 )
 def test_what_a_picture_may_do(body: str, error_class: str, said: str) -> None:
-    with processes(exec_body, timeout_s=0.5) as kept:
+    with processes(exec_body, timeout_s=1.0 if error_class == "decode_timeout" else 60.0) as kept:
         found = failure(kept, body)
         assert found[0] == error_class
         assert said in found[1]
