@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"}
-sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in (".", "training", "pipelines", "tests/bench")]
+sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in (".", "training", "pipelines")]
 
 import psutil  # noqa: E402
 
@@ -116,7 +116,7 @@ def run_job(folder: Path, models: Path, actors: int) -> dict[str, float]:
 
 
 def measure(folder: Path, counts: list[int], actors: int) -> dict[str, object]:
-    from engine import save_models
+    from tests.bench.engine import save_models
 
     models = save_models(folder, "tiny")[0].parent
     runs = []
@@ -141,7 +141,8 @@ def main() -> None:
     parser.add_argument("--job", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
-        print(json.dumps(run_job(*arguments.job, arguments.actors)))
+        folder, models = arguments.job
+        print(json.dumps(run_job(folder, models, arguments.actors)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(Path(scratch), sorted(arguments.images), arguments.actors)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from blip_bootstrap import progress as module
 from blip_bootstrap.progress import Progress
 
 
@@ -18,7 +19,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(module.time, "monotonic", found)
+    monkeypatch.setattr(time, "monotonic", found)
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from tests.end_to_end.conftest import blip, small_config
+from tests.support.small_world import blip, small_config
 
 NUM_BARE, NUM_WORDS = 20, 600_000
 

@@ -15,7 +15,7 @@ import yaml
 
 from blip_bootstrap.storage.parquet import parquet_files
 from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS, REASONS
-from tests.end_to_end.conftest import Run, blip, command, environment
+from tests.support.small_world import Run, blip, command, environment
 
 pytestmark = pytest.mark.ray
 
@@ -73,7 +73,6 @@ def test_files_of_a_round_are_aligned_with_the_image_files(small_run: Run) -> No
 
 def test_the_same_command_again_makes_nothing_anew(small_run: Run) -> None:
     before = {p: p.stat().st_mtime_ns for p in small_run.root.rglob("*") if p.is_file() and p.name != "config.yaml"}
-    started = time.monotonic()
     done = blip("run", "--round", "1", "--config", small_run.config)
     assert done.returncode == 0, done.stderr
     steps = [line for line in done.stderr.splitlines() if line.startswith(("images", "human", "held_out", "round-"))]
@@ -81,7 +80,6 @@ def test_the_same_command_again_makes_nothing_anew(small_run: Run) -> None:
     assert all(line.endswith(": current") for line in steps)
     after = {p: p.stat().st_mtime_ns for p in small_run.root.rglob("*") if p.is_file() and p.name != "config.yaml"}
     assert [p for p in after if before.get(p) != after[p] and p.name != ".lock"] == []
-    assert time.monotonic() - started < 60  # a hang, not a speed: nothing is computed
 
 
 def test_a_new_threshold_makes_only_selection_and_what_follows_anew(small_run: Run, tmp_path: Path) -> None:
@@ -145,7 +143,7 @@ def test_ctrl_c_is_130_and_leaves_no_traceback(small_run: Run, tmp_path: Path) -
         time.sleep(0.01)
     time.sleep(1.0)
     driver.send_signal(signal.SIGINT)
-    _, said = driver.communicate(timeout=60)
+    _, said = driver.communicate(timeout=180)
     assert driver.returncode == 130, said
     assert "Traceback" not in said
     assert said.splitlines()[-1] == "interrupted; the same command goes on from here"

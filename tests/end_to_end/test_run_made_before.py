@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import command, environment
+from tests.support.small_world import command, environment
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_before_rooms.tar.xz"
 

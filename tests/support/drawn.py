@@ -33,7 +33,8 @@ def write_world(root: Path, num_web: int = 60, num_human: int = 20, num_held_out
     """images/ and pairs/ (two texts an image, some not kept), human/ and held_out/ (two captions each), vocab.txt."""
     rng = random.Random(0)
     for part in range(num_parts):
-        images, pairs = [], []
+        images: list[dict[str, object]] = []
+        pairs: list[dict[str, object]] = []
         for i in range(num_web // num_parts):
             colour, shape, key = rng.choice(list(COLOURS)), rng.choice(SHAPES), f"{part:05d}{i:05d}"
             images.append({"key": key, "status": "success", "jpg": draw(colour, shape, rng)})

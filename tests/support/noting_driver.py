@@ -36,7 +36,7 @@ from blip_bootstrap.storage.parquet import parquet_files  # noqa: E402
 from blip_pipelines.caption import blocks, step  # noqa: E402
 from blip_pipelines.ingest import download  # noqa: E402
 
-NODE = {"num_cpus": 2, "object_store_memory": 100_000_000}
+NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 100_000_000}
 
 
 def log_of(out: Path) -> Path:
@@ -86,7 +86,7 @@ def run_caption(out: Path, settings: dict[str, Any], ray_config: RayConfig) -> N
 
 
 def run_download(out: Path, settings: dict[str, Any], ray_config: RayConfig) -> None:
-    download.fetch_shards = partial(fetch_noted, log=log_of(out))  # type: ignore[assignment]
+    download.fetch_shards = partial(fetch_noted, log=log_of(out))
     config = DownloadConfig.model_validate(settings)
     download.download_images(out, *(urls.path for urls in config.urls), config=config, ray=ray_config)
 

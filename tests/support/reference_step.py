@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,10 @@ class Reference(nn.Module):
         for mine, yours in zip(decoder.encoder.layer, encoder.encoder.layer, strict=True):
             mine.crossattention, mine.intermediate, mine.output = yours.crossattention, yours.intermediate, yours.output
         self.text_decoder.cls.predictions.decoder.weight = encoder.embeddings.word_embeddings.weight
+
+    towers: list[nn.Module]
+    slow: list[Any]
+    queue: tuple[Tensor, Tensor]
 
     def _start_training(self, queue: tuple[Tensor, Tensor], lr: float) -> None:
         towers = [self.vision_model, self.text_encoder, self.vision_proj, self.text_proj]

@@ -37,7 +37,8 @@ def check_shapes() -> None:
         exec(_typing_imports(module), vars(module))
     checked: Checked = {}
     for module in modules:
-        for owner in (module, *_classes(module)):
+        owners: list[ModuleType | type] = [module, *_classes(module)]
+        for owner in owners:
             _check(owner, module, checked)
     for module in [m for name, m in sys.modules.items() if name.split(".")[0] in PACKAGES]:
         for name, value in list(vars(module).items()):

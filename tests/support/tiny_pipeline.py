@@ -163,10 +163,10 @@ class RudeHandler(BaseHTTPRequestHandler):
         self.reply(b"", 302)
 
     def on_gzip(self) -> None:
-        self.reply(gzip.compress(encode(1)), **{"Content-Encoding": "gzip"})
+        self.reply(gzip.compress(encode(1)), 200, **{"Content-Encoding": "gzip"})
 
     def on_gzip_bomb(self) -> None:
-        self.reply(gzip.compress(bytes(40_000_000)), **{"Content-Encoding": "gzip"})
+        self.reply(gzip.compress(bytes(40_000_000)), 200, **{"Content-Encoding": "gzip"})
 
     def on_loop(self) -> None:
         self.reply(b"", 302, Location="/loop")
@@ -185,14 +185,14 @@ class RudeHandler(BaseHTTPRequestHandler):
         self.reply(stream.getvalue())
 
     def on_noai(self) -> None:
-        self.reply(encode(1), **{"X-Robots-Tag": "noindex, noai"})
+        self.reply(encode(1), 200, **{"X-Robots-Tag": "noindex, noai"})
 
     def on_noai_for_others(self) -> None:
-        self.reply(encode(1), **{"X-Robots-Tag": "otherbot: noai"})
+        self.reply(encode(1), 200, **{"X-Robots-Tag": "otherbot: noai"})
 
     def on_noai_for(self) -> None:
         self.server.agents.append(self.headers["User-Agent"])
-        self.reply(encode(1), **{"X-Robots-Tag": f"{self.path.partition('?')[2]}: noai"})
+        self.reply(encode(1), 200, **{"X-Robots-Tag": f"{self.path.partition('?')[2]}: noai"})
 
     def on_members(self) -> None:
         known = self.headers["Authorization"] == "Basic bWU6cEBzcw=="  # me:p@ss

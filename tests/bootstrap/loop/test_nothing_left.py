@@ -95,12 +95,14 @@ def test_a_download_without_a_picture_replaces_none_that_has_some(
     content["select"] = {"itm_threshold": 0.0}
     config = load(tmp_path, content)
     assert run_rounds(config, 1, print)
-    before = read_parquet(*parquet_files(config.root / "images"))
+    (file,) = parquet_files(config.root / "images")
+    before = read_parquet(file)
     config = load(tmp_path, configuration(tmp_path, models, [rude_server.url("missing.1")]))
     for _ in range(2):
         with pytest.raises(RunFailed, match=r"images: none of 1 URLs gave a picture \(http_4xx 1\); those of before"):
             run_rounds(config, 1, print)
-    assert read_parquet(*parquet_files(config.root / "images")).equals(before)
+    assert parquet_files(config.root / "images") == [file]
+    assert read_parquet(file).equals(before)
     assert rude_server.asked["/missing.1"] >= 2
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.compute as pc
@@ -18,6 +20,7 @@ from blip_bootstrap.planning.report import measure_report
 from blip_bootstrap.planning.sample import drawn_sample, find_models, stored_sample, table_bytes, worded
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
+from blip_pipelines.caption import probe
 from blip_pipelines.caption.probe import SampledCaptioning
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
@@ -42,7 +45,7 @@ def test_a_stored_sample_has_the_pictures_and_says_what_share_was_fetched(
     assert len(stored_sample(folder, 10, "mine").rows) == 10
 
 
-def test_a_worker_measures_what_a_worker_makes(tmp_path: Path, models: Models) -> None:
+def test_a_worker_measures_what_a_worker_makes(tmp_path: Path, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_with(tmp_path, models)
     sample = drawn_sample(tmp_path / "drawn", 24)
     actor = SampledCaptioning(str(models[0]), str(models[1]), config.caption)
@@ -56,7 +59,10 @@ def test_a_worker_measures_what_a_worker_makes(tmp_path: Path, models: Models) -
     assert found["peak_bytes"] > 50_000_000
     stopped = actor.measure(sample.rows, 0.0)
     assert stopped["images"] == 12  # two batches of six: one to warm up, one that counts
-    assert 0 < actor._seconds_of_a_block(sample.rows) < 20 * found["seconds"]  # as for a GPU: the sample 21 times
+    clock = itertools.count()
+    monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    # As for a GPU, whose blocks are longer than the sample: from the first block's end to the second's.
+    assert actor._seconds_of_a_block(sample.rows) == 1 / probe.BLOCK_ROWS
 
 
 def test_bytes_are_those_of_whole_files_and_of_usual_words(tmp_path: Path, models: Models) -> None:
@@ -104,11 +110,12 @@ def test_rows_and_bytes_of_a_plan_are_those_of_the_step(
     config = config_with(tmp_path, models, ray=ray_config)
     said: list[str] = []
     costs, disk = measure_steps(config, 200, 60.0, said.append)
-    planned = {row["step"]: row for row in plan_steps(costs, 400, None, disk).to_pylist()}
+    planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 400, None, disk).to_pylist()}
     assert said == [f"plan: 200 images, of {tmp_path}"]
     assert list(planned) == ["start", "caption + score", "select", "report", "all"]
     counts = caption_and_score(tmp_path / "captions", images, *models, config.caption, ray_config)
-    assert planned["caption + score"]["rows"] == counts["web"] + counts["synthetic"] == planned["select"]["rows"]
+    num_texts = int(counts["web"]) + int(counts["synthetic"])
+    assert planned["caption + score"]["rows"] == num_texts == planned["select"]["rows"]
     rows = [row for file in parquet_files(tmp_path / "captions") for row in read_parquet(file).to_pylist()]
     assert planned["caption + score"]["size_bytes"] == pytest.approx(table_bytes(rows, CAPTIONS, 1, 10_000), rel=0.2)
     assert planned["caption + score"]["memory_bytes"] > 50_000_000
@@ -130,7 +137,7 @@ def test_lists_are_fetched_and_training_is_timed(
         pretrain={"model": {"vision": vision, "text": text}, "optimizer": optimizer, "itc": {"queue_size": 16}},
     )  # fmt: skip
     costs, disk = measure_steps(config, 40, 60.0, lambda line: None)
-    planned = {row["step"]: row for row in plan_steps(costs, 4_000, None, disk).to_pylist()}
+    planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 4_000, None, disk).to_pylist()}
     assert list(planned) == ["start", "download", "caption + score", "select", "pretrain", "report", "all"]
     assert planned["download"]["rows"] == 4_000
     assert planned["caption + score"]["rows"] == 9_000
@@ -157,7 +164,7 @@ def test_every_step_of_a_round_is_planned(tmp_path: Path, models: Models, ray_co
     )  # fmt: skip
     said: list[str] = []
     costs, disk = measure_steps(config, 24, 5.0, said.append)
-    planned = {row["step"]: row for row in plan_steps(costs, 1_000, None, disk).to_pylist()}
+    planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 1_000, None, disk).to_pylist()}
     assert list(planned) == [
         "start", "human", "held_out", "captioner", "filter", "caption + score", "select", "pretrain", "evaluate",
         "controls", "report", "all",

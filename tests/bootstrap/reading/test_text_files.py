@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -37,7 +38,8 @@ def test_a_carriage_return_inside_a_line_is_no_end(tmp_path: Path) -> None:
 
 
 def test_compressed_files_one_behind_the_other_are_one(tmp_path: Path) -> None:
-    for number, pack in enumerate((gzip.compress, bz2.compress, lzma.compress, zstd)):
+    packs: list[Any] = [gzip.compress, bz2.compress, lzma.compress, zstd]
+    for number, pack in enumerate(packs):
         path = tmp_path / str(number)
         path.write_bytes(pack(b"one\n") + pack(b"two\n"))
         assert [line for _, line in lines_of(path)] == ["one", "two"]

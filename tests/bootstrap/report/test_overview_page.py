@@ -59,7 +59,7 @@ def test_pages_of_the_same_rounds_are_made_of_one_connection(
     config = ReportConfig(num_gallery=1)
     alone = {number: page_html(root, number, config) for number in (0, 1)}, write_overview(root).read_bytes()
     connected: list[list[int]] = []
-    connect = open_run.connect
+    connect = vars(open_run)["connect"]
     monkeypatch.setattr(
         open_run, "connect", lambda root, numbers: (connected.append(numbers), connect(root, numbers))[1]
     )

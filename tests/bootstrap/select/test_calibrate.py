@@ -22,7 +22,7 @@ from tests.bench.target_noise import (
     noise_above,
     stratified,
 )
-from tests.bootstrap.select.test_strategies import label_file, noise_of, scored, selected
+from tests.support.scored_texts import label_file, noise_of, scored, selected
 
 
 def recall_of(rows: list[dict[str, Any]]) -> float:

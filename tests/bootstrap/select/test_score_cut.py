@@ -18,7 +18,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 def cut(folder: Path, scores: list[float | None], share: float) -> ScoreCut:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"key": f"{at:010d}", "source": "web", "candidate": 0, "caption": f"text {at}", "itm_score": 0.5, "flags": [],
          "itc_score": score}
         for at, score in enumerate(scores)

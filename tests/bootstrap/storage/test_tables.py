@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ ROW = {"key": "k", "source": "web", "candidate": 0, "caption": "a dog", "itm_sco
 
 
 @pytest.mark.parametrize("rows", [[], [ROW]])
-def test_the_declared_schema_is_written_also_for_no_rows_and_all_null_columns(tmp_path: Path, rows: list) -> None:
+def test_the_declared_schema_is_written_also_for_no_rows_and_all_null_columns(tmp_path: Path, rows: list[Any]) -> None:
     path = tmp_path / "part-00000.parquet"
     write_parquet(path, rows_to_table(rows, PAIRS), PAIRS, {"model": "m1"})
     stored = pq.ParquetFile(path)

@@ -19,7 +19,7 @@ from blip_training.checkpoint.blip_format import med_from_blip
 from blip_training.checkpoint.store import load_med, save_captioner, save_filter, save_med
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import Med
-from tests.training.checkpoint.test_store import original_weights
+from tests.support.tiny_med import original_weights
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "picture", "of", *(f"w{i}" for i in range(60))]
 # Width, depth and heads of the ViT and the text stack: the ratios of BLIP's base and large.
@@ -106,8 +106,8 @@ def test_captions_and_scores_are_those_of_the_same_model_in_our_format(
         kind(tmp_path / f"{shape}-captioner", *captioner, save_captioner),
         kind(tmp_path / f"{shape}-filter", *filter, save_filter),
     ]
-    expected = CaptionWorker(*own, CONFIG, num_threads=1)(images).to_pylist()
-    worker = CaptionWorker(*given, CONFIG, num_threads=1)
+    expected = CaptionWorker(own[0], own[1], CONFIG, num_threads=1)(images).to_pylist()
+    worker = CaptionWorker(given[0], given[1], CONFIG, num_threads=1)
     found = worker(images).to_pylist()
     assert [row["caption"] for row in found] == [row["caption"] for row in expected]
     assert len({row["caption"] for row in found}) == len(found) == 8

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -90,7 +91,7 @@ def test_a_killed_process_is_replaced(processes: DecodeProcesses) -> None:
 )
 def test_one_that_dies_at_a_picture_again_is_told(monkeypatch: pytest.MonkeyPatch, ending: str, how: str) -> None:
     code = f"import os, sys\nsys.stdin.buffer.read(9)\n{ending}"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     monkeypatch.setattr(decoders, "start_child", lambda *_: subprocess.Popen([sys.executable, "-c", code], **pipes))
     dying = DecodeProcesses(1, SIZES)
     with pytest.raises(RunFailed, match=f"decodes key 7 {how}.*, 2 times; run again to go on"):

@@ -21,7 +21,7 @@ from blip_pipelines.caption import blocks, step
 from blip_pipelines.caption.blocks import read_rows
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import IMAGE_COLUMNS, CaptionWorker
-from blip_pipelines.cluster import session
+from blip_pipelines.cluster import resources
 from blip_pipelines.cluster.tally import Tally
 
 Models = tuple[Path, Path]
@@ -69,7 +69,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from blip_bootstrap.config import CaptionConfig, RayConfig
-from blip_pipelines.caption import caption_and_score
+from blip_pipelines.caption.step import caption_and_score
 config = CaptionConfig.model_validate_json(sys.argv[1])
 caption_and_score(*map(Path, sys.argv[2:]), config, RayConfig(object_store_bytes=100_000_000))
 """
@@ -121,11 +121,11 @@ def test_a_finished_task_that_ray_runs_again_makes_nothing(tmp_path: Path, image
     block = blocks.Block(str(parquet_files(images)[0]), 0, str(output), str(merged))
     task = pa.Table.from_pylist([{"blocks": [asdict(block)]}])
     with pytest.raises(CheckpointError):
-        blocks.CaptionBlocks("none", "none", CONFIG, None)(task)
+        blocks.CaptionBlocks("none", "none", CONFIG, Tally())(task)
     path = Path(getattr(block, there))
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    assert blocks.CaptionBlocks("none", "none", CONFIG, None)(task) == task
+    assert blocks.CaptionBlocks("none", "none", CONFIG, Tally())(task) == task
     assert output.exists() == (there == "output")
 
 
@@ -192,7 +192,7 @@ def test_blocks_of_a_task(blocks: int, actors: int, gpus: float, expected: int) 
 def test_gpus_of_an_actor(
     monkeypatch: pytest.MonkeyPatch, device: Any, in_cluster: int, asked: float, expected: float
 ) -> None:
-    monkeypatch.setattr(session, "num_gpus", lambda: in_cluster)
+    monkeypatch.setattr(resources, "num_gpus", lambda: in_cluster)
     assert step.gpus_of_actor(CaptionConfig(device=device, gpus_per_actor=asked)) == expected
 
 
@@ -207,10 +207,10 @@ def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
 ) -> None:
     monkeypatch.setattr(step, "blocks_per_task", lambda *_: 3)
     monkeypatch.setattr(step, "gpus_of_actor", lambda config: 0.5)
-    blocks = [block for part in parquet_files(images) for block in step._blocks(part, tmp_path)]
-    worker = blocks.CaptionBlocks(*map(str, models), CONFIG, Tally())
-    assert list(worker.caption(blocks[1:2])) == blocks[1:2]
-    assert list(worker.caption(blocks[:2])) == blocks[:1]
+    todo = [block for part in parquet_files(images) for block in step._blocks(part, tmp_path)]
+    worker = blocks.CaptionBlocks(str(models[0]), str(models[1]), CONFIG, Tally())
+    assert list(worker.caption(todo[1:2])) == todo[1:2]
+    assert list(worker.caption(todo[:2])) == todo[:1]
     num_tasks: list[int] = []
     map_batches = ray.data.Dataset.map_batches
 

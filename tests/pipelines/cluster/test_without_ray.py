@@ -25,7 +25,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 from blip_bootstrap.config import load_config
-from blip_bootstrap.loop.maker import run_rounds
+from blip_bootstrap.loop.rounds import run_rounds
 said = []
 report = run_rounds(load_config(Path(sys.argv[1])), 1, said.append)
 loaded = [name for name in ("ray", "albumentations.core") if name in sys.modules]
@@ -69,7 +69,7 @@ def test_a_round_runs_in_one_process_without_ray(
     }
     (tmp_path / "config.yaml").write_text(json.dumps(config))
     command = [sys.executable, "-c", RUN, str(tmp_path / "config.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"report": True, "loaded": []}
     (images,) = parquet_files(tmp_path / "run" / "images")

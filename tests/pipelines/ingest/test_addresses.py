@@ -92,7 +92,7 @@ def test_hosts_that_are_numbers(host: str, address: str | None) -> None:
 def test_names_of_private_networks_are_refused_before_they_are_looked_up(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: pytest.fail("looked up"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("looked up"))
     assert fetch(f"http://{name.upper()}/a.jpg", DownloadConfig(num_retries=0)).error_class == "private_address"
     assert not is_private_name(f"{name.rstrip('.')}.example.org")
 
@@ -115,7 +115,7 @@ def num_lookups() -> int:
 
 def test_a_silent_name_server_costs_no_more_than_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     server = SilentNameServer()
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", server)
+    monkeypatch.setattr(socket, "getaddrinfo", server)
     started = time.monotonic()
     config = DownloadConfig(timeout_s=0.3, num_retries=1)
     fetched = fetch("http://slow.example/a.jpg", config)
@@ -128,7 +128,7 @@ def test_a_silent_name_server_costs_no_more_than_the_deadline(monkeypatch: pytes
 
 def test_given_up_lookups_are_limited_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
     server = SilentNameServer()
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", server)
+    monkeypatch.setattr(socket, "getaddrinfo", server)
     monkeypatch.setattr(addresses, "_free", threading.BoundedSemaphore(3))
     for at in range(8):
         with pytest.raises(FetchError, match=f"host{at}: no name server answers"):

@@ -205,7 +205,8 @@ def test_bytes_that_hold_more_than_the_pixels_are_not_kept(tmp_path: Path, chang
         small.save(file, transparency=(255, 0, 0))
     else:
         file = tmp_path / "small.gif" if change == "gif" else file
-        small.save(file, **{"exif": {"exif": exif}, "text": {"pnginfo": more}}.get(change, {}))
+        options: dict[str, dict[str, Any]] = {"exif": {"exif": exif}, "text": {"pnginfo": more}}
+        small.save(file, **options.get(change, {}))
     _, rows = ingest(tmp_path, write_jsonl(tmp_path / "human.jsonl", [{"image": file.name, "captions": ["x"]}]))
     assert rows[0]["status"] == "success"
     assert Image.open(io.BytesIO(rows[0]["jpg"])).format == "JPEG"

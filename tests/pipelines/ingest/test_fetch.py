@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.storage.tables import ERROR_CLASSES
-from blip_pipelines.ingest import addresses
 from blip_pipelines.ingest.addresses import resolve
 from blip_pipelines.ingest.deadlines import Deadline, FetchError
 from blip_pipelines.ingest.fetch import fetch, is_disallowed
@@ -188,7 +187,7 @@ def test_the_address_that_was_judged_is_the_one_connected_to(rude_server: Any, m
         asked.append(host)
         return real("127.0.0.1" if host == "rebinding.example" else host, port, *args, **kwargs)
 
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", once)
+    monkeypatch.setattr(socket, "getaddrinfo", once)
     host = f"rebinding.example:{rude_server.server_port}"
     assert fetch(f"http://{host}/picture.jpg", CONFIG, frozenset({host})).body
     assert asked.count("rebinding.example") == 1

@@ -31,7 +31,7 @@ def encoded(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
 
 
 def store(body: bytes, **settings: Any) -> tuple[dict[str, Any], bytes]:
-    rule = {"max_pixels": 1_000_000, "image_size": 64, "mode": "keep_ratio", "quality": 95}
+    rule: dict[str, Any] = {"max_pixels": 1_000_000, "image_size": 64, "mode": "keep_ratio", "quality": 95}
     return store_web(body, **(rule | {"least_px": 0, "most_aspect": 100.0} | settings))
 
 

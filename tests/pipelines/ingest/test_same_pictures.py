@@ -62,7 +62,8 @@ def write_set(folder: Path, bodies: list[bytes], fetched: list[bytes] | None = N
 def write_web(root: Path, bodies: list[bytes], fetched: list[bytes] | None = None, per_file: int = 3) -> Path:
     """images/ and pairs/ of one kept and one dropped text each, in several files."""
     for start in range(0, len(bodies), per_file):
-        images, pairs = [], []
+        images: list[dict[str, object]] = []
+        pairs: list[dict[str, object]] = []
         for at in range(start, min(start + per_file, len(bodies))):
             sha256 = digest((fetched or bodies)[at])
             images.append({"key": f"w{at}", "status": "success", "sha256": sha256, "jpg": bodies[at]})

@@ -18,6 +18,7 @@ from blip_training.evaluate.evaluate import evaluate_model
 from blip_training.train.finetune import finetune_captioner_model, finetune_filter_model
 from blip_training.train.pretrain import pretrain_model
 from tests.support.drawn import finetune_config, pretrain_config, read_log
+from tests.support.tiny_med import normalised_of
 
 OLD, NEW, PATCH = 32, 48, 8
 
@@ -63,7 +64,7 @@ def test_transformers_computes_what_a_captioner_of_another_size_computes(
     pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     ids, mask = tokenizer.encode(["a red circle", "one square"], 14)
     decoding = torch.cat([torch.full_like(ids[:, :1], tokenizer.dec_id), ids[:, 1:]], dim=1)
-    out = theirs(med.vision.stem.normalise(pixels), input_ids=decoding, attention_mask=mask)
+    out = theirs(normalised_of(med, pixels), input_ids=decoding, attention_mask=mask)
     ours = med.decode(med.encode_image(pixels), ids, mask)
     torch.testing.assert_close(ours[mask == 1], out.logits[mask == 1], atol=1e-5, rtol=1e-5)
 
@@ -78,7 +79,7 @@ def test_transformers_computes_what_a_filter_of_another_size_computes(model: Pat
     theirs: Any = BlipForImageTextRetrieval.from_pretrained(tmp_path).eval()
     pixels = torch.randint(0, 256, (2, 3, NEW, NEW), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     ids, mask = tokenizer.encode(["a red circle", "one square"], 14)
-    states, normalised = med.encode_image(pixels), med.vision.stem.normalise(pixels)
+    states, normalised = med.encode_image(pixels), normalised_of(med, pixels)
     read = torch.cat([torch.full_like(ids[:, :1], tokenizer.enc_id), ids[:, 1:]], dim=1)
     itm = theirs(read, normalised, attention_mask=mask).itm_score
     torch.testing.assert_close(med.match(states, ids, mask), itm, atol=1e-5, rtol=1e-5)

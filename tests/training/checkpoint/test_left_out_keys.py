@@ -18,10 +18,10 @@ from blip_training.checkpoint.store import load_any, load_med, save_captioner, s
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.evaluate.clip_scorer import ClipScorer
 from blip_training.model.med import Med
+from tests.support.tiny_med import WORDS, original_weights, tiny
 from tests.support.tiny_scorers import save_clip, save_siglip
-from tests.training.checkpoint.test_store import WORDS, original_weights, tiny
 
-BERT_SIZES = {
+BERT_SIZES: dict[str, Any] = {
     "vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 2, "max_position_embeddings": 40,
 }  # fmt: skip
@@ -206,7 +206,8 @@ def test_fewer_layers_of_a_bert_are_taken_without_a_word(tmp_path: Path) -> None
 def test_a_strange_key_or_setting_of_a_vit_is_refused(tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTForImageClassification
 
-    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2}
+    sizes["num_attention_heads"] = 2
     ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8)).save_pretrained(tmp_path)
     config = ModelConfig.model_validate({"vision": VISION | {"start": str(tmp_path)}, "text": TEXT, "embed_dim": 16})
     new_med(config, len(WORDS) + 2)

@@ -26,10 +26,11 @@ from blip_training.checkpoint.fresh import vqa_from_med
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import Med
 from blip_training.model.vqa import Vqa
+from tests.support.tiny_med import normalised_of
 
 NUM_PIECES = 30_522
 TEXT = "w7 w501 w30000 w12"
-CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+CLOSE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-4}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,7 +92,7 @@ def ours_of(theirs: Any) -> Med:
 
 def assert_captions(med: Med, theirs: Any, tokenizer: Tokenizer) -> None:
     ids, mask = tokenizer.encode([TEXT], 30, "[DEC]")
-    out = theirs(med.vision.stem.normalise(pixels()), input_ids=ids, attention_mask=mask)
+    out = theirs(normalised_of(med, pixels()), input_ids=ids, attention_mask=mask)
     states = med.encode_image(pixels())
     torch.testing.assert_close(states, out.last_hidden_state, **CLOSE)
     logits = med.decode(states, ids, mask)
@@ -102,7 +103,7 @@ def assert_captions(med: Med, theirs: Any, tokenizer: Tokenizer) -> None:
 def assert_scores(med: Med, theirs: Any, tokenizer: Tokenizer) -> None:
     """With [ENC] as the first token on both sides; then ITC, with [CLS]."""
     ids, mask = tokenizer.encode([TEXT, "w9 w8"], 30, "[ENC]")
-    normalised = med.vision.stem.normalise(pixels())
+    normalised = normalised_of(med, pixels())
     states = med.encode_image(pixels())
     for row in range(2):
         one = slice(row, row + 1)
@@ -122,7 +123,7 @@ def assert_answers(vqa: Vqa, theirs: Any, tokenizer: Tokenizer) -> None:
     states = vqa.encode_image(pixels())
     read = vqa.read_questions(states, ids, mask)
     logits = vqa.lm_logits(vqa.answer_states(read, mask, answer, answer_mask))
-    normalised = vqa.vision.stem.normalise(pixels())
+    normalised = normalised_of(vqa, pixels())
     said: dict[str, Any] = {}
     hook = theirs.text_decoder.register_forward_hook(lambda *call: said.update(logits=call[2].logits))
     out = theirs(input_ids=ids, pixel_values=normalised, attention_mask=mask, decoder_input_ids=answer)

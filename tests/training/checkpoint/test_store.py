@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,55 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blip_bootstrap.config import ModelConfig
 from blip_bootstrap.errors import CheckpointError
 from blip_training.checkpoint.skip_init import undrawn
 from blip_training.checkpoint.store import load_med, save_captioner, save_filter, save_med
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import Med, require
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "picture", "of", *(f"w{i}" for i in range(60))]
-SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+from tests.support.tiny_med import WORDS, normalised_of, original_weights, randomise, read_by, tiny, transformers_config
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return Tokenizer(WORDS)
-
-
-def tiny(tokenizer: Tokenizer, seed: int = 0, **changes: Any) -> Med:
-    torch.manual_seed(seed)
-    config = ModelConfig.model_validate(
-        {
-            "vision": {"image_size": 32, "patch_size": 8, "width": 128, "depth": 2, "heads": 2},
-            "text": {"width": 128, "depth": 2, "heads": 2, "intermediate": 96, "max_positions": 40},
-            "embed_dim": 16,
-        }
-        | changes
-    )
-    med = Med(config, tokenizer.num_tokens).eval()
-    with torch.no_grad():
-        for weight in med.parameters():
-            weight.add_(torch.randn_like(weight) * 0.05)
-    return med
-
-
-def transformers_config(tokenizer: Tokenizer) -> Any:
-    from transformers import BlipConfig
-
-    text = {
-        "vocab_size": tokenizer.num_tokens, "intermediate_size": 96, "max_position_embeddings": 40,
-        "bos_token_id": tokenizer.dec_id, "sep_token_id": tokenizer.sep_id, "eos_token_id": tokenizer.sep_id,
-    }  # fmt: skip
-    vision = {"intermediate_size": 512, "image_size": 32, "patch_size": 8, "layer_norm_eps": 1e-6}
-    return BlipConfig(text_config=SIZES | text, vision_config=SIZES | vision, image_text_hidden_size=16)
-
-
-def randomise(model: torch.nn.Module) -> None:
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.normal_(std=0.1)
 
 
 @pytest.fixture
@@ -77,7 +38,7 @@ def first(ids: torch.Tensor, token: int) -> torch.Tensor:
 def assert_captioner_parity(med: Med, theirs: Any, inputs: tuple[torch.Tensor, ...]) -> None:
     pixels, ids, mask = inputs
     states = med.encode_image(pixels)
-    out = theirs(med.vision.stem.normalise(pixels), input_ids=first(ids, med.dec_id), attention_mask=mask)
+    out = theirs(normalised_of(med, pixels), input_ids=first(ids, med.dec_id), attention_mask=mask)
     torch.testing.assert_close(states, out.last_hidden_state, atol=1e-5, rtol=1e-5)
     logits = med.decode(states, ids, mask)
     torch.testing.assert_close(logits[mask == 1], out.logits[mask == 1], atol=1e-5, rtol=1e-5)
@@ -85,7 +46,7 @@ def assert_captioner_parity(med: Med, theirs: Any, inputs: tuple[torch.Tensor, .
 
 def assert_filter_parity(med: Med, theirs: Any, inputs: tuple[torch.Tensor, ...]) -> None:
     pixels, ids, mask = inputs
-    states, normalised = med.encode_image(pixels), med.vision.stem.normalise(pixels)
+    states, normalised = med.encode_image(pixels), normalised_of(med, pixels)
     itm = theirs(first(ids, med.enc_id), normalised, attention_mask=mask).itm_score
     torch.testing.assert_close(med.match(states, ids, mask), itm, atol=1e-5, rtol=1e-5)
     itc = theirs(ids, normalised, attention_mask=mask, use_itm_head=False).itm_score
@@ -103,14 +64,8 @@ def test_transformers_computes_what_a_saved_captioner_and_filter_compute(
     med = tiny(tokenizer, share=share)
     save_captioner(tmp_path / "captioner", med, tokenizer)
     save_filter(tmp_path / "filter", med, tokenizer)
-    captioner, said = BlipForConditionalGeneration.from_pretrained(tmp_path / "captioner", output_loading_info=True)
-    assert not said["missing_keys"]
-    assert not said["unexpected_keys"]
-    assert_captioner_parity(med, captioner.eval(), inputs)
-    filter_, said = BlipForImageTextRetrieval.from_pretrained(tmp_path / "filter", output_loading_info=True)
-    assert not said["missing_keys"]
-    assert not said["unexpected_keys"]
-    assert_filter_parity(med, filter_.eval(), inputs)
+    assert_captioner_parity(med, read_by(BlipForConditionalGeneration, tmp_path / "captioner"), inputs)
+    assert_filter_parity(med, read_by(BlipForImageTextRetrieval, tmp_path / "filter"), inputs)
 
 
 @torch.no_grad()
@@ -186,36 +141,6 @@ def test_filter_folder_keeps_temperature_configuration_and_scores(
     pixels, ids, mask = inputs
     states = med.encode_image(pixels)
     torch.testing.assert_close(loaded.match(states, ids, mask), med.match(states, ids, mask))
-
-
-def original_weights(med: Med, folder: Path, tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
-    """What the original pre-training file of `med` holds, by its names."""
-    save_captioner(folder / "c", med, tokenizer)
-    save_filter(folder / "f", med, tokenizer)
-    weights = load_file(folder / "c" / "model.safetensors") | load_file(folder / "f" / "model.safetensors")
-    rules = (
-        ("vision_model.embeddings.class_embedding", "visual_encoder.cls_token"),
-        ("vision_model.embeddings.position_embedding", "visual_encoder.pos_embed"),
-        ("vision_model.embeddings.patch_embedding", "visual_encoder.patch_embed.proj"),
-        ("vision_model.post_layernorm", "visual_encoder.norm"),
-        ("vision_model.encoder.layers", "visual_encoder.blocks"),
-        ("layer_norm", "norm"), ("self_attn.projection", "attn.proj"), ("self_attn", "attn"),
-    )  # fmt: skip
-    renamed = {}
-    for name, weight in weights.items():
-        for new, old in rules:
-            name = name.replace(new, old)
-        renamed[name] = weight
-    renamed["temp"] = torch.tensor(0.05)
-    renamed["text_decoder.cls.predictions.decoder.weight"] = renamed[
-        "text_decoder.bert.embeddings.word_embeddings.weight"
-    ]
-    renamed["text_decoder.cls.predictions.decoder.bias"] = renamed["text_decoder.cls.predictions.bias"]
-    for name in [name for name in renamed if name.startswith(("visual_encoder.", "text_encoder.", "vision_proj."))]:
-        renamed[re.sub(r"^(\w+?)\.", r"\1_m.", name)] = renamed[name] + 1
-    for name in ("image_queue", "text_queue", "queue_ptr", "text_encoder.embeddings.position_ids"):
-        renamed[name] = torch.zeros(4)
-    return renamed
 
 
 @torch.no_grad()

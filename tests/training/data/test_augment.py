@@ -106,7 +106,7 @@ def test_two_operations_are_drawn_and_each_acts_half_of_the_time(monkeypatch: py
     acted: list[int] = []
     operations = tuple(lambda image, rng, at=at: (acted.append(at), image)[1] for at in range(10))
     monkeypatch.setattr(augment, "OPERATIONS", operations)
-    numbers = Counter()
+    numbers: Counter[int | str] = Counter()
     for seed in range(2000):
         acted.clear()
         augment_image(sided(), "red", 40, "randaugment", random.Random(seed))

@@ -23,7 +23,7 @@ FEED = Feed(batch_size=16, image_size=32, seed=3)
 
 
 def open_world(world: Path, /, **changes: object) -> TrainingData:
-    feed = Feed(**{**vars(FEED), **changes})  # type: ignore[arg-type]
+    feed = Feed(**{**vars(FEED), **changes})
     return open_training_data(world / "images", world / "pairs", world / "human", feed)
 
 
@@ -42,7 +42,7 @@ def test_an_epoch_has_every_kept_pair_once_with_its_own_picture(world: Path) -> 
     stream = Stream(web_shards(world / "images", world / "pairs"), seed=1)
     samples = list(stream.samples(0, stream.num_samples))
     assert sorted((s.key, s.text) for s in samples) == sorted(kept_pairs(world))
-    pictures = {}
+    pictures: dict[str, bytes] = {}
     for file in parquet_files(world / "images"):
         pictures |= {row["key"]: row["jpg"] for row in pq.read_table(file, columns=["key", "jpg"]).to_pylist()}
     assert all(s.encoded() == pictures[s.key] for s in samples)
@@ -149,7 +149,7 @@ def test_equal_keys_of_web_and_human_are_different_images(world: Path) -> None:
 def test_training_and_validation_parts_are_the_whole_set_and_share_no_picture(world: Path) -> None:
     keys = {}
     for part in ("all", "train", "validation"):
-        stream = Stream(annotated_shards(world / "human", part), 0)  # type: ignore[arg-type]
+        stream = Stream(annotated_shards(world / "human", part), 0)
         keys[part] = {s.key for s in stream.samples(0, stream.num_samples)}
     assert keys["train"] | keys["validation"] == keys["all"]
     assert not keys["train"] & keys["validation"]

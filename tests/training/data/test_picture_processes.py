@@ -83,8 +83,8 @@ def test_many_threads_and_fewer_children() -> None:
 @pytest.mark.parametrize(
     ("body", "error_class", "said"),
     [
-        ("while True: pass", "decode_timeout", "took over 0.5 s"),
-        ("import time; time.sleep(1000)", "decode_timeout", "took over 0.5 s"),
+        ("while True: pass", "decode_timeout", "took over 1 s"),
+        ("import time; time.sleep(1000)", "decode_timeout", "took over 1 s"),
         ("bytearray(10**10)", "decoder_died", "takes over 402 MB of memory"),
         ("import os; os.kill(os.getpid(), 9)", "decoder_died", "was killed, as Linux does where memory runs out"),
         ("import os; os.abort()", "decoder_died", "was ended by SIGABRT, 2 times"),
@@ -94,7 +94,7 @@ def test_many_threads_and_fewer_children() -> None:
     ],
 )
 def test_what_a_picture_may_do(body: str, error_class: str, said: str) -> None:
-    with processes(exec_body, timeout_s=0.5) as kept:
+    with processes(exec_body, timeout_s=1.0 if error_class == "decode_timeout" else 60.0) as kept:
         found = failure(kept, body)
         assert found[0] == error_class
         assert said in found[1]
@@ -148,7 +148,6 @@ def test_one_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyP
 PARENT = """
 import sys, threading
 from functools import partial
-from blip_training.data import picture_processes
 from blip_training.data.picture_processes import PictureProcesses
 from blip_training.data.decode import decode_to_rgb
 kept = PictureProcesses(eval, 1000, 10.0)

@@ -18,7 +18,6 @@ from PIL import Image
 
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
-from blip_training.data import questions
 from blip_training.data.batches import Feed
 from blip_training.data.questions import VqaBatch, VqaData, read_questions
 from tests.support.drawn import draw
@@ -144,7 +143,7 @@ def rows_of(batches: list[VqaBatch]) -> list[tuple[str, list[tuple[str, float]],
 def test_workers_and_accumulation_deal_out_the_same_questions(file: Path, augment: Any) -> None:
     questions = read_questions(file)
 
-    def steps(start: int, stop: int, **changes: int) -> list[list[VqaBatch]]:
+    def steps(start: int, stop: int, **changes: Any) -> list[list[VqaBatch]]:
         feed = Feed(batch_size=4, image_size=32, seed=3, augment=augment, **changes)
         return list(VqaData(questions, feed).steps(start, stop))
 
@@ -192,7 +191,7 @@ def test_a_missing_or_broken_picture_names_the_question(
 def test_an_epochs_order_is_drawn_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[object] = []
     generator = np.random.default_rng
-    monkeypatch.setattr(questions.np.random, "default_rng", lambda seed: drawn.append(seed) or generator(seed))
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or generator(seed))
     feed = Feed(batch_size=4, image_size=32, seed=3)
     steps = VqaData(read_questions(file), feed).steps(0, 10)  # four epochs of ten questions
     asked = [text for (batch,) in steps for text in batch.questions]

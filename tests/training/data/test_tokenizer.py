@@ -122,7 +122,7 @@ def theirs_of(folder: Path, kind: str) -> list[list[int]]:
 def test_settings_are_read_as_transformers_reads_them_and_saved(
     tmp_path: Path, lower: bool, strip: bool | None, chinese: bool
 ) -> None:
-    settings = {"do_lower_case": lower, "strip_accents": strip, "tokenize_chinese_chars": chinese}
+    settings: dict[str, Any] = {"do_lower_case": lower, "strip_accents": strip, "tokenize_chinese_chars": chinese}
     folder = write_vocabulary(tmp_path / "given", PIECES, tokenizer_class="BertTokenizer", **settings)
     tokenizer = Tokenizer.load(folder)
     assert tokenizer.lower_case is lower

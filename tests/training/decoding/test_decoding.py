@@ -110,7 +110,7 @@ def test_a_caption_depends_on_its_image_and_seed_alone(
     sampler, wanted = resolve_sampler(SamplerConfig(preset=preset)), seeds(40, num_candidates)
 
     def ids(size: int, order: list[int]) -> dict[int, list[list[int]]]:
-        found = {}
+        found: dict[int, list[list[int]]] = {}
         for i in range(0, 40, size):
             part = order[i : i + size]
             captions = generate(med, tokenizer, states[part], PROMPT, sampler, [wanted[image] for image in part])

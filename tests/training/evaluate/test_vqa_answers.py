@@ -17,6 +17,7 @@ from blip_training.data.questions import Question
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.evaluate.vqa_answers import answer_figures, answer_questions, normalise_answer, rank, vqa_accuracy
 from blip_training.model.vqa import Vqa
+from tests.support.tiny_med import normalised_of
 from tests.support.tiny_vqa import WORDS, some_pixels, tiny_vqa
 
 CONFIG = VqaConfig(answer_batch_size=8)
@@ -59,7 +60,7 @@ def test_written_answers_are_those_of_transformers_token_for_token(
     theirs: Any = BlipForQuestionAnswering.from_pretrained(tmp_path).eval()
     config = CONFIG.model_copy(update={"num_beams": num_beams})
     ours = answer_questions(vqa, tokenizer, questions, config)
-    pixels = vqa.vision.stem.normalise(some_pixels(5))
+    pixels = normalised_of(vqa, some_pixels(5))
     expected = []
     for i, question in enumerate(questions):  # one at a time: transformers' generate looks at a question's padding
         ids, mask = tokenizer.encode([question.text], 30, "[ENC]")
@@ -104,7 +105,8 @@ def test_only_the_answers_with_the_likeliest_first_tokens_are_compared(
         first = vqa.decode(read[row : row + 1], answer_ids[:1, :1], answer_mask[:1, :1])[0, 0].log_softmax(-1)
         two = first[answer_ids[:, 1]].topk(2).indices.tolist()
         whole = rank(vqa, read[row : row + 1], answer_ids[two], answer_mask[two], top_k=2)[0]
-        assert (two[whole[0]], pytest.approx(whole[1], abs=1e-4)) == (chosen, logprob)
+        assert two[whole[0]] == chosen
+        assert logprob == pytest.approx(whole[1], abs=1e-4)
 
 
 def test_an_answer_depends_on_its_question_alone(vqa: Vqa, tokenizer: Tokenizer, questions: list[Question]) -> None:
@@ -150,7 +152,7 @@ def test_questions_are_seen_as_the_model_was_trained_on_them(tmp_path: Path) -> 
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     found = {}
     for how in ("none", "blip"):
-        set_normalise(vqa, how)  # type: ignore[arg-type]
+        set_normalise(vqa, how)
         for text in ("(W3) w4!", "w3 w4"):
             (found[how, text],) = answer_questions(vqa, tokenizer, [Question(tmp_path / "red.png", text)], CONFIG)
     plain = found["none", "w3 w4"]

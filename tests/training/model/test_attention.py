@@ -40,8 +40,8 @@ def test_attention_and_its_gradient(dtype: torch.dtype, tolerance: float, traine
     assert seen.dtype == dtype
     torch.testing.assert_close(seen.double(), expected, rtol=0, atol=tolerance)
     if trained:
-        seen.sum().backward()  # type: ignore[no-untyped-call]
-        expected.sum().backward()  # type: ignore[no-untyped-call]
+        seen.sum().backward()
+        expected.sum().backward()
         for part, of_exact in zip(parts, exact, strict=True):
             assert part.grad is not None
             torch.testing.assert_close(part.grad.double(), of_exact.grad, rtol=0, atol=tolerance)

@@ -49,7 +49,7 @@ def test_the_loss_is_that_of_a_loop_over_single_answers(tokenizer: Tokenizer, sm
 
 def test_every_weight_learns(tokenizer: Tokenizer) -> None:
     vqa = tiny_vqa(tokenizer).train()
-    loss_of(vqa, tokenizer).backward()  # type: ignore[no-untyped-call]
+    loss_of(vqa, tokenizer).backward()
     assert [name for name, weight in vqa.named_parameters() if weight.grad is None] == []
 
 

@@ -16,13 +16,10 @@ from blip_training.objective.losses import lm_loss
 from blip_training.objective.micro_batches import Part, parts_of_step, shares_of, warn_of_cut_texts
 from blip_training.runtime.workers import Worker
 from blip_training.train.feed import in_equal_parts
-from tests.support.drawn import SIZE, model_config
+from tests.support.drawn import model_config
+from tests.support.tiny_batch import TEXTS, whole_batch
 
 CPU = Worker(torch.device("cpu"))
-TEXTS = [
-    "a red circle", "there is a square, it is blue", "a green square", "one circle that is yellow, it is yellow",
-    "blue", "a red circle", "a picture of a yellow square", "circle",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +36,6 @@ def cut(batch: Batch, count: int) -> list[Batch]:
     size = len(batch.texts) // count
     at = [slice(i, i + size) for i in range(0, len(batch.texts), size)]
     return [Batch(batch.images[one], batch.texts[one], batch.ids[one]) for one in at]
-
-
-def whole_batch(seed: int = 0, ids: list[int] | None = None) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-    return Batch(pixels, TEXTS, torch.tensor(ids or [0, 1, 2, 0, 4, 5, 6, 6]) + 10 * seed)
 
 
 def itc_of_steps(

@@ -19,7 +19,7 @@ from blip_training.runtime.workers import Worker
 from blip_training.train.finetune import finetune_filter_model
 from blip_training.train.run import prepare
 from tests.support.drawn import finetune_config, model_config, optimizer_config, read_log
-from tests.training.objective.test_contrast import whole_batch
+from tests.support.tiny_batch import whole_batch
 
 CPU = Worker(torch.device("cpu"))
 TEXTS = ["a red circle", "there is a square, it is blue", "a green square", "a red circle", "blue"]

@@ -78,14 +78,15 @@ def test_itc_with_equal_texts_of_other_images(equal: EqualTexts, alpha: float) -
     rows = [unit(4, 1), unit(4, 2), unit(9, 3), unit(9, 4)]
     ids, texts = [0, 1, 1, 3, 7, 8, 1, 9, 0], list("abcabaccd")
     keys = torch.tensor([ord(one) for one in texts])
-    found = itc_loss(*rows, torch.tensor(ids), torch.tensor(0.2), alpha, keys, equal)
+    found = itc_loss(rows[0], rows[1], rows[2], rows[3], torch.tensor(ids), torch.tensor(0.2), alpha, keys, equal)
     assert found.loss.item() == pytest.approx(loop_itc_of_texts(rows, ids, texts, equal, alpha), rel=1e-5)
     torch.testing.assert_close(found.image_to_text, rows[0] @ rows[3][:4].T / 0.2)
 
 
 def test_a_masked_pair_has_no_gradient() -> None:
     rows = [unit(2, 1).requires_grad_(), unit(2, 2), unit(2, 3), unit(2, 4)]
-    itc_loss(*rows, torch.arange(2), torch.tensor(0.2), 0.4, torch.tensor([5, 5]), "masked").loss.backward()
+    ids, keys, temperature = torch.arange(2), torch.tensor([5, 5]), torch.tensor(0.2)
+    itc_loss(rows[0], rows[1], rows[2], rows[3], ids, temperature, 0.4, keys, "masked").loss.backward()
     assert rows[0].grad is not None
     assert rows[0].grad.abs().max() < 1e-6
 

@@ -77,13 +77,13 @@ def test_gradients_and_a_step_of_the_momentum_towers_are_the_references() -> Non
     ours, expected = ([p.grad for p in model.parameters()] for model in (med, reference))
     norms = [torch.nn.utils.get_total_norm([g for g in one if g is not None]) for one in (ours, expected)]
     torch.testing.assert_close(norms[0], norms[1], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(med.vision.blocks[0].fc1.weight.grad, first_mlp(reference).grad, rtol=1e-4, atol=1e-6)
+    own = med.get_parameter("vision.blocks.0.fc1.weight")
+    torch.testing.assert_close(own.grad, first_mlp(reference).grad, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(med.temperature.grad, reference.temperature.grad, rtol=1e-4, atol=1e-6)
 
 
 def first_mlp(reference: Reference) -> torch.nn.Parameter:
-    found: torch.nn.Parameter = reference.vision_model.encoder.layers[0].mlp.fc1.weight
-    return found
+    return reference.vision_model.get_parameter("encoder.layers.0.mlp.fc1.weight")
 
 
 def test_a_step_of_the_reference_moves_its_weights_and_slowly_its_momentum_towers() -> None:

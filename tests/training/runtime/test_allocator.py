@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 import sys
@@ -40,5 +41,5 @@ def test_blocks_are_kept_from_one_use_to_the_next() -> None:
 def test_another_c_library_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from blip_training.runtime import allocator
 
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     allocator.keep_freed_memory()

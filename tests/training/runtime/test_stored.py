@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from blip_bootstrap.errors import CheckpointError
 from blip_training.checkpoint.store import load_med, save_captioner
 from blip_training.data.tokenizer import Tokenizer
-from tests.training.checkpoint.test_store import WORDS, original_weights, tiny
+from tests.support.tiny_med import WORDS, original_weights, tiny
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 990275136\n"
 Weights = dict[str, torch.Tensor]

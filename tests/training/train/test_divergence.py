@@ -296,7 +296,7 @@ def broken_med(folder: Path) -> tuple[Med, Tokenizer]:
     tokenizer = Tokenizer(WORDS.split())
     med = Med(model_config(folder), tokenizer.num_tokens)
     with torch.no_grad():
-        med.text.layers[0].feed_forward.both.fc1.bias[3] = math.nan
+        med.get_parameter("text.layers.0.feed_forward.both.fc1.bias")[3] = math.nan
     return med, tokenizer
 
 
@@ -343,9 +343,10 @@ def test_starts_and_scorers_that_are_not_finite_are_refused(world: Path, tmp_pat
 def test_a_bert_that_is_not_finite_is_refused(world: Path, tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     tokens = len(WORDS.split())
-    BertModel(BertConfig(vocab_size=tokens, max_position_embeddings=24, **sizes)).save_pretrained(tmp_path)
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes |= {"vocab_size": tokens, "max_position_embeddings": 24, "num_hidden_layers": 1}
+    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path)
     spoil(tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="hold NaN"):
         start_text(Med(model_config(world), tokens + 2), str(tmp_path))

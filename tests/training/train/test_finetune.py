@@ -85,7 +85,7 @@ def test_validation_keeps_the_best_and_not_the_last(world: Path) -> None:
     assert best.figures() == {"best_step": 7, "validation_loss": 0.5}
     nn.init.constant_(module.weight, 0.6)
     best.look(8, last=False)
-    assert float(best.best.weight) == 0.5
+    assert best.best.get_parameter("weight").item() == 0.5
     other = Best(module, data, lambda batch: module.weight.abs().sum(), every_steps=2)  # type: ignore[arg-type]
     other.load_state_dict(best.state_dict())
     assert other.figures() == best.figures()

@@ -60,7 +60,7 @@ def test_it_learns_to_answer_by_looking(folder: Path, questions: list[Question],
     vqa, tokenizer = load_vqa(tmp_path)
     candidates = [*COLOURS, "there is", "it is"]
     for mode in ("generate", "rank"):
-        answers = answer_questions(vqa, tokenizer, questions, config, mode, candidates)  # type: ignore[arg-type]
+        answers = answer_questions(vqa, tokenizer, questions, config, mode, candidates)
         figures = answer_figures(questions, [answer.text for answer in answers])
         assert figures["accuracy"] > 0.9
         assert figures["accuracy_of_most_common"] < 0.5

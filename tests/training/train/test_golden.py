@@ -28,13 +28,14 @@ GOLDEN = [
 
 def write_tables(world: World, root: Path) -> None:
     """images/, pairs/ (round 0: every web text) and human/, as the steps before pre-training make them."""
-    images, pairs = [], []
+    images: list[dict[str, object]] = []
+    pairs: list[dict[str, object]] = []
     for number, line in enumerate(world.url_list.read_text(encoding="utf-8").splitlines()[1:]):
         url, text = line.split("\t")
         key, jpg = f"{number:010d}", (world.pictures / url.rsplit("/", 1)[1]).read_bytes()
         images.append({"key": key, "status": "success", "jpg": jpg})
         pairs.append({"key": key, "source": "web", "candidate": 0, "caption": text, "kept": True})
-    humans = []
+    humans: list[dict[str, object]] = []
     for number, line in enumerate((world.folder / "human.jsonl").read_text(encoding="utf-8").splitlines()):
         row = json.loads(line)
         jpg = (world.folder / row["image"]).read_bytes()

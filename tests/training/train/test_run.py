@@ -77,7 +77,7 @@ def test_what_a_start_put_in_learns_at_its_own_rate(world: Path, tmp_path: Path)
         expected = lr_at(run.config, run.step)
         assert {rate_of[id(med.get_parameter(name))] for name in fresh_names} == {expected}
         assert {rate_of[id(med.get_parameter(name))] for name in slow_names} == {expected * 0.1}
-        run.backward({"norm": sum(p.square().sum() for p in med.parameters())})
+        run.backward({"norm": torch.stack([p.square().sum() for p in med.parameters()]).sum()})
         run.update()
 
 

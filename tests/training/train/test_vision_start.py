@@ -14,6 +14,7 @@ from blip_bootstrap.errors import CheckpointError, InputError
 from blip_training.checkpoint.fresh import new_med
 from blip_training.train.vision_start import train_vision_start
 from tests.support.drawn import COLOURS, SHAPES, draw, model_config
+from tests.support.tiny_med import normalised_of
 
 
 def write_labelled(path: Path, count: int) -> Path:
@@ -38,7 +39,7 @@ def test_it_learns_the_classes_and_starts_a_model(world: Path, tmp_path: Path) -
     theirs = ViTModel.from_pretrained(tmp_path / "start", add_pooling_layer=False).eval()
     pixels = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
-        expected = theirs(med.vision.stem.normalise(pixels)).last_hidden_state
+        expected = theirs(normalised_of(med, pixels)).last_hidden_state
         torch.testing.assert_close(med.encode_image(pixels), expected, atol=2e-5, rtol=1e-4)
     with pytest.raises(CheckpointError, match="num_hidden_layers"):
         new_med(config.model_copy(update={"vision": vision.model_copy(update={"depth": 3})}), 30)

@@ -16,7 +16,7 @@ from blip_training.data.tokenizer import Tokenizer
 from blip_training.runtime.sources import resolve_source
 from tests.bench.real_photos import MINILM, NEVER, STAGES, Photos, write_pairs, write_words
 
-CONFIG = Path(__file__).parents[2] / "bench" / "flickr8k_clean.yaml"
+CONFIG = Path(__file__).parents[1] / "bench" / "flickr8k_clean.yaml"
 CAPTIONS = ["A brown dog runs.", "Two dogs are playing in the snow."]
 
 
