@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from blip_bootstrap.config import EvaluateConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
+from blip_bootstrap.storage.tables import EVALUATED
 from blip_training.checkpoint.store import load_med
 from blip_training.data.held_out import HeldOut, read_held_out
 from blip_training.data.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ from blip_training.model.med import DECODE, EMBED, MATCH, Med, require
 from blip_training.runtime.allocator import keep_freed_memory
 from blip_training.runtime.workers import resolve_device
 
-METRICS, CAPTIONS = "metrics.json", "captions.parquet"
+FIGURES_FILE, CAPTIONS_FILE = "metrics.json", "captions.parquet"
 
 CONSENSUS_TOP_P = 0.95
 
@@ -62,15 +62,8 @@ class Evaluation:
 
     def save(self, out: Path) -> None:
         """Write captions.parquet and metrics.json into `out`; metrics.json, which means done, last."""
-        table = pa.Table.from_pylist([vars(row) for row in self.captions], schema=_CAPTION_SCHEMA)
-        pq.write_table(table, (out / CAPTIONS).absolute())  # pyarrow takes `word:` for a scheme
-        write_whole(out / METRICS, json.dumps(self.metrics, indent=2) + "\n")
-
-
-_CAPTION_SCHEMA = pa.schema(
-    [("key", pa.string()), ("name", pa.string()), ("domain", pa.string()), ("caption", pa.string()),
-     ("references", pa.list_(pa.string())), ("cider", pa.float32())]
-)  # fmt: skip
+        write_parquet(out / CAPTIONS_FILE, rows_to_table([vars(row) for row in self.captions], EVALUATED), EVALUATED)
+        write_whole(out / FIGURES_FILE, json.dumps(self.metrics, indent=2) + "\n")
 
 
 def evaluate_model(
