@@ -18,7 +18,7 @@ from blip_bootstrap.errors import InputError
 from blip_training.data.augment import CROP_AREA, Augment, augment_image, augment_view, names_a_side
 from blip_training.data.decode import decode_image, to_pixels
 from blip_training.data.left_out import LeftOut
-from blip_training.data.shards import Part, Sample, Shard, Stream, annotated_shards, web_shards
+from blip_training.data.shards import Sample, Shard, Split, Stream, annotated_shards, web_shards
 
 CACHE_BYTES = 2 << 30
 
@@ -88,8 +88,7 @@ class Feed:
         return self.stem is not None and (self.augment == "none" or self.augment_views > 0)
 
     def __post_init__(self) -> None:
-        parts = self.world * self.accumulate
-        if self.batch_size % parts:
+        if self.batch_size % (self.world * self.accumulate):
             raise InputError(
                 f"batch_size {self.batch_size} is not num_workers {self.world} x accumulate {self.accumulate} x n"
             )
@@ -231,16 +230,16 @@ class PictureCache:
 
 
 def open_training_data(
-    images: Path | None, pairs: Path | None, human: Path | None, feed: Feed, part: Part = "all",
+    images: Path | None, pairs: Path | None, human: Path | None, feed: Feed, split: Split = "all",
     left_out: LeftOut | None = None,
 ) -> TrainingData:  # fmt: skip
-    """Web pairs (`images` joined with `pairs`, kept rows only) and `part` of the human set; either may be None.
+    """Web pairs (`images` joined with `pairs`, kept rows only) and `split` of the human set; either may be None.
 
     Raises InputError where there is no pair in either, or a pairs file has no image file.
     """
     left_out = left_out or LeftOut()
     web = web_shards(images, pairs, left_out.web) if images and pairs else []
-    return TrainingData(web, annotated_shards(human, part, left_out.human) if human else [], feed)
+    return TrainingData(web, annotated_shards(human, split, left_out.human) if human else [], feed)
 
 
 def _folders(shards: Sequence[Shard]) -> str:

@@ -55,10 +55,10 @@ class PictureError(Exception):
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A decoded picture: RGB, upright. `exif`: its tags as JSON, or None.
+class DecodedPicture:
+    """A picture as RGB, upright, with its EXIF tags as JSON, or None.
 
-    `plain`: the file is a JPEG or PNG that holds these very pixels and nothing else.
+    `plain` says that the file is a JPEG or PNG of exactly these pixels and without metadata.
     """
 
     image: Image.Image
@@ -66,7 +66,7 @@ class Opened:
     plain: bool
 
 
-def open_picture(body: bytes, max_pixels: int | None = None) -> Opened:
+def open_picture(body: bytes, max_pixels: int | None = None) -> DecodedPicture:
     """Decode the first frame whole to RGB, upright, transparency on white.
 
     The size is judged from the header, before anything is decoded. Raises PictureError: not_an_image,
@@ -84,7 +84,7 @@ def open_picture(body: bytes, max_pixels: int | None = None) -> Opened:
             block, plain = block or image.info.get("exif"), bare == body and _is_plain(image)
             rgb = _decode(image, bare)
         turn = _TURNS.get(orientation(block))
-        return Opened(rgb if turn is None else rgb.transpose(turn), exif_json(block), plain)
+        return DecodedPicture(rgb if turn is None else rgb.transpose(turn), exif_json(block), plain)
 
 
 def decode_image(encoded: bytes, where: str, advice: str = "delete the file and make it anew") -> Image.Image:

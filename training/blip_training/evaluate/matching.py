@@ -23,7 +23,7 @@ from blip_training.objective.micro_batches import encode_texts
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64, UInt8
 
-    from blip_training.model.text_stack import KeyValue
+    from blip_training.model.cross_attention import KeyValue
 
 
 RERANKED_ABOVE = 100.0

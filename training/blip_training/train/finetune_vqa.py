@@ -22,12 +22,12 @@ from blip_training.objective.losses import answer_loss
 from blip_training.runtime.workers import Worker, this_worker
 from blip_training.train.best_model import Best
 from blip_training.train.feed import feed_of
-from blip_training.train.log import Progress
+from blip_training.train.log import OnStep
 from blip_training.train.run import Run, prepare
 
 
 def finetune_vqa_model(
-    out: Path, start: Path | str, questions: Sequence[Question], config: VqaConfig, progress: Progress | None = None
+    out: Path, start: Path | str, questions: Sequence[Question], config: VqaConfig, on_step: OnStep | None = None
 ) -> dict[str, int | float]:
     """Fine-tune `start` to answer questions, and save it in `out` (transformers' format where it computes the same).
 
@@ -50,7 +50,7 @@ def finetune_vqa_model(
     feed = feed_of(vqa, config.optimizer, worker, config.augment, crop_area=config.crop_area)
     data = VqaData(trained, feed, config)
     best = _best(vqa, watched, config, worker, lm_of) if config.validate_every_steps else None
-    run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, progress)
+    run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, on_step)
 
     for step, batches in run.steps(data):
         for batch in batches:
@@ -59,7 +59,7 @@ def finetune_vqa_model(
             run.backward({"lm": lm})
         run.update()
         if best:
-            best.look(step + 1, last=step + 1 == config.optimizer.steps)
+            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
 
     figures = best.figures() if best else {}
     if best:

@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-Progress = Callable[[int, Mapping[str, float]], None]
+OnStep = Callable[[int, Mapping[str, float]], None]
+"""Called after each line of the log with the number of steps done and the line's figures."""
 
-METRICS = "metrics.jsonl"
+LOG_FILE = "metrics.jsonl"
 
 # The entropy of one match among two negatives: what ITM costs a model that has learned nothing.
 ITM_AT_REST = -(1 / 3 * math.log(1 / 3) + 2 / 3 * math.log(2 / 3))
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 class TrainingLog:
     """Means of the figures since the last line, to metrics.jsonl; the device is asked for numbers once a line."""
 
-    def __init__(self, path: Path, writes: bool, progress: Progress | None) -> None:
-        self.path, self.writes, self.progress = path, writes, progress
+    def __init__(self, path: Path, writes: bool, on_step: OnStep | None) -> None:
+        self.path, self.writes, self.on_step = path, writes, on_step
         self.sums: dict[str, Tensor] = {}
         self.step_sums: dict[str, Tensor] = {}
         self.skipped, self.skipped_in_a_row = 0, 0
@@ -86,8 +87,8 @@ class TrainingLog:
         if self.writes:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, **{k: _short(v) for k, v in line.items()}}) + "\n")
-            if self.progress:
-                self.progress(step, line)
+            if self.on_step:
+                self.on_step(step, line)
 
     def _watch_itm(self, step: int, line: Mapping[str, float]) -> None:
         if "itm" not in line:

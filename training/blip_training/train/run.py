@@ -20,7 +20,7 @@ from blip_training.data.batches import BatchT, StepBatches
 from blip_training.model.med import Med
 from blip_training.runtime.allocator import keep_freed_memory
 from blip_training.runtime.workers import Worker, average, average_gradients, wait_for_all
-from blip_training.train.log import METRICS, Progress, TrainingLog
+from blip_training.train.log import LOG_FILE, OnStep, TrainingLog
 from blip_training.train.schedule import lr_at, make_optimizer, seed_step
 
 CHECKPOINT = "checkpoint.pt"
@@ -51,7 +51,7 @@ class Run:
 
     def __init__(
         self, out: Path, med: nn.Module, config: OptimizerConfig, worker: Worker,
-        kept: Mapping[str, nn.Module] | None = None, progress: Progress | None = None,
+        kept: Mapping[str, nn.Module] | None = None, on_step: OnStep | None = None,
     ) -> None:  # fmt: skip
         self.out, self.med, self.config, self.worker = out, med, config, worker
         if worker.device.type == "cpu":
@@ -59,7 +59,7 @@ class Run:
         self.optimizer = make_optimizer(med, config)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.modules = {"model": med, **(kept or {})}
-        self.log = TrainingLog(out / METRICS, worker.first, progress)
+        self.log = TrainingLog(out / LOG_FILE, worker.first, on_step)
         self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()

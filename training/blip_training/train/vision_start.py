@@ -23,7 +23,7 @@ from blip_training.checkpoint.weight_names import to_theirs, vit_names
 from blip_training.data.decode import decode_pixels
 from blip_training.model.vision import NORM_EPS, VisionEncoder
 from blip_training.runtime.workers import this_worker
-from blip_training.train.log import Progress
+from blip_training.train.log import OnStep
 from blip_training.train.run import Run
 
 LOG_EVERY = 50
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
 
 def train_vision_start(
     out: Path, labelled: Path, config: VisionConfig, steps: int = 800, batch_size: int = 128, lr: float = 1e-3,
-    seed: int = 0, progress: Progress | None = None,
+    seed: int = 0, on_step: OnStep | None = None,
 ) -> dict[str, int | float]:  # fmt: skip
     """Train a ViT of `config` on labelled pictures and save it in `out` as a transformers ViTModel folder.
 
@@ -63,7 +63,7 @@ def train_vision_start(
         steps=steps, batch_size=batch_size, lr=lr, warmup_steps=warmup, seed=seed, log_every_steps=LOG_EVERY
     )
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(out, model, optimizer, worker, progress=progress)
+    run = Run(out, model, optimizer, worker, on_step=on_step)
 
     for step in run.count():
         rows = _rows(step, cut, batch_size, seed)
