@@ -1,4 +1,4 @@
-"""Endless shuffled samples from Parquet shards: which sample stands where, and its bytes and text."""
+"""Endless shuffled samples from image files: which sample stands at which position, with its bytes and text."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class ShardContents:
-    """A shard in memory: encoded pictures, and for every sample its row in them and its text."""
+    """A shard in memory: encoded pictures with their keys, and for each sample its row among them and its text."""
 
     pictures: pa.ChunkedArray
     keys: list[str]
@@ -141,7 +141,7 @@ class Shard:
 def web_shards(images: Path, pairs: Path, left_out: frozenset[str] = frozenset()) -> list[Shard]:
     """Image files with the pairs files of the same names, without the pictures whose keys are in `left_out`.
 
-    Raises InputError where a pairs file has no image file.
+    Raises InputError if a pairs file has no image file.
     """
     shards = []
     for file in parquet_files(pairs):

@@ -35,12 +35,12 @@ def finetune_captioner_model(
     on_step: OnStep | None = None,
     same_pictures: Path | None = None,
 ) -> dict[str, int | float]:
-    """Fine-tune `previous_model` to write captions, and save it in `out` (transformers' format where the ViT fits).
+    """Fine-tune `previous_model` to write captions, and save it in `out` (in transformers' format if it has a ViT).
 
     Pictures have `config.image_size`, to which the position embeddings are interpolated, as the paper does. The loss is
     LM on `config.prompt` and the caption; the prompt's tokens are no targets. Human pictures that the table in
-    `same_pictures` leaves out are neither trained on nor validated on. Resumes like `pretrain_model`. Raises
-    CheckpointError where the model cannot decode, InputError where `human` has no caption.
+    `same_pictures` leaves out are neither trained on nor validated on. A killed run resumes from the checkpoint in
+    `out`. Raises CheckpointError if the model cannot decode, InputError if `human` has no caption.
     """
     worker = this_worker(config.optimizer.device)
     alone = Worker(worker.device)
@@ -87,9 +87,10 @@ def finetune_filter_model(
 ) -> dict[str, int | float]:
     """Fine-tune `previous_model` to tell right texts from wrong ones with ITC + ITM, and save it in `out`.
 
-    Negatives are hard, and never texts of the same image. `image_size` and `same_pictures` are as for the captioner.
-    Resumes like `pretrain_model`. Raises CheckpointError where the model has no unimodal encoders, InputError where
-    `human` has no caption.
+    Negatives are hard, and never texts of one image. Pictures have `config.image_size`, to which the position
+    embeddings are interpolated. Human pictures that the table in `same_pictures` leaves out are neither trained on nor
+    validated on. A killed run resumes from the checkpoint in `out`. Raises CheckpointError if the model has no unimodal
+    encoders, InputError if `human` has no caption.
     """
     worker = this_worker(config.optimizer.device)
     med, tokenizer = _start(previous_model, EMBED, config, worker)
@@ -117,7 +118,7 @@ def finetune_filter_model(
 
 
 def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcConfig) -> Tensor:
-    """ITC + ITM within the batch, without momentum and queue; the same negatives for the same similarities."""
+    """ITC + ITM within a batch, without momentum encoder and queue; negatives are drawn by a fixed seed."""
     ids, mask = encode_texts(med, tokenizer, batch.texts)
     states = med.encode_image(batch.images)
     image, text = med.embed_image(states), med.embed_text(ids, mask)
@@ -130,7 +131,7 @@ def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcC
 def open_human_data(
     human: Path, config: FinetuneConfig, med: Med, worker: Worker, left_out: frozenset[str] = frozenset()
 ) -> TrainingData:
-    """The human set's captions for training: all, or nine in ten where a validation takes the tenth."""
+    """The human set's captions for training: of all pictures, or of nine tenths if the last tenth is for validation."""
     feed = feed_of(
         med, config.optimizer, worker, config.augment, augment_views=config.augment_views, crop_area=config.crop_area
     )
@@ -145,7 +146,7 @@ def _best(
     loss_of: Callable[[Batch], Tensor],
     left_out: frozenset[str],
 ) -> Best | None:
-    """The watch over the validation part; every worker computes the same."""
+    """What keeps the best weights by the loss on the validation split; every worker computes it alike."""
     if not config.validate_every_steps:
         return None
     shards = annotated_shards(human, "validation", left_out)

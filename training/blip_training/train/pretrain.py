@@ -32,11 +32,11 @@ def pretrain_model(
 ) -> dict[str, int | float]:  # fmt: skip
     """Train a model on web pairs (`images` with `pairs`, kept rows) and the human set; save it in `out`.
 
-    Either set may be None. Not trained on are the pictures that the table in `same_pictures` leaves out and, with
+    Either set may be None. Pictures that the table in `same_pictures` leaves out are not trained on, nor, with
     `hold_out_validation`, the tenth of the human set that fine-tuning validates on. The model starts from scratch, or
-    with `start_from: previous` from `previous`. A killed run goes on from the checkpoint in `out` and gives the same
-    losses. Under torch.distributed every process calls this. Returns the counts and the last figures. Raises InputError
-    where there is no pair or a picture is broken.
+    with `start_from: previous` from `previous`. A killed run resumes from the checkpoint in `out` with equal losses.
+    Under torch.distributed every process calls this. Returns the counts and the figures of the log's last line. Raises
+    InputError if there is no pair or a picture is broken.
     """
     worker = this_worker(config.optimizer.device)
     med, tokenizer = start_model(config, previous, worker)
@@ -64,7 +64,7 @@ def pretrain_model(
 
 
 def start_model(config: PretrainConfig, previous: Path | str | None, worker: Worker) -> tuple[Med, Tokenizer]:
-    """A fresh model of the configuration, the same for the same seed, or the previous one; in training mode."""
+    """The model to pre-train, in training mode: a fresh one, drawn by `optimizer.seed`, or the previous one."""
     if config.start_from == "previous" and previous is not None:
         med, tokenizer = load_med(previous, worker.device)
     else:
