@@ -13,6 +13,7 @@ from blip_training.checkpoint.weight_names import (
     NOT_NEEDED,
     head_names,
     lm_head_names,
+    name_some,
     text_names,
     to_ours,
     to_theirs,
@@ -122,12 +123,6 @@ def _check_names(weights: dict[str, Tensor], wanted: set[str], source: Path) -> 
     say = [f"{name_some(names)} {what}" for what, names in (("missing", missing), ("left over", left_over)) if names]
     if say:
         raise CheckpointError(f"{source}: damaged, or not a BLIP: {'; '.join(say)}")
-
-
-def name_some(names: list[str], show: int = 3) -> str:
-    """The first `show` keys, and how many more there are."""
-    more = f" and {len(names) - show} more" if len(names) > show else ""
-    return f"keys {', '.join(names[:show])}{more}"
 
 
 def _fill(med: Med, weights: dict[str, Tensor], names: Names, source: Path) -> None:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from blip_bootstrap.errors import CheckpointError
+from blip_training.checkpoint.weight_names import name_some
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-SHOWN = 3
 
 
 def not_finite(state: Mapping[str, Any]) -> list[str]:
@@ -32,9 +30,8 @@ def is_finite(tensor: torch.Tensor) -> bool:
 def check_finite(state: Mapping[str, Any], source: Path | str) -> None:
     """Raise CheckpointError, in one line that names the first keys, if weights of `source` are not finite."""
     if names := not_finite(state):
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         raise CheckpointError(
-            f"{source}: keys {', '.join(names[:SHOWN])}{more} hold NaN or infinite numbers: its training diverged "
+            f"{source}: {name_some(names)} hold NaN or infinite numbers: its training diverged "
             "or it is damaged; give another checkpoint, or train it anew with a lower learning rate"
         )
 

@@ -9,12 +9,12 @@ import torch
 
 from blip_bootstrap.errors import CheckpointError
 from blip_training.checkpoint.blip_config import check_computed
-from blip_training.checkpoint.blip_format import name_some
 from blip_training.checkpoint.finite import check_finite
 from blip_training.checkpoint.weight_names import (
     NOT_NEEDED_OF_BERT,
     NOT_NEEDED_OF_VIT,
     lm_head_names,
+    name_some,
     text_names,
     to_ours,
     to_theirs,

@@ -23,12 +23,11 @@ from blip_training.checkpoint.blip_format import (
     filter_weights,
     image_processor_config,
     med_from_blip,
-    name_some,
     transformers_config,
     vqa_weights,
 )
 from blip_training.checkpoint.finite import check_finite
-from blip_training.checkpoint.weight_names import from_original
+from blip_training.checkpoint.weight_names import from_original, name_some
 from blip_training.data.normalise import set_normalise
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import DECODE, EMBED, MATCH, Med, require

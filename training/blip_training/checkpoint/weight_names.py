@@ -178,6 +178,12 @@ def to_theirs(weights: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
     return split
 
 
+def name_some(names: list[str], show: int = 3) -> str:
+    """The first `show` keys, and how many more there are."""
+    more = f" and {len(names) - show} more" if len(names) > show else ""
+    return f"keys {', '.join(names[:show])}{more}"
+
+
 def _module(ours: str, theirs: str, layers: Names) -> Names:
     names: Names = {}
     for layer, sources in layers.items():

@@ -122,7 +122,7 @@ class _Child:
         return self._process.stdout
 
     def ask(self, body: bytes) -> Answer:
-        """Send a picture, wait for the answer. Raises EOFError or OSError if the child ends, RunFailed if it never began."""
+        """Send a picture, read the answer. Raises EOFError or OSError if the child ends, RunFailed if it does not start."""
         self.busy = True
         if not self._started:
             self._check_start()

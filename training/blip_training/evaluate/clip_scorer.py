@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 
 from blip_bootstrap.errors import CheckpointError
-from blip_training.checkpoint.blip_format import name_some
 from blip_training.checkpoint.finite import check_finite
+from blip_training.checkpoint.weight_names import name_some
 from blip_training.runtime.sources import resolve_source
 from blip_training.runtime.stored import read_json, refuse_pointers
 

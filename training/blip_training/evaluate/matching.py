@@ -55,8 +55,9 @@ def measure_matching(
         by_image, by_text = scorer.rerank(scores)
     right = right_pairs(data)
     image_ranks, text_ranks = best_ranks(by_image, right), best_ranks(by_text, right.T)
+    domains = {f"_{domain}": rows for domain, rows in data.domains.items()}
     metrics: dict[str, float] = {}
-    for suffix, rows in {"": list(range(len(data.pictures))), **_suffixed(data)}.items():
+    for suffix, rows in {"": list(range(len(data.pictures))), **domains}.items():
         texts = right[rows].any(0).nonzero()[:, 0]
         found = recalls(image_ranks[rows], "tr") | recalls(text_ranks[texts], "ir")
         pairs = [scorer.pairs[i] for i in rows if i in scorer.pairs]
@@ -99,10 +100,6 @@ def right_pairs(data: HeldOut) -> Bool[Tensor, "n t"]:
     for row, own in enumerate(data.own):
         right[row, own] = True
     return right
-
-
-def _suffixed(data: HeldOut) -> dict[str, list[int]]:
-    return {f"_{domain}": rows for domain, rows in data.domains.items()}
 
 
 class Matcher:

@@ -101,7 +101,7 @@ class Med(nn.Module):
         `itc_in_itm` the pairs' ITC similarities are added to the logit: given as `cosines`, or computed here by one
         more pass over the texts.
         """
-        last = self.text(_with_first(ids, self.enc_id), mask, "bidirectional", keys or states, image_of_row)
+        last = self.text(with_first(ids, self.enc_id), mask, "bidirectional", keys or states, image_of_row)
         logits: Tensor = self.itm_head(last[:, 0]).float()
         if not self.config.itc_in_itm:
             return logits
@@ -138,7 +138,7 @@ class Med(nn.Module):
         keys: list[KeyValue] | None = None,
     ) -> Float[Tensor, "n t d"]:
         """Last states of the causal reading, before the LM head. [DEC] replaces the first token (section 3.1)."""
-        decoded: Tensor = self.text(_with_first(ids, self.dec_id), mask, "causal", keys or states)
+        decoded: Tensor = self.text(with_first(ids, self.dec_id), mask, "causal", keys or states)
         return decoded
 
     def lm_logits(self, decoded: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
@@ -169,7 +169,8 @@ def require(med: Med, capability: str, source: object = "the model") -> None:
         raise CheckpointError(f"{source} cannot {capability}: its checkpoint holds weights for {have} only")
 
 
-def _with_first(ids: Tensor, token: int) -> Tensor:
+def with_first(ids: Int64[Tensor, "n t"], token: int) -> Int64[Tensor, "n t"]:
+    """Token ids with the first token of each text replaced: [ENC] for ITM, [DEC] for the decoder (section 3.1)."""
     first = ids.new_full((ids.shape[0], 1), token)
     return torch.cat([first, ids[:, 1:]], dim=1)
 

@@ -31,21 +31,10 @@ def over_patches(layer: nn.Linear, x: Float[Tensor, "b p i"], gelu: bool = False
 
 
 def _takes_onednn(layer: nn.Linear, x: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and _would_multiply(x) == layer.weight.dtype
-        and (layer.weight.dtype == torch.float32 or _has_bfloat16(layer.weight.dtype))
-    )
-
-
-def _would_multiply(x: Tensor) -> torch.dtype:
-    """The dtype in which torch would multiply `x`: autocast's, if it is on."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-
-
-def _has_bfloat16(dtype: torch.dtype) -> bool:
-    """Whether `dtype` is bfloat16 and oneDNN multiplies it on this processor, which needs AVX-512."""
-    return dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype  # torch would multiply so
+    if dtype != layer.weight.dtype or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    # oneDNN multiplies bfloat16 on processors with AVX-512 alone.
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))

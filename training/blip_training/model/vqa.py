@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from blip_training.model.med import DECODE, Med
+from blip_training.model.med import DECODE, Med, with_first
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -52,7 +51,7 @@ class Vqa(Med):
 
         Question r goes with image `image_of_row[r]`; by default each image has N / B questions in succession.
         """
-        ids = _beginning_with(self.enc_id, ids)
+        ids = with_first(ids, self.enc_id)
         read: Tensor = self.text(ids, mask, "bidirectional", states, image_of_row)
         return read
 
@@ -69,10 +68,6 @@ class Vqa(Med):
         `question_mask` is 0 at padding; None: there is no padding. Answer r belongs to question
         `question_of_row[r]`; by default each question has M / N answers in succession.
         """
-        ids = _beginning_with(self.dec_id, ids)
+        ids = with_first(ids, self.dec_id)
         decoded: Tensor = self.text(ids, mask, "causal", questions, question_of_row, question_mask)
         return decoded
-
-
-def _beginning_with(token: int, ids: Tensor) -> Tensor:
-    return torch.cat([ids.new_full((len(ids), 1), token), ids[:, 1:]], dim=1)

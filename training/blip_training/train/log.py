@@ -86,7 +86,9 @@ class TrainingLog:
         self._watch_itm(step, line)
         if self.writes:
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, **{k: _short(v) for k, v in line.items()}}) + "\n")
+                file.write(
+                    json.dumps({"step": step, **{name: float(f"{value:.9g}") for name, value in line.items()}}) + "\n"
+                )
             if self.on_step:
                 self.on_step(step, line)
 
@@ -119,10 +121,6 @@ class TrainingLog:
 def _add(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> None:
     for name, loss in losses.items():
         sums[name] = sums[name] + loss if name in sums else loss
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.9g}")
 
 
 def _step_of(line: str) -> float:
