@@ -122,7 +122,7 @@ class _Child:
         return self._process.stdout
 
     def ask(self, body: bytes) -> Answer:
-        """Send a picture and read the answer. Raises EOFError or OSError if the child ends, RunFailed if none starts."""
+        """Send a picture, read the answer. Raises EOFError or OSError if the child ends, RunFailed if none starts."""
         self.busy = True
         if not self._started:
             self._check_start()
