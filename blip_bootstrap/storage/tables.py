@@ -281,3 +281,16 @@ SHARD = Table(
     "one row of the URL lists before it is fetched; a status is there where it was rejected",
     tuple(column for column in IMAGES.columns if column.name in _NAMES),
 )
+
+EVALUATED = Table(
+    "evaluated",
+    "one row per held-out picture: the caption that was written about it, beside those of people",
+    (
+        Column("key", pa.string(), "the picture, as in `held_out`"),
+        Column("name", pa.string(), "its file name in the annotated set"),
+        Column("domain", pa.string(), "its domain in the annotated set; null where that has none"),
+        Column("caption", pa.string(), "what the model wrote"),
+        Column("references", pa.list_(pa.string()), "what people wrote"),
+        Column("cider", pa.float32(), "CIDEr of the caption against the references, 0..10"),
+    ),
+)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def to_pixels(image: Image.Image, image_size: int) -> Tensor:
-    """Squash to a square, as BLIP does (bicubic): uint8 [3, image_size, image_size]."""
+    """The picture resized by `squash`, as a tensor: uint8 [3, image_size, image_size]."""
     return torch.from_numpy(squash(image, image_size))
 
 
 def decode_pixels(encoded: bytes, image_size: int, where: str) -> Tensor:
-    """Encoded bytes to uint8 [3, image_size, image_size]; InputError names `where` for broken bytes."""
+    """Decode a stored picture and resize it: uint8 [3, image_size, image_size]. Raises InputError naming `where`."""
     return to_pixels(decode_image(encoded, where), image_size)
