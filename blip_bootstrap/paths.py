@@ -52,7 +52,7 @@ def _expanded(text: str) -> Path:
         raise ValueError(f"{text}: {told}; write the folder in full, or ./{text} for one of that name") from error
 
 
-def source(value: object) -> object:
+def model_name(value: object) -> object:
     """A model or tokenizer: the path of a folder or file with `~` expanded, `package:NAME`, or a hub name as it is.
 
     Raises ValueError as `local_path`. What is no text is left to the setting's own type to refuse.
@@ -77,9 +77,9 @@ def run_argument(text: str) -> Path:
     return Path(text) if text.startswith(("s3://", "gs://")) else path_argument(text)
 
 
-def source_argument(text: str) -> str:
-    """A model on the command line, as `source`. Raises InputError."""
-    return str(_told(source, text))
+def model_argument(text: str) -> str:
+    """A model on the command line, as `model_name` reads it. Raises InputError."""
+    return str(_told(model_name, text))
 
 
 def _told(read: Callable[[object], Found], text: str) -> Found:

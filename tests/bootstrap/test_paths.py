@@ -16,7 +16,7 @@ from blip_bootstrap.config import SelectConfig, load_config
 from blip_bootstrap.errors import ConfigError, InputError
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.loop.check import check_config
-from blip_bootstrap.paths import local_path, name_the_user, path_argument, run_argument, source, user_folder
+from blip_bootstrap.paths import local_path, model_name, name_the_user, path_argument, run_argument, user_folder
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import round_metrics
@@ -78,7 +78,7 @@ def test_home_is_expanded_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]  # fmt: skip
     assert all(str(one).startswith(f"{tmp_path}/") for one in found), found
     assert path_argument("~") == tmp_path
-    assert source("org/name") == "org/name"
+    assert model_name("org/name") == "org/name"
 
 
 def test_a_configuration_comes_back_from_json() -> None:
