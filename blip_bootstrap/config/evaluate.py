@@ -1,4 +1,4 @@
-"""What is measured of a round: the held-out figures, the controls and the page."""
+"""How a round is measured and shown: the held-out figures, the controls and the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run reads: lists of URLs, and pictures that people annotated."""
+"""The inputs of a run: lists of URLs, and pictures with captions that people wrote."""
 
 from __future__ import annotations
 

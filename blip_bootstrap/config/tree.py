@@ -96,7 +96,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _spread_validation(cls, data: Any) -> Any:
-        """Where a fine-tuning chooses its best step by a tenth of the human set, pre-training leaves that tenth out."""
+        """Pre-training leaves out the tenth of the human set by which a fine-tuning chooses its best step."""
         if not isinstance(data, Mapping) or not any(_validates(data.get(name)) for name in ("captioner", "filter")):
             return data
         pretrain = data.get("pretrain", {})
@@ -123,7 +123,7 @@ class Config(Section):
 
 
 def _validates(section: Any) -> bool:
-    """Whether a section, not yet read or read, fine-tunes and looks at a validation part."""
+    """Whether a section, as a mapping or as a FinetuneConfig, fine-tunes and chooses its best step by validation."""
     given = section if isinstance(section, Mapping) else vars(section) if isinstance(section, FinetuneConfig) else {}
     return given.get("validate_every_steps") not in (None, 0, "0", False) and not given.get("checkpoint")
 
@@ -138,7 +138,7 @@ def _seeded(section: type[Section]) -> Iterator[tuple[str, ...]]:
 
 
 class TrainControlsConfig(ControlsConfig):
-    """What training the controls depends on: the arms, and the settings of the round's own model and evaluation."""
+    """The settings on which the controls depend: the arms, and those of the round's own pre-training and evaluation."""
 
     pretrain: PretrainConfig
     evaluate: EvaluateConfig

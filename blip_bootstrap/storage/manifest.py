@@ -1,4 +1,4 @@
-"""What an artifact was made from: digests, recipes, and the description of its files."""
+"""Recipes and digests: what an artifact was made from, and what its files hold."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ def digest_of_path(path: Path) -> str:
 
 
 def recipe_of(step: str, section: Section | None, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """What decides a step's output: its name, its settings as their marks say (`config.marks`), its inputs' digests."""
+    """Everything that decides a step's output: its name, its settings by their marks, and its inputs' digests."""
     return {"step": step, "config": _settings(section) if section else {}, "inputs": dict(inputs)}
 
 
 def recipe_by_today(recipe: Mapping[str, Any], section: Section | None) -> dict[str, Any]:
-    """A recipe from a MANIFEST as today's `recipe_of` would have it: what does not count has the value of `section`."""
+    """A recipe from a MANIFEST, ready to be compared with `recipe_of` today.
+
+    Settings that change nothing (`CountsAs`, `IdleWhere`) have the value there that today's recipe has.
+    """
     return {**recipe, "config": _by_today(recipe["config"], section) if section else dict(recipe["config"])}
 
 
