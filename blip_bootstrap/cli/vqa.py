@@ -14,7 +14,7 @@ import typer
 from blip_bootstrap.ending import ended_early
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.vqa import CHECKPOINT, MODEL, check_folder, keep_recipe
-from blip_bootstrap.paths import path_argument, source_argument
+from blip_bootstrap.paths import model_argument, path_argument
 
 if TYPE_CHECKING:
     from blip_bootstrap.config import VqaConfig
@@ -59,7 +59,7 @@ class Mode(StrEnum):
 def train(
     start: Annotated[
         str,
-        typer.Argument(parser=source_argument, metavar="MODEL", help="Pre-trained model: folder, .pth or hub name."),
+        typer.Argument(parser=model_argument, metavar="MODEL", help="Pre-trained model: folder, .pth or hub name."),
     ],
     questions: Questions,
     out: Annotated[
@@ -105,7 +105,7 @@ def train(
 def answer(
     model: Annotated[
         str,
-        typer.Argument(parser=source_argument, metavar="MODEL", help="A model that answers: folder, .pth or hub name."),
+        typer.Argument(parser=model_argument, metavar="MODEL", help="A model that answers: folder, .pth or hub name."),
     ],
     questions: Questions,
     mode: Annotated[Mode, typer.Option("--mode", help="Write answers, or choose them from --answers.")] = Mode.generate,

@@ -50,7 +50,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _apply(data: dict[str, Any], setting: str) -> str | None:
-    """Put one `a.b=c` into `data`; the mistake in words, or None."""
+    """Set one `a.b=c` in `data`; returns the mistake in words, or None."""
     name, equals, value = setting.partition("=")
     if not equals or not name:
         return f"--set {setting}: expected section.key=value"
@@ -63,7 +63,7 @@ def _apply(data: dict[str, Any], setting: str) -> str | None:
 
 
 def _put(data: dict[str, Any], names: Sequence[str], value: Any) -> str | None:
-    """Set what lies under the names, one within the other; the mistake in words, or None."""
+    """Set the value at a path of names in nested `data`; returns the mistake in words, or None."""
     *parents, leaf = names
     node: Any = data
     for parent in parents:

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.sql_text import scan
-from blip_bootstrap.reading.records import JSON_ENDINGS, Columns, Record, read_records
+from blip_bootstrap.reading.header import Header
+from blip_bootstrap.reading.records import JSON_ENDINGS, Record, read_records
 from blip_bootstrap.reading.text_files import plain_suffix
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.cells import NotTextError, text_of
@@ -64,7 +65,7 @@ def load_truth(path: Path) -> Truth:
     return Truth(kinds, scenes)
 
 
-def _columns(found: Columns) -> list[str]:
+def _columns(found: Header) -> list[str]:
     if plain_suffix(found.path) == ".tsv":
         found.require({"image": "image", "kind": "kind"})
         return ["image", "kind"]

@@ -16,7 +16,7 @@ from blip_bootstrap.html.charts import Part
 from blip_bootstrap.html.elements import charts_html, named, scroll, table_html
 from blip_bootstrap.html.gallery import galleries_html
 from blip_bootstrap.labels.estimates import estimates
-from blip_bootstrap.query import records
+from blip_bootstrap.query import json_tables
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.report.page import Page
 from blip_bootstrap.report.summary import FIGURES
@@ -231,5 +231,5 @@ def settings(page: Page) -> str:
 def read_rounds(connection: duckdb.DuckDBPyConnection, root: Path, last: int) -> list[dict[str, Any]]:
     """The metrics.json of every round up to `last`, with its number."""
     numbers = query(connection, f"SELECT DISTINCT round FROM metrics WHERE round <= {last} ORDER BY round")
-    found = (records.read_figures(root, number) for number in numbers["round"].to_pylist())
+    found = (json_tables.read_figures(root, number) for number in numbers["round"].to_pylist())
     return [figures for figures in found if figures]

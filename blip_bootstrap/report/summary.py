@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blip_bootstrap.audit.shortfalls import shortfalls
-from blip_bootstrap.query import records
+from blip_bootstrap.query import json_tables
 from blip_bootstrap.storage import run_folder
 
 FIGURES = (
@@ -33,7 +33,7 @@ FIGURES = (
 def print_summary(root: Path) -> None:
     """Print the figures of every round of `root` that has a metrics.json."""
     read = {
-        run_folder.round_folder(root, n).name: records.read_figures(root, n) for n in run_folder.round_numbers(root)
+        run_folder.round_folder(root, n).name: json_tables.read_figures(root, n) for n in run_folder.round_numbers(root)
     }
     rounds = {name: figures for name, figures in read.items() if figures is not None}
     table = Table(title=str(root), header_style="bold", title_justify="left")

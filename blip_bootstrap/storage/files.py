@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all: everything that a run leaves is written through here."""
+"""Writing a file whole or not at all; everything that a run leaves is written by these functions."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from blip_bootstrap.config import SelectConfig, load_config
 from blip_bootstrap.errors import ConfigError, InputError
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.loop.check import check_config
-from blip_bootstrap.paths import local_path, name_the_user, path_argument, run_argument, source, user_folder
+from blip_bootstrap.paths import local_path, model_name, name_the_user, path_argument, run_argument, user_folder
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import round_metrics
@@ -78,7 +78,7 @@ def test_home_is_expanded_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]  # fmt: skip
     assert all(str(one).startswith(f"{tmp_path}/") for one in found), found
     assert path_argument("~") == tmp_path
-    assert source("org/name") == "org/name"
+    assert model_name("org/name") == "org/name"
 
 
 def test_a_configuration_comes_back_from_json() -> None:
@@ -140,7 +140,8 @@ def test_missing_and_wrong_places_are_told_by_their_setting(tmp_path: Path) -> N
     assert [line.partition(": ")[0] for line in told] == [
         "download.urls.0.serve", "download.urls.1.path", "human.path", "truth", "select.labels",
     ]  # fmt: skip
-    assert "is a folder; name the file in it" in told[1]
+    assert told[1].endswith("is a folder; name the file in it")
+    assert "cannot be read (File name too long)" in told[2]
 
 
 # ---------------------------------------------------------------------------------------------------- no name, no home

@@ -1,5 +1,5 @@
 -- Details that captions tell
--- Share of texts with a number, a capital letter inside (a name), and a word rare in the web texts (seen at most twice).
+-- Shares of the texts that have a number, a capital letter inside (a name), or a word that web texts have at most twice.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), drawn AS (

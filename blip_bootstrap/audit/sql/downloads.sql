@@ -1,5 +1,5 @@
 -- Downloads by outcome
--- One line per list and outcome; `share` is of the list's rows.
+-- One line for each list and outcome; `share`: of the rows of the list.
 WITH counted AS MATERIALIZED ( -- DuckDB would read all images again for the share
     SELECT dataset, status, error_class, count(*) AS urls FROM images GROUP BY dataset, status, error_class
 )

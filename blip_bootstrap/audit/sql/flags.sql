@@ -1,5 +1,5 @@
 -- Flags of the synthetic captions
--- Texts that carry each flag, of all synthetic texts of the round.
+-- Texts that carry each flag, and their share of all synthetic texts of the round.
 WITH totals AS (
     SELECT round, count(*) AS total FROM captions WHERE source = 'synthetic' GROUP BY round
 )

@@ -1,5 +1,5 @@
 -- Noise ratio and dropped share by language
--- Of the texts that `audit languages` looked at, in 64 files at most; `und`: confidence under 0.3, as short texts and names have. No lines: not run yet.
+-- Over the texts whose language `audit languages` identified, in 64 files at most; `und`: confidence under 0.3, as for short texts and names. No lines: it was not run yet.
 WITH told AS (
     SELECT round, source, if(confidence < 0.3, 'und', language) AS language, kept, rejected
     FROM languages JOIN some_pairs USING (round, key, source, candidate, caption)

@@ -1,5 +1,5 @@
 -- Noise ratio and dropped share by where the picture is from
--- The 30 lists and hosts with most texts, of at most 100,000 texts a source drawn evenly; look at who stands apart.
+-- The 30 pairs of list and host with the most texts, among at most 100,000 of each source, drawn evenly; look for those that stand apart.
 WITH sizes AS (
     SELECT max(every) AS every FROM (SELECT ceil(count(*) / 100000)::UBIGINT AS every FROM some_pairs GROUP BY round, source)
 ), places AS (

@@ -1,5 +1,5 @@
 -- Noise ratio and dropped share of the synthetic texts by sampler
--- One line per round: the settings that wrote the texts, beside what the filter and the rest of the rule made of them.
+-- One line for each round: the settings by which the texts were written, and how many of them the filter and the whole rule drop.
 WITH counted AS (
     SELECT round, count(*) AS texts, count(rejected) AS scored, count(*) FILTER (rejected) AS below,
         count(*) FILTER (NOT kept) AS dropped

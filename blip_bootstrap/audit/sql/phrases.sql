@@ -1,5 +1,5 @@
 -- Variety of phrases
--- Of at most 20,000 texts a source, the first 200 words of each: different ones of all pairs and triples of words; `echoed`: with five words in a row of another image.
+-- Shares of the pairs and triples of words that are different, in the first 200 words of at most 20,000 texts of each source; `echoed`: share of the texts with five words in a row that a text of another image has.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 20000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), texts AS (

@@ -1,5 +1,5 @@
 -- Repetition and prompt leaks
--- In the texts themselves: a word twice in a row, a third of six or more words said before, the prompt's words. A sample, the first 200 words of each text.
+-- Texts with a word twice in a row, with six or more words of which a third were there before, or with the words of the prompt. A sample, and the first 200 words of each text.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), drawn AS (

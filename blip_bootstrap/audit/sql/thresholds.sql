@@ -1,5 +1,5 @@
 -- What any threshold would keep
--- Texts with an ITM score at or above it, by source, and as shares of the scored texts. Other rules not applied.
+-- Texts with an ITM score at or above each threshold, by source, and their share of the scored texts. No other rule is applied.
 WITH binned AS (
     SELECT round, source, least(floor(itm_score * 20), 20)::INTEGER AS bin, count(*) AS texts
     FROM captions WHERE isfinite(itm_score) GROUP BY round, source, bin

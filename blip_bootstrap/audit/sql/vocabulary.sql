@@ -1,5 +1,5 @@
 -- Words that synthetic texts lost and invented
--- The 15 words each that the captioner most under- and over-uses, by log odds (one added to every count), 1.5 times at least.
+-- The 15 words that the captioner uses least and most compared with web texts, by log odds (1 added to every count); 1.5 times at least.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), uses AS (

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.reading.records import Columns, Record, read_records
+from blip_bootstrap.reading.header import Header
+from blip_bootstrap.reading.records import Record, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, text_of
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
@@ -145,7 +146,7 @@ class _Columns:
     def __init__(self, urls: UrlList) -> None:
         self.urls, self.caption = urls, urls.caption_column
 
-    def check(self, found: Columns) -> list[str]:
+    def check(self, found: Header) -> list[str]:
         """The columns to read. Raises InputError where one is missing, or its cells are no texts."""
         urls = self.urls
         if self.caption not in found.names and set(found.names) == {urls.url_column}:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from blip_bootstrap.reading.delimited import MOST_LINES, split_fields
-from blip_bootstrap.reading.records import Columns, read_records
+from blip_bootstrap.reading.header import Header
+from blip_bootstrap.reading.records import read_records
 
 
-def check(found: Columns) -> list[str]:
+def check(found: Header) -> list[str]:
     found.require({"url_column": "url", "caption_column": "caption"})
     return ["url", "caption"]
 

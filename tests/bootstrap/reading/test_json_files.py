@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.json_files import objects_of, parse_json, parse_object
-from blip_bootstrap.reading.records import Columns, read_records
+from blip_bootstrap.reading.records import read_records
 
 ROWS = [{"url": f"http://a/{i}", "caption": "a\u2028b\u0085c\u2029" * (i % 7), "more": {"x": [i]}} for i in range(3000)]
 
@@ -65,9 +66,9 @@ def test_parsing() -> None:
 
 
 def test_columns_are_those_of_the_first_records(tmp_path: Path) -> None:
-    seen: list[Columns] = []
+    seen: list[Header] = []
 
-    def check(found: Columns) -> list[str]:
+    def check(found: Header) -> list[str]:
         seen.append(found)
         return []
 
@@ -88,7 +89,7 @@ def test_columns_are_those_of_the_first_records(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_hold_no_records(tmp_path: Path, text: str, said: str) -> None:
-    def check(found: Columns) -> list[str]:
+    def check(found: Header) -> list[str]:
         found.require({"url_column": "url"})
         return ["url"]
 

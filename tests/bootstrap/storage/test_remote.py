@@ -18,7 +18,7 @@ from blip_bootstrap.audit.diff import diff
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.sample import draw_sample
-from blip_bootstrap.query import records
+from blip_bootstrap.query import json_tables
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.round_page import rewrite_report
@@ -113,7 +113,7 @@ def test_what_changes_there_is_seen_and_what_is_made_here_stays(store: Path) -> 
     (store / "round-00/metrics.json").unlink()
     assert opened(URI) == root == local_folder(URI)
     assert run_folder.round_numbers(root) == [0, 1, 2]
-    assert records.rounds_table(root)["round"].to_pylist() == [1, 2]
+    assert json_tables.rounds_table(root)["round"].to_pylist() == [1, 2]
     assert labels.exists()
     remote = remote_of(root)
     assert remote is not None

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.json_files import parse_json
-from blip_bootstrap.reading.records import JSON_ENDINGS, Columns, Record, read_records
+from blip_bootstrap.reading.records import JSON_ENDINGS, Record, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, described, folded_text_of, text_of
 from blip_training.data.augment import augment_image
@@ -90,7 +91,7 @@ def check_pictures(questions: Sequence[Question]) -> None:
         raise InputError(f"{where}: {image} is not there; {of_all} (pictures are looked for under --image-root)")
 
 
-def _columns(found: Columns) -> list[str]:
+def _columns(found: Header) -> list[str]:
     found.require({"image": "image", "question": "question"})
     return ["image", "question", *(["answers"] if "answers" in found.names else [])]
 

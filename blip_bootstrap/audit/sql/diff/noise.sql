@@ -1,5 +1,5 @@
 -- Noise ratios, dropped shares and their change
--- `noise_ratio` is the filter's verdict, `dropped_share` what is not kept for any reason. 95 % intervals: Wilson for each, Newcombe for the change; an interval without 0 is a change.
+-- `noise_ratio`: share that the filter rejects; `dropped_share`: share not kept, for any reason. 95 % intervals: Wilson for each, Newcombe for the change; where that does not hold 0, there is a change.
 WITH counted AS (
     SELECT 'before' AS side, source, rejected, kept FROM before UNION ALL SELECT 'after', source, rejected, kept FROM after
 ), hits AS (
