@@ -27,16 +27,16 @@ def shortfalls(root: Path, number: int) -> Iterator[tuple[str, str]]:
     From the counts in the MANIFESTs and the limits (`max_failed_share`) in the run's config.yaml: nothing is scanned.
     """
     made = {str(manifest.get("name")): manifest.get("counts", {}) for manifest in run_folder.manifests(root)}
-    limits = _limits(root)
+    most = limits(root)
     for name, section, what in LISTS:
         counts = made.get(name, {})
         counted = any(counts.get(status) for status in STATUSES)
-        if counted and (share := failed_share(counts)) >= limits[section]:
-            limit = f"the limit is {section}.max_failed_share {limits[section]:g}"
+        if counted and (share := failed_share(counts)) >= most[section]:
+            limit = f"the limit is {section}.max_failed_share {most[section]:g}"
             yield f"failed_{name}", f"{share:.1%} of the {what} cannot be used ({_told(counts)}); {limit}"
     captions = made.get(f"{run_folder.round_folder(root, number).name}/captions", {})
     texts = captions.get("web", 0) + captions.get("synthetic", 0)
-    if texts and captions.get("not_scored", 0) / texts >= limits["download"]:
+    if texts and captions.get("not_scored", 0) / texts >= most["download"]:
         unscored = f"{captions['not_scored']:,} of {texts:,} texts have no score"
         yield "not_scored", f"{unscored}: their pictures cannot be read, or the captioner wrote nothing"
     if told := no_pairs(made.get(f"{run_folder.round_folder(root, number).name}/pairs", {})):
@@ -80,8 +80,8 @@ def _listed(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number:,}" for number, name in found) or "no reason is given"
 
 
-def _limits(root: Path) -> dict[str, float]:
-    """`max_failed_share` of each section, as the last command on this root had it; 1 where it is not known."""
+def limits(root: Path) -> dict[str, float]:
+    """`max_failed_share` of `download`, `human` and `held_out` in the run's config.yaml; 1 where it is not known."""
     try:
         settings = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

@@ -43,8 +43,6 @@ class Layout:
         self.pairs = self._made("pairs", config.select if number else None)
         self.evaluation = self._made("evaluation", config.evaluate) if trains and config.held_out else None
         self.references = self.human if config.evaluate.wants_references else None
-        self.metrics = self._made("metrics.json", None)
-        self.report = self._made("report.html", config.report)
         self.captioner = self._finetuned("captioner", config.captioner) if number else None
         self.filter = self._finetuned("filter", config.filter) if number else None
         self.captions = self._made("captions", config.caption) if number else None

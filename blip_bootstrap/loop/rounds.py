@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from blip_bootstrap.audit.open_run import OpenRun
 from blip_bootstrap.audit.shortfalls import no_pairs, no_pictures
 from blip_bootstrap.config import Config, dump_yaml
 from blip_bootstrap.errors import ConfigError, NothingLeft
+from blip_bootstrap.labels.truth import oracle_pairs
 from blip_bootstrap.loop.check import check_config
 from blip_bootstrap.loop.given import check_given, note_given
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker, Say, locked
 from blip_bootstrap.loop.staging import read_manifest
+from blip_bootstrap.report.figures import write_figures
+from blip_bootstrap.report.overview_page import write_overview
+from blip_bootstrap.report.round_page import write_report
+from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.files import write_whole
-
-if TYPE_CHECKING:
-    from blip_bootstrap.audit.open_run import OpenRun
 
 
 def run_rounds(config: Config, last: int, say: Say) -> Path | None:
@@ -30,8 +32,6 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
     Raises ConfigError where the configuration cannot carry the round, RunFailed where a step fails or another
     process works on the same root.
     """
-    from blip_bootstrap.audit.open_run import OpenRun
-    from blip_bootstrap.report.overview_page import write_overview
     from blip_pipelines.cluster.devices import resolve_dtypes
 
     mistakes = check_config(config, last) or check_given(config, last)
@@ -71,8 +71,6 @@ def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
     The page is made of `run`, the run under `config.root`, which stays open. Raises NothingLeft, once the page is
     written, where there is no picture, or no pair to train on.
     """
-    from blip_bootstrap.labels.truth import oracle_pairs
-    from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
     from blip_pipelines.caption.step import caption_and_score
     from blip_pipelines.ingest.annotated import ingest_annotated
     from blip_pipelines.ingest.download import download_images
@@ -83,7 +81,7 @@ def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
     make(at.images, download_images, *at.urls)
     if lost := no_pictures(_counts(at.images)):
         make(replace(at.pairs, section=None), take_web_pairs, at.images)
-        _write_pages(at, make, run)
+        write_pages(config, number, run, say)
         raise NothingLeft(f"images: {lost}; the same command tries all of them again")
     make(at.human, ingest_annotated, at.human_list)
     make(at.held_out, ingest_annotated, at.held_out_list)
@@ -97,7 +95,7 @@ def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
         make(at.captions, caption_and_score, at.images, at.captioner, at.filter)
         make(at.pairs, select_pairs, at.captions)
     if (lost := no_pairs(_counts(at.pairs))) and not (at.model and at.human):
-        _write_pages(at, make, run)
+        write_pages(config, number, run, say)
         use = "to train on, and no human set" if at.model else "to give out"
         raise NothingLeft(f"{at.pairs.name}: {lost}, so there is no pair {use}; what was made before it is kept")
     make(at.model, pretrain, at.images, at.pairs, at.human, _start(at, config), of_all)
@@ -105,25 +103,13 @@ def run_round(config: Config, number: int, run: OpenRun, say: Say) -> Path:
     make(at.truth_pairs, oracle_pairs, at.images, at.captions, at.truth)
     arms = at.images, at.captions, at.pairs, at.human, at.held_out, at.truth_pairs, of_all
     make(at.controls, train_controls, *arms)
-    _write_pages(at, make, run, at.model, at.evaluation, at.controls)
-    return Path(at.report.path)
+    return write_pages(config, number, run, say)
 
 
-def _write_pages(
-    at: Layout,
-    make: Maker,
-    run: OpenRun,
-    model: Artifact | None = None,
-    evaluation: Artifact | None = None,
-    controls: Artifact | None = None,
-) -> None:
-    """The figures and the page of a round, of what it has made."""
-    from blip_bootstrap.report.figures import measure_round
-    from blip_bootstrap.report.round_page import write_report
-
-    measure = partial(measure_round, at.root, at.number)
-    make(at.metrics, measure, at.images, at.pairs, evaluation, controls, at.truth)
-    make(at.report, partial(write_report, at.root, at.number, run=run), at.images, at.pairs, model, at.metrics)
+def write_pages(config: Config, number: int, run: OpenRun, say: Say) -> Path:
+    """Write the figures and the page of a round, if they may have changed; the page's path."""
+    write_figures(config.root, number, config.truth, say)
+    return write_report(config.root, number, config.report, run, say)
 
 
 def _counts(made: Artifact) -> Mapping[str, Any]:

@@ -13,6 +13,15 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.truth import judged_pairs, load_truth
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import pair_figures
+from blip_bootstrap.report.report_file import (
+    Content,
+    ReportFile,
+    Say,
+    manifest_files,
+    manifests_of_steps,
+    quiet,
+    write_if_changed,
+)
 from blip_bootstrap.storage import parquet, run_folder
 
 ALWAYS = (
@@ -24,34 +33,23 @@ ALWAYS = (
 ARMS = ("captioner_only", "filter_only", "human_only", "oracle")
 """The control arms that a round may have, each a folder of its `controls`."""
 
-UNTIMED = ("metrics.json", "report.html")
+
+def write_figures(root: Path, number: int, truth: Path | None = None, say: Say = quiet) -> Path:
+    """Write the metrics.json of round `number` of the run under `root`, if its figures may have changed; its path.
+
+    `truth` is a truth file, where there is one. `say` gets the lines of progress.
+    """
+    reads = manifest_files(root, [number]) | ({"truth": truth} if truth else {})
+
+    def content() -> Content:
+        found = round_metrics(root, number, truth)
+        return json.dumps(found, indent=1) + "\n", {name: found[name] for name in ALWAYS if found[name] is not None}
+
+    name = f"{run_folder.round_name(number)}/metrics.json"
+    return write_if_changed(ReportFile(root, name, "measure_round", reads), content, say)
 
 
-def measure_round(
-    root: Path,
-    number: int,
-    out: Path,
-    images: Path,
-    pairs: Path,
-    evaluation: Path | None,
-    controls: Path | None,
-    truth: Path | None,
-) -> dict[str, int | float]:
-    """Write `out`/metrics.json with the figures of round `number` under `root`; returns the main ones."""
-    found = round_metrics(root, number, truth, images, pairs, evaluation, controls)
-    (out / "metrics.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return {name: found[name] for name in ALWAYS if found[name] is not None}
-
-
-def round_metrics(
-    root: Path,
-    number: int,
-    truth: Path | None = None,
-    images: Path | None = None,
-    pairs: Path | None = None,
-    evaluation: Path | None = None,
-    controls: Path | None = None,
-) -> dict[str, Any]:
+def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[str, Any]:
     """All figures of round `number`: shares are 0..1, times are seconds, and null is what the round cannot have.
 
     - `urls`, `downloaded`, `failed_by_reason`: rows of `images`;
@@ -65,15 +63,15 @@ def round_metrics(
     - `seconds`: of each step, by what it made.
     """
     folder = run_folder.round_folder(root, number)
-    images, pairs = images or root / "images", pairs or folder / "pairs"
+    images, pairs = root / "images", folder / "pairs"
     with duckdb.connect() as connection:
         found: dict[str, Any] = dict.fromkeys(ALWAYS)
         found |= {"round": number} | _download_figures(connection, images) | _pair_figures(pairs)
         if truth:
             found |= truth_figures(connection, judged_pairs(load_truth(truth), images, pairs))
-    found |= _numbers((evaluation or folder / "evaluation") / "metrics.json")
+    found |= _numbers(folder / "evaluation" / "metrics.json")
     for arm in ARMS:
-        figures = _numbers((controls or folder / "controls") / arm / "metrics.json")
+        figures = _numbers(folder / "controls" / arm / "metrics.json")
         found |= {f"{arm}_{name}": value for name, value in figures.items()}
     same = run_folder.read_json(run_folder.manifest_path(root / "same_pictures")) or {}
     return found | {"same_pictures": same.get("counts", {}), "seconds": _seconds(root, number)}
@@ -176,15 +174,10 @@ def _numbers(path: Path) -> dict[str, float]:
 
 def _seconds(root: Path, number: int) -> dict[str, float]:
     """Seconds of each step of the round, by what it made; round 0 bears what is made once."""
-    prefix = run_folder.round_folder(root, number).name + "/"
-    found: dict[str, float] = {}
-    for manifest in run_folder.manifests(root):
-        name = str(manifest.get("name", ""))
-        mine = name.startswith(prefix) or (number == 0 and "/" not in name)
-        short = name.removeprefix(prefix)
-        if mine and short not in UNTIMED:
-            found[short] = float(manifest.get("seconds", 0.0))
-    return found
+    prefix = f"{run_folder.round_name(number)}/"
+    found = manifests_of_steps(root).items()
+    mine = {name: made for name, made in found if name.startswith(prefix) or (number == 0 and "/" not in name)}
+    return {name.removeprefix(prefix): float(made.get("seconds", 0.0)) for name, made in mine.items()}
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from blip_bootstrap.audit.alarms import ALARM_AUDITS, find_alarms
 from blip_bootstrap.audit.open_run import OpenRun
 from blip_bootstrap.audit.shortfalls import OF_ALL_ROUNDS
 from blip_bootstrap.config import ReportConfig
-from blip_bootstrap.errors import InputError, writing
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.html import charts
 from blip_bootstrap.html.elements import charts_html, document, section
 from blip_bootstrap.report import data_sections
 from blip_bootstrap.report.page import Page
+from blip_bootstrap.report.report_file import Content, ReportFile, Say, quiet, write_if_changed
+from blip_bootstrap.report.round_page import what_a_page_reads
 from blip_bootstrap.storage import run_folder
-from blip_bootstrap.storage.files import write_whole
 
 CHARTS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("noise ratio", (("web", "noise_ratio_web", "web"), ("synthetic", "noise_ratio_synthetic", "synthetic"))),
@@ -29,12 +30,25 @@ CHARTS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
 """Title, and for each curve its name, the figure and its tone."""
 
 
-def write_overview(root: Path, run: OpenRun | None = None) -> Path:
-    """Write `root`/report.html about every round of the run that has figures; its path.
+def write_overview(root: Path, run: OpenRun | None = None, say: Say = quiet, always: bool = False) -> Path:
+    """Write `root`/report.html about every round that has figures, if it may have changed; its path.
 
-    `run` is the run under `root` where a page was just made of it. Raises InputError where no round has a
-    metrics.json.
+    `run` is the run under `root` where a page was just made of it. `say` gets the lines of progress; `always` draws
+    the page in any case. Raises InputError where no round has a metrics.json, or the page cannot be written.
     """
+    numbers = run_folder.round_numbers(root)
+    pages = ", ".join(map(str, _rounds_with_page(root)))
+    reads = what_a_page_reads(root, numbers) | {"pages": pages}
+
+    def content() -> Content:
+        page = overview_html(root, run)
+        return page, {"size_bytes": len(page.encode())}
+
+    return write_if_changed(ReportFile(root, "report.html", "write_overview", reads), content, say, always)
+
+
+def overview_html(root: Path, run: OpenRun | None = None) -> str:
+    """The page over all rounds of the run under `root` as one HTML document. Raises and takes `run` as the writer."""
     with nullcontext(run) if run else OpenRun(root) as opened:
         numbers = run_folder.round_numbers(root)
         connection, audits = opened.over(numbers, (*ALARM_AUDITS, *data_sections.NOISE))
@@ -42,36 +56,16 @@ def write_overview(root: Path, run: OpenRun | None = None) -> Path:
         if not rounds:
             raise InputError(f"{root}: no round has figures yet; run one first")
         page = Page(root, rounds[-1]["round"], ReportConfig(), connection, audits, rounds, {})
-        sections = [
-            ("alarms", "Alarms", "Signs that the loop feeds on itself.", _alarms(page)),
-            (
-                "rounds",
-                "Round by round",
-                "Each round has a page of its own.",
-                _links(page) + data_sections.over_rounds(page),
-            ),
-            ("curves", "Over the rounds", "Figures of each round's model and data.", _curves(rounds)),
-            (
-                "noise",
-                "Noise ratio",
-                "What the filter rejects of each source, and what is dropped in all.",
-                data_sections.noise(page),
-            ),
-            ("words", "Variety", "Of the texts, from round to round.", _variety(page)),
-        ]
-    nav = [(anchor, title) for anchor, title, _, content in sections if content]
-    body = "".join(section(*one) for one in sections if one[3])
+        drawn = [(anchor, title, note, draw(page)) for anchor, title, note, draw in SECTIONS]
+    drawn = [one for one in drawn if one[3]]
     title = f"CapFilt over {len(rounds)} rounds" if len(rounds) > 1 else "CapFilt, one round"
-    return _replace(root / "report.html", document(title, f"{root.name}: from round to round.", nav, body, ""))
-
-
-def _replace(path: Path, page: str) -> Path:
-    """Write the page whole or not at all; one that would stay the same is left untouched."""
-    content = page.encode()
-    if not path.is_file() or path.read_bytes() != content:
-        with writing(path):
-            write_whole(path, content)
-    return path
+    return document(
+        title,
+        f"{root.name}: from round to round.",
+        [(anchor, heading) for anchor, heading, _, _ in drawn],
+        "".join(section(*one) for one in drawn),
+        "",
+    )
 
 
 def _alarms(page: Page) -> str:
@@ -83,18 +77,25 @@ def _alarms(page: Page) -> str:
     )
 
 
-def _links(page: Page) -> str:
-    numbers = run_folder.round_numbers(page.root)
-    made = [number for number in numbers if (run_folder.round_folder(page.root, number) / "report.html").exists()]
-    links = "".join(f'<li><a href="{run_folder.round_name(n)}/report.html">page of round {n}</a></li>' for n in made)
-    return f"<ul>{links}</ul>" if links else ""
+def _rounds(page: Page) -> str:
+    """Links to the rounds' own pages, and the main figures of each round."""
+    links = "".join(
+        f'<li><a href="{run_folder.round_name(number)}/report.html">page of round {number}</a></li>'
+        for number in _rounds_with_page(page.root)
+    )
+    return (f"<ul>{links}</ul>" if links else "") + data_sections.over_rounds(page)
 
 
-def _curves(rounds: list[dict[str, Any]]) -> str:
+def _rounds_with_page(root: Path) -> list[int]:
+    numbers = run_folder.round_numbers(root)
+    return [number for number in numbers if (run_folder.round_folder(root, number) / "report.html").exists()]
+
+
+def _curves(page: Page) -> str:
     drawn = []
     for title, curves in CHARTS:
         series = {
-            name: [(float(one["round"]), float(one[key])) for one in rounds if one.get(key) is not None]
+            name: [(float(one["round"]), float(one[key])) for one in page.rounds if one.get(key) is not None]
             for name, key, _ in curves
         }
         drawn.append(charts.lines(title, series, [tone for _, _, tone in curves], "round", marked=True))
@@ -112,3 +113,18 @@ def _variety(page: Page) -> str:
         }
         drawn.append(charts.lines(title, series, ("web", "synthetic"), "round", marked=True))
     return charts_html(drawn)
+
+
+SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
+    ("alarms", "Alarms", "Signs that the loop feeds on itself.", _alarms),
+    ("rounds", "Round by round", "Each round has a page of its own.", _rounds),
+    ("curves", "Over the rounds", "Figures of each round's model and data.", _curves),
+    (
+        "noise",
+        "Noise ratio",
+        "What the filter rejects of each source, and what is dropped in all.",
+        data_sections.noise,
+    ),
+    ("words", "Variety", "Of the texts, from round to round.", _variety),
+)
+"""Anchor, heading, a sentence about it, and the function that draws it."""

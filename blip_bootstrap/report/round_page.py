@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from blip_bootstrap import __version__
 from blip_bootstrap.audit.audits import AUDITS
 from blip_bootstrap.audit.open_run import OpenRun
+from blip_bootstrap.audit.shortfalls import limits
 from blip_bootstrap.config import ReportConfig
-from blip_bootstrap.errors import writing
 from blip_bootstrap.html.elements import document, section
 from blip_bootstrap.report import data_sections, model_sections
 from blip_bootstrap.report.page import Page
+from blip_bootstrap.report.report_file import (
+    Content,
+    ReportFile,
+    Say,
+    manifest_files,
+    manifests_of_steps,
+    quiet,
+    write_if_changed,
+)
 from blip_bootstrap.storage import run_folder
-from blip_bootstrap.storage.files import check_writable, write_whole
-from blip_bootstrap.storage.run_folder import resolve_round
+from blip_bootstrap.storage.run_folder import labels_path, languages_path, resolve_round
 
 SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
     ("flow", "From URLs to pairs", "Every row is accounted for; all bars are to one scale.", data_sections.flow),
@@ -61,54 +69,56 @@ AHEAD = tuple(name for name in AUDITS if name not in ("downloads", "steps"))
 
 def write_report(
     root: Path,
-    number: int,
-    out: Path,
-    images: Path,
-    pairs: Path,
-    model: Path | None,
-    metrics: Path,
-    config: ReportConfig,
+    number: int | None = None,
+    config: ReportConfig | None = None,
     run: OpenRun | None = None,
-) -> dict[str, int]:
-    """Write `out`/report.html for round `number` of the run under `root`; returns its size in bytes.
+    say: Say = quiet,
+    always: bool = False,
+) -> Path:
+    """Write report.html of round `number` (None: the last) of the run under `root`, if it may have changed; its path.
 
-    The page needs no other file and no network. `images`, `pairs`, `model` and `metrics` are what it is made from,
-    and lie under `root`. It holds no time of its own making, so that the same inputs give the same bytes. `run` is
-    the run under `root`, where another page is to be made of it.
+    The page needs no other file and no network, and holds no time of its own making. `config` None takes the settings
+    that the page was last written with. `run` is the run under `root`, where another page is to be made of it. `say`
+    gets the lines of progress; `always` draws the page in any case. Raises InputError where the run or the round is
+    not there, or the page cannot be written.
     """
-    page = page_html(root, number, config, run)
-    (out / "report.html").write_text(page, encoding="utf-8")
-    return {"size_bytes": len(page.encode())}
+    last = resolve_round(root, number)
+    name = f"{run_folder.round_name(last)}/report.html"
+    settings = config or _settings_of(root / name)
+
+    def content() -> Content:
+        page = page_html(root, last, settings, run)
+        return page, {"size_bytes": len(page.encode())}
+
+    reads = what_a_page_reads(root, [one for one in run_folder.round_numbers(root) if one <= last])
+    file = ReportFile(root, name, "write_report", reads, settings.model_dump(mode="json"))
+    return write_if_changed(file, content, say, always)
 
 
-def rewrite_report(root: Path, number: int | None = None, run: OpenRun | None = None) -> Path:
-    """Make the page of a round (None: the last) anew in its place, with the settings it was made with; its path.
+def _settings_of(page: Path) -> ReportConfig:
+    """The settings that a page was last written with."""
+    record = run_folder.read_json(run_folder.manifest_path(page))
+    return ReportConfig.model_validate((record or {}).get("settings", {}))
 
-    `run` as for `write_report`. Raises InputError where the run or the round is not there.
+
+def what_a_page_reads(root: Path, rounds: Sequence[int]) -> dict[str, Path | str]:
+    """Every input of a page about these rounds: what steps left, figures, labels, languages, and the alarms' limits.
+
+    The Parquet files count by their MANIFESTs. The version decides, too: another may word or draw a page otherwise.
     """
-    number = resolve_round(root, number)
-    path = run_folder.round_folder(root, number) / "report.html"
-    beside = run_folder.manifest_path(path)
-    manifest = run_folder.read_json(beside)
-    config = ReportConfig.model_validate((manifest or {}).get("settings", {}))
-    check_writable(path)
-    content = page_html(root, number, config, run).encode()
-    with writing(path):
-        write_whole(path, content)
-        if manifest:
-            entry = {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            write_whole(beside, json.dumps({**manifest, "files": [entry]}, indent=1))
-    return path
+    files = [run_folder.round_folder(root, number) / "metrics.json" for number in rounds]
+    files += [path(root, number) for path in (labels_path, languages_path) for number in rounds]
+    found: dict[str, Path | str] = {"version": __version__, "run": root.name, "limits": json.dumps(limits(root))}
+    return found | manifest_files(root, rounds) | {file.relative_to(root).as_posix(): file for file in files}
 
 
 def page_html(root: Path, number: int, config: ReportConfig, run: OpenRun | None = None) -> str:
-    """The page of round `number` as one HTML document; `run` as for `write_report`."""
+    """The page of round `number` as one HTML document; `run` is the run under `root`, where it is open already."""
     with nullcontext(run) if run else OpenRun(root) as opened:
         numbers = [one for one in run_folder.round_numbers(root) if one <= number]
         connection, audits = opened.over(numbers, AHEAD)
-        manifests = {str(m["name"]): m for m in run_folder.manifests(root)}
         rounds = data_sections.read_rounds(connection, root, number)
-        page = Page(root, number, config, connection, audits, rounds, manifests)
+        page = Page(root, number, config, connection, audits, rounds, manifests_of_steps(root))
         drawn = [(anchor, title, note, draw(page)) for anchor, title, note, draw in SECTIONS]
         head = data_sections.cards(page) + data_sections.alarm_list(page)
     drawn = [one for one in drawn if one[3]]

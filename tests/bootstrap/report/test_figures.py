@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.truth import Truth, file_name, judged_pairs, load_truth, oracle_pairs
-from blip_bootstrap.report.figures import ALWAYS, measure_round, round_metrics, truth_figures
+from blip_bootstrap.report.figures import ALWAYS, round_metrics, truth_figures, write_figures
 from blip_bootstrap.storage import parquet
 from blip_bootstrap.world.scenes import Scene, Thing
 
@@ -135,12 +136,15 @@ def test_the_oracle_keeps_true_texts_alone(finished_run: Path, tmp_path: Path) -
 
 
 def test_without_truth_controls_or_evaluation(finished_run: Path, tmp_path: Path) -> None:
-    pairs = finished_run / "round-01/pairs"
-    found = round_metrics(tmp_path, 1, None, finished_run / "images", pairs)
+    for name in ("images", "round-01/pairs"):
+        shutil.copytree(finished_run / name, tmp_path / name)
+    found = round_metrics(tmp_path, 1)
     assert found["cider"] is None
     assert found["caption_truth"] is None
-    counts = measure_round(tmp_path, 1, tmp_path, finished_run / "images", pairs, None, None, None)
+    written = json.loads(write_figures(tmp_path, 1).read_text())
+    counts = json.loads((tmp_path / "round-01/.metrics.json.MANIFEST.json").read_text())["counts"]
+    assert {name: written[name] for name in counts} == counts
     shares = ("noise_ratio", "dropped_share")
     assert set(counts) == {f"{share}_{source}" for share in shares for source in ("web", "synthetic")}
     with pytest.raises(InputError, match="no Parquet files"):
-        round_metrics(tmp_path, 1)
+        round_metrics(tmp_path, 0)
