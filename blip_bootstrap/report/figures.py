@@ -1,4 +1,4 @@
-"""The figures of a round, gathered from its tables, manifests and evaluation into one metrics.json."""
+"""The figures of a round: metrics.json, gathered from its tables, MANIFESTs and evaluation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
       `dropped_share_<source>`: texts not kept, of all of that source; with intervals, see `verdicts.pair_figures`;
     - with a truth file: `caption_truth` (true texts of the kept ones), and more, see `truth_figures`;
     - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
-    - the same for each control, as `<arm>_<figure>`;
+    - what the evaluation of each control found, as `<arm>_<figure>`;
     - `same_pictures`: the pictures that are in two sets at once, by kind, and those that training leaves out;
     - `seconds`: of each step, by what it made.
     """
@@ -78,10 +78,10 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
 
 
 def truth_figures(connection: duckdb.DuckDBPyConnection, judged: pa.Table) -> dict[str, Any]:
-    """How true the texts are, and how well the filter tells, on `judged_pairs` with a known verdict.
+    """How true the texts are, and how well the filter separates them, from the rows of `judged_pairs` with a verdict.
 
     `caption_truth`, `caption_partial`: shares of the kept texts; `truth_<source>`: true texts of all of that source,
-    before the filter, and `kept_truth_<source>` after it. Of the web texts, where those are good that are not false:
+    before the filter, and `kept_truth_<source>` after it. For web texts, of which those are good that are not false:
     `filter_precision_web` (good of the kept), `filter_recall_web` (kept of the good), and `filter_auc_web`, the area
     under the ROC curve of the ITM score. `truth_counts`: texts by source, fate and verdict.
     """
@@ -128,7 +128,7 @@ class _Tally:
 
 
 def _auc(connection: duckdb.DuckDBPyConnection, source: str) -> float | None:
-    """The rank-sum form of the area under the ROC curve; equal scores count half."""
+    """The area under the ROC curve of the ITM score, by ranks; equal scores count half."""
     (row,) = connection.execute(
         """
         WITH ranked AS (
@@ -173,7 +173,7 @@ def _numbers(path: Path) -> dict[str, float]:
 
 
 def _seconds(root: Path, number: int) -> dict[str, float]:
-    """Seconds of each step of the round, by what it made; round 0 bears what is made once."""
+    """Seconds of each step of the round, by what it made; what all rounds share counts for round 0."""
     prefix = f"{run_folder.round_name(number)}/"
     found = manifests_of_steps(root).items()
     mine = {name: made for name, made in found if name.startswith(prefix) or (number == 0 and "/" not in name)}

@@ -1,4 +1,4 @@
-"""One self-contained HTML page over all rounds of a run."""
+"""The page over all rounds of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.html import charts
 from blip_bootstrap.html.elements import charts_html, document, section
 from blip_bootstrap.report import data_sections
-from blip_bootstrap.report.page import Page
+from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.report.report_file import Content, ReportFile, Say, quiet, write_if_changed
 from blip_bootstrap.report.round_page import what_a_page_reads
 from blip_bootstrap.storage import run_folder
@@ -25,7 +25,7 @@ CHARTS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("true of the kept texts", (("all", "caption_truth", "kept"), ("synthetic", "kept_truth_synthetic", "synthetic"))),
     ("CIDEr, held-out", (("this run", "cider", "web"), ("human set only", "human_only_cider", "human"))),
     ("TR@1, held-out", (("this run", "tr1", "web"), ("human set only", "human_only_tr1", "human"))),
-    ("ITM AUC", (("held-out", "itm_auc", "web"), ("web texts, against truth", "filter_auc_web", "synthetic"))),
+    ("ITM AUC", (("held-out", "itm_auc", "web"), ("web texts, by the truth file", "filter_auc_web", "synthetic"))),
 )
 """Title, and for each curve its name, the figure and its tone."""
 
@@ -48,27 +48,30 @@ def write_overview(root: Path, run: OpenRun | None = None, say: Say = quiet, alw
 
 
 def overview_html(root: Path, run: OpenRun | None = None) -> str:
-    """The page over all rounds of the run under `root` as one HTML document. Raises and takes `run` as the writer."""
+    """The page over all rounds of the run under `root` as one HTML document; `run` is that run, where it is open.
+
+    Raises InputError where no round has figures.
+    """
     with nullcontext(run) if run else OpenRun(root) as opened:
         numbers = run_folder.round_numbers(root)
         connection, audits = opened.over(numbers, (*ALARM_AUDITS, *data_sections.NOISE))
         rounds = data_sections.read_rounds(connection, root, max(numbers, default=0))
         if not rounds:
             raise InputError(f"{root}: no round has figures yet; run one first")
-        page = Page(root, rounds[-1]["round"], ReportConfig(), connection, audits, rounds, {})
+        page = PageData(root, rounds[-1]["round"], ReportConfig(), connection, audits, rounds, {})
         drawn = [(anchor, title, note, draw(page)) for anchor, title, note, draw in SECTIONS]
     drawn = [one for one in drawn if one[3]]
     title = f"CapFilt over {len(rounds)} rounds" if len(rounds) > 1 else "CapFilt, one round"
     return document(
         title,
-        f"{root.name}: from round to round.",
+        f"Run {root.name}, from its first round to its last.",
         [(anchor, heading) for anchor, heading, _, _ in drawn],
         "".join(section(*one) for one in drawn),
         "",
     )
 
 
-def _alarms(page: Page) -> str:
+def _alarms(page: PageData) -> str:
     numbers = run_folder.rounds_with_pairs(page.root)
     found = [alarm for number in numbers for alarm in find_alarms(page.audits, page.root, number)]
     said = {alarm.name: alarm for alarm in reversed(found) if alarm.name in OF_ALL_ROUNDS}
@@ -77,7 +80,7 @@ def _alarms(page: Page) -> str:
     )
 
 
-def _rounds(page: Page) -> str:
+def _rounds(page: PageData) -> str:
     """Links to the rounds' own pages, and the main figures of each round."""
     links = "".join(
         f'<li><a href="{run_folder.round_name(number)}/report.html">page of round {number}</a></li>'
@@ -91,7 +94,7 @@ def _rounds_with_page(root: Path) -> list[int]:
     return [number for number in numbers if (run_folder.round_folder(root, number) / "report.html").exists()]
 
 
-def _curves(page: Page) -> str:
+def _curves(page: PageData) -> str:
     drawn = []
     for title, curves in CHARTS:
         series = {
@@ -102,10 +105,10 @@ def _curves(page: Page) -> str:
     return charts_html(drawn)
 
 
-def _variety(page: Page) -> str:
+def _variety(page: PageData) -> str:
     rows = page.audits("diversity").table.to_pylist()
     drawn = []
-    for key, title in (("distinct_words", "different words"), ("words_per_text", "words a text"),
+    for key, title in (("distinct_words", "different words"), ("words_per_text", "words per text"),
                        ("most_common_share", "share of the most common text")):  # fmt: skip
         series = {
             source: [(float(row["round"]), float(row[key])) for row in rows if row["source"] == source]
@@ -115,16 +118,16 @@ def _variety(page: Page) -> str:
     return charts_html(drawn)
 
 
-SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
-    ("alarms", "Alarms", "Signs that the loop feeds on itself.", _alarms),
-    ("rounds", "Round by round", "Each round has a page of its own.", _rounds),
-    ("curves", "Over the rounds", "Figures of each round's model and data.", _curves),
+SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
+    ("alarms", "Alarms", "Signs that something went wrong, or that the loop makes itself worse.", _alarms),
+    ("rounds", "Round by round", "The main figures; each round also has a page of its own.", _rounds),
+    ("curves", "Over the rounds", "How data and model change from round to round.", _curves),
     (
         "noise",
         "Noise ratio",
-        "What the filter rejects of each source, and what is dropped in all.",
+        "How much of each source the filter rejects, and how much is dropped in all.",
         data_sections.noise,
     ),
-    ("words", "Variety", "Of the texts, from round to round.", _variety),
+    ("words", "Variety", "How varied the texts are, from round to round.", _variety),
 )
 """Anchor, heading, a sentence about it, and the function that draws it."""

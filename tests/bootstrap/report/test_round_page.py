@@ -15,7 +15,7 @@ import yaml
 
 from blip_bootstrap.config import ReportConfig, SelectConfig
 from blip_bootstrap.html import gallery as gallery_module
-from blip_bootstrap.html.charts import Part, histogram, lines, stack
+from blip_bootstrap.html.charts import Segment, histogram, lines, stack
 from blip_bootstrap.html.gallery import galleries_html
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.query.questions import query
@@ -219,7 +219,7 @@ def test_a_page_of_an_earlier_version_is_current_until_something_that_it_shows_i
 
 
 def test_what_is_few_is_not_shown_as_none() -> None:
-    drawn = stack("URLs", [Part("downloaded", 99_999, "kept"), Part("timeout", 1, "dropped")], 100_000)
+    drawn = stack("URLs", [Segment("downloaded", 99_999, "kept"), Segment("timeout", 1, "dropped")], 100_000)
     assert "timeout 1 (under 0.1%)" in drawn
 
 
@@ -230,7 +230,7 @@ def test_charts_of_little_and_of_much() -> None:
     long = lines("long", {"loss": [(float(step), 1 / (step + 1)) for step in range(100_000)]}, ("web",))
     assert len(long) < 10_000
     drawn = histogram("scores", [1, 2, 3, 4], 0.5)
-    assert drawn.count("block dropped") == drawn.count("block kept") == 2
+    assert drawn.count("filled dropped") == drawn.count("filled kept") == 2
     assert "30.0% below" in drawn
 
 
