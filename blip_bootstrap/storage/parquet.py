@@ -27,6 +27,7 @@ def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[st
     schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
     rows, dictionary = data.select(schema.names).cast(schema), True if table.repeating is None else [*table.repeating]
     settings = {"row_group_size": table.rows_per_group, "use_dictionary": dictionary}
+    path.parent.mkdir(parents=True, exist_ok=True)
     with staged_file(path) as staged:
         pq.write_table(rows, staged.absolute(), compression="zstd", **settings)  # absolute: see open_parquet
 

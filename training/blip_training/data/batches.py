@@ -16,8 +16,9 @@ from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_training.data.augment import CROP_AREA, Augment, augment_image, augment_view, names_a_side
-from blip_training.data.decode import decode_image, to_pixels
+from blip_training.data.decode import decode_image
 from blip_training.data.left_out import LeftOut
+from blip_training.data.pixels import to_pixels
 from blip_training.data.shards import Part, Sample, Shard, Stream, annotated_shards, web_shards
 
 CACHE_BYTES = 2 << 30

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_training.data.picture_metadata import (
@@ -235,13 +233,3 @@ def decode_to_rgb(body: bytes, max_pixels: int) -> tuple[dict[str, int], bytes]:
     """
     image = open_picture(body, max_pixels).image
     return {"width": image.width, "height": image.height}, image.tobytes()
-
-
-def to_pixels(image: Image.Image, image_size: int) -> Tensor:
-    """Squash to a square, as BLIP does (bicubic): uint8 [3, image_size, image_size]."""
-    return torch.from_numpy(squash(image, image_size))
-
-
-def decode_pixels(encoded: bytes, image_size: int, where: str) -> Tensor:
-    """Encoded bytes to uint8 [3, image_size, image_size]; InputError names `where` for broken bytes."""
-    return to_pixels(decode_image(encoded, where), image_size)

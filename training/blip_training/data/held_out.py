@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_training.data.decode import decode_pixels
+from blip_training.data.pixels import decode_pixels
 
 
 @dataclass(frozen=True)

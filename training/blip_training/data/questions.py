@@ -23,8 +23,9 @@ from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, described, folded_text_of, text_of
 from blip_training.data.augment import augment_image
 from blip_training.data.batches import Feed
-from blip_training.data.decode import PictureError, broken, decode_to_rgb, to_pixels
+from blip_training.data.decode import PictureError, broken, decode_to_rgb
 from blip_training.data.picture_processes import PictureProcesses
+from blip_training.data.pixels import to_pixels
 
 MAX_TEXT_CHARS = 10_000
 """No question or answer is as long; the tokenizer would take minutes for one of some megabytes."""

@@ -27,8 +27,8 @@ def score_pairs(
 
     from blip_training.checkpoint.skip_init import undrawn
     from blip_training.checkpoint.store import load_med
-    from blip_training.data.decode import decode_pixels
     from blip_training.data.normalise import captions_as_seen, set_normalise
+    from blip_training.data.pixels import decode_pixels
     from blip_training.model.med import MATCH, require
 
     with undrawn():

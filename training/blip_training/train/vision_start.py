@@ -20,7 +20,7 @@ from blip_bootstrap.config import OptimizerConfig, VisionConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_training.checkpoint.weight_names import to_theirs, vit_names
-from blip_training.data.decode import decode_pixels
+from blip_training.data.pixels import decode_pixels
 from blip_training.model.vision import NORM_EPS, VisionEncoder
 from blip_training.runtime.workers import this_worker
 from blip_training.train.log import Progress
