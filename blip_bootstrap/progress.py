@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+Say = Callable[[str], None]
+"""Takes a line of progress."""
+
+
+def quiet(line: str) -> None:
+    """Show no progress."""
+
 
 PLAIN_INTERVAL_S = 30.0
 """In a log file a line follows the one before after this at the soonest, and only where something has changed."""

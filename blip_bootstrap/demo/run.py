@@ -13,11 +13,10 @@ import yaml
 from blip_bootstrap.config import VisionConfig, load_config
 from blip_bootstrap.demo.settings import VISION_START, demo_config
 from blip_bootstrap.loop.rounds import run_download, run_rounds
+from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.world.server import WorldServer
 from blip_bootstrap.world.world import World, WorldConfig, make_world
-
-Say = Callable[[str], None]
 
 
 def run_demo(

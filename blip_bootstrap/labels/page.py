@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 from blip_bootstrap.errors import BlipBootstrapError, InputError
 from blip_bootstrap.html.gallery import picture_html
 from blip_bootstrap.labels.sample import find_round
+from blip_bootstrap.progress import Say
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal
 from blip_bootstrap.query.views import connect
@@ -111,7 +112,7 @@ class Labelling:
         )
 
 
-def serve_labels(root: Path, number: int | None, port: int, say: Callable[[str], None]) -> Path:
+def serve_labels(root: Path, number: int | None, port: int, say: Say) -> Path:
     """Serve the page on loopback until every text has an answer; the path of the labels file.
 
     Each answer is saved before the next text is shown, so that stopping loses nothing. Raises InputError where the

@@ -11,15 +11,14 @@ import pyarrow as pa
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.truth import judged_pairs, load_truth
+from blip_bootstrap.progress import Say, quiet
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import pair_figures
 from blip_bootstrap.report.report_file import (
     Content,
     ReportFile,
-    Say,
     manifest_files,
     manifests_of_steps,
-    quiet,
     write_if_changed,
 )
 from blip_bootstrap.storage import parquet, run_folder

@@ -13,9 +13,10 @@ from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.html import charts
 from blip_bootstrap.html.elements import charts_html, document, section
+from blip_bootstrap.progress import Say, quiet
 from blip_bootstrap.report import data_sections
 from blip_bootstrap.report.page_data import PageData
-from blip_bootstrap.report.report_file import Content, ReportFile, Say, quiet, write_if_changed
+from blip_bootstrap.report.report_file import Content, ReportFile, write_if_changed
 from blip_bootstrap.report.round_page import what_a_page_reads
 from blip_bootstrap.storage import run_folder
 

@@ -6,28 +6,25 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blip_bootstrap import __version__
+from blip_bootstrap.config import Section
 from blip_bootstrap.errors import writing
+from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import check_writable, write_whole
-from blip_bootstrap.storage.manifest import digest_of_path, digest_of_recipe
+from blip_bootstrap.storage.manifest import digest_of_path, digest_of_recipe, manifest_of, recipe_of, short
 from blip_bootstrap.storage.run_folder import MANIFEST, manifest_path, manifests, read_json, round_folder
 
 REPORT_FILES = ("metrics.json", "report.html")
 """What tells about a round or a run. No step makes these, and no step reads them."""
 
-Say = Callable[[str], None]
+COMPLETE = {"complete": True}
+"""Marks a record that names every input; earlier versions left some out."""
 
 Content = tuple[str, Mapping[str, int | float]]
 """The text of a file, and figures of it for the line that says that it is written."""
-
-
-def quiet(line: str) -> None:
-    """For callers that show no progress."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class ReportFile:
     name: str
     written_by: str
     reads: Mapping[str, Path | str]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    section: Section | None = None
 
     @property
     def path(self) -> Path:
@@ -55,7 +52,7 @@ class ReportFile:
             for name, what in sorted(self.reads.items())
             if not isinstance(what, Path) or what.is_file()
         }
-        return {"step": self.written_by, "config": dict(self.settings), "inputs": digests}
+        return recipe_of(self.written_by, self.section, digests)
 
 
 def write_if_changed(file: ReportFile, content: Callable[[], Content], say: Say, always: bool = False) -> Path:
@@ -75,12 +72,13 @@ def write_if_changed(file: ReportFile, content: Callable[[], Content], say: Say,
     text, counts = content()
     written = text.encode()
     seconds = time.monotonic() - started
+    files = [{"name": file.path.name, "bytes": len(written), "sha256": hashlib.sha256(written).hexdigest()}]
+    record = manifest_of(file.name, recipe, file.section, counts, seconds, files) | COMPLETE
     with writing(file.path):
         if not file.path.is_file() or file.path.read_bytes() != written:
             write_whole(file.path, written)
-        write_whole(manifest_path(file.path), json.dumps(_record(file, recipe, written, counts, seconds), indent=1))
-    shown = "  ".join(f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value:,}"
-                      for name, value in counts.items())  # fmt: skip
+        write_whole(manifest_path(file.path), json.dumps(record, indent=1))
+    shown = "  ".join(f"{key} {short(value)}" for key, value in counts.items())
     say(f"{file.name}: done in {seconds:.1f} s  {shown}")
     return file.path
 
@@ -91,7 +89,7 @@ def _is_current(file: ReportFile, record: Mapping[str, Any], recipe: Mapping[str
         return False
     if record.get("complete"):
         return bool(record["digest"] == digest_of_recipe(recipe))
-    # Earlier versions recorded a few of the inputs only: there the dates of the files decide.
+    # Without all inputs in the record, the dates of the files decide.
     made_ns = manifest_path(file.path).stat().st_mtime_ns
     dates = (what.stat().st_mtime_ns for what in file.reads.values() if isinstance(what, Path) and what.is_file())
     return record["recipe"]["config"] == recipe["config"] and all(date <= made_ns for date in dates)
@@ -105,25 +103,6 @@ def _because(record: Mapping[str, Any] | None, recipe: Mapping[str, Any]) -> str
     changed = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return f", because of another {', '.join(changed[:3])}{more}" if changed else ""
-
-
-def _record(
-    file: ReportFile, recipe: Mapping[str, Any], written: bytes, counts: Mapping[str, Any], seconds: float
-) -> dict[str, Any]:
-    content = hashlib.sha256(written).hexdigest()
-    return {
-        "digest": digest_of_recipe(recipe),
-        "recipe": recipe,
-        "complete": True,  # every input is in the recipe
-        "name": file.name,
-        "content": content,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 2),
-        "version": __version__,
-        "settings": dict(file.settings),
-        "counts": dict(counts),
-        "files": [{"name": file.path.name, "bytes": len(written), "sha256": content}],
-    }
 
 
 def manifests_of_steps(root: Path) -> dict[str, dict[str, Any]]:

@@ -13,15 +13,14 @@ from blip_bootstrap.audit.open_run import OpenRun
 from blip_bootstrap.audit.shortfalls import limits
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.html.elements import document, section
+from blip_bootstrap.progress import Say, quiet
 from blip_bootstrap.report import data_sections, model_sections
 from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.report.report_file import (
     Content,
     ReportFile,
-    Say,
     manifest_files,
     manifests_of_steps,
-    quiet,
     write_if_changed,
 )
 from blip_bootstrap.storage import run_folder
@@ -121,7 +120,7 @@ def write_report(
         return page, {"size_bytes": len(page.encode())}
 
     reads = what_a_page_reads(root, [one for one in run_folder.round_numbers(root) if one <= last])
-    file = ReportFile(root, name, "write_report", reads, settings.model_dump(mode="json"))
+    file = ReportFile(root, name, "write_report", reads, settings)
     return write_if_changed(file, content, say, always)
 
 

@@ -148,3 +148,32 @@ def test_without_truth_controls_or_evaluation(finished_run: Path, tmp_path: Path
     assert set(counts) == {f"{share}_{source}" for share in shares for source in ("web", "synthetic")}
     with pytest.raises(InputError, match="no Parquet files"):
         round_metrics(tmp_path, 0)
+
+
+def test_figures_are_written_again_when_anything_that_they_are_made_from_changes(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    truth, path, said = root / "truth.tsv", root / "round-01/metrics.json", list[str]()
+
+    def is_written() -> bool:
+        said.clear()
+        write_figures(root, 1, truth, said.append)
+        return said != ["round-01/metrics.json: current"]
+
+    is_written()
+    before, stamp = path.read_bytes(), path.stat().st_mtime_ns
+    assert not is_written()
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, stamp)
+    truth.write_text(truth.read_text().replace("clean", "unrelated").replace("full", "unrelated"))
+    assert is_written()
+    assert said[0] == "round-01/metrics.json: measure_round, because of another truth"
+    assert path.read_bytes() != before
+    (root / "same_pictures").mkdir()
+    manifest = {"name": "same_pictures", "counts": {"left_out_human": 3}, "made": "2026", "seconds": 1.5, "recipe": {}}
+    (root / "same_pictures/MANIFEST.json").write_text(json.dumps(manifest))
+    assert is_written()
+    assert json.loads(path.read_text())["same_pictures"] == {"left_out_human": 3}
+    path.write_text("{")
+    assert is_written()
+    assert not is_written()
