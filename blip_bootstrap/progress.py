@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+Say = Callable[[str], None]
+"""Takes a line of progress."""
+
+
+def quiet(line: str) -> None:
+    """Show no progress."""
+
 
 PLAIN_INTERVAL_S = 30.0
 """Least time between two lines in a log file; no line is written while nothing changes."""

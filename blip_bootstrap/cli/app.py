@@ -148,13 +148,13 @@ def report(root: RunRoot = None, number: RoundNumber = None) -> None:
     """Write a round's page again; without --round the last one's, and the page over all rounds. Prints the paths."""
     from blip_bootstrap.audit.open_run import OpenRun
     from blip_bootstrap.report.overview_page import write_overview
-    from blip_bootstrap.report.round_page import rewrite_report
+    from blip_bootstrap.report.round_page import write_report
 
     folder = run_folder(root)
     with OpenRun(folder) as run:
-        typer.echo(str(rewrite_report(folder, number, run)))
+        typer.echo(str(write_report(folder, number, run=run, always=True)))
         if number is None:
-            typer.echo(str(write_overview(folder, run)))
+            typer.echo(str(write_overview(folder, run, always=True)))
 
 
 @config_app.command("show", epilog="Example: `blip-bootstrap config show --set seed=7 > my.yaml`")

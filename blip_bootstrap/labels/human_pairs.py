@@ -1,4 +1,4 @@
-"""Labels without people: captions that people wrote of a picture fit it, and texts of another picture do not."""
+"""Labels without asking people: a human caption fits its picture, and a text of another picture does not."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.files import check_writable
 from blip_bootstrap.storage.run_folder import resolve_round, round_name
 from blip_bootstrap.storage.tables import LABELS
+from blip_training.evaluate.pair_scores import score_pairs
 
 Pair = tuple[bytes, str, str]
 
 
 def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, seed: int = 0) -> Path:
-    """Score `size` pictures with one of their human captions and with a text of another picture, by a round's filter.
+    """Let a round's filter score `size` pictures with one of their human captions and a text of another picture.
 
-    The wrong texts are web texts of the round, since those that `target_noise` must tell are worded like them (file
-    names, shop titles, slogans, captions); a round without them takes human captions of another picture. Writes labels
-    of the source `human`, answered yes and no; the file's path is what `select.labels` takes for the strategy
-    `target_noise`. The held-out set serves where there is one, since the filter was fitted to the human set.
-    Raises InputError where the run has neither set, or no filter that could be asked.
+    The texts of other pictures are web texts of the round, or human captions where it has none. The pictures are those
+    of the held-out set, or of the human set where there is none. Writes labels of the source `human`, answered yes and
+    no; the file's path is what `select.labels` takes for the strategy `target_noise`. Raises InputError where the run
+    has neither set, or no single filter that scored the round.
     """
-    from blip_training.evaluate.pair_scores import score_pairs
-
+    # Web texts, since the wrong texts that `target_noise` is to find are worded like them: file names, shop titles,
+    # slogans. The held-out set first, since the filter was fine-tuned on the human set.
     number = resolve_round(root, number)
     path = root / "labels" / f"human-{round_name(number)}.parquet"
     pairs = list(_pairs(root, number, size, seed))
@@ -60,13 +60,13 @@ def filter_of(root: Path, number: int) -> str | Path:
 
 
 def _settings(root: Path) -> dict[str, Any]:
-    """The configuration that the run was last run with; empty where there is none."""
+    """The configuration of the last command that ran this run; empty where there is none."""
     file = root / "config.yaml"
     return (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None) or {}
 
 
 def _pairs(root: Path, number: int, size: int, seed: int) -> Iterator[Pair]:
-    """Pictures with one of their captions and a text of another picture; a caption that both have is no negative."""
+    """Pictures, each with one of its captions and a text of another picture that is not among its own captions."""
     rng = random.Random(seed)
     rows = _annotated(root)
     rows = rng.sample(rows, min(size, len(rows)))

@@ -1,4 +1,4 @@
-"""The table at the end of a run: one column per round, one row per figure."""
+"""The table that is printed at the end of a run: a column for each round, a row for each figure."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ FIGURES = (
     ("oracle: CIDEr", "oracle_cider", ".3f"), ("oracle: TR@1", "oracle_tr1", ".1%"),
     ("seconds", "seconds", "counts"),
 )  # fmt: skip
-"""Label, key in metrics.json, and format: Python's, or one `name value` a line."""
+"""Label, key in metrics.json and format: Python's, or `counts` for a line `name value` for each of several."""
 
 
 def print_summary(root: Path) -> None:
-    """Print the figures of every round of `root` that has a metrics.json."""
+    """Print the figures of each round of the run under `root` that has any, and the alarms about failed inputs."""
     read = {
         run_folder.round_folder(root, n).name: json_tables.read_figures(root, n) for n in run_folder.round_numbers(root)
     }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
 from blip_bootstrap.config.marks import ByContent, CountsAs, IdleWhere, Later, Speed, mark_of
 from blip_bootstrap.storage.parquet import open_parquet
@@ -90,6 +92,34 @@ def _by_today(settings: Mapping[str, Any], section: BaseModel) -> dict[str, Any]
 def _content(name: Path | str) -> str:
     """The digest of what lies under a name; a hub name as it is."""
     return digest_of_path(Path(name)) if Path(name).exists() else str(name)
+
+
+def manifest_of(
+    name: str,
+    recipe: Mapping[str, Any],
+    section: Section | None,
+    counts: Mapping[str, Any],
+    seconds: float,
+    files: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The MANIFEST of something that was just made; `files` as `describe_files` has them."""
+    return {
+        "digest": digest_of_recipe(recipe),
+        "recipe": recipe,
+        "name": name,
+        "content": digest_of_recipe({"files": [[file["name"], file["sha256"]] for file in files]}),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 2),
+        "version": __version__,
+        "settings": section.model_dump(mode="json") if section else {},
+        "counts": dict(counts),
+        "files": files,
+    }
+
+
+def short(value: object) -> str:
+    """A count or figure as lines of progress show it: 1,234 or 0.1234."""
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def describe_files(folder: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from blip_bootstrap.paths import local_path, model_name, name_the_user, path_arg
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import round_metrics
-from blip_bootstrap.report.round_page import rewrite_report
+from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.why import why
 from blip_bootstrap.select.pairs import select_pairs
 from tests.support.finished_run import make_run
@@ -54,7 +54,7 @@ def test_a_run_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.Monkey
     assert row == {"n": num_pairs, "r": 2}
     assert {one["gap"] for one in audit(root, 1, ["accounting"])[0].table.to_pylist()} == {0}
     assert why(root, "0000000001").texts.num_rows == 3
-    assert rewrite_report(root, 1).is_file()
+    assert write_report(root, 1).is_file()
     assert draw_sample(root, 1, size=4).is_file()
     counts = select_pairs(tmp_path / "out", root / "round-01" / "captions", SelectConfig())
     assert counts["rows"] == round_metrics(root, 1)["web_captions"] + round_metrics(root, 1)["synthetic_captions"]

@@ -1,5 +1,5 @@
 -- Downloads by outcome
--- One line for each list and outcome; `share`: of the rows of the list.
+-- One line for each URL list and outcome; `share` is the share of the list's rows.
 WITH counted AS MATERIALIZED ( -- DuckDB would read all images again for the share
     SELECT dataset, status, error_class, count(*) AS urls FROM images GROUP BY dataset, status, error_class
 )

@@ -1,5 +1,5 @@
 -- Variety of phrases
--- Shares of the pairs and triples of words that are different, in the first 200 words of at most 20,000 texts of each source; `echoed`: share of the texts with five words in a row that a text of another image has.
+-- `distinct_2`, `distinct_3`: of all pairs and triples of neighbouring words, the share that is different. `echoed`: the share of texts that have five words in a row in common with a text of another image. The first 200 words of at most 20,000 texts of each source are read.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 20000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), texts AS (

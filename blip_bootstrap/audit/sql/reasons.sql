@@ -1,5 +1,5 @@
 -- Why texts were dropped
--- One line for each source and reason; `share`: of all texts of that source. Where there is no reason, the text was kept.
+-- One line for each source and reason; `share` is the share of all texts of that source. The line without a reason counts the texts that were kept.
 WITH counted AS MATERIALIZED ( -- DuckDB would read all pairs again for the share
     SELECT round, source, coalesce(reason, 'kept') AS fate, count(*) AS texts FROM pairs GROUP BY round, source, fate
 )

@@ -14,7 +14,7 @@ from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.loop.check import check_config
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker, locked
-from blip_bootstrap.loop.staging import read_manifest
+from blip_bootstrap.loop.whole import read_manifest
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_of
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import PAIRS

@@ -23,7 +23,7 @@ from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.verdicts import pair_figures
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import round_metrics
-from blip_bootstrap.report.round_page import rewrite_report
+from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.summary import print_summary
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet, tables
@@ -278,7 +278,7 @@ def test_figures_of_earlier_versions_are_told_as_todays(
     told = capsys.readouterr().out
     for name in SHARES:
         assert f"{today[name]:.1%}" in told
-    assert f"{today['noise_ratio_synthetic']:.1%}" in rewrite_report(root, 1).read_text()
+    assert f"{today['noise_ratio_synthetic']:.1%}" in write_report(root, 1).read_text()
 
 
 def test_figures_without_their_pairs_keep_what_they_meant(finished_run: Path, tmp_path: Path) -> None:
