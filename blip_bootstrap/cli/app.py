@@ -105,7 +105,7 @@ def demo(
     settings: Settings = None,
     ray: RayAddress = None,
 ) -> None:
-    """Run two CapFilt rounds on a drawn world with its own web server that also fails; takes minutes, needs no data."""
+    """Run two CapFilt rounds on a drawn world, with a web server that also fails; takes minutes and needs no data."""
     from blip_bootstrap.demo.run import run_demo
     from blip_bootstrap.report.summary import print_summary
 
@@ -141,7 +141,7 @@ def sql(
 
 @app.command(epilog="Example: `blip-bootstrap report --round 1 --root runs/demo`")
 def report(root: Root = None, number: RoundNumber = None) -> None:
-    """Write the page of a round again, without --round the last one's and that of all rounds; prints the paths."""
+    """Write the page of a round again; without --round the last one's, and that over all rounds. Prints their paths."""
     from blip_bootstrap.audit.open_run import OpenRun
     from blip_bootstrap.report.overview_page import write_overview
     from blip_bootstrap.report.round_page import rewrite_report

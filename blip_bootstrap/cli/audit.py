@@ -116,9 +116,12 @@ def calibrate(
     root: Root = None,
     number: RoundNumber = None,
     size: Annotated[int, typer.Option("--size", min=10, help="How many pictures to draw.")] = 1000,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed draws other pairs.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed draws other pictures.")] = 0,
 ) -> None:
-    """Make labels for `select.labels` without people: human captions fit their picture, other web texts do not."""
+    """Make labels without people: captions of the human or held-out set fit their picture, other web texts do not.
+
+    They are for `select.labels`, where `select.strategy` is `target_noise`.
+    """
     from blip_bootstrap.labels import human_pairs
     from blip_bootstrap.query.formats import print_table
 

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", "-c", parser=path_argument, metavar="PATH", help="YAML file; see `config show`."),
+    typer.Option(
+        "--config", "-c", parser=path_argument, metavar="PATH", help="YAML file; `config show` prints every setting."
+    ),
 ]
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="One setting, as `select.itm_threshold=0.6`; may be repeated, and wins over the file."),
+    typer.Option("--set", help="One setting, as `select.itm_threshold=0.6`, in place of the file's; may be repeated."),
 ]
 
 NewRoot = Annotated[
@@ -49,7 +51,7 @@ Root = Annotated[
 RoundNumber = Annotated[int | None, typer.Option("--round", min=0, help="Which round. Default: the last one made.")]
 
 LastRound = Annotated[
-    int, typer.Option("--round", min=0, help="The last round to make; those before it are made first where missing.")
+    int, typer.Option("--round", min=0, help="The last round to make; earlier ones that it needs come first.")
 ]
 
 RayAddress = Annotated[

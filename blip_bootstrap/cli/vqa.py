@@ -65,7 +65,10 @@ def train(
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Fine-tune a pre-trained model, or one that answers already, on questions with people's answers."""
+    """Fine-tune a pre-trained model, or one that answers already, on questions with people's answers.
+
+    Its settings are the section `vqa` of the configuration.
+    """
     from blip_bootstrap.loop.vqa import train_vqa
 
     with ended_early(GOES_ON):
@@ -108,7 +111,10 @@ def answer(
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Answer questions, one JSON line each; where people answered them, the VQA accuracy goes to standard error."""
+    """Answer questions, one JSON line each; where people answered them, the VQA accuracy goes to standard error.
+
+    Its settings are the section `vqa` of the configuration.
+    """
     from blip_bootstrap.loop.vqa import answer_vqa
     from blip_bootstrap.query.formats import write_file
 

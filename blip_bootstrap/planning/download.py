@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from blip_bootstrap.config import Config
 from blip_bootstrap.planning.cost import Cost
+from blip_bootstrap.planning.sample import Sample
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
+from blip_bootstrap.storage.tables import IMAGES
+from blip_pipelines.cluster.resources import peak_bytes
+from blip_pipelines.ingest.same_pictures import find_same_pictures
 
 CPU_BOUND = 0.7
 """Share of a fetching worker's time on the CPU from which its decoding and resizing bounds it, not the network."""
+
+NUM_THREADS = min(8, os.cpu_count() or 1)
+"""How many files the search for same pictures reads at a time."""
 
 
 def measure_download(config: Config, images: Path, count: int) -> Cost:
@@ -27,3 +38,39 @@ def measure_download(config: Config, images: Path, count: int) -> Cost:
         unit=config.download.rows_per_shard,
         worker_bytes=found.peak_bytes,
     )
+
+
+def measure_same_pictures(
+    config: Config, sample: Sample, folders: Mapping[str, Path], sizes: Mapping[str, int], scratch: Path
+) -> Cost | None:
+    """The cost of looking for pictures that are in two sets at once: each stored one is read and hashed.
+
+    `folders` and `sizes` are the sample's and the whole number of rows of the human and the held-out set. None where a
+    round does not look: without either set, or with nothing to train.
+    """
+    trains = config.pretrain.optimizer.steps or not (config.captioner.checkpoint and config.filter.checkpoint)
+    if not folders or not trains:
+        return None
+    images = scratch / "same_images"
+    images.mkdir()
+    sets_s = _look(config, images, folders, scratch / "same-0")
+    write_parquet(images / "part-00000.parquet", sample.rows, IMAGES)
+    images_s = _look(config, images, folders, scratch / "same-1") - sets_s
+    num_read = sum(len(read_parquet(file, ["key"])) for folder in folders.values() for file in parquet_files(folder))
+    return Cost(
+        "same pictures", 0, 0, max(0.0, images_s) / len(sample.rows), "CPU",
+        fixed_s=sets_s * sum(sizes.values()) / num_read,
+        num_workers=NUM_THREADS,
+        unit=config.download.rows_per_shard,
+        share=sample.success_share,
+        worker_bytes=peak_bytes() // NUM_THREADS,
+        scales=False,
+    )  # fmt: skip
+
+
+def _look(config: Config, images: Path, folders: Mapping[str, Path], out: Path) -> float:
+    """Seconds that the step takes."""
+    out.mkdir()
+    started = time.perf_counter()
+    find_same_pictures(out, images, folders.get("human"), folders.get("held_out"), config=config.same_pictures)
+    return time.perf_counter() - started

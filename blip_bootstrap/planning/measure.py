@@ -13,7 +13,7 @@ from blip_bootstrap.config import Config
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.planning.annotated import captions_of, measure_annotated, measure_evaluation, web_texts
 from blip_bootstrap.planning.cost import Cost
-from blip_bootstrap.planning.download import measure_download
+from blip_bootstrap.planning.download import measure_download, measure_same_pictures
 from blip_bootstrap.planning.report import measure_report
 from blip_bootstrap.planning.sample import (
     PlannedModels,
@@ -76,7 +76,12 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
             config = with_usual_length(config, known)
         note = "" if models.trained else "; untrained models, whose captions are cut at the usual length"
         say(f"plan: {len(sample.rows)} images, {sample.origin}{note}")
-        costs += [*annotated, *measure_finetunes(config, models, folders.get("human"), scratch)]
+        same = measure_same_pictures(config, sample, folders, sizes, scratch)
+        costs += [
+            *annotated,
+            *([same] if same else []),
+            *measure_finetunes(config, models, folders.get("human"), scratch),
+        ]
         captioning, captions = measure_captioning(config, models, sample, limit_s, known)
         costs += [captioning, measure_select(config, captions, scratch / "select", sample.success_share)]
         costs += measure_model(config, sample, folders, sizes.get("held_out", 0), limit_s, scratch)
