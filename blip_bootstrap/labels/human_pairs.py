@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.select.calibrate import thresholds_table
 from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.files import check_writable
 from blip_bootstrap.storage.run_folder import resolve_round, round_name
@@ -45,6 +47,12 @@ def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, s
     ]
     parquet.write_parquet(path, parquet.rows_to_table(rows, LABELS), LABELS, {"seed": str(seed), "filter": str(filter)})
     return path
+
+
+def thresholds_with(labels: Path, root: Path, number: int | None = None) -> pa.Table:
+    """What the strategy `target_noise` would do with such labels on a round's web texts, one row for each target."""
+    captions = run_folder.round_folder(root, resolve_round(root, number)) / "captions"
+    return thresholds_table(parquet.parquet_files(captions), labels, ["web"])
 
 
 def filter_of(root: Path, number: int) -> str | Path:

@@ -1,4 +1,4 @@
-"""What the figures and the page at the end of a round cost."""
+"""What the figures (metrics.json) and the page at the end of a round cost."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PICTURE = re.compile(rb"<img[^>]*>")
 
 
 def measure_report(config: Config, images: pa.Table, captions: list[dict[str, Any]], root: Path) -> Cost:
-    """The cost of metrics.json and report.html, on a round of the sample alone.
+    """The cost of metrics.json and report.html, made for a round over the sample.
 
-    Pictures make most of the page. Which galleries are full is up to the models; all are taken to be.
+    Pictures are most of the page. How many texts its galleries have to show is up to the models; all are planned full.
     """
     at = round_folder(root, 1)
     write_parquet(root / "images" / "part-00000.parquet", images, IMAGES)
@@ -48,7 +48,7 @@ def measure_report(config: Config, images: pa.Table, captions: list[dict[str, An
 
 
 def _more_picture_bytes(page: Path, num_gallery: int, num_images: int) -> int:
-    """What the page would take more with every gallery full."""
+    """Bytes that the page would take more if every gallery were full."""
     sizes = [len(picture) for picture in PICTURE.findall(page.read_bytes())]
     missing = len(GALLERIES) * min(num_gallery, num_images) - len(sizes)
     return round(missing * statistics.mean(sizes)) if sizes and missing > 0 else 0

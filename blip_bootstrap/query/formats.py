@@ -98,6 +98,12 @@ def write_file(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def print_table(data: pa.Table) -> None:
+    """Print a small table on standard output, as wide as the terminal."""
+    console = PipedConsole()
+    console.print(rich_table(data, console.width))
+
+
 def rich_table(data: pa.Table, width: int) -> Table:
     """`data` as a rich table that fits `width` characters.
 

@@ -6,17 +6,20 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from blip_bootstrap.errors import InputError
-from blip_training.data.normalise import questions_as_seen
+from blip_training.checkpoint.store import load_vqa
+from blip_training.data.normalise import questions_as_seen, set_normalise
 from blip_training.data.questions import Question, read_picture
 from blip_training.data.tokenizer import encode_cut
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import Sampler
 from blip_training.objective.losses import token_costs
+from blip_training.runtime.workers import resolve_device
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -47,6 +50,13 @@ class Answer:
 
     text: str
     logprob: float
+
+
+def open_vqa(source: Path | str, config: VqaConfig) -> tuple[Vqa, Tokenizer]:
+    """A model that answers, on the configured device. Raises CheckpointError where `source` names none."""
+    vqa, tokenizer = load_vqa(source, resolve_device(config.optimizer.device), config.image_size)
+    set_normalise(vqa, config.normalise)
+    return vqa, tokenizer
 
 
 @torch.inference_mode()
