@@ -94,6 +94,9 @@ def _mistake(item: dict[str, Any]) -> str:
         known = list(_fields_at(item["loc"][:-1]))
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}"
+        section, dot, rest = str(item["loc"][-1]).partition(".")
+        if dot and section in known:
+            hint = f"a dot is for --set; in the file write {section}: {{{rest}: ...}}"
         return f"{where}: unknown key; {hint}"
     return f"{where}: {in_words(item)}"
 

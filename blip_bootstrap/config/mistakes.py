@@ -47,6 +47,8 @@ def in_words(item: Mapping[str, Any]) -> str:
         return f"true or false was expected (got {_shown(value)})"
     if kind in TEXTS:
         return f"a text was expected, found {_found(value)}{_as_text(name, value)}"
+    if kind == "string_pattern_mismatch":
+        return f"plain letters, digits and signs (ASCII) on one line were expected (got {_shown(value)})"
     if kind == "literal_error":
         return _choice(name, value, str(context["expected"]))
     if kind in LIMITS:

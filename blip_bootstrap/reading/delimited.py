@@ -59,39 +59,50 @@ def records_of(
     at the start of a field makes a plain CSV reader swallow them. Empty lines are no records.
     """
     ahead: deque[Line] = deque()
+    passed = 0  # so many lines of `ahead` neither end a field nor are records: none is looked at twice
     while True:
         if not ahead and (line := next(lines, None)) is not None:
             ahead.append(line)
         if not ahead:
             return
         number, text = ahead.popleft()
+        passed, num_lines = max(passed - 1, 0), 1
         if not text:
             continue
         fields, is_open = split_fields(text, delimiter)
-        while is_open:
-            taken = _lines_to_the_end(fields, ahead, lines, delimiter, is_record)
+        while is_open and num_lines <= MOST_LINES:
+            taken, passed = _lines_to_the_end(fields, ahead, passed, lines, delimiter, is_record)
             if not taken:
                 break
             text = "\n".join([text, *(ahead.popleft()[1] for _ in range(taken))])
+            passed, num_lines = 0, num_lines + taken
             fields, is_open = split_fields(text, delimiter)
         yield number, fields, is_open
 
 
 def _lines_to_the_end(
-    opening: Fields, ahead: deque[Line], lines: Iterator[Line], delimiter: str, is_record: Callable[[Fields], bool]
-) -> int:
-    """How many of the next lines belong to the open field of `opening`; 0 where its quote has no end."""
+    opening: Fields,
+    ahead: deque[Line],
+    passed: int,
+    lines: Iterator[Line],
+    delimiter: str,
+    is_record: Callable[[Fields], bool],
+) -> tuple[int, int]:
+    """How many of the next lines belong to the open field of `opening`; 0 where its quote has no end.
+
+    And `passed`, how many of them neither end a field nor are records, which it is given as far as that is known.
+    """
     whole = is_record(opening)
-    for at in range(MOST_LINES):
+    for at in range(passed, MOST_LINES):
         if at == len(ahead):
             ahead.extend(islice(lines, 1))
         if at == len(ahead):
-            return 0
+            return 0, at
         text = ahead[at][1]
         ends = _closing(text, 0, delimiter) is not None
         # The last line of a field of its own looks like a record where the field comes first: `end of it",http://a`.
         if (whole or not ends) and is_record(split_fields(text, delimiter)[0]):
-            return 0
+            return 0, at
         if ends:
-            return at + 1
-    return 0
+            return at + 1, at
+    return 0, MOST_LINES

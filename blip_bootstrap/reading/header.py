@@ -67,5 +67,6 @@ Check = Callable[[Header], Sequence[str]]
 
 
 def _shown(name: str) -> str:
-    """A column's name in a message, without what a terminal might act on."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name[:60])
+    """A column's name for a message: unprintable characters replaced, in quotes where YAML needs them."""
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in name[:60])
+    return f'"{shown}"' if shown != shown.strip() else shown

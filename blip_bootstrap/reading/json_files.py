@@ -17,10 +17,18 @@ _BRACKETS = {"": "[", "[": "]"}
 """The bracket that may come next, by those read so far: there is one array with all objects, or none."""
 
 
+def _whole_number(digits: str) -> int | str:
+    """Python refuses to read over 4,300 digits; such a number stays as it is written."""
+    return int(digits) if len(digits) < 4_000 else digits
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole_number)
+
+
 def parse_json(text: str) -> Any:
     """The value of a JSON text. Raises ValueError where it is not JSON or is nested too deep."""
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
@@ -63,7 +71,7 @@ def _is_document(path: Path) -> bool:
 def _begins_object(text: str) -> bool:
     """Whether `text` begins with a whole object, or with one that is longer than what is known of it."""
     try:
-        json.JSONDecoder().raw_decode(text)
+        _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
         return len(text) > HEAD_BYTES // 2 and error.pos > len(text) - 10
     except (ValueError, RecursionError):
@@ -72,7 +80,7 @@ def _begins_object(text: str) -> bool:
 
 
 def _of_document(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    decoder, buffer, at, line, brackets = json.JSONDecoder(), "", 0, 1, ""
+    buffer, at, line, brackets = "", 0, 1, ""
     with open_text(path) as stream:
         while True:
             while at < len(buffer) and buffer[at] in _BETWEEN + _BRACKETS.get(brackets, ""):
@@ -80,7 +88,7 @@ def _of_document(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             why = "its array has no end" if brackets == "[" else ""
             try:
                 if at < len(buffer):
-                    value, end = decoder.raw_decode(buffer, at)
+                    value, end = _DECODER.raw_decode(buffer, at)
                     yield line, value if isinstance(value, dict) else None
                     line, brackets, at = line + buffer.count("\n", at, end), brackets or "{", end
                     continue

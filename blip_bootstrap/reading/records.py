@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.reading.delimited import Fields, records_of, split_fields
@@ -154,7 +155,7 @@ def _of_parquet(path: Path, check: Check) -> Iterator[Record]:
                 for cells in zip(*(_cells(batch.column(name)) for name in wanted), strict=True):
                     row += 1
                     yield Record(f"row {row}", dict(zip(wanted, cells, strict=True)))
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise InputError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -164,4 +165,21 @@ def _cells(column: pa.Array) -> list[Any]:
     """The column's values; a float32 as the shortest number that is written so: 1.1, not 1.10000002384."""
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
         return [None if cell is None else float(str(cell)) for cell in column.to_numpy(zero_copy_only=False)]
-    return list(column.to_pylist())
+    try:
+        return list(column.to_pylist())
+    except pa.ArrowException:
+        raise
+    except Exception:  # noqa: BLE001  # texts that are no UTF-8; dates and time zones that Python has not
+        return list(_written(column).to_pylist())
+
+
+def _written(column: pa.Array) -> pa.Array:
+    """A column that Python cannot hold: texts as bytes, dates as Arrow writes them, in UTC; empty beyond its years."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_temporal(kind):
+        plain = column.cast(pa.timestamp(kind.unit)) if pa.types.is_timestamp(kind) else column
+        texts = plain.cast(pa.string())
+        return pc.if_else(pc.starts_with(texts, "<"), None, texts)
+    return column.cast(pa.large_list(pa.large_binary()) if pa.types.is_nested(kind) else pa.large_binary())

@@ -39,6 +39,10 @@ _REFUSED = {
     b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
     b"SQLite": "a database; give its table, as TSV or CSV",
+    b"version https://git-lfs.": "a Git LFS pointer, and not the list; fetch it with `git lfs pull`",
+    b"<!DOCTYPE": "a web page, and no list",
+    b"<!doctype": "a web page, and no list",
+    b"<html": "a web page, and no list",
 }
 
 _MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}

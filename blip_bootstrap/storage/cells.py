@@ -28,7 +28,8 @@ def text_of(cell: object) -> str:
     if isinstance(cell, (bool, list, tuple, dict, set)):
         raise NotTextError(described(cell))
     if isinstance(cell, Decimal):
-        return f"{cell.normalize():f}"
+        digits = f"{cell:f}"  # normalize() would round to the context's 28 digits
+        return digits.rstrip("0").rstrip(".") if "." in digits else digits
     return str(cell)
 
 

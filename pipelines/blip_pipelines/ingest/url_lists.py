@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -137,7 +138,8 @@ def _is_bare(urls: UrlList) -> bool:
     if plain_suffix(urls.path) != ".txt":
         return False
     first = next((line for _, line in lines_of(urls.path) if line.strip()), "")
-    return "\t" not in first and first.strip().lower() != urls.url_column.lower()
+    named = {name.strip(' "').lower() for name in re.split(r"[\t,;|]", first)}
+    return "\t" not in first and urls.url_column.lower() not in named
 
 
 class _Columns:

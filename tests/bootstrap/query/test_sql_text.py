@@ -19,7 +19,7 @@ def test_numbers_are_told_from_nan_over_parquet_with_nulls_and_without(
 ) -> None:
     pq.write_table(pa.table({"score": pa.array(values, pa.float32())}), tmp_path / "scores.parquet")
     question = f"SELECT count(*) FROM {scan([tmp_path / 'scores.parquet'])} WHERE {is_number('score')}"
-    ((number,),) = duckdb.sql(question).fetchall()
+    ((number,),) = duckdb.execute(question).fetchall()
     assert number == sum(value is not None and value == value for value in values)
 
 

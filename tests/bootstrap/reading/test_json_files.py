@@ -96,3 +96,10 @@ def test_files_that_hold_no_records(tmp_path: Path, text: str, said: str) -> Non
     (tmp_path / "list.json").write_text(text)
     with pytest.raises(InputError, match=said):
         list(read_records(tmp_path / "list.json", check, "a list"))
+
+
+@pytest.mark.parametrize("text", ['{"a": %s}\n{"a": 2}\n', '[{"a": %s},\n{"a": 2}]'])
+def test_a_number_of_more_digits_than_python_reads_stays_as_it_is_written(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(text % ("9" * 5_000), encoding="utf-8")
+    assert [cells for _, cells in objects_of(path)] == [{"a": "9" * 5_000}, {"a": 2}]

@@ -35,6 +35,11 @@ MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 MAX_SCANS = 100
 """The most scans that a progressive JPEG may have; real ones have up to about 15."""
 
+_TIFF_COMPRESSION, _TIFF_PLANES, _TIFF_BITS, _TIFF_SAMPLE_KIND = 259, 284, 258, 339
+
+_OPENCV_UNPACKS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
+"""TIFF compressions that OpenCV's libtiff has; of others it makes a black picture, unsaid."""
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -122,7 +127,15 @@ def _open(bare: bytes, max_pixels: int | None) -> Image.Image | None:
         _check_size(tags[WIDTH], tags[HEIGHT], max_pixels)
         return None
     _check_size(image.width, image.height, max_pixels)
+    if image.format == "TIFF" and _has_deep_planes(image.tag_v2):  # type: ignore[attr-defined]
+        raise _unknown_samples()
     return image
+
+
+def _has_deep_planes(tags: Any) -> bool:
+    """Whether colours lie in planes of more than eight bits, of which PIL and OpenCV make another picture, unsaid."""
+    bits = tags.get(_TIFF_BITS, ())
+    return tags.get(_TIFF_PLANES) == 2 and len(bits) > 1 and max(bits) > 8
 
 
 def _identify(bare: bytes) -> Image.Image:
@@ -152,7 +165,9 @@ def _check_size(width: int, height: int, max_pixels: int | None) -> None:
 def _decode(image: Image.Image, bare: bytes) -> Image.Image:
     try:
         if _deep(image) and (deep := _opencv(bare)) is not None:
-            return array_to_rgb(deep)
+            # The fourth channel of a TIFF is only transparency where the file says so.
+            return array_to_rgb(deep[..., :3] if image.mode == "RGB" and deep.ndim == 3 else deep)
+        _scale_clear_grey(image)
         image.load()
         return _rgb(image)
     except MemoryError:
@@ -165,7 +180,8 @@ def _decode(image: Image.Image, bare: bytes) -> Image.Image:
 def _is_cut(error: Exception) -> bool:
     """Whether PIL's error is about data that ended early."""
     words = str(error).lower()
-    return isinstance(error, EOFError) or any(w in words for w in ("truncated", "unrecognized data stream", "broken"))
+    cut = ("truncated", "unrecognized data stream", "broken", "decoder error -2")
+    return isinstance(error, EOFError) or any(w in words for w in cut)
 
 
 def _is_plain(image: Image.Image) -> bool:
@@ -191,9 +207,20 @@ def _rgb(image: Image.Image) -> Image.Image:
     return on_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
+def _scale_clear_grey(image: Image.Image) -> None:
+    """PIL brings greys of 2 and 4 bits to 0..255, and leaves the one that is transparent as the file has it."""
+    clear, tile = image.info.get("transparency"), getattr(image, "tile", [])
+    scale = next((factor for bits, factor in (("L;2", 85), ("L;4", 17)) if tile and tile[0].args == bits), 1)
+    if isinstance(clear, int):
+        image.info["transparency"] = clear * scale
+
+
 def _grey(image: Image.Image) -> Image.Image:
     """RGB from one channel of 16 bits, 32 bits or floating point."""
     values = np.asarray(image)
+    if image.format == "TIFF" and values.dtype == np.int32:
+        kind = image.tag_v2.get(_TIFF_SAMPLE_KIND, 1)  # type: ignore[attr-defined]
+        values = values if kind in (2, (2,)) else values.view(np.uint32)  # PIL has no whole numbers without a sign
     shades = to_8_bits(values)
     if image.format == "TIFF" and image.tag_v2.get(262) == 0 and values.dtype.kind == "u":  # type: ignore[attr-defined]
         shades = 255 - shades  # the least value is white
@@ -204,10 +231,16 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def _decode_by_opencv(bare: bytes) -> Image.Image:
-    samples = _opencv(bare)
+    tags = read_tags(bare)
+    known = tags.get(_TIFF_COMPRESSION, 1) in _OPENCV_UNPACKS and tags.get(_TIFF_PLANES, 1) == 1
+    samples = _opencv(bare) if known else None
     if samples is None:
-        raise PictureError("not_an_image", "TIFF: damaged, or its samples are of a kind that is not known")
+        raise _unknown_samples()
     return array_to_rgb(samples)
+
+
+def _unknown_samples() -> PictureError:
+    return PictureError("not_an_image", "TIFF: damaged, or its samples are of a kind that is not known")
 
 
 def _opencv(bare: bytes) -> NDArray[Any] | None:
