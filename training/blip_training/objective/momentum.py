@@ -43,10 +43,9 @@ class MomentumEncoder(nn.Module):
     def update(self, med: Med) -> None:
         """Move one step towards the weights of `med`; to be called after every optimizer step."""
         weights = dict(med.named_parameters())
-        followed: list[Tensor] = [weights[name] for name in self.names]
-        own: list[torch.Tensor] = list(self.med.parameters())
+        slow: list[Tensor] = list(self.med.parameters())
         # One kernel for all weights; private in torch, held by tests/training/test_private_apis.py.
-        torch._foreach_lerp_(own, followed, 1 - self.momentum)
+        torch._foreach_lerp_(slow, [weights[name] for name in self.names], 1 - self.momentum)
 
     @torch.no_grad()
     def embed(
