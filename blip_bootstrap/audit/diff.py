@@ -45,7 +45,9 @@ def diff(root: Path, before: int, after: int, other: Path | None = None) -> list
                 connection.execute(f"CREATE VIEW {name} AS {_pairs_sql(run, number, by_uid=other is not None)}")
         changed = pa.Table.from_pylist(_changed(root, before, other or root, after), schema=_SETTINGS)
         connection.register("settings", changed)
-        return [_ask(connection, name) for name in DIFFS]
+        folder = files("blip_bootstrap.audit").joinpath("sql", "diff")
+        texts = {name: folder.joinpath(f"{name}.sql").read_text(encoding="utf-8") for name in DIFFS}
+        return [answer(connection, name, sql) for name, sql in texts.items()]
 
 
 def print_diff(root: Path, before: int, after: int, other: Path | None = None) -> None:
@@ -53,16 +55,11 @@ def print_diff(root: Path, before: int, after: int, other: Path | None = None) -
     print_answers(PipedConsole(), diff(root, before, after, other))
 
 
-def _ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
-    sql = files("blip_bootstrap.audit").joinpath("sql", "diff", f"{name}.sql").read_text(encoding="utf-8")
-    return answer(connection, name, sql)
-
-
 def _pairs_sql(root: Path, number: int, by_uid: bool) -> str:
-    files = _files(root, run_folder.round_folder(root, number) / "pairs")
-    if not files:
+    found = _files(root, run_folder.round_folder(root, number) / "pairs")
+    if not found:
         raise InputError(f"{root}: round {number} has no pairs yet")
-    pairs = pairs_sql(files, schema_of(files[0], remote_of(root)))
+    pairs = pairs_sql(found, schema_of(found[0], remote_of(root)))
     if not by_uid:
         return f"SELECT *, key AS name FROM {pairs}"
     images = _files(root, root / "images")

@@ -121,7 +121,7 @@ def serve_labels(root: Path, number: int | None, port: int, say: Say) -> Path:
     labelling = Labelling(root, number)
     check_writable(labelling.path)
     try:
-        server = LabelServer((HOST, port), handler_of(labelling))
+        server = LabelServer(port, labelling)
     except OSError as error:
         raise InputError(f"port {port} cannot be opened ({error.strerror}); give another --port, or 0") from error
     with server:
@@ -138,63 +138,65 @@ class LabelServer(ThreadingHTTPServer):
     daemon_threads = True
     timeout = POLL_S
 
+    def __init__(self, port: int, labelling: Labelling) -> None:
+        self.labelling = labelling
+        super().__init__((HOST, port), _Handler)
+
     def handle_error(self, *_: object) -> None:
         """Print nothing: a browser that closed the connection asks again."""
 
 
-def handler_of(labelling: Labelling) -> type[BaseHTTPRequestHandler]:
-    """A request handler for `labelling`, which answers only pages that came from this server."""
+class _Handler(BaseHTTPRequestHandler):
+    """Answers requests that came from this server's own pages."""
 
-    class Handler(BaseHTTPRequestHandler):
-        timeout = IDLE_S
+    server: LabelServer
+    timeout = IDLE_S
 
-        def do_GET(self) -> None:
-            if self._is_ours():
-                self._send(labelling.page())
+    def do_GET(self) -> None:
+        if self._is_ours():
+            self._send(self.server.labelling.page())
 
-        def do_POST(self) -> None:
-            if not self._is_ours():
-                return
-            with labelling.at_work():
-                self._take(self._sent())
+    def do_POST(self) -> None:
+        if not self._is_ours():
+            return
+        with self.server.labelling.at_work():
+            self._take(self._sent())
 
-        def _sent(self) -> dict[str, str]:
-            length = self.headers.get("Content-Length", "")
-            body = self.rfile.read(min(int(length), 10_000)) if length.isdecimal() else b""
-            return {name: values[0] for name, values in parse_qs(body.decode(errors="replace")).items()}
+    def _sent(self) -> dict[str, str]:
+        length = self.headers.get("Content-Length", "")
+        body = self.rfile.read(min(int(length), 10_000)) if length.isdecimal() else b""
+        return {name: values[0] for name, values in parse_qs(body.decode(errors="replace")).items()}
 
-        def _take(self, sent: dict[str, str]) -> None:
-            if not secrets.compare_digest(sent.get("token", "").encode(), labelling.token.encode()):
-                self.send_error(403, "not sent by this page")
-            elif not sent.get("at", "").isdecimal() or int(sent["at"]) >= len(labelling.rows):
-                self.send_error(400, "no such text")
-            elif sent.get("answer") not in (*ANSWERS, "back"):
-                self.send_error(400, "no such answer")
+    def _take(self, sent: dict[str, str]) -> None:
+        if not secrets.compare_digest(sent.get("token", "").encode(), self.server.labelling.token.encode()):
+            self.send_error(403, "not sent by this page")
+        elif not sent.get("at", "").isdecimal() or int(sent["at"]) >= len(self.server.labelling.rows):
+            self.send_error(400, "no such text")
+        elif sent.get("answer") not in (*ANSWERS, "back"):
+            self.send_error(400, "no such answer")
+        else:
+            try:
+                self.server.labelling.answer(int(sent["at"]), sent["answer"])
+            except (BlipBootstrapError, OSError) as error:
+                self.send_error(500, "the answer is not stored", str(error))
             else:
-                try:
-                    labelling.answer(int(sent["at"]), sent["answer"])
-                except (BlipBootstrapError, OSError) as error:
-                    self.send_error(500, "the answer is not stored", str(error))
-                else:
-                    self._send(labelling.page())
+                self._send(self.server.labelling.page())
 
-        def _is_ours(self) -> bool:
-            """Whether the request names this host; another name that resolves to loopback belongs to some web site."""
-            if self.headers.get("Host", "").rsplit(":", 1)[0] in (HOST, "localhost"):
-                return True
-            self.send_error(403, "ask by the address that was printed")
-            return False
+    def _is_ours(self) -> bool:
+        """Whether the request names this host; another name that resolves to loopback belongs to some web site."""
+        if self.headers.get("Host", "").rsplit(":", 1)[0] in (HOST, "localhost"):
+            return True
+        self.send_error(403, "ask by the address that was printed")
+        return False
 
-        def _send(self, page: str) -> None:
-            content = page.encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            self.wfile.write(content)
+    def _send(self, page: str) -> None:
+        content = page.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(content)
 
-        def log_message(self, *_: Any) -> None:
-            """Print nothing for a request."""
-
-    return Handler
+    def log_message(self, *_: Any) -> None:
+        """Print nothing for a request."""

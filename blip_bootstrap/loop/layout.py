@@ -58,7 +58,8 @@ class Layout:
         self.truth = Artifact("truth", config.truth, given=True) if config.truth else None
         trains = config.pretrain.optimizer.steps > 0
         self.model = self._made("model", config.pretrain) if trains else None
-        self.previous_model = self._previous("model") if trains and number else None
+        before = round_folder(self.root, number - 1)
+        self.previous_model = Artifact(f"{before.name}/model", before / "model") if trains and number else None
         self.pairs = self._made("pairs", config.select if number else None)
         self.evaluation = self._made("evaluation", config.evaluate) if trains and config.held_out else None
         self.references = self.human if config.evaluate.wants_references else None
@@ -72,10 +73,6 @@ class Layout:
 
     def _made(self, name: str, section: Section | None) -> Artifact:
         return Artifact(f"{self.round.name}/{name}", self.round / name, section)
-
-    def _previous(self, name: str) -> Artifact:
-        folder = round_folder(self.root, self.number - 1)
-        return Artifact(f"{folder.name}/{name}", folder / name)
 
     def _annotated(self, name: str, section: AnnotatedSet | None) -> tuple[Artifact | None, Artifact | None]:
         if section is None:

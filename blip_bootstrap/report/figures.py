@@ -65,7 +65,7 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
     images, pairs = root / "images", folder / "pairs"
     with duckdb.connect() as connection:
         found: dict[str, Any] = dict.fromkeys(ALWAYS)
-        found |= {"round": number} | _download_figures(connection, images) | _pair_figures(pairs)
+        found |= {"round": number} | _download_figures(connection, images) | pair_figures(_files(pairs))
         if truth:
             found |= truth_figures(connection, judged_pairs(load_truth(truth), images, pairs))
     found |= _numbers(folder / "evaluation" / "metrics.json")
@@ -144,11 +144,8 @@ def _auc(connection: duckdb.DuckDBPyConnection, source: str) -> float | None:
 
 
 def _download_figures(connection: duckdb.DuckDBPyConnection, images: Path) -> dict[str, Any]:
-    files = parquet.parquet_files(images)
-    if not files:
-        raise InputError(f"{images}: no Parquet files to measure; run the round first")
     cells = connection.execute(
-        f"SELECT status, coalesce(error_class, 'other'), count(*) AS number FROM {scan(files)} GROUP BY ALL "
+        f"SELECT status, coalesce(error_class, 'other'), count(*) AS number FROM {scan(_files(images))} GROUP BY ALL "
         "ORDER BY number DESC, 2"
     ).fetchall()
     return {
@@ -158,11 +155,11 @@ def _download_figures(connection: duckdb.DuckDBPyConnection, images: Path) -> di
     }
 
 
-def _pair_figures(pairs: Path) -> dict[str, Any]:
-    files = parquet.parquet_files(pairs)
+def _files(table: Path) -> list[Path]:
+    files = parquet.parquet_files(table)
     if not files:
-        raise InputError(f"{pairs}: no Parquet files to measure; run the round first")
-    return pair_figures(files)
+        raise InputError(f"{table}: no Parquet files to measure; run the round first")
+    return files
 
 
 def _numbers(path: Path) -> dict[str, float]:

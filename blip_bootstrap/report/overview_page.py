@@ -65,7 +65,7 @@ def overview_html(root: Path, run: OpenRun | None = None) -> str:
     title = f"CapFilt over {len(rounds)} rounds" if len(rounds) > 1 else "CapFilt, one round"
     return document(
         title,
-        f"Run {root.name}, from its first round to its last.",
+        f"How data and models changed from round to round. Run: {root.name}",
         [(anchor, heading) for anchor, heading, _, _ in drawn],
         "".join(section(*one) for one in drawn),
         "",

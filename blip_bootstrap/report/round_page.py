@@ -153,7 +153,7 @@ def page_html(root: Path, number: int, config: ReportConfig, run: OpenRun | None
     drawn = [one for one in drawn if one[3]]
     return document(
         f"CapFilt round {number}",
-        f"Run {root.name}: what was kept, what was dropped and why, and how good the model became.",
+        f"What was kept, what was dropped and why, and how good the model became. Run: {root.name}",
         [(anchor, title) for anchor, title, _, _ in drawn],
         head + "".join(section(*one) for one in drawn),
         _footer(page),

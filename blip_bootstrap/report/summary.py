@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +44,10 @@ def print_summary(root: Path) -> None:
         if any(cells):
             table.add_row(label, *cells)
     Console().print(table)
-    for line in dict.fromkeys(_alarm_lines(root, rounds)):
+    numbers = [run_folder.round_of(name) or 0 for name in rounds]
+    lines = (f"alarm: {alarm}: {message}" for number in numbers for alarm, message in shortfalls(root, number))
+    for line in dict.fromkeys(lines):
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _alarm_lines(root: Path, rounds: Iterable[str]) -> Iterator[str]:
-    for name in rounds:
-        for alarm, message in shortfalls(root, run_folder.round_of(name) or 0):
-            yield f"alarm: {alarm}: {message}"
 
 
 def _cell(value: Any, form: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -87,13 +87,14 @@ def story_html(story: Story) -> str:
         f"{''.join(text_html(row) for row in rows if row['round'] == number)}</ul></figure></div>"
         for number in rounds
     )
+    filled = [{name: value for name, value in row.items() if any(one[name] for one in rows)} for row in rows]
     sections = [
         ("picture", "The picture", str(story.image["url"] or ""), picture + table_html(facts, "facts")),
         (
             "texts",
             "Its texts",
             "The round's model was trained on the green texts and not on the red ones.",
-            texts + table_html(_filled(rows), "texts"),
+            texts + table_html(filled, "texts"),
         ),
         (
             "deciders",
@@ -113,11 +114,6 @@ def _decider_html(row: Mapping[str, Any]) -> str:
     settings = {name: json.loads(row[name]) for name in ("captions", "rule") if row[name]}
     told = yaml.safe_dump({"models": row["models"].split("; ")} | settings, sort_keys=False, allow_unicode=True)
     return details(f"Round {row['round']}", f"<pre>{escape(told)}</pre>", is_open=True)
-
-
-def _filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows without the columns in which no row has a value."""
-    return [{name: value for name, value in row.items() if any(one[name] for one in rows)} for row in rows]
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import Counter
-from http.server import HTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pytest
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.estimates import estimates, estimates_of, wilson
-from blip_bootstrap.labels.page import HOST, Labelling, handler_of, serve_labels
+from blip_bootstrap.labels.page import HOST, Labelling, LabelServer, serve_labels
 from blip_bootstrap.labels.sample import answer_by_truth, draw_sample
 from blip_bootstrap.labels.truth import Truth, load_truth
 from blip_bootstrap.query.questions import query
@@ -174,7 +173,7 @@ def post(port: int, **sent: str) -> str:
 def test_answers_on_the_page_go_to_the_file_at_once(run: Path) -> None:
     path = draw_sample(run, 1, size=3)
     labelling = Labelling(run)
-    with HTTPServer((HOST, 0), handler_of(labelling)) as server:
+    with LabelServer(0, labelling) as server:
         port, token = server.server_port, labelling.token
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
