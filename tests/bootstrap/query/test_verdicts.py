@@ -199,7 +199,7 @@ def as_before(pairs: Path, captions: Path, order: tuple[str, ...] = OLD_ORDER) -
 def _files_are_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """`rows_of` takes a single file, too."""
     found = parquet.parquet_files
-    monkeypatch.setattr(tables, "parquet_files", lambda path: [path] if path.suffix == ".parquet" else found(path))
+    monkeypatch.setattr(parquet, "parquet_files", lambda path: [path] if path.suffix == ".parquet" else found(path))
 
 
 @pytest.mark.parametrize("settings", STRATEGIES)
