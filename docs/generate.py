@@ -127,7 +127,8 @@ def _own_defaults(section: Schema, places: Sequence[tuple[str, Any]]) -> Iterato
         }
         if own:
             shown = ", ".join(f"`{name}: {_shown(value)}`" for name, value in own.items())
-            yield f"- Defaults of `{place}` where nothing of it is set, nor a `seed` of the run: {shown}."
+            seeded = ", nor the `seed` of the run" if "seed" in section["properties"] else ""
+            yield f"- Defaults of `{place}` where nothing of it is set{seeded}: {shown}."
 
 
 def _settings_table(section: str, node: Schema, sections: Mapping[str, Any]) -> str:

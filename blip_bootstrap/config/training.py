@@ -213,9 +213,9 @@ class VqaConfig(Section):
 
     optimizer: OptimizerConfig = OptimizerConfig(steps=5000, lr=2e-5, warmup_steps=0, batch_size=256)
     image_size: Count | None = Field(
-        None, description="side of the pictures that the model sees, px; null: as in the model it starts from "
-        "(paper: 480)",
-    )  # fmt: skip
+        None,
+        description="side of the pictures that the model sees, px; null: as in the model it starts from (paper: 480)",
+    )
     max_pixels: Annotated[Count, Later()] = Field(25_000_000, description="a picture of more pixels is not decoded")
     decode_timeout_s: Annotated[Positive, Later()] = Field(
         10.0, description="seconds of processor time that decoding a picture may take"

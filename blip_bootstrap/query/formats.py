@@ -118,7 +118,10 @@ def rich_table(data: pa.Table, width: int) -> Table:
         least = _least_widths(heads, rows, numeric)
         if sum(least) + (1 + 2 * air) * len(least) + 1 <= width:
             return _plain_table(heads, rows, numeric, least, air)
-    if len(rows) <= MAX_TURNED and sum(_widest(row) + 3 for row in rows) + max(map(len, names)) < width:
+    if (
+        len(rows) <= MAX_TURNED
+        and sum(max(map(len, row), default=0) + 3 for row in rows) + max(map(len, names)) < width
+    ):
         turned = [list(line) for line in zip(names, *rows, strict=True)]
         return _plain_table(["", *map(str, range(1, len(rows) + 1))], turned, [False] + [True] * len(rows), None)
     blocks: list[list[str]] = []
@@ -150,10 +153,6 @@ def _plain_table(
     for row in rows:
         table.add_row(*map(escape, row))
     return table
-
-
-def _widest(cells: list[str]) -> int:
-    return max(map(len, cells), default=0)
 
 
 def shown(value: Any) -> str:

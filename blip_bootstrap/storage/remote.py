@@ -76,7 +76,7 @@ class Remote:
 
 def attach(connection: duckdb.DuckDBPyConnection, remotes: Sequence[Remote]) -> None:
     """Let a connection read the Parquet files of these runs, and nothing else of their stores."""
-    from fsspec.implementations.arrow import ArrowFSWrapper
+    from fsspec.implementations.arrow import ArrowFSWrapper  # start-up: only runs on stores need it
 
     for scheme in {urlsplit(one.uri).scheme for one in remotes}:
         mine = [one for one in remotes if urlsplit(one.uri).scheme == scheme]

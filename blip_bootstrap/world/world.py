@@ -199,7 +199,7 @@ def _write_vision_start(world: World) -> None:
             "labels": pa.array([scene_labels(scene) for scene in scenes], pa.list_(pa.int8())),
         }
     )
-    pq.write_table(table, (world.folder / "vision_start.parquet").absolute())  # as in parquet.open_parquet
+    pq.write_table(table, (world.folder / "vision_start.parquet").absolute())  # absolute as in write_parquet
 
 
 def _sample_scene(rng: random.Random, config: WorldConfig, domain: Domain | None) -> Scene:
