@@ -87,6 +87,7 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
             with path.open("wb") as file:
                 yield file
             return
+        path.parent.stat()  # a mistyped folder is an error here, where staged_file would make it
         with staged_file(path) as staged, staged.open("wb") as file:
             yield file
 
