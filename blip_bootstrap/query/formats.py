@@ -87,7 +87,7 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
             with path.open("wb") as file:
                 yield file
             return
-        path.parent.stat()  # a folder that is not there is a typing mistake, and is not made
+
         with staged_file(path) as staged, staged.open("wb") as file:
             yield file
 
