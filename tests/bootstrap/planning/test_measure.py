@@ -21,6 +21,7 @@ from blip_bootstrap.planning.sample import drawn_sample, find_models, stored_sam
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption import probe
+from blip_pipelines.caption.blocks import BLOCK_ROWS
 from blip_pipelines.caption.probe import SampledCaptioning
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
@@ -62,7 +63,7 @@ def test_a_worker_measures_what_a_worker_makes(tmp_path: Path, models: Models, m
     clock = itertools.count()
     monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     # As for a GPU, whose blocks are longer than the sample: from the first block's end to the second's.
-    assert actor._seconds_of_a_block(sample.rows) == 1 / probe.BLOCK_ROWS
+    assert actor._seconds_of_a_block(sample.rows) == 1 / BLOCK_ROWS
 
 
 def test_bytes_are_those_of_whole_files_and_of_usual_words(tmp_path: Path, models: Models) -> None:
