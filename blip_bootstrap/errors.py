@@ -42,19 +42,19 @@ class CheckpointError(InputError):
 
 
 class RunFailed(BlipBootstrapError):  # noqa: N818 - it names an outcome, as in the exit codes
-    """A step could not finish; what it had made so far stays in the staging place."""
+    """A step could not finish; what it had made so far stays in its staging folder, from where the next run goes on."""
 
 
 class NothingLeft(RunFailed):
-    """No picture, or no pair, is left to go on with; the pages that tell why were written."""
+    """No picture or no pair is left to go on with; the pages that say why are written."""
 
 
 class AccountingError(RunFailed):
-    """Rows in are not rows kept plus rows per reason."""
+    """The rows that went into a step are not those kept plus those dropped for each reason."""
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether `error`, or one that it came of, says that a disk or quota is full: Python's, or a library's in words."""
+    """Whether `error`, or an error that caused it, says that a disk or quota is full, by its number or in words."""
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
         if number in DISK_FULL or any(os.strerror(full) in str(error) for full in DISK_FULL):
@@ -67,9 +67,9 @@ REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def in_one_line(error: BaseException) -> str | None:
-    """What the machine said no to, where `error` tells: a full disk, a place that cannot be read or written.
+    """The line to show for an error of the machine: a full disk, a place that cannot be read or written.
 
-    None for any other error, which is a mistake of ours and is shown whole.
+    None for any other error, which is a fault of this program and is shown with its traceback.
     """
     if is_disk_full(error):
         return "no space left on a disk; make room, and run the same command again"
@@ -86,7 +86,7 @@ def in_one_line(error: BaseException) -> str | None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the body writes goes to `path`. Raises InputError, naming it, where it cannot be written."""
+    """A context for writing `path`: raises InputError, naming it, where the body could not write it."""
     try:
         yield
     except OSError as error:

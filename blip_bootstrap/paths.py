@@ -13,7 +13,7 @@ from typing import TypeVar
 from blip_bootstrap.errors import InputError
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(s3|gs|file|https?|hdfs):/")
-"""The second part: pathlib has made one slash of two."""
+"""The second alternative: pathlib makes one slash of two."""
 
 Found = TypeVar("Found")
 
@@ -21,10 +21,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def local_path(value: object) -> Path:
-    """A path on this machine's disks, with `~` and `~NAME` at its start made the home folder that they stand for.
+    """A path of this machine, with `~` or `~NAME` at its start replaced by that home folder.
 
-    Other characters stand for themselves: brackets, stars, colons, quotes, per cent signs. Raises ValueError, which
-    tells what to write instead, for a URI, an empty name, an unknown home, and what is no text.
+    No other character has a meaning: brackets, stars, colons, quotes and per cent signs are part of the name. Raises
+    ValueError, whose message says what to write instead, for a URI, an empty name, an unknown home, and a value that is
+    not text.
     """
     if not isinstance(value, str | Path):
         raise ValueError("a path is text; put it in quotes, as YAML reads a bare ~ as nothing and 2024 as a number")
@@ -52,10 +53,11 @@ def _expanded(text: str) -> Path:
         raise ValueError(f"{text}: {told}; write the folder in full, or ./{text} for one of that name") from error
 
 
-def source(value: object) -> object:
-    """A model or tokenizer: the path of a folder or file with `~` expanded, `package:NAME`, or a hub name as it is.
+def model_name(value: object) -> object:
+    """The name of a model or tokenizer: a folder or file with `~` expanded; `package:NAME` and hub names unchanged.
 
-    Raises ValueError as `local_path`. What is no text is left to the setting's own type to refuse.
+    Raises ValueError for a URI, as `local_path` does. A value that is not text comes back as it is, for the type of the
+    setting to refuse.
     """
     if not isinstance(value, str | Path) or not str(value):
         return value
@@ -68,18 +70,18 @@ def source(value: object) -> object:
 
 
 def path_argument(text: str) -> Path:
-    """A path on the command line; a shell leaves the `~` of `--root=~/run` as it is. Raises InputError."""
+    """A path from the command line, where shells leave the `~` of `--root=~/run`. Raises InputError as `local_path`."""
     return _told(local_path, text)
 
 
 def run_argument(text: str) -> Path:
-    """A run to read on the command line: a path, or an s3:// or gs:// URI as it is. Raises InputError."""
+    """A run to read, from the command line: a path, or an s3:// or gs:// URI unchanged. Raises InputError."""
     return Path(text) if text.startswith(("s3://", "gs://")) else path_argument(text)
 
 
-def source_argument(text: str) -> str:
-    """A model on the command line, as `source`. Raises InputError."""
-    return str(_told(source, text))
+def model_argument(text: str) -> str:
+    """A model from the command line, as `model_name` reads it. Raises InputError."""
+    return str(_told(model_name, text))
 
 
 def _told(read: Callable[[object], Found], text: str) -> Found:
@@ -98,7 +100,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def user_folder(variable: str, *below_home: str) -> Path:
-    """The folder that an XDG variable names, else the one below the home folder, else one for temporary files.
+    """The folder that an XDG variable names, else one below the home folder, else one below the temporary folder.
 
     A container may run as a user without a name, whose home nobody knows, or with a home that cannot be written.
     """
@@ -129,10 +131,10 @@ def spill_folder() -> Path | None:
 
 
 def name_the_user() -> None:
-    """Give libraries a user name and a home where the system knows neither, as for a container's `--user 54321`.
+    """Set USER and HOME where the system knows neither, as in a container started with `--user 54321`.
 
-    getpass.getuser raises where the user has no name, which torch and others do not expect, and a home that is unknown
-    would become a folder called `~`.
+    getpass.getuser raises where the user has no name, which torch and others do not expect, and libraries would make
+    a folder called `~` where the home is unknown.
     """
     try:
         getpass.getuser()

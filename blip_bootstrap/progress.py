@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+Say = Callable[[str], None]
+"""Takes a line of progress."""
+
+
+def quiet(line: str) -> None:
+    """Show no progress."""
+
+
 PLAIN_INTERVAL_S = 30.0
-"""In a log file a line follows the one before after this at the soonest, and only where something has changed."""
+"""Least time between two lines in a log file; no line is written while nothing changes."""
 
 
 class Progress:
-    """Counts done work and shows rate, ETA and any figures given with it; use as a context manager.
+    """A live line that shows work done, rate, time left and figures; a context manager.
 
     >>> with Progress("captions", total=3, unit="images") as progress:
     ...     progress.advance(3, kept=2)
@@ -45,17 +54,17 @@ class Progress:
             self._console.print(self.line(), highlight=False, soft_wrap=True)
 
     def begin(self, done: int) -> None:
-        """`done` were done by an earlier run: they count as done, and for nothing in the rate and the time left."""
+        """Start from `done` that an earlier run did: they count as done, but not in the rate and the time left."""
         self.done = self._before = done
         self.started = time.monotonic()
         self._shown = self._state()
 
     def advance(self, count: int = 1, **figures: str | int | float) -> None:
-        """`count` more are done; `figures` replace the ones shown before."""
+        """Add `count` to what is done; `figures` replace the ones shown before."""
         self.update(self.done + count, **figures)
 
     def update(self, done: int, **figures: str | int | float) -> None:
-        """`done` are done in all; fewer than an earlier run had done where some of its work was lost."""
+        """Set what is done in all; it may be less than an earlier run did, where some of its work was lost."""
         if done < self._before:
             self.begin(done)
         self.done = done
@@ -69,11 +78,11 @@ class Progress:
             self._console.print(self.line(), highlight=False, soft_wrap=True)
 
     def _state(self) -> tuple[object, ...]:
-        """What a line says beside the time that went by."""
+        """All that a line shows, except for the time that went by."""
         return self.done, *self.figures.items()
 
     def line(self) -> str:
-        """The line as shown: name, done/total, rate, time, figures; rate and time left are of this run's work alone."""
+        """The line as text: name, done/total, rate, time, figures; rate and time left are of this run's work alone."""
         seconds = max(time.monotonic() - self.started, 1e-6)
         new = max(0, self.done - self._before)
         rate = new / seconds

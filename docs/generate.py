@@ -16,10 +16,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from meanings import CLOSED_LISTS, MEANINGS, PLACES
+from meanings import CLOSED_LISTS, PLACES
 
+from blip_bootstrap import config
 from blip_bootstrap.audit.audits import AUDITS, audit_sql
 from blip_bootstrap.config import Config
+from blip_bootstrap.config.marks import Speed, mark_of
 from blip_bootstrap.query.views import SOME_FILES, VIEWS
 from blip_bootstrap.storage import tables
 from blip_bootstrap.storage.tables import Column, Table
@@ -114,7 +116,7 @@ def _first_line(section: Schema) -> str:
 
 
 def _own_defaults(section: Schema, places: Sequence[tuple[str, Any]]) -> Iterator[str]:
-    """A line for each place whose defaults are not those of the class."""
+    """A line for each place whose defaults are not those of the class; a section set in part has the class's."""
     for place, default in places:
         if not isinstance(default, Mapping):
             continue
@@ -125,7 +127,7 @@ def _own_defaults(section: Schema, places: Sequence[tuple[str, Any]]) -> Iterato
         }
         if own:
             shown = ", ".join(f"`{name}: {_shown(value)}`" for name, value in own.items())
-            yield f"- Defaults of `{place}` that differ from the table: {shown}."
+            yield f"- Defaults of `{place}` where nothing of it is set, nor a `seed` of the run: {shown}."
 
 
 def _settings_table(section: str, node: Schema, sections: Mapping[str, Any]) -> str:
@@ -135,16 +137,17 @@ def _settings_table(section: str, node: Schema, sections: Mapping[str, Any]) -> 
         if inner and "items" not in field:
             anchor = _anchor(_title(sections[inner]))
             meaning = f"see [{_first_place(sections[inner])}](#{anchor})"
-            told = str(field.get("description", "")) or MEANINGS.get(name, "")
+            told = str(field.get("description", ""))
             rows.append(
                 (f"`{name}`", "section", _default(name, node, field), f"{told}; {meaning}" if told else meaning)
             )
             continue
         whole = f"{section}.{name}" if section else name
-        meaning = str(field.get("description", "")) or MEANINGS.get(whole, "")
+        meaning = str(field.get("description", ""))
         if not meaning:
             raise SystemExit(f"{whole}: no meaning; give the field a description")
-        marks = ". *Speed only.*" if field.get("speed") else ""
+        section_class = getattr(config, section or "Config")
+        marks = ". *Speed only.*" if mark_of(section_class.model_fields[name], Speed) else ""
         rows.append((f"`{name}`", _type(field), _default(name, node, field), _escaped(meaning) + marks))
     return _table(("setting", "type", "default", "meaning"), rows)
 

@@ -1,85 +1,10 @@
-"""What settings, values and tables mean where the code does not say so itself; read by generate.py."""
+"""What the values of closed lists mean, and where tables are found; read by generate.py."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from blip_bootstrap.storage import labels, tables
-
-MEANINGS = {
-    "root": "the folder of the run: everything that it makes lies there",
-    "human": "pictures with captions that people wrote; needed to fine-tune captioner and filter",
-    "held_out": "pictures with captions that the figures of each round's model are measured on",
-    "AnnotatedSet.path": "the list of pictures and captions",
-    "AnnotatedSet.captions_column": "a list of texts, or one text",
-    "AnnotatedSet.rows_per_shard": "pictures in each Parquet file",
-    "CaptionConfig.prompt": "what every synthetic caption begins with; it is taken off again before the text is stored",
-    "CaptionConfig.device": "auto: a GPU where there is one",
-    "CaptionConfig.dtype": "number format of both models; auto: bfloat16 where the device is fast at it",
-    "CaptionConfig.seed": "of the sampling; a caption depends on it, on the image and on the candidate's number alone",
-    "ControlsConfig.arms": "which comparison models to train beside each round's model; each costs one pre-training",
-    "DownloadConfig.urls": "the lists of URLs; see the section on one list below",
-    "DownloadConfig.resize_mode": "as in img2dataset; keep_ratio: the short side becomes image_size; pictures are made "
-    "smaller, never larger",
-    "DownloadConfig.encode_quality": "of the stored JPEG",
-    "DownloadConfig.timeout_s": "for one try of one URL, redirects and body included",
-    "DownloadConfig.user_agent": "how servers see the fetcher",
-    "DownloadConfig.rows_per_shard": "rows in each Parquet file",
-    "EvaluateConfig.batch_size": "pictures or texts at a time",
-    "EvaluateConfig.device": "auto: a GPU where there is one",
-    "EvaluateConfig.dtype": "number format of the model; auto: bfloat16 where the device is fast at it",
-    "EvaluateConfig.prompt": "what captions begin with",
-    "EvaluateConfig.limit": "use only the first pictures of the held-out set",
-    "EvaluateConfig.seed": "of the captions that are drawn",
-    "FinetuneConfig.prompt": "what captions begin with, in training and afterwards",
-    "FinetuneConfig.label_smoothing": "of the language-modelling loss",
-    "FinetuneConfig.augment": "none; crop: random crop and flip; randaugment: two random operations more",
-    "ItcConfig.momentum": "share of its old weights that the momentum encoder keeps at each step",
-    "ItcConfig.queue_size": "embeddings of earlier batches that serve as further negatives; 0: none",
-    "ItcConfig.temperature": "at the start; it is learned",
-    "OptimizerConfig.steps": "optimizer steps of the whole training",
-    "OptimizerConfig.lr": "learning rate after the warm-up",
-    "OptimizerConfig.min_lr": "learning rate at the end",
-    "OptimizerConfig.warmup_steps": "steps over which the learning rate rises from 0",
-    "OptimizerConfig.schedule": "how the learning rate falls after the warm-up",
-    "OptimizerConfig.weight_decay": "AdamW's",
-    "OptimizerConfig.clip_norm": "gradients are scaled down to this norm; null: not",
-    "OptimizerConfig.seed": "of fresh weights, of the order of the pairs, of dropout and of augmentation",
-    "OptimizerConfig.device": "auto: a GPU where there is one",
-    "OptimizerConfig.compile": "torch.compile the model",
-    "OptimizerConfig.activation_checkpointing": "activations are computed again for gradients: less memory, more time",
-    "OptimizerConfig.checkpoint_every_steps": "how often a training is saved; a killed one goes on from there",
-    "OptimizerConfig.log_every_steps": "how often losses are written to metrics.jsonl",
-    "PretrainConfig.label_smoothing": "of the language-modelling loss",
-    "PretrainConfig.augment": "none; crop: random crop and flip; randaugment: two random operations more",
-    "RayConfig.object_store_bytes": "shared memory of a local Ray",
-    "ReportConfig.seed": "which pictures the galleries show",
-    "SamplerConfig.preset": "nucleus: top-p .9; blip-official: what the released code does, top-k 50 and repetition "
-    "penalty 1.1 beside it; beam: three beams; greedy: the likeliest token",
-    "SamplerConfig.top_p": "draw among the likeliest tokens that together have this probability; 1: off",
-    "SamplerConfig.temperature": "under 1: likelier tokens are drawn more often",
-    "SamplerConfig.repetition_penalty": "over 1: tokens that the text has already become less likely; 1: off",
-    "SamplerConfig.num_beams": "over 1: beam search",
-    "SelectConfig.sources": "which texts may become pairs",
-    "TextConfig.width": "of the hidden states",
-    "TextConfig.depth": "layers",
-    "TextConfig.heads": "attention heads of each layer",
-    "TextConfig.intermediate": "width of the feed-forward layers",
-    "TextConfig.max_positions": "the longest text that the model can have, in tokens",
-    "TextConfig.dropout": "of the text layers in training",
-    "UrlList.url_column": "the column with the URLs",
-    "UrlList.caption_column": "the column with the alt texts",
-    "VisionConfig.kind": "a ViT, or the grid of a pre-trained EfficientNet-Lite0 with a few ViT blocks over it",
-    "VisionConfig.image_size": "side of the square picture that the model sees, px",
-    "VisionConfig.patch_size": "side of a ViT's patch, px",
-    "VisionConfig.width": "of the hidden states",
-    "VisionConfig.depth": "blocks",
-    "VisionConfig.heads": "attention heads of each block",
-    "VisionConfig.drop_path": "share of residual branches left out in training (stochastic depth)",
-    "VqaConfig.label_smoothing": "of the loss of the answers",
-    "VqaConfig.augment": "none; crop: random crop and flip; randaugment: two random operations more",
-}
-"""Meanings of settings whose field has no description of its own; a description in the code goes first."""
 
 OF_STATUSES = {
     "success": "the row has its picture",

@@ -1,4 +1,4 @@
-"""Alarms of a round: much failed, nothing was kept, or the loop feeds on itself instead of getting better."""
+"""Alarms of a round: much failed, nothing was kept, or the loop makes itself worse instead of better."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ from blip_bootstrap.storage.run_folder import resolve_round
 ALARM_AUDITS = ("diversity", "noise", "flags")
 
 FALL = 0.3
-"""A fall of vocabulary or length by this share of the round before is an alarm."""
+"""Vocabulary, length or variety that fell by this share since the round before is an alarm."""
 
 SCORE_FALL = 0.1
-"""The same for held-out figures."""
+"""A held-out figure that fell by this share since the round before is an alarm."""
 
 COMMON = 0.2
-"""An alarm where one text is this share of a source's texts, or twice its share of the round before and over 5 %."""
+"""One text that makes up this share of the synthetic texts is an alarm; so is one with over 5 % and twice the share
+that the most common text had in the round before."""
 
 FLAGGED = 0.1
-"""An alarm where this share of the synthetic texts repeats itself or leaks the prompt."""
+"""This share of synthetic texts that repeat themselves, or repeat the prompt, is an alarm."""
 
 EXTREME = 0.01
-"""A filter that rejects less than this, or lets through less than this, of a source with LEAST_TEXTS scored texts."""
+"""A filter that rejects or accepts a smaller share than this of a source's texts is an alarm."""
 
 LEAST_TEXTS = 100
+"""With fewer scored texts of a source, the shares that its filter rejects and accepts give no alarm."""
 
 IDLE_ITM_LOSS = 0.6365
-"""The entropy of one positive in three: an ITM loss that rests here has learned nothing."""
+"""The entropy of one positive in three: where the ITM loss rests here, nothing was learned."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """What is wrong in a round: a name out of few, and a sentence with the figures."""
+    """What is wrong in a round: the alarm's name, and a sentence with the figures."""
 
     round: int
     name: str
@@ -55,7 +57,7 @@ def alarms(root: Path, number: int | None = None) -> list[Alarm]:
 
 
 def find_alarms(audits: Audits, root: Path, number: int) -> list[Alarm]:
-    """As `alarms`, from audits (ALARM_AUDITS) that see the round and the one before it."""
+    """The alarms of a round, from audits (ALARM_AUDITS) on a connection that has it and the round before it."""
     checks = (
         shortfalls(root, number),
         _texts(audits("diversity").table.to_pylist(), number),
@@ -69,13 +71,13 @@ def find_alarms(audits: Audits, root: Path, number: int) -> list[Alarm]:
 
 
 def fail_on_alarms(found: Sequence[Alarm]) -> None:
-    """Raise RunFailed with one line for each alarm, so that a pipeline stops on them."""
+    """Raise RunFailed with one line for each alarm, so that a script stops."""
     if found:
         raise RunFailed("\n".join(f"round {alarm.round}, {alarm.name}: {alarm.message}" for alarm in found))
 
 
 def _texts(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str, str]]:
-    """Collapse of vocabulary, length and variety of the synthetic texts."""
+    """Whether vocabulary, length or variety of the synthetic texts collapsed."""
     synthetic = {row["round"]: row for row in rows if row["source"] == "synthetic"}
     now, before = synthetic.get(number), synthetic.get(number - 1)
     if now is None:
@@ -95,7 +97,7 @@ def _texts(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str
 
 
 def _filter(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str, str]]:
-    """A filter that lets everything or nothing through: its verdict alone, whatever else was dropped."""
+    """Whether the filter accepts everything or nothing; what other rules dropped does not count."""
     for row in rows:
         if row["round"] != number or row["scored"] < LEAST_TEXTS:  # round 0 has no filter, and no scores
             continue
@@ -113,7 +115,7 @@ def _flags(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str
 
 
 def _held_out(root: Path, number: int) -> Iterator[tuple[str, str]]:
-    """Fall of the model's figures on the held-out human set."""
+    """Whether figures on the held-out set fell."""
     now, before = (
         run_folder.read_json(run_folder.round_folder(root, n) / "metrics.json") or {} for n in (number, number - 1)
     )
@@ -123,7 +125,7 @@ def _held_out(root: Path, number: int) -> Iterator[tuple[str, str]]:
 
 
 def _itm(root: Path, number: int) -> Iterator[tuple[str, str]]:
-    """An ITM loss that rests at the entropy of its classes over the last fifth of the steps."""
+    """Whether the mean ITM loss of the last fifth of the steps is the entropy of its classes."""
     path = run_folder.round_folder(root, number) / "model" / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     losses = [line["itm"] for line in map(json.loads, lines) if line.get("itm") is not None]
@@ -133,7 +135,7 @@ def _itm(root: Path, number: int) -> Iterator[tuple[str, str]]:
 
 
 def _skipped(root: Path, number: int) -> Iterator[tuple[str, str]]:
-    """Trainings of the round that skipped steps because loss or gradient were not finite: close to diverging."""
+    """Whether a training of the round skipped steps whose loss or gradient was not finite, so that it may diverge."""
     for name in ("model", "captioner", "filter"):
         manifest = run_folder.read_json(run_folder.manifest_path(run_folder.round_folder(root, number) / name)) or {}
         counts = manifest.get("counts") or {}

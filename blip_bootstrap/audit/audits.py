@@ -1,4 +1,4 @@
-"""The audits: one question about a run each, kept as one SQL file in `audits/`, asked by name."""
+"""The audits: questions about a run that have a name; each is an SQL file in `sql/`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ AUDITS = (
 """Every audit, in the order in which they are printed."""
 
 SIDE_BY_SIDE = 2
+"""Audits that are asked at a time: DuckDB plans each on one core."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An audit's answer: its name, its title and what it means (the head of its SQL file), and its table."""
+    """The answer to an audit: its table, with the title and the meaning from the first two lines of its SQL file."""
 
     name: str
     title: str
@@ -43,7 +44,7 @@ def audit(
 ) -> list[Answer]:
     """Ask the named audits about round `number` of the run under `root`; None: its last round, or all of them.
 
-    What the run has not made gives an empty table. Raises InputError for an unknown name, round or run.
+    An audit of what the run has not made has an empty table. Raises InputError for an unknown name, round or run.
     """
     for name in names:
         audit_sql(name)
@@ -53,9 +54,9 @@ def audit(
 
 
 class Audits:
-    """Audits of one connection of `views.connect`, each asked once and two at a time: DuckDB plans each on one core.
+    """Audits on a connection of `views.connect`, each asked once, SIDE_BY_SIDE of them at a time.
 
-    A context manager; while it lasts, `audits(name)` is an audit's answer. Those `ahead` are asked at once.
+    A context manager: inside, `audits(name)` waits for an audit's answer. The audits named in `ahead` begin at once.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, ahead: Sequence[str] = ()) -> None:
@@ -74,11 +75,11 @@ class Audits:
         self._pool.shutdown(cancel_futures=True)
 
     def __call__(self, name: str) -> Answer:
-        """The answer to the audit `name`, as `ask` gives it and raises."""
+        """The answer to the audit `name`. Raises InputError for an unknown name."""
         return self._begin(name).result()
 
     def begin(self, names: Sequence[str]) -> None:
-        """Ask these now; the answers can be had later."""
+        """Begin these audits without waiting for their answers."""
         for name in names:
             self._begin(name)
 
@@ -97,25 +98,25 @@ class Audits:
 
 
 def ask(connection: duckdb.DuckDBPyConnection, name: str) -> Answer:
-    """Ask one audit on a connection of `views.connect`. Raises InputError for an unknown name."""
+    """The answer to one audit on a connection of `views.connect`. Raises InputError for an unknown name."""
     return answer(connection, name, audit_sql(name))
 
 
 def answer(connection: duckdb.DuckDBPyConnection, name: str, sql: str) -> Answer:
-    """The answer to an SQL file whose first two lines are its title and its meaning."""
+    """The answer to SQL whose first two lines are comments: a title and what the table means."""
     title, meaning = (line.removeprefix("-- ") for line in sql.splitlines()[:2])
     return Answer(name, title, meaning, query_few(connection, sql))
 
 
 def audit_sql(name: str) -> str:
-    """The text of an audit, which `blip-bootstrap sql` answers, too. Raises InputError for an unknown name."""
+    """An audit's SQL, which `blip-bootstrap sql` understands too. Raises InputError for an unknown name."""
     if name not in AUDITS:
         raise InputError(f"audit {name}: unknown; there are {', '.join(AUDITS)}")
     return files("blip_bootstrap.audit").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
 
 
 def check_accounting(answer: Answer) -> None:
-    """Raise AccountingError where a line of the audit `accounting` has a gap."""
+    """Raise AccountingError where rows are missing in a line of the audit `accounting`."""
     for row in answer.table.to_pylist():
         if row["gap"]:
             raise AccountingError(

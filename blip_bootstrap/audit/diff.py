@@ -1,4 +1,4 @@
-"""What changed between two rounds, or between two runs: kept, dropped, texts, scores, noise, settings."""
+"""What changed between two rounds of a run or of two runs: texts, scores, decisions, noise ratios, settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from blip_bootstrap.storage.remote import attach, remote_of
 from blip_bootstrap.storage.run_folder import resolve_round
 
 DIFFS = ("changes", "noise", "settings", "newly_kept", "newly_dropped")
-"""Every comparison, in the order in which they are printed; each is an SQL file in `audits/diff`."""
+"""The comparisons in the order in which they are printed; each is an SQL file in `sql/diff`."""
 
 _SETTINGS = pa.schema([("setting", pa.string()), ("before", pa.string()), ("after", pa.string())])
 
@@ -32,8 +32,8 @@ _SETTINGS = pa.schema([("setting", pa.string()), ("before", pa.string()), ("afte
 def diff(root: Path, before: int, after: int, other: Path | None = None) -> list[Answer]:
     """Compare round `before` of the run under `root` with round `after` of it, or of the run under `other`.
 
-    Texts are matched by image, source and candidate; images by key, and between runs by `uid`, since keys depend on
-    the order of the lists. Raises InputError where a run or round is not there.
+    Texts are matched by image, source and candidate. Images are matched by key within a run, and by `uid` between
+    runs, where keys depend on the order of the URL lists. Raises InputError where a run or round is not there.
     """
     resolve_round(root, before)
     resolve_round(other or root, after)
@@ -87,7 +87,7 @@ def _changed(root: Path, before: int, other: Path, after: int) -> list[dict[str,
 
 
 def _settings(root: Path, number: int) -> dict[str, str]:
-    """The settings of a round's captions and pairs, dotted names, values as JSON."""
+    """The settings of a round's captions and pairs: names with dots, values as JSON."""
     found: dict[str, str] = {}
     for name in ("captions", "pairs"):
         manifest = run_folder.read_json(run_folder.manifest_path(run_folder.round_folder(root, number) / name)) or {}

@@ -1,4 +1,4 @@
-"""Which language each text of a round is in, by py3langid, kept as Parquet beside the round for the audits."""
+"""The language of each text of a round, by py3langid, as a Parquet file that the audits read."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ WHERE caption <> '' AND hash(key) % every = 0 ORDER BY key, source DESC, candida
 def identify_languages(root: Path, number: int | None = None, size: int = 50_000) -> Path:
     """Identify the language of about `size` texts of each source of a round, drawn evenly by image; the file's path.
 
-    They are drawn from the files that audits sample, 64 at most; each different text is looked at once, some 8,000 a
-    second on one core. `size` 0 takes every text, for queries; the audit asks the same files then, too. Short names
-    and lists of words have no clear language: `confidence` tells. Raises InputError where py3langid is not installed,
-    or the round is not there.
+    The texts are drawn from at most 64 files, those that audits read. `size` 0 takes every text of the round, for
+    queries of your own. Short names and lists of words have no clear language, and a low `confidence`. Raises
+    InputError where py3langid is not installed, or the round is not there.
     """
     classify = _classifier()
     with connect(root) as connection:
@@ -45,6 +44,7 @@ def identify_languages(root: Path, number: int | None = None, size: int = 50_000
     if not texts.num_rows:
         raise InputError(f"{root}: round {number} has no texts to look at")
     check_writable(languages_path(root, number))
+    # Each different text once: some 8,000 a second on one core.
     found = {text: classify(text[:MOST_CHARS]) for text in dict.fromkeys(texts["caption"].to_pylist())}
     answers = [found[text] for text in texts["caption"].to_pylist()]
     columns = {
@@ -58,7 +58,7 @@ def identify_languages(root: Path, number: int | None = None, size: int = 50_000
 
 def _classifier() -> Classify:
     try:
-        langid = importlib.import_module("py3langid.langid")
+        langid = importlib.import_module("py3langid.langid")  # an optional extra
     except ImportError as error:
         raise InputError("py3langid is not installed, which tells languages; `pip install py3langid`") from error
     classify: Classify = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True).classify

@@ -1,4 +1,4 @@
-"""A run's connection and audits, kept from one page to the next."""
+"""A run that stays open while several pages are made of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from blip_bootstrap.query.views import connect
 
 
 class OpenRun:
-    """A run whose pages are being written; what one page asked of the same rounds is not asked again for the next.
+    """A run whose pages are being made; an audit that one page asked is not asked again for the next.
 
-    A context manager; `over` opens it. What is written meanwhile may stay unseen, so that it is to be closed before
-    another round is made; it can be opened again.
+    A context manager; `over` connects. Close it before another round is made, since the connection may not see what
+    is written later; `over` connects again.
     """
 
     def __init__(self, root: Path) -> None:
@@ -31,9 +31,9 @@ class OpenRun:
         self.close()
 
     def over(self, rounds: Iterable[int], ahead: Sequence[str]) -> tuple[duckdb.DuckDBPyConnection, Audits]:
-        """A connection with the views of these rounds, and its audits, those `ahead` begun; both end with this.
+        """A connection with the views of these rounds, and audits on it, of which those named in `ahead` begin at once.
 
-        Raises as `views.connect`.
+        Both last until this is closed or asked for other rounds. Raises InputError where the run is not there.
         """
         numbers = [*rounds]
         if self._now is None or self._now[0] != numbers:
@@ -45,6 +45,6 @@ class OpenRun:
         return connection, audits
 
     def close(self) -> None:
-        """Close what is open; DuckDB's memory is free then."""
+        """End the connection, if there is one, and free DuckDB's memory."""
         self._now = None
         self._stack.close()

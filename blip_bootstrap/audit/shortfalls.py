@@ -1,4 +1,4 @@
-"""Where a run comes out short: what failed of what it read, and whether anything is left to go on with."""
+"""Shortfalls: how much of the input failed, and whether anything is left to go on with."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ Counts = Mapping[str, Any]
 
 LISTS = (("images", "download", "URLs"), ("human", "human", "human-annotated pictures"),
          ("held_out", "held_out", "held-out pictures"))  # fmt: skip
-"""What is made of a list, its section of the configuration, and what a row of it is."""
+"""What is made from a list, its section of the configuration, and what one of its rows is called."""
 
 OF_ALL_ROUNDS = tuple(f"failed_{name}" for name, _, _ in LISTS)
-"""Alarms about what all rounds share."""
+"""Alarms about what all rounds have in common."""
 
 
 def shortfalls(root: Path, number: int) -> Iterator[tuple[str, str]]:
-    """Alarms of round `number` under `root` about what failed or was dropped: their names and messages.
+    """Names and messages of the alarms of round `number` under `root` about rows that failed or were dropped.
 
-    From the counts in the MANIFESTs and the limits (`max_failed_share`) in the run's config.yaml: nothing is scanned.
+    They come from the counts in the MANIFESTs and the limits (`max_failed_share`) in the run's config.yaml; no table
+    is read.
     """
     made = {str(manifest.get("name")): manifest.get("counts", {}) for manifest in run_folder.manifests(root)}
-    limits = _limits(root)
+    most = limits(root)
     for name, section, what in LISTS:
         counts = made.get(name, {})
         counted = any(counts.get(status) for status in STATUSES)
-        if counted and (share := failed_share(counts)) >= limits[section]:
-            limit = f"the limit is {section}.max_failed_share {limits[section]:g}"
+        if counted and (share := failed_share(counts)) >= most[section]:
+            limit = f"the limit is {section}.max_failed_share {most[section]:g}"
             yield f"failed_{name}", f"{share:.1%} of the {what} cannot be used ({_told(counts)}); {limit}"
     captions = made.get(f"{run_folder.round_folder(root, number).name}/captions", {})
     texts = captions.get("web", 0) + captions.get("synthetic", 0)
-    if texts and captions.get("not_scored", 0) / texts >= limits["download"]:
+    if texts and captions.get("not_scored", 0) / texts >= most["download"]:
         unscored = f"{captions['not_scored']:,} of {texts:,} texts have no score"
         yield "not_scored", f"{unscored}: their pictures cannot be read, or the captioner wrote nothing"
     if told := no_pairs(made.get(f"{run_folder.round_folder(root, number).name}/pairs", {})):
@@ -44,7 +45,7 @@ def shortfalls(root: Path, number: int) -> Iterator[tuple[str, str]]:
 
 
 def failed_share(counts: Counts) -> float:
-    """The share of a list's rows that gave nothing, 0..1; blank and repeated ones, which nobody tried, left out."""
+    """The share 0..1 of a list's rows that failed; blank and repeated rows, which were never tried, do not count."""
     tried = counts["rows"] - counts.get("rejected", 0)
     return 1 - counts.get("success", 0) / tried if tried else 1.0
 
@@ -56,14 +57,14 @@ def all_failed(counts: Counts) -> bool:
 
 
 def no_pictures(counts: Counts) -> str | None:
-    """In one sentence that a download gave no picture at all; None where it gave one."""
+    """A sentence that a download gave no picture; None where it gave one."""
     if counts.get("success"):
         return None
     return f"none of {counts.get('rows', 0):,} URLs gave a picture ({_told(counts)})"
 
 
 def no_pairs(counts: Counts) -> str | None:
-    """In one sentence that a selection kept no text; None where it kept one, or decided about none."""
+    """A sentence that a selection kept no text; None where it kept one, or there was none to decide on."""
     if counts.get("kept") or not counts.get("rows"):
         return None
     reasons = {reason: counts.get(f"dropped_{reason}", 0) for reason in REASONS}
@@ -75,13 +76,13 @@ def _told(counts: Counts) -> str:
 
 
 def _listed(numbers: Mapping[str, int]) -> str:
-    """The numbers that are not 0, the largest first."""
+    """The numbers that are not 0 with their names, the largest first."""
     found = sorted(((number, name) for name, number in numbers.items() if number), key=lambda one: (-one[0], one[1]))
     return ", ".join(f"{name} {number:,}" for number, name in found) or "no reason is given"
 
 
-def _limits(root: Path) -> dict[str, float]:
-    """`max_failed_share` of each section, as the last command on this root had it; 1 where it is not known."""
+def limits(root: Path) -> dict[str, float]:
+    """`max_failed_share` of `download`, `human` and `held_out` in the run's config.yaml; 1 where it is not known."""
     try:
         settings = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

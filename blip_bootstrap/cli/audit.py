@@ -1,23 +1,16 @@
-"""The commands that ask about a finished run: `audit` with its parts, `why` and `diff`; `cli.py` mounts them."""
+"""The commands that ask about a finished run: `audit` with its parts, `why` and `diff`."""
 
 from __future__ import annotations
 
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from blip_bootstrap.cli.options import Root, RoundNumber, run_folder, say
 from blip_bootstrap.paths import path_argument, run_argument
-
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        "--root", parser=run_argument, metavar="PATH", help="The run, s3:// too. Default: runs/default, else runs/demo."
-    ),
-]
-
-RoundNumber = Annotated[int | None, typer.Option("--round", min=0, help="Which round. Default: the last one made.")]
 
 
 class Source(StrEnum):
@@ -28,19 +21,10 @@ class Source(StrEnum):
 
 
 audit_app = typer.Typer(
-    help="What was kept and dropped, why, and how noisy each source is.",
+    help="Show what was kept and dropped, why, and how noisy each source is; or label texts, and what labels say.",
     epilog="Example: `blip-bootstrap audit --round 1 --root runs/demo`",
     invoke_without_command=True,
 )
-
-
-def run_folder(root: Path | None) -> Path:
-    """The run to look at: as given (s3:// and gs://, too), else the default one, else the demo's."""
-    if root:
-        from blip_bootstrap.storage.remote import opened
-
-        return opened(root)
-    return next((path for path in (Path("runs/default"), Path("runs/demo")) if path.is_dir()), Path("runs/default"))
 
 
 @audit_app.callback()
@@ -48,38 +32,40 @@ def audit(
     context: typer.Context,
     root: Root = None,
     number: RoundNumber = None,
-    names: Annotated[list[str] | None, typer.Option("--name", help="Only this audit; may be repeated.")] = None,
-    all_rounds: Annotated[bool, typer.Option("--all-rounds", help="Every round, one below the other.")] = False,
-    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL of the audits, word lists and all.")] = False,
-    alarms: Annotated[bool, typer.Option("--alarms", help="Exit with 1 where the round has alarms.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="Ask this audit alone; may be repeated. Default: all of them.")
+    ] = None,
+    all_rounds: Annotated[bool, typer.Option("--all-rounds", help="Ask about every round in one table.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL of the audits instead of their answers.")] = False,
+    fail: Annotated[bool, typer.Option("--alarms", help="Exit with 1 where the round has an alarm.")] = False,
 ) -> None:
-    """What was kept and dropped, why, and how noisy each source is."""
+    """Show what was kept and dropped, why, and how noisy each source is; alarms go to standard error."""
     if context.invoked_subcommand:
         return
-    from blip_bootstrap.audit.alarms import alarms as find
-    from blip_bootstrap.audit.alarms import fail_on_alarms
-    from blip_bootstrap.audit.audits import AUDITS, audit_sql, print_audit
+    from blip_bootstrap.audit import alarms, audits
 
     if sql:
-        typer.echo("\n".join(audit_sql(name) for name in names or AUDITS), nl=False)
+        typer.echo("\n".join(audits.audit_sql(name) for name in names or audits.AUDITS), nl=False)
         return
-    print_audit(run_folder(root), number, names or AUDITS, all_rounds)
-    found = find(run_folder(root), number)
+    audits.print_audit(run_folder(root), number, names or audits.AUDITS, all_rounds)
+    found = alarms.alarms(run_folder(root), number)
     for alarm in found:
-        typer.echo(f"alarm: {alarm.name}: {alarm.message}", err=True)
-    if alarms:
-        fail_on_alarms(found)
+        say(f"alarm: {alarm.name}: {alarm.message}")
+    if fail:
+        alarms.fail_on_alarms(found)
 
 
 @audit_app.command(epilog="Example: `blip-bootstrap audit sample --round 1 --size 200`")
 def sample(
     root: Root = None,
     number: RoundNumber = None,
-    size: Annotated[int, typer.Option("--size", min=1, help="How many texts.")] = 200,
+    size: Annotated[int, typer.Option("--size", min=1, help="How many texts to draw.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Another seed draws other texts.")] = 0,
-    source: Annotated[Source | None, typer.Option("--source", help="Only web or only synthetic texts.")] = None,
+    source: Annotated[
+        Source | None, typer.Option("--source", help="Draw web texts alone, or synthetic ones. Default: both.")
+    ] = None,
 ) -> None:
-    """Draw a stratified sample of a round's texts for people to answer."""
+    """Draw texts of a round for people to judge, kept and dropped ones; prints the path of the label file."""
     from blip_bootstrap.labels.sample import SOURCES, draw_sample
 
     sources = (source.value,) if source else SOURCES
@@ -89,62 +75,60 @@ def sample(
 @audit_app.command(epilog="Example: `blip-bootstrap audit label --round 1`")
 def label(
     root: Root = None,
-    number: Annotated[int | None, typer.Option("--round", min=0, help="Default: the last one sampled.")] = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 0,
+    number: Annotated[
+        int | None, typer.Option("--round", min=0, help="Which round. Default: the last one with a sample.")
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 0,
 ) -> None:
-    """Answer a sample on a local page: does the text fit the picture? Yes, no, unsure, by keyboard."""
+    """Judge a sample on a local page: does the text fit its picture? Keys y, n and u answer."""
     from blip_bootstrap.labels.page import serve_labels
 
-    serve_labels(run_folder(root), number, port, lambda line: typer.echo(line, err=True))
+    serve_labels(run_folder(root), number, port, say)
 
 
 @audit_app.command(epilog="Example: `blip-bootstrap audit estimate --round 1`")
 def estimate(root: Root = None, number: RoundNumber = None) -> None:
-    """Noise, precision and recall of a round, with intervals, from the answers to its sample."""
-    from blip_bootstrap.labels.estimates import estimates, estimates_table
-    from blip_bootstrap.query.formats import PipedConsole, rich_table
+    """Estimate noise, precision and recall of a round, with 95 % intervals, from the answers to its sample."""
+    from blip_bootstrap.labels import estimates
+    from blip_bootstrap.query.formats import print_table
 
-    console = PipedConsole()
-    console.print(rich_table(estimates_table(estimates(run_folder(root), number)), console.width))
+    print_table(estimates.estimates_table(estimates.estimates(run_folder(root), number)))
 
 
-@audit_app.command(epilog="Example: `blip-bootstrap audit languages --round 1 --texts 100000`")
-def languages(
+@audit_app.command("languages", epilog="Example: `blip-bootstrap audit languages --round 1 --texts 100000`")
+def identify(
     root: Root = None,
     number: RoundNumber = None,
-    texts: Annotated[int, typer.Option("--texts", min=0, help="About how many of each source; 0: all.")] = 50_000,
+    texts: Annotated[
+        int, typer.Option("--texts", min=0, help="About how many of each source to read; 0: all.")
+    ] = 50_000,
 ) -> None:
-    """Identify the languages of a round's texts, for the audit of the same name."""
-    from blip_bootstrap.audit.audits import audit, print_answers
-    from blip_bootstrap.audit.languages import identify_languages
-    from blip_bootstrap.query.formats import PipedConsole
+    """Identify the language of a round's texts and keep it beside the round; prints the audit `languages`."""
+    from blip_bootstrap.audit import audits, languages
 
     folder = run_folder(root)
-    typer.echo(str(identify_languages(folder, number, texts)))
-    print_answers(PipedConsole(), audit(folder, number, ["languages"]))
+    typer.echo(str(languages.identify_languages(folder, number, texts)))
+    audits.print_audit(folder, number, ["languages"])
 
 
 @audit_app.command(epilog="Example: `blip-bootstrap audit calibrate --round 1`")
 def calibrate(
     root: Root = None,
     number: RoundNumber = None,
-    size: Annotated[int, typer.Option("--size", min=10, help="How many pictures.")] = 1000,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed draws other pairs.")] = 0,
+    size: Annotated[int, typer.Option("--size", min=10, help="How many pictures to draw.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed draws other pictures.")] = 0,
 ) -> None:
-    """Label without people: human captions fit their picture, web texts on another do not; for `select.labels`."""
-    from blip_bootstrap.labels.human_pairs import label_human_pairs
-    from blip_bootstrap.query.formats import PipedConsole, rich_table
-    from blip_bootstrap.select.calibrate import thresholds_table
-    from blip_bootstrap.storage.parquet import parquet_files
-    from blip_bootstrap.storage.run_folder import resolve_round, round_folder
+    """Make labels without people: captions of the human or held-out set fit their picture, other web texts do not.
 
-    folder = run_folder(root)
-    labels = label_human_pairs(folder, number, size, seed)
+    They are for `select.labels`, where `select.strategy` is `target_noise`.
+    """
+    from blip_bootstrap.labels import human_pairs
+    from blip_bootstrap.query.formats import print_table
+
+    labels = human_pairs.label_human_pairs(run_folder(root), number, size, seed)
     typer.echo(str(labels))
-    captions = parquet_files(round_folder(folder, resolve_round(folder, number)) / "captions")
-    console = PipedConsole()
-    console.print("What select.strategy target_noise would do with them, web texts only:")
-    console.print(rich_table(thresholds_table(captions, labels, ["web"]), console.width))
+    typer.echo("What select.strategy target_noise would do with them, web texts only:")
+    print_table(human_pairs.thresholds_with(labels, run_folder(root), number))
 
 
 def why(
@@ -152,18 +136,14 @@ def why(
     root: Root = None,
     page: Annotated[
         Path | None,
-        typer.Option(
-            "--page", parser=path_argument, metavar="PATH", help="Write it here as a page with the picture, too."
-        ),
+        typer.Option("--page", parser=path_argument, metavar="PATH", help="Write a page with the picture here, too."),
     ] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Show that page in the browser.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
 ) -> None:
-    """Everything about one image: where from, every text in every round, scores, verdicts, settings."""
+    """Show all that is known of one image: its fetch, and its texts in every round with scores and verdicts."""
     from blip_bootstrap.report.why import print_why
 
     if open_page and page is None:
-        import tempfile
-
         page = Path(tempfile.mkdtemp(prefix="blip-bootstrap-")) / "why.html"
     print_why(run_folder(root), name, page)
     if page:
@@ -173,21 +153,23 @@ def why(
 
 
 def diff(
-    rounds: Annotated[tuple[int, int], typer.Option("--rounds", help="Before and after.")],
+    rounds: Annotated[tuple[int, int], typer.Option("--rounds", help="The round before and the one after.")],
     root: Root = None,
     other: Annotated[
         Path | None,
-        typer.Option("--other", parser=run_argument, metavar="PATH", help="The run that `after` is a round of."),
+        typer.Option(
+            "--other", parser=run_argument, metavar="PATH", help="The run of the second round, if it is another."
+        ),
     ] = None,
 ) -> None:
-    """What changed between two rounds, or between rounds of two runs."""
+    """Show what changed between two rounds, or between rounds of two runs: texts, reasons, noise, settings."""
     from blip_bootstrap.audit.diff import print_diff
 
     print_diff(run_folder(root), rounds[0], rounds[1], run_folder(other) if other else None)
 
 
-def mount(app: typer.Typer) -> None:
-    """Add these commands to the console script's app."""
+def mount_audit(app: typer.Typer) -> None:
+    """Add `audit`, `why` and `diff` to the command line."""
     app.add_typer(audit_app, name="audit")
     app.command(epilog="Example: `blip-bootstrap why 0000000042 --root runs/demo --open`")(why)
     app.command(epilog="Example: `blip-bootstrap diff --rounds 1 2 --root runs/demo`")(diff)

@@ -1,4 +1,4 @@
-"""`blip-bootstrap sql`: one question, questions from standard input, or a prompt."""
+"""`blip-bootstrap sql`: answers one question, those of standard input, or what is typed at a prompt."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from blip_bootstrap.query.formats import MAX_ROWS, open_file, render, terminal_e
 from blip_bootstrap.query.questions import is_whole, query, query_batches, query_first, split_questions
 from blip_bootstrap.query.views import VIEWS, connect
 
-HELP = """A question goes over as many lines as it needs, and ends with `;`.
-.tables          the views
-.columns VIEW    columns of a view, with what they mean
-.help            this
-.exit            or Ctrl-D: leave
-some_images, some_captions and some_pairs are the views over 64 files at most; wilson_low(hits, number) and
-wilson_high are the ends of a share's 95 % interval, words(text) a text's words.
-Ctrl-C drops what is typed, or stops a question. Tab completes names, and history is kept.
+HELP = """A question may have several lines, and ends with `;`.
+.tables          list the views
+.columns VIEW    list the columns of a view, with what they mean
+.help            print this
+.exit            leave; Ctrl-D does, too
+some_images, some_captions and some_pairs read 64 files at most, for quick looks at a large run. wilson_low(hits,
+number) and wilson_high(hits, number) are the ends of a share's 95 % interval; words(text) is a list of words.
+Ctrl-C drops what is typed, or stops a question. Tab completes names; history is kept between sessions.
 """
 
 JOINED = ("table", "markdown")
-"""Forms in which several answers may stand below each other."""
+"""Forms that can hold several answers, one below the other."""
 
 
 def run_sql(root: Path, text: str, form: str = "table", out: Path | None = None) -> None:
-    """Ask the run under `root` and print the answers, or write them to `out`; `form` as in `printing.FORMS`.
+    """Ask the run under `root` and print the answers, or write them to `out`; `form` is one of `formats.FORMS`.
 
     Raises InputError where a question cannot be answered, or several are to go into one CSV, JSON or Parquet file.
     """
@@ -53,7 +53,7 @@ def run_sql(root: Path, text: str, form: str = "table", out: Path | None = None)
 def _answer(
     connection: duckdb.DuckDBPyConnection, question: str, form: str, out: BinaryIO, encoding: str = "utf-8"
 ) -> None:
-    """Write the answer as it comes: what is read is held in batches, and for a table no more than is shown."""
+    """Write the answer while it is read, in batches; of a table only the rows that are shown are read."""
     if form == "table":
         data, num_rows = query_first(connection, question, MAX_ROWS)
         out.write(render(data, form, num_rows, encoding))
@@ -63,9 +63,9 @@ def _answer(
 
 
 def prompt_sql(root: Path, form: str = "table", out: Path | None = None) -> None:
-    """Answer what is typed until Ctrl-D or `.exit`; mistakes are shown, and the next question is asked.
+    """Answer questions typed at a prompt until Ctrl-D or `.exit`; a mistake is printed and ends nothing.
 
-    Where standard input is no terminal, it is read to its end and answered as `run_sql` does.
+    Where standard input is no terminal, its whole text is answered as by `run_sql`.
     """
     if not sys.stdin.isatty() or out:
         run_sql(root, _piped(), form, out)
@@ -73,13 +73,13 @@ def prompt_sql(root: Path, form: str = "table", out: Path | None = None) -> None
     _check_place(form, out)
     with connect(root) as connection:
         _use_readline()
-        sys.stdout.write(f"{root}: {', '.join(table.name for table in VIEWS)}. `.help` tells more.\n")
+        sys.stdout.write(f"{root}: {', '.join(table.name for table in VIEWS)}. Type `.help` for more.\n")
         while (typed := _typed()) is not None:
-            sys.stdout.write(_told(connection, typed, form))
+            sys.stdout.write(_reply(connection, typed, form))
 
 
 def _piped() -> str:
-    """What comes in by a pipe, UTF-8 whatever the terminal's encoding is. Raises InputError where it is not."""
+    """The text of standard input, read as UTF-8 whatever the locale. Raises InputError where it is not."""
     binary = getattr(sys.stdin, "buffer", None)
     if binary is None:  # a test's own
         return sys.stdin.read() if sys.stdin else ""
@@ -92,11 +92,11 @@ def _piped() -> str:
 
 def _check_place(form: str, out: Path | None) -> None:
     if form == "parquet" and out is None and sys.stdout.isatty():
-        raise InputError("--format parquet is nothing to read; give --out FILE, or send it to one")
+        raise InputError("--format parquet is no text for a terminal; give --out FILE, or redirect the output to one")
 
 
-def _told(connection: duckdb.DuckDBPyConnection, typed: str, form: str) -> str:
-    """What the prompt says to a command, or to one or several questions."""
+def _reply(connection: duckdb.DuckDBPyConnection, typed: str, form: str) -> str:
+    """What the prompt prints for a command (`.tables`), or for one or several questions."""
     try:
         if typed.startswith("."):
             return _command(connection, typed.rstrip(";").split())
@@ -123,7 +123,7 @@ def _command(connection: duckdb.DuckDBPyConnection, words: Sequence[str]) -> str
 
 
 def _typed() -> str | None:
-    """One question or command from the terminal, over several lines if need be; None at its end."""
+    """The next question or command from the terminal, which may have several lines; None at Ctrl-D or `.exit`."""
     text = ""
     while not is_whole(text):
         try:
@@ -144,9 +144,9 @@ def _typed() -> str | None:
 
 
 def _use_readline() -> None:
-    """Editing, history over sessions and completion, where Python has readline."""
+    """Switch on line editing, history between sessions and completion, where Python has readline."""
     try:
-        import readline
+        import readline  # not in every build of Python
     except ImportError:
         return
     try:

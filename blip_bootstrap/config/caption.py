@@ -1,4 +1,4 @@
-"""Captioning, scoring and selection (section 3.3)."""
+"""Captioning and scoring (section 3.3)."""
 
 from __future__ import annotations
 
@@ -6,65 +6,96 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from blip_bootstrap.config.marks import Speed
 from blip_bootstrap.config.section import (
-    SPEED,
     Count,
     Device,
     Dtype,
     Fraction,
+    ModelName,
     NonNegative,
     Normalise,
     Positive,
     Section,
-    Source,
+    Seed,
 )
 
 
 class SamplerConfig(Section):
-    """How the captioner writes. `preset` sets the rest; what is given beside it wins."""
+    """How the captioner writes. `preset` sets all of it; a setting that is given beside it wins."""
 
-    preset: Literal["blip-official", "nucleus", "beam", "greedy"] = "nucleus"
-    top_p: Fraction | None = None
-    top_k: NonNegative | None = Field(None, description="0: off")
-    temperature: Positive | None = None
-    repetition_penalty: Positive | None = None
-    num_beams: Count | None = None
-    min_tokens: NonNegative | None = Field(
-        None, description="with the prompt, the token before it and the one that ends the text, as transformers counts"
+    preset: Literal["blip-official", "nucleus", "beam", "greedy"] = Field(
+        "nucleus",
+        description="nucleus: top-p .9; blip-official: as the released code does, which has top-k 50 and repetition "
+        "penalty 1.1 as well; beam: three beams; greedy: always the likeliest token",
     )
-    max_tokens: Count | None = Field(None, description="as min_tokens; a text that reaches it is cut there")
+    top_p: Fraction | None = Field(
+        None, description="draw among the likeliest tokens that together have this probability; 1: off"
+    )
+    top_k: NonNegative | None = Field(None, description="draw among this many of the likeliest tokens; 0: off")
+    temperature: Positive | None = Field(None, description="under 1: likelier tokens are drawn more often")
+    repetition_penalty: Positive | None = Field(
+        None, description="over 1: tokens that the text already has become less likely; 1: off"
+    )
+    num_beams: Count | None = Field(None, description="over 1: beam search with this many beams")
+    min_tokens: NonNegative | None = Field(
+        None,
+        description="shortest text in tokens, counted as transformers counts: the prompt, the token before it and the "
+        "one that ends the text included",
+    )
+    max_tokens: Count | None = Field(
+        None, description="longest text in tokens, counted as for min_tokens; a text that reaches it is cut there"
+    )
 
 
 class CaptionConfig(Section):
-    """Synthetic captions and the scores of all texts (section 3.3)."""
+    """Synthetic captions, and the scores of all texts (section 3.3)."""
 
     sampler: SamplerConfig = SamplerConfig()
-    candidates: Count = Field(1, description="synthetic captions per image, of each captioner")
-    captioners: tuple[Source, ...] = Field((), description="more of them beside the round's: folder, .pth or hub name")
-    filters: tuple[Source, ...] = Field((), description="more of them beside the round's: folder, .pth or hub name")
-    combine: Literal["mean", "min"] = Field("mean", description="what several filters' scores become")
-    scorer: Source | None = Field(None, description="a CLIPModel or SiglipModel, folder or hub name, for clip_score")
-    prompt: str = "a picture of"
+    candidates: Count = Field(1, description="synthetic captions that each captioner writes about an image")
+    captioners: tuple[ModelName, ...] = Field(
+        (), description="captioners beside the round's own, each a folder, a .pth file or a hub name"
+    )
+    filters: tuple[ModelName, ...] = Field(
+        (), description="filters beside the round's own, each a folder, a .pth file or a hub name"
+    )
+    combine: Literal["mean", "min"] = Field(
+        "mean", description="how the scores of several filters become one: their mean, or the least of them"
+    )
+    scorer: ModelName | None = Field(
+        None, description="a CLIPModel or SiglipModel that gives clip_score: a folder or hub name; null: no clip_score"
+    )
+    prompt: str = Field(
+        "a picture of",
+        description="what every synthetic caption begins with; it is taken off again before the text is stored",
+    )
     normalise: Normalise = Field(
         "auto",
-        description="how texts to score are shown to the model; none: as given; blip: lower case, few marks, 30 words; "
-        "auto: as it was trained, blip for a given BLIP with a lower-case tokenizer",
+        description="how a text is changed before the filter reads it; none: not at all; blip: lower case, without "
+        "most punctuation, cut after 30 words; auto: as the filter was trained, and blip for a given BLIP checkpoint "
+        "whose tokenizer writes in lower case",
     )
-    batch_size: NonNegative = Field(
-        0, description="images at a time; 0: 64 on a CPU, 256 on a GPU; halved where memory runs out",
-        json_schema_extra=SPEED,
-    )  # fmt: skip
-    device: Device = Field("auto", json_schema_extra=SPEED)
-    dtype: Dtype = "float32"
-    compile: bool = Field(False, description="torch.compile the image encoder's blocks; decoding stays eager")
-    num_actors: NonNegative = Field(
-        0, description="Ray actors; 0: as many as the cluster's CPUs or GPUs carry", json_schema_extra=SPEED
+    batch_size: Annotated[NonNegative, Speed()] = Field(
+        0, description="images at a time; 0: 64 on a CPU, 256 on a GPU; halved where memory runs out"
     )
-    cpus_per_actor: Positive = Field(
-        1.0, description="torch's threads on a CPU; for a GPU 2 to 8 processes decode, so many or as cores are idle",
-        json_schema_extra=SPEED,
-    )  # fmt: skip
-    gpus_per_actor: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="0: one, where there are GPUs; 0.25: four actors on each", json_schema_extra=SPEED
+    device: Annotated[Device, Speed()] = Field("auto", description="auto: a GPU where there is one")
+    dtype: Dtype = Field(
+        "float32", description="number format of the models; auto: bfloat16 where the device is fast at it"
     )
-    seed: int = 0
+    compile: bool = Field(
+        False, description="compile the blocks of the image encoder by torch.compile; writing captions is not compiled"
+    )
+    num_actors: Annotated[NonNegative, Speed()] = Field(
+        0, description="Ray actors; 0: as many as the CPUs or GPUs of the cluster carry"
+    )
+    cpus_per_actor: Annotated[Positive, Speed()] = Field(
+        1.0,
+        description="CPUs of an actor: on a CPU, torch's threads; beside a GPU, the processes that decode pictures, at "
+        "least 2 and at most 8, more than are set here where cores are idle",
+    )
+    gpus_per_actor: Annotated[float, Field(ge=0), Speed()] = Field(
+        0.0, description="GPUs of an actor; 0: one, where there are GPUs; 0.25: four actors share each GPU"
+    )
+    seed: Seed = Field(
+        0, description="seed of the sampling; a caption depends on it, on the image and on the candidate's number alone"
+    )

@@ -1,4 +1,4 @@
-"""What a run reads: lists of URLs, and pictures that people annotated."""
+"""The inputs of a run: lists of URLs, and pictures with captions that people wrote."""
 
 from __future__ import annotations
 
@@ -7,17 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from blip_bootstrap import __version__
-from blip_bootstrap.config.section import (
-    LATER,
-    SPEED,
-    Count,
-    LocalPath,
-    NonNegative,
-    Positive,
-    Section,
-    ShardRows,
-    counts_as,
-)
+from blip_bootstrap.config.marks import CountsAs, Later, Speed
+from blip_bootstrap.config.section import Count, LocalPath, NonNegative, Positive, Section, ShardRows
 
 AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])} (image dataset builder)"
 
@@ -25,7 +16,7 @@ FIRST_AGENT = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1
 """The default of the first releases, which their recipes hold."""
 
 HeaderText = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", strip_whitespace=True)]
-"""Text that a header can carry: printable ASCII on one line."""
+"""Text that an HTTP header can carry: printable ASCII on one line."""
 
 AlarmShare = Annotated[float, Field(gt=0, le=1)]
 
@@ -34,19 +25,28 @@ class UrlList(Section):
     """One list of URLs with alt texts: TSV, CSV, JSON or Parquet."""
 
     path: LocalPath = Field(
-        description="the file; format from its ending (.tsv .csv .txt .jsonl .json .parquet; .gz .bz2 .xz .zst beside)"
+        description="the file; its format is told by its ending (.tsv .csv .txt .jsonl .json .parquet, and with .gz "
+        ".bz2 .xz .zst after it)"
     )
-    dataset: str | None = Field(None, description="its name in the tables; default: the file's name")
-    url_column: str = "url"
-    caption_column: str | None = Field("caption", description="null: the list has URLs alone")
-    caption_lists: bool = Field(
-        False, description="a cell that is a list of texts makes a row of each", json_schema_extra=LATER
+    dataset: str | None = Field(None, description="name of the list in the tables; null: the file's name")
+    url_column: str = Field("url", description="column with the URLs")
+    caption_column: str | None = Field(
+        "caption", description="column with the alt texts; null: the list has URLs alone"
     )
-    url_prefix: str = Field("", description="put before every file name of the list, which is quoted as URLs need it")
+    caption_lists: Annotated[bool, Later()] = Field(
+        False, description="a cell may be a list of texts, each of which makes a row"
+    )
+    url_prefix: str = Field(
+        "", description="what stands before every file name of the list to make it a URL; the name is percent-encoded"
+    )
     serve: LocalPath | None = Field(
-        None, description="a folder of pictures, served over loopback HTTP while the step runs; the list has file names"
+        None,
+        description="a folder of pictures that is served over loopback HTTP while the step runs; the list then holds "
+        "file names",
     )
-    serve_port: Annotated[int, Field(ge=1, le=65_535)] = Field(8765, description="part of the URLs in the tables")
+    serve_port: Annotated[int, Field(ge=1, le=65_535)] = Field(
+        8765, description="port at which the folder is served; part of the URLs in the tables"
+    )
 
     @model_validator(mode="after")
     def _one_prefix(self) -> UrlList:
@@ -61,84 +61,95 @@ class UrlList(Section):
 
 
 class PictureRule(Section):
-    """How a picture is stored, whether it is from the web or from an annotated set, and what decoding it may cost.
+    """How a picture is stored, from the web or from an annotated set, and what decoding it may cost.
 
     An annotated set has download's values where it does not set its own.
     """
 
-    image_size: Count = Field(256, description="px; see resize_mode")
+    image_size: Count = Field(256, description="size of the stored pictures, px; resize_mode says which side has it")
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
         "keep_ratio",
-        description="what gets image_size: keep_ratio the short side, keep_ratio_largest the long one; center_crop as "
-        "the first, a square cut out; border as the second, in a white square; no: nothing; none is enlarged",
+        description="as in img2dataset: keep_ratio: the short side becomes image_size; keep_ratio_largest: the long "
+        "side; center_crop: as keep_ratio, and a square is cut out; border: as keep_ratio_largest, in a white square; "
+        "no: pictures keep their size; pictures are made smaller, never larger",
     )
-    encode_quality: Annotated[int, Field(ge=1, le=100, description="of the JPEG")] = 95
-    max_pixels: Count = Field(25_000_000, description="a larger picture is not decoded")
-    decode_timeout_s: Positive = Field(
-        10.0, description="seconds of processor time that decoding a picture may take", json_schema_extra=LATER
+    encode_quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of the stored pictures")
+    max_pixels: Count = Field(25_000_000, description="a picture of more pixels is not decoded")
+    decode_timeout_s: Annotated[Positive, Later()] = Field(
+        10.0, description="seconds of processor time that decoding a picture may take"
     )
 
 
 class AnnotatedSet(PictureRule):
-    """Pictures with human captions, as JSON or Parquet: the paper's COCO."""
+    """Pictures with captions that people wrote, as JSON or Parquet: the paper's COCO."""
 
-    path: LocalPath
-    image_column: str = Field("image", description="a file name, relative to image_root")
-    captions_column: str = "captions"
-    domain_column: str = Field("domain", description="optional column: in, near or out (nocaps)")
-    image_root: LocalPath | None = Field(None, description="folder of the pictures; default: beside the list")
-    max_text_chars: Count = Field(10_000, description="a longer caption is left out", json_schema_extra=LATER)
-    max_failed_share: AlarmShare = Field(
-        1.0, description="an alarm where this share of the rows or more cannot be used", json_schema_extra=SPEED
+    path: LocalPath = Field(description="the list of pictures and captions")
+    image_column: str = Field("image", description="column with file names, relative to image_root")
+    captions_column: str = Field("captions", description="column with a list of texts, or one text")
+    domain_column: str = Field(
+        "domain", description="column that says in, near or out, as nocaps does; it may be missing"
     )
-    rows_per_shard: ShardRows = 10_000
+    image_root: LocalPath | None = Field(None, description="folder of the pictures; null: the folder of the list")
+    max_text_chars: Annotated[Count, Later()] = Field(10_000, description="a caption of more characters is left out")
+    max_failed_share: Annotated[AlarmShare, Speed()] = Field(
+        1.0, description="raise an alarm where this share of the rows or more cannot be used"
+    )
+    rows_per_shard: ShardRows = Field(10_000, description="pictures in each Parquet file")
 
 
 SameKind = Literal["held_out_in_human", "held_out_in_web", "human_in_web"]
 
 
 class SamePicturesConfig(Section):
-    """Pictures that are in two sets at once, by their bytes: they are told, and may be left out of training."""
+    """Pictures that are in two sets at once, by their bytes: they are listed, and may be left out of training."""
 
     leave_out: tuple[SameKind, ...] = Field(
         ("held_out_in_human", "held_out_in_web", "human_in_web"),
-        description="what no training sees: held-out pictures in the human set or the web's, human ones in the web's",
+        description="pictures that are not trained on: held-out ones in the human set or in the web's, human ones in "
+        "the web's",
     )
 
 
 class DownloadConfig(PictureRule):
-    """Fetching and resizing the web's images; img2dataset's functions and meanings."""
+    """Fetching and resizing the web's images, by img2dataset's functions and words."""
 
-    urls: tuple[UrlList, ...] = ()
-    limit: Count | None = Field(None, description="use only the first rows of each list")
-    min_image_size: NonNegative = Field(0, description="smaller pictures are failed_to_resize, px of the short side")
-    max_aspect_ratio: Positive = Field(20.0, description="long side over short side")
-    timeout_s: Positive = 10.0
-    num_retries: NonNegative = Field(1, description="after time-outs, broken connections and HTTP 5xx or 429")
-    num_threads: Count = Field(32, description="parallel fetches per Ray task", json_schema_extra=SPEED)
-    max_bytes: Count = Field(50_000_000, description="a larger body is not read on")
-    max_text_chars: Count = Field(
-        10_000, description="a longer alt text is stored cut, and is no pair (text_too_long)", json_schema_extra=LATER
+    urls: tuple[UrlList, ...] = Field((), description="the lists of URLs")
+    limit: Count | None = Field(None, description="use only the first rows of each list; null: all")
+    min_image_size: NonNegative = Field(
+        0, description="a picture whose short side has fewer px is dropped (error class too_small)"
+    )
+    max_aspect_ratio: Positive = Field(
+        20.0,
+        description="a picture whose long side is more than this many times its short side is dropped (error class "
+        "aspect_ratio)",
+    )
+    timeout_s: Positive = Field(10.0, description="seconds for one try of one URL, redirects and body included")
+    num_retries: NonNegative = Field(
+        1, description="further tries after a time-out, a broken connection, or HTTP 5xx or 429"
+    )
+    num_threads: Annotated[Count, Speed()] = Field(32, description="parallel fetches of each Ray task")
+    max_bytes: Count = Field(
+        50_000_000, description="an answer of more bytes is not read to its end (error class too_many_bytes)"
+    )
+    max_text_chars: Annotated[Count, Later()] = Field(
+        10_000, description="an alt text of more characters is stored cut, and becomes no pair (reason text_too_long)"
     )
     allow_private_addresses: bool = Field(False, description="fetch from loopback and private networks too")
     honour_noai: bool = Field(True, description="refuse images whose X-Robots-Tag says noai or noimageai")
-    use_proxies: bool = Field(
+    use_proxies: Annotated[bool, Speed()] = Field(
         True,
         description="go through the environment's http_proxy, https_proxy and all_proxy, except to no_proxy's hosts",
-        json_schema_extra=SPEED,
     )
-    user_agent: HeaderText = Field(
-        AGENT, description="how servers see the fetcher", min_length=1, json_schema_extra=counts_as(FIRST_AGENT)
+    user_agent: Annotated[HeaderText, CountsAs(FIRST_AGENT)] = Field(
+        AGENT, description="User-Agent header, by which servers know the fetcher", min_length=1
     )
-    contact: HeaderText = Field(
-        "",
-        description="a page or mail address in the user agent, for those who run the servers",
-        json_schema_extra=SPEED,
+    contact: Annotated[HeaderText, Speed()] = Field(
+        "", description="a page or mail address in the user agent, for those who run the servers"
     )
-    max_failed_share: AlarmShare = Field(
-        1.0, description="an alarm where this share of the URLs or more gave no picture", json_schema_extra=SPEED
+    max_failed_share: Annotated[AlarmShare, Speed()] = Field(
+        1.0, description="raise an alarm where this share of the URLs or more gave no picture"
     )
-    rows_per_shard: ShardRows = 10_000
+    rows_per_shard: ShardRows = Field(10_000, description="rows in each Parquet file")
 
     @property
     def agent(self) -> str:

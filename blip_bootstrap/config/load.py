@@ -50,7 +50,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _apply(data: dict[str, Any], setting: str) -> str | None:
-    """Put one `a.b=c` into `data`; the mistake in words, or None."""
+    """Set one `a.b=c` in `data`; returns the mistake in words, or None."""
     name, equals, value = setting.partition("=")
     if not equals or not name:
         return f"--set {setting}: expected section.key=value"
@@ -63,7 +63,7 @@ def _apply(data: dict[str, Any], setting: str) -> str | None:
 
 
 def _put(data: dict[str, Any], names: Sequence[str], value: Any) -> str | None:
-    """Set what lies under the names, one within the other; the mistake in words, or None."""
+    """Set the value at a path of names in nested `data`; returns the mistake in words, or None."""
     *parents, leaf = names
     node: Any = data
     for parent in parents:
@@ -94,6 +94,9 @@ def _mistake(item: dict[str, Any]) -> str:
         known = list(_fields_at(item["loc"][:-1]))
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}"
+        section, dot, rest = str(item["loc"][-1]).partition(".")
+        if dot and section in known:
+            hint = f"a dot is for --set; in the file write {section}: {{{rest}: ...}}"
         return f"{where}: unknown key; {hint}"
     return f"{where}: {in_words(item)}"
 

@@ -28,7 +28,7 @@ LIMITS = {
 
 
 def in_words(item: Mapping[str, Any]) -> str:
-    """What is wrong by one of pydantic's errors (`ValidationError.errors()`), and what to write; one line."""
+    """One of pydantic's errors (`ValidationError.errors()`) in one line: what is wrong, and what to write instead."""
     kind, value, context = str(item["type"]), item.get("input"), item.get("ctx", {})
     name = next((part for part in reversed(item["loc"]) if isinstance(part, str)), "")
     if kind == "missing":
@@ -47,6 +47,8 @@ def in_words(item: Mapping[str, Any]) -> str:
         return f"true or false was expected (got {_shown(value)})"
     if kind in TEXTS:
         return f"a text was expected, found {_found(value)}{_as_text(name, value)}"
+    if kind == "string_pattern_mismatch":
+        return f"plain letters, digits and signs (ASCII) on one line were expected (got {_shown(value)})"
     if kind == "literal_error":
         return _choice(name, value, str(context["expected"]))
     if kind in LIMITS:
@@ -58,7 +60,7 @@ def in_words(item: Mapping[str, Any]) -> str:
 
 
 def not_a_list(path: Path) -> str:
-    """Why `path` is no list to read: a folder, a pattern, or not there."""
+    """Why `path` cannot be read as a list: it is a folder, a pattern, or not there."""
     if path.is_dir():
         return f"{path} is a folder; name the file in it"
     if any(sign in str(path) for sign in "*?["):
@@ -84,7 +86,7 @@ def _as_list(name: str, value: Any) -> str:
 
 
 def _as_text(name: str, value: Any) -> str:
-    """YAML reads yes, no, on and off as true and false, and 123 or 2026-01-01 as no texts; quotes help."""
+    """What to write where a text is expected: YAML reads a bare yes, no, on, 123 or 2026-01-01 otherwise."""
     if isinstance(value, bool):
         likely = "yes" if value else "no"
         return f' (so YAML reads yes, no, on and off); put the text in quotes, as {name}: "{likely}"'
@@ -92,7 +94,7 @@ def _as_text(name: str, value: Any) -> str:
 
 
 def _choice(name: str, value: Any, expected: str) -> str:
-    """One of few words was expected."""
+    """The mistake of a value that is none of the words that a setting takes."""
     words = expected.replace("'", "").replace(" or ", ", ")
     if isinstance(value, bool) and not value and "no" in words.split(", "):
         return f'YAML reads a bare no as false; put it in quotes: {name}: "no" (one of {words})'

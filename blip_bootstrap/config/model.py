@@ -6,26 +6,33 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from blip_bootstrap.config.section import LATER, Count, Fraction, NonNegative, Section, Source
+from blip_bootstrap.config.marks import Later
+from blip_bootstrap.config.section import Count, Fraction, ModelName, NonNegative, Section
 
 
 class VisionConfig(Section):
     """The image encoder: a ViT, or the grid of an EfficientNet-Lite0 with a few ViT blocks on top (`mini`)."""
 
-    kind: Literal["vit", "efficientnet-lite0"] = "vit"
-    image_size: Count = 224
-    patch_size: Count = 16
-    width: Count = 768
-    depth: NonNegative = 12
-    heads: Count = 12
-    drop_path: Fraction = 0.0
+    kind: Literal["vit", "efficientnet-lite0"] = Field(
+        "vit", description="a ViT, or the grid of a pre-trained EfficientNet-Lite0 with a few ViT blocks on top"
+    )
+    image_size: Count = Field(224, description="side of the square picture that the model sees, px")
+    patch_size: Count = Field(16, description="side of a ViT's patch, px")
+    width: Count = Field(768, description="width of the hidden states")
+    depth: NonNegative = Field(12, description="number of ViT blocks")
+    heads: Count = Field(12, description="attention heads of each block")
+    drop_path: Fraction = Field(
+        0.0, description="share of residual branches left out in training (stochastic depth), highest in the last block"
+    )
     grid_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="efficientnet-lite0: share of the grid's channels that training leaves out of a picture"
+        0.0, description="efficientnet-lite0: share of the grid's channels that training leaves out of each picture"
     )
     trained_blocks: Annotated[int, Field(ge=0, le=15)] = Field(
-        0, description="efficientnet-lite0: so many of its 16 blocks, the last, are trained; the others stay frozen"
+        0, description="efficientnet-lite0: how many of its 16 blocks are trained, counted from the last; 0: none"
     )
-    start: Source | None = Field(None, description="folder or hub name of a ViT in transformers format")
+    start: ModelName | None = Field(
+        None, description="a ViT in transformers format to start from: a folder or hub name; null: fresh weights"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> VisionConfig:
@@ -41,24 +48,28 @@ class VisionConfig(Section):
 class TextConfig(Section):
     """The text stack: BERT with cross-attention, two sets of self-attention (section 3.1)."""
 
-    tokenizer: Source = Field("bert-base-uncased", description="folder, vocab.txt or hub name of a BERT tokenizer")
-    width: Count = 768
-    depth: Count = 12
-    heads: Count = 12
-    intermediate: Count = 3072
-    max_tokens: Annotated[int, Field(ge=8)] = Field(30, description="training texts are cut here, specials included")
-    max_positions: Count = 512
-    dropout: Fraction = 0.1
-    start: Source | None = Field(None, description="folder or hub name of a BERT in transformers format")
-    tied_output: bool = Field(
-        True,
-        description="the decoder's output layer is the word embeddings (the paper's); false: weights of its own",
-        json_schema_extra=LATER,
+    tokenizer: ModelName = Field(
+        "bert-base-uncased", description="a BERT tokenizer: a folder, a vocab.txt or a hub name"
     )
-    normalise: Literal["none", "blip"] = Field(
+    width: Count = Field(768, description="width of the hidden states")
+    depth: Count = Field(12, description="number of layers")
+    heads: Count = Field(12, description="attention heads of each layer")
+    intermediate: Count = Field(3072, description="width of the feed-forward layers")
+    max_tokens: Annotated[int, Field(ge=8)] = Field(
+        30, description="training texts are cut to this many tokens, special ones included"
+    )
+    max_positions: Count = Field(512, description="tokens of the longest text that the model can read or write")
+    dropout: Fraction = Field(0.1, description="dropout of the text layers in training")
+    start: ModelName | None = Field(
+        None, description="a BERT in transformers format to start from: a folder or hub name; null: fresh weights"
+    )
+    tied_output: Annotated[bool, Later()] = Field(
+        True, description="the decoder's output layer is the word embeddings, as in the paper; false: its own weights"
+    )
+    normalise: Annotated[Literal["none", "blip"], Later()] = Field(
         "none",
-        description='blip: texts are seen as by the released code: lower case, . ! " ( ) * # : ; ~ as spaces, 30 words',
-        json_schema_extra=LATER,
+        description="how texts are changed before the model reads them; blip: as in the released code, lower case, "
+        '. ! " ( ) * # : ; ~ as spaces, cut after 30 words',
     )
 
     @model_validator(mode="after")
@@ -75,11 +86,13 @@ class ModelConfig(Section):
 
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
-    embed_dim: Count = Field(256, description="of the ITC embeddings")
+    embed_dim: Count = Field(256, description="width of the ITC embeddings")
     itc_pooling: Literal["first", "mean"] = Field(
-        "first", description="what ITC embeds: the first state (the paper's), or the mean over patches and over tokens"
+        "first", description="what ITC embeds: the first state, as in the paper, or the mean over patches and tokens"
     )
     share: Literal["all", "all_but_ca", "all_but_sa", "none"] = Field(
-        "all_but_sa", description="what the text encoder and decoder share (Table 3); the paper's is all_but_sa"
+        "all_but_sa",
+        description="which layers the text encoder and decoder share (Table 3; sa: self-attention, ca: "
+        "cross-attention); the paper's choice is all_but_sa",
     )
-    itc_in_itm: bool = Field(False, description="add the ITC similarity to the ITM logit; departs from the paper")
+    itc_in_itm: bool = Field(False, description="add the ITC similarity to the ITM logit, which the paper does not")

@@ -1,13 +1,14 @@
-"""What every section of the configuration is made of: its base class and the types of its values."""
+"""The base class of every section of the configuration, and the types of their values."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from blip_bootstrap.paths import local_path, source
+from blip_bootstrap.config.marks import ByContent, Seeded
+from blip_bootstrap.paths import local_path, model_name
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -19,41 +20,27 @@ Positive = Annotated[float, Field(gt=0)]
 
 ShardRows = Annotated[int, Field(ge=1, le=100_000)]  # five digits of a key count the rows of a shard
 
+Seed = Annotated[int, Seeded()]
+
 
 def _path_text(value: object) -> str:
-    """As `local_path`; as text, for a path that is read from JSON has to be that."""
+    """A path of this machine as text, which is all that pydantic takes for a path read from JSON."""
     return str(local_path(value))
 
 
 LocalPath = Annotated[Path, BeforeValidator(_path_text)]
 """A path of this machine, `~` expanded; see `paths.local_path`."""
 
-Source = Annotated[str, BeforeValidator(source)]
-"""A model or tokenizer: a path, `package:NAME` or a hub name; see `paths.source`."""
+ModelName = Annotated[str, BeforeValidator(model_name), ByContent()]
+"""A model or tokenizer: a folder or file, `package:NAME` or a hub name; see `paths.model_name`."""
 
 Device = Literal["auto", "cpu", "cuda"]
 
 Dtype = Literal["auto", "float32", "bfloat16"]
-"""auto: bfloat16 where the device has products of it, else float32; resolved before anything is made."""
+"""auto: bfloat16 where the device is fast at it, else float32; settled before anything is made."""
 
 Normalise = Literal["auto", "none", "blip"]
-"""How texts are shown to a model. blip: as by BLIP's released code (TextConfig.normalise)."""
-
-SPEED: dict[str, JsonValue] = {"speed": True}
-"""Marks a setting that decides how fast a result comes or how bytes are fetched, never the result: a change of it makes
-nothing anew."""
-
-LATER: dict[str, JsonValue] = {"later": True}
-"""Marks a setting that is younger than the runs that people have. At its default a step makes what it made before the
-setting was there, so a recipe holds it only where it is another: what was made before stays current."""
-
-
-def counts_as(value: JsonValue) -> dict[str, JsonValue]:
-    """Marks a setting that decides no result, but was part of recipes once: they hold `value`, whatever is set.
-
-    What was made, or half-made, while `value` was the default stays current.
-    """
-    return {"counts_as": value}
+"""How texts are shown to a model. blip: as by BLIP's released code (`TextConfig.normalise`)."""
 
 
 class Section(BaseModel):

@@ -6,56 +6,91 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from blip_bootstrap.config.marks import IdleWhere, Later, Speed
 from blip_bootstrap.config.model import ModelConfig
 from blip_bootstrap.config.section import (
-    LATER,
-    SPEED,
     Count,
     Device,
     Dtype,
     Fraction,
+    ModelName,
     NonNegative,
     Normalise,
     Positive,
     Section,
-    Source,
+    Seed,
 )
 
-CropArea = Annotated[float, Field(gt=0, le=1)]
+Augment = Annotated[
+    Literal["none", "crop", "randaugment"],
+    Field(
+        description="how pictures are changed in training; none: not at all; crop: random crop and flip; randaugment: "
+        "two random operations besides"
+    ),
+]
+
+CropArea = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=1,
+        description="smallest share of a picture that the random crop keeps (the released code: .2 in pre-training, .5 "
+        "in fine-tuning)",
+    ),
+    IdleWhere("augment", "none"),  # recipes of the first versions hold no crop_area
+]
 
 
 class OptimizerConfig(Section):
     """AdamW and its schedule, in optimizer steps (section 4.1)."""
 
-    steps: NonNegative = 100_000
+    steps: NonNegative = Field(100_000, description="optimizer steps of the whole training")
     batch_size: Count = Field(256, description="images per optimizer step, over all workers")
     accumulate: Count = Field(1, description="micro-batches per optimizer step")
-    lr: Positive = 3e-4
+    lr: Positive = Field(3e-4, description="learning rate after the warm-up")
     started_lr_scale: Annotated[float, Field(ge=0, le=1)] = Field(
-        1.0, description="the learning rate of what model.*.start put in, over that of fresh weights; 0: it stays fixed"
+        1.0,
+        description="learning rate of the weights that model.*.start gave, as a multiple of that of fresh weights; 0: "
+        "they stay as they are",
     )
     fix_stem: bool = Field(
-        False, description="efficientnet-lite0: the trained_blocks stay as the start has them, and their grid is kept"
+        False,
+        description="efficientnet-lite0: train none of its blocks, trained_blocks included, and keep its grids of the "
+        "pictures",
     )
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: NonNegative = 3000
-    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    clip_norm: Positive | None = 1.0
-    max_skipped_steps: Count = Field(
-        10, json_schema_extra=SPEED,
-        description="a step whose loss or gradient is not finite is skipped; after so many in a row training fails",
-    )  # fmt: skip
-    seed: int = 0
-    device: Device = "auto"
-    dtype: Dtype = Field("float32", description="auto: bfloat16 where the device is fast at it; weights stay float32")
-    compile: bool = False
-    activation_checkpointing: bool = False
-    threads: NonNegative = Field(
-        0, description="CPU threads of each worker; 0: its share of the cores", json_schema_extra=SPEED
+    min_lr: Annotated[float, Field(ge=0)] = Field(0.0, description="learning rate at the end")
+    warmup_steps: NonNegative = Field(3000, description="steps over which the learning rate rises from 0")
+    schedule: Literal["cosine", "exponential", "constant"] = Field(
+        "cosine", description="how the learning rate falls after the warm-up"
     )
-    checkpoint_every_steps: Count = Field(1000, json_schema_extra=SPEED)
-    log_every_steps: Count = Field(20, json_schema_extra=SPEED)
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="weight decay of AdamW")
+    clip_norm: Positive | None = Field(1.0, description="gradients are scaled down to this norm; null: they are not")
+    max_skipped_steps: Annotated[Count, Speed()] = Field(
+        10,
+        description="a step whose loss or gradient is not finite is skipped; after this many in a row training fails",
+    )
+    seed: Seed = Field(
+        0, description="seed of fresh weights, of the order of the pairs, of dropout and of augmentation"
+    )
+    device: Device = Field("auto", description="auto: a GPU where there is one")
+    dtype: Dtype = Field(
+        "float32",
+        description="number format of the computation; auto: bfloat16 where the device is fast at it; weights stay "
+        "float32",
+    )
+    compile: bool = Field(False, description="compile the blocks of the model by torch.compile")
+    activation_checkpointing: bool = Field(
+        False, description="compute activations again for the gradients: less memory, more time"
+    )
+    threads: Annotated[NonNegative, Speed()] = Field(
+        0, description="CPU threads of each worker; 0: its share of the cores"
+    )
+    checkpoint_every_steps: Annotated[Count, Speed()] = Field(
+        1000, description="steps between two checkpoints; a training that was killed goes on from the last one"
+    )
+    log_every_steps: Annotated[Count, Speed()] = Field(
+        20, description="steps between two lines of losses in metrics.jsonl"
+    )
 
 
 EqualTexts = Literal["positives", "masked", "negatives"]
@@ -64,16 +99,24 @@ EqualTexts = Literal["positives", "masked", "negatives"]
 class ItcConfig(Section):
     """Image-text contrastive learning with a momentum encoder (section 3.2, after ALBEF)."""
 
-    momentum: Fraction = 0.995
-    queue_size: NonNegative = 57_600
-    temperature: Annotated[float, Field(ge=0.001, le=0.5)] = 0.07
+    momentum: Fraction = Field(
+        0.995, description="share of its old weights that the momentum encoder keeps at each step"
+    )
+    queue_size: NonNegative = Field(
+        57_600, description="embeddings of earlier batches that serve as further negatives; 0: none"
+    )
+    temperature: Annotated[float, Field(ge=0.001, le=0.5)] = Field(
+        0.07, description="temperature at the start; it is learned"
+    )
     min_temperature: Annotated[float, Field(ge=0.001, le=0.5)] = Field(
         0.001, description="the learned temperature falls no lower (the released code: .001)"
     )
     alpha: Fraction = Field(0.4, description="weight of the momentum model's soft targets")
-    alpha_ramp_steps: NonNegative = Field(10_000, description="alpha rises from 0 over so many steps")
+    alpha_ramp_steps: NonNegative = Field(10_000, description="steps over which alpha rises from 0")
     equal_texts: EqualTexts = Field(
-        "positives", description="what texts of other images are that equal an image's own (the paper: negatives)"
+        "positives",
+        description="how another image's text counts that equals the image's own: as its positive, not at all "
+        "(masked), or as its negative (the paper)",
     )
 
 
@@ -81,12 +124,16 @@ class ItmConfig(Section):
     """Image-text matching with hard negatives (section 3.2)."""
 
     uniform_share: Fraction = Field(
-        0.5, description="share of negatives drawn uniformly, the rest by ITC similarity (the paper: 0)"
+        0.5, description="share of the negatives drawn uniformly, the others by ITC similarity (the paper: 0)"
     )
-    mask_duplicate_texts: bool = Field(True, description="an equal text of another image is never a negative")
-    start_step: NonNegative = Field(0, description="ITM joins the loss at this step, once ITC has aligned the two")
+    mask_duplicate_texts: bool = Field(
+        True, description="never draw as a negative another image's text that equals the image's own"
+    )
+    start_step: NonNegative = Field(
+        0, description="step at which ITM joins the loss; later where ITC is to align the encoders first"
+    )
     negatives: Literal["worker", "all_workers"] = Field(
-        "worker", description="where negatives are drawn from: a worker's micro-batch, or that of all workers together"
+        "worker", description="draw negatives from a worker's own micro-batch, or from those of all workers"
     )
 
 
@@ -97,48 +144,61 @@ class PretrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     itc: ItcConfig = ItcConfig()
     itm: ItmConfig = ItmConfig()
-    label_smoothing: Fraction = 0.1
+    label_smoothing: Fraction = Field(0.1, description="label smoothing of the language-modelling loss")
     human_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of each batch from the human set; 0: in proportion to its size"
+        0.0, description="share of each batch that comes from the human set; 0: in proportion to its size"
     )
-    hold_out_validation: bool = Field(
-        False, json_schema_extra=LATER,
-        description="not trained on the tenth of the human set that fine-tuning chooses its best step by; on by itself "
-        "where captioner or filter set validate_every_steps",
-    )  # fmt: skip
-    start_from: Literal["scratch", "previous"] = Field("scratch", description="the paper: scratch (Table 13)")
-    augment: Literal["none", "crop", "randaugment"] = "randaugment"
-    crop_area: CropArea = Field(
-        0.2, description="the least share of a picture that augmentation's crop keeps (the released code: .2)"
+    hold_out_validation: Annotated[bool, Later()] = Field(
+        False,
+        description="leave out the tenth of the human set by which fine-tuning chooses its best step; where captioner "
+        "or filter set validate_every_steps, true by default",
     )
+    start_from: Literal["scratch", "previous"] = Field(
+        "scratch", description="start each round's model from scratch, as the paper does (Table 13), or from the last"
+    )
+    augment: Augment = "randaugment"
+    crop_area: CropArea = 0.2
     augment_views: NonNegative = Field(
-        0, description="frozen image stem: so many augmented views of a picture, their grids kept; 0: always new ones"
+        0,
+        description="efficientnet-lite0 with a frozen grid: augmented views of each picture, whose grids are kept; 0: "
+        "a new view each time",
     )
     num_workers: Count = Field(1, description="training processes that share each batch")
 
 
 class FinetuneConfig(Section):
-    """Fine-tuning of a captioner or filter on the human set (section 3.3), or one that is given."""
+    """Fine-tuning of a captioner or filter on the human set (section 3.3), or a given one instead."""
 
-    checkpoint: Source | None = Field(None, description="a given model: folder, .pth or hub name; no fine-tuning then")
-    image_size: Count | None = Field(
-        None, json_schema_extra=LATER,
-        description="px of the tuned model's pictures; default: as pre-trained (paper: 384; store them as large)",
-    )  # fmt: skip
+    checkpoint: ModelName | None = Field(
+        None, description="a given model instead of fine-tuning: a folder, a .pth file or a hub name"
+    )
+    image_size: Annotated[Count | None, Later()] = Field(
+        None,
+        description="side of the pictures that the tuned model sees, px; null: as in pre-training (paper: 384); store "
+        "the pictures as large",
+    )
     optimizer: OptimizerConfig = OptimizerConfig(steps=5000, lr=1e-5, warmup_steps=0, batch_size=256)
     itc: ItcConfig = ItcConfig(queue_size=57_600, alpha_ramp_steps=0)
     itm: ItmConfig = ItmConfig()
-    prompt: str = "a picture of"
-    label_smoothing: Fraction = 0.1
+    prompt: str = Field("a picture of", description="what captions begin with, in training and afterwards")
+    label_smoothing: Fraction = Field(0.1, description="label smoothing of the language-modelling loss")
     word_dropout: Fraction = Field(
-        0.0, description="captioner: share of the words read in training that are unknown to it; for small human sets"
+        0.0,
+        description="captioner: share of the words that the decoder reads as [UNK] in training; it helps small human "
+        "sets",
     )
-    augment: Literal["none", "crop", "randaugment"] = "randaugment"
-    crop_area: CropArea = Field(0.5, description="the least share of a picture that augmentation's crop keeps")
+    augment: Augment = "randaugment"
+    crop_area: CropArea = 0.5
     augment_views: NonNegative = Field(
-        0, description="frozen image stem: so many augmented views of a picture, their grids kept; 0: always new ones"
+        0,
+        description="efficientnet-lite0 with a frozen grid: augmented views of each picture, whose grids are kept; 0: "
+        "a new view each time",
     )
-    validate_every_steps: NonNegative = Field(0, description="0: keep the last; else keep the best on validation")
+    validate_every_steps: NonNegative = Field(
+        0,
+        description="steps between two looks at a tenth of the human set that is not trained on, whose best step is "
+        "kept; 0: train on all, keep the last step",
+    )
     num_workers: Count = Field(1, description="training processes that share each batch")
 
     @model_validator(mode="after")
@@ -152,24 +212,34 @@ class VqaConfig(Section):
     """Fine-tuning for visual question answering, and how questions are answered (section 5.4)."""
 
     optimizer: OptimizerConfig = OptimizerConfig(steps=5000, lr=2e-5, warmup_steps=0, batch_size=256)
-    image_size: Count | None = Field(None, description="px; default: the start's own (paper: 480)")
-    max_pixels: Count = Field(25_000_000, description="a larger picture is not decoded", json_schema_extra=LATER)
-    decode_timeout_s: Positive = Field(
-        10.0, description="seconds of processor time that decoding a picture may take", json_schema_extra=LATER
+    image_size: Count | None = Field(
+        None, description="side of the pictures that the model sees, px; null: as in the model it starts from "
+        "(paper: 480)",
+    )  # fmt: skip
+    max_pixels: Annotated[Count, Later()] = Field(25_000_000, description="a picture of more pixels is not decoded")
+    decode_timeout_s: Annotated[Positive, Later()] = Field(
+        10.0, description="seconds of processor time that decoding a picture may take"
     )
-    question_tokens: Annotated[int, Field(ge=4)] = Field(35, description="questions are cut here, specials included")
-    answer_tokens: Annotated[int, Field(ge=3)] = Field(10, description="answers are cut here, specials included")
+    question_tokens: Annotated[int, Field(ge=4)] = Field(
+        35, description="questions are cut to this many tokens, special ones included"
+    )
+    answer_tokens: Annotated[int, Field(ge=3)] = Field(
+        10, description="answers are cut to this many tokens, special ones included"
+    )
     normalise: Normalise = Field(
         "auto",
-        description="how questions are shown to the model; none: as given; blip: lower case, few marks, 50 words; "
-        "auto: as it was trained, blip for a given BLIP with a lower-case tokenizer",
+        description="how a question is changed before the model reads it; none: not at all; blip: lower case, without "
+        "most punctuation, cut after 50 words; auto: as the model was trained, and blip for a given BLIP checkpoint "
+        "whose tokenizer writes in lower case",
     )
-    label_smoothing: Fraction = 0.1
-    augment: Literal["none", "crop", "randaugment"] = "randaugment"
-    crop_area: CropArea = Field(0.5, description="the least share of a picture that augmentation's crop keeps")
+    label_smoothing: Fraction = Field(0.1, description="label smoothing of the loss of the answers")
+    augment: Augment = "randaugment"
+    crop_area: CropArea = 0.5
     validate_every_steps: NonNegative = Field(
-        0, description="0: keep the last; else keep the best on the questions of a tenth of the pictures"
+        0,
+        description="steps between two looks at the questions of a tenth of the pictures, which are not trained on and "
+        "whose best step is kept; 0: train on all, keep the last step",
     )
     num_beams: Count = Field(3, description="generate: beams of an answer; 1: greedy")
-    rank_top_k: Count = Field(128, description="rank: answers whose whole likelihood is computed")
-    answer_batch_size: Count = Field(32, description="questions answered at a time", json_schema_extra=SPEED)
+    rank_top_k: Count = Field(128, description="rank: number of likely answers whose whole likelihood is computed")
+    answer_batch_size: Annotated[Count, Speed()] = Field(32, description="questions answered at a time")

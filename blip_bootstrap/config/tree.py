@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from blip_bootstrap.config.caption import CaptionConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, PictureRule, SamePicturesConfig
+from blip_bootstrap.config.marks import Seeded, mark_of
 from blip_bootstrap.config.section import Count, LocalPath, Section
 from blip_bootstrap.config.select import SelectConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
@@ -21,26 +22,38 @@ class RayConfig(Section):
 
     address: str = Field(
         "local",
-        description="local (started once there is more than one file of work), auto or the address of a cluster; "
-        "none: all in one process",
+        description="local: a Ray on this machine, started once there is more than one file of work; auto: the cluster "
+        "that Ray finds; else the address of a cluster; none: all in one process",
     )
     trainer: Literal["auto", "ray_train", "task"] = Field(
-        "auto", description="Ray Train, or for one worker a plain Ray task; auto: a task for one worker on the CPU"
+        "auto",
+        description="what trains a model: Ray Train, or for one worker a plain Ray task; auto: a task for one worker "
+        "on the CPU, else Ray Train",
     )
-    num_cpus: Count | None = Field(None, description="logical CPUs of a local Ray; default: those of the machine")
-    object_store_bytes: Annotated[int, Field(ge=80_000_000)] = 500_000_000
+    num_cpus: Count | None = Field(None, description="logical CPUs of a local Ray; null: those of the machine")
+    object_store_bytes: Annotated[int, Field(ge=80_000_000)] = Field(
+        500_000_000, description="shared memory of a local Ray"
+    )
 
 
 class Config(Section):
     """The whole configuration of a run."""
 
-    root: LocalPath = Path("runs/default")
-    seed: int = Field(0, description="of every section that does not set its own")
+    root: LocalPath = Field(
+        Path("runs/default"), description="the folder of the run: everything that it makes lies there"
+    )
+    seed: int = Field(0, description="seed of every section that does not set its own")
     download: DownloadConfig = DownloadConfig()
-    human: AnnotatedSet | None = None
-    held_out: AnnotatedSet | None = None
+    human: AnnotatedSet | None = Field(
+        None, description="pictures with captions that people wrote; needed to fine-tune captioner and filter"
+    )
+    held_out: AnnotatedSet | None = Field(
+        None, description="pictures with captions on which each round's model is measured"
+    )
     same_pictures: SamePicturesConfig = SamePicturesConfig()
-    truth: LocalPath | None = Field(None, description="JSON lines of what is really in the pictures: to measure alone")
+    truth: LocalPath | None = Field(
+        None, description="JSON lines that say what is really in the pictures; for figures alone"
+    )
     pretrain: PretrainConfig = PretrainConfig()
     captioner: FinetuneConfig = FinetuneConfig()
     filter: FinetuneConfig = FinetuneConfig()
@@ -50,7 +63,7 @@ class Config(Section):
     controls: ControlsConfig = ControlsConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
-    vqa: VqaConfig = Field(VqaConfig(), description="of `blip-bootstrap vqa`; no part of a round")
+    vqa: VqaConfig = Field(VqaConfig(), description="settings of `blip-bootstrap vqa`; no part of a round")
 
     @model_validator(mode="before")
     @classmethod
@@ -59,17 +72,15 @@ class Config(Section):
         if not isinstance(data, Mapping) or "seed" not in data:
             return data
         spread: dict[str, Any] = dict(data)
-        for path in _SEEDED:
+        for *sections, seed in _seeded(cls):
             node = spread
-            for name in path[:-1]:
+            for name in sections:
                 child = node.get(name, {})
                 if not isinstance(child, Mapping):
                     break
                 node[name] = node = dict(child)
             else:
-                leaf = node.get(path[-1], {})
-                if isinstance(leaf, Mapping):
-                    node[path[-1]] = {"seed": data["seed"], **leaf}
+                node.setdefault(seed, data["seed"])
         return spread
 
     @model_validator(mode="before")
@@ -85,7 +96,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _spread_validation(cls, data: Any) -> Any:
-        """Where a fine-tuning chooses its best step by a tenth of the human set, pre-training leaves that tenth out."""
+        """Pre-training leaves out the tenth of the human set by which a fine-tuning chooses its best step."""
         if not isinstance(data, Mapping) or not any(_validates(data.get(name)) for name in ("captioner", "filter")):
             return data
         pretrain = data.get("pretrain", {})
@@ -112,19 +123,22 @@ class Config(Section):
 
 
 def _validates(section: Any) -> bool:
-    """Whether a section, not yet read or read, fine-tunes and looks at a validation part."""
+    """Whether a section, as a mapping or as a FinetuneConfig, fine-tunes and chooses its best step by validation."""
     given = section if isinstance(section, Mapping) else vars(section) if isinstance(section, FinetuneConfig) else {}
     return given.get("validate_every_steps") not in (None, 0, "0", False) and not given.get("checkpoint")
 
 
-_SEEDED = (
-    ("pretrain", "optimizer"), ("captioner", "optimizer"), ("filter", "optimizer"), ("caption",), ("select",),
-    ("evaluate",), ("report",), ("vqa", "optimizer"),
-)  # fmt: skip
+def _seeded(section: type[Section]) -> Iterator[tuple[str, ...]]:
+    """The settings below a section that take the run's seed, as the names on the way to each."""
+    for name, field in section.model_fields.items():
+        if mark_of(field, Seeded):
+            yield (name,)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from ((name, *below) for below in _seeded(field.annotation))
 
 
 class TrainControlsConfig(ControlsConfig):
-    """What training the controls depends on: the arms, and the settings of the round's own model and evaluation."""
+    """The settings on which the controls depend: the arms, and those of the round's own pre-training and evaluation."""
 
     pretrain: PretrainConfig
     evaluate: EvaluateConfig

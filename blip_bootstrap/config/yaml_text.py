@@ -1,4 +1,4 @@
-"""YAML as the configuration has it: each key once."""
+"""YAML in which a key that stands twice in one mapping is a mistake."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which would take the last of two equal keys, unsaid."""
+    """PyYAML's safe loader, which alone would silently take the last of two equal keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]

@@ -1,1 +1,1 @@
-"""The built-in world: drawn scenes, a noisy web about them, and a loopback web server that also fails."""
+"""The demo: two rounds of CapFilt on the built-in world."""

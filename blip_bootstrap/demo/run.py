@@ -1,4 +1,4 @@
-"""`blip-bootstrap demo`: make the world, serve it, and run the loop on it."""
+"""`blip-bootstrap demo`: make the built-in world, serve its web, and run the loop on it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ import yaml
 from blip_bootstrap.config import VisionConfig, load_config
 from blip_bootstrap.demo.settings import VISION_START, demo_config
 from blip_bootstrap.loop.rounds import run_download, run_rounds
+from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.world.server import WorldServer
 from blip_bootstrap.world.world import World, WorldConfig, make_world
-
-Say = Callable[[str], None]
 
 
 def run_demo(
     root: Path, number: int, settings: Sequence[str], ray: str | None, say: Say, world_config: WorldConfig | None = None
 ) -> Path | None:
-    """Run the rounds up to `number` on the built-in world under `root`; the path of the last round's report.
+    """Run the rounds up to `number` on the built-in world under `root`; the path of the last round's page.
 
-    The configuration is left as `world/demo.yaml`, fit to be copied and changed; `settings` go over it.
+    The configuration is written to `world/demo.yaml`, to be copied and changed; `settings` override it.
     """
     say("world: drawing pictures, writing the web's texts")
     world = make_world(root / "world", world_config)
@@ -41,9 +40,9 @@ def run_demo(
 
 @contextmanager
 def beside(work: Callable[[], None]) -> Iterator[None]:
-    """Do `work` in a thread while the body runs, and wait for it; its error is raised here.
+    """Do `work` in a thread while the body runs, then wait for it; an error of `work` is raised here.
 
-    An interrupt does not wait: the thread ends with the process.
+    After Ctrl-C nothing waits: the thread ends with the process.
     """
     failures: list[Exception] = []
 
@@ -62,16 +61,16 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
 
 
 def vision_start_folder(world: World) -> Path:
-    """Where the vision start of this model, trained in this way, lies."""
+    """The folder of the vision start for this model, trained in this way."""
     vision = _vision(world)
     made_by = hashlib.sha256(f"{vision.model_dump_json()} {VISION_START}".encode()).hexdigest()[:8]
     return world.folder / f"vision_start_{made_by}"
 
 
 def make_vision_start(world: World, folder: Path, say: Say) -> None:
-    """Train the ViT that all arms start from on the world's labelled drawings, once, into `folder`.
+    """Train the ViT that all models of the demo start from, on labelled drawings, unless `folder` has it.
 
-    It stands for the ImageNet ViT that BLIP starts from (section 4.1): it sees classes and no text.
+    It stands for the ImageNet ViT that BLIP starts from (section 4.1): it learns classes and sees no text.
     """
     if (folder / "config.json").is_file():
         say("vision start: current")

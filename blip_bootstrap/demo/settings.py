@@ -1,4 +1,4 @@
-"""The demo's configuration: settings that were chosen on the world's validation pictures."""
+"""The demo's configuration, chosen on the world's validation pictures."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from blip_bootstrap.world.world import World
 WIDTH = 64
 
 VISION_START: dict[str, Any] = {"steps": 1200, "batch_size": 64, "lr": 3e-3}
-"""How the ViT is trained on labelled drawings before any text."""
+"""How the ViT is trained on labelled drawings, before it sees any text."""
 
 
 def demo_config(root: Path, world: World, vision_start: Path | None = None) -> dict[str, Any]:
-    """The configuration of the demo's two rounds as YAML-able data, for `config.load_config`.
+    """The configuration of the demo's two rounds as data that YAML can hold, for `config.load_config`.
 
-    `vision_start` is the folder that `blip_training.train.vision_start` has made of the world's labelled drawings;
-    without it the image encoder starts from random weights, and nothing much is learned in so few steps.
+    `vision_start` is the folder with the ViT that `blip_training.train.vision_start` trained on the world's labelled
+    drawings. Without it the image encoder starts from random weights, and learns little in so few steps.
     """
     folder = world.folder
     return {
@@ -50,8 +50,8 @@ def demo_config(root: Path, world: World, vision_start: Path | None = None) -> d
     }
 
 
-# No queue: a few dozen texts make up most of the world, and in a queue the equal texts of other pictures would count as
-# negatives.
+# No queue: a few dozen texts make up most of the world, so that a queue would hold the same text of other pictures,
+# and count it as a negative.
 _ITC: dict[str, Any] = {"queue_size": 0, "momentum": 0.98, "alpha_ramp_steps": 350}
 
 

@@ -1,1 +1,1 @@
-"""Pieces of pages: elements, charts, galleries."""
+"""What pages consist of: elements, charts, galleries."""

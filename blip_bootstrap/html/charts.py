@@ -1,4 +1,4 @@
-"""Charts without a library: HTML tables with bars where a table will do, else inline SVG, in the page's colours."""
+"""Charts without a library: tables with bars in HTML, curves and histograms in inline SVG, in the page's colours."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from html import escape
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 360, 200, 44, 36, 12, 10
 
 MAX_POINTS = 240
+"""A curve of more is thinned to so many."""
 
-Point = tuple[float, float]
+XY = tuple[float, float]
+"""A place in a chart: of the data, or of the drawing in px."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a stacked bar: its name, how many, and its tone (a CSS class: kept, dropped, web, ...)."""
+class Segment:
+    """A piece of a stacked bar: its name, its number and its tone (a CSS class: kept, dropped, web, ...)."""
 
     name: str
     number: float
     tone: str
 
 
-def stack(name: str, parts: Sequence[Part], full: float) -> str:
-    """One stacked bar, `full` being the number that fills the page's width, with its numbers below as a legend."""
-    parts = [part for part in parts if part.number]
-    total = sum(part.number for part in parts)
-    spans = "".join(f'<span class="{part.tone}" style="flex:{part.number:.6g}"></span>' for part in parts)
+def stack(name: str, segments: Sequence[Segment], full: float) -> str:
+    """One stacked bar with its numbers below it as a legend; a bar of `full` is as wide as the page."""
+    segments = [one for one in segments if one.number]
+    total = sum(one.number for one in segments)
+    spans = "".join(f'<span class="{one.tone}" style="flex:{one.number:.6g}"></span>' for one in segments)
     legend = "".join(
-        f'<span class="{part.tone}"><i></i>{escape(part.name)} {part.number:,.0f} '
-        f"({_percent(part.number / total)})</span>"
-        for part in parts
+        f'<span class="{one.tone}"><i></i>{escape(one.name)} {one.number:,.0f} ({_percent(one.number / total)})</span>'
+        for one in segments
     )
     width = f"{100 * total / full:.2f}%" if full else "0%"
     return (
@@ -42,7 +43,7 @@ def stack(name: str, parts: Sequence[Part], full: float) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float, str, str]], caption: str) -> str:
-    """A table of bars; each row is (label, length >= 0, text of the value, tone)."""
+    """A table of bars; each row is (label, length of the bar >= 0, value in words, tone)."""
     longest = max((length for _, length, _, _ in rows), default=0) or 1
     lines = [
         f'<tr><th scope="row">{escape(label)}</th><td class="track" aria-hidden="true">'
@@ -65,9 +66,9 @@ def ranges(rows: Sequence[tuple[str, float, float, float, str]], caption: str) -
 
 
 def lines(
-    title: str, series: Mapping[str, Sequence[Point]], tones: Sequence[str], x_name: str = "step", marked: bool = False
+    title: str, series: Mapping[str, Sequence[XY]], tones: Sequence[str], x_name: str = "step", marked: bool = False
 ) -> str:
-    """A chart of one or several curves over the same axes; `marked` puts a dot on every point."""
+    """A chart of one or several curves over the same axes; `marked` puts a dot on each of their points."""
     thinned = {name: _thin(points) for name, points in series.items() if points}
     points = [point for each in thinned.values() for point in each]
     if not points:
@@ -81,7 +82,7 @@ def lines(
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(point) for point in each))
         curves.append(f'<polyline class="curve {tone}" points="{path}"/>')
         if marked:
-            dots = (f'<circle class="block {tone}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in map(place, each))
+            dots = (f'<circle class="filled {tone}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in map(place, each))
             curves += dots
         names.append(f'<span class="{tone}"><i></i>{escape(name)}</span>')
     last = "; ".join(f"{name} ends at {_short(each[-1][1])}" for name, each in thinned.items())
@@ -90,17 +91,17 @@ def lines(
 
 
 def histogram(title: str, counts: Sequence[float], threshold: float | None) -> str:
-    """Numbers of texts in equal bins of a score 0..1; what lies below the threshold is of the tone `dropped`."""
+    """A histogram: numbers of texts in equal bins of a score 0..1; bins below the threshold have the tone `dropped`."""
     if not any(counts):
         return ""
     x_ticks, y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0], _ticks([0.0, *counts])
     place, num = _scale(x_ticks, y_ticks), len(counts)
-    blocks = []
+    bins = []
     for at, count in enumerate(counts):
         (left, top), (right, bottom) = place((at / num, count)), place(((at + 1) / num, 0.0))
         tone = "dropped" if threshold is not None and (at + 0.5) / num < threshold else "kept"
-        blocks.append(
-            f'<rect class="block {tone}" x="{left + 0.5:.1f}" y="{top:.1f}" width="{right - left - 1:.1f}" '
+        bins.append(
+            f'<rect class="filled {tone}" x="{left + 0.5:.1f}" y="{top:.1f}" width="{right - left - 1:.1f}" '
             f'height="{bottom - top:.1f}"><title>{at / num:.2f} to {(at + 1) / num:.2f}: {count:,.0f}</title></rect>'
         )
     mark, below = "", ""
@@ -114,7 +115,7 @@ def histogram(title: str, counts: Sequence[float], threshold: float | None) -> s
         under = sum(count for at, count in enumerate(counts) if (at + 0.5) / num < threshold)
         below = f"; {_percent(under / sum(counts))} below the threshold of {threshold:.3g}"
     label = f"{sum(counts):,.0f} scored texts{below}"
-    return _figure(title, label, _axes(x_ticks, y_ticks, place, "ITM score") + "".join(blocks) + mark)
+    return _figure(title, label, _axes(x_ticks, y_ticks, place, "ITM score") + "".join(bins) + mark)
 
 
 def _figure(title: str, label: str, drawing: str, legend: str = "") -> str:
@@ -145,7 +146,7 @@ class _scale:  # noqa: N801 - used as a function
         self.per_x = (WIDTH - LEFT - RIGHT) / (x_ticks[-1] - x_ticks[0])
         self.per_y = (HEIGHT - BOTTOM - TOP) / (y_ticks[-1] - y_ticks[0])
 
-    def __call__(self, point: Point) -> Point:
+    def __call__(self, point: XY) -> XY:
         return LEFT + (point[0] - self.x0) * self.per_x, HEIGHT - BOTTOM - (point[1] - self.y0) * self.per_y
 
 
@@ -163,7 +164,7 @@ def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], place: _scale, x_n
     return "".join(drawn)
 
 
-def _thin(points: Sequence[Point]) -> list[Point]:
+def _thin(points: Sequence[XY]) -> list[XY]:
     """At most MAX_POINTS points, each the mean of its neighbours."""
     size = max(1, math.ceil(len(points) / MAX_POINTS))
     chunks = [points[at : at + size] for at in range(0, len(points), size)]

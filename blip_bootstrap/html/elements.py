@@ -1,7 +1,8 @@
-"""What the sections of a page share: the round they are about, tables, rows of charts, whole documents."""
+"""Elements of a page: tables, rows of charts, sections, whole documents."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -12,7 +13,7 @@ from blip_bootstrap.query.formats import shown
 
 
 def table_html(rows: Sequence[Mapping[str, Any]], label: str) -> str:
-    """Rows of an audit as an HTML table that `label` names; empty for no rows."""
+    """Rows of an audit as an HTML table called `label`; an empty string where there are no rows."""
     if not rows:
         return ""
     numeric = {k for k in rows[0] if all(isinstance(row[k], int | float) or row[k] is None for row in rows)}
@@ -25,18 +26,18 @@ def table_html(rows: Sequence[Mapping[str, Any]], label: str) -> str:
 
 
 def charts_html(drawn: Iterable[str]) -> str:
-    """Charts side by side where the page is wide; empty where none has anything to show."""
+    """Charts side by side where the page is wide enough; an empty string where there are none."""
     inside = "".join(drawn)
     return f'<div class="charts">{inside}</div>' if inside else ""
 
 
 def named(label: str) -> str:
-    """A table's caption for those who hear the page; to the eye the heading above says it."""
+    """A table's caption for screen readers; others read it in the heading above the table."""
     return f'<caption class="heard">{escape(label)}</caption>'
 
 
 def scroll(table: str, label: str) -> str:
-    """A wide table that scrolls by itself, also by keyboard."""
+    """A frame in which a wide table can be scrolled, by keyboard too."""
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
 
 
@@ -44,12 +45,25 @@ def section(anchor: str, title: str, note: str, content: str) -> str:
     """A section of a page under its heading."""
     return (
         f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escape(title)}</h2>'
-        f'<p class="note">{escape(note)}</p>{content}</section>'
+        f"{note_html(note)}{content}</section>"
     )
 
 
+def details(title: str, content: str, is_open: bool = False) -> str:
+    """Content under a title that shows and hides it."""
+    return (
+        f"<details{' open' if is_open else ''}><summary><strong>{escape(title)}</strong></summary>{content}</details>"
+    )
+
+
+def note_html(note: str) -> str:
+    """A sentence about what follows; `names in backticks` are set as code."""
+    marked = re.sub("`([^`]*)`", r"<code>\1</code>", escape(note))
+    return f'<p class="note">{marked}</p>'
+
+
 def document(title: str, lead: str, nav: Sequence[tuple[str, str]], body: str, footer: str) -> str:
-    """A whole HTML document without any other file; `nav` holds (anchor, text), `body` is HTML, the rest plain text."""
+    """A whole HTML document that needs no other file; `nav` holds (anchor, text), `body` is HTML."""
     return _asset("page.html").substitute(
         title=escape(title),
         lead=escape(lead),

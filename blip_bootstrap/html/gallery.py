@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 import duckdb
+from PIL import Image
 
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal
@@ -18,17 +19,18 @@ from blip_bootstrap.query.sql_text import literal
 MAX_TEXTS = 6
 
 MAX_CHARS = 500
-"""A text is shown so far; one page's alt text can be a whole book."""
+"""Characters of a text that are shown: an alt text can be as long as a book."""
 
 AMONG = 200_000
-"""Pictures that the galleries are chosen among, drawn evenly where a round has more of them."""
+"""Galleries are chosen among so many pictures, drawn evenly where a round has more."""
 
 BIG_BYTES, BIG_PX, SMALL_PX = 40_000, 320, 160
+"""A picture of more bytes is put into the page BIG_PX wide; one that is less wide than SMALL_PX is shown unblurred."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A choice of pictures: those that `fits`, by their `rank`, the least first; both SQL over `_OF_IMAGE`."""
+    """A gallery: the pictures for which `fits` is true, lowest `rank` first; both are SQL over `_OF_IMAGE`."""
 
     title: str
     note: str
@@ -43,39 +45,42 @@ _OF_IMAGE = """
         min(abs(itm_score - {threshold})) AS from_threshold, max(itm_score) - min(itm_score) AS apart
     FROM pairs WHERE round = {number} AND hash(key) % {every} = 0 GROUP BY key
 """
-"""What the texts of an image have in common, one row per image of a round, or of an even sample of them."""
+"""One row for each image of a round, or of an even sample of its images, with what galleries ask of its texts."""
 
 _RANDOM = "hash(key || '{seed}')"
 
 GALLERIES = (
     Gallery(
         "Web text dropped, synthetic text kept",
-        "Where the loop does its work: the web's text is noise, and the captioner's takes its place.",
+        "What the loop is for: the web text is noise, and a caption takes its place.",
         "web_dropped AND synthetic_kept",
         _RANDOM,
     ),
     Gallery(
         "Web text kept, synthetic text dropped",
-        "The web's text is right; the captioner erred, said the same, or the filter thinks so.",
+        "The web text passed; the caption was wrong or a duplicate, or the filter took it for wrong.",
         "web_kept AND synthetic AND NOT synthetic_kept",
         _RANDOM,
     ),
     Gallery(
         "Near the threshold",
-        "The texts that a slightly other threshold would move; look here first when choosing one.",
+        "Texts that a slightly different threshold would keep or drop; look here first when you choose one.",
         "from_threshold IS NOT NULL",
         "from_threshold",
     ),
     Gallery(
         "Most surprising",
-        "Where the scores of the web's text and of the captioner's lie furthest apart.",
+        "The scores of the web text and of the captions differ most.",
         "web AND synthetic AND scored > 1",
         "-apart",
     ),
     Gallery(
-        "Everything dropped", "Pictures that the next model will not see.", "NOT (web_kept OR synthetic_kept)", _RANDOM
+        "Everything dropped",
+        "No text of these pictures was kept, so the next model will not see them.",
+        "NOT (web_kept OR synthetic_kept)",
+        _RANDOM,
     ),
-    Gallery("Any pictures", "Drawn evenly from all that were downloaded.", "true", _RANDOM),
+    Gallery("Any pictures", "Drawn at random from all downloaded pictures.", "true", _RANDOM),
 )
 
 
@@ -84,12 +89,12 @@ def galleries_html(
 ) -> list[tuple[Gallery, str]]:
     """The galleries of round `number` that have pictures, each as a list of at most `limit` figures.
 
-    Asked together: at ten million images it is the images and texts, read once, that take the time. They are chosen
-    among some AMONG pictures, since one row for every picture of such a round would fill the memory. `threshold` is
-    that on the ITM score; None, where the rule cut by another: no text is near it then.
+    `threshold` is the one on the ITM score; None where the selection cut by another score, and no text is near it.
     """
     if not limit:
         return []
+    # One query for all galleries: at ten million images, reading images and texts is what takes the time. They are
+    # chosen among AMONG pictures, since a row for each picture of such a round would fill the memory.
     keys = _choose(connection, number, limit, seed, threshold)
     found = _read(connection, number, sorted({key for some in keys for key in some}))
     return [(gallery, _figures(some, *found)) for gallery, some in zip(GALLERIES, keys, strict=True) if some]
@@ -115,7 +120,7 @@ def _choose(
 
 
 def _every(connection: duckdb.DuckDBPyConnection, number: int) -> int:
-    """One of how many pictures to choose among, by the round's web texts, of which each picture has one."""
+    """Every how manieth picture galleries are chosen among: each picture has one web text, so these are counted."""
     asked = f"SELECT count(*) FILTER (source = 'web') AS pictures FROM pairs WHERE round = {number}"
     (row,) = query(connection, asked).to_pylist()
     pictures = int(row["pictures"])
@@ -142,7 +147,7 @@ def _read(
 
 
 def picture_html(jpg: bytes | None, alt: str) -> str:
-    """An `img` with the picture inside; large ones are made smaller, tiny ones shown with hard pixels."""
+    """An `img` element that holds the picture; large ones are made smaller, tiny ones are shown unblurred."""
     if not jpg:
         return f'<p class="note">no picture: {escape(alt)}</p>'
     try:
@@ -155,7 +160,7 @@ def picture_html(jpg: bytes | None, alt: str) -> str:
 
 
 def text_html(text: dict[str, Any]) -> str:
-    """One text of a picture with its fate in words and colour."""
+    """One text of a picture; words and colour say whether it was kept or dropped."""
     fate = "kept" if text["kept"] else "dropped"
     score = "" if text["itm_score"] is None else f" · ITM {text['itm_score']:.3f}"
     reason = "" if text["kept"] else f" · {text['reason']}"
@@ -183,9 +188,7 @@ def _figure(jpg: bytes | None, key: str, texts: list[dict[str, Any]]) -> str:
 
 
 def _shrunk(jpg: bytes) -> tuple[bytes, int]:
-    """The picture's bytes, at most BIG_PX wide where they are many, and its width in px."""
-    from PIL import Image
-
+    """The picture's bytes and its width in px; one of more than BIG_BYTES is made at most BIG_PX wide."""
     with Image.open(io.BytesIO(jpg)) as image:
         if len(jpg) <= BIG_BYTES:
             return jpg, image.width

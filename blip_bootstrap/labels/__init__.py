@@ -1,1 +1,1 @@
-"""What people, or a truth file, say of a sample of texts."""
+"""Labels: what people, or a truth file, say about a sample of texts."""

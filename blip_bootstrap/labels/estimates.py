@@ -1,4 +1,4 @@
-"""Spot checks: a sample of texts for people to answer, and what the answers say about noise, precision and recall."""
+"""Spot checks: what the answers to a sample say about noise, precision and recall of a round."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from blip_bootstrap.storage.labels import read_labels
 from blip_bootstrap.storage.run_folder import labels_path, resolve_round
 
 Z = 1.96
+"""Standard deviations of a 95 % interval."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share 0..1 with its 95 % interval, and the number of answers that it rests on."""
+    """A share 0..1 with its 95 % interval and the number of its answers; None where a stratum has no answer."""
 
     name: str
     source: str
@@ -29,12 +30,13 @@ class Estimate:
 
 
 def estimates(root: Path, number: int | None = None) -> list[Estimate]:
-    """What the answers to a round's sample say of the whole round, by source and pooled.
+    """What the answers to a round's sample say about the whole round, for each source and for all.
 
-    `noise`: texts that do not fit by people's answers, of all texts of the source, where the audits' `noise_ratio` is
-    the filter's own verdict; `noise_kept`: of the kept ones; `precision` is its rest; `recall`: kept of those that
-    fit. `unsure` counts as no answer. Intervals are Wilson's with the number of answers that a plain sample would need
-    for the stratified one's variance; recall's come from those of the strata.
+    `noise`: of all texts, the share that does not fit its picture, by people's answers (the audits' `noise_ratio` is
+    what the filter rejects). `noise_kept`: of the kept texts, the share that does not fit; `precision`: the share that
+    does. `recall`: of the texts that fit, the share that was kept. `unsure` counts as no answer. Intervals are
+    Wilson's, for a plain sample with the variance of the stratified one; that of recall comes from those of kept and
+    dropped texts.
     """
     rows = read_labels(labels_path(root, resolve_round(root, number)))
     sources = sorted({row["source"] for row in rows}, reverse=True)
@@ -46,29 +48,29 @@ def estimates(root: Path, number: int | None = None) -> list[Estimate]:
 
 
 def estimates_of(source: str, rows: Iterable[Mapping[str, Any]]) -> list[Estimate]:
-    """The four estimates from answered rows of `LABELS`, named as of `source`."""
-    cells = _cells(rows)
-    kept = [cell for (_, is_kept), cell in cells.items() if is_kept]
-    noise, noise_kept = _share("noise", source, cells.values()), _share("noise_kept", source, kept)
+    """The four estimates from rows of `LABELS`; `source` is what they are called."""
+    strata = _strata(rows)
+    kept = [stratum for (_, is_kept), stratum in strata.items() if is_kept]
+    noise, noise_kept = _share("noise", source, strata.values()), _share("noise_kept", source, kept)
     right = Estimate("precision", source, *_rest(noise_kept), noise_kept.num_answers)
-    return [noise, noise_kept, right, _recall(source, cells)]
+    return [noise, noise_kept, right, _recall(source, strata)]
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """A stratum: its rows in the round, the answers, and how many of them are no."""
+class _Stratum:
+    """The kept or the dropped texts of a source: their rows in the round, their answers, and the answers `no`."""
 
     rows: int
     answers: int
     wrong: int
 
 
-def _cells(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, bool], _Cell]:
+def _strata(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, bool], _Stratum]:
     grouped: dict[tuple[str, bool], list[Mapping[str, Any]]] = {}
     for row in rows:
         grouped.setdefault((row["source"], row["kept"]), []).append(row)
     return {
-        name: _Cell(
+        name: _Stratum(
             group[0]["stratum_rows"],
             sum(row["answer"] in ("yes", "no") for row in group),
             sum(row["answer"] == "no" for row in group),
@@ -77,35 +79,35 @@ def _cells(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, bool], _Cell]:
     }
 
 
-def _share(name: str, source: str, cells: Iterable[_Cell]) -> Estimate:
-    """The stratified share of wrong texts."""
-    cells = [cell for cell in cells if cell.rows]
-    number = sum(cell.answers for cell in cells)
-    if not cells or any(cell.answers == 0 for cell in cells):
+def _share(name: str, source: str, strata: Iterable[_Stratum]) -> Estimate:
+    """The share of texts that do not fit, each stratum weighted by its rows in the round."""
+    strata = [stratum for stratum in strata if stratum.rows]
+    number = sum(stratum.answers for stratum in strata)
+    if not strata or any(stratum.answers == 0 for stratum in strata):
         return Estimate(name, source, None, None, None, number)
-    total = sum(cell.rows for cell in cells)
-    share = sum(cell.rows / total * cell.wrong / cell.answers for cell in cells)
-    variance = sum((cell.rows / total) ** 2 * _variance(cell) for cell in cells)
+    total = sum(stratum.rows for stratum in strata)
+    share = sum(stratum.rows / total * stratum.wrong / stratum.answers for stratum in strata)
+    variance = sum((stratum.rows / total) ** 2 * _variance(stratum) for stratum in strata)
     smoothed = (share * number + 1) / (number + 2)
     low, high = wilson(share, smoothed * (1 - smoothed) / variance)
     return Estimate(name, source, share, low, high, number)
 
 
-def _variance(cell: _Cell) -> float:
-    """Of the cell's share; one answer of each kind added, so that 0 of 5 is not taken for certainty."""
-    share = (cell.wrong + 1) / (cell.answers + 2)
-    return share * (1 - share) / cell.answers
+def _variance(stratum: _Stratum) -> float:
+    """The variance of a stratum's share; one yes and one no are added, so that 0 of 5 is not taken for certain."""
+    share = (stratum.wrong + 1) / (stratum.answers + 2)
+    return share * (1 - share) / stratum.answers
 
 
-def _recall(source: str, cells: Mapping[tuple[str, bool], _Cell]) -> Estimate:
-    """Kept texts that fit, of all that fit; the interval takes the ends of kept's and dropped's intervals."""
-    kept = [cell for (_, is_kept), cell in cells.items() if is_kept]
-    dropped = [cell for (_, is_kept), cell in cells.items() if not is_kept]
+def _recall(source: str, strata: Mapping[tuple[str, bool], _Stratum]) -> Estimate:
+    """The share of fitting texts that was kept; its interval is made of the ends of those of kept and dropped texts."""
+    kept = [stratum for (_, is_kept), stratum in strata.items() if is_kept]
+    dropped = [stratum for (_, is_kept), stratum in strata.items() if not is_kept]
     in_kept, in_dropped = _share("", source, kept), _share("", source, dropped)
     number = in_kept.num_answers + in_dropped.num_answers
     if in_kept.share is None or in_dropped.share is None:
         return Estimate("recall", source, None, None, None, number)
-    rows_kept, rows_dropped = sum(cell.rows for cell in kept), sum(cell.rows for cell in dropped)
+    rows_kept, rows_dropped = sum(stratum.rows for stratum in kept), sum(stratum.rows for stratum in dropped)
 
     def recall(wrong_kept: float | None, wrong_dropped: float | None) -> float | None:
         good_kept, good_dropped = (1 - (wrong_kept or 0)) * rows_kept, (1 - (wrong_dropped or 0)) * rows_dropped

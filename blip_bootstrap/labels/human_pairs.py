@@ -1,4 +1,4 @@
-"""Labels without people: captions that people wrote of a picture fit it, and texts of another picture do not."""
+"""Labels without asking people: a human caption fits its picture, and a text of another picture does not."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.select.calibrate import thresholds_table
 from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.files import check_writable
 from blip_bootstrap.storage.run_folder import resolve_round, round_name
 from blip_bootstrap.storage.tables import LABELS
+from blip_training.evaluate.pair_scores import score_pairs
 
 Pair = tuple[bytes, str, str]
 
 
 def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, seed: int = 0) -> Path:
-    """Score `size` pictures with one of their human captions and with a text of another picture, by a round's filter.
+    """Let a round's filter score `size` pictures with one of their human captions and a text of another picture.
 
-    The wrong texts are web texts of the round, since those that `target_noise` must tell are worded like them (file
-    names, shop titles, slogans, captions); a round without them takes human captions of another picture. Writes labels
-    of the source `human`, answered yes and no; the file's path is what `select.labels` takes for the strategy
-    `target_noise`. The held-out set serves where there is one, since the filter was fitted to the human set.
-    Raises InputError where the run has neither set, or no filter that could be asked.
+    The texts of other pictures are web texts of the round, or human captions where it has none. The pictures are those
+    of the held-out set, or of the human set where there is none. Writes labels of the source `human`, answered yes and
+    no; the file's path is what `select.labels` takes for the strategy `target_noise`. Raises InputError where the run
+    has neither set, or no single filter that scored the round.
     """
-    from blip_training.evaluate.pair_scores import score_pairs
-
+    # Web texts, since the wrong texts that `target_noise` is to find are worded like them: file names, shop titles,
+    # slogans. The held-out set first, since the filter was fine-tuned on the human set.
     number = resolve_round(root, number)
     path = root / "labels" / f"human-{round_name(number)}.parquet"
     pairs = list(_pairs(root, number, size, seed))
@@ -47,6 +49,12 @@ def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, s
     return path
 
 
+def thresholds_with(labels: Path, root: Path, number: int | None = None) -> pa.Table:
+    """What the strategy `target_noise` would do with such labels on a round's web texts, one row for each target."""
+    captions = run_folder.round_folder(root, resolve_round(root, number)) / "captions"
+    return thresholds_table(parquet.parquet_files(captions), labels, ["web"])
+
+
 def filter_of(root: Path, number: int) -> str | Path:
     """The filter that scored a round: the one that the round fine-tuned, else the one that was given."""
     folder = run_folder.round_folder(root, number) / "filter"
@@ -60,13 +68,13 @@ def filter_of(root: Path, number: int) -> str | Path:
 
 
 def _settings(root: Path) -> dict[str, Any]:
-    """The configuration that the run was last run with; empty where there is none."""
+    """The configuration of the last command that ran this run; empty where there is none."""
     file = root / "config.yaml"
     return (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None) or {}
 
 
 def _pairs(root: Path, number: int, size: int, seed: int) -> Iterator[Pair]:
-    """Pictures with one of their captions and a text of another picture; a caption that both have is no negative."""
+    """Pictures, each with one of its captions and a text of another picture that is not among its own captions."""
     rng = random.Random(seed)
     rows = _annotated(root)
     rows = rng.sample(rows, min(size, len(rows)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 from blip_bootstrap.errors import BlipBootstrapError, InputError
 from blip_bootstrap.html.gallery import picture_html
 from blip_bootstrap.labels.sample import find_round
+from blip_bootstrap.progress import Say
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal
 from blip_bootstrap.query.views import connect
@@ -27,13 +28,13 @@ from blip_bootstrap.storage.run_folder import labels_path
 HOST = "127.0.0.1"
 
 IDLE_S = 10.0
-"""How long a connection may say nothing: browsers open some beforehand, and keep them."""
+"""How long a connection may be idle: browsers open some in advance and keep them."""
 
 POLL_S = 0.2
 
 
 class Labelling:
-    """The texts of a sample, which of them is asked next, and the file that each answer goes to at once."""
+    """A sample that is being answered: its texts, which of them is next, and the file with the answers."""
 
     def __init__(self, root: Path, number: int | None = None) -> None:
         self.path = labels_path(root, find_round(root, number))
@@ -48,7 +49,7 @@ class Labelling:
 
     @property
     def next(self) -> int | None:
-        """The place of the next text without an answer; None where all have one."""
+        """The index of the next text without an answer; None where all have one."""
         return next((at for at, row in enumerate(self.rows) if row["answer"] is None), None)
 
     @property
@@ -58,13 +59,13 @@ class Labelling:
 
     @property
     def num_at_work(self) -> int:
-        """Requests that are being answered: the last page is to be seen before the command ends."""
+        """Requests that are being answered; the command ends after the last page was sent."""
         with self._lock:
             return self._num_at_work
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """While a request is being answered."""
+        """Count the body as a request that is being answered."""
         with self._lock:
             self._num_at_work += 1
         try:
@@ -74,7 +75,7 @@ class Labelling:
                 self._num_at_work -= 1
 
     def answer(self, at: int, answer: str) -> None:
-        """Store the answer to the text at a place; `back` takes the answer before it away. ValueError for others."""
+        """Save the answer to the text at index `at`; `back` removes the one before. ValueError for other answers."""
         if answer == "back":
             at, answer = max(0, at - 1), ""
         elif answer not in ANSWERS:
@@ -89,7 +90,7 @@ class Labelling:
                 raise
 
     def page(self) -> str:
-        """The page that asks for the next text, or says that all are answered. Scores and fates are not shown."""
+        """The page that asks about the next text, without its score, or says that all texts have an answer."""
         at = self.next
         template = Template(files("blip_bootstrap.html").joinpath("label.html").read_text(encoding="utf-8"))
         question = "<p>All texts have an answer. You can close this page.</p>" if at is None else self._question(at)
@@ -111,15 +112,19 @@ class Labelling:
         )
 
 
-def serve_labels(root: Path, number: int | None, port: int, say: Callable[[str], None]) -> Path:
-    """Serve the page on loopback until every text is answered; the path of the labels file.
+def serve_labels(root: Path, number: int | None, port: int, say: Say) -> Path:
+    """Serve the page on loopback until every text has an answer; the path of the labels file.
 
-    Each answer is on disk before the next text is shown, so that stopping loses nothing. Raises InputError where the
+    Each answer is saved before the next text is shown, so that stopping loses nothing. Raises InputError where the
     labels cannot be written or the port is taken.
     """
     labelling = Labelling(root, number)
     check_writable(labelling.path)
-    with _listening(port, labelling) as server:
+    try:
+        server = LabelServer((HOST, port), handler_of(labelling))
+    except OSError as error:
+        raise InputError(f"port {port} cannot be opened ({error.strerror}); give another --port, or 0") from error
+    with server:
         say(f"open http://{HOST}:{server.server_port}/ and answer with y, n or u; Ctrl-C stops, and nothing is lost")
         while labelling.next is not None or labelling.num_at_work:
             server.handle_request()
@@ -127,25 +132,18 @@ def serve_labels(root: Path, number: int | None, port: int, say: Callable[[str],
     return labelling.path
 
 
-def _listening(port: int, labelling: Labelling) -> LabelServer:
-    try:
-        return LabelServer((HOST, port), handler_of(labelling))
-    except OSError as error:
-        raise InputError(f"port {port} cannot be opened ({error.strerror}); give another --port, or 0") from error
-
-
 class LabelServer(ThreadingHTTPServer):
-    """A thread for each connection, so that one on which nothing is said keeps nobody else waiting."""
+    """A server with a thread for each connection, so that an idle one keeps nobody waiting."""
 
     daemon_threads = True
     timeout = POLL_S
 
     def handle_error(self, *_: object) -> None:
-        """A browser that hangs up in the middle asks again."""
+        """Print nothing: a browser that closed the connection asks again."""
 
 
 def handler_of(labelling: Labelling) -> type[BaseHTTPRequestHandler]:
-    """A request handler around `labelling`; it answers this machine's own pages only."""
+    """A request handler for `labelling`, which answers only pages that came from this server."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = IDLE_S
@@ -181,7 +179,7 @@ def handler_of(labelling: Labelling) -> type[BaseHTTPRequestHandler]:
                     self._send(labelling.page())
 
         def _is_ours(self) -> bool:
-            """A foreign name that resolves to loopback is another site's page reaching in."""
+            """Whether the request names this host; another name that resolves to loopback belongs to some web site."""
             if self.headers.get("Host", "").rsplit(":", 1)[0] in (HOST, "localhost"):
                 return True
             self.send_error(403, "ask by the address that was printed")
@@ -197,6 +195,6 @@ def handler_of(labelling: Labelling) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
-            """No line for each request."""
+            """Print nothing for a request."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""Spot checks: a sample of a round's texts for people, or a truth file, to answer."""
+"""Spot checks: drawing a sample of a round's texts, to be answered by people or by a truth file."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ FROM pairs WHERE round = {round} AND coalesce(reason, '') NOT IN ('empty_text', 
      AND list_contains({sources}, source)
 GROUP BY source, kept
 """
-"""The texts of each stratum that the seed puts first. Keeping so many while reading takes no memory to speak of, where
-a sort of all texts would fill it."""
+"""The texts of each stratum that the seed puts first. Only these are kept while DuckDB reads the pairs; a sort of all
+texts would fill the memory."""
 
 _TEXTS = """
 SELECT round, key, source, candidate, caption, itm_score, kept FROM pairs WHERE round = {round} AND key IN ({keys})
@@ -40,7 +40,7 @@ SELECT round, key, source, candidate, caption, itm_score, kept FROM pairs WHERE 
 def draw_sample(
     root: Path, number: int | None = None, size: int = 200, seed: int = 0, sources: Sequence[str] = SOURCES
 ) -> Path:
-    """Draw `size` texts of a round for people to answer, as many kept as dropped ones of each source; the file's path.
+    """Draw a sample of `size` texts of a round, as many kept as dropped ones of each source; the path of its file.
 
     `sources` limits it to web or synthetic texts. The same seed draws the same texts. Raises InputError where the
     round is not there, or has answers already.
@@ -61,7 +61,7 @@ def draw_sample(
 def _drawn(
     connection: duckdb.DuckDBPyConnection, number: int, size: int, seed: int, sources: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """`size` texts of a round as unanswered rows of `LABELS`, of each stratum in turn."""
+    """`size` texts of a round as rows of `LABELS` without an answer, taken from each stratum in turn."""
     sql = _STRATA.format(seed=seed, round=number, size=size, sources=text_list(sources))
     strata = sorted(query(connection, sql).to_pylist(), key=lambda one: (one["source"], one["kept"]), reverse=True)
     placed = [(place, stratum, text) for stratum in strata for place, text in enumerate(stratum["drawn"])]
@@ -79,7 +79,7 @@ def _drawn(
 
 
 def answer_by_truth(root: Path, number: int, truth: Truth) -> int:
-    """Answer a round's sample by a truth file instead of by people: `partial` is yes; the number of answers given."""
+    """Answer a round's sample by a truth file, where `true` and `partial` are yes; returns the number of answers."""
     path = labels_path(root, number)
     rows = read_labels(path)
     keys = ", ".join(sorted({literal(row["key"]) for row in rows}))
@@ -94,7 +94,7 @@ def answer_by_truth(root: Path, number: int, truth: Truth) -> int:
 
 
 def find_round(root: Path, number: int | None) -> int:
-    """The round to label: as given, else the last one that has a sample."""
+    """`number`, or the last round that has a sample. Raises InputError where none has."""
     run_folder.check_run(root)
     if number is not None:
         return number

@@ -1,11 +1,11 @@
-"""What is really in the pictures, where somebody knows: for measuring alone, never read by a step that decides."""
+"""Truth files: which texts are true of their picture. Used for measuring only; no step that decides reads one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import duckdb
@@ -13,34 +13,32 @@ import pyarrow as pa
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.sql_text import scan
-from blip_bootstrap.reading.records import JSON_ENDINGS, Columns, Record, read_records
+from blip_bootstrap.reading.header import Header
+from blip_bootstrap.reading.records import JSON_ENDINGS, Record, read_records
 from blip_bootstrap.reading.text_files import plain_suffix
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.cells import NotTextError, text_of
-
-Verdict = Literal["true", "partial", "false"]
+from blip_bootstrap.world.judge import Verdict, judge
 
 TRUTH_ENDINGS = (".tsv", *JSON_ENDINGS)
 
 TRUE_KINDS = frozenset({"true", "full", "clean"})
-"""Kinds of web text that are true of their picture; `partial` is itself, every other kind is false."""
+"""Kinds of web text that are true of their picture. `partial` stays `partial`, and every other kind is false."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """By file name: the kind of its web text, and where it is known the scene that the picture shows."""
+    """For each picture, by file name: the kind of its web text, and the scene that it shows, where that is known."""
 
     kinds: Mapping[str, str]
     scenes: Mapping[str, Mapping[str, Any]]
 
     def verdict(self, name: str, source: str, caption: str) -> Verdict | None:
-        """Whether `caption` is true of the picture `name`; None where nobody knows.
+        """Whether `caption` is true of the picture `name`; None where that is not known.
 
-        With a scene any caption can be judged, else only the picture's own web text.
+        Where the scene is known any caption can be judged, elsewhere only the picture's own web text.
         """
         if name in self.scenes:
-            from blip_bootstrap.world.judge import judge
-
             return judge(self.scenes[name], caption)
         if source != "web" or name not in self.kinds:
             return None
@@ -64,7 +62,7 @@ def load_truth(path: Path) -> Truth:
     return Truth(kinds, scenes)
 
 
-def _columns(found: Columns) -> list[str]:
+def _columns(found: Header) -> list[str]:
     if plain_suffix(found.path) == ".tsv":
         found.require({"image": "image", "kind": "kind"})
         return ["image", "kind"]
@@ -85,12 +83,12 @@ def _row(path: Path, record: Record) -> tuple[str, str, Mapping[str, Any] | None
 
 
 def file_name(url: str) -> str:
-    """The last part of a URL's path, by which truth and pictures are joined."""
+    """The last part of a URL's path: the name of a picture in a truth file."""
     return unquote(urlsplit(url).path).rsplit("/", 1)[-1]
 
 
 def judged_pairs(truth: Truth, images: Path, pairs: Path) -> pa.Table:
-    """Every row of `pairs` or `captions` with its `name` (of the picture's file) and `verdict` (null: unknown)."""
+    """The rows of `pairs` or `captions` with the `name` of the picture's file and a `verdict`, null where not known."""
     files = parquet.parquet_files(pairs)
     if not files:
         raise InputError(f"{pairs}: no Parquet files to judge; make this table first")
@@ -107,10 +105,10 @@ def judged_pairs(truth: Truth, images: Path, pairs: Path) -> pa.Table:
 
 
 def oracle_pairs(out: Path, images: Path, captions: Path, truth: Path) -> dict[str, int]:
-    """The pairs of a filter that cannot err, for the control arm `oracle`: true texts only, by the truth file.
+    """The pairs of a filter without mistakes, for the control arm `oracle`: texts that the truth file calls true.
 
-    Writes one file of `tables.PAIRS` for each file of `captions`; a row that is not true, or that nobody can judge,
-    is `not_selected`. Returns rows and kept.
+    Writes one file of `tables.PAIRS` for each file of `captions`; a row that is not true, or not
+    known to be, gets the reason `not_selected`. Returns the numbers of rows and of kept ones.
     """
     known, counts = load_truth(truth), {"rows": 0, "kept": 0}
     urls = _urls(images)

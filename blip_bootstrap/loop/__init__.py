@@ -1,1 +1,1 @@
-"""The loop: rounds, the artifacts that they leave, and the Maker that makes only what is missing."""
+"""The loop: rounds, the artifacts that their steps make, and the Maker that makes only what is missing."""

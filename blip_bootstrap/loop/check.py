@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig
 from blip_bootstrap.loop.input_paths import missing_paths
+from blip_training.decoding.sampler import resolve_sampler
 
 
 def check_config(config: Config, number: int) -> list[str]:
@@ -31,11 +32,9 @@ def _check_finetune(config: Config, name: str, section: FinetuneConfig) -> list[
 
 
 def _check_beams(caption: CaptionConfig) -> list[str]:
-    """An image's candidates are its best beams."""
+    """Beam search gives as many candidates as it has beams, or fewer."""
     if caption.candidates == 1 or not (caption.sampler.num_beams or caption.sampler.preset == "beam"):
         return []
-    from blip_training.decoding.sampler import resolve_sampler
-
     beams = resolve_sampler(caption.sampler).num_beams
     if beams == 1 or beams >= caption.candidates:
         return []
@@ -43,7 +42,7 @@ def _check_beams(caption: CaptionConfig) -> list[str]:
 
 
 def _check_filter_only(config: Config) -> list[str]:
-    """The arm of web texts alone needs a rule that can judge them."""
+    """The arm `filter_only` has web texts alone, and needs a score that these have."""
     select = config.select
     if "filter_only" in config.controls.arms and select.strategy == "fraction" and select.score == "logprob":
         return [

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from huggingface_hub.constants import is_offline_mode
 
 from blip_bootstrap import __version__
+from blip_bootstrap.config import Config
 from blip_bootstrap.errors import BlipBootstrapError
+from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import write_whole
-
-if TYPE_CHECKING:
-    from blip_bootstrap.config import Config
-
+from blip_training.runtime.sources import is_here, resolve_source
 
 Needs = Literal["decode", "match", "score", "tokenizer", "start"]
 
 STAMP = ".given.sha256"
-"""Under the root: what was found right once is not opened again while no file of it changes."""
+"""Its file under the root says which models were found right; they are not opened again until a file changes."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """A folder, file or hub name in the configuration, and what the round will ask of it."""
+    """A folder, file or hub name in the configuration (at the setting `where`), and what the round needs it for."""
 
     where: str
     source: str
@@ -33,7 +34,7 @@ class Given:
 
 
 def given_models(config: Config, number: int) -> Iterator[Given]:
-    """What round `number` will load: given models from round 1 on, and what a pre-training starts from."""
+    """The models and tokenizers that round `number` will load."""
     if number > 0:
         caption = config.caption
         yield from _each("captioner.checkpoint", config.captioner.checkpoint, "decode")
@@ -56,11 +57,11 @@ def _each(where: str, source: str | None, needs: Needs) -> Iterator[Given]:
 
 
 def check_given(config: Config, number: int) -> list[str]:
-    """What is wrong with the given models, one line for each mistake; those of the hub are fetched.
+    """What is wrong with the given models, one line for each mistake; models on the hub are fetched.
 
-    Each is opened as the step will open it: whole, of the shapes that its configuration says, with a tokenizer that
-    fits, able to do its part; and prompts leave room for a caption. Nothing is opened where the same files were found
-    right before.
+    Each is opened as its step will open it: are its weights whole and of the shapes that its configuration names, does
+    its tokenizer fit, can it do what the step asks, and does the prompt leave room for a caption? Nothing is opened
+    where the same files were found right before.
     """
     known = _read_stamp(config.root)
     found = list(given_models(config, number))
@@ -69,15 +70,12 @@ def check_given(config: Config, number: int) -> list[str]:
     return _mistakes(config, found)
 
 
-def look_into_given(config: Config, number: int, say: Callable[[str], None]) -> list[str]:
-    """The same of what is on this machine; of hub names that are not, `say` is told that they were not looked into.
+def look_into_given(config: Config, number: int, say: Say) -> list[str]:
+    """What is wrong with the given models that are on this machine, one line for each mistake; nothing is fetched.
 
-    A given checkpoint that could not be fetched either, since the hub's library is told to stay offline, is a mistake.
+    `say` gets a line for each hub name that is not on this machine. One that could not be fetched either, since
+    HF_HUB_OFFLINE is set, is a mistake.
     """
-    from huggingface_hub.constants import is_offline_mode
-
-    from blip_training.runtime.sources import is_here
-
     here, mistakes = [], []
     for one in given_models(config, number):
         if is_here(one.source):
@@ -92,7 +90,7 @@ def look_into_given(config: Config, number: int, say: Callable[[str], None]) -> 
 
 
 def _mistakes(config: Config, found: list[Given]) -> list[str]:
-    from blip_training.evaluate.opening import Opened
+    from blip_training.evaluate.opening import Opened  # loads torch
 
     opened, mistakes = Opened(config), []
     for one in found:
@@ -118,9 +116,7 @@ def _read_stamp(root: Path) -> str:
 
 
 def stamp_of(config: Config, found: list[Given]) -> str:
-    """A digest of the settings that decide, and of sizes and dates of the files."""
-    from blip_training.runtime.sources import resolve_source
-
+    """A digest of the settings that the check depends on, and of the files' sizes and dates."""
     settings = config.model_dump(
         mode="json", include={"caption", "captioner", "pretrain", "evaluate", "human", "held_out"}
     )

@@ -1,4 +1,4 @@
-"""Whether what a configuration reads is there and can be read, told before any work."""
+"""Whether the files and folders that a configuration names are there and can be read."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from blip_bootstrap.config.mistakes import not_a_list
 
 
 def missing_paths(config: Config, number: int) -> list[str]:
-    """One line for each file or folder that round `number` reads and that is not there, or not to be read."""
+    """One line for each file or folder that round `number` needs and that is missing or cannot be read."""
     return [
         f"{name}: {_told(why, name, path)}" for name, path, kind in _read(config, number) if (why := _lack(path, kind))
     ]
 
 
 def _told(why: str, name: str, path: Path) -> str:
-    """The mistake with its path; of a list that is a folder or a pattern, what to write instead."""
+    """The mistake with its path; for a list that is a folder or a pattern, what to write instead."""
+    if why.startswith("cannot be read"):  # is_dir would raise for a name that is too long
+        return f"{why}: {path}"
     is_list = name.endswith(".path") and (path.is_dir() or any(sign in path.name for sign in "*?["))
     return not_a_list(path) if is_list else f"{why}: {path}"
 
 
 def _read(config: Config, number: int) -> Iterator[tuple[str, Path, str]]:
-    """The setting, the path, and whether it is to be a file or a folder."""
+    """The settings that name a path, the path, and whether a file or a folder is needed there."""
     for at, one in enumerate(config.download.urls):
         yield f"download.urls.{at}.path", one.path, "file"
         if one.serve:
@@ -42,7 +44,7 @@ def _read(config: Config, number: int) -> Iterator[tuple[str, Path, str]]:
 
 
 def _lack(path: Path, kind: str) -> str | None:
-    """What is wrong with a path that is to be a readable file or folder."""
+    """What is wrong with a path that should be a readable file or folder; None where nothing is."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

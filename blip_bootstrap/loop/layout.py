@@ -1,4 +1,4 @@
-"""Where a run's things lie: the artifacts of one round."""
+"""The artifacts of a round, and where they lie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from blip_bootstrap.storage.run_folder import manifest_path, round_folder
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something on disk: a folder or file that a step makes from `section` and inputs, or (`given`) the user's own."""
+    """Something on disk that a step makes or reads: a folder, or a file.
+
+    A step makes it from `section` and its inputs; one that is `given` is the user's own. `path` is a string where it
+    may be the name of a model on the hub.
+    """
 
     name: str
     path: Path | str
@@ -19,13 +23,28 @@ class Artifact:
     given: bool = False
 
     @property
+    def local(self) -> Path:
+        """Where it lies, if it is no name on the hub."""
+        return Path(self.path)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a single file, which has an ending."""
+        return bool(self.local.suffix)
+
+    @property
     def manifest(self) -> Path:
         """Where its MANIFEST lies: in the folder, or beside the file."""
-        return manifest_path(Path(self.path))
+        return manifest_path(self.local)
+
+    @property
+    def argument(self) -> Path | str:
+        """What a step receives: a path, or the name of a model on the hub."""
+        return self.local if isinstance(self.path, Path) or self.local.exists() else self.path
 
 
 class Layout:
-    """The artifacts of one round under `config.root`; None where the configuration leaves a part out."""
+    """The artifacts of one round under `config.root`; None for those that the configuration does without."""
 
     def __init__(self, config: Config, number: int) -> None:
         self.config, self.number = config, number
@@ -43,8 +62,6 @@ class Layout:
         self.pairs = self._made("pairs", config.select if number else None)
         self.evaluation = self._made("evaluation", config.evaluate) if trains and config.held_out else None
         self.references = self.human if config.evaluate.wants_references else None
-        self.metrics = self._made("metrics.json", None)
-        self.report = self._made("report.html", config.report)
         self.captioner = self._finetuned("captioner", config.captioner) if number else None
         self.filter = self._finetuned("filter", config.filter) if number else None
         self.captions = self._made("captions", config.caption) if number else None
@@ -66,7 +83,7 @@ class Layout:
         return Artifact(f"list {name}", section.path, given=True), Artifact(name, self.root / name, section)
 
     def _same_pictures(self) -> Artifact | None:
-        """Where there is something to compare, and a training that could leave it out."""
+        """The pictures that are in two sets; None where there is one set, or no training that could leave them out."""
         given = self.config.captioner.checkpoint and self.config.filter.checkpoint
         trains = self.config.pretrain.optimizer.steps > 0 or (self.number and not given)
         if not trains or not (self.human or self.held_out):

@@ -1,4 +1,4 @@
-"""The loop: one round from URLs to the next model, and the Maker that skips what is current."""
+"""The Maker, which makes an artifact where it is missing or out of date, and the lock on a run."""
 
 from __future__ import annotations
 
@@ -8,101 +8,95 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from blip_bootstrap import __version__
 from blip_bootstrap.audit.shortfalls import all_failed, no_pictures
 from blip_bootstrap.config import Config
 from blip_bootstrap.errors import ConfigError, RunFailed
 from blip_bootstrap.loop.layout import Artifact
-from blip_bootstrap.loop.staging import damaged_files, digest_of_input, publish, read_manifest, restage, staging_folder
-from blip_bootstrap.storage.manifest import describe_files, digest_of_recipe, flat, recipe_by_today, recipe_of
+from blip_bootstrap.loop.staging import publish, restage, staging_folder
+from blip_bootstrap.loop.whole import counts_of, damaged_files, digest_of_input, read_manifest
+from blip_bootstrap.progress import Say
+from blip_bootstrap.storage.manifest import (
+    describe_files,
+    digest_of_recipe,
+    flat,
+    manifest_of,
+    recipe_by_today,
+    recipe_of,
+    short,
+)
 
 Step = Callable[..., Mapping[str, Any]]
-
-Say = Callable[[str], None]
+"""Makes an artifact in a folder, and returns what it counted."""
 
 
 class Maker:
-    """Makes artifacts: skips what is current, goes on with what is half-made, publishes what is whole."""
+    """Makes artifacts by their steps: skips what is current, goes on with what is half-made."""
 
     def __init__(self, config: Config, say: Say) -> None:
         self.config, self.say = config, say
 
     def __call__(self, output: Artifact | None, step: Step, *inputs: Artifact | None) -> Artifact | None:
-        """Make `output` by `step(staged folder, *input paths, config=..., ray=...)` unless it is current.
+        """Make `output` by `step(staging folder, *inputs, config=..., ray=...)` unless it is current; returns it.
 
-        Nothing is done where `output` is None (left out by the configuration) or given by the user.
+        Nothing is done where `output` is None, so that the configuration does without it, or given by the user. The
+        step gets `config` where `output` has a section, and `ray` where it has such a parameter; it returns counts.
         """
         if output is None or output.given:
             return output
         digests = {f"{i} {a.name}" if a.given else a.name: digest_of_input(a) for i, a in enumerate(inputs) if a}
         recipe = recipe_of(_name(step), output.section, digests)
-        digest = digest_of_recipe(recipe)
-        manifest = read_manifest(output)
-        damaged = damaged_files(output, manifest) if manifest else []
-        before = recipe_by_today(manifest["recipe"], output.section) if manifest else {}
-        same = manifest and digest in (manifest["digest"], digest_of_recipe(before))
-        if manifest and same and all_failed(manifest["counts"]):
-            self.say(f"{output.name}: nothing could be fetched the last time; trying again")
-            manifest = None
-        if manifest and same and not damaged:
-            self.say(f"{output.name}: current")
-            return output
-        staged = staging_folder(self.config.root, output, digest)
-        if manifest and same:
-            self.say(f"{output.name}: {', '.join(damaged)} missing or damaged; making them anew")
-            if not Path(output.path).suffix:
-                restage(output, staged, damaged)
-        elif manifest:
-            self.say(f"{output.name}: making it anew, because of {_difference(before, recipe)}")
-        self._make(output, step, inputs, staged, {"digest": digest, "recipe": recipe})
+        staged = self._stage(output, recipe)
+        if staged:
+            self._make(output, step, inputs, staged, recipe)
         return output
 
+    def _stage(self, output: Artifact, recipe: dict[str, Any]) -> Path | None:
+        """The folder in which `output` is to be made, with what is there of it already; None where it is current."""
+        digest, manifest = digest_of_recipe(recipe), read_manifest(output)
+        if manifest is None:
+            return staging_folder(self.config.root, output, digest)
+        before = recipe_by_today(manifest["recipe"], output.section)
+        if digest not in (manifest["digest"], digest_of_recipe(before)):
+            self.say(f"{output.name}: making it anew, because of {_difference(before, recipe)}")
+            return staging_folder(self.config.root, output, digest)
+        if all_failed(manifest["counts"]):
+            self.say(f"{output.name}: nothing could be fetched the last time; trying again")
+            return staging_folder(self.config.root, output, digest)
+        damaged = damaged_files(output, manifest)
+        if not damaged:
+            self.say(f"{output.name}: current")
+            return None
+        self.say(f"{output.name}: {', '.join(damaged)} missing or damaged; making them anew")
+        staged = staging_folder(self.config.root, output, digest)
+        if not output.is_file:
+            restage(output, staged, damaged)
+        return staged
+
     def _make(
-        self, output: Artifact, step: Step, inputs: tuple[Artifact | None, ...], staged: Path, manifest: dict[str, Any]
+        self, output: Artifact, step: Step, inputs: tuple[Artifact | None, ...], staged: Path, recipe: dict[str, Any]
     ) -> None:
         self.say(f"{output.name}: {_name(step)}" + (" (going on)" if any(staged.iterdir()) else ""))
         settings: dict[str, Any] = {"config": output.section} if output.section else {}
         if "ray" in inspect.signature(step).parameters:
             settings["ray"] = self.config.ray
         started = time.monotonic()
-        counts = step(staged, *[_path(artifact) for artifact in inputs], **settings)
-        if all_failed(counts) and not all_failed((read_manifest(output) or {"counts": counts})["counts"]):
+        counts = step(staged, *[artifact.argument if artifact else None for artifact in inputs], **settings)
+        if all_failed(counts) and read_manifest(output) and not all_failed(counts_of(output)):
             shutil.rmtree(staged)
             raise RunFailed(f"{output.name}: {no_pictures(counts)}; those of before stay, run again to try all again")
         seconds = time.monotonic() - started
-        files = describe_files(staged)
-        manifest |= {
-            "name": output.name,
-            "content": digest_of_recipe({"files": [[f["name"], f["sha256"]] for f in files]}),
-            "made": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(seconds, 2),
-            "version": __version__,
-            "settings": output.section.model_dump(mode="json") if output.section else {},
-            "counts": dict(counts),
-            "files": files,
-        }
-        publish(staged, output, manifest)
-        shown = "  ".join(f"{name} {_short(value)}" for name, value in counts.items() if not isinstance(value, dict))
+        publish(
+            staged, output, manifest_of(output.name, recipe, output.section, counts, seconds, describe_files(staged))
+        )
+        shown = "  ".join(f"{name} {short(value)}" for name, value in counts.items() if not isinstance(value, dict))
         self.say(f"{output.name}: done in {seconds:.1f} s  {shown}")
-
-
-def _path(artifact: Artifact | None) -> Path | str | None:
-    """What the step receives: a path, or the name of a model on the hub."""
-    if artifact is None or isinstance(artifact.path, Path):
-        return artifact.path if artifact else None
-    return Path(artifact.path) if Path(artifact.path).exists() else artifact.path
 
 
 def _name(step: Step) -> str:
     return str(getattr(step, "func", step).__name__)
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -1,84 +1,48 @@
-"""Where a run's things lie, and what each was made from: artifacts, digests, manifests, publishing by rename."""
+"""Where artifacts are made and how they come to their place: the only module of the loop that moves or deletes files.
+
+An artifact is made in a private folder under `.staging`, and comes to its place by renames when it is whole.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.manifest import digest_of_path
 from blip_bootstrap.storage.run_folder import MANIFEST
 
 STAGING = ".staging"
 
 
-def digest_of_input(artifact: Artifact) -> str:
-    """What an input holds, as 64 hex digits: of its MANIFEST where a step made it, else of its bytes.
-
-    A name that is no path is a hub name, and its digest that of the name.
-    Raises InputError where a path that should be there is not.
-    """
-    if not artifact.given:
-        manifest = read_manifest(artifact)
-        if manifest is None:
-            raise InputError(f"{artifact.path}: not there or half-made; run the round that makes it first")
-        return str(manifest["content"])
-    path = Path(artifact.path)
-    if path.exists():
-        return digest_of_path(path)
-    if isinstance(artifact.path, Path):
-        raise InputError(f"{path}: no such file (the {artifact.name})")
-    return hashlib.sha256(str(artifact.path).encode()).hexdigest()
-
-
-def read_manifest(artifact: Artifact) -> dict[str, Any] | None:
-    """The artifact's MANIFEST, or None where there is none: then the artifact is not whole."""
-    try:
-        manifest: dict[str, Any] = json.loads(artifact.manifest.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{artifact.manifest}: damaged ({error}); delete it to make its folder anew") from error
-    return manifest
-
-
-def damaged_files(artifact: Artifact, manifest: Mapping[str, Any]) -> list[str]:
-    """Names of the artifact's files that are missing or not of the size that the manifest states."""
-    folder = artifact.manifest.parent
-    return [
-        entry["name"]
-        for entry in manifest["files"]
-        if not (file := folder / entry["name"]).is_file() or file.stat().st_size != entry["bytes"]
-    ]
-
-
 def staging_folder(root: Path, artifact: Artifact, digest: str) -> Path:
-    """The private place where `artifact` is made for this digest; it survives a kill, and is continued from."""
-    folder = root / STAGING / f"{artifact.name.replace('/', '--')}--{digest[:16]}"
-    for stale in folder.parent.glob(f"{artifact.name.replace('/', '--')}--*"):
-        if stale != folder:
-            shutil.rmtree(stale)
+    """The folder in which `artifact` is made by the recipe with this digest.
+
+    What a killed run left there is kept, so that the step goes on from it; what other recipes left is deleted.
+    """
+    name = artifact.name.replace("/", "--")
+    folder = root / STAGING / f"{name}--{digest[:16]}"
+    for other in folder.parent.glob(f"{name}--*"):
+        if other != folder:
+            shutil.rmtree(other)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def publish(staged: Path, artifact: Artifact, manifest: Mapping[str, Any]) -> None:
-    """Move what is staged to its place in one rename, its MANIFEST with it.
+    """Move what is staged to the artifact's place, with its MANIFEST.
 
-    Killed in between, the artifact is absent and never half there: the old one goes first, the new one comes whole.
+    A run that is killed in between leaves no artifact or a whole one: the old one goes first, the new one comes in one
+    rename.
     """
-    path = Path(artifact.path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(manifest, indent=1) + "\n"
-    if path.suffix:
+    artifact.local.parent.mkdir(parents=True, exist_ok=True)
+    if artifact.is_file:
         artifact.manifest.unlink(missing_ok=True)
-        (staged / path.name).replace(path)
+        (staged / artifact.local.name).replace(artifact.local)
         write_whole(artifact.manifest, text)
         shutil.rmtree(staged)
         return
@@ -87,18 +51,17 @@ def publish(staged: Path, artifact: Artifact, manifest: Mapping[str, Any]) -> No
     for file in staged.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
     write_whole(staged / MANIFEST, text)
-    if path.exists():
-        old = staged.with_name(f"{staged.name}.old")
-        path.replace(old)
-        staged.replace(path)
+    old = staged.with_name(f"{staged.name}.old")
+    if artifact.local.exists():
+        artifact.local.replace(old)
+    staged.replace(artifact.local)
+    if old.exists():
         shutil.rmtree(old)
-    else:
-        staged.replace(path)
 
 
 def restage(artifact: Artifact, staged: Path, damaged: list[str]) -> None:
-    """Take a published folder with damaged files back to staging without these, so that only they are made anew."""
+    """Move a published folder back to its staging folder, without the damaged files: only these are made anew."""
     shutil.rmtree(staged, ignore_errors=True)
-    Path(artifact.path).replace(staged)
+    artifact.local.replace(staged)
     for name in [*damaged, MANIFEST]:
         (staged / name).unlink(missing_ok=True)

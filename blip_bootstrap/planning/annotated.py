@@ -1,4 +1,4 @@
-"""What the annotated sets cost: reading them, and measuring a model on the held-out one."""
+"""What the annotated sets cost: reading both, and measuring a model on the held-out one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from blip_bootstrap.planning.cost import Cost
 from blip_bootstrap.storage.cells import text_of
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.cluster.resources import peak_bytes
-from blip_pipelines.ingest.annotated import ingest_annotated, read_records
 from blip_pipelines.train.steps import evaluate
 
 FEW_PICTURES = 16
@@ -25,7 +24,10 @@ MOST_PICTURES = 192
 
 
 def measure_annotated(config: Config, count: int, scratch: Path) -> tuple[list[Cost], dict[str, Path], dict[str, int]]:
-    """The costs of reading `human` and `held_out`; the folders of the first `count` of each, and how many there are."""
+    """The costs of reading the human and the held-out set, where the configuration has them.
+
+    Returns also the folder with the first `count` rows of each set, and how many rows it has in all, by its name.
+    """
     costs, folders, sizes = [], {}, {}
     for name, section in (("human", config.human), ("held_out", config.held_out)):
         if section:
@@ -36,6 +38,8 @@ def measure_annotated(config: Config, count: int, scratch: Path) -> tuple[list[C
 
 
 def _measure_ingest(name: str, section: AnnotatedSet, count: int, folder: Path) -> tuple[Cost, int]:
+    from blip_pipelines.ingest.annotated import ingest_annotated, read_records  # loads torch
+
     records = (record.cells for record in read_records(section.path, section) if not record.mistake)
     head = list(islice(records, count))
     total = len(head) + sum(1 for _ in records)
@@ -63,14 +67,14 @@ def _measure_ingest(name: str, section: AnnotatedSet, count: int, folder: Path) 
 def measure_evaluation(
     config: Config, model: Path, folders: Mapping[str, Path], total: int, limit_s: float, scratch: Path
 ) -> Cost:
-    """The cost of measuring `model` on `total` pictures, from what a few and more of them take.
+    """The cost of evaluating `model` on the `total` pictures of the held-out set, from what two sizes of it take.
 
-    `folders` has held_out, and human where there is a human set.
+    `folders` has `held_out`, and `human` where there is a human set.
     """
     held_out = folders["held_out"]
     pictures = sum(len(read_parquet(file, ["key"])) for file in parquet_files(held_out))
     few = min(FEW_PICTURES, max(1, pictures // 2))
-    _evaluate(config, model, folders, few, scratch / "evaluation-0")  # for what is done once
+    _evaluate(config, model, folders, few, scratch / "evaluation-0")  # pays what a process does once
     few_s = _evaluate(config, model, folders, few, scratch / "evaluation-1")
     more = max(few + 1, min(pictures, MOST_PICTURES, int(few * limit_s / few_s)))
     few_bytes = more_bytes = _size(scratch / "evaluation-1")
@@ -89,13 +93,13 @@ def measure_evaluation(
 
 
 def _on_line(few: tuple[int, float], more: tuple[int, float], asked: int) -> float:
-    """What `asked` pictures take, where two numbers of pictures took so much; neither part is below nothing."""
+    """What `asked` pictures take, on the line through two measured points (pictures, cost); no part is negative."""
     each = max(0.0, more[1] - few[1]) / max(1, more[0] - few[0])
     return max(0.0, few[1] - few[0] * each) + asked * each
 
 
 def _evaluate(config: Config, model: Path, folders: Mapping[str, Path], count: int, out: Path) -> float:
-    """Seconds that the step takes on the first `count` pictures."""
+    """Seconds that evaluation takes on the first `count` pictures."""
     out.mkdir()
     settings: EvaluateConfig = config.evaluate.model_copy(update={"limit": count})
     started = time.perf_counter()
@@ -108,7 +112,7 @@ def _size(folder: Path) -> int:
 
 
 def captions_of(folder: Path) -> list[str]:
-    """What people wrote, of every picture of a folder of the table `annotated`."""
+    """Every caption that people wrote, of a folder of the table `annotated`."""
     tables = [read_parquet(file, ["captions"]) for file in parquet_files(folder)]
     return [text for table in tables for texts in table["captions"].to_pylist() for text in texts or ()]
 

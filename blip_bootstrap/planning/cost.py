@@ -1,4 +1,4 @@
-"""What a run will cost: measured costs of each step, to rows, bytes, time, device-hours and memory of N images."""
+"""What a round over N images will cost, from each step's measured costs: rows, bytes, time, device-hours, memory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ Bound = Literal["network", "CPU decode", "CPU", "model", "disk", "start"]
 class Cost:
     """What one step costs, as measured on a sample.
 
-    `seconds_per_image` is of one worker while all `num_workers` work; images are dealt to workers `unit` at a time.
-    `fixed_s` and `fixed_bytes` do not depend on the images. `share` of the list's images reach the step.
+    `seconds_per_image` is of one worker while all `num_workers` work; a worker takes `unit` images at a time.
+    `fixed_s` and `fixed_bytes` do not depend on the images. `share` of the list's images reach the step. A step that
+    does not scale runs in one process however many workers there are.
     """
 
     step: str
@@ -39,10 +40,9 @@ class Cost:
 
 
 def plan_steps(costs: Iterable[Cost], num_images: int, workers: int | None, disk_bytes_per_s: float) -> pa.Table:
-    """The table `PLAN` of a list of `num_images` rows, and its sum as last row.
+    """The table `PLAN` for URL lists of `num_images` rows, one row a step; the last row is their sum.
 
-    `workers` is how many workers like the measured ones there will be; None: as many as were measured. Steps that run
-    in one process keep it.
+    `workers` is how many workers like the measured ones there will be; None: as many as were measured.
     """
     rows = [_planned(cost, num_images, workers, disk_bytes_per_s) for cost in costs]
     return rows_to_table([*rows, _sum(rows)], PLAN)
@@ -73,7 +73,7 @@ def _planned(cost: Cost, num_images: int, workers: int | None, disk_bytes_per_s:
 
 
 def busiest(images: int, workers: int, unit: int) -> int:
-    """The images of the worker that has most, where equal workers take `unit` of them at a time.
+    """How many images the worker with the most of them has, where equal workers take `unit` at a time.
 
     >>> busiest(1500, 2, 512)
     1024
@@ -100,7 +100,7 @@ def _sum(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def for_people(plan: pa.Table) -> pa.Table:
-    """The plan with its figures in words: 1.2 GB, 3 h 20 min."""
+    """The plan with units that people read: 1.2 GB, 3 h 20 min."""
     return pa.Table.from_pylist(
         [
             {
@@ -118,7 +118,7 @@ def for_people(plan: pa.Table) -> pa.Table:
 
 
 def size(size_bytes: float) -> str:
-    """Bytes with a unit, 1000 to the next.
+    """A number of bytes with its unit, three digits, 1000 B to the kB.
 
     >>> size(1_234_000_000)
     '1.23 GB'

@@ -1,85 +1,82 @@
-"""What the download costs, measured by fetching the first rows of the URL lists."""
+"""What fetching the images costs, and looking for the same pictures in two sets, measured on the first of them."""
 
 from __future__ import annotations
 
+import os
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from blip_bootstrap.config import Config, DownloadConfig
+from blip_bootstrap.config import Config
 from blip_bootstrap.planning.cost import Cost
-from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.planning.sample import Sample
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
-from blip_pipelines.cluster.errors import errors_in_one_line
-from blip_pipelines.cluster.resources import num_workers, peak_bytes
-from blip_pipelines.ingest.download import fetch_rows, serve_lists
-from blip_pipelines.ingest.pictures import WebStore
-from blip_pipelines.ingest.url_lists import write_shards
-from blip_training.data.decode import PictureError
+from blip_pipelines.cluster.resources import peak_bytes
+from blip_pipelines.ingest.same_pictures import find_same_pictures
 
 CPU_BOUND = 0.7
 """Share of a fetching worker's time on the CPU from which its decoding and resizing bounds it, not the network."""
 
+NUM_THREADS = min(8, os.cpu_count() or 1)
+"""How many files the search for same pictures reads at a time."""
+
+HASHED_IMAGES, HASHED_BYTES = 5_000, 200_000_000
+"""The search is timed on the sample's pictures, repeated up to these: a few hundred take no time that can be told."""
+
 
 def measure_download(config: Config, images: Path, count: int) -> Cost:
     """The cost of the download; the `count` fetched rows are left in `images`. Raises InputError for a wrong list."""
-    import ray
+    from blip_pipelines.ingest.probe import time_download  # loads torch
 
-    workers = num_workers(config.ray, 0, cpus_each=1)
-    per_worker = -(-count // workers)
-    shards = images.with_name("lists")
-    shards.mkdir()
-    write_shards(list(config.download.urls), shards, per_worker, count, config.download.max_text_chars)
-    files = sorted(shards.glob("*.parquet"))[:workers]
-    with ExitStack() as stack:
-        own_hosts = serve_lists(config.download.urls, stack)
-        stack.enter_context(errors_in_one_line("plan"))
-        fixed_s, started = empty_job_s(), time.perf_counter()
-        remote = ray.remote(num_cpus=1)(fetch_sample)
-        found = ray.get([remote.remote(read_parquet(file).to_pylist(), config.download, own_hosts) for file in files])
-        fixed_s += time.perf_counter() - started - max(one["seconds"] for one in found)
-    for file, one in zip(files, found, strict=True):
-        write_parquet(images / file.name, rows_to_table(one["rows"], IMAGES), IMAGES)
-    num_rows = sum(len(one["rows"]) for one in found)
-    seconds = sum(one["seconds"] for one in found)
-    cpu_share = sum(one["cpu_s"] for one in found) / seconds
+    found = time_download(images, config.download, config.ray, count)
     return Cost(
         "download",
         rows_per_image=1.0,
-        bytes_per_image=sum(file.stat().st_size for file in images.iterdir()) / num_rows,
-        seconds_per_image=seconds / num_rows,
-        bound_by="CPU decode" if cpu_share > CPU_BOUND else "network",
-        fixed_s=fixed_s,
-        num_workers=workers,
+        bytes_per_image=sum(file.stat().st_size for file in images.iterdir()) / found.num_rows,
+        seconds_per_image=found.seconds / found.num_rows,
+        bound_by="CPU decode" if found.cpu_s / found.seconds > CPU_BOUND else "network",
+        fixed_s=found.start_s,
+        num_workers=found.num_workers,
         unit=config.download.rows_per_shard,
-        worker_bytes=max(one["peak_bytes"] for one in found),
+        worker_bytes=found.peak_bytes,
     )
 
 
-def empty_job_s() -> float:
-    """Seconds of a job of Ray Data that has nothing to do; the first one of a driver starts Ray Data's own actors."""
-    import ray
+def measure_same_pictures(
+    config: Config, sample: Sample, folders: Mapping[str, Path], sizes: Mapping[str, int], scratch: Path
+) -> Cost | None:
+    """The cost of looking for pictures that are in two sets at once: each stored one is read and hashed.
 
+    `folders` and `sizes` are the sample's and the whole number of rows of the human and the held-out set. None where a
+    round does not look: without either set, or with nothing to train.
+    """
+    trains = config.pretrain.optimizer.steps or not (config.captioner.checkpoint and config.filter.checkpoint)
+    if not folders or not trains:
+        return None
+    images = scratch / "same_images"
+    images.mkdir()
+    sets_s = _look(config, images, folders, scratch / "same-0")
+    times = max(1, min(HASHED_IMAGES // len(sample.rows), HASHED_BYTES // sample.rows.nbytes))
+    write_parquet(images / "part-00000.parquet", pa.concat_tables([sample.rows] * times), IMAGES)
+    images_s = _look(config, images, {}, scratch / "same-1")
+    num_read = sum(len(read_parquet(file, ["key"])) for folder in folders.values() for file in parquet_files(folder))
+    return Cost(
+        "same pictures", 0, 0, images_s / (times * len(sample.rows)), "CPU",
+        fixed_s=sets_s * sum(sizes.values()) / num_read,
+        num_workers=NUM_THREADS,
+        unit=config.download.rows_per_shard,
+        share=sample.success_share,
+        worker_bytes=peak_bytes() // NUM_THREADS,
+        scales=False,
+    )  # fmt: skip
+
+
+def _look(config: Config, images: Path, folders: Mapping[str, Path], out: Path) -> float:
+    """Seconds that the step takes."""
+    out.mkdir()
     started = time.perf_counter()
-    ray.data.from_items([{"row": 0}]).map_batches(_same, batch_format="pyarrow").take_all()
+    find_same_pictures(out, images, folders.get("human"), folders.get("held_out"), config=config.same_pictures)
     return time.perf_counter() - started
-
-
-def _same(batch: pa.Table) -> pa.Table:
-    return batch
-
-
-def fetch_sample(rows: list[dict[str, Any]], config: DownloadConfig, own_hosts: frozenset[str]) -> dict[str, Any]:
-    """In a worker: rows as the table `images` has them, the seconds they took, and those of them on the CPU."""
-    import ray.data  # noqa: F401  # as in a worker of Ray Data
-
-    with WebStore(config) as store:
-        with suppress(PictureError):
-            store(b"")  # the start of the process that decodes is not part of the first row's time
-        started, cpu_started = time.perf_counter(), time.process_time() + store.cpu_s
-        fetched = list(fetch_rows(rows, config, own_hosts, store))
-        seconds, cpu_s = time.perf_counter() - started, time.process_time() + store.cpu_s - cpu_started
-    return {"rows": fetched, "seconds": seconds, "cpu_s": cpu_s, "peak_bytes": peak_bytes()}

@@ -13,7 +13,7 @@ from blip_bootstrap.config import Config
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.planning.annotated import captions_of, measure_annotated, measure_evaluation, web_texts
 from blip_bootstrap.planning.cost import Cost
-from blip_bootstrap.planning.download import empty_job_s, measure_download
+from blip_bootstrap.planning.download import measure_download, measure_same_pictures
 from blip_bootstrap.planning.report import measure_report
 from blip_bootstrap.planning.sample import (
     PlannedModels,
@@ -35,6 +35,7 @@ from blip_pipelines.caption.probe import SampledCaptioning
 from blip_pipelines.caption.step import gpus_of_actor, idle_lanes
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_pipelines.cluster.errors import errors_in_one_line
+from blip_pipelines.cluster.probe import empty_job_s, started_actors
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, peak_bytes
 from blip_pipelines.cluster.session import connect, quiet_data
 
@@ -43,7 +44,7 @@ SELECT_ROWS = 100_000
 DISK_PROBE_BYTES = 64_000_000
 
 DECODE_BOUND = 0.8
-"""Decoding bounds where it takes so much of the time that a batch takes as a whole."""
+"""Share of a batch's time from which decoding its pictures bounds captioning, not the models."""
 
 Say = Callable[[str], None]
 
@@ -51,9 +52,9 @@ Say = Callable[[str], None]
 def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple[list[Cost], float]:
     """The cost of each step of a round, measured on `count` images, and the disk's rate in bytes per second.
 
-    The images are those of the run, else the first of the URL lists (fetched for this), else drawn ones. Each
-    measurement ends after `limit_s` seconds or with the sample. Nothing is written but to a temporary folder. Raises
-    CheckpointError for a model that cannot be used, RunFailed where Ray has too few CPUs.
+    The images are the run's own, else the first of the URL lists (fetched for this), else drawn ones. Captioning and
+    evaluation end after `limit_s` seconds or with the sample. Writes to a temporary folder alone. Raises ConfigError
+    where Ray is not wanted, CheckpointError for a model that cannot be used, RunFailed where Ray has too few CPUs.
     """
     if config.ray.address == NO_RAY:
         raise ConfigError(["ray.address: a plan measures with Ray; use --set ray.address=local"])
@@ -75,7 +76,12 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
             config = with_usual_length(config, known)
         note = "" if models.trained else "; untrained models, whose captions are cut at the usual length"
         say(f"plan: {len(sample.rows)} images, {sample.origin}{note}")
-        costs += [*annotated, *measure_finetunes(config, models, folders.get("human"), scratch)]
+        same = measure_same_pictures(config, sample, folders, sizes, scratch)
+        costs += [
+            *annotated,
+            *([same] if same else []),
+            *measure_finetunes(config, models, folders.get("human"), scratch),
+        ]
         captioning, captions = measure_captioning(config, models, sample, limit_s, known)
         costs += [captioning, measure_select(config, captions, scratch / "select", sample.success_share)]
         costs += measure_model(config, sample, folders, sizes.get("held_out", 0), limit_s, scratch)
@@ -86,7 +92,7 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
 def measure_model(
     config: Config, sample: Sample, folders: Mapping[str, Path], num_held_out: int, limit_s: float, scratch: Path
 ) -> list[Cost]:
-    """The costs of pre-training, of measuring its model, and of the control arms; none without pre-training."""
+    """The costs of pre-training, of evaluating its model, and of the control arms; none without pre-training."""
     if not config.pretrain.optimizer.steps:
         return []
     training, model = measure_pretraining(config, sample.rows, scratch)
@@ -111,29 +117,25 @@ def find_sample(config: Config, scratch: Path, count: int) -> tuple[Sample, Cost
 def measure_captioning(
     config: Config, models: PlannedModels, sample: Sample, limit_s: float, known: Sequence[str] = ()
 ) -> tuple[Cost, list[dict[str, Any]]]:
-    """The cost of captioning and scoring, by as many actors as a run would start here; and the sample's captions.
+    """The cost of captioning and scoring with as many actors as a run would start here; and the sample's captions.
 
-    With `known`, these texts stand for the captions on disk: the random words of an untrained model take more room.
+    `known` texts take the place of what the captioner wrote: the random words of an untrained model take more room.
     """
-    import ray
-
     caption = with_absolute_models(config.caption)
     gpus = gpus_of_actor(caption)
     num_actors = num_workers(config.ray, caption.num_actors, caption.cpus_per_actor, gpus)
     check_cpus(num_actors * caption.cpus_per_actor, "captioning")
     started = time.perf_counter()
-    with errors_in_one_line("plan"):
-        remote: Any = ray.remote(num_cpus=caption.cpus_per_actor, num_gpus=gpus)(SampledCaptioning)
-        sources = absolute(models.captioner), absolute(models.filter)
-        num_lanes = idle_lanes(caption, config.ray, num_actors)
-        actors = [remote.remote(*sources, caption, num_lanes) for _ in range(num_actors)]
-        ray.get([actor.load.remote() for actor in actors])
+    num_lanes = idle_lanes(caption, config.ray, num_actors)
+    given = absolute(models.captioner), absolute(models.filter), caption, num_lanes
+    with (
+        errors_in_one_line("plan"),
+        started_actors(SampledCaptioning, given, num_actors, caption.cpus_per_actor, gpus) as ask,
+    ):
+        ask("load")
         empty_job_s()
         fixed_s = time.perf_counter() - started
-        rows = ray.put(sample.rows)
-        found = ray.get([actor.measure.remote(rows, limit_s) for actor in actors])
-        for actor in actors:
-            ray.kill(actor)
+        found = ask("measure", sample.rows, limit_s)
     seconds = sum(one["seconds"] for one in found) / num_actors
     decode_s = sum(one["decode_s"] for one in found) / num_actors
     captions, images = worded(found[0]["captions"], known), found[0]["images"]
@@ -154,7 +156,7 @@ def measure_captioning(
 
 
 def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path, share: float) -> Cost:
-    """The cost of the selection, on the sample's captions repeated until there are enough."""
+    """The cost of the selection, measured on the sample's captions, repeated until there are `SELECT_ROWS`."""
     num_images = sum(row["source"] == "web" for row in captions)
     parts = -(-SELECT_ROWS // (10 * len(captions)))  # some ten repetitions are one file
     for part in range(parts):
@@ -181,7 +183,7 @@ def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path,
 
 
 def measure_disk(folder: Path) -> float:
-    """Bytes per second that are really written."""
+    """Bytes per second that a file is written with, until the disk has them (fsync)."""
     block, started = os.urandom(1_000_000), time.perf_counter()
     with (folder / "probe").open("wb") as file:
         for _ in range(DISK_PROBE_BYTES // len(block)):

@@ -19,15 +19,18 @@ from blip_bootstrap.config import Config, FinetuneConfig
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.run_folder import MANIFEST, round_folder, round_numbers
 from blip_bootstrap.storage.tables import IMAGES, Table
+from blip_bootstrap.world.scenes import draw_scene, sample_scene
+from blip_bootstrap.world.wording import describe
 
 DRAWN_PX = 256
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows of the table `images` to measure with, where they are from, and what download made of the list.
+    """Downloaded rows of the table `images` to measure with, and where they are from, in words.
 
-    `num_rows` rows of the list have become the images, of which `rows` are some; they take `size_bytes` on disk.
+    `num_rows` rows of the URL lists were looked at for them, whose files take `size_bytes`; `success_share` of them
+    were fetched.
     """
 
     rows: pa.Table
@@ -57,10 +60,7 @@ def stored_sample(folder: Path, count: int, origin: str) -> Sample:
 
 
 def drawn_sample(folder: Path, count: int) -> Sample:
-    """Drawn pictures of `DRAWN_PX`, for where there are no data yet."""
-    from blip_bootstrap.world.scenes import draw_scene, sample_scene
-    from blip_bootstrap.world.wording import describe
-
+    """Drawn pictures of `DRAWN_PX` pixels, for where there is no URL list yet."""
     rng, empty = random.Random(0), dict.fromkeys(IMAGES.schema.names)
     rows: list[dict[str, Any]] = []
     for number in range(count):
@@ -74,7 +74,7 @@ def drawn_sample(folder: Path, count: int) -> Sample:
 
 @dataclass(frozen=True)
 class PlannedModels:
-    """A captioner and a filter to measure with; `trained` is false where they are random, of the configured size."""
+    """A captioner and a filter to measure with; `trained` is false where their weights are random."""
 
     captioner: str
     filter: str
@@ -82,7 +82,7 @@ class PlannedModels:
 
 
 def find_models(config: Config, scratch: Path) -> PlannedModels:
-    """The given models, else those of the newest round, else random ones of the configured size."""
+    """The given models, else those of the newest round that has made them, else random ones of the configured size."""
     found = {name: _given_or_made(config.root, name, getattr(config, name)) for name in ("captioner", "filter")}
     sources = {name: source or str(_random_model(config, scratch / name)) for name, source in found.items()}
     return PlannedModels(**sources, trained=None not in found.values())
@@ -97,9 +97,9 @@ def _given_or_made(root: Path, name: str, section: FinetuneConfig) -> str | None
 
 
 def _random_model(config: Config, folder: Path) -> Path:
-    from blip_training.checkpoint.fresh import new_med
-    from blip_training.checkpoint.store import save_med
-    from blip_training.data.tokenizer import Tokenizer
+    from blip_training.checkpoint.fresh import new_med  # loads torch
+    from blip_training.checkpoint.store import save_med  # loads torch
+    from blip_training.data.tokenizer import Tokenizer  # loads torch
 
     tokenizer = Tokenizer.load(config.pretrain.model.text.tokenizer)
     save_med(folder, new_med(config.pretrain.model, tokenizer.num_tokens), tokenizer)
@@ -107,8 +107,8 @@ def _random_model(config: Config, folder: Path) -> Path:
 
 
 def with_usual_length(config: Config, texts: list[str]) -> Config:
-    """The same with captions cut at the mean length of `texts`: an untrained model's have no end of their own."""
-    from blip_training.data.tokenizer import Tokenizer
+    """The configuration with captions cut at the mean length of `texts`: an untrained model does not end them."""
+    from blip_training.data.tokenizer import Tokenizer  # loads torch
 
     tokenizer = Tokenizer.load(config.pretrain.model.text.tokenizer)
     longest = round(statistics.mean(len(tokenizer.piece_ids(text)) for text in texts)) if texts else 0
@@ -122,7 +122,7 @@ def with_usual_length(config: Config, texts: list[str]) -> Config:
 
 
 def worded(captions: list[dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows with `texts`, in turn, in the place of what the captioner wrote; as they are where there are none."""
+    """The rows with one of `texts` after the other in place of what the captioner wrote; unchanged without texts."""
     if not texts:
         return captions
     following = cycle(texts)
@@ -130,7 +130,7 @@ def worded(captions: list[dict[str, Any]], texts: Sequence[str]) -> list[dict[st
 
 
 def table_bytes(rows: list[dict[str, Any]], table: Table, num_images: int, images_per_file: int) -> float:
-    """What the rows of an image take in Parquet files of so many images, their headers and footers with them."""
+    """Bytes that the rows of one image take in Parquet files of `images_per_file` images, headers and footers too."""
     with tempfile.TemporaryDirectory() as folder:
         sizes = []
         for number, some in enumerate(([], rows)):

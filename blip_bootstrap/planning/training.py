@@ -1,4 +1,4 @@
-"""What the trainings of a round cost, measured by a few steps of each with the configured model on a sample."""
+"""What the trainings of a round cost, measured by a few steps of each, with the configured model, on a sample."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from blip_pipelines.cluster.resources import peak_bytes
 from blip_pipelines.train.steps import finetune_captioner, finetune_filter, pretrain
 
 FEW_IMAGES, FEW_STEPS, MOST_STEPS = 16, 4, 24
-"""A training is tried with few images a step; with the configured number, for more steps, where time allows."""
+"""A training is tried with few images a step; then with the configured batch, for more steps, where time allows."""
 
 ENOUGH_S = 10.0
-"""What the steps of such a second try may take."""
+"""Seconds that the steps of the second try may take."""
 
 AnyTraining = TypeVar("AnyTraining", PretrainConfig, FinetuneConfig)
 
@@ -35,7 +35,7 @@ Try = Callable[[Path, OptimizerConfig], Any]
 
 @dataclass(frozen=True)
 class Timed:
-    """A step of the configured batch, s; all that is not steps (start, loading, saving), s; and what is left, bytes."""
+    """Seconds of a step of the configured batch, seconds of all else (start, loading, saving), and bytes written."""
 
     step_s: float
     fixed_s: float
@@ -77,9 +77,10 @@ def measure_pretraining(config: Config, rows: pa.Table, scratch: Path) -> tuple[
 
 
 def measure_controls(config: Config, training: Cost, evaluation: Cost) -> Cost | None:
-    """The cost of the control arms: each a pre-training and an evaluation, so many at a time; None without arms.
+    """The cost of the control arms, each a pre-training and an evaluation; None without arms.
 
-    Arms that share the cores by default (no `threads`) take as long together as one after the other.
+    `controls.num_parallel` arms are trained at a time. Where `threads` is not set they share the cores, and take as
+    long together as one after the other.
     """
     arms, at_once = len(config.controls.arms), config.controls.num_parallel
     if not arms:
@@ -138,7 +139,7 @@ def _parts_of(batch_size: int, config: PretrainConfig | FinetuneConfig) -> int:
 
 
 def _with(config: AnyTraining, optimizer: OptimizerConfig) -> AnyTraining:
-    """The same model and losses with other optimizer settings, on what the sample has."""
+    """The section with other optimizer settings, and without what a sample has not: human pairs, a previous model."""
     settings: dict[str, Any] = {"optimizer": optimizer}
     if isinstance(config, PretrainConfig):
         settings |= {"human_share": 0.0, "start_from": "scratch"}

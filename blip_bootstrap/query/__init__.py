@@ -1,1 +1,1 @@
-"""One read-only DuckDB over a run: views, questions, and answers in any format."""
+"""A read-only DuckDB connection to a run: its views, questions to it, and answers in any format."""

@@ -27,20 +27,20 @@ from blip_bootstrap.errors import InputError, writing
 from blip_bootstrap.storage.files import staged_file
 
 TEXT_WIDTH, MAX_TURNED = 20, 8
-"""A column of text may be as narrow as this; a table that is too wide is turned if it has no more rows than this."""
+"""Least width of a column of text; most rows of a table that is turned, rows to columns, where it is too wide."""
 
 MAX_ROWS = 200
-"""Rows of a table for people; the other forms have all."""
+"""Rows that are printed of a table for people; the other forms hold all."""
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Control characters, by which a text of the web could write over the terminal."""
+"""Control characters, with which a text from the web could write over the terminal."""
 
 FORMS = ("table", "csv", "json", "markdown", "parquet")
-"""How an answer can be printed; `json` is one object per row in a list, bytes in base64, no number (NaN) as null."""
+"""The forms of an answer; `json` is a list with an object for each row, bytes as base64, NaN and infinities as null."""
 
 
 class PipedConsole(Console):
-    """A console whose reader may leave early, as `| head` does, without that being an error of ours."""
+    """A console that raises BrokenPipeError, as other output does, where its reader leaves early, as `| head` does."""
 
     def on_broken_pipe(self) -> None:
         """Let the command line end as for any other output."""
@@ -48,11 +48,11 @@ class PipedConsole(Console):
 
 
 def render(data: pa.Table, form: str, num_rows: int | None = None, encoding: str = "utf-8") -> bytes:
-    """`data` in one of `FORMS`, UTF-8; as a table, `data` is the first of `num_rows` rows, and for this terminal.
+    """An answer in one of `FORMS`, as bytes in UTF-8.
 
-    What `encoding` cannot say is shown as `\\u00e9`, and its lines are drawn with what it has.
-
-    Raises ValueError for another form, InputError for a value that the form cannot hold, as an infinite date.
+    The form `table` is for this terminal: `data` then holds the first of `num_rows` rows, and characters that
+    `encoding` lacks are shown as `\\u00e9`. Raises ValueError for another form, InputError for a value that the form
+    cannot hold, such as an infinite date.
     """
     if form == "table":
         with _told_by_form(form):
@@ -63,7 +63,7 @@ def render(data: pa.Table, form: str, num_rows: int | None = None, encoding: str
 
 
 def write_batches(schema: pa.Schema, batches: Iterable[pa.RecordBatch], form: str, out: BinaryIO) -> None:
-    """Write rows as they come, in one of `FORMS` but table. Raises as `render`."""
+    """Write rows as they come, in any of `FORMS` except `table`. Raises ValueError and InputError as `render` does."""
     writers = {"csv": _csv, "json": _json, "markdown": _markdown, "parquet": _parquet}
     if form not in writers:
         raise ValueError(f"form {form!r} is none of {', '.join(FORMS)}")
@@ -81,27 +81,34 @@ def _told_by_form(form: str) -> Iterator[None]:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that the user asked for, to write; a new one is there once it is whole. InputError where it cannot be."""
+    """Open a file that the user asked for; a new one appears once it is whole. Raises InputError where it cannot."""
     with writing(path):
         if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout, a pipe
             with path.open("wb") as file:
                 yield file
             return
+        path.parent.stat()  # a folder that is not there is a typing mistake, and is not made
         with staged_file(path) as staged, staged.open("wb") as file:
             yield file
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write what the user asked to have in a file. Raises InputError where that cannot be."""
+    """Write a file that the user asked for, whole or not at all. Raises InputError where it cannot be written."""
     with open_file(path) as file:
         file.write(content)
+
+
+def print_table(data: pa.Table) -> None:
+    """Print a small table on standard output, as wide as the terminal."""
+    console = PipedConsole()
+    console.print(rich_table(data, console.width))
 
 
 def rich_table(data: pa.Table, width: int) -> Table:
     """`data` as a rich table that fits `width` characters.
 
-    Too wide, its headings are broken at underscores, then the air in its cells goes; still too wide, its rows become
-    columns, or blocks of lines.
+    A table that is too wide gets headings broken at underscores, then cells without padding; if that is not enough, its
+    rows become columns, or blocks of lines.
     """
     names = [shown(name) for name in data.schema.names]
     rows = [[shown(value) for value in row.values()] for row in _rows(data)]
@@ -122,7 +129,7 @@ def rich_table(data: pa.Table, width: int) -> Table:
 
 
 def _least_widths(heads: list[str], rows: list[list[str]], numeric: list[bool]) -> list[int]:
-    """What each column needs: a number is not folded, a text may be, to TEXT_WIDTH."""
+    """The least width of each column: numbers are never folded, texts may be folded to TEXT_WIDTH."""
     widest = [
         max(len(line) for cell in column for line in cell.split("\n")) for column in zip(heads, *rows, strict=True)
     ]
@@ -150,7 +157,7 @@ def _widest(cells: list[str]) -> int:
 
 
 def shown(value: Any) -> str:
-    """One value for people: thousands separated, four digits of a fraction, bytes by their number."""
+    """A value for people: thousands separated, fractions to four digits, of bytes only how many there are."""
     match value:
         case None:
             return ""
@@ -171,7 +178,7 @@ def shown(value: Any) -> str:
 
 
 def terminal_encoding() -> str:
-    """The encoding of what people read: standard output's."""
+    """The encoding of standard output."""
     return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
@@ -230,7 +237,7 @@ def _rows(data: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _cell(text: str) -> str:
-    """A text that stays in its cell of a Markdown table, and is no HTML."""
+    """A text escaped so that it stays in its cell of a Markdown table and is not read as HTML."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split("\n"))
 
 

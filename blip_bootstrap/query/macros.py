@@ -5,7 +5,7 @@ from __future__ import annotations
 MOST_CHARS = 4_000
 
 MOST_WORDS = 200
-"""An audit looks at so much of a text, since one page's alt text can be a whole book: time and memory stay bounded."""
+"""Audits look at so many characters and words of a text: one page's alt text can be a whole book."""
 
 MACROS = f"""
 CREATE MACRO wilson_half(hits, number) AS
@@ -17,5 +17,5 @@ CREATE MACRO wilson_high(hits, number) AS CASE WHEN number > 0
 CREATE MACRO beginning(text) AS text[:{MOST_CHARS}];
 CREATE MACRO words(text) AS string_split(lower(trim(beginning(text))), ' ')[:{MOST_WORDS}];
 """
-"""95 % Wilson score interval of a share (hits of number), 0..1; the characters of a text that an audit looks at; and
-the words among them, lower case, the first 200 at most."""
+"""`wilson_low` and `wilson_high`: the ends of the 95 % Wilson interval of the share hits / number, 0..1. `beginning`:
+the characters of a text that audits look at. `words`: the words among them, in lower case."""

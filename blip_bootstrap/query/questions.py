@@ -19,7 +19,7 @@ from blip_bootstrap.errors import InputError
 BATCH_ROWS = 10_000
 
 WRITING = frozenset({"copy", "insert", "update", "delete", "merge"})
-"""A WITH can hold any of these, and DuckDB still calls the statement a SELECT."""
+"""Words that a WITH can hold and that write, though DuckDB calls such a statement a SELECT."""
 
 warnings.filterwarnings("ignore", "Arrow output on a DB-API result makes an extra copy")  # which query_few accepts
 
@@ -29,17 +29,17 @@ _PIVOT = re.compile(r"\(?\s*(pivot|select|from|with)\b", re.IGNORECASE)
 
 
 def query(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
-    """The answer to one question as Arrow; a column whose name an earlier one has gets a number.
+    """The answer to one SQL question as an Arrow table; a column with the name of an earlier one gets a number.
 
-    Raises InputError where the SQL is wrong, is more or less than one question, or would do something else than read.
+    Raises InputError where the SQL is wrong, is not exactly one question, or would do something else than read.
     """
     return _whole(connection, question, connection.sql)
 
 
 def query_few(connection: duckdb.DuckDBPyConnection, question: str) -> pa.Table:
-    """The same for an answer of few rows: they are copied once more, but DuckDB plans once instead of twice.
+    """The answer to one SQL question of which few rows are expected, as `query` gives it and raises.
 
-    Over small tables that is a third of the time.
+    The rows are copied once more, but DuckDB plans once instead of twice: over small tables a third of the time.
     """
     return _whole(connection, question, connection.execute)
 
@@ -52,7 +52,7 @@ def _whole(connection: duckdb.DuckDBPyConnection, question: str, asks: Callable[
 
 
 def query_first(connection: duckdb.DuckDBPyConnection, question: str, num_rows: int) -> tuple[pa.Table, int]:
-    """The answer's first `num_rows` rows, and how many it has; what the others hold is not read. Raises as `query`."""
+    """The first `num_rows` rows of an answer, and the number of all its rows. Raises InputError as `query` does."""
     asked = _one_question(connection, question)
     with _aside(connection) as answer:
         relation = answer(lambda: connection.sql(asked))
@@ -67,7 +67,7 @@ def query_first(connection: duckdb.DuckDBPyConnection, question: str, num_rows: 
 def query_batches(
     connection: duckdb.DuckDBPyConnection, question: str
 ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    """The answer's columns, and its rows in batches, of which one at a time is held. Raises as `query`."""
+    """The schema of an answer, and its rows in batches, one at a time in memory. Raises InputError as `query` does."""
     asked = _one_question(connection, question)
     with _aside(connection) as answer:
         reader: pa.RecordBatchReader = answer(lambda: connection.sql(asked).to_arrow_reader(BATCH_ROWS))
@@ -85,14 +85,14 @@ def _one_question(connection: duckdb.DuckDBPyConnection, text: str) -> str:
 
 
 def _without_end(question: str) -> str:
-    """A question without the `;` that ends it and what is said after that, so that it can be part of another."""
+    """A question without the `;` that ends it and any comment after it, so that it can be part of another question."""
     content = question.encode()
     said = [at for at, kind in duckdb.tokenize(question) if kind != duckdb.token_type.comment]
     return content[: said[-1]].decode() if said and content[said[-1] :].startswith(b";") else question
 
 
 def split_questions(connection: duckdb.DuckDBPyConnection, text: str) -> list[str]:
-    """The questions in a text, each ended by `;` or the text's end. Raises InputError where one is no question."""
+    """The questions in a text, which `;` separates. Raises InputError where a statement does not just read."""
     with told_in_one_line():
         statements = connection.extract_statements(text)
         for statement in statements:
@@ -107,7 +107,7 @@ def split_questions(connection: duckdb.DuckDBPyConnection, text: str) -> list[st
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """DuckDB's errors, wrong SQL and damaged files alike, as InputError in one line."""
+    """A context in which an error of DuckDB, from wrong SQL or a damaged file, becomes an InputError of one line."""
     try:
         yield
     except duckdb.Error as error:
@@ -118,9 +118,10 @@ def told_in_one_line() -> Iterator[None]:
 
 @contextmanager
 def _aside(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """What calls something that asks DuckDB, from the main thread in another one, and returns its result.
+    """A function that runs work on DuckDB and returns its result; called from the main thread, it uses another thread.
 
-    DuckDB sees Ctrl-C late or as an error of its own, a main thread that waits sees it at once. Errors as above.
+    In DuckDB, Ctrl-C is noticed late or becomes an error of its own; a main thread that waits notices it at once.
+    Errors of DuckDB become InputError, as in `told_in_one_line`.
     """
 
     def call(work: Callable[[], Any]) -> Any:
@@ -144,13 +145,13 @@ def _aside(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[Callable
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text ends with a `;` that is no part of a string or of a comment."""
+    """Whether a text ends with a `;` outside of strings and comments, so that a question in it is whole."""
     words = [word for word, kind in _words(text) if kind != duckdb.token_type.comment]
     return bool(words) and words[-1] == ";"
 
 
 def _reads(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> bool:
-    """Whether a statement is a question. DuckDB's kind alone does not tell: COPY of a PIVOT is of the kind MULTI."""
+    """Whether a statement only reads. DuckDB's type alone does not say so: COPY of a PIVOT has the type MULTI."""
     text = re.sub(r"\A(\s+|--[^\n]*\n|/\*.*?\*/)*", "", statement.query, flags=re.DOTALL)
     if statement.type.name == "EXPLAIN":
         inner = connection.extract_statements(_EXPLAIN.sub("", text, count=1))
@@ -159,20 +160,20 @@ def _reads(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -
 
 
 def _writing_word(text: str) -> str | None:
-    """The first word of `WRITING` in a statement that is neither quoted nor in a comment."""
+    """The first keyword of `WRITING` in a statement, outside of quotes and comments; None where there is none."""
     words = (word for word, kind in _words(text) if kind == duckdb.token_type.keyword)
     return next((word.upper() for word in words if word.lower() in WRITING), None)
 
 
 def _words(text: str) -> list[tuple[str, object]]:
-    """DuckDB's own tokens with their kinds; its places are those of bytes."""
+    """The tokens of a text with their types, as DuckDB finds them; its offsets count bytes."""
     content, tokens = text.encode(), duckdb.tokenize(text)
     places = [*(at for at, _ in tokens), len(content)]
     return [(content[at:end].decode().strip(), kind) for (at, kind), end in zip(tokens, places[1:], strict=True)]
 
 
 def _unlike(names: list[str]) -> list[str]:
-    """Names with numbers where one is there already: `key`, `key_1`."""
+    """The names, each made unlike the earlier ones by a number: `key`, `key_1`."""
     found: list[str] = []
     for name in names:
         other, number = name, 0
@@ -184,7 +185,7 @@ def _unlike(names: list[str]) -> list[str]:
 
 
 def _one_line(error: Exception) -> str:
-    """DuckDB's message without the drawing of the query below it, with its guess."""
+    """The first line of DuckDB's message and its guess, without the picture of the query below."""
     lines = [line.strip() for line in str(error).splitlines()]
     guess = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate"))]
     return "; ".join([lines[0], *guess])

@@ -18,10 +18,10 @@ def text_list(texts: Sequence[str]) -> str:
 
 
 def is_number(column: str) -> str:
-    """Whether a value of a float column is one: neither null nor NaN.
+    """SQL that is true where a float column holds a number, and not null or NaN.
 
-    Not `NOT isnan(...)`: over Parquet without nulls DuckDB answers that by the file's least and highest value, which
-    leave NaN out, and finds none.
+    `NOT isnan(...)` will not do: over Parquet without nulls DuckDB answers it from the file's least and highest value,
+    which leave NaN out, and takes every row.
     """
     return f"(isfinite({column}) OR isinf({column}))"
 
@@ -30,8 +30,8 @@ def scan(files: Sequence[Path | str], options: str = "") -> str:
     """A table function that reads `files`, paths or URIs, as one table.
 
     Columns are matched by name, since later files may have more of them, and nothing is read from folder names:
-    DuckDB would take a folder `round=2` for a column. Every name stands for itself: stars and brackets are escaped, and
-    a relative path is made whole, since DuckDB would take a `~` at its start for the home folder.
+    DuckDB would take a folder `round=2` for a column. No character of a name has a meaning: stars and brackets are
+    escaped, and a relative path is made absolute, since DuckDB would take a `~` at its start for the home folder.
     """
     names = text_list([escape(name) for name in map(_whole, files)])
     settings = ["union_by_name = true", "hive_partitioning = false", *([options] if options else [])]
@@ -39,7 +39,7 @@ def scan(files: Sequence[Path | str], options: str = "") -> str:
 
 
 def allowed(files: Sequence[Path | str]) -> str:
-    """The value of `allowed_paths` under which `scan(files)` may read: DuckDB compares names escaped, then found."""
+    """The value of `allowed_paths` that lets `scan(files)` read: it checks the escaped names, then those it finds."""
     names = [_whole(path) for path in files]
     return text_list([*names, *(pattern for name in names if (pattern := escape(name)) != name)])
 

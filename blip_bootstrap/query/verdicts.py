@@ -1,7 +1,8 @@
 """The filter's verdict on each text of `pairs`: whether its score is below the rule's cut (BLIP, section 4.2).
 
-`pairs` files hold it as `rejected`. Files of earlier versions do not, and gave a text that is both a repetition and
-below the cut the reason `duplicate_text`; there it follows from the scores and from the rule in the file's metadata.
+Files of `pairs` hold it in the column `rejected`. Files of earlier versions lack that column, and their `reason` does
+not tell either: a repetition below the cut has the reason `duplicate_text`. There the verdict is computed from the
+scores and the rule in the file's metadata.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ SCORE_COLUMNS = {"itm": "itm_score", "itc": "itc_score", "logprob": "logprob", "
 
 
 def below_sql(column: str, cut: float) -> str:
-    """SQL for the verdict: true below the cut in single precision, else false; null where the text has no score."""
+    """SQL of the verdict: whether a score is below the cut, in single precision; null where the text has no score."""
     return f"CASE WHEN {is_number(column)} THEN {column} < '{cut!r}'::FLOAT END"
 
 
 def rule_of(schema: pa.Schema) -> dict[str, Any] | None:
-    """The rule that made a file of `pairs`: its settings and what it counted; None where the file does not say."""
+    """The rule that made a file of `pairs`, with its settings and counts; None where the file has none."""
     found = (schema.metadata or {}).get(b"rule")
     rule: dict[str, Any] | None = json.loads(found) if found else None
     return rule
 
 
 def cut_of(rule: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The score that a rule cuts by and the cut that was in force; None where nothing was cut, as in round 0."""
+    """The column of the score by which a rule cuts, and its cut; None where nothing was cut, as in round 0."""
     if rule.get("strategy") == "fraction":
         column = SCORE_COLUMNS.get(str(rule.get("score", "itm")), "itm_score")
         return (column, float(rule[f"{column}_cut"])) if f"{column}_cut" in rule else None
@@ -55,10 +56,10 @@ def schema_of(file: Path | str, remote: Remote | None = None) -> pa.Schema:
 
 
 def pairs_sql(files: Sequence[Path | str], schema: pa.Schema) -> str:
-    """What stands behind FROM for the rows of `pairs` files, all of one folder, each with its `rejected`.
+    """SQL to stand after FROM: the rows of `pairs` files of one folder, each with its verdict in `rejected`.
 
-    `schema` is that of the first file. A rule that cut by another score than ITM's is looked up in the captions beside
-    the pairs, as only they hold that score.
+    `schema` is that of the first file. Where a rule cut by another score than ITM's, the score is taken from the
+    captions beside the pairs, since pairs do not hold it.
     """
     rule, said = rule_of(schema), "rejected" in schema.names
     cut, captions = cut_of(rule) if rule else None, [_captions_of(str(file)) for file in files]
@@ -72,7 +73,7 @@ def pairs_sql(files: Sequence[Path | str], schema: pa.Schema) -> str:
 
 
 def _from_reason(schema: pa.Schema) -> str:
-    """The verdict of pairs that no rule of ours made, or none by a score that they hold: as far as the reason tells."""
+    """SQL of the verdict as far as `reason` tells it, for pairs whose rule or score is not known."""
     if not {"itm_score", "reason"} <= set(schema.names):
         return "NULL::BOOLEAN"
     scored = f"{is_number('itm_score')} AND coalesce(reason NOT IN ('empty_text', 'not_scored'), true)"
@@ -80,7 +81,7 @@ def _from_reason(schema: pa.Schema) -> str:
 
 
 def _captions_of(pairs: str) -> str | None:
-    """The file of captions that a file of pairs was made from: of the same name, in the folder beside; None: gone."""
+    """The captions from which a file of pairs was made, a file of the same name; None where it is gone."""
     folder, _, name = pairs.rpartition("/")
     captions = f"{folder.rpartition('/')[0]}/captions/{name}"
     return captions if "://" in captions or Path(captions).is_file() else None
@@ -134,9 +135,9 @@ def _source_figures(
 
 
 def renewed(root: Path, folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a round's metrics.json as they are told today; `folder` is the round's, under `root`.
+    """The figures of a round's metrics.json with the meanings of today; `folder` is the round's, under `root`.
 
-    Earlier versions called the dropped share noise ratio: there both are counted anew from the round's pairs.
+    Earlier versions wrote the dropped share under the name of the noise ratio; both are then counted from the pairs.
     """
     if "noise_ratio_web" not in figures or "dropped_share_web" in figures:
         return figures

@@ -1,4 +1,4 @@
-"""DuckDB views over a run, read-only."""
+"""The read-only DuckDB views over a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import spill_folder
-from blip_bootstrap.query import records
+from blip_bootstrap.query import json_tables
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import allowed, literal, scan
@@ -43,20 +43,20 @@ VIEWS = (
     tables.IMAGES, HUMAN, HELD_OUT, CAPTIONS, PAIRS, tables.LANGUAGES, tables.ROUNDS, tables.METRICS, tables.RUNS,
     COLUMNS,
 )  # fmt: skip
-"""Every view with its columns; `SELECT * FROM columns` tells the same."""
+"""Every view with its columns, as the view `columns` lists them too."""
 
 SOME_FILES = 64
-"""Audits that need a sample read at most so many files of a table, evenly spaced: `some_captions` and the like."""
+"""Files of a table in `some_captions` and the like, evenly spaced, for audits that need a sample only."""
 
 
 def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views of `VIEWS` over the run under `root`; the same that `blip-bootstrap sql` uses.
+    """A read-only DuckDB connection with the views of `VIEWS` over the run under `root`, as of `blip-bootstrap sql`.
 
     `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
     `metrics` to these rounds; None: all. What the run has not made yet is an empty view with the declared columns. The
-    connection reads the tables' files and no other, makes none, loads no extension, and cannot be reconfigured; use
-    `questions.query` to refuse everything but questions, too. Raises InputError where `root` is no run or a file in it
-    is damaged.
+    connection can read the tables' files and no others, writes no file, loads no extension, and cannot be reconfigured;
+    `questions.query` also refuses every statement that does not just read. Raises InputError where `root` is no run or
+    a file in it is damaged.
     """
     root = opened(root)
     run_folder.check_run(root)
@@ -87,14 +87,14 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
 
 
 def _evenly(files: Sequence[str], most: int) -> list[str]:
-    """At most `most` of the files, evenly spaced; of tables whose files are aligned, the same ones."""
+    """At most `most` of the files, evenly spaced, and the same ones for tables whose files are aligned."""
     return [files[at * len(files) // most] for at in range(most)] if len(files) > most else list(files)
 
 
 def _files_sql(table: tables.Table, files: Sequence[str], remote: Remote | None, number: int | None) -> str:
-    """The SELECT over a folder's files; empty where there are none. A column that an older run lacks is null.
+    """A SELECT over a folder's files; an empty text where there are none. A column that an older run lacks is null.
 
-    `rejected` of `pairs` is there in any case: an older run's follows from its scores.
+    Only `rejected` of `pairs` always has its values: for an older run it is computed from the scores.
     """
     if not files:
         return ""
@@ -108,13 +108,13 @@ def _files_sql(table: tables.Table, files: Sequence[str], remote: Remote | None,
 
 
 def _null(column: tables.Column) -> str:
-    """A column without values, of the type that it would have; without one, sums and lists over it would not bind."""
+    """A column of nulls of its declared type, without which sums and lists over it would not bind."""
     kind = duckdb.from_arrow(pa.table({"one": pa.nulls(0, column.type)})).types[0]
     return f"NULL::{kind} AS {column.name}"
 
 
 def _languages(root: Path, numbers: Sequence[int]) -> pa.Table:
-    """What `audit languages` has left of these rounds; a sample, so that it fits in memory."""
+    """The rows that `audit languages` wrote for these rounds: a sample, which fits in memory."""
     paths = [languages_path(root, number) for number in numbers]
     found = [parquet.read_parquet(path) for path in paths if path.is_file()]
     return pa.concat_tables([tables.LANGUAGES.schema.empty_table(), *found])
@@ -126,9 +126,9 @@ def _create(
     folders: Sequence[tuple[Path, int | None]],
     remote: Remote | None,
 ) -> list[str]:
-    """Create the view of a table over folders, each of one round or none, and `some_` of it over a part of the files.
+    """Create the view of a table and its `some_` view, over folders that each belong to one round or to none.
 
-    Where there is nothing to see, it is an empty table of the declared columns. Returns the files.
+    Where there are no files, both are empty tables of the declared columns. Returns the files.
     """
     found = [
         (remote.parquet_files(folder) if remote else list(map(str, parquet.parquet_files(folder))), number)
@@ -149,7 +149,7 @@ def _create(
 
 
 def _check_keys(connection: duckdb.DuckDBPyConnection, table: tables.Table, files: Sequence[str]) -> None:
-    """Raise InputError where a file of another kind lies among a table's; the footers' statistics tell."""
+    """Raise InputError where a file of another kind lies among a table's files, which the footers' statistics tell."""
     rows = f"FROM {scan(files, 'filename = true')} WHERE key IS NULL" if files else ""
     if rows and (found := connection.execute(f"SELECT filename {rows} LIMIT 1").fetchone()):
         raise InputError(f"{found[0]}: no file of the table {table.name}, it has rows without a key; move it away")
@@ -165,8 +165,8 @@ def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: 
     """The small tables from JSON, held in memory."""
     mask = pa.array(numbers, pa.int16())
     for table, read in (
-        (tables.ROUNDS, records.rounds_table), (tables.METRICS, records.metrics_table),
-        (tables.RUNS, records.runs_table),
+        (tables.ROUNDS, json_tables.rounds_table), (tables.METRICS, json_tables.metrics_table),
+        (tables.RUNS, json_tables.runs_table),
     ):  # fmt: skip
         data = read(root)
         if table is not tables.RUNS:
@@ -185,7 +185,7 @@ def _document(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
-    """From here on: these files only, no extension, no setting.
+    """Let the connection read these files only, and fix its settings.
 
     Naming files and not their folder keeps COPY out, too: it writes a new file beside the one that it replaces.
     """

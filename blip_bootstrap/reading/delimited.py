@@ -1,4 +1,4 @@
-"""Fields of TSV and CSV files: every line belongs to one record, also where a quote has no end."""
+"""Records of TSV and CSV files, in which a quote without an end does not swallow the lines after it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 MOST_LINES = 200
-"""A quoted field is not looked for over more lines."""
+"""Lines over which the end of a quoted field is looked for."""
 
 Line = tuple[int, str]
 
@@ -15,9 +15,9 @@ Fields = list[str]
 
 
 def split_fields(text: str, delimiter: str) -> tuple[Fields, bool]:
-    """The fields, and whether one begins with a quote that has no end; such a quote is text, as in `"30 inch`.
+    """The fields of a line, and whether one begins with a quote that has no end, which then is text as in `"30 inch`.
 
-    A quote ends a field where a delimiter or the end follows it; two of them in a quoted field are one.
+    A quote ends a field where a delimiter or the end of the line follows it; two quotes in a quoted field mean one.
     """
     if '"' not in text:
         return text.split(delimiter), False
@@ -40,7 +40,7 @@ def split_fields(text: str, delimiter: str) -> tuple[Fields, bool]:
 
 
 def _closing(text: str, start: int, delimiter: str) -> int | None:
-    """The place of the quote that ends the field whose text begins at `start`; None where there is none."""
+    """The index of the quote that ends the field whose text begins at `start`; None where there is none."""
     at = text.find('"', start)
     while at >= 0:
         after = text[at + 1 : at + 2]
@@ -53,45 +53,56 @@ def _closing(text: str, start: int, delimiter: str) -> int | None:
 def records_of(
     lines: Iterator[Line], delimiter: str, is_record: Callable[[Fields], bool]
 ) -> Iterator[tuple[int, Fields, bool]]:
-    """The records with the line that each begins at, and whether a quote in it was taken as text for want of its end.
+    """Each record as the line where it begins, its fields, and whether a quote in it has no end and was taken as text.
 
-    A quoted field may go on over line ends. It does not where the lines that it would take in are records
-    (`is_record`), which is what an inch mark at the start of a field does to a plain CSV reader. Empty lines are none.
+    A quoted field may go on over line ends, but not over lines that are records themselves (`is_record`): an inch mark
+    at the start of a field makes a plain CSV reader swallow them. Empty lines are no records.
     """
     ahead: deque[Line] = deque()
+    passed = 0  # so many lines of `ahead` neither end a field nor are records: none is looked at twice
     while True:
         if not ahead and (line := next(lines, None)) is not None:
             ahead.append(line)
         if not ahead:
             return
         number, text = ahead.popleft()
+        passed, num_lines = max(passed - 1, 0), 1
         if not text:
             continue
         fields, is_open = split_fields(text, delimiter)
-        while is_open:
-            taken = _lines_to_the_end(fields, ahead, lines, delimiter, is_record)
+        while is_open and num_lines <= MOST_LINES:
+            taken, passed = _lines_to_the_end(fields, ahead, passed, lines, delimiter, is_record)
             if not taken:
                 break
             text = "\n".join([text, *(ahead.popleft()[1] for _ in range(taken))])
+            passed, num_lines = 0, num_lines + taken
             fields, is_open = split_fields(text, delimiter)
         yield number, fields, is_open
 
 
 def _lines_to_the_end(
-    opening: Fields, ahead: deque[Line], lines: Iterator[Line], delimiter: str, is_record: Callable[[Fields], bool]
-) -> int:
-    """How many of the next lines belong to the open field of `opening`; 0 where its quote has no end."""
+    opening: Fields,
+    ahead: deque[Line],
+    passed: int,
+    lines: Iterator[Line],
+    delimiter: str,
+    is_record: Callable[[Fields], bool],
+) -> tuple[int, int]:
+    """How many of the next lines belong to the open field of `opening`; 0 where its quote has no end.
+
+    And `passed`, how many of them neither end a field nor are records, which it is given as far as that is known.
+    """
     whole = is_record(opening)
-    for at in range(MOST_LINES):
+    for at in range(passed, MOST_LINES):
         if at == len(ahead):
             ahead.extend(islice(lines, 1))
         if at == len(ahead):
-            return 0
+            return 0, at
         text = ahead[at][1]
         ends = _closing(text, 0, delimiter) is not None
         # The last line of a field of its own looks like a record where the field comes first: `end of it",http://a`.
         if (whole or not ends) and is_record(split_fields(text, delimiter)[0]):
-            return 0
+            return 0, at
         if ends:
-            return at + 1
-    return 0
+            return at + 1, at
+    return 0, MOST_LINES

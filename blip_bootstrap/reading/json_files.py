@@ -1,4 +1,4 @@
-"""Objects of a JSON file: one a line, one array of all, or one after the other over several lines."""
+"""Objects of a JSON file: one on each line, all in one array, or one after another over several lines."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.reading.text_files import HEAD_BYTES, lines_of, open_text
 
 _BETWEEN = " \t\r\n,"
-"""What stands between the objects."""
+"""Characters that may stand between two objects."""
 
 _BRACKETS = {"": "[", "[": "]"}
-"""By the brackets that were read, the one that may come next: one array has all objects, or there is none."""
+"""The bracket that may come next, by those read so far: there is one array with all objects, or none."""
+
+
+def _whole_number(digits: str) -> int | str:
+    """Python refuses to read over 4,300 digits; such a number stays as it is written."""
+    return int(digits) if len(digits) < 4_000 else digits
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole_number)
 
 
 def parse_json(text: str) -> Any:
-    """The value that `text` is. Raises ValueError where it is none, also where it is nested too deep."""
+    """The value of a JSON text. Raises ValueError where it is not JSON or is nested too deep."""
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
 
 def parse_object(line: str) -> dict[str, Any] | None:
-    """One line of JSON lines, or None where it is no object."""
+    """The object in one line of JSON lines; None where the line holds something else."""
     try:
         value = parse_json(line)
     except ValueError:
@@ -35,7 +43,7 @@ def parse_object(line: str) -> dict[str, Any] | None:
 
 
 def objects_of(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The objects with the line that each begins at; None for a line, or an entry of an array, that is no object.
+    """Pairs of the line where an object begins and the object; None stands for anything else on a line or in an array.
 
     Raises InputError where the file cannot be read, or an array or an object over several lines breaks off.
     """
@@ -48,7 +56,7 @@ def objects_of(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 
 
 def _is_document(path: Path) -> bool:
-    """Whether the file is no JSON lines: it begins with an array of objects, or an object goes on over its line."""
+    """Whether the file is an array of objects, or objects over several lines, rather than JSON lines."""
     with open_text(path) as stream:
         head = stream.read(HEAD_BYTES)
     head = head.lstrip()
@@ -63,7 +71,7 @@ def _is_document(path: Path) -> bool:
 def _begins_object(text: str) -> bool:
     """Whether `text` begins with a whole object, or with one that is longer than what is known of it."""
     try:
-        json.JSONDecoder().raw_decode(text)
+        _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
         return len(text) > HEAD_BYTES // 2 and error.pos > len(text) - 10
     except (ValueError, RecursionError):
@@ -72,7 +80,7 @@ def _begins_object(text: str) -> bool:
 
 
 def _of_document(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    decoder, buffer, at, line, brackets = json.JSONDecoder(), "", 0, 1, ""
+    buffer, at, line, brackets = "", 0, 1, ""
     with open_text(path) as stream:
         while True:
             while at < len(buffer) and buffer[at] in _BETWEEN + _BRACKETS.get(brackets, ""):
@@ -80,7 +88,7 @@ def _of_document(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             why = "its array has no end" if brackets == "[" else ""
             try:
                 if at < len(buffer):
-                    value, end = decoder.raw_decode(buffer, at)
+                    value, end = _DECODER.raw_decode(buffer, at)
                     yield line, value if isinstance(value, dict) else None
                     line, brackets, at = line + buffer.count("\n", at, end), brackets or "{", end
                     continue

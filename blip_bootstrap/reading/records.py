@@ -1,39 +1,33 @@
-"""Lists that users give, in any format, as records: one for each line, JSON object or Parquet row."""
+"""The records of a list that a user gives: a line of TSV or CSV, a JSON object or a Parquet row each."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.reading.delimited import Fields, records_of, split_fields
+from blip_bootstrap.reading.header import Check, Header
 from blip_bootstrap.reading.json_files import objects_of
 from blip_bootstrap.reading.text_files import COMPRESSED_ENDINGS, lines_of, plain_suffix
 from blip_bootstrap.storage.cells import is_text_type
 from blip_bootstrap.storage.parquet import open_parquet
 
 FIRST_RECORDS = 100
-"""JSON declares no columns: those of the first records are taken for them."""
+"""JSON declares no columns, so the columns are those of so many records at the beginning."""
 
 DELIMITERS = {".tsv": "\t", ".csv": ",", ".txt": "\t"}
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 
 ENDINGS = (*DELIMITERS, *JSON_ENDINGS, ".parquet")
-
-_ALIKE = {
-    "url": ("url", "image_url", "img_url", "image_link", "link", "src", "uri"),
-    "caption": ("text", "txt", "alt", "alt_text", "alttext", "caption", "captions", "title", "description"),
-    "captions": ("captions", "caption", "sentences", "texts", "text"),
-    "image": ("image", "file_name", "filename", "image_path", "filepath", "path", "file"),
-}
 
 _URL = re.compile(r"\w+://\S+")
 
@@ -42,9 +36,9 @@ _FILE_NAME = re.compile(r"\S+/\S+|.*\S\.\w{1,5}")
 
 @dataclass(frozen=True)
 class Record:
-    """One record: where it begins, its cells by column, and `mistake` where it could not be read.
+    """One record of a list: where it begins in the file, its cells by column, or the mistake that it could not be read.
 
-    `has_lone_quote`: a quote without an end was taken as text.
+    `has_lone_quote` says that a quote in it has no end and was taken as text.
     """
 
     where: str
@@ -53,67 +47,16 @@ class Record:
     has_lone_quote: bool = False
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a list, a repeated one as often as it is there; `kinds`: what those hold that are no text."""
-
-    path: Path
-    names: Sequence[str]
-    kinds: Mapping[str, str] = field(default_factory=dict)
-
-    def require(self, wanted: Mapping[str, str]) -> None:
-        """Raise InputError where a column of `wanted` is missing or there twice; the message has the likely one.
-
-        `wanted` is the setting that names a column, and the name; both are the same where no setting does.
-        """
-        missing = {setting: name for setting, name in wanted.items() if name not in self.names}
-        if missing:
-            likely = {setting: one for setting, name in missing.items() if (one := self._likely(name))}
-            known = ", ".join(_shown(name) for name in self.names[:30]) or "none"
-            more = f" and {len(self.names) - 30} more" if len(self.names) > 30 else ""
-            to_set = ", ".join(f"{s}: {_shown(name)}" for s, name in likely.items() if s != wanted[s])
-            what_to_do = f"Set {to_set}" if to_set else f"Name it {next(iter(likely), None)}"
-            hint = f"; did you mean {_shown(next(iter(likely.values())))}? {what_to_do}" if likely else ""
-            if any("://" in name for name in self.names):
-                hint = "; the first line has to name the columns"
-            raise InputError(
-                f"{self.path}: no column {next(iter(missing.values()))!r}; its columns are: {known}{more}{hint}"
-            )
-        for name in wanted.values():
-            if list(self.names).count(name) > 1:
-                raise InputError(f"{self.path}: the column {name!r} is there twice; rename or leave out one of them")
-
-    def require_text(self, setting: str, name: str, right: str) -> None:
-        """Raise InputError where the column `name` holds lists or the like; `right` says what would be right."""
-        if name in self.kinds:
-            kind = self.kinds[name]
-            raise InputError(f"{self.path}: {setting} {name!r} holds {kind}, texts were expected; {right}")
-
-    def _likely(self, wanted: str) -> str | None:
-        by_lower = {name.lower().strip(): name for name in reversed(self.names)}
-        for name in (wanted.lower(), *_ALIKE.get(wanted, ())):
-            if name in by_lower:
-                return by_lower[name]
-        close = difflib.get_close_matches(wanted.lower(), list(by_lower), n=1, cutoff=0.5)
-        return by_lower[close[0]] if close else None
-
-
-Check = Callable[[Columns], Sequence[str]]
-
-
-def _shown(name: str) -> str:
-    """A column's name in a message, without what a terminal might act on."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name[:60])
-
-
 def read_records(
     path: Path, check: Check, what: str, endings: Collection[str] = ENDINGS, other: str | None = None
 ) -> Iterator[Record]:
-    """The records of a list in their order; `check` is shown its columns first, and says which ones are wanted.
+    """The records of a list in their order, read as they are asked for.
 
-    The format is told from the ending (one of `endings`, compressed ones too; `other`: what another ending stands
-    for); TSV and CSV have a header. A line that is no record is one with a `mistake`. The first wanted column has URLs
-    or file names. `what` names the list in messages. Raises InputError where the file cannot be read.
+    `check` is called with the list's header before the first record, and returns the columns that are wanted; the first
+    of them holds URLs or file names. The format follows from the ending, one of `endings`, with or without that of a
+    compression; a file with another ending is read as if it ended in `other`. TSV and CSV begin with a header. A line
+    that is no record comes out as a Record with a `mistake`. `what` names the list in messages. Raises InputError where
+    the file cannot be read.
     """
     ending = plain_suffix(path)
     ending = ending if ending in endings else other or ending
@@ -132,7 +75,7 @@ def _of_delimited(path: Path, check: Check, delimiter: str) -> Iterator[Record]:
     head = next(((number, line) for number, line in lines if line.strip()), (0, ""))
     delimiter = _delimiter(head[1], delimiter)
     names = [name.strip() for name in split_fields(head[1], delimiter)[0]] if head[1] else []
-    wanted = check(Columns(path, names))
+    wanted = check(Header(path, names))
     is_record = _RecordTest(len(names), names.index(wanted[0]))
     for number, fields, lone in records_of(lines, delimiter, is_record):
         is_record.learn(fields)
@@ -144,7 +87,7 @@ def _of_delimited(path: Path, check: Check, delimiter: str) -> Iterator[Record]:
 
 @dataclass
 class _RecordTest:
-    """Whether fields are a record: as many as there are columns, with a URL or file name where one belongs."""
+    """Whether fields make a record: there are as many as columns, and the one at `at` is a URL or file name."""
 
     num_columns: int
     at: int
@@ -155,13 +98,13 @@ class _RecordTest:
         return len(fields) == self.num_columns and self.pattern.fullmatch(fields[self.at].strip()) is not None
 
     def learn(self, fields: Fields) -> None:
-        """In a list of URLs a file name is none: texts have `shop.com` and `it.The` in them."""
+        """Accept only URLs once one was seen, since texts such as `shop.com` and `it.The` look like file names."""
         if self.pattern is not _URL and len(fields) == self.num_columns and _URL.fullmatch(fields[self.at].strip()):
             self.pattern = _URL
 
 
 def _delimiter(header: str, usual: str) -> str:
-    """The ending's own, or the one that parts the header where that does not: semicolons in a CSV file, say."""
+    """The usual delimiter of the file's ending, or where the header lacks it the one that it has, as `;` in a CSV."""
     return usual if usual in header else next((one for one in "\t;,|" if one in header), usual)
 
 
@@ -175,7 +118,7 @@ def _of_json(path: Path, check: Check) -> Iterator[Record]:
         raise InputError(f"{path}: line {first[0][0]} is not a JSON object, nor is any of the {len(first)} read first")
     names = list(dict.fromkeys(name for cells in known for name in cells))
     try:
-        check(Columns(path, names, {name: kind for name in names if (kind := _kind(one.get(name) for one in known))}))
+        check(Header(path, names, {name: kind for name in names if (kind := _kind(one.get(name) for one in known))}))
     except InputError:
         _check_lists(path, known)
         raise
@@ -185,7 +128,7 @@ def _of_json(path: Path, check: Check) -> Iterator[Record]:
 
 
 def _check_lists(path: Path, known: list[dict[str, Any]]) -> None:
-    """Raise InputError where the file is one object with the records in a list of its own, as COCO's annotations."""
+    """Raise InputError where the file is one object that holds the records in a list, as COCO's annotations do."""
     lists = [name for name, cell in known[0].items() if isinstance(cell, list) and _kind(cell) == "mappings"]
     if len(known) == 1 and lists:
         named = " or ".join(map(repr, lists))
@@ -193,7 +136,7 @@ def _check_lists(path: Path, known: list[dict[str, Any]]) -> None:
 
 
 def _kind(cells: Iterable[Any]) -> str | None:
-    """What a column holds where every cell of it is the same and no text."""
+    """The kind of a column's cells where all of them are lists, mappings or booleans; None for any other column."""
     found = list(cells)
     for what, kind in (("lists", list), ("mappings", dict), ("true and false", bool)):
         if found and all(isinstance(cell, kind) for cell in found):
@@ -206,20 +149,37 @@ def _of_parquet(path: Path, check: Check) -> Iterator[Record]:
         with open_parquet(path) as file:
             schema = file.schema_arrow
             kinds = {one.name: str(one.type) for one in schema if not is_text_type(one.type)}
-            wanted = list(dict.fromkeys(check(Columns(path, schema.names, kinds))))
+            wanted = list(dict.fromkeys(check(Header(path, schema.names, kinds))))
             row = 0
             for batch in file.iter_batches(columns=wanted):
                 for cells in zip(*(_cells(batch.column(name)) for name in wanted), strict=True):
                     row += 1
                     yield Record(f"row {row}", dict(zip(wanted, cells, strict=True)))
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise InputError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _cells(column: pa.Array) -> list[Any]:
-    """The column's values; a float32 as it is written, 1.1, not as the float64 beside it."""
+    """The column's values; a float32 as the shortest number that is written so: 1.1, not 1.10000002384."""
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
         return [None if cell is None else float(str(cell)) for cell in column.to_numpy(zero_copy_only=False)]
-    return list(column.to_pylist())
+    try:
+        return list(column.to_pylist())
+    except pa.ArrowException:
+        raise
+    except Exception:  # noqa: BLE001  # texts that are no UTF-8; dates and time zones that Python has not
+        return list(_written(column).to_pylist())
+
+
+def _written(column: pa.Array) -> pa.Array:
+    """A column that Python cannot hold: texts as bytes, dates as Arrow writes them, in UTC; empty beyond its years."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_temporal(kind):
+        plain = column.cast(pa.timestamp(kind.unit)) if pa.types.is_timestamp(kind) else column
+        texts = plain.cast(pa.string())
+        return pc.if_else(pc.starts_with(texts, "<"), None, texts)
+    return column.cast(pa.large_list(pa.large_binary()) if pa.types.is_nested(kind) else pa.large_binary())

@@ -17,7 +17,7 @@ import pyarrow as pa
 from blip_bootstrap.errors import InputError
 
 HEAD_BYTES = 65_536
-"""Of a file's beginning, which encoding and line ends are told from."""
+"""Bytes at a file's beginning from which encoding and line ends are told."""
 
 COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
 
@@ -39,6 +39,10 @@ _REFUSED = {
     b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
     b"SQLite": "a database; give its table, as TSV or CSV",
+    b"version https://git-lfs.": "a Git LFS pointer, and not the list; fetch it with `git lfs pull`",
+    b"<!DOCTYPE": "a web page, and no list",
+    b"<!doctype": "a web page, and no list",
+    b"<html": "a web page, and no list",
 }
 
 _MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -46,12 +50,12 @@ _MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\x
 
 @contextmanager
 def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
-    r"""The file as text that is read by lines.
+    r"""A text file, opened for reading by lines.
 
-    Uncompressed where its bytes say gzip, bzip2, xz or Zstandard, whatever its name. UTF-8, or UTF-16 and UTF-32 where
-    it begins so; bytes that are none become U+FFFD. A line ends at "\n" alone, since texts hold U+2028, U+0085 and the
-    like; where the first one ends at "\r", all do. Raises InputError where the file is not there, is damaged, or is no
-    text.
+    It is decompressed where its first bytes are those of gzip, bzip2, xz or Zstandard, whatever its name. Its encoding
+    is UTF-8, or UTF-16 or UTF-32 where it begins with their mark; invalid bytes become U+FFFD. A line ends at "\n"
+    alone, since texts hold U+2028, U+0085 and the like; where the first line ends at "\r", all do. Raises InputError
+    where the file is not there, is damaged, or is not text.
     """
     try:
         with _open_bytes(path) as stream:
@@ -75,7 +79,7 @@ def _open_bytes(path: Path) -> io.BufferedReader:
 
 
 def _check_text(path: Path, head: bytes, encoding: str) -> None:
-    """Raise InputError that says what the file is where its beginning is no text's."""
+    """Raise InputError, saying what the file is, where its beginning is not that of a text."""
     for magic, what in _REFUSED.items():
         if head.startswith(magic):
             raise InputError(f"{path}: is {what}")
@@ -84,18 +88,18 @@ def _check_text(path: Path, head: bytes, encoding: str) -> None:
 
 
 def _newline(head: str) -> str | None:
-    """What ends a line: None is any of the three."""
+    """The `newline` of `open`: None, which is any line end, where the first line ends at a carriage return."""
     return None if "\r" in head.split("\n", 1)[0].rstrip("\r") else "\n"
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines with their numbers, from 1, without their ends. Raises InputError as `open_text` does."""
+    """The lines without their ends, each with its number from 1. Raises InputError as `open_text` does."""
     with open_text(path) as stream:
         for number, line in enumerate(stream, start=1):
             yield number, line.rstrip("\r\n")
 
 
 def plain_suffix(path: Path) -> str:
-    """The ending that tells the format, lower case: of `web.TSV.gz` .tsv."""
+    """The ending that tells the format, in lower case and without a compression's: `.tsv` for `web.TSV.gz`."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED_ENDINGS else path
     return plain.suffix.lower()

@@ -1,1 +1,1 @@
-"""A round's figures and page, the page over all rounds, and one image's story."""
+"""What is told about a run: figures, the pages of rounds and run, the table at its end, one image's story."""

@@ -1,4 +1,4 @@
-"""Sections of a round's page about its data; a section with nothing to show is an empty string."""
+"""The sections of a round's page about its data; a section that has nothing to show is an empty string."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import yaml
 
 from blip_bootstrap.audit.alarms import Alarm, find_alarms
 from blip_bootstrap.html import charts
-from blip_bootstrap.html.charts import Part
-from blip_bootstrap.html.elements import charts_html, named, scroll, table_html
+from blip_bootstrap.html.charts import Segment
+from blip_bootstrap.html.elements import charts_html, details, named, note_html, scroll, table_html
 from blip_bootstrap.html.gallery import galleries_html
 from blip_bootstrap.labels.estimates import estimates
-from blip_bootstrap.query import records
+from blip_bootstrap.query import json_tables
 from blip_bootstrap.query.questions import query
-from blip_bootstrap.report.page import Page
+from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.report.summary import FIGURES
 from blip_bootstrap.storage.run_folder import labels_path, round_name, round_of
 
@@ -27,8 +27,8 @@ TONES = {"web": "web", "synthetic": "synthetic"}
 NOISE = ("noise_by_host", "noise_by_length", "noise_by_sampler", "languages")
 
 
-def cards(page: Page) -> str:
-    """The main figures, each with its change since the round before."""
+def cards(page: PageData) -> str:
+    """The main figures, each with what it was in the round before, where that differs."""
     wanted = (
         ("downloaded", "pictures downloaded", ",d"), ("web_kept", "web texts kept", ",d"),
         ("synthetic_kept", "synthetic texts kept", ",d"), ("noise_ratio_web", "noise ratio, web", ".1%"),
@@ -49,16 +49,16 @@ def cards(page: Page) -> str:
     return f'<ul class="cards">{"".join(items)}</ul>' if items else ""
 
 
-def alarm_list(page: Page) -> str:
-    """The round's alarms, or that there are none."""
+def alarm_list(page: PageData) -> str:
+    """The alarms of the round, or a line that there are none."""
     return alarms_html(find_alarms(page.audits, page.root, page.number))
 
 
 def alarms_html(found: Sequence[Alarm], with_round: bool = False) -> str:
-    """Alarms as paragraphs; one calm line where there are none."""
+    """A paragraph for each alarm, or one that says that there are none."""
     if not found:
-        calm = "downloads, vocabulary, length, filter and held-out figures are as they should be"
-        return f'<p class="calm">No alarm: {calm}.</p>'
+        checked = "downloads, vocabulary, length of the texts, filter and held-out figures were checked"
+        return f'<p class="calm">No alarms: {checked}.</p>'
     return "".join(
         f'<p class="alarm" role="alert">{f"Round {alarm.round}: " if with_round else ""}'
         f"<strong>{escape(alarm.name)}</strong>: {escape(alarm.message)}.</p>"
@@ -66,27 +66,32 @@ def alarms_html(found: Sequence[Alarm], with_round: bool = False) -> str:
     )
 
 
-def flow(page: Page) -> str:
-    """Rows from URLs to pairs, as bars to one scale."""
+def flow(page: PageData) -> str:
+    """From URLs to pairs: how many rows went on and how many were dropped, as bars of one scale."""
     reasons = page.audits("reasons").table.to_pylist()
     figures, fates = page.figures, [row for row in reasons if row["round"] == page.number]
-    rows: list[tuple[str, list[Part]]] = []
+    rows: list[tuple[str, list[Segment]]] = []
     if figures.get("urls"):
-        failed = [Part(str(name), number, "dropped") for name, number in figures.get("failed_by_reason", {}).items()]
-        rows.append(("URLs", [Part("downloaded", figures["downloaded"], "kept"), *failed]))
+        failed = [Segment(str(name), number, "dropped") for name, number in figures.get("failed_by_reason", {}).items()]
+        rows.append(("URLs", [Segment("downloaded", figures["downloaded"], "kept"), *failed]))
     for source in ("web", "synthetic"):
         mine = sorted((row for row in fates if row["source"] == source), key=lambda row: row["fate"] != "kept")
-        parts = [Part(row["fate"], row["texts"], "kept" if row["fate"] == "kept" else "dropped") for row in mine]
-        rows += [(f"{source} texts", parts)] if parts else []
-    pairs = [Part(row["source"], row["texts"], row["source"]) for row in fates if row["fate"] == "kept"]
+        segments = [Segment(row["fate"], row["texts"], "kept" if row["fate"] == "kept" else "dropped") for row in mine]
+        rows += [(f"{source} texts", segments)] if segments else []
+    pairs = [Segment(row["source"], row["texts"], row["source"]) for row in fates if row["fate"] == "kept"]
     rows += [("pairs to train on", pairs)] if pairs else []
-    full = max((sum(part.number for part in parts) for _, parts in rows), default=0)
-    drawn = f'<ul class="flow">{"".join(charts.stack(name, parts, full) for name, parts in rows)}</ul>' if rows else ""
-    return drawn + _folded(page, "accounting")
+    return _stacks(rows) + _folded(page, "accounting")
 
 
-def over_rounds(page: Page) -> str:
-    """The main figures of every round so far."""
+def _stacks(rows: Sequence[tuple[str, list[Segment]]]) -> str:
+    """Stacked bars, each with a name, of one scale."""
+    full = max((sum(one.number for one in segments) for _, segments in rows), default=0)
+    drawn = "".join(charts.stack(name, segments, full) for name, segments in rows)
+    return f'<ul class="flow">{drawn}</ul>' if drawn else ""
+
+
+def over_rounds(page: PageData) -> str:
+    """The main figures of each round up to this one."""
     figures = [(label, key, form) for label, key, form in FIGURES if form != "counts"]
     rows = [(label, form, [one.get(key) for one in page.rounds]) for label, key, form in figures]
     rows = [row for row in rows if any(value is not None for value in row[2])]
@@ -104,26 +109,31 @@ def over_rounds(page: Page) -> str:
     )
 
 
-def noise(page: Page) -> str:
-    """Noise ratio and dropped share of every round and source with their intervals."""
+def noise(page: PageData) -> str:
+    """Noise ratio and dropped share of each source in each round, with their intervals."""
     found, drawn = page.audits("noise").table.to_pylist(), ""
     for share, low, high, told in (
-        ("noise_ratio", "low", "high", "noise ratio: texts that the filter rejects of those that it scored"),
-        ("dropped_share", "dropped_low", "dropped_high", "dropped share: texts not kept, for any reason, of all"),
+        ("noise_ratio", "low", "high", "noise ratio: share of the scored texts that the filter rejects"),
+        (
+            "dropped_share",
+            "dropped_low",
+            "dropped_high",
+            "dropped share: share of all texts that was not kept, for whatever reason",
+        ),
     ):
         rows = [
             (f"round {row['round']}, {row['source']}", row[share], row[low], row[high], row["source"])
             for row in found
             if row[share] is not None
         ]
-        drawn += charts.ranges(rows, f"{told}; 95 % Wilson interval") if rows else ""
+        drawn += charts.ranges(rows, f"{told}, with 95 % Wilson interval") if rows else ""
     return drawn + _folded(page, *NOISE)
 
 
-def spot_check(page: Page) -> str:
-    """What the answers to the round's sample say, and what a selection by target noise expected of its cut.
+def spot_check(page: PageData) -> str:
+    """What people's answers to a sample say of the round, and what a selection by target noise expected.
 
-    Noise here is by people's answers: texts that do not fit; the noise ratio is the filter's own verdict.
+    Noise here is what people found to be wrong, where the noise ratio is what the filter rejects.
     """
     found = estimates(page.root, page.number) if labels_path(page.root, page.number).is_file() else []
     rows = [
@@ -139,15 +149,15 @@ def spot_check(page: Page) -> str:
     ]
     counts = page.manifests.get(f"{round_name(page.number)}/pairs", {}).get("counts", {})
     rows += [
-        (f"{name}, expected at the cut", counts[key], counts[f"{key}_low"], counts[f"{key}_high"], "human")
-        for name, key in (("wrong texts of the kept", "expected_noise"), ("recall", "expected_recall"))
+        (f"{name}, as the selection expected", counts[key], counts[f"{key}_low"], counts[f"{key}_high"], "human")
+        for name, key in (("noise of the kept", "expected_noise"), ("recall", "expected_recall"))
         if key in counts
     ]
-    return charts.ranges(rows, "shares of texts; 95 % intervals") if rows else ""
+    return charts.ranges(rows, "shares of texts, with 95 % intervals") if rows else ""
 
 
-def scores(page: Page) -> str:
-    """Histograms of the ITM scores, web and synthetic, and what any threshold would keep."""
+def scores(page: PageData) -> str:
+    """Histograms of the ITM scores of web and synthetic texts, and what each threshold would keep."""
     drawn = []
     rows = [row for row in page.audits("scores").table.to_pylist() if row["round"] == page.number]
     for source in ("web", "synthetic"):
@@ -158,22 +168,21 @@ def scores(page: Page) -> str:
         source: [(row["threshold"], row[f"{source}_share"]) for row in curve if row[f"{source}_share"] is not None]
         for source in ("web", "synthetic")
     }
-    drawn.append(charts.lines("share kept at any threshold", series, ("web", "synthetic"), "threshold"))
+    drawn.append(charts.lines("share kept at each threshold", series, ("web", "synthetic"), "threshold"))
     return charts_html(drawn) + _folded(page, "agreement")
 
 
-def galleries(page: Page) -> str:
-    """Pictures with kept and dropped texts."""
+def galleries(page: PageData) -> str:
+    """Galleries of pictures with their kept and dropped texts."""
     found = galleries_html(page.connection, page.number, page.config.num_gallery, page.config.seed, page.threshold)
     return "".join(
-        f"<details{' open' if at < 2 else ''}><summary><strong>{escape(gallery.title)}</strong></summary>"
-        f'<p class="note">{escape(gallery.note)}</p>{listed}</details>'
+        details(gallery.title, note_html(gallery.note) + listed, is_open=at < 2)
         for at, (gallery, listed) in enumerate(found)
     )
 
 
-def diversity(page: Page) -> str:
-    """How many different texts and words there are, which are most common, lost or invented, and who is named."""
+def diversity(page: PageData) -> str:
+    """How varied the texts are, which texts and words are most common, lost or invented, and which people they name."""
     variety = page.audits("diversity")
     rows = variety.table.to_pylist()
     return table_html([row for row in rows if row["round"] <= page.number], variety.title) + _folded(
@@ -181,36 +190,33 @@ def diversity(page: Page) -> str:
     )
 
 
-def _folded(page: Page, *names: str) -> str:
-    """Audits of this round as tables that open; those without an answer are left out."""
+def _folded(page: PageData, *names: str) -> str:
+    """Audits of this round as tables that can be opened; audits without an answer are left out."""
     answers = [page.audits(name) for name in names]
     return "".join(
-        f"<details><summary><strong>{escape(answer.title)}</strong></summary>"
-        f'<p class="note">{escape(answer.meaning)}</p>{table_html(mine, answer.title)}</details>'
+        details(answer.title, note_html(answer.meaning) + table_html(mine, answer.title))
         for answer in answers
         if (mine := [row for row in answer.table.to_pylist() if row["round"] in (page.number, None)])
     )
 
 
-def truth(page: Page) -> str:
-    """Where the truth is known: how true the texts are before and after the filter."""
+def truth(page: PageData) -> str:
+    """Where a truth file is given: how many kept and dropped texts are true of their picture."""
     counts: Mapping[str, Any] = page.figures.get("truth_counts") or {}
     tones = {"true": "kept", "partial": "synthetic", "false": "dropped"}
     rows = [
-        (f"{source}, {fate}", [Part(v, verdicts.get(v, 0), tone) for v, tone in tones.items()])
+        (f"{source}, {fate}", [Segment(v, verdicts.get(v, 0), tone) for v, tone in tones.items()])
         for source, fates in sorted(counts.items(), reverse=True)
         for fate, verdicts in sorted(fates.items(), reverse=True)
     ]
-    full = max((sum(part.number for part in parts) for _, parts in rows), default=0)
-    drawn = f'<ul class="flow">{"".join(charts.stack(name, parts, full) for name, parts in rows)}</ul>' if rows else ""
     auc = page.figures.get("filter_auc_web")
-    told = f"<p>The filter's area under the ROC curve on web texts is {auc:.3f}.</p>" if auc is not None else ""
-    return drawn + told
+    told = f"<p>On web texts, the filter's area under the ROC curve is {auc:.3f}.</p>" if auc is not None else ""
+    return _stacks(rows) + told
 
 
-def settings(page: Page) -> str:
-    """What each part of the round was made from: settings in full, digests."""
-    blocks = []
+def settings(page: PageData) -> str:
+    """What each artifact of the round was made from: its settings in full, and digests of its inputs."""
+    drawn = []
     for name, manifest in page.manifests.items():
         if round_of(name) not in (None, page.number):
             continue
@@ -219,17 +225,17 @@ def settings(page: Page) -> str:
             for key, value in manifest["recipe"]["inputs"].items()
         )
         told = yaml.safe_dump(manifest.get("settings", {}), sort_keys=False, allow_unicode=True)
-        blocks.append(
-            f"<details><summary>{escape(name)}, made by {escape(str(manifest['recipe']['step']))} in "
+        drawn.append(
+            f"<details><summary>{escape(name)}, made by the step {escape(str(manifest['recipe']['step']))} in "
             f"{manifest['seconds']:,.1f} s, {escape(manifest['made'])}</summary>"
             f"<p>digest <code>{escape(manifest['digest'])}</code>, content <code>{escape(manifest['content'])}</code>, "
             f"version {escape(manifest['version'])}</p><ul>{inputs}</ul><pre>{escape(told)}</pre></details>"
         )
-    return "".join(blocks)
+    return "".join(drawn)
 
 
 def read_rounds(connection: duckdb.DuckDBPyConnection, root: Path, last: int) -> list[dict[str, Any]]:
-    """The metrics.json of every round up to `last`, with its number."""
+    """The figures of each round up to `last`, as in its metrics.json, with the number of the round."""
     numbers = query(connection, f"SELECT DISTINCT round FROM metrics WHERE round <= {last} ORDER BY round")
-    found = (records.read_figures(root, number) for number in numbers["round"].to_pylist())
+    found = (json_tables.read_figures(root, number) for number in numbers["round"].to_pylist())
     return [figures for figures in found if figures]

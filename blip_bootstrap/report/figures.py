@@ -1,4 +1,4 @@
-"""The figures of a round, gathered from its tables, manifests and evaluation into one metrics.json."""
+"""The figures of a round: metrics.json, gathered from its tables, MANIFESTs and evaluation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ import pyarrow as pa
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.truth import judged_pairs, load_truth
+from blip_bootstrap.progress import Say, quiet
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import pair_figures
+from blip_bootstrap.report.report_file import (
+    Content,
+    ReportFile,
+    manifest_files,
+    manifests_of_steps,
+    write_if_changed,
+)
 from blip_bootstrap.storage import parquet, run_folder
 
 ALWAYS = (
@@ -24,34 +32,23 @@ ALWAYS = (
 ARMS = ("captioner_only", "filter_only", "human_only", "oracle")
 """The control arms that a round may have, each a folder of its `controls`."""
 
-UNTIMED = ("metrics.json", "report.html")
+
+def write_figures(root: Path, number: int, truth: Path | None = None, say: Say = quiet) -> Path:
+    """Write the metrics.json of round `number` of the run under `root`, if its figures may have changed; its path.
+
+    `truth` is a truth file, where there is one. `say` gets the lines of progress.
+    """
+    reads = manifest_files(root, [number]) | ({"truth": truth} if truth else {})
+
+    def content() -> Content:
+        found = round_metrics(root, number, truth)
+        return json.dumps(found, indent=1) + "\n", {name: found[name] for name in ALWAYS if found[name] is not None}
+
+    name = f"{run_folder.round_name(number)}/metrics.json"
+    return write_if_changed(ReportFile(root, name, "measure_round", reads), content, say)
 
 
-def measure_round(
-    root: Path,
-    number: int,
-    out: Path,
-    images: Path,
-    pairs: Path,
-    evaluation: Path | None,
-    controls: Path | None,
-    truth: Path | None,
-) -> dict[str, int | float]:
-    """Write `out`/metrics.json with the figures of round `number` under `root`; returns the main ones."""
-    found = round_metrics(root, number, truth, images, pairs, evaluation, controls)
-    (out / "metrics.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return {name: found[name] for name in ALWAYS if found[name] is not None}
-
-
-def round_metrics(
-    root: Path,
-    number: int,
-    truth: Path | None = None,
-    images: Path | None = None,
-    pairs: Path | None = None,
-    evaluation: Path | None = None,
-    controls: Path | None = None,
-) -> dict[str, Any]:
+def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[str, Any]:
     """All figures of round `number`: shares are 0..1, times are seconds, and null is what the round cannot have.
 
     - `urls`, `downloaded`, `failed_by_reason`: rows of `images`;
@@ -60,30 +57,30 @@ def round_metrics(
       `dropped_share_<source>`: texts not kept, of all of that source; with intervals, see `verdicts.pair_figures`;
     - with a truth file: `caption_truth` (true texts of the kept ones), and more, see `truth_figures`;
     - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
-    - the same for each control, as `<arm>_<figure>`;
+    - what the evaluation of each control found, as `<arm>_<figure>`;
     - `same_pictures`: the pictures that are in two sets at once, by kind, and those that training leaves out;
     - `seconds`: of each step, by what it made.
     """
     folder = run_folder.round_folder(root, number)
-    images, pairs = images or root / "images", pairs or folder / "pairs"
+    images, pairs = root / "images", folder / "pairs"
     with duckdb.connect() as connection:
         found: dict[str, Any] = dict.fromkeys(ALWAYS)
         found |= {"round": number} | _download_figures(connection, images) | _pair_figures(pairs)
         if truth:
             found |= truth_figures(connection, judged_pairs(load_truth(truth), images, pairs))
-    found |= _numbers((evaluation or folder / "evaluation") / "metrics.json")
+    found |= _numbers(folder / "evaluation" / "metrics.json")
     for arm in ARMS:
-        figures = _numbers((controls or folder / "controls") / arm / "metrics.json")
+        figures = _numbers(folder / "controls" / arm / "metrics.json")
         found |= {f"{arm}_{name}": value for name, value in figures.items()}
     same = run_folder.read_json(run_folder.manifest_path(root / "same_pictures")) or {}
     return found | {"same_pictures": same.get("counts", {}), "seconds": _seconds(root, number)}
 
 
 def truth_figures(connection: duckdb.DuckDBPyConnection, judged: pa.Table) -> dict[str, Any]:
-    """How true the texts are, and how well the filter tells, on `judged_pairs` with a known verdict.
+    """How true the texts are, and how well the filter separates them, from the rows of `judged_pairs` with a verdict.
 
     `caption_truth`, `caption_partial`: shares of the kept texts; `truth_<source>`: true texts of all of that source,
-    before the filter, and `kept_truth_<source>` after it. Of the web texts, where those are good that are not false:
+    before the filter, and `kept_truth_<source>` after it. For web texts, of which those are good that are not false:
     `filter_precision_web` (good of the kept), `filter_recall_web` (kept of the good), and `filter_auc_web`, the area
     under the ROC curve of the ITM score. `truth_counts`: texts by source, fate and verdict.
     """
@@ -130,7 +127,7 @@ class _Tally:
 
 
 def _auc(connection: duckdb.DuckDBPyConnection, source: str) -> float | None:
-    """The rank-sum form of the area under the ROC curve; equal scores count half."""
+    """The area under the ROC curve of the ITM score, by ranks; equal scores count half."""
     (row,) = connection.execute(
         """
         WITH ranked AS (
@@ -175,16 +172,11 @@ def _numbers(path: Path) -> dict[str, float]:
 
 
 def _seconds(root: Path, number: int) -> dict[str, float]:
-    """Seconds of each step of the round, by what it made; round 0 bears what is made once."""
-    prefix = run_folder.round_folder(root, number).name + "/"
-    found: dict[str, float] = {}
-    for manifest in run_folder.manifests(root):
-        name = str(manifest.get("name", ""))
-        mine = name.startswith(prefix) or (number == 0 and "/" not in name)
-        short = name.removeprefix(prefix)
-        if mine and short not in UNTIMED:
-            found[short] = float(manifest.get("seconds", 0.0))
-    return found
+    """Seconds of each step of the round, by what it made; what all rounds share counts for round 0."""
+    prefix = f"{run_folder.round_name(number)}/"
+    found = manifests_of_steps(root).items()
+    mine = {name: made for name, made in found if name.startswith(prefix) or (number == 0 and "/" not in name)}
+    return {name.removeprefix(prefix): float(made.get("seconds", 0.0)) for name, made in mine.items()}
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Sections of a round's page about its model: held-out figures, training, time."""
+"""The sections of a round's page about its model: held-out figures, training, time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 
 from blip_bootstrap.html import charts
 from blip_bootstrap.html.elements import charts_html, named, scroll
-from blip_bootstrap.report.page import Page
+from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.storage import run_folder
 
 ARMS = {"": "this round", "human_only": "human set only", "filter_only": "filter only",
@@ -22,8 +22,8 @@ CURVES = (("loss", ("loss",)), ("ITC, ITM and LM loss", ("itc", "itm", "lm")), (
 TONES = ("web", "synthetic", "human", "kept")
 
 
-def training(page: Page) -> str:
-    """Curves of the round's pre-training, from the model's metrics.jsonl."""
+def training(page: PageData) -> str:
+    """Losses and learning rate of the round's pre-training, from the model's metrics.jsonl."""
     path = run_folder.round_folder(page.root, page.number) / "model" / "metrics.jsonl"
     if not path.is_file():
         return ""
@@ -35,8 +35,8 @@ def training(page: Page) -> str:
     return charts_html(drawn)
 
 
-def held_out(page: Page) -> str:
-    """The held-out figures of the model and its controls, whole and by domain."""
+def held_out(page: PageData) -> str:
+    """The held-out figures of the model and its controls, over all pictures and by domain."""
     arms = [arm for arm in ARMS if any(f"{_prefix(arm)}{name}" in page.figures for name in HELD_OUT)]
     names = [name for name in HELD_OUT if any(page.figures.get(f"{_prefix(arm)}{name}") is not None for arm in arms)]
     if not names:
@@ -58,15 +58,17 @@ def held_out(page: Page) -> str:
     return scroll(table, "held-out figures") + _domain_bars(page)
 
 
-def seconds(page: Page) -> str:
-    """Time per step."""
+def seconds(page: PageData) -> str:
+    """The time that each step took."""
     rows = sorted(page.figures.get("seconds", {}).items(), key=lambda item: -item[1])
     return (
-        charts.bars([(name, s, f"{s:,.1f} s", "other") for name, s in rows], "seconds, longest first") if rows else ""
+        charts.bars([(name, s, f"{s:,.1f} s", "other") for name, s in rows], "seconds of each step, longest first")
+        if rows
+        else ""
     )
 
 
-def _domain_bars(page: Page) -> str:
+def _domain_bars(page: PageData) -> str:
     drawn = []
     for name in ("cider", "tr1"):
         rows = [
@@ -82,17 +84,17 @@ def _prefix(arm: str) -> str:
     return f"{arm}_" if arm else ""
 
 
-def _figure(page: Page, arm: str, key: str) -> float:
+def _figure(page: PageData, arm: str, key: str) -> float:
     value = page.figures.get(f"{_prefix(arm)}{key}")
     return -1.0 if value is None else float(value)
 
 
-def _cell(page: Page, arm: str, key: str, best: float) -> str:
+def _cell(page: PageData, arm: str, key: str, best: float) -> str:
     value = _figure(page, arm, key)
     marked = " best" if value == best else ""
     return f'<td class="num{marked}">{"" if value < 0 else _shown(key, value)}</td>'
 
 
 def _shown(key: str, value: float) -> str:
-    """As the tables over rounds show it: recall as percent."""
+    """A figure as text: recall in percent."""
     return format(value, ".1%" if key.startswith(("tr1", "ir1")) else ".3f")

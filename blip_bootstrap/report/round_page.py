@@ -1,127 +1,166 @@
-"""One self-contained HTML page per round: what was kept, what was dropped, why, and what came of it."""
+"""The page of a round: what was kept, what was dropped and why, and how good the model became."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from blip_bootstrap import __version__
 from blip_bootstrap.audit.audits import AUDITS
 from blip_bootstrap.audit.open_run import OpenRun
+from blip_bootstrap.audit.shortfalls import limits
 from blip_bootstrap.config import ReportConfig
-from blip_bootstrap.errors import writing
 from blip_bootstrap.html.elements import document, section
+from blip_bootstrap.progress import Say, quiet
 from blip_bootstrap.report import data_sections, model_sections
-from blip_bootstrap.report.page import Page
+from blip_bootstrap.report.page_data import PageData
+from blip_bootstrap.report.report_file import (
+    Content,
+    ReportFile,
+    manifest_files,
+    manifests_of_steps,
+    write_if_changed,
+)
 from blip_bootstrap.storage import run_folder
-from blip_bootstrap.storage.files import check_writable, write_whole
-from blip_bootstrap.storage.run_folder import resolve_round
+from blip_bootstrap.storage.run_folder import labels_path, languages_path, resolve_round
 
-SECTIONS: tuple[tuple[str, str, str, Callable[[Page], str]], ...] = (
-    ("flow", "From URLs to pairs", "Every row is accounted for; all bars are to one scale.", data_sections.flow),
-    ("pictures", "Kept and dropped", "Green texts train the next model; red do not.", data_sections.galleries),
+SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
+    (
+        "flow",
+        "From URLs to pairs",
+        "No row is lost: each goes on or has a reason why not. All bars have the same scale.",
+        data_sections.flow,
+    ),
+    (
+        "pictures",
+        "Kept and dropped",
+        "The next model trains on the green texts and not on the red ones.",
+        data_sections.galleries,
+    ),
     (
         "noise",
         "Noise ratio",
-        "What the filter rejects of each source (section 4.2 of the paper), and what is dropped in all.",
+        "How much of each source the filter rejects (section 4.2 of the BLIP paper), and how much is dropped in all.",
         data_sections.noise,
     ),
-    ("spot-check", "Spot check", "What people's answers to a sample say of the whole round.", data_sections.spot_check),
+    (
+        "spot-check",
+        "Spot check",
+        "What people answered about a sample of texts, projected onto the whole round.",
+        data_sections.spot_check,
+    ),
     (
         "scores",
         "Scores of the filter",
-        "Two hills, a valley at the threshold: the filter tells.",
+        "A filter that separates well has two peaks, with a valley at the threshold.",
         data_sections.scores,
     ),
-    ("truth", "Truth", "Known for these texts, and used for measuring alone.", data_sections.truth),
+    (
+        "truth",
+        "Truth",
+        "How many texts are true of their picture, by the truth file. It is used for measuring only.",
+        data_sections.truth,
+    ),
     (
         "held-out",
         "Held-out figures",
-        "The best of each line in bold; controls had the same steps.",
+        "Measured on the held-out set. The best of each line is bold; controls were trained for as many steps.",
         model_sections.held_out,
     ),
-    ("rounds", "Round by round", "All figures are in metrics.json beside this page.", data_sections.over_rounds),
+    (
+        "rounds",
+        "Round by round",
+        "The main figures; metrics.json beside this page has all of them.",
+        data_sections.over_rounds,
+    ),
     (
         "diversity",
         "Words",
-        "Variety, the most common, what was lost or invented, who is named.",
+        "How varied the texts are, which are most common, which words the captioner lost or invented.",
         data_sections.diversity,
     ),
-    ("training", "Training", "Pre-training of this round's model.", model_sections.training),
-    ("time", "Time", "Of each step, in its last run.", model_sections.seconds),
-    ("settings", "Settings and digests", "What everything was made from.", data_sections.settings),
+    (
+        "training",
+        "Training",
+        "Losses and learning rate while this round's model was pre-trained.",
+        model_sections.training,
+    ),
+    ("time", "Time", "How long each step took when it last ran.", model_sections.seconds),
+    ("settings", "Settings and digests", "What each artifact was made from.", data_sections.settings),
 )
 """Anchor, heading, a sentence about it, and the function that draws it."""
 
 AHEAD = tuple(name for name in AUDITS if name not in ("downloads", "steps"))
-"""The audits that the sections tell."""
+"""The audits that the sections show, asked before the first section is drawn."""
 
 
 def write_report(
     root: Path,
-    number: int,
-    out: Path,
-    images: Path,
-    pairs: Path,
-    model: Path | None,
-    metrics: Path,
-    config: ReportConfig,
+    number: int | None = None,
+    config: ReportConfig | None = None,
     run: OpenRun | None = None,
-) -> dict[str, int]:
-    """Write `out`/report.html for round `number` of the run under `root`; returns its size in bytes.
+    say: Say = quiet,
+    always: bool = False,
+) -> Path:
+    """Write report.html of round `number` (None: the last) of the run under `root`, if it may have changed; its path.
 
-    The page needs no other file and no network. `images`, `pairs`, `model` and `metrics` are what it is made from,
-    and lie under `root`. It holds no time of its own making, so that the same inputs give the same bytes. `run` is
-    the run under `root`, where another page is to be made of it.
+    The page needs no other file and no network, and holds no time of its own making. `config` None takes the settings
+    that the page was last written with. `run` is the run under `root`, where another page is to be made of it. `say`
+    gets the lines of progress; `always` draws the page in any case. Raises InputError where the run or the round is
+    not there, or the page cannot be written.
     """
-    page = page_html(root, number, config, run)
-    (out / "report.html").write_text(page, encoding="utf-8")
-    return {"size_bytes": len(page.encode())}
+    last = resolve_round(root, number)
+    name = f"{run_folder.round_name(last)}/report.html"
+    settings = config or _settings_of(root / name)
+
+    def content() -> Content:
+        page = page_html(root, last, settings, run)
+        return page, {"size_bytes": len(page.encode())}
+
+    reads = what_a_page_reads(root, [one for one in run_folder.round_numbers(root) if one <= last])
+    file = ReportFile(root, name, "write_report", reads, settings)
+    return write_if_changed(file, content, say, always)
 
 
-def rewrite_report(root: Path, number: int | None = None, run: OpenRun | None = None) -> Path:
-    """Make the page of a round (None: the last) anew in its place, with the settings it was made with; its path.
+def _settings_of(page: Path) -> ReportConfig:
+    """The settings that a page was last written with."""
+    record = run_folder.read_json(run_folder.manifest_path(page))
+    return ReportConfig.model_validate((record or {}).get("settings", {}))
 
-    `run` as for `write_report`. Raises InputError where the run or the round is not there.
+
+def what_a_page_reads(root: Path, rounds: Sequence[int]) -> dict[str, Path | str]:
+    """Every input of a page about these rounds: what steps left, figures, labels, languages, and the alarms' limits.
+
+    The Parquet files count by their MANIFESTs. The version decides, too: another may word or draw a page otherwise.
     """
-    number = resolve_round(root, number)
-    path = run_folder.round_folder(root, number) / "report.html"
-    beside = run_folder.manifest_path(path)
-    manifest = run_folder.read_json(beside)
-    config = ReportConfig.model_validate((manifest or {}).get("settings", {}))
-    check_writable(path)
-    content = page_html(root, number, config, run).encode()
-    with writing(path):
-        write_whole(path, content)
-        if manifest:
-            entry = {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            write_whole(beside, json.dumps({**manifest, "files": [entry]}, indent=1))
-    return path
+    files = [run_folder.round_folder(root, number) / "metrics.json" for number in rounds]
+    files += [path(root, number) for path in (labels_path, languages_path) for number in rounds]
+    found: dict[str, Path | str] = {"version": __version__, "run": root.name, "limits": json.dumps(limits(root))}
+    return found | manifest_files(root, rounds) | {file.relative_to(root).as_posix(): file for file in files}
 
 
 def page_html(root: Path, number: int, config: ReportConfig, run: OpenRun | None = None) -> str:
-    """The page of round `number` as one HTML document; `run` as for `write_report`."""
+    """The page of round `number` as one HTML document; `run` is the run under `root`, where it is open already."""
     with nullcontext(run) if run else OpenRun(root) as opened:
         numbers = [one for one in run_folder.round_numbers(root) if one <= number]
         connection, audits = opened.over(numbers, AHEAD)
-        manifests = {str(m["name"]): m for m in run_folder.manifests(root)}
         rounds = data_sections.read_rounds(connection, root, number)
-        page = Page(root, number, config, connection, audits, rounds, manifests)
+        page = PageData(root, number, config, connection, audits, rounds, manifests_of_steps(root))
         drawn = [(anchor, title, note, draw(page)) for anchor, title, note, draw in SECTIONS]
         head = data_sections.cards(page) + data_sections.alarm_list(page)
     drawn = [one for one in drawn if one[3]]
     return document(
         f"CapFilt round {number}",
-        f"What was kept, what was dropped, and what came of it: {root.name}, round {number}.",
+        f"Run {root.name}: what was kept, what was dropped and why, and how good the model became.",
         [(anchor, title) for anchor, title, _, _ in drawn],
         head + "".join(section(*one) for one in drawn),
         _footer(page),
     )
 
 
-def _footer(page: Page) -> str:
+def _footer(page: PageData) -> str:
     made = [str(m["made"]) for name, m in page.manifests.items() if run_folder.round_of(name) == page.number]
     version = next((str(m["version"]) for m in page.manifests.values()), "")
-    return f"blip-bootstrap {version}; the last of its parts was made {max(made, default='')}."
+    return f"blip-bootstrap {version}; the last artifact of the round was made {max(made, default='')}."

@@ -1,4 +1,4 @@
-"""The table at the end of a run: one column per round, one row per figure."""
+"""The table that is printed at the end of a run: a column for each round, a row for each figure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blip_bootstrap.audit.shortfalls import shortfalls
-from blip_bootstrap.query import records
+from blip_bootstrap.query import json_tables
 from blip_bootstrap.storage import run_folder
 
 FIGURES = (
@@ -27,13 +27,13 @@ FIGURES = (
     ("oracle: CIDEr", "oracle_cider", ".3f"), ("oracle: TR@1", "oracle_tr1", ".1%"),
     ("seconds", "seconds", "counts"),
 )  # fmt: skip
-"""Label, key in metrics.json, and format: Python's, or one `name value` a line."""
+"""Label, key in metrics.json and format: Python's, or `counts` for a line `name value` for each of several."""
 
 
 def print_summary(root: Path) -> None:
-    """Print the figures of every round of `root` that has a metrics.json."""
+    """Print the figures of each round of the run under `root` that has any, and the alarms about failed inputs."""
     read = {
-        run_folder.round_folder(root, n).name: records.read_figures(root, n) for n in run_folder.round_numbers(root)
+        run_folder.round_folder(root, n).name: json_tables.read_figures(root, n) for n in run_folder.round_numbers(root)
     }
     rounds = {name: figures for name, figures in read.items() if figures is not None}
     table = Table(title=str(root), header_style="bold", title_justify="left")

@@ -1,4 +1,4 @@
-"""Everything about one image: where it is from, every text in every round with scores and verdict, models, settings."""
+"""One image's story: where it is from, its texts in each round with scores and reasons, and what decided on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from rich.markup import escape as escape_markup
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.html.elements import document, section, table_html
+from blip_bootstrap.html.elements import details, document, section, table_html
 from blip_bootstrap.html.gallery import picture_html, text_html
 from blip_bootstrap.query.formats import PipedConsole, shown, write_file
 from blip_bootstrap.query.questions import query
@@ -35,9 +35,9 @@ ORDER BY p.round, p.source DESC, p.candidate
 
 @dataclass(frozen=True)
 class Story:
-    """One image's row of `images`, its texts over all rounds, and for each round what decided about them.
+    """One image's row of `images`, its texts in all rounds, and the models and settings that decided on them.
 
-    `others` are the keys of rows that go by the same name, as of a row that was rejected as a duplicate; five at most.
+    `others` are keys of at most five more rows with the same uid, sha256 or URL, such as rejected duplicates.
     """
 
     image: Mapping[str, Any]
@@ -47,7 +47,7 @@ class Story:
 
 
 def why(root: Path, name: str) -> Story:
-    """All that the run under `root` knows of the image `name`: its key, uid, sha256 or URL.
+    """The story of the image `name` (its key, uid, sha256 or URL) in the run under `root`.
 
     Raises InputError where no image has that name.
     """
@@ -59,7 +59,7 @@ def why(root: Path, name: str) -> Story:
 
 
 def print_why(root: Path, name: str, page: Path | None = None) -> Path | None:
-    """Print the story of an image on standard output; with `page`, write it there as HTML with its picture, too."""
+    """Print the story of an image on standard output; with `page`, also write it there as HTML, with the picture."""
     story = why(root, name)
     console = PipedConsole(highlight=False, soft_wrap=True)
     for field, value in _told(story).items():
@@ -75,7 +75,7 @@ def print_why(root: Path, name: str, page: Path | None = None) -> Path | None:
 
 
 def story_html(story: Story) -> str:
-    """The story as one HTML document without any other file."""
+    """The story as one HTML document that needs no other file."""
     rows = story.texts.to_pylist()
     picture = (
         f'<ul class="gallery wide"><li><figure>{picture_html(story.image["jpg"], "the picture")}</figure></li></ul>'
@@ -87,41 +87,41 @@ def story_html(story: Story) -> str:
         f"{''.join(text_html(row) for row in rows if row['round'] == number)}</ul></figure></div>"
         for number in rounds
     )
-    parts = [
+    sections = [
         ("picture", "The picture", str(story.image["url"] or ""), picture + table_html(facts, "facts")),
         (
             "texts",
             "Its texts",
-            "Green texts trained the round's model; red did not.",
+            "The round's model was trained on the green texts and not on the red ones.",
             texts + table_html(_filled(rows), "texts"),
         ),
         (
             "deciders",
             "What decided",
-            "Models by digest, settings as recorded.",
+            "Models by their digests, settings as the MANIFESTs record them.",
             "".join(map(_decider_html, story.deciders.to_pylist())),
         ),
     ]
     title = f"Image {story.image['key']}"
-    nav = [(anchor, heading) for anchor, heading, _, _ in parts]
-    body = "".join(section(*part) for part in parts)
-    return document(title, "Where it is from, what was said of it, and why.", nav, body, "")
+    nav = [(anchor, heading) for anchor, heading, _, _ in sections]
+    body = "".join(section(*one) for one in sections)
+    return document(title, "Where it is from, which texts it has, and why they were kept or dropped.", nav, body, "")
 
 
 def _decider_html(row: Mapping[str, Any]) -> str:
-    """What decided in one round: models, and settings as YAML."""
+    """The models and settings of one round as YAML, under its number."""
     settings = {name: json.loads(row[name]) for name in ("captions", "rule") if row[name]}
     told = yaml.safe_dump({"models": row["models"].split("; ")} | settings, sort_keys=False, allow_unicode=True)
-    return f"<details open><summary><strong>Round {row['round']}</strong></summary><pre>{escape(told)}</pre></details>"
+    return details(f"Round {row['round']}", f"<pre>{escape(told)}</pre>", is_open=True)
 
 
 def _filled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without the columns that have no value."""
+    """The rows without the columns in which no row has a value."""
     return [{name: value for name, value in row.items() if any(one[name] for one in rows)} for row in rows]
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    """One text for the terminal: fate, source, scores, the words."""
+    """One text as a line for the terminal."""
     fate = "[green]kept[/green]   " if row["kept"] else "[red]dropped[/red]"
     scores = ("itm_score", "itc_score", "clip_score", "logprob", "itm_scores", "itc_scores")
     figures = [f"{name} {_figures(row[name])}" for name in scores if row[name] is not None]
@@ -135,7 +135,7 @@ def _figures(value: float | list[float]) -> str:
 
 
 def _keys(connection: duckdb.DuckDBPyConnection, root: Path, name: str) -> list[str]:
-    """The key of the image that goes by a name, downloaded ones first, and those of some others that do, too."""
+    """The keys of the first six images with that key, uid, sha256 or URL, downloaded ones first."""
     said = literal(name)
     # The key first and alone: row groups are ordered by it, so that only one is read.
     for where in (f"key = {said}", f"uid = {said} OR sha256 = {said} OR url = {said}"):
@@ -151,7 +151,7 @@ def _told(story: Story) -> dict[str, Any]:
 
 
 def _deciders(root: Path) -> pa.Table:
-    """For each round: captioner, filter, sampler and rule, from the manifests."""
+    """The captioner, filter, sampler and selection rule of each round, from the MANIFESTs."""
     made = {str(manifest["name"]): manifest for manifest in run_folder.manifests(root)}
     rows = []
     for number in run_folder.round_numbers(root):

@@ -1,1 +1,1 @@
-"""Which captions become pairs: the rule, as SQL, and its calibration by labels."""
+"""Which captions become pairs: the selection rule as SQL, and its calibration by labels."""

@@ -1,4 +1,4 @@
-"""From labelled texts to the threshold that meets a target noise."""
+"""The threshold that meets a target noise, found from labelled texts."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ LEAST_ANSWERS = 5
 DRAWS = 400
 
 HUMAN = "human"
-"""The source of labels that `human_pairs` makes."""
+"""The source of the labels that `human_pairs` makes."""
 
 _STEP = 0.02
 
 _REACH = 800
-"""Bins are equal steps of the log-odds, since a sharp filter puts half of its scores above .999; float32 ends at 16."""
+"""Bins are equal steps of the log-odds, since a sharp filter puts half of its scores above .999; those of float32 end
+at 16."""
 
 NUM_BINS = 2 * _REACH
 
 _EDGES: Floats = np.arange(-_REACH, _REACH, dtype=np.float64) * _STEP
 
 _RIDGE = np.diag([0.1, 0.1, 0.01])
-"""Prior precision of the weights: wide, but it keeps perfectly parted labels from running away."""
+"""Prior precision of the weights: a wide prior that keeps them finite where a score separates the labels perfectly."""
 
 
 class NoThresholdError(InputError):
@@ -45,7 +46,7 @@ class NoThresholdError(InputError):
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A threshold on the ITM score with what it will do, 0..1 each, and 95 % intervals."""
+    """A threshold on the ITM score, and the noise and recall expected of it, 0..1, with their 95 % intervals."""
 
     threshold: float
     noise: float
@@ -60,15 +61,15 @@ class Calibrated:
 def calibrate(captions: Sequence[Path], labels: Path, sources: Sequence[str], target_noise: float) -> Calibrated:
     """The lowest ITM threshold at which at most `target_noise` of the kept texts do not fit their pictures.
 
-    P(fits | score) is a logistic curve over ln s and ln(1-s) (beta calibration), each source by itself where both
-    answers were given often enough. Every figure is a mean, and every interval holds 95 %, over curves drawn from the
-    posterior that the answers leave: the single best curve is too sure of the highest scores, and a threshold chosen
-    by it ends above the target. Expected noise at a threshold follows from the scores of all texts.
+    P(fits | score) is a logistic curve over ln s and ln(1-s) (beta calibration), fitted to each source by itself where
+    both answers were given often enough. Figures are means, and intervals hold 95 %, over curves drawn from the
+    posterior of the weights: the single best curve is too sure of the highest scores, and a threshold chosen by it ends
+    above the target. The noise expected at a threshold follows from the scores of all texts.
 
-    Assumes that the answered texts were drawn without looking at more than source and score, and that the answers are
-    right. Labels of the source `human` say how scores of right and wrong texts lie, not how many are right; that is
-    found from the scores of all texts (`_with_share`). It assumes that right web texts are scored as human captions
-    and wrong ones as web texts on another picture: a text of the picture that is cut or shuffled may count as right.
+    Assumes that the answered texts were drawn by source and score alone, and that the answers are right. Labels of the
+    source `human` say how right and wrong texts are scored, not how many are right; that follows from the scores of all
+    texts (`_with_share`). It assumes that right web texts are scored like human captions, and wrong ones like web texts
+    beside another picture: a text of the picture itself that is cut or shuffled may count as right.
 
     Raises InputError where there are too few answers, or no threshold reaches the target.
     """
@@ -89,7 +90,7 @@ def _is_score(score: float | None) -> bool:
 def thresholds_table(
     captions: Sequence[Path], labels: Path, sources: Sequence[str], targets: Sequence[float] = (0.05, 0.1, 0.2)
 ) -> pa.Table:
-    """What `target_noise` would do at each target, for printing; nulls where no threshold reaches it."""
+    """The threshold for each target noise with its expected noise and recall; nulls where none reaches the target."""
     rows = []
     for target in targets:
         try:
@@ -101,7 +102,7 @@ def thresholds_table(
 
 
 def find_threshold(rows: Sequence[Mapping[str, Any]], counts: Mapping[str, Floats], target_noise: float) -> Calibrated:
-    """`calibrate` from answered rows of `LABELS`, and from the number of texts of each source in each bin of `bin_of`.
+    """The lowest threshold that meets the target, from answered rows of `LABELS` and the texts of each source by bin.
 
     Raises ValueError where no threshold reaches the target.
     """
@@ -140,7 +141,7 @@ def _answers(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
 
 
 def _histograms(captions: Sequence[Path], sources: Sequence[str]) -> dict[str, Floats]:
-    """Texts of each source in each bin of the ITM score."""
+    """The number of texts of each source in each bin of the ITM score."""
     counts = {source: np.zeros(NUM_BINS) for source in sources}
     place = f"floor((ln(score) - ln(1 - score)) / {_STEP})::INTEGER + {_REACH}"
     with duckdb.connect() as connection:
@@ -156,7 +157,7 @@ def _histograms(captions: Sequence[Path], sources: Sequence[str]) -> dict[str, F
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], counts: Mapping[str, Floats]) -> tuple[Floats, Floats]:
-    """Noise among the kept, and recall, at every threshold that is a bin's lower edge, for every drawn curve.
+    """Noise among the kept texts, and recall, at the lower edge of every bin as threshold, for every drawn curve.
 
     Both are (bins, draws); noise is NaN where no text is left.
     """
@@ -171,7 +172,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], counts: Mapping[str, Floats]) -> 
 
 
 def _fits(rows: Sequence[Mapping[str, Any]], source: str, number: Floats) -> Floats:
-    """P(a text of `source` fits | bin), of every drawn curve; `number` texts lie in the bins."""
+    """P(a text of `source` fits | bin) by every drawn curve; `number` is how many texts lie in each bin."""
     mine = [row for row in rows if row["source"] == source]
     enough = min(_answers(mine)) >= LEAST_ANSWERS
     probability = _drawn_curves(mine if enough else rows)
@@ -181,9 +182,10 @@ def _fits(rows: Sequence[Mapping[str, Any]], source: str, number: Floats) -> Flo
 
 
 def _with_share(probability: Floats, number: Floats, share: float) -> Floats:
-    """P(fits | score) for texts of which another share fits than the `share` that the curves were fitted to.
+    """P(fits | bin) for texts of which another share fits than the `share` of the labels.
 
-    The share that explains the scores of all texts best, by expectation and maximisation (Saerens et al. 2002).
+    The new share is the one that explains the scores of all texts best, found by expectation maximisation (Saerens et
+    al. 2002).
     """
     some = number > 0
     likelihood = probability[some] / (1 - probability[some]) * (1 - share) / share
@@ -209,19 +211,19 @@ def _features(scores: Floats) -> Floats:
 
 
 def _drawn_curves(rows: Sequence[Mapping[str, Any]]) -> Floats:
-    """P(fits | bin) by DRAWS curves of the posterior: normal around its mode, with the curvature there (Laplace)."""
+    """P(fits | bin) by DRAWS curves of the posterior, taken as normal around its mode (Laplace approximation)."""
     weights, covariance = fit_curve(rows)
     return curve_at_bins(np.random.default_rng(0).multivariate_normal(weights, covariance, size=DRAWS))
 
 
 def curve_at_bins(weights: Floats) -> Floats:
-    """P(fits | bin), (bins, curves), of curves whose weights are (curves, 3)."""
+    """P(fits | bin), of shape (bins, curves), by curves with weights of shape (curves, 3)."""
     centres: Floats = _sigmoid(_EDGES + _STEP / 2)
     return _sigmoid(_features(centres) @ weights.T)
 
 
 def fit_curve(rows: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
-    """Mode (3,) and covariance (3, 3) of the curve's weights: logistic regression by Newton's method."""
+    """Mode (3,) and covariance (3, 3) of the weights of the curve, by logistic regression with Newton's method."""
     scores = np.array([row["itm_score"] for row in rows], dtype=np.float64)
     answers = np.array([row["answer"] == "yes" for row in rows], dtype=np.float64)
     design, weights, curvature = _features(scores), np.zeros(3), _RIDGE

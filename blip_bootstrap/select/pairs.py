@@ -23,17 +23,18 @@ Counts = dict[str, int | float | str]
 Query = Callable[[Sequence[Path]], str]
 
 FILES_PER_QUERY = 8
-"""Planning a query costs as much as some 5,000 rows; more files in one would only take more memory."""
+"""Planning a query takes as long as deciding some 5,000 rows; more files in one query only take more memory."""
 
 
 def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
     """Decide for every row of `captions` whether it becomes a training pair, and if not, why.
 
     Writes one file of `tables.PAIRS` into `out` for each file of `captions`, with the same rows in the same order. A
-    dropped row carries the first reason of `tables.REASONS` that applies. `rejected` is the filter's verdict on any
-    text with a score, whether or not something else drops it, too. `duplicate_text` is a text that the same image
-    already has, letter case apart, among the rows that could still be kept.
-    Returns rows, kept, kept and dropped rows by source, dropped rows by reason, and the cut that was found.
+    dropped row carries the first reason of `tables.REASONS` that applies. `rejected` is the filter's verdict on every
+    text with a score, also where something else drops it. `duplicate_text` is a text that the same image already has,
+    letter case apart, among the rows that could still be kept.
+    Returns the numbers of rows, of kept rows, of kept and dropped rows by source and of dropped rows by reason, and the
+    cut.
     Raises AccountingError where rows in are not rows kept plus rows per reason, and InputError where a file is damaged.
     BLIP, section 3.3.
     """
@@ -59,9 +60,9 @@ def _select(connection: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Pa
 def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
     """Run the rule that made `pairs` on the web texts of `captions` alone: Table 1's arm with the filter only.
 
-    The cut stays the one that the round found, of whatever texts, so that the arm has the round's filter and lacks its
-    synthetic texts; ranking and repetitions are among web texts, and there is nothing to mix. Output, counts and errors
-    as in `select_pairs`; raises InputError where `pairs` does not say by which rule it was made.
+    The cut is the round's own, so that the arm has the round's filter and lacks only its synthetic texts. Ranks and
+    repetitions are found among web texts, and `synthetic_share` does not apply. Writes, returns and raises as
+    `select_pairs` does; raises InputError too where `pairs` does not say by which rule it was made.
     """
     files, rule = _files(captions), rule_of(schema_of(_files(pairs)[0])) or {}
     cut = cut_of(rule)
@@ -78,11 +79,10 @@ def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
 
 
 def take_web_pairs(out: Path, images: Path) -> Counts:
-    """Every web text of a downloaded image, for the start of the loop (round 0); only texts that are empty or
-    were too long to be read are dropped.
+    """Take every web text of a downloaded image as a pair, for the start of the loop (round 0).
 
-    Writes one file of `tables.PAIRS` for each file of `images`; `itm_score` is null. Counts and errors as in
-    `select_pairs`.
+    Only texts that are empty or were cut when the list was read are dropped. Writes one file of `tables.PAIRS` for each
+    file of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
     """
     with told_in_one_line(), duckdb.connect() as connection:
         return _decide(connection, out, _files(images), _web_texts, {"strategy": "all_web_texts"})
@@ -121,7 +121,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _num_before(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> int:
-    """How many texts of its image can stand before a text: the web's and all other candidates."""
+    """The most texts of one image that can stand before a text of it: the web text and the other candidates."""
     ((most,),) = connection.execute(f"SELECT max(candidate) FROM {scan(files)}").fetchall()
     return 1 + int(most or 0)
 
@@ -131,7 +131,7 @@ def _grouped(files: Sequence[Path]) -> list[Sequence[Path]]:
 
 
 def _kept_by_source(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], query_of: Query) -> dict[str, int]:
-    """How many texts of each source a rule would keep."""
+    """The number of texts of each source that a rule would keep."""
     kept = {"web": 0, "synthetic": 0}
     for group in _grouped(files):
         counted = f"SELECT source, count(*) FROM ({query_of(group)}) WHERE kept GROUP BY source"
@@ -147,7 +147,7 @@ def _decide(
     query_of: Query,
     rule: Mapping[str, object],
 ) -> Counts:
-    """Decide the files that are not there yet, a few by each query, then count and check all of them."""
+    """Decide the files that are not decided yet, a few with each query, then count and check the pairs of all files."""
     groups = _grouped([file for file in files if not _is_decided(out / file.name)])
     metadata = {"rule": json.dumps(rule)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -159,14 +159,14 @@ def _decide(
 
 
 def _is_decided(path: Path) -> bool:
-    """Whether a file of pairs is there; one with other columns was left by an earlier version, and is made anew."""
+    """Whether a file of pairs is there; one with other columns is of an earlier version, and is made anew."""
     return path.exists() and schema_of(path).names == tables.PAIRS.schema.names
 
 
 def _write(
     cursor: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Path], query: str, rule: dict[str, str]
 ) -> None:
-    """Decide some files by one query, and write a file of pairs for each, also for one without rows."""
+    """Decide some files with one query, and write a file of pairs for each, also where it has no rows."""
     with cursor:
         decided = cursor.sql(query).to_arrow_table()
     sizes = dict.fromkeys(range(1, len(files) + 1), 0)
@@ -178,7 +178,7 @@ def _write(
 
 
 def _rows_expected(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> int:
-    """Rows that must come out: of `images`, those with a picture; of `captions`, all."""
+    """The number of rows that must come out: for `images`, those with a picture; for `captions`, all."""
     columns = [str(row[0]) for row in connection.execute(f"DESCRIBE SELECT * FROM {scan(files)}").fetchall()]
     where = "WHERE status = 'success'" if "status" in columns else ""
     ((rows,),) = connection.execute(f"SELECT count(*) FROM {scan(files)} {where}").fetchall()

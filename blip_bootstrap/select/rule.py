@@ -1,4 +1,4 @@
-"""The selection rule: its cut, found from the scores of all texts, and its SQL, which gives a row a reason or none."""
+"""The selection rule: its cut, found from the scores of all texts, and the SQL that gives a text a reason or none."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.sql_text import scan, text_list
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS, below_sql
+from blip_bootstrap.select.calibrate import calibrate
 from blip_bootstrap.select.score_cut import find_score_cut
 
 FOLDED = r"trim(regexp_replace(coalesce(caption, ''), '[\s\p{Z}\x{0b}\x{1c}-\x{1f}\x{85}]+', ' ', 'g'))"
-"""SQL for a text with its whitespace folded, as Python's " ".join(text.split()) does."""
+"""SQL of a text with its whitespace folded, as Python's " ".join(text.split()) folds it."""
 
 _TRIMMED = (
     "coalesce(CASE WHEN starts_with(caption, ' ') OR ends_with(caption, ' ') THEN trim(caption) ELSE caption END, '')"
 )
-"""Trimming every text takes two fifths of the whole rule's time; folded ones have nothing to trim."""
+"""Texts are folded already but for few; trimming all of them would take two fifths of the whole rule's time."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The score below which a text is dropped, and what the search for it found, for the record."""
+    """The score below which a text is dropped, and what the search for it found, which the files' metadata keep."""
 
     at: float
     counts: dict[str, int | float | str] = field(default_factory=dict)
 
 
 def check_score(files: Sequence[Path], config: SelectConfig) -> None:
-    """Raise InputError where the strategy ranks by a score no text has, or `fraction` by one that a source lacks."""
+    """Raise InputError where the strategy ranks by a score that no text has, or `fraction` by one a source lacks."""
     column = SCORE_COLUMNS[config.score]
     if config.strategy in ("threshold", "target_noise") or column == "itm_score":
         return
@@ -55,15 +56,13 @@ def check_score(files: Sequence[Path], config: SelectConfig) -> None:
 
 
 def find_cut(files: Sequence[Path], config: SelectConfig) -> Cut:
-    """The cut that the strategy asks for: as configured, a quantile of the scores, or calibrated on labels.
+    """The cut of the strategy: the configured one, a quantile of the scores, or one calibrated on labels.
 
     Raises InputError where the labels cannot give one.
     """
     if config.strategy == "fraction":
         return _quantile(files, config)
     if config.strategy == "target_noise" and config.labels:
-        from blip_bootstrap.select.calibrate import calibrate
-
         found = calibrate(files, config.labels, config.sources, config.target_noise)
         expected = {f"expected_{name}": value for name, value in vars(found).items() if name != "threshold"}
         return Cut(found.threshold, {"itm_threshold": found.threshold, **expected})
@@ -77,7 +76,7 @@ def _quantile(files: Sequence[Path], config: SelectConfig) -> Cut:
 
 
 def thinning(kept: Mapping[str, int], synthetic_share: float) -> dict[str, float]:
-    """What share of each source's kept texts to keep, so that `synthetic_share` of the rest is synthetic."""
+    """The share of each source's kept texts to keep, so that `synthetic_share` of what is left is synthetic."""
     web, synthetic = kept["web"], kept["synthetic"]
     if synthetic * (1 - synthetic_share) > web * synthetic_share:
         return {"web": 1.0, "synthetic": web * synthetic_share / (synthetic * (1 - synthetic_share))}
@@ -89,9 +88,9 @@ def thinning(kept: Mapping[str, int], synthetic_share: float) -> dict[str, float
 def rule_sql(texts: str, config: SelectConfig, cut: float, shares: Mapping[str, float], num_before: int) -> str:
     """The selection rule as one SQL query over `texts`, rows of `captions` with columns `part` and `position`.
 
-    `cut` is the score of `cut_column` below which the filter rejects a text, whatever else is said of it; `shares` is
-    what `thinning` leaves of a source, all where it is not named; `num_before` is how many texts of the same image can
-    stand before one. The rows come out in the order of `texts`.
+    `cut` is the score of `cut_column` below which the filter rejects a text; `shares` is the share that `thinning`
+    leaves of a source, all of one that it does not name; `num_before` is how many texts of the same image can stand
+    before a text. The rows come out in the order of `texts`.
     """
     ranks, score = config.strategy in ("best_per_image", "top_k"), cut_column(config)
     return f"""
@@ -129,18 +128,18 @@ FROM ranked {"ORDER BY part, position" if ranks else ""}
 
 
 def cut_column(config: SelectConfig) -> str:
-    """The score that the rule's cut is one of; `best_per_image` and `top_k` rank by theirs what ITM leaves."""
+    """The column to which the cut applies; `best_per_image` and `top_k` rank by `score` what the ITM cut leaves."""
     return SCORE_COLUMNS[config.score] if config.strategy == "fraction" else "itm_score"
 
 
 def _wanted(config: SelectConfig) -> str:
-    """Whether a text's source is one that pairs are made of; no question where both are."""
+    """SQL: whether a text's source is one of `select.sources`."""
     both = {"web", "synthetic"} <= set(config.sources)
     return "true" if both else f"list_contains({text_list(config.sources)}, source)"
 
 
 def _said_before(num_before: int) -> str:
-    """Whether one of the rows just before says the same of the same image.
+    """SQL: whether one of the rows just before has the same text of the same image.
 
     The rows of an image are adjacent. A window over nothing keeps the rows' order, and takes a sixth of the time of
     one that is partitioned by image and text.
@@ -160,12 +159,12 @@ def _text_checks(config: SelectConfig) -> str:
 
 
 def _falls(config: SelectConfig) -> str:
-    """Whether a text that the filter rejects is dropped for it; exploration keeps some, rejected all the same."""
+    """SQL: whether a text is dropped because the filter rejects it; `explore_share` of the rejected texts are not."""
     return f"rejected AND {_draw(config, 'explore')} >= {config.explore_share}" if config.explore_share else "rejected"
 
 
 def _place(config: SelectConfig) -> str:
-    """A text's place among those of its image that could be kept, 1 being the best."""
+    """SQL: a text's rank among those of its image that could be kept; 1 is the best."""
     if config.strategy not in ("best_per_image", "top_k"):
         return "1"
     order = f"{SCORE_COLUMNS[config.score]} DESC NULLS LAST, part, position"
@@ -181,7 +180,7 @@ def _left_out(config: SelectConfig, shares: Mapping[str, float]) -> str:
 
 
 def _draw(config: SelectConfig, purpose: str) -> str:
-    """A number 0..1 that depends on the seed and the text's place alone; md5, since hash() may change with DuckDB."""
+    """SQL: a number 0..1 by seed, key, source and candidate; from md5, since hash() may change with DuckDB."""
     return (
         f"md5_number_lower(concat_ws(' ', '{purpose}', {config.seed}, key, source, candidate)) / 18446744073709551615.0"
     )

@@ -17,7 +17,7 @@ from blip_bootstrap.query.sql_text import is_number, scan, text_list
 NUM_BINS = 65_536
 
 _WIDEST = 3.5e38
-"""Beyond the largest finite float32: stands for infinity, with which one cannot count."""
+"""A number beyond the largest float32, which stands for infinity in the arithmetic of the bins."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ class ScoreCut:
 def find_score_cut(files: Sequence[Path], column: str, sources: Sequence[str], share: float) -> ScoreCut:
     """The highest score that at least `share` (0..1) of the scored texts of `sources` reach, to the text.
 
-    Texts of the same score have the same fate: the share is met to the row but for those that have the cut's own score,
-    and where all scores are equal, all texts reach it. A share of 0 gives a cut above every score; no scores at all, 0.
+    Texts of the same score are kept or dropped together, so the share is exceeded only by texts that have the cut's own
+    score; where all scores are equal, all texts reach it. A share of 0 gives a cut above every score; where no text has
+    a score, the cut is 0.
 
     Counts the texts in equal bins between the least and the highest score, then again within the bin where the cut
-    lies, until that holds one score: two or three readings of the column, where a sort of it would fill the memory.
+    lies, until that holds one score: the column is read two or three times, where sorting it would fill the memory.
     """
     score = f"greatest(-{_WIDEST}, least({_WIDEST}, {column}::DOUBLE)) AS score"
     where = f"{is_number(column)} AND list_contains({text_list(sources)}, source)"
@@ -68,7 +69,7 @@ def _bins_sql(texts: str, low: float, high: float) -> str:
 
 
 def _bin_of_cut(bins: Iterable[tuple[int, float, float]], above: int, wanted: int) -> tuple[int, float, float]:
-    """The texts above the bin that holds the cut, and that bin's least and highest score.
+    """The number of texts above the bin that holds the cut, and that bin's least and highest score.
 
     `bins` are as `_bins_sql` has them, and `above` is how many texts are above all of these.
     """
@@ -80,7 +81,7 @@ def _bin_of_cut(bins: Iterable[tuple[int, float, float]], above: int, wanted: in
 
 
 def _above(score: float) -> float:
-    """The next number in single precision."""
+    """The next higher number in single precision."""
     if score >= float(np.finfo(np.float32).max):
         return math.inf
     return float(np.nextafter(np.float32(score), np.float32(np.inf)))

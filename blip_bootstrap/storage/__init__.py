@@ -1,1 +1,1 @@
-"""What lies on disk: tables, manifests, names. It knows no step."""
+"""The files of a run: tables, manifests and their names. Nothing here knows a step."""

@@ -1,4 +1,4 @@
-"""A cell of a user's file as text: what is text, what is empty, and what is neither."""
+"""Cells of users' files as text: which values have a text, which are empty, and which are refused."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pyarrow as pa
 
 
 class NotTextError(ValueError):
-    """A cell that no text can be made of; the message says what it is: `a list of 3`."""
+    """A cell has no text; the message says what it is: `a list of 3`."""
 
 
 def text_of(cell: object) -> str:
-    """The cell as text, whitespace as it is.
+    """The text of a cell, its whitespace unchanged.
 
-    Bytes are decoded (UTF-8, what is none becomes U+FFFD), numbers are written as JSON has them, dates as ISO 8601.
-    Nothing, NaN and infinities are the empty text. Lone surrogates, which JSON may hold and Arrow not, become question
-    marks. Raises NotTextError for lists, mappings and booleans: their Python spelling would be trained on.
+    Bytes are decoded as UTF-8, invalid ones as U+FFFD; numbers are written as in JSON, dates as in ISO 8601. None, NaN
+    and infinities are the empty text. Lone surrogates, which JSON can hold and Arrow cannot, become question marks.
+    Raises NotTextError for lists, mappings and booleans, whose Python spelling would be trained on.
     """
     if cell is None or (isinstance(cell, (float, Decimal)) and not math.isfinite(cell)):
         return ""
@@ -28,17 +28,18 @@ def text_of(cell: object) -> str:
     if isinstance(cell, (bool, list, tuple, dict, set)):
         raise NotTextError(described(cell))
     if isinstance(cell, Decimal):
-        return f"{cell.normalize():f}"
+        digits = f"{cell:f}"  # normalize() would round to the context's 28 digits
+        return digits.rstrip("0").rstrip(".") if "." in digits else digits
     return str(cell)
 
 
 def folded_text_of(cell: object) -> str:
-    """The same, every run of whitespace as one space, none at the ends."""
+    """The text of a cell (`text_of`) with every run of whitespace made one space, and none at the ends."""
     return " ".join(text_of(cell).split())
 
 
 def described(cell: object) -> str:
-    """What a cell is, in words that stay short however large it is: `a list of 3`, `a mapping`, `true`."""
+    """A few words for a cell of any size: `a list of 3`, `a mapping`, `true`, or its first 60 characters."""
     if isinstance(cell, bool):
         return str(cell).lower()
     if isinstance(cell, dict):
@@ -52,7 +53,7 @@ def described(cell: object) -> str:
 
 
 def is_text_type(kind: pa.DataType) -> bool:
-    """Whether the cells of an Arrow column are such that `text_of` takes."""
+    """Whether `text_of` takes the cells of an Arrow column of this type."""
     if isinstance(kind, pa.BaseExtensionType):
         return is_text_type(kind.storage_type)
     if pa.types.is_dictionary(kind):

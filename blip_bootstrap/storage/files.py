@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all: everything that a run leaves is written through here."""
+"""Writing a file whole or not at all; everything that a run leaves is written by these functions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from blip_bootstrap.errors import writing
 def staged_file(path: Path) -> Iterator[Path]:
     """A hidden file beside `path` for the body to write; it becomes `path` in one rename when the body ends.
 
-    Where the body raises, `path` is as it was and the hidden file is gone. Folders are made as needed.
+    Where the body raises, `path` is as it was and the hidden file is gone.
     """
     # Never the same name twice, on hosts that share the folder neither: Ray does a block again where a node is lost to
     # it, and the lost one may still be writing.
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield staged
         staged.replace(path)

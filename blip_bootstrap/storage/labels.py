@@ -1,4 +1,4 @@
-"""Reading and writing the answers that people gave."""
+"""Reading and writing labels: the answers that people gave in a spot check."""
 
 from __future__ import annotations
 

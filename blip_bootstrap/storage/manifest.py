@@ -1,20 +1,20 @@
-"""What an artifact was made from: digests, recipes, and the description of its files."""
+"""Recipes and digests: what an artifact was made from, and what its files hold."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
+from blip_bootstrap.config.marks import ByContent, CountsAs, IdleWhere, Later, Speed, mark_of
 from blip_bootstrap.storage.parquet import open_parquet
-
-COUNTED_BY_CONTENT = ("start", "tokenizer", "checkpoint", "labels", "captioners", "filters", "scorer")
-"""Settings that name a file or folder: what lies there decides the output, not its name."""
 
 
 def digest_of_path(path: Path) -> str:
@@ -30,19 +30,16 @@ def digest_of_path(path: Path) -> str:
 
 
 def recipe_of(step: str, section: Section | None, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """What decides a step's output: its name, its settings (speed settings left out) and its inputs' digests."""
-    settings = _settings(section) if section else {}
-    return {"step": step, "config": settings, "inputs": dict(inputs)}
+    """Everything that decides a step's output: its name, its settings by their marks, and its inputs' digests."""
+    return {"step": step, "config": _settings(section) if section else {}, "inputs": dict(inputs)}
 
 
 def recipe_by_today(recipe: Mapping[str, Any], section: Section | None) -> dict[str, Any]:
-    """A recipe as it lies in a MANIFEST, with what counts no more since then as recipes hold it today."""
-    settings = dict(recipe["config"])
-    for name, field in (type(section).model_fields if section else {}).items():
-        marks = field.json_schema_extra
-        if name in settings and isinstance(marks, dict) and "counts_as" in marks:
-            settings[name] = marks["counts_as"]
-    return {**recipe, "config": settings}
+    """A recipe from a MANIFEST, ready to be compared with `recipe_of` today.
+
+    Settings that change nothing (`CountsAs`, `IdleWhere`) have the value there that today's recipe has.
+    """
+    return {**recipe, "config": _by_today(recipe["config"], section) if section else dict(recipe["config"])}
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -59,31 +56,70 @@ def digest_of_recipe(recipe: Mapping[str, Any]) -> str:
 
 
 def _settings(section: BaseModel) -> dict[str, Any]:
-    """The section as JSON without its speed settings and later ones at their defaults.
-
-    A path to a model or tokenizer counts by what it holds.
-    """
+    """A section as its recipes hold it."""
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
-        value, marks = getattr(section, name), field.json_schema_extra
-        if isinstance(marks, dict) and (marks.get("speed") or (marks.get("later") and value == field.default)):
+        value = getattr(section, name)
+        if mark_of(field, Speed) or (mark_of(field, Later) and value == field.default):
             continue
-        if isinstance(marks, dict) and "counts_as" in marks:
-            found[name] = marks["counts_as"]
+        if counts_as := mark_of(field, CountsAs):
+            found[name] = counts_as.value
         elif isinstance(value, BaseModel):
             found[name] = _settings(value)
         elif isinstance(value, tuple) and value and all(isinstance(one, BaseModel) for one in value):
             found[name] = [_settings(one) for one in value]
-        elif name in COUNTED_BY_CONTENT and value:
+        elif mark_of(field, ByContent) and value:
             found[name] = [_content(one) for one in value] if isinstance(value, tuple) else _content(value)
         else:
             found[name] = section.model_dump(mode="json", include={name})[name]
     return found
 
 
-def _content(source: Path | str) -> str:
-    """The digest of what lies there; a hub name as it is."""
-    return digest_of_path(Path(source)) if Path(source).exists() else str(source)
+def _by_today(settings: Mapping[str, Any], section: BaseModel) -> dict[str, Any]:
+    """The settings of an older recipe of `section`."""
+    found = dict(settings)
+    for name, field in type(section).model_fields.items():
+        value, counts_as, idle = getattr(section, name), mark_of(field, CountsAs), mark_of(field, IdleWhere)
+        if counts_as and name in found:
+            found[name] = counts_as.value
+        elif idle and getattr(section, idle.setting) == idle.value:
+            found[name] = value
+        elif isinstance(value, BaseModel) and isinstance(found.get(name), Mapping):
+            found[name] = _by_today(found[name], value)
+    return found
+
+
+def _content(name: Path | str) -> str:
+    """The digest of what lies under a name; a hub name as it is."""
+    return digest_of_path(Path(name)) if Path(name).exists() else str(name)
+
+
+def manifest_of(
+    name: str,
+    recipe: Mapping[str, Any],
+    section: Section | None,
+    counts: Mapping[str, Any],
+    seconds: float,
+    files: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The MANIFEST of something that was just made; `files` as `describe_files` has them."""
+    return {
+        "digest": digest_of_recipe(recipe),
+        "recipe": recipe,
+        "name": name,
+        "content": digest_of_recipe({"files": [[file["name"], file["sha256"]] for file in files]}),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 2),
+        "version": __version__,
+        "settings": section.model_dump(mode="json") if section else {},
+        "counts": dict(counts),
+        "files": files,
+    }
+
+
+def short(value: object) -> str:
+    """A count or figure as lines of progress show it: 1,234 or 0.1234."""
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def describe_files(folder: Path) -> list[dict[str, Any]]:

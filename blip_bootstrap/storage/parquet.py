@@ -17,8 +17,8 @@ from blip_bootstrap.storage.tables import Table
 def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[str, str] | None = None) -> None:
     """Write one Parquet file with the declared schema; it is either whole under `path` or not there.
 
-    The column order and types are `table`'s even where `data` is empty or a column is all null.
-    `metadata` goes to the file's key-value metadata, so that a lone file still says where it is from.
+    Column order and types are those of `table`, even where `data` is empty or a column is all null.
+    `metadata` goes into the file's key-value metadata, so that a lone file still says where it comes from.
     Raises ValueError where `data` lacks a column, has one more, or a value does not fit the type.
     """
     missing = set(table.schema.names) ^ set(data.schema.names)
@@ -27,12 +27,13 @@ def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[st
     schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
     rows, dictionary = data.select(schema.names).cast(schema), True if table.repeating is None else [*table.repeating]
     settings = {"row_group_size": table.rows_per_group, "use_dictionary": dictionary}
+    path.parent.mkdir(parents=True, exist_ok=True)
     with staged_file(path) as staged:
         pq.write_table(rows, staged.absolute(), compression="zstd", **settings)  # absolute: see open_parquet
 
 
 def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:
-    """Rows as dicts to an Arrow table of the declared schema; also for an empty list."""
+    """An Arrow table of the declared schema from rows as dicts; the list may be empty."""
     return pa.Table.from_pylist(rows, schema=table.schema)
 
 
@@ -53,10 +54,10 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files of a table's folder, in order: those that its MANIFEST names, and no other.
+    """The Parquet files of a table's folder in order: those that its MANIFEST names, and no others.
 
-    A copy that somebody made of a part file would count its rows twice. Without a MANIFEST, as where a step is at
-    work, they are all but staged and hidden ones. Raises InputError where one that is named is not there.
+    So the rows of a copy that somebody made of a file do not count twice. Where there is no MANIFEST, as while a step
+    is at work, they are all that are not hidden. Raises InputError where a file that is named is not there.
     """
     named = named_files(folder)
     if named is None:
@@ -68,5 +69,5 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def missing_part(where: str) -> str:
-    """What to say of a file that a MANIFEST names and that is not there."""
+    """The message about a file that a MANIFEST names and that is not there."""
     return f"{where}: its MANIFEST names it, and it is not there; put it back, or run the round again to make it anew"

@@ -33,7 +33,7 @@ LISTING = ".remote.json"
 _URI = re.compile(r"(s3|gs):/+(.+)")
 
 _URI_SIGNS = "%/?&=:@+,;!$'()*~-._"
-"""What may stand in a URI as it is; a space, a bracket or a letter beyond ASCII may not, and users write them."""
+"""Signs that a URI may hold; spaces, brackets and letters beyond ASCII, which users write, are percent-encoded."""
 
 _SMALL = re.compile(
     r"(.*/)?(MANIFEST\.json|\.[^/]*\.MANIFEST\.json|metrics\.jsonl?|config\.yaml)|(labels|languages)/[^/]*\.parquet"
@@ -50,16 +50,16 @@ class Remote:
 
     @cached_property
     def start(self) -> str:
-        """The URI as in the paths that DuckDB sees: without settings, `%20` read as a space."""
+        """The beginning of the paths that DuckDB sees: the URI without its settings, `%20` read as a space."""
         return f"{self.uri.partition('://')[0]}://{self.store[1]}"
 
     @cached_property
     def store(self) -> tuple[Any, str]:
-        """pyarrow's file system, and the run's place in it."""
+        """The file system of pyarrow, and the run's path in it."""
         return _store(self.uri)
 
     def parquet_files(self, folder: Path) -> list[str]:
-        """As `tables.parquet_files`, for a folder of the local copy."""
+        """The Parquet files on the store that `parquet.parquet_files` would name, for a folder of the local copy."""
         place = folder.relative_to(self.folder).as_posix()
         there = sorted(file for file in self.files if file.rpartition("/")[0] == place)
         if (named := named_files(folder)) is not None:
@@ -83,7 +83,7 @@ def attach(connection: duckdb.DuckDBPyConnection, remotes: Sequence[Remote]) -> 
         known = {f"{one.start}/{file}".partition("://")[2] for one in mine for file in one.files}
 
         class ReadOnly(ArrowFSWrapper):  # type: ignore[misc]
-            """The store as DuckDB sees it. DuckDB's own check of folders takes `run/../other` for a file of the run."""
+            """The store as DuckDB sees it, whose `allowed_paths` would take `run/../other` for a file of the run."""
 
             protocol = scheme
             cachable = False  # an instance belongs to these lists of files
@@ -98,9 +98,10 @@ def attach(connection: duckdb.DuckDBPyConnection, remotes: Sequence[Remote]) -> 
 
 
 def opened(root: Path | str) -> Path:
-    """The folder under which a run can be read: `root` itself, or for s3:// and gs:// a local one, brought up to date.
+    """The folder where a run can be read: `root`, or for an s3:// or gs:// URI its local copy, brought up to date.
 
-    Every function that takes a root takes this one. Raises InputError where the store has no such run, or says no.
+    Every function with a parameter `root` takes this folder. Raises InputError where the store has no such run or
+    refuses to show it.
     """
     found = _URI.fullmatch(str(root))  # a Path has lost one of the slashes
     if not found:
@@ -113,7 +114,7 @@ def opened(root: Path | str) -> Path:
 
 
 def remote_of(root: Path) -> Remote | None:
-    """What `opened` has written down about a folder; None where it is a run of its own."""
+    """The run on a store of which a folder is the local copy, as `opened` noted; None where it is a run itself."""
     path = root / LISTING
     if not path.is_file():
         return None
@@ -159,7 +160,7 @@ def _store(uri: str) -> tuple[Any, str]:
 
 
 def _hidden(name: str) -> bool:
-    """Staged things; a hidden MANIFEST beside a file is none of them."""
+    """Whether a name is of something staged; the hidden MANIFEST beside a file is not."""
     *folders, last = name.split("/")
     return any(one.startswith(".") for one in folders) or (last[0] == "." and not last.endswith("MANIFEST.json"))
 

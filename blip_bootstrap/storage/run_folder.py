@@ -10,7 +10,7 @@ from typing import Any
 from blip_bootstrap.errors import InputError
 
 MANIFEST = "MANIFEST.json"
-"""Lies in the folder of everything that a step has made, written last; it names the files."""
+"""Written last into the folder of everything that a step makes; it names the files."""
 
 
 def named_files(folder: Path) -> list[str] | None:
@@ -35,7 +35,7 @@ def check_run(root: Path) -> None:
 
 
 def round_name(number: int) -> str:
-    """What a round's folder is called: `round-02`."""
+    """The name of a round's folder: `round-02`."""
     return f"round-{number:02d}"
 
 
@@ -84,9 +84,9 @@ def read_json(path: Path) -> Any:
 
 
 def manifests(root: Path) -> list[dict[str, Any]]:
-    """Every MANIFEST under `root` that lies where the thing is that it names, in the order in which they were made.
+    """Every MANIFEST under `root`, oldest first, without those of staged folders and of copies of a folder.
 
-    Staged ones, and those in copies of a folder, do not.
+    A copy is told by its MANIFEST, which names another place than the one where it lies.
     """
     places = [path for pattern in ("*", "round-*/*") for path in root.glob(f"{pattern}/{MANIFEST}")]
     of_files = [*root.glob(f"round-*/.*.{MANIFEST}")]

@@ -1,4 +1,4 @@
-"""The tables that a run leaves on disk: every column with its type, unit and meaning, and the one Parquet writer."""
+"""The tables of a run: every column with its type, its unit and what it means."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Table:
     columns: tuple[Column, ...]
     rows_per_group: int = 10_000
     repeating: tuple[str, ...] | None = None
-    """Columns of few different values, worth a dictionary; None: all. One of others costs a third of the writing."""
+    """Columns of few different values, which alone get a dictionary; None: all get one. One for columns of many
+    different values would take a third of the time of writing."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -51,11 +52,11 @@ REASONS = (
     "empty_text", "text_too_long", "not_scored", "below_threshold", "too_short", "too_long", "degenerate_text",
     "duplicate_text", "not_selected",
 )  # fmt: skip
-"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: what the
-filter says of a text comes before what else could be said against it."""
+"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: the filter's
+verdict comes before what else speaks against a text."""
 
 FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long")
-"""What may be wrong with a synthetic caption; of a web text the last one alone: it was cut when the list was read."""
+"""What may be wrong with a synthetic caption. Web texts have the last one alone: it was cut when the list was read."""
 
 IMAGES = Table(
     "images",
@@ -65,8 +66,12 @@ IMAGES = Table(
         Column("uid", pa.string(), "32 hex digits of the sha256 of URL and alt text: the same row in any run"),
         Column("dataset", pa.string(), "the URL list that the row came from"),
         Column("url", pa.string(), "as given in the list"),
-        Column("caption", pa.string(), "the web text (alt text), as given; its beginning where cut_from_chars is set"),
-        Column("cut_from_chars", pa.int64(), "characters of a web text over download.max_text_chars; null: not cut"),
+        Column("caption", pa.string(), "the web text (alt text) as given; its beginning where cut_from_chars is set"),
+        Column(
+            "cut_from_chars",
+            pa.int64(),
+            "characters of a text over download.max_text_chars before the cut; null: not cut",
+        ),
         Column("status", pa.string(), "success, failed_to_download, failed_to_resize or rejected"),
         Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
         Column("error_message", pa.string(), "the fetcher's or decoder's own words; null where status is success"),
@@ -91,7 +96,7 @@ ANNOTATED = Table(
         Column("captions", pa.list_(pa.string()), "what people wrote about the picture"),
         Column("status", pa.string(), "success, failed_to_download or failed_to_resize"),
         Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
-        Column("error_message", pa.string(), "null where status is success"),
+        Column("error_message", pa.string(), "the decoder's own words; null where status is success"),
         Column("sha256", pa.string(), "hex digest of the file as read; null where status is not success"),
         Column("jpg", pa.binary(), "encoded picture; null where status is not success"),
     ),
@@ -111,18 +116,18 @@ CAPTIONS = Table(
         Column("caption", pa.string(), "the text, whitespace folded"),
         Column("itm_score", pa.float32(), "P(match) by the filter's ITM head, 0..1; null where the text is empty"),
         Column("itc_score", pa.float32(), "cosine of the filter's ITC embeddings, -1..1; null where the text is empty"),
-        Column("logprob", pa.float32(), "sum of the captioner's log-probabilities of the tokens, nats; null for web"),
-        Column("num_tokens", pa.int16(), "word pieces of the text, prompt included, special tokens not"),
+        Column("logprob", pa.float32(), "log-probability of the tokens by the captioner, summed, nats; null for web"),
+        Column("num_tokens", pa.int16(), "number of word pieces of the text, with the prompt, without special tokens"),
         Column(
             "flags",
             pa.list_(pa.string()),
-            "empty, repetition, prompt_leak, cut_at_max_length; web: text_too_long; may be none",
+            "what may be wrong: empty, repetition, prompt_leak, cut_at_max_length; for web: text_too_long; mostly none",
         ),
-        Column("seed", pa.int64(), "of this candidate's sampling; null for web"),
-        Column("captioner", pa.string(), "the model that wrote it, by its name or the end of its path; null for web"),
-        Column("itm_scores", pa.list_(pa.float32()), "of each filter, where several make itm_score; else null"),
-        Column("itc_scores", pa.list_(pa.float32()), "of each filter, where several make itc_score; else null"),
-        Column("clip_score", pa.float32(), "cosine by the second scorer, -1..1; null where there is none"),
+        Column("seed", pa.int64(), "seed of this candidate's sampling; null for web"),
+        Column("captioner", pa.string(), "the model that wrote the text, by name or end of its path; null for web"),
+        Column("itm_scores", pa.list_(pa.float32()), "ITM score by each filter, where there are several; else null"),
+        Column("itc_scores", pa.list_(pa.float32()), "ITC score by each filter, where there are several; else null"),
+        Column("clip_score", pa.float32(), "cosine by caption.scorer, -1..1; null where none is set"),
     ),
     repeating=("source", "candidate", "num_tokens", "flags.list.element", "captioner"),
 )
@@ -137,12 +142,12 @@ PAIRS = Table(
         Column("caption", pa.string(), "the text"),
         Column("itm_score", pa.float32(), "as in `captions`; null in round 0"),
         Column("kept", pa.bool_(), "true: it is a training pair of this round"),
-        Column("reason", pa.string(), "closed list, the first that applies; null where kept"),
+        Column("reason", pa.string(), "why it is no pair, from a closed list, the first that applies; null where kept"),
         Column(
             "rejected",
             pa.bool_(),
-            "the filter's verdict, kept or not: the score is below the rule's cut; null where there is none. The noise "
-            "ratio is the share of true ones",
+            "the filter's verdict, whether kept or not: true where the score is below the rule's cut; null where there "
+            "is no score. The noise ratio is the share of true ones",
         ),
     ),
     repeating=("source", "candidate", "kept", "reason"),
@@ -152,11 +157,11 @@ SAME_PICTURES = Table(
     "same_pictures",
     "one row per picture that is in two sets at once, by the sha256 of its bytes",
     (
-        Column("set", pa.string(), "web or human: the set that it would be trained on from"),
+        Column("set", pa.string(), "web or human: the set of the picture that training would use"),
         Column("key", pa.string(), "its key there, as in `images` or `human`"),
-        Column("same_as", pa.string(), "held_out or human: the set that it is also in"),
-        Column("same_key", pa.string(), "its key in that set"),
-        Column("left_out", pa.bool_(), "true: it is not trained on"),
+        Column("same_as", pa.string(), "held_out or human: the other set that has the picture"),
+        Column("same_key", pa.string(), "its key in the other set"),
+        Column("left_out", pa.bool_(), "true: training leaves the picture out"),
     ),
     repeating=("set", "same_as", "left_out"),
 )
@@ -169,9 +174,13 @@ LANGUAGES = Table(
         Column("key", pa.string(), "the image, as in `images`"),
         Column("source", pa.string(), "web or synthetic"),
         Column("candidate", pa.int16(), "as in `captions`"),
-        Column("caption", pa.string(), "the text that was looked at"),
+        Column("caption", pa.string(), "the text whose language it is"),
         Column("language", pa.string(), "the most likely one, ISO 639 (two or three letters)"),
-        Column("confidence", pa.float32(), "how likely, 0..1; low where a text is short or names things only"),
+        Column(
+            "confidence",
+            pa.float32(),
+            "probability of the language, 0..1; low for short texts and for names",
+        ),
     ),
 )
 
@@ -188,7 +197,11 @@ LABELS = Table(
         Column("caption", pa.string(), "the text"),
         Column("itm_score", pa.float32(), "as in `captions`; null where it was not scored"),
         Column("kept", pa.bool_(), "whether it was a training pair of the round when sampled"),
-        Column("stratum_rows", pa.int64(), "texts of this source and fate in the round, of which this is a sample"),
+        Column(
+            "stratum_rows",
+            pa.int64(),
+            "texts of the round that are of its source and kept or dropped as it is",
+        ),
         Column("answer", pa.string(), "does the text fit the picture: yes, no, unsure; null: not asked yet"),
     ),
 )
@@ -202,7 +215,11 @@ _SHARES = tuple(
         ("dropped_share", "the share of all {} texts that were not kept, for whatever reason"),
     )
     for source in ("web", "synthetic")
-    for end, which in (("", ""), ("_low", "lower end of the 95 % interval of "), ("_high", "upper end of that of "))
+    for end, which in (
+        ("", ""),
+        ("_low", "lower end of the 95 % interval of "),
+        ("_high", "upper end of the 95 % interval of "),
+    )
 )
 
 ROUNDS = Table(
@@ -217,7 +234,7 @@ ROUNDS = Table(
         Column("web_kept", pa.int64(), "web texts that became pairs"),
         Column("synthetic_kept", pa.int64(), "synthetic texts that became pairs"),
         *_SHARES,
-        Column("caption_truth", pa.float64(), "true texts of the kept ones whose truth is known, 0..1"),
+        Column("caption_truth", pa.float64(), "share of true texts among the kept ones whose truth is known, 0..1"),
         Column("cider", pa.float64(), "CIDEr of the round's model on the held-out set"),
         Column("bleu4", pa.float64(), "BLEU-4 of the round's model on the held-out set, 0..1"),
         Column("tr1", pa.float64(), "image-to-text R@1 on the held-out set, 0..1"),
@@ -248,11 +265,11 @@ RUNS = Table(
         Column("step", pa.string(), "the function that made it"),
         Column("digest", pa.string(), "sha256 of the step's name, settings and inputs"),
         Column("content", pa.string(), "sha256 of what was made"),
-        Column("made", pa.string(), "when: UTC, ISO 8601"),
+        Column("made", pa.string(), "when it was finished: UTC, ISO 8601"),
         Column("seconds", pa.float64(), "how long it took, in its last run"),
-        Column("version", pa.string(), "of blip-bootstrap"),
-        Column("num_rows", pa.int64(), "rows of its Parquet files"),
-        Column("size_bytes", pa.int64(), "of all its files"),
+        Column("version", pa.string(), "version of blip-bootstrap that made it"),
+        Column("num_rows", pa.int64(), "number of rows of its Parquet files"),
+        Column("size_bytes", pa.int64(), "size of all its files"),
         Column("counts", pa.string(), "JSON: what the step counted"),
         Column("settings", pa.string(), "JSON: its section of the configuration, resolved"),
         Column("inputs", pa.string(), "JSON: the digest of each input"),
@@ -267,10 +284,14 @@ PLAN = Table(
         Column("rows", pa.int64(), "rows that it writes"),
         Column("size_bytes", pa.int64(), "what it leaves on disk"),
         Column("seconds", pa.float64(), "from its start to its end"),
-        Column("device_hours", pa.float64(), "workers x devices of each x hours"),
-        Column("device", pa.string(), "what an hour is of: CPU or GPU"),
-        Column("memory_bytes", pa.int64(), "of all its processes at their peak"),
-        Column("bound_by", pa.string(), "network, CPU decode, CPU, model, disk or start (its fixed part)"),
+        Column("device_hours", pa.float64(), "hours times workers times devices of each worker"),
+        Column("device", pa.string(), "the device of these hours: CPU or GPU"),
+        Column("memory_bytes", pa.int64(), "memory of all its processes at their peak"),
+        Column(
+            "bound_by",
+            pa.string(),
+            "its bottleneck: network, CPU decode, CPU, model, disk, or start (its fixed part)",
+        ),
     ),
 )
 
@@ -278,6 +299,19 @@ _NAMES = ("key", "uid", "dataset", "url", "caption", "cut_from_chars", "status",
 
 SHARD = Table(
     "shard",
-    "one row of the URL lists before it is fetched; a status is there where it was rejected",
+    "one row of the URL lists before it is fetched; only a rejected row has a status",
     tuple(column for column in IMAGES.columns if column.name in _NAMES),
+)
+
+EVALUATED = Table(
+    "evaluated",
+    "one row per held-out picture: the caption that was written about it, beside those of people",
+    (
+        Column("key", pa.string(), "the picture, as in `held_out`"),
+        Column("name", pa.string(), "its file name in the annotated set"),
+        Column("domain", pa.string(), "its domain in the annotated set; null where that has none"),
+        Column("caption", pa.string(), "what the model wrote"),
+        Column("references", pa.list_(pa.string()), "what people wrote"),
+        Column("cider", pa.float32(), "CIDEr of the caption against the references, 0..10"),
+    ),
 )

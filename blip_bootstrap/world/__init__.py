@@ -1,1 +1,1 @@
-"""The built-in world: drawn scenes, their wording, what is true of them, and its web server."""
+"""The built-in world: drawn scenes, texts about them, which of these are true, and a web server."""

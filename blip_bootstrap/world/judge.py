@@ -1,4 +1,4 @@
-"""Whether a caption is true of a scene: known here, where the pictures are drawn; for measuring alone."""
+"""Whether a caption is true of a drawn scene. Used for measuring only."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _CANNOT_END = frozenset({"a", "an", "and", "with", "of", "the", "is", "are", "to
 
 @dataclass
 class _Mention:
-    """A thing as the caption tells it; without a noun it names an attribute only."""
+    """A thing that a caption mentions; without a noun, the caption mentions attributes only."""
 
     attributes: list[tuple[str, str]] = field(default_factory=list)
     has_noun: bool = False
     side: Relation | None = None
 
     def fits(self, thing: Thing) -> bool:
-        """All that is said of it is so; a side is one of the picture's halves."""
+        """Whether everything that is said of it is true of `thing`; a side is a half of the picture."""
         if self.side is not None and not _on_side(thing, self.side):
             return False
         return all(getattr(thing, name) == value for name, value in self.attributes)
@@ -43,7 +43,7 @@ class _Mention:
 
 @dataclass
 class _Claims:
-    """What a caption says: its mentions, (first, relation, second) between them, and what is wrong with its form."""
+    """What a caption claims: things, relations (first, relation, second), and whether the sentence is whole."""
 
     mentions: list[_Mention] = field(default_factory=list)
     relations: list[tuple[int, Relation, int]] = field(default_factory=list)
@@ -54,9 +54,10 @@ class _Claims:
 def judge(scene: Scene | Mapping[str, Any], caption: str) -> Verdict:
     """Whether `caption` is true of `scene`, a Scene or its `as_dict()`.
 
-    true: it names at least one thing, and every attribute, relation and side it tells is so, each mention being
-    another thing, with no word beside the point. partial: something is right and nothing wrong, but there are junk
-    words, or the sentence breaks off. false: something is wrong, or nothing is said of the picture.
+    true: it mentions one thing or more, different things of the scene can be found for all of them so that every
+    attribute, relation and side is right, and there are no junk words. partial: something is right and nothing is
+    wrong, but there are junk words or the sentence breaks off. false: something is wrong, or nothing is said of the
+    picture.
     """
     claims = _parse(re.findall(r"[a-z0-9]+", caption.lower()))
     things = scene_from(scene).things
@@ -69,7 +70,7 @@ def judge(scene: Scene | Mapping[str, Any], caption: str) -> Verdict:
 
 
 def _holds_together(claims: _Claims, things: Sequence[Thing]) -> bool:
-    """There is one way to point at a different thing for each mention so that all that is said holds."""
+    """Whether a different thing can be found for each mention so that all claims hold at once."""
     for chosen in permutations(things, len(claims.mentions)):
         fits = all(mention.fits(thing) for mention, thing in zip(claims.mentions, chosen, strict=True))
         if fits and all(relation(chosen[i], chosen[j]) == where for i, where, j in claims.relations):
@@ -78,7 +79,7 @@ def _holds_together(claims: _Claims, things: Sequence[Thing]) -> bool:
 
 
 def _holds_each(claims: _Claims, things: Sequence[Thing]) -> bool:
-    """Broken text: each mention and each relation by itself; "red ... circle" may be one thing told twice."""
+    """Whether each mention and each relation holds alone: in a broken text, "red ... circle" may be one thing."""
     if not all(any(mention.fits(thing) for thing in things) for mention in claims.mentions):
         return False
     return all(_relation_holds(claims, things, *triple) for triple in claims.relations)
@@ -97,7 +98,7 @@ def _on_side(thing: Thing, side: Relation) -> bool:
 
 
 def _parse(words: list[str]) -> _Claims:
-    """Read the words from left to right into claims."""
+    """The claims of a caption, read word by word."""
     claims = _Claims(whole=bool(words) and words[-1] not in _CANNOT_END)
     current: _Mention | None = None
     pending: tuple[int, Relation] | None = None
@@ -122,7 +123,7 @@ def _parse(words: list[str]) -> _Claims:
 def _read_place(
     claims: _Claims, words: list[str], at: int, pending: tuple[int, Relation] | None
 ) -> tuple[int, Relation] | None:
-    """A word that is no attribute: a relation (pending until its second thing comes), a side, a filler or junk."""
+    """Read a word that is no attribute: a relation (pending until its second thing comes), a side, filler or junk."""
     word, after = words[at], words[at + 1] if at + 1 < len(words) else ""
     last = len(claims.mentions) - 1
     if word == "it" and pending is not None:
@@ -142,7 +143,7 @@ def _read_place(
 
 
 def _attribute(word: str) -> tuple[str, str] | None:
-    """The attribute that a word tells, as (field of Thing, value); ("noun", word) for a noun without a shape."""
+    """The attribute that a word names, as (field of Thing, value), or ("noun", word) for a noun that is no shape."""
     if word in COLOURS:
         return "colour", word
     if word in SHAPES:

@@ -1,4 +1,4 @@
-"""Drawn scenes of one to three things, each with a colour, a shape, a size and a place: the pictures of the demo."""
+"""The pictures of the demo: drawn scenes of one to three things, each of a colour, a shape, a size and a place."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 SIZES = ("small", "large")
 
 HUMAN_COLOURS = tuple(COLOURS)[:5]
-"""The colours of the in-domain part; as in nocaps, the human set shows little else."""
+"""The colours of in-domain scenes; as in nocaps, the human set shows few others."""
 
 HUMAN_SHAPES = SHAPES[:4]
-"""The shapes of the in-domain part."""
+"""The shapes of in-domain scenes."""
 
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 
@@ -42,17 +42,17 @@ RADII = {"small": (0.15, 0.16), "large": (0.22, 0.235)}
 """Radius by size, as a fraction of the picture's side."""
 
 RELATION_MARGIN = 0.15
-"""Two centres at least so far apart along an axis are left/right or above/below of each other; of the side."""
+"""Two things are left, right, above or below of each other where their centres are this fraction of the side apart."""
 
 _REACH = 1.45
-"""No corner of a shape is further from its centre, in radii."""
+"""The largest distance of a corner from the centre of its shape, in radii."""
 
 OPPOSITE: dict[Relation, Relation] = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawn thing; place and radius as fractions of the picture's side, y downwards, angle in degrees."""
+    """A drawn thing; place and radius are fractions of the picture's side, y points down, the angle is in degrees."""
 
     colour: str
     shape: str
@@ -65,14 +65,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a picture; `noise_seed` fixes its background."""
+    """What is in a picture; `noise_seed` decides its background."""
 
     things: tuple[Thing, ...]
     noise_seed: int = 0
 
     @property
     def domain(self) -> Domain:
-        """In: all things have human colours and human shapes; out: none has either; near: what is between."""
+        """`in` where all things have human colours and shapes, `out` where none has either, else `near`."""
         familiar = [(t.colour in HUMAN_COLOURS, t.shape in HUMAN_SHAPES) for t in self.things]
         if all(all(pair) for pair in familiar):
             return "in"
@@ -91,7 +91,7 @@ def scene_from(data: Scene | Mapping[str, Any]) -> Scene:
 
 
 def relation(first: Thing, second: Thing) -> Relation | None:
-    """Where `first` is, seen from `second`: along the axis that separates them more; None where they are close."""
+    """Where `first` is, seen from `second`, on the axis on which they are further apart; None where they are close."""
     dx, dy = first.x - second.x, first.y - second.y
     if max(abs(dx), abs(dy)) < RELATION_MARGIN:
         return None
@@ -101,9 +101,9 @@ def relation(first: Thing, second: Thing) -> Relation | None:
 
 
 def sample_scene(rng: random.Random, num_things: int = 1, domain: Domain | None = None) -> Scene:
-    """A random scene of one to three things, of the given domain or, by default, of any.
+    """A random scene of one to three things, of the given domain or of any.
 
-    Things do not overlap and no two have both colour and shape in common. Raises ValueError for other numbers.
+    Things do not overlap, and no two have the same colour and shape. Raises ValueError for another number of things.
     """
     if num_things not in (1, 2, 3):
         raise ValueError(f"a scene has one to three things, not {num_things}")
@@ -119,7 +119,7 @@ def sample_scene(rng: random.Random, num_things: int = 1, domain: Domain | None 
 
 
 def _sample_kind(rng: random.Random, domain: Domain | None) -> tuple[str, str]:
-    """A colour and a shape; for `in` and `out` drawn where every thing must lie, so that few draws are lost."""
+    """A random colour and shape; for `in` and `out` of that domain only, so that few scenes are discarded."""
     colours: Sequence[str] = tuple(COLOURS)
     shapes: Sequence[str] = SHAPES
     if domain == "in":
@@ -137,10 +137,8 @@ def _sample_thing(rng: random.Random, colour: str, shape: str, x: float, y: floa
 
 
 def _sample_places(rng: random.Random, num_things: int) -> list[tuple[float, float]]:
-    """Centres: one in the middle, two side by side or one above the other, three in corners.
-
-    They move little: in the demo's seconds a small ViT learns no shapes that lie just anywhere.
-    """
+    """Centres: one in the middle, two side by side or one above the other, three in corners."""
+    # They move little: in the demo's short training, a small ViT does not learn shapes that may lie anywhere.
 
     def near(centre: float, spread: float) -> float:
         return centre + rng.uniform(-spread, spread)
@@ -157,7 +155,7 @@ def _sample_places(rng: random.Random, num_things: int) -> list[tuple[float, flo
 
 
 def draw_scene(scene: Scene, size_px: int) -> Image.Image:
-    """The scene as an RGB picture of size_px x size_px: anti-aliased things on a noisy, shaded background."""
+    """The scene as an RGB picture of size_px x size_px: things with smooth edges on a noisy, shaded background."""
     rng = np.random.default_rng(scene.noise_seed)
     picture = Image.fromarray(_background(rng, size_px))
     for thing in scene.things:
@@ -170,7 +168,7 @@ def draw_scene(scene: Scene, size_px: int) -> Image.Image:
 
 
 def _background(rng: np.random.Generator, size_px: int) -> np.ndarray:
-    """A pale shade that runs across the picture in a random direction; uint8 [size, size, 3]."""
+    """A pale colour that changes across the picture in a random direction; uint8 [size, size, 3]."""
     base = rng.uniform(195, 250, 3)
     slope = rng.uniform(-22, 22, (2, 1, 1, 3))
     ramp = np.linspace(-0.5, 0.5, size_px, dtype=np.float64)
@@ -179,7 +177,7 @@ def _background(rng: np.random.Generator, size_px: int) -> np.ndarray:
 
 
 def _mask(thing: Thing, size_px: int, left: int, top: int) -> Image.Image:
-    """Where the thing is, 0 to 255, in the smallest square that begins at (left, top) and holds it."""
+    """How much of each pixel the thing covers, 0 to 255, in a square that begins at (left, top) and holds it."""
     scale = 4  # PIL draws without anti-aliasing: the mask is drawn larger and made smaller
     side = math.ceil(2 * _REACH * thing.radius * size_px) + 1
     mask = Image.new("L", (side * scale, side * scale), 0)

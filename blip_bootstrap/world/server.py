@@ -1,4 +1,4 @@
-"""The web of the demo: a loopback HTTP server that serves pictures and fails in the ways that the web fails."""
+"""The web of the demo: an HTTP server on loopback that serves pictures, and fails as servers of the web do."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from types import TracebackType
 from blip_bootstrap.errors import RunFailed
 
 MANNERS = ("ok", "missing", "busy", "down", "page", "cut", "slow", "stalled")
-"""How a URL answers, which is the first part of its path: the picture; 404; 503 once, then the picture; 503 always;
-an HTML page; a picture cut off in the middle; the picture in pieces; half of a picture and then nothing."""
+"""The first folder of a URL's path says how it answers, in this order: the picture; 404; 503 once, then the picture;
+503 always; an HTML page; a truncated picture; the picture slowly, in pieces; half of the picture and then nothing."""
 
 HOST = "127.0.0.1"
 
@@ -20,13 +20,13 @@ _SLOW_PIECES, _SLOW_PAUSE_S = 5, 0.1
 _STALLED_S = 60.0
 
 IDLE_S = 60.0
-"""How long a connection may say nothing before its thread ends."""
+"""How long a connection may be idle before its thread ends."""
 
 _PAGE = b"<!doctype html><html><head><title>Gone</title></head><body>This picture has moved.</body></html>"
 
 
 def url_of(port: int, manner: str, name: str) -> str:
-    """The URL at which picture `name` answers in `manner`, one of MANNERS."""
+    """The URL of picture `name` that answers in `manner`, one of MANNERS."""
     return f"http://{HOST}:{port}/{manner}/{name}"
 
 
@@ -59,7 +59,7 @@ class WorldServer:
             self._server.server_close()
 
     def first_time(self, path: str) -> bool:
-        """Whether this path is asked for the first time."""
+        """Whether this path is requested for the first time."""
         with self._lock:
             known = path in self._busy_once
             self._busy_once.add(path)
@@ -75,7 +75,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up in the middle is what time-outs look like from here: nothing to say."""
+        """Print nothing: a client that runs into its time-out closes the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, data, "image/jpeg")
 
     def _drip(self, data: bytes, stalled: bool) -> None:
-        """The body in pieces with pauses; a stalled one ends after half of them."""
+        """Send the body in pieces with pauses; a stalled one waits after half of them."""
         stop, size = self.server.world.stop, -(-len(data) // _SLOW_PIECES)
         for number in range(_SLOW_PIECES):
             if stalled and number > _SLOW_PIECES // 2:
@@ -124,4 +124,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are counted by the downloader, not printed."""
+        """Print nothing for a request: the downloader counts them."""

@@ -1,4 +1,4 @@
-"""What people and web pages write about a scene: captions in many wordings, and alt texts good and bad."""
+"""Texts about a scene: captions as people write them, in many wordings, and the alt texts of the web."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["full", "partial", "swapped", "unrelated", "damaged"]
 SIZE_WORDS: dict[str, tuple[str, ...]] = {"small": ("small", "little"), "large": ("large", "big")}
 
 NOUNS = ("thing", "object")
-"""Nouns for a thing whose shape is not said."""
+"""Nouns for a thing whose shape is not named."""
 
 RELATION_WORDS: dict[Relation, tuple[str, ...]] = {
     "left": ("to the left of", "left of"),
@@ -29,7 +29,7 @@ FILLERS = (
     "a", "an", "the", "of", "and", "with", "there", "is", "are", "it", "this", "one", "on", "in", "at", "to", "picture",
     "drawing", "image", "background", "plain", "light", "we", "see", "shows",
 )  # fmt: skip
-"""Words that claim nothing about the things."""
+"""Words that say nothing about the things."""
 
 JUNK = (
     "click", "here", "enlarge", "download", "free", "sale", "shop", "buy", "now", "online", "store", "best", "price",
@@ -39,7 +39,7 @@ JUNK = (
     "subscribe", "read", "more", "for", "your", "by", "from", "2024", "2025", "100", "acme", "lumora", "zentrix",
     "novaco", "brightly", "kestrel", "orbix", "pintura", "velora", "mondo",
 )  # fmt: skip
-"""Words of the web's texts that no picture shows; the last ten are made-up brands."""
+"""Words of alt texts that no picture shows; the last ten are made-up brands."""
 
 _UNRELATED = (
     "click here to enlarge the image", "free delivery for your new {brand}", "buy {brand} online now",
@@ -53,7 +53,7 @@ BRANDS = JUNK[-10:]
 
 
 def vocabulary() -> list[str]:
-    """Every token of a BERT vocabulary file for this world, in order: five special tokens, then all words once."""
+    """The tokens of a BERT vocabulary file for this world, in order: five special tokens, then each word once."""
     words = [*FILLERS, *NOUNS, *COLOURS, *SHAPES]
     words += [word for size in SIZES for word in SIZE_WORDS[size]]
     words += [word for phrases in RELATION_WORDS.values() for phrase in phrases for word in phrase.split()]
@@ -63,7 +63,7 @@ def vocabulary() -> list[str]:
 
 
 def name_thing(thing: Thing, rng: random.Random, size_share: float = 0.15) -> str:
-    """The thing in words, article first; its size in `size_share` of the cases."""
+    """The thing in words, with article; its size is said in `size_share` of the cases."""
     words = [thing.colour, thing.shape]
     if rng.random() < size_share:
         words.insert(0, rng.choice(SIZE_WORDS[thing.size]))
@@ -71,7 +71,7 @@ def name_thing(thing: Thing, rng: random.Random, size_share: float = 0.15) -> st
 
 
 def describe(scene: Scene, rng: random.Random, size_share: float = 0.15) -> str:
-    """A caption as a person writes it: true, whole, in one of many wordings; of three things it may leave out one."""
+    """A true caption as a person writes it, in one of many wordings; of three things it may leave out one."""
     things = list(scene.things)
     rng.shuffle(things)
     if len(things) == 1:
@@ -91,7 +91,7 @@ def _describe_one(name: str, rng: random.Random) -> str:
 
 
 def _describe_two(a: str, b: str, where: Relation | None, rng: random.Random) -> str:
-    """Two named things, in most wordings with where the first is, seen from the second."""
+    """A caption of two things; most wordings say where the first is, seen from the second."""
     if where is None or rng.random() < 0.35:
         return rng.choice(("{a} and {b}", "there is {a} and {b}", "{a} with {b}")).format(a=a, b=b)
     wordings: tuple[str, ...]
@@ -104,10 +104,10 @@ def _describe_two(a: str, b: str, where: Relation | None, rng: random.Random) ->
 
 
 def alt_text(kind: Kind, scene: Scene, other: Scene, rng: random.Random) -> str:
-    """An alt text as web pages have them; `other` is the scene that a swapped text is about.
+    """An alt text of this kind; `other` is the scene that a swapped text is about.
 
-    full: a true caption; partial: one or two true words among junk; swapped: about another scene; unrelated: junk
-    alone; damaged: a file name, or the beginning of a true caption cut off in the middle.
+    full: a true caption; partial: one or two true words among junk; swapped: a caption of another scene; unrelated:
+    only junk; damaged: a file name, or the beginning of a true caption.
     """
     if kind == "full":
         return describe(scene, rng)

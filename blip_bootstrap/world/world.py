@@ -1,4 +1,4 @@
-"""The built-in world on disk: a noisy drawn web, a small human set, held-out sets and what the vision start needs."""
+"""The built-in world on disk: a noisy web, a small human set, two held-out sets, and drawings for the vision start."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from blip_bootstrap.world.server import HOST, url_of
 from blip_bootstrap.world.wording import Kind, alt_text, describe, vocabulary
 
 VERSION = 1
-"""Raised when the same configuration no longer gives the same world, so that kept worlds are made anew."""
+"""Increased when the same configuration gives another world, so that worlds on disk are made anew."""
 
 
 class WorldConfig(Section):
-    """How large the world is, and how noisy its web."""
+    """How large the world is, and how noisy its web is."""
 
     seed: int = 0
     picture_px: Count = Field(default=64, description="side of the pictures on disk")
@@ -55,7 +55,7 @@ class WorldConfig(Section):
 
 
 class World(Section):
-    """A made world: where its files lie, and the port that its URLs name."""
+    """A world on disk: where its files lie, and the port in its URLs."""
 
     folder: Path
     port: int
@@ -63,19 +63,19 @@ class World(Section):
 
     @property
     def url_list(self) -> Path:
-        """The web: `url` and `alt_text`, tab-separated."""
+        """The URL list of the web: `url` and `alt_text`, separated by tabs."""
         return self.folder / "web.tsv"
 
     @property
     def pictures(self) -> Path:
-        """What the server serves."""
+        """The folder of pictures that the server serves."""
         return self.folder / "images"
 
 
 def make_world(folder: Path, config: WorldConfig | None = None, port: int = 0) -> World:
-    """Make the world under `folder`, or find it there made by the same configuration; `port` 0 takes a free one.
+    """Make the world under `folder`, unless it is there, made by the same configuration; `port` 0 takes a free one.
 
-    The files: `images/` and `web.tsv`; `human.jsonl`, `held_out.jsonl`, `validation.jsonl` beside a folder of pictures
+    Its files: `images/` and `web.tsv`; `human.jsonl`, `held_out.jsonl`, `validation.jsonl` beside a folder of pictures
     each; `truth.jsonl` with the kind of every alt text and the scene of every web picture; `tokenizer/vocab.txt`;
     `vision_start.parquet` (`jpg`, and `labels`: one 0 or 1 for each of `label_names()`); `world.json`, written last.
     """
@@ -103,13 +103,13 @@ def make_world(folder: Path, config: WorldConfig | None = None, port: int = 0) -
 
 
 def label_names() -> list[str]:
-    """What each number in `labels` of vision_start.parquet stands for: a thing so described is in the picture."""
+    """The class of each number in `labels` of vision_start.parquet; 1 where such a thing is in the drawing."""
     pairs = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     return [*COLOURS, *SHAPES, *pairs, *[f"{size} {shape}" for size in SIZES for shape in SHAPES]]
 
 
 def scene_labels(scene: Scene) -> list[int]:
-    """One 0 or 1 for each of `label_names()`."""
+    """For each of `label_names()`, 1 where the scene has such a thing, else 0."""
     said: set[str] = set()
     for thing in scene.things:
         said |= {thing.colour, thing.shape, f"{thing.colour} {thing.shape}", f"{thing.size} {thing.shape}"}
@@ -117,7 +117,7 @@ def scene_labels(scene: Scene) -> list[int]:
 
 
 def _read_world(folder: Path, config: WorldConfig) -> World | None:
-    """The world that lies there whole and was made by this configuration, else None."""
+    """The world that lies whole in `folder` and was made by this configuration, else None."""
     path = folder / "world.json"
     if not path.is_file():
         return None
@@ -134,7 +134,7 @@ def _free_port() -> int:
 
 
 def _write_web(world: World) -> None:
-    """The pictures, the URL list with its bad rows, and aside from them the truth."""
+    """Write the pictures, the URL list with its bad rows, and the truth file."""
     config = world.config
     world.pictures.mkdir(exist_ok=True)
     rows, truth = [], []
@@ -166,7 +166,7 @@ def _other_scene(rng: random.Random, config: WorldConfig, scene: Scene) -> Scene
 
 
 def _write_annotated(world: World, name: str, count: int, num_captions: int, domains: Mapping[Domain, float]) -> None:
-    """One annotated set: `name`.jsonl with the columns image, captions and domain, and its pictures."""
+    """Write an annotated set: `name`.jsonl with image, captions, domain and scene, and its pictures."""
     pictures = world.folder / f"{name}_images"
     pictures.mkdir(exist_ok=True)
     rows = []
@@ -182,13 +182,13 @@ def _write_annotated(world: World, name: str, count: int, num_captions: int, dom
 
 
 def _captions(scene: Scene, count: int, rng: random.Random) -> list[str]:
-    """So many captions, no two alike where the wordings allow it."""
+    """`count` captions, all different where there are enough wordings."""
     captions = list(dict.fromkeys(describe(scene, rng) for _ in range(4 * count)))
     return (captions * count)[:count]
 
 
 def _write_vision_start(world: World) -> None:
-    """Other drawings with the classes of what is in them, without any text."""
+    """Write drawings of other scenes with the classes of their things, without any text."""
     scenes = [
         _sample_scene(random.Random(f"{world.config.seed} vision {number}"), world.config, None)
         for number in range(world.config.num_vision)
@@ -199,7 +199,7 @@ def _write_vision_start(world: World) -> None:
             "labels": pa.array([scene_labels(scene) for scene in scenes], pa.list_(pa.int8())),
         }
     )
-    pq.write_table(table, (world.folder / "vision_start.parquet").absolute())  # as tables.write_parquet
+    pq.write_table(table, (world.folder / "vision_start.parquet").absolute())  # as in parquet.open_parquet
 
 
 def _sample_scene(rng: random.Random, config: WorldConfig, domain: Domain | None) -> Scene:
@@ -213,7 +213,7 @@ def _draw(rng: random.Random, shares: Mapping[Any, float]) -> Any:
 
 
 def _apportion(count: int, domains: Mapping[Domain, float]) -> Iterator[Domain]:
-    """`count` domains in the given shares, rounded so that their number is exact."""
+    """`count` domains in the given shares, rounded so that they add up to `count`."""
     total, done, reached = sum(domains.values()), 0, 0.0
     for domain in DOMAINS:
         reached += domains.get(domain, 0.0)

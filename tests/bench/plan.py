@@ -30,8 +30,9 @@ from blip_bootstrap.world.server import WorldServer
 from blip_bootstrap.world.world import WorldConfig, make_world
 
 MADE = {
-    "download": "images", "human": "human", "held_out": "held_out", "captioner": "round-01/captioner",
-    "filter": "round-01/filter", "caption + score": "round-01/captions", "select": "round-01/pairs",
+    "download": "images", "human": "human", "held_out": "held_out", "same pictures": "same_pictures",
+    "captioner": "round-01/captioner", "filter": "round-01/filter", "caption + score": "round-01/captions",
+    "select": "round-01/pairs",
     "pretrain": "round-01/model", "evaluate": "round-01/evaluation", "controls": "round-01/controls",
     "report": "round-01/report.html",
 }  # fmt: skip

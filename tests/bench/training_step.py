@@ -35,11 +35,13 @@ import torch.nn.functional as F  # noqa: E402
 import transformers  # noqa: E402
 
 from blip_bootstrap.config import ItcConfig, ItmConfig, ModelConfig, OptimizerConfig  # noqa: E402
+from blip_training.model.cross_attention import KeyValue  # noqa: E402
 from blip_training.model.med import Med  # noqa: E402
 from blip_training.objective.contrast import Contrast  # noqa: E402
 from blip_training.objective.losses import lm_loss  # noqa: E402
-from blip_training.objective.micro_batches import Part  # noqa: E402
+from blip_training.objective.micro_batches import MicroBatch  # noqa: E402
 from blip_training.runtime.workers import Worker  # noqa: E402
+from blip_training.train.contrastive_step import contrastive_step  # noqa: E402
 from blip_training.train.run import Run, prepare  # noqa: E402
 from tests.support.reference_step import ALPHA, Inputs, Reference  # noqa: E402
 
@@ -55,58 +57,52 @@ PRODUCT = {"base": 2048, "tiny": 128}
 PRODUCTS_EACH = 5
 
 
-def make_part(config: ModelConfig, batch: int) -> Part:
+def make_batch(config: ModelConfig, size: int) -> MicroBatch:
     """Random pictures, and texts of 8 to 20 tokens, as web captions have."""
     generator = torch.Generator().manual_seed(0)
-    size = config.vision.image_size
-    pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
-    lengths = torch.randint(8, 21, (batch, 1), generator=generator)
+    side = config.vision.image_size
+    pixels = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    lengths = torch.randint(8, 21, (size, 1), generator=generator)
     mask = (torch.arange(int(lengths.max())) < lengths).long()
     ids = torch.randint(5, NUM_TOKENS - 2, mask.shape, generator=generator) * mask
-    return Part(0, pixels, torch.arange(batch), ids, mask, torch.ones(()))
+    return MicroBatch(0, pixels, torch.arange(size), ids, mask, torch.ones(()))
 
 
-def our_step(config: ModelConfig, part: Part, queue: torch.Tensor, dtype: str, out: Path) -> Step:
+def our_step(config: ModelConfig, batch: MicroBatch, queue: torch.Tensor, dtype: str, out: Path) -> Step:
     """The body of pretrain_model's loop."""
     torch.manual_seed(0)
-    optimizer = OptimizerConfig(batch_size=len(part.ids), device="cpu", dtype=dtype)
+    optimizer = OptimizerConfig(batch_size=len(batch.ids), device="cpu", dtype=dtype)
     med = prepare(Med(config, NUM_TOKENS), optimizer)
     contrast = Contrast(med, ItcConfig(queue_size=len(queue[0])), ItmConfig(), CPU)
     contrast.queue.push(*queue, *torch.arange(10**6, 10**6 + len(queue[0])).expand(2, -1))
     run = Run(out, med, optimizer, CPU)
 
+    def lm_of(batch: MicroBatch, states: torch.Tensor, keys: list[KeyValue] | None) -> torch.Tensor:
+        return lm_loss(med, states, batch.ids, batch.mask, keys=keys)
+
     def step() -> None:
-        with run.autocast():
-            contrast.look([part])
-            states = med.encode_image(part.images)
-            keys = med.shared_keys(states)
-            itc = contrast.itc(part, states, ALPHA)
-            itm = contrast.itm(part, states, itc, run.generator, keys)
-            lm = lm_loss(med, states, part.ids, part.mask, keys=keys)
-        run.backward({"itc": itc.loss, "itm": itm, "lm": lm})
-        run.update()
-        contrast.follow()
+        contrastive_step(run, contrast, [batch], ALPHA, lm_of)
 
     return step
 
 
-def reference_step(config: ModelConfig, part: Part, queue: torch.Tensor) -> Step:
+def reference_step(config: ModelConfig, batch: MicroBatch, queue: torch.Tensor) -> Step:
     torch.manual_seed(0)
     reference = Reference(config, NUM_TOKENS, (queue[0], queue[1])).train()
-    pixels = Med(ModelConfig.model_validate(TINY), 10).vision.stem.normalise(part.images)  # type: ignore[operator]
-    return lambda: reference.train_step(Inputs(pixels, part.ids, part.mask))
+    pixels = Med(ModelConfig.model_validate(TINY), 10).vision.stem.normalise(batch.images)  # type: ignore[operator]
+    return lambda: reference.train_step(Inputs(pixels, batch.ids, batch.mask))
 
 
-def useful_flops(config: ModelConfig, part: Part) -> float:
+def useful_flops(config: ModelConfig, batch: MicroBatch) -> float:
     """Floating-point operations of the step's matrix products, as the page's head counts them."""
     vision, text = config.vision, config.text
-    patches, width, num = (vision.image_size // vision.patch_size) ** 2, vision.width, len(part.ids)
+    patches, width, num = (vision.image_size // vision.patch_size) ** 2, vision.width, len(batch.ids)
     states, d, depth = patches + 1, text.width, text.depth
     block = 2 * states * 12 * width**2 + 4 * states**2 * width
     stem = 2 * patches * 3 * vision.patch_size**2 * width
     image = stem + vision.depth * block
     keys_values = depth * 2 * states * 2 * width * d
-    lengths = part.mask.sum(1).tolist()
+    lengths = batch.mask.sum(1).tolist()
     unimodal = sum(depth * (2 * t * (4 * d**2 + 2 * d * text.intermediate) + 4 * t**2 * d) for t in lengths)
     grounded = unimodal + sum(depth * (2 * t * 2 * d**2 + 4 * t * states * d) for t in lengths)
     head = sum(2 * (t - 1) * (d**2 + d * NUM_TOKENS) for t in lengths)
@@ -135,11 +131,11 @@ def queue_of(config: ModelConfig, size: str) -> torch.Tensor:
 
 def make_steps(args: argparse.Namespace, names: list[str], out: Path) -> dict[str, Step]:
     config = ModelConfig() if args.size == "base" else ModelConfig.model_validate(TINY)
-    part, queue = make_part(config, args.batch), queue_of(config, args.size)
+    batch, queue = make_batch(config, args.batch), queue_of(config, args.size)
     makers: dict[str, Callable[[], Step]] = {
-        "fp32": lambda: our_step(config, part, queue, "float32", out),
-        "bf16": lambda: our_step(config, part, queue, "bfloat16", out),
-        "reference": lambda: reference_step(config, part, queue),
+        "fp32": lambda: our_step(config, batch, queue, "float32", out),
+        "bf16": lambda: our_step(config, batch, queue, "bfloat16", out),
+        "reference": lambda: reference_step(config, batch, queue),
     }
     return {name: makers[name]() for name in names}
 
@@ -150,7 +146,7 @@ def measure(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     ours = ["fp32", "bf16"] if with_bf16 else ["fp32"]
     steps = make_steps(args, [*ours, "reference"], out)
     config = ModelConfig() if args.size == "base" else ModelConfig.model_validate(TINY)
-    flops = useful_flops(config, make_part(config, args.batch))
+    flops = useful_flops(config, make_batch(config, args.batch))
     took: dict[str, list[float]] = {name: [] for name in steps}
     shares: dict[str, list[float]] = {name: [] for name in ours}
     for number in range(args.rounds + 1):

@@ -16,11 +16,11 @@ from blip_bootstrap.config import SelectConfig, load_config
 from blip_bootstrap.errors import ConfigError, InputError
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.loop.check import check_config
-from blip_bootstrap.paths import local_path, name_the_user, path_argument, run_argument, source, user_folder
+from blip_bootstrap.paths import local_path, model_name, name_the_user, path_argument, run_argument, user_folder
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import round_metrics
-from blip_bootstrap.report.round_page import rewrite_report
+from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.why import why
 from blip_bootstrap.select.pairs import select_pairs
 from tests.support.finished_run import make_run
@@ -54,7 +54,7 @@ def test_a_run_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.Monkey
     assert row == {"n": num_pairs, "r": 2}
     assert {one["gap"] for one in audit(root, 1, ["accounting"])[0].table.to_pylist()} == {0}
     assert why(root, "0000000001").texts.num_rows == 3
-    assert rewrite_report(root, 1).is_file()
+    assert write_report(root, 1).is_file()
     assert draw_sample(root, 1, size=4).is_file()
     counts = select_pairs(tmp_path / "out", root / "round-01" / "captions", SelectConfig())
     assert counts["rows"] == round_metrics(root, 1)["web_captions"] + round_metrics(root, 1)["synthetic_captions"]
@@ -78,7 +78,7 @@ def test_home_is_expanded_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]  # fmt: skip
     assert all(str(one).startswith(f"{tmp_path}/") for one in found), found
     assert path_argument("~") == tmp_path
-    assert source("org/name") == "org/name"
+    assert model_name("org/name") == "org/name"
 
 
 def test_a_configuration_comes_back_from_json() -> None:
@@ -140,7 +140,8 @@ def test_missing_and_wrong_places_are_told_by_their_setting(tmp_path: Path) -> N
     assert [line.partition(": ")[0] for line in told] == [
         "download.urls.0.serve", "download.urls.1.path", "human.path", "truth", "select.labels",
     ]  # fmt: skip
-    assert "a file is needed, and this is a folder" in told[1]
+    assert told[1].endswith("is a folder; name the file in it")
+    assert "cannot be read (File name too long)" in told[2]
 
 
 # ---------------------------------------------------------------------------------------------------- no name, no home

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from blip_bootstrap.labels.sample import draw_sample
+from blip_bootstrap.storage.labels import read_labels, write_labels
 from tests.support.small_world import command, environment
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_before_rooms.tar.xz"
@@ -54,3 +56,17 @@ def test_it_is_gone_on_with(folder: Path) -> None:
     assert made[:4] == ["round-02/captioner", "round-02/filter", "round-02/captions", "round-02/pairs"]
     assert all(name.startswith("round-02/") for name in made)
     assert (folder / "run" / "round-02" / "report.html").is_file()
+
+
+def test_labels_that_are_answered_later_are_shown_by_the_same_command(folder: Path) -> None:
+    command = ("run", "--round", "1", "--config", "config.yaml")
+    path = draw_sample(folder / "run", 1, 20)
+    write_labels(path, [row | {"answer": "yes"} for row in read_labels(path)])
+    page, other = (folder / "run" / f"round-0{number}" / "report.html" for number in (1, 0))
+    before = other.stat().st_mtime_ns
+    said = blip(folder, *command).stderr.splitlines()
+    assert [line for line in said if line.startswith("round-01/report.html: done in")]
+    assert "Spot check" in page.read_text(encoding="utf-8")
+    written = page.stat().st_mtime_ns
+    assert "round-01/report.html: current" in blip(folder, *command).stderr.splitlines()
+    assert (page.stat().st_mtime_ns, other.stat().st_mtime_ns) == (written, before)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from blip_bootstrap.config import SelectConfig
-from blip_bootstrap.report.figures import measure_round
+from blip_bootstrap.report.figures import write_figures
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage import parquet, tables
 
@@ -101,8 +101,7 @@ def write_round(root: Path, number: int, things: list[tuple[str, str]], kinds: l
     figures |= {"tr1_in": 0.8, "tr1_near": 0.6, "tr1_out": 0.4, "cider_in": 2.0, "cider_near": 1.5, "cider_out": 0.5}
     write_json(folder / "evaluation" / "metrics.json", figures)
     write_manifest(folder / "evaluation", f"{name}/evaluation", "evaluate", figures, {})
-    evaluation, controls = folder / "evaluation", folder / "controls" if number else None
-    measure_round(root, number, folder, root / "images", pairs, evaluation, controls, root / "truth.tsv")
+    write_figures(root, number, root / "truth.tsv")
 
 
 def write_captions(folder: Path, things: list[tuple[str, str]], kinds: list[str], rng: random.Random) -> None:

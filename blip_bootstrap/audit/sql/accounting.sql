@@ -1,5 +1,5 @@
 -- Rows in and rows out of every step
--- rows_in = kept + dropped holds for every line, or the run is wrong: `gap` must be 0. `caption` counts pictures (each has one web text), `select` texts.
+-- Every row that goes into a step is kept or dropped for a reason: `rows_in` = `kept` + `dropped`, so that `gap` must be 0. The line `caption` counts pictures, each of which has one web text; the line `select` counts texts.
 WITH read AS (
     SELECT 'download' AS step, 1 AS place, status, error_class FROM images
     UNION ALL SELECT 'human', 2, status, error_class FROM human

@@ -1,5 +1,5 @@
 -- Do the scores agree?
--- Each two of ITM, ITC, a second scorer (clip) and a second filter (itm 1, itm 2), where a text has both: correlation, and who says high (ITM from 0.5, others from the round's median), of at most 200,000 texts a source.
+-- Two scores of the same text are compared: ITM, ITC, a second scorer (`clip`) and each of several filters (`itm 1`, `itm 2`). The columns are their correlation and the shares of texts that both, one or none of them rates high: ITM from 0.5, the others from the round's median. At most 200,000 texts of each source are read.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 200000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), drawn AS (

@@ -1,5 +1,5 @@
 -- The most common texts
--- The ten most common of each source, of at most 50,000 drawn evenly.
+-- The ten most common texts of each source, among at most 50,000 drawn evenly.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), counted AS (

@@ -1,5 +1,5 @@
--- Details that captions tell
--- Share of texts with a number, a capital letter inside (a name), and a word rare in the web texts (seen at most twice).
+-- Details that the texts mention
+-- Shares of texts with a number, with a capital letter after the first word (often a name), and with a word that is rare in the web texts (at most two uses). At most 50,000 texts of each source are read.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), drawn AS (

@@ -1,5 +1,5 @@
 -- Diversity of the texts
--- Of at most 50,000 texts a source, drawn evenly, so that rounds of any size compare; same words, same order: one text.
+-- Among at most 50,000 texts of each source, drawn evenly, so that rounds of any size can be compared. Texts that differ only in case, or in spaces around them, count as one.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), texts AS (

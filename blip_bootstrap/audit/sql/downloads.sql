@@ -1,5 +1,5 @@
 -- Downloads by outcome
--- One line per list and outcome; `share` is of the list's rows.
+-- One line for each URL list and outcome; `share` is the share of the list's rows.
 WITH counted AS MATERIALIZED ( -- DuckDB would read all images again for the share
     SELECT dataset, status, error_class, count(*) AS urls FROM images GROUP BY dataset, status, error_class
 )

@@ -1,5 +1,5 @@
 -- Flags of the synthetic captions
--- Texts that carry each flag, of all synthetic texts of the round.
+-- How many of the round's synthetic texts carry each flag, and their share of all synthetic texts.
 WITH totals AS (
     SELECT round, count(*) AS total FROM captions WHERE source = 'synthetic' GROUP BY round
 )

@@ -1,5 +1,5 @@
 -- Noise ratio and dropped share by language
--- Of the texts that `audit languages` looked at, in 64 files at most; `und`: confidence under 0.3, as short texts and names have. No lines: not run yet.
+-- The languages that `audit languages` found, in texts from at most 64 files. `und` (undetermined) stands for a confidence below 0.3, which short texts and names often get. Without lines, that command was not run on this round.
 WITH told AS (
     SELECT round, source, if(confidence < 0.3, 'und', language) AS language, kept, rejected
     FROM languages JOIN some_pairs USING (round, key, source, candidate, caption)

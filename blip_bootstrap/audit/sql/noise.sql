@@ -1,5 +1,5 @@
 -- Noise ratio of each source
--- `noise_ratio`: texts that the filter rejects of those it scored (section 4.2 of the paper), `low` to `high`; `dropped_share`: texts not kept, for any reason, of all. 95 % Wilson intervals.
+-- `noise_ratio`: of the texts that the filter scored, the share that it rejects (section 4.2 of the paper), with its interval from `low` to `high`. `dropped_share`: of all texts, the share that was not kept, for whatever reason. All intervals are 95 % Wilson intervals.
 WITH counted AS (
     SELECT round, source, count(*) AS texts, count(rejected) AS scored, count(*) FILTER (rejected) AS below,
         count(*) FILTER (NOT kept) AS dropped

@@ -1,5 +1,5 @@
--- Noise ratio and dropped share by where the picture is from
--- The 30 lists and hosts with most texts, of at most 100,000 texts a source drawn evenly; look at who stands apart.
+-- Noise ratio and dropped share by URL list and host
+-- The 30 URL lists and hosts with the most texts, among at most 100,000 texts of each source drawn evenly. Those that differ from the rest are worth a look.
 WITH sizes AS (
     SELECT max(every) AS every FROM (SELECT ceil(count(*) / 100000)::UBIGINT AS every FROM some_pairs GROUP BY round, source)
 ), places AS (

@@ -1,5 +1,5 @@
 -- Noise ratio and dropped share by length
--- Words of the text: 1, 2, 3-4, 5-8, 9-16, ... (`upto_words` is the most), of at most 200,000 texts a source.
+-- Texts are grouped by their number of words: 1, 2, 3-4, 5-8, 9-16 and so on; `upto_words` is the most that a group has. At most 200,000 texts of each source are read.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 200000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), drawn AS (

@@ -1,5 +1,5 @@
 -- Noise ratio and dropped share of the synthetic texts by sampler
--- One line per round: the settings that wrote the texts, beside what the filter and the rest of the rule made of them.
+-- One line for each round: the sampler settings that its texts were written with, the share that the filter rejects and the share that the selection drops.
 WITH counted AS (
     SELECT round, count(*) AS texts, count(rejected) AS scored, count(*) FILTER (rejected) AS below,
         count(*) FILTER (NOT kept) AS dropped

@@ -1,5 +1,5 @@
--- Texts that name people, and how the filter scores them
--- By words of gender, age and origin (`audit --sql --name people` lists them); `score_gap`: mean ITM score less the source's. At most 50,000 a source.
+-- Texts that mention people, and how the filter scores them
+-- Texts are found by words of gender, age and origin (`audit --sql --name people` lists them). `score_gap` is their mean ITM score minus the mean of all texts of the source. At most 50,000 texts of each source are read.
 WITH named(class, word) AS (
     VALUES ('gender: female', 'woman'), ('gender: female', 'women'), ('gender: female', 'girl'),
         ('gender: female', 'girls'), ('gender: female', 'lady'), ('gender: female', 'ladies'),

@@ -1,5 +1,5 @@
 -- Variety of phrases
--- Of at most 20,000 texts a source, the first 200 words of each: different ones of all pairs and triples of words; `echoed`: with five words in a row of another image.
+-- `distinct_2`, `distinct_3`: of all pairs and triples of neighbouring words, the share that is different. `echoed`: the share of texts that have five words in a row in common with a text of another image. The first 200 words of at most 20,000 texts of each source are read.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 20000)::UBIGINT AS every FROM some_pairs GROUP BY round, source
 ), texts AS (

@@ -1,5 +1,5 @@
 -- Why texts were dropped
--- One line per source and reason; `share` is of all texts of that source. No reason: kept.
+-- One line for each source and reason; `share` is the share of all texts of that source. The line without a reason counts the texts that were kept.
 WITH counted AS MATERIALIZED ( -- DuckDB would read all pairs again for the share
     SELECT round, source, coalesce(reason, 'kept') AS fate, count(*) AS texts FROM pairs GROUP BY round, source, fate
 )

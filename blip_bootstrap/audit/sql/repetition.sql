@@ -1,5 +1,5 @@
 -- Repetition and prompt leaks
--- In the texts themselves: a word twice in a row, a third of six or more words said before, the prompt's words. A sample, the first 200 words of each text.
+-- Counted in the texts themselves: they begin with the captioner's prompt, repeat a word at once, or have six or more words of which a third were said before. The first 200 words of at most 50,000 texts of each source are read.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), drawn AS (

@@ -1,5 +1,5 @@
--- What any threshold would keep
--- Texts with an ITM score at or above it, by source, and as shares of the scored texts. Other rules not applied.
+-- What each threshold would keep
+-- Texts whose ITM score is at or above the threshold, by source, also as shares of the texts that have a score. The selection's other rules are not applied.
 WITH binned AS (
     SELECT round, source, least(floor(itm_score * 20), 20)::INTEGER AS bin, count(*) AS texts
     FROM captions WHERE isfinite(itm_score) GROUP BY round, source, bin

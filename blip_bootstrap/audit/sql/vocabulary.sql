@@ -1,5 +1,5 @@
--- Words that synthetic texts lost and invented
--- The 15 words each that the captioner most under- and over-uses, by log odds (one added to every count), 1.5 times at least.
+-- Words that the captioner lost or invented
+-- The 15 words that synthetic texts use least, and the 15 that they use most, in comparison with web texts: by the log of the odds ratio, with one added to every count, and only where they differ by a factor of 1.5 or more.
 WITH sizes AS (
     SELECT round, source, ceil(count(*) / 50000)::UBIGINT AS every FROM some_captions GROUP BY round, source
 ), uses AS (

@@ -126,7 +126,8 @@ class Picture:
                 self._decode(encoded, sizes, scorer)
 
     def _decode(self, encoded: bytes, sizes: frozenset[int], scorer: ClipScorer | None) -> None:
-        from blip_training.data.decode import decode_image, to_pixels
+        from blip_training.data.decode import decode_image
+        from blip_training.data.pixels import to_pixels
 
         image = decode_image(encoded, self.key)
         self.pixels = {size: to_pixels(image, size) for size in sizes}

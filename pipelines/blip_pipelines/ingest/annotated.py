@@ -16,7 +16,8 @@ from blip_bootstrap.config import AnnotatedSet
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.reading import records
-from blip_bootstrap.reading.records import JSON_ENDINGS, Columns, Record
+from blip_bootstrap.reading.header import Header
+from blip_bootstrap.reading.records import JSON_ENDINGS, Record
 from blip_bootstrap.storage.cells import NotTextError, folded_text_of, text_of
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import ANNOTATED
@@ -63,7 +64,7 @@ def _progress() -> Progress:
 def read_records(source: Path, config: AnnotatedSet) -> Iterator[Record]:
     """The list's records, with the columns checked. Raises InputError as `ingest_annotated` does."""
 
-    def check(found: Columns) -> list[str]:
+    def check(found: Header) -> list[str]:
         wanted = {"image_column": config.image_column, "captions_column": config.captions_column}
         found.require(wanted)
         found.require_text("image_column", config.image_column, "give the pictures' file names")

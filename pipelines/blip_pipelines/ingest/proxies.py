@@ -97,8 +97,6 @@ def basic_authorization(parts: SplitResult) -> str:
 def _matches(entry: str, host: str, port: int) -> bool:
     """Whether an entry of no_proxy names the host: `*`, a name with all below it, an address or network, each with or
     without a port."""
-    if entry == "*":
-        return True
     address = literal(host)
     network = _network(entry)
     if network is None:
@@ -108,6 +106,8 @@ def _matches(entry: str, host: str, port: int) -> bool:
         network = _network(entry)
     if network is not None:
         return address is not None and ipaddress.ip_address(address) in network
+    if entry == "*":
+        return True
     name = entry.removeprefix("*").strip(".")
     return bool(name) and (host == name or host.endswith(f".{name}"))
 

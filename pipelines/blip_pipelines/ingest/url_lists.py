@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,8 @@ from urllib.parse import quote
 
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.reading.records import Columns, Record, read_records
+from blip_bootstrap.reading.header import Header
+from blip_bootstrap.reading.records import Record, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, text_of
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
@@ -136,7 +138,8 @@ def _is_bare(urls: UrlList) -> bool:
     if plain_suffix(urls.path) != ".txt":
         return False
     first = next((line for _, line in lines_of(urls.path) if line.strip()), "")
-    return "\t" not in first and first.strip().lower() != urls.url_column.lower()
+    named = {name.strip(' "').lower() for name in re.split(r"[\t,;|]", first)}
+    return "\t" not in first and urls.url_column.lower() not in named
 
 
 class _Columns:
@@ -145,7 +148,7 @@ class _Columns:
     def __init__(self, urls: UrlList) -> None:
         self.urls, self.caption = urls, urls.caption_column
 
-    def check(self, found: Columns) -> list[str]:
+    def check(self, found: Header) -> list[str]:
         """The columns to read. Raises InputError where one is missing, or its cells are no texts."""
         urls = self.urls
         if self.caption not in found.names and set(found.names) == {urls.url_column}:

@@ -32,15 +32,36 @@ def test_the_version_is_the_installed_one() -> None:
     assert blip("--version").stdout.strip() == version("blip-bootstrap")
 
 
-def test_help_imports_neither_torch_nor_ray() -> None:
+def test_help_loads_no_large_library() -> None:
+    """Not pydantic either, nor numpy: together they would take as long as all the rest."""
     code = (
-        "import sys; from blip_bootstrap.cli.app import app\n"
-        "try: app(['--help'])\n"
+        "import sys; from blip_bootstrap.__main__ import main\n"
+        "sys.argv = ['blip-bootstrap', '--help']\n"
+        "from blip_bootstrap.cli.app import app\n"
+        "try: app()\n"
         "except SystemExit: pass\n"
-        "print(sorted({'torch', 'ray', 'transformers', 'pyarrow', 'duckdb'} & set(sys.modules)))"
+        "large = {'torch', 'ray', 'transformers', 'pyarrow', 'duckdb', 'numpy', 'pydantic'}\n"
+        "print(sorted(large & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_no_module_loads_torch_or_ray_at_its_top() -> None:
+    """One process imports them all, one after the other: the one after which torch is there is the culprit."""
+    code = (
+        "import importlib, pkgutil, sys, blip_bootstrap\n"
+        "names = [one.name for one in pkgutil.walk_packages(blip_bootstrap.__path__, 'blip_bootstrap.')]\n"
+        "for name in names:\n"
+        "    importlib.import_module(name)\n"
+        "    if found := {'torch', 'ray'} & set(sys.modules):\n"
+        "        sys.exit(f'{name} loads {sorted(found)}')\n"
+        "print(len(names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 80
 
 
 def test_ctrl_c_before_a_command_has_begun_is_no_failure() -> None:

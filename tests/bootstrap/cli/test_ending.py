@@ -19,7 +19,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.page import HOST, serve_labels
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.report.overview_page import write_overview
-from blip_bootstrap.report.round_page import rewrite_report
+from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.labels import read_labels
 from tests.support.finished_run import make_run
@@ -103,7 +103,7 @@ def test_a_run_that_cannot_be_written_is_one_line(sealed: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(InputError, match=r"round-01/report.html: cannot be written \(Read-only"):
-        rewrite_report(sealed, 1)
+        write_report(sealed, 1)
     with pytest.raises(InputError, match=r"report.html: cannot be written \(Read-only"):
         write_overview(sealed)
 

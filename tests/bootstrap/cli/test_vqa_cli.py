@@ -13,10 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from blip_bootstrap.cli.vqa import Mode, _candidates
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.loop.vqa import check_folder, keep_recipe
+from blip_bootstrap.loop.vqa import candidates_of, check_folder, keep_recipe
 from blip_training.checkpoint.store import save_med
 from blip_training.data.questions import check_pictures, read_answers, read_questions
 from blip_training.data.tokenizer import Tokenizer
@@ -121,9 +120,9 @@ def test_the_closed_list(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said):
             read_answers(tmp_path / "answers.json")
     with pytest.raises(InputError, match="give it with --answers FILE"):
-        _candidates(Mode.rank, None)
+        candidates_of("rank", None)
     with pytest.raises(InputError, match="is for --mode rank"):
-        _candidates(Mode.generate, folder / "answers.txt")
+        candidates_of("generate", folder / "answers.txt")
     (tmp_path / "empty.txt").touch()
     with pytest.raises(InputError, match="no answer in it"):
         read_answers(tmp_path / "empty.txt")

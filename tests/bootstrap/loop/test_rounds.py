@@ -4,17 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from pydantic import Field
 
 from blip_bootstrap.config import Config, DownloadConfig, Section, load_config
-from blip_bootstrap.config.section import LATER
+from blip_bootstrap.config.marks import Later
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.loop.check import check_config
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker, locked
-from blip_bootstrap.loop.staging import read_manifest
+from blip_bootstrap.loop.whole import read_manifest
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_of
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import PAIRS
@@ -76,7 +76,7 @@ def test_a_later_setting_counts_only_where_it_is_not_its_default() -> None:
         top_k: int = 1
 
     class Younger(Older):
-        min_words: int = Field(0, json_schema_extra=LATER)
+        min_words: Annotated[int, Later()] = 0
 
     older = recipe_of("select", Older(), {})
     assert recipe_of("select", Younger(), {}) == older

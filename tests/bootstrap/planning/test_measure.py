@@ -83,7 +83,7 @@ def test_a_page_is_planned_with_every_gallery_full(tmp_path: Path, models: Model
     images = drawn_sample(tmp_path / "drawn", 24).rows
     captions = CaptionWorker(*models, config.caption)(images).to_pylist()
     cost = measure_report(config, images, captions, tmp_path / "report")
-    page = (tmp_path / "report" / "made" / "report.html").stat().st_size
+    page = (tmp_path / "report" / "round-01" / "report.html").stat().st_size
     pictures = [len(jpg) * 4 / 3 for jpg in images["jpg"].to_pylist()]
     assert page < cost.fixed_bytes < page + 6 * 5 * max(pictures) * 1.1
     assert cost.fixed_bytes > 6 * 5 * min(pictures)
@@ -167,10 +167,15 @@ def test_every_step_of_a_round_is_planned(tmp_path: Path, models: Models, ray_co
     costs, disk = measure_steps(config, 24, 5.0, said.append)
     planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 1_000, None, disk).to_pylist()}
     assert list(planned) == [
-        "start", "human", "held_out", "captioner", "filter", "caption + score", "select", "pretrain", "evaluate",
-        "controls", "report", "all",
+        "start", "human", "held_out", "same pictures", "captioner", "filter", "caption + score", "select", "pretrain",
+        "evaluate", "controls", "report", "all",
     ]  # fmt: skip
     assert said == ["plan: 24 images, drawn pictures; untrained models, whose captions are cut at the usual length"]
+    (same,) = (cost for cost in costs if cost.step == "same pictures")
+    assert 0 < same.fixed_s < planned["same pictures"]["seconds"]
+    assert planned["same pictures"]["seconds"] == pytest.approx(  # one file, which one thread reads
+        same.fixed_s + 1_000 * same.seconds_per_image
+    )
     fixed_s = {cost.step: cost.fixed_s for cost in costs}  # two arms at a time, without what goes to the disk
     assert fixed_s["controls"] == pytest.approx(fixed_s["pretrain"] + fixed_s["evaluate"])
     assert planned["controls"]["size_bytes"] > planned["pretrain"]["size_bytes"] > 10_000

@@ -23,7 +23,7 @@ from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.verdicts import pair_figures
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import round_metrics
-from blip_bootstrap.report.round_page import rewrite_report
+from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.summary import print_summary
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet, tables
@@ -199,7 +199,7 @@ def as_before(pairs: Path, captions: Path, order: tuple[str, ...] = OLD_ORDER) -
 def _files_are_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """`rows_of` takes a single file, too."""
     found = parquet.parquet_files
-    monkeypatch.setattr(tables, "parquet_files", lambda path: [path] if path.suffix == ".parquet" else found(path))
+    monkeypatch.setattr(parquet, "parquet_files", lambda path: [path] if path.suffix == ".parquet" else found(path))
 
 
 @pytest.mark.parametrize("settings", STRATEGIES)
@@ -278,7 +278,7 @@ def test_figures_of_earlier_versions_are_told_as_todays(
     told = capsys.readouterr().out
     for name in SHARES:
         assert f"{today[name]:.1%}" in told
-    assert f"{today['noise_ratio_synthetic']:.1%}" in rewrite_report(root, 1).read_text()
+    assert f"{today['noise_ratio_synthetic']:.1%}" in write_report(root, 1).read_text()
 
 
 def test_figures_without_their_pairs_keep_what_they_meant(finished_run: Path, tmp_path: Path) -> None:

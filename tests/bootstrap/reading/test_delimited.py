@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from blip_bootstrap.reading.delimited import MOST_LINES, split_fields
-from blip_bootstrap.reading.records import Columns, read_records
+from blip_bootstrap.reading.delimited import MOST_LINES, records_of, split_fields
+from blip_bootstrap.reading.header import Header
+from blip_bootstrap.reading.records import read_records
 
 
-def check(found: Columns) -> list[str]:
+def check(found: Header) -> list[str]:
     found.require({"url_column": "url", "caption_column": "caption"})
     return ["url", "caption"]
 
@@ -79,3 +81,23 @@ def test_many_quotes_in_a_line_are_each_looked_at_once() -> None:
     """An end looked for anew at each of them would take an hour."""
     fields, is_open = split_fields('"x,' * 300_000, ",")
     assert (len(fields), is_open) == (300_001, True)
+
+
+@pytest.mark.parametrize("line", ['"x', '"x" y', 'b" c, "d'])
+def test_lines_that_end_no_field_are_each_looked_at_once(line: str) -> None:
+    """Two hundred looks at each of them made a list of a million lines take half an hour."""
+    looked = Counter[str]()
+
+    def is_record(fields: list[str]) -> bool:
+        looked[fields[0]] += 1
+        return False
+
+    lines = ((number, f"{line}{number}") for number in range(2_000))
+    assert len(list(records_of(lines, ",", is_record))) == 2_000
+    assert sum(looked.values()) <= 3 * 2_000
+
+
+def test_a_field_that_is_closed_and_opened_on_each_line_has_an_end() -> None:
+    lines = [(0, 'h://a/1,"a'), *((number, 'b","d') for number in range(1, 5 * MOST_LINES))]
+    longest = max(len("".join(fields)) for _, fields, _ in records_of(iter(lines), ",", lambda fields: False))
+    assert longest < 10 * MOST_LINES

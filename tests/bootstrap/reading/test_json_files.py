@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.json_files import objects_of, parse_json, parse_object
-from blip_bootstrap.reading.records import Columns, read_records
+from blip_bootstrap.reading.records import read_records
 
 ROWS = [{"url": f"http://a/{i}", "caption": "a\u2028b\u0085c\u2029" * (i % 7), "more": {"x": [i]}} for i in range(3000)]
 
@@ -65,9 +66,9 @@ def test_parsing() -> None:
 
 
 def test_columns_are_those_of_the_first_records(tmp_path: Path) -> None:
-    seen: list[Columns] = []
+    seen: list[Header] = []
 
-    def check(found: Columns) -> list[str]:
+    def check(found: Header) -> list[str]:
         seen.append(found)
         return []
 
@@ -88,10 +89,17 @@ def test_columns_are_those_of_the_first_records(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_hold_no_records(tmp_path: Path, text: str, said: str) -> None:
-    def check(found: Columns) -> list[str]:
+    def check(found: Header) -> list[str]:
         found.require({"url_column": "url"})
         return ["url"]
 
     (tmp_path / "list.json").write_text(text)
     with pytest.raises(InputError, match=said):
         list(read_records(tmp_path / "list.json", check, "a list"))
+
+
+@pytest.mark.parametrize("text", ['{"a": %s}\n{"a": 2}\n', '[{"a": %s},\n{"a": 2}]'])
+def test_a_number_of_more_digits_than_python_reads_stays_as_it_is_written(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(text % ("9" * 5_000), encoding="utf-8")
+    assert [cells for _, cells in objects_of(path)] == [{"a": "9" * 5_000}, {"a": 2}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.truth import Truth, file_name, judged_pairs, load_truth, oracle_pairs
-from blip_bootstrap.report.figures import ALWAYS, measure_round, round_metrics, truth_figures
+from blip_bootstrap.report.figures import ALWAYS, round_metrics, truth_figures, write_figures
 from blip_bootstrap.storage import parquet
 from blip_bootstrap.world.scenes import Scene, Thing
 
@@ -135,12 +136,44 @@ def test_the_oracle_keeps_true_texts_alone(finished_run: Path, tmp_path: Path) -
 
 
 def test_without_truth_controls_or_evaluation(finished_run: Path, tmp_path: Path) -> None:
-    pairs = finished_run / "round-01/pairs"
-    found = round_metrics(tmp_path, 1, None, finished_run / "images", pairs)
+    for name in ("images", "round-01/pairs"):
+        shutil.copytree(finished_run / name, tmp_path / name)
+    found = round_metrics(tmp_path, 1)
     assert found["cider"] is None
     assert found["caption_truth"] is None
-    counts = measure_round(tmp_path, 1, tmp_path, finished_run / "images", pairs, None, None, None)
+    written = json.loads(write_figures(tmp_path, 1).read_text())
+    counts = json.loads((tmp_path / "round-01/.metrics.json.MANIFEST.json").read_text())["counts"]
+    assert {name: written[name] for name in counts} == counts
     shares = ("noise_ratio", "dropped_share")
     assert set(counts) == {f"{share}_{source}" for share in shares for source in ("web", "synthetic")}
     with pytest.raises(InputError, match="no Parquet files"):
-        round_metrics(tmp_path, 1)
+        round_metrics(tmp_path, 0)
+
+
+def test_figures_are_written_again_when_anything_that_they_are_made_from_changes(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    truth, path, said = root / "truth.tsv", root / "round-01/metrics.json", list[str]()
+
+    def is_written() -> bool:
+        said.clear()
+        write_figures(root, 1, truth, said.append)
+        return said != ["round-01/metrics.json: current"]
+
+    is_written()
+    before, stamp = path.read_bytes(), path.stat().st_mtime_ns
+    assert not is_written()
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, stamp)
+    truth.write_text(truth.read_text().replace("clean", "unrelated").replace("full", "unrelated"))
+    assert is_written()
+    assert said[0] == "round-01/metrics.json: measure_round, because of another truth"
+    assert path.read_bytes() != before
+    (root / "same_pictures").mkdir()
+    manifest = {"name": "same_pictures", "counts": {"left_out_human": 3}, "made": "2026", "seconds": 1.5, "recipe": {}}
+    (root / "same_pictures/MANIFEST.json").write_text(json.dumps(manifest))
+    assert is_written()
+    assert json.loads(path.read_text())["same_pictures"] == {"left_out_human": 3}
+    path.write_text("{")
+    assert is_written()
+    assert not is_written()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -10,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from blip_bootstrap.config import ReportConfig, SelectConfig
 from blip_bootstrap.html import gallery as gallery_module
-from blip_bootstrap.html.charts import Part, histogram, lines, stack
+from blip_bootstrap.html.charts import Segment, histogram, lines, stack
 from blip_bootstrap.html.gallery import galleries_html
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
-from blip_bootstrap.report.round_page import page_html, rewrite_report, write_report
+from blip_bootstrap.report.round_page import page_html, write_report
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.labels import read_labels, write_labels
+from blip_bootstrap.storage.run_folder import languages_path
 
 VOID = {"meta", "img", "br", "polyline", "line"}
 
@@ -145,29 +148,78 @@ def test_texts_of_the_web_cannot_become_markup(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in page
 
 
-def test_the_step_and_the_command_write_the_same_page(finished_run: Path, tmp_path: Path) -> None:
-    at = finished_run / "round-01"
-    config = ReportConfig(num_gallery=5)
-    counts = write_report(
-        finished_run, 1, tmp_path, finished_run / "images", at / "pairs", at / "model", at / "metrics.json", config
-    )
-    made = (tmp_path / "report.html").read_bytes()
-    assert counts == {"size_bytes": len(made)}
-    root = tmp_path / "copy" / finished_run.name
-    shutil.copytree(finished_run, root)
-    beside = root / "round-01/.report.html.MANIFEST.json"
-    manifest = {"name": "round-01/report.html", "settings": config.model_dump(), "made": "2026", "seconds": 1.0,
-                "digest": "d", "content": "c", "version": "0", "recipe": {"step": "write_report", "inputs": {}},
-                "files": []}  # fmt: skip
-    beside.write_text(json.dumps(manifest))
-    path = rewrite_report(root)
-    assert path == root / "round-01/report.html"
-    assert path.read_text().count("<img") == made.decode().count("<img")
-    assert json.loads(beside.read_text())["files"][0]["bytes"] == path.stat().st_size
+def test_the_run_and_the_command_write_the_same_page(finished_run: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    path = write_report(root, 1, ReportConfig(num_gallery=5))
+    made, beside = path.read_bytes(), root / "round-01/.report.html.MANIFEST.json"
+    record = json.loads(beside.read_text())
+    assert (path, record["files"][0]["bytes"]) == (root / "round-01/report.html", len(made))
+    assert record["settings"]["num_gallery"] == 5
+    path.write_text("damaged")
+    os.utime(beside, ns=(1, 1))
+    assert write_report(root, always=True).read_bytes() == made  # as it was written, so with its settings
+    assert beside.stat().st_mtime_ns > 1
+
+
+def test_a_page_is_written_again_when_anything_that_it_shows_changes(finished_run: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    said: list[str] = []
+
+    def is_written(num_gallery: int = 1) -> bool:
+        """Whether it was; and in no other case was the file touched."""
+        said.clear()
+        path = root / "round-01/report.html"
+        before = path.read_bytes() if path.exists() else b""
+        if before:
+            os.utime(path, ns=(1, 1))
+        write_report(root, 1, ReportConfig(num_gallery=num_gallery), say=said.append)
+        assert (path.stat().st_mtime_ns == 1) == (path.read_bytes() == before)
+        assert path.read_bytes() == before or len(said) == 2
+        return len(said) == 2
+
+    assert is_written()
+    assert not is_written()
+    path = draw_sample(root, 1, 40)
+    write_labels(path, [row | {"answer": "yes" if row["kept"] else "no"} for row in read_labels(path)])
+    assert is_written()
+    assert said[0].endswith("write_report, because of another labels/round-01.parquet")
+    assert "precision, web" in (root / "round-01/report.html").read_text()
+    assert not is_written()
+    languages_path(root, 1).unlink()
+    assert is_written()
+    before = json.loads((root / "round-00/metrics.json").read_text())
+    (root / "round-00/metrics.json").write_text(json.dumps(before | {"cider": 9.125}))
+    assert is_written()
+    assert "was 9.125" in (root / "round-01/report.html").read_text()
+    limit = {"download": {"max_failed_share": 0.01}}
+    (root / "config.yaml").write_text(yaml.safe_dump(limit))
+    assert is_written()
+    assert said[0].endswith("because of another limits")
+    (root / "config.yaml").write_text(yaml.safe_dump(limit | {"seed": 7}))
+    assert not is_written()
+    assert is_written(num_gallery=2)
+    assert not is_written(num_gallery=2)
+
+
+def test_a_page_of_an_earlier_version_is_current_until_something_that_it_shows_is_newer(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    """Its record names three inputs, by the names of the steps' artifacts."""
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    beside, config, said = root / "round-01/.report.html.MANIFEST.json", ReportConfig(num_gallery=1), list[str]()
+    write_report(root, 1, config)
+    record = json.loads(beside.read_text())
+    record["recipe"]["inputs"] = {"images": "a", "round-01/pairs": "b", "round-01/metrics.json": "c"}
+    beside.write_text(json.dumps(record))
+    write_report(root, 1, config, say=said.append)
+    assert said == ["round-01/report.html: current"]
+    path = draw_sample(root, 1, 40)
+    write_labels(path, [row | {"answer": "yes" if row["kept"] else "no"} for row in read_labels(path)])
+    assert "precision, web" in write_report(root, 1, config).read_text()
 
 
 def test_what_is_few_is_not_shown_as_none() -> None:
-    drawn = stack("URLs", [Part("downloaded", 99_999, "kept"), Part("timeout", 1, "dropped")], 100_000)
+    drawn = stack("URLs", [Segment("downloaded", 99_999, "kept"), Segment("timeout", 1, "dropped")], 100_000)
     assert "timeout 1 (under 0.1%)" in drawn
 
 
@@ -178,7 +230,7 @@ def test_charts_of_little_and_of_much() -> None:
     long = lines("long", {"loss": [(float(step), 1 / (step + 1)) for step in range(100_000)]}, ("web",))
     assert len(long) < 10_000
     drawn = histogram("scores", [1, 2, 3, 4], 0.5)
-    assert drawn.count("block dropped") == drawn.count("block kept") == 2
+    assert drawn.count("filled dropped") == drawn.count("filled kept") == 2
     assert "30.0% below" in drawn
 
 

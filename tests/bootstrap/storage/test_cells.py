@@ -79,3 +79,10 @@ def test_folded_and_described() -> None:
 )
 def test_column_types(kind: pa.DataType, is_text: bool) -> None:
     assert is_text_type(kind) == is_text
+
+
+def test_decimals_keep_every_digit() -> None:
+    assert text_of(Decimal("12345678901234567890123456789012.50")) == "12345678901234567890123456789012.5"
+    assert [text_of(Decimal(one)) for one in ("1E+3", "0.10", "100", "0.00", "-0.50")] == [
+        "1000", "0.1", "100", "0", "-0.5",
+    ]  # fmt: skip

@@ -18,10 +18,10 @@ from blip_bootstrap.audit.diff import diff
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.sample import draw_sample
-from blip_bootstrap.query import records
+from blip_bootstrap.query import json_tables
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
-from blip_bootstrap.report.round_page import rewrite_report
+from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.why import why
 from blip_bootstrap.storage import run_folder
 from blip_bootstrap.storage.remote import LISTING, local_folder, opened, remote_of
@@ -73,7 +73,7 @@ def test_the_other_commands_answer_as_on_disk(finished_run: Path) -> None:
     assert alarms(root) == alarms(finished_run)
     assert [one.table for one in diff(root, 0, 1)] == [one.table for one in diff(finished_run, 0, 1)]
     assert why(root, "0000000010").texts.equals(why(finished_run, "0000000010").texts)
-    assert "data:image/jpeg" in rewrite_report(root, 1).read_text()
+    assert "data:image/jpeg" in write_report(root, 1).read_text()
     assert draw_sample(root, 1, size=20) == labels_path(root, 1)
 
 
@@ -113,7 +113,7 @@ def test_what_changes_there_is_seen_and_what_is_made_here_stays(store: Path) -> 
     (store / "round-00/metrics.json").unlink()
     assert opened(URI) == root == local_folder(URI)
     assert run_folder.round_numbers(root) == [0, 1, 2]
-    assert records.rounds_table(root)["round"].to_pylist() == [1, 2]
+    assert json_tables.rounds_table(root)["round"].to_pylist() == [1, 2]
     assert labels.exists()
     remote = remote_of(root)
     assert remote is not None

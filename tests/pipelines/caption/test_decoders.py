@@ -26,7 +26,7 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import decoders
 from blip_pipelines.caption.decoders import DecodeProcesses
 from blip_pipelines.caption.worker import CaptionWorker
-from blip_training.data.decode import decode_pixels
+from blip_training.data.pixels import decode_pixels
 
 SIZES = (24, 16)
 

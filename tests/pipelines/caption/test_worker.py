@@ -16,7 +16,7 @@ from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.scores import alike
 from blip_pipelines.caption.worker import CaptionWorker, seed_of
 from blip_training.checkpoint.store import load_med
-from blip_training.data.decode import decode_pixels
+from blip_training.data.pixels import decode_pixels
 
 Models = tuple[Path, Path]
 CONFIG = CaptionConfig(candidates=2, device="cpu", seed=7)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from blip_bootstrap.config import FinetuneConfig, PretrainConfig, VqaConfig
 from blip_training.data import augment
 from blip_training.data.augment import OPERATIONS, augment_image, augment_view, random_crop, resized
-from blip_training.data.decode import to_pixels
+from blip_training.data.pixels import to_pixels
 
 
 def sided() -> Image.Image:

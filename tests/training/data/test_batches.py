@@ -16,7 +16,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import parquet_files, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
 from blip_training.data.batches import Feed, TrainingData, open_training_data
-from blip_training.data.decode import decode_pixels, to_pixels
+from blip_training.data.pixels import decode_pixels, to_pixels
 from blip_training.data.shards import Stream, annotated_shards, web_shards
 
 FEED = Feed(batch_size=16, image_size=32, seed=3)

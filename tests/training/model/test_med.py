@@ -101,11 +101,11 @@ def test_few_queries_do_without_keys_and_values(seen: int | None) -> None:
     by_keys = attention(x, attention.keys_values(states), mask)
     torch.testing.assert_close(attention(x, states, mask), by_keys, atol=1e-5, rtol=1e-5)
     # 9 patches of width 32 against 4 heads' 9 similarities and a width each: 288 / 68.
-    assert attention.asks(states, 4)
-    assert not attention.asks(states, 5)
-    assert not attention.train().asks(states, 1), "dropout is of the weights of values"
+    assert attention.absorbs(states, 4)
+    assert not attention.absorbs(states, 5)
+    assert not attention.train().absorbs(states, 1), "dropout is of the weights of values"
     with torch.enable_grad():
-        assert not attention.eval().asks(states, 1)
+        assert not attention.eval().absorbs(states, 1)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from blip_bootstrap.config import ItcConfig, ItmConfig
 from blip_training.data.batches import Batch
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import Med
-from blip_training.objective.contrast import Contrast
+from blip_training.objective.contrast import Contrast, StepFeatures
 from blip_training.objective.losses import lm_loss
-from blip_training.objective.micro_batches import Part, parts_of_step, shares_of, warn_of_cut_texts
+from blip_training.objective.micro_batches import MicroBatch, micro_batches_of, shares_of, warn_of_cut_texts
 from blip_training.runtime.workers import Worker
 from blip_training.train.feed import in_equal_parts
 from tests.support.drawn import model_config
@@ -47,13 +48,13 @@ def itc_of_steps(
     losses, queues = [], []
     for seed in range(3):
         med.zero_grad()
-        parts = parts_of_step(med, tokenizer, cut(whole_batch(seed), count), CPU)
-        contrast.look(parts)
-        found = [contrast.itc(part, med.encode_image(part.images), 0.4).loss for part in parts]
+        batches = micro_batches_of(med, tokenizer, cut(whole_batch(seed), count), CPU)
+        features = contrast.features(batches)
+        found = [contrast.itc(features, one, med.encode_image(one.images), 0.4).loss for one in batches]
         mean = torch.stack(found).mean()
         mean.backward()
         losses.append(mean.item())
-        contrast.follow()
+        contrast.update(features)
         queues.append([*contrast.queue.get_buffer("images").flatten().tolist()])
         assert contrast.queue.filled == min(12, 8 * (seed + 1))
     return losses, [p.grad for p in med.parameters() if p.grad is not None], queues
@@ -72,9 +73,9 @@ def test_itc_and_the_queue_are_those_of_one_batch(world: Path, tokenizer: Tokeni
 
 def lm_of(world: Path, tokenizer: Tokenizer, count: int, prompt: str) -> float:
     med = new_med(world, tokenizer)
-    parts = parts_of_step(med, tokenizer, cut(whole_batch(), count), CPU, prompt)
+    batches = micro_batches_of(med, tokenizer, cut(whole_batch(), count), CPU, prompt)
     num_prompt = len(tokenizer.piece_ids(prompt))
-    losses = [lm_loss(med, med.encode_image(p.images), p.ids, p.mask, num_prompt) * p.lm_share for p in parts]
+    losses = [lm_loss(med, med.encode_image(p.images), p.ids, p.mask, num_prompt) * p.lm_share for p in batches]
     return torch.stack(losses).mean().item()
 
 
@@ -86,31 +87,29 @@ def test_lm_is_the_mean_over_all_tokens_of_the_step(world: Path, tokenizer: Toke
 
 
 def test_texts_of_unequal_length_weigh_unequally(world: Path, tokenizer: Tokenizer) -> None:
-    parts = parts_of_step(new_med(world, tokenizer), tokenizer, cut(whole_batch(), 8), CPU)
+    batches = micro_batches_of(new_med(world, tokenizer), tokenizer, cut(whole_batch(), 8), CPU)
     targets = [len(tokenizer.piece_ids(text)) + 1 for text in TEXTS]
     shares = [8 * count / sum(targets) for count in targets]
-    assert [part.lm_share.item() for part in parts] == pytest.approx(shares)
-    assert [part.number for part in parts] == list(range(8))
+    assert [one.lm_share.item() for one in batches] == pytest.approx(shares)
+    assert [one.number for one in batches] == list(range(8))
 
 
 def test_a_micro_batch_weighs_by_the_pairs_that_itm_judges(world: Path, tokenizer: Tokenizer) -> None:
     """Of eight rows in two halves the first is of one image: four matches and no negative; the second has all three."""
     med = new_med(world, tokenizer)
     contrast = Contrast(med, ItcConfig(queue_size=0), ItmConfig(mask_duplicate_texts=False), CPU)
-    parts = parts_of_step(med, tokenizer, cut(whole_batch(ids=[1, 1, 1, 1, 2, 3, 4, 5]), 2), CPU)
-    contrast.look(parts)
-    weighed = [itm_of(contrast, part, med) for part in parts]
-    bare = Contrast(med, ItcConfig(queue_size=0), ItmConfig(mask_duplicate_texts=False), CPU)
-    for part, found, share in zip(parts, weighed, (4 / 8, 12 / 8), strict=True):
-        alone = Part(0, part.images, part.image_ids, part.ids, part.mask, torch.ones(()))
-        bare.look([alone])
-        assert found == pytest.approx(share * itm_of(bare, alone, med), rel=1e-5)
+    batches = micro_batches_of(med, tokenizer, cut(whole_batch(ids=[1, 1, 1, 1, 2, 3, 4, 5]), 2), CPU)
+    features = contrast.features(batches)
+    weighed = [itm_of(contrast, features, one, med) for one in batches]
+    for batch, found, share in zip(batches, weighed, (4 / 8, 12 / 8), strict=True):
+        alone = replace(batch, number=0, lm_share=torch.ones(()))
+        assert found == pytest.approx(share * itm_of(contrast, contrast.features([alone]), alone, med), rel=1e-5)
 
 
-def itm_of(contrast: Contrast, part: Part, med: Med) -> float:
-    states = med.encode_image(part.images)
-    itc = contrast.itc(part, states, 0.0)
-    return contrast.itm(part, states, itc, torch.Generator().manual_seed(0)).item()
+def itm_of(contrast: Contrast, features: StepFeatures, batch: MicroBatch, med: Med) -> float:
+    states = med.encode_image(batch.images)
+    itc = contrast.itc(features, batch, states, 0.0)
+    return contrast.itm(features, batch, states, itc, torch.Generator().manual_seed(0)).item()
 
 
 @pytest.mark.parametrize("count", [1, 4, 6, 8])

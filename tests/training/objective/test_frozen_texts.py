@@ -14,7 +14,7 @@ from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import Med
 from blip_training.objective.contrast import Contrast
 from blip_training.objective.frozen_texts import FrozenTexts, has_frozen_texts
-from blip_training.objective.micro_batches import encode_texts, parts_of_step
+from blip_training.objective.micro_batches import encode_texts, micro_batches_of
 from blip_training.runtime.workers import Worker
 from blip_training.train.finetune import finetune_filter_model
 from blip_training.train.run import prepare
@@ -88,9 +88,8 @@ def test_itc_of_kept_texts_is_that_of_texts_read_anew(world: Path, tokenizer: To
     for optimizer in (FIXED, optimizer_config()):
         med = prepare(started_med(world, tokenizer), optimizer)
         contrast = Contrast(med, ItcConfig(queue_size=12), ItmConfig(), CPU)
-        parts = parts_of_step(med, tokenizer, [whole_batch()], CPU)
-        contrast.look(parts)
-        losses.append(contrast.itc(parts[0], med.encode_image(parts[0].images), 0.4).loss)
+        (batch,) = micro_batches_of(med, tokenizer, [whole_batch()], CPU)
+        losses.append(contrast.itc(contrast.features([batch]), batch, med.encode_image(batch.images), 0.4).loss)
     assert losses[0].item() == pytest.approx(losses[1].item(), abs=2e-3)
     losses[0].backward()
 
@@ -113,7 +112,7 @@ def test_a_filter_learns_by_its_heads_alone(world: Path, tokenizer: Tokenizer, t
 def test_the_temperature_falls_no_lower_than_told(world: Path, tokenizer: Tokenizer) -> None:
     med = started_med(world, tokenizer)
     contrast = Contrast(med, ItcConfig(min_temperature=0.06), ItmConfig(), CPU)
-    contrast.look(parts_of_step(med, tokenizer, [whole_batch()], CPU))
+    features = contrast.features(micro_batches_of(med, tokenizer, [whole_batch()], CPU))
     torch.nn.init.constant_(med.temperature, 0.01)
-    contrast.follow()
+    contrast.update(features)
     assert med.temperature.item() == pytest.approx(0.06)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from blip_bootstrap.config import EqualTexts, ModelConfig
 from blip_training.model.med import Med
-from blip_training.objective.losses import ItcLoss, draw_negatives, drop_words, itc_loss, itm_loss, lm_loss, text_keys
+from blip_training.objective.losses import ItcLoss, draw_negatives, drop_words, itc_loss, itm_loss, lm_loss, text_hashes
 
 
 def unit(rows: int, seed: int) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_keys_are_those_of_the_text_whatever_the_padding() -> None:
     for width, pad in ((4, 0), (9, 0), (6, 1)):
         ids = torch.tensor([text + [pad] * (width - len(text)) for text in texts])
         mask = torch.tensor([[int(i < len(text)) for i in range(width)] for text in texts])
-        keys.add(tuple(text_keys(ids, mask).tolist()))
+        keys.add(tuple(text_hashes(ids, mask).tolist()))
     (found,) = keys
     assert found[0] == found[3]
     assert len(set(found)) == 4

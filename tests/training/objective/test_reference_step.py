@@ -16,7 +16,7 @@ from blip_bootstrap.config import ItcConfig, ItmConfig, ModelConfig
 from blip_training.model.med import Med
 from blip_training.objective.contrast import Contrast
 from blip_training.objective.losses import lm_loss
-from blip_training.objective.micro_batches import Part
+from blip_training.objective.micro_batches import MicroBatch
 from blip_training.runtime.workers import Worker
 from tests.support.reference_step import ALPHA, MOMENTUM, Inputs, Reference
 
@@ -30,15 +30,15 @@ TINY = ModelConfig.model_validate(
 NUM_TOKENS = 60
 
 
-def batch_of(size: int) -> Part:
+def batch_of(size: int) -> MicroBatch:
     generator = torch.Generator().manual_seed(size)
     pixels = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8, generator=generator)
     ids = torch.randint(5, NUM_TOKENS - 2, (size, 9), generator=generator)
     mask = (torch.arange(9) < torch.randint(4, 10, (size, 1), generator=generator)).long()
-    return Part(0, pixels, torch.arange(size), ids * mask, mask, torch.ones(()))
+    return MicroBatch(0, pixels, torch.arange(size), ids * mask, mask, torch.ones(()))
 
 
-def both(size: int) -> tuple[Med, Contrast, Reference, Part]:
+def both(size: int) -> tuple[Med, Contrast, Reference, MicroBatch]:
     torch.manual_seed(1)
     med = Med(TINY, NUM_TOKENS).train()
     contrast = Contrast(med, ItcConfig(queue_size=8, momentum=MOMENTUM), ItmConfig(), Worker(torch.device("cpu")))
@@ -49,31 +49,31 @@ def both(size: int) -> tuple[Med, Contrast, Reference, Part]:
     return med, contrast, reference, batch_of(size)
 
 
-def our_losses(med: Med, contrast: Contrast, part: Part) -> dict[str, Tensor]:
-    contrast.look([part])
-    states = med.encode_image(part.images)
-    itc = contrast.itc(part, states, ALPHA)
-    itm = contrast.itm(part, states, itc, torch.Generator().manual_seed(0))
-    return {"itc": itc.loss, "itm": itm, "lm": lm_loss(med, states, part.ids, part.mask)}
+def our_losses(med: Med, contrast: Contrast, batch: MicroBatch) -> dict[str, Tensor]:
+    features = contrast.features([batch])
+    states = med.encode_image(batch.images)
+    itc = contrast.itc(features, batch, states, ALPHA)
+    itm = contrast.itm(features, batch, states, itc, torch.Generator().manual_seed(0))
+    return {"itc": itc.loss, "itm": itm, "lm": lm_loss(med, states, batch.ids, batch.mask)}
 
 
-def theirs(med: Med, part: Part) -> Inputs:
-    return Inputs(med.vision.stem.normalise(part.images), part.ids, part.mask)  # type: ignore[operator]
+def theirs(med: Med, batch: MicroBatch) -> Inputs:
+    return Inputs(med.vision.stem.normalise(batch.images), batch.ids, batch.mask)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("size", [2, 5])
 def test_losses_are_the_references(size: int) -> None:
     """Of two pairs each has one possible negative, so ITM is compared there; of five the draws differ."""
-    med, contrast, reference, part = both(size)
-    ours, expected = our_losses(med, contrast, part), reference.losses(theirs(med, part))
+    med, contrast, reference, batch = both(size)
+    ours, expected = our_losses(med, contrast, batch), reference.losses(theirs(med, batch))
     for name in ("itc", "itm", "lm") if size == 2 else ("itc", "lm"):
         torch.testing.assert_close(ours[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_and_a_step_of_the_momentum_towers_are_the_references() -> None:
-    med, contrast, reference, part = both(2)
-    torch.stack(list(our_losses(med, contrast, part).values())).sum().backward()
-    torch.stack(list(reference.losses(theirs(med, part)).values())).sum().backward()
+    med, contrast, reference, batch = both(2)
+    torch.stack(list(our_losses(med, contrast, batch).values())).sum().backward()
+    torch.stack(list(reference.losses(theirs(med, batch)).values())).sum().backward()
     ours, expected = ([p.grad for p in model.parameters()] for model in (med, reference))
     norms = [torch.nn.utils.get_total_norm([g for g in one if g is not None]) for one in (ours, expected)]
     torch.testing.assert_close(norms[0], norms[1], rtol=1e-5, atol=1e-6)
@@ -87,9 +87,9 @@ def first_mlp(reference: Reference) -> torch.nn.Parameter:
 
 
 def test_a_step_of_the_reference_moves_its_weights_and_slowly_its_momentum_towers() -> None:
-    med, _, reference, part = both(2)
+    med, _, reference, batch = both(2)
     before = first_mlp(reference).detach().clone()
-    losses = reference.train_step(theirs(med, part))
+    losses = reference.train_step(theirs(med, batch))
     assert set(losses) == {"itc", "itm", "lm"}
     after, slow = first_mlp(reference).detach(), reference.slow[0].encoder.layers[0].mlp.fc1.weight
     assert not torch.equal(before, after)
@@ -115,8 +115,8 @@ def test_useful_operations_are_no_more_than_those_that_our_step_does(tmp_path: P
     """Without padding the count is the step's own, but for ITM and LM each having the images' keys and values."""
     from tests.bench.training_step import our_step, useful_flops
 
-    part = batch_of(4)
-    whole = dataclasses.replace(part, mask=torch.ones_like(part.mask), ids=part.ids.clamp(min=5))
+    batch = batch_of(4)
+    whole = dataclasses.replace(batch, mask=torch.ones_like(batch.mask), ids=batch.ids.clamp(min=5))
     queue = torch.nn.functional.normalize(torch.randn(2, 8, 16), dim=-1)
     step = our_step(TINY, whole, queue, "float32", tmp_path)
     onednn = {torch.ops.mkldnn._linear_pointwise: onednn_flops}

@@ -81,10 +81,10 @@ def test_validation_keeps_the_best_and_not_the_last(world: Path) -> None:
     best = Best(module, data, lambda batch: module.weight.abs().sum(), every_steps=2)  # type: ignore[arg-type]
     for step, weight in enumerate([9.0, 3.0, 0.0, 1.0, 8.0, 2.0, 0.5], start=1):
         nn.init.constant_(module.weight, weight)
-        best.look(step, last=step == 7)
+        best.measure(step, last=step == 7)
     assert best.figures() == {"best_step": 7, "validation_loss": 0.5}
     nn.init.constant_(module.weight, 0.6)
-    best.look(8, last=False)
+    best.measure(8, last=False)
     assert best.best.get_parameter("weight").item() == 0.5
     other = Best(module, data, lambda batch: module.weight.abs().sum(), every_steps=2)  # type: ignore[arg-type]
     other.load_state_dict(best.state_dict())

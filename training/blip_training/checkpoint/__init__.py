@@ -1,1 +1,1 @@
-"""Models on disk: our format, transformers' BLIP, the released .pth."""
+"""Models on disk: this package's format, transformers' BLIP folders, the released .pth files."""

@@ -1,4 +1,4 @@
-"""The sizes of a BLIP, by its config.json or the shapes of its weights; what no BLIP is computed with is refused."""
+"""Reads a BLIP's sizes from its config.json or the shapes of its weights, and refuses settings that no BLIP has."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
 ENCODER, DECODER, LM = "text_encoder.", "text_decoder.bert.", "text_decoder.cls.predictions."
 
 HEAD_WIDTH = 64
-"""Of BLIP's attention heads, base and large; the .pth files do not say how many heads there are."""
+"""The width of attention heads in BLIP base and large: the .pth files do not give the number of heads."""
 
 COMPUTED: dict[str, dict[str, tuple[Any, ...]]] = {
     "text_config": {"hidden_act": ("gelu",), "layer_norm_eps": (1e-12,), "position_embedding_type": ("absolute",)},
     "vision_config": {"hidden_act": ("gelu",), "layer_norm_eps": (1e-5, 1e-6), "num_channels": (3,)},
 }
-"""Settings that change what a model computes, and the values that are computed here. The published folders state an
-epsilon of 1e-5 for the image encoder, transformers' default, which was trained with 1e-6."""
+"""Settings that change what a model computes, and the values that are computed here. The published folders state
+transformers' default epsilon of 1e-5 for image encoders that were trained with 1e-6."""
 
 SEEN: dict[str, Any] = {
     "do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_center_crop": False, "resample": 3,
     "image_mean": CLIP_MEAN, "image_std": CLIP_STD,
 }  # fmt: skip
-"""How pictures are made pixels here: settings of preprocessor_config.json, which need not be there."""
+"""Settings of preprocessor_config.json, all optional, and how pictures are turned into pixels here."""
 
 
 def config_from_transformers(content: dict[str, Any], source: Path) -> tuple[ModelConfig, int]:
-    """Model configuration and number of tokens of a transformers BLIP; what is absent has transformers' default.
+    """Model configuration and number of tokens from a transformers BLIP's config.json; defaults are transformers'.
 
-    The norms' epsilons and the dropout are BLIP's own, whatever the file says: the published folders carry defaults
-    that the models were not trained with.
+    Epsilons and dropout are BLIP's own, whatever the file says: the published folders carry defaults that the models
+    were not trained with. Raises CheckpointError if it is no BLIP's.
     """
     if content.get("model_type") != "blip":
         raise CheckpointError(f"{source}: model_type is {content.get('model_type')!r}; a BLIP folder says 'blip'")
     text, vision = content.get("text_config") or {}, content.get("vision_config") or {}
-    for part, values in COMPUTED.items():
-        check_computed(content.get(part) or {}, values, f"{source}: {part}.")
+    for section, values in COMPUTED.items():
+        check_computed(content.get(section) or {}, values, f"{source}: {section}.")
     width = vision.get("hidden_size", 768)
     if vision.get("intermediate_size", 3072) != 4 * width:
         raise CheckpointError(f"{source}: vision intermediate_size is not 4 x {width}; no BLIP has such a ViT")
@@ -63,7 +63,7 @@ def config_from_transformers(content: dict[str, Any], source: Path) -> tuple[Mod
 
 
 def check_computed(section: Mapping[str, Any], values: Mapping[str, tuple[Any, ...]], where: str) -> None:
-    """Raise CheckpointError where a setting has another value than those that are computed here."""
+    """Raise CheckpointError if a setting has another value than those that are computed here."""
     for name, computed in values.items():
         if section.get(name, computed[0]) not in computed:
             raise CheckpointError(f"{where}{name} is {section[name]!r}; only {computed[0]!r} is computed here")
@@ -91,7 +91,10 @@ def _model_config(text: dict[str, Any], vision: dict[str, Any], embed_dim: int) 
 
 
 def config_from_weights(weights: dict[str, Tensor], source: Path) -> tuple[ModelConfig, int]:
-    """The same from the shapes of an original file's weights, by transformers' names."""
+    """Model configuration and number of tokens from the shapes of an original file's weights, by transformers' names.
+
+    Raises CheckpointError if a weight is missing.
+    """
     root = DECODER if any(name.startswith(DECODER) for name in weights) else ENCODER
     try:
         patches = weights["vision_model.embeddings.patch_embedding.weight"]
@@ -124,9 +127,9 @@ def _depth(weights: dict[str, Tensor], kind: str) -> int:
 
 
 def check_processor(content: Mapping[str, Any], source: Path) -> None:
-    """Raise CheckpointError where a preprocessor_config.json shows a model other pixels than are made here.
+    """Raise CheckpointError if a preprocessor_config.json describes other pixels than are made here.
 
-    A processor_config.json has the same within, beside the tokenizer's part.
+    A processor_config.json holds these settings under `image_processor`.
     """
     content = content.get("image_processor") or content
     for name, wanted in SEEN.items():

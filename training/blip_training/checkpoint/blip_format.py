@@ -1,4 +1,4 @@
-"""BLIP models in transformers' format and the original .pth: weights to MED, and weights and configuration from it."""
+"""Converts BLIP models in transformers' format, and the original .pth, to MED and back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from blip_training.checkpoint.weight_names import (
     NOT_NEEDED,
     head_names,
     lm_head_names,
+    name_some,
     text_names,
     to_ours,
     to_theirs,
@@ -38,10 +39,10 @@ VQA_CLASS = "BlipForQuestionAnswering"
 
 
 def med_from_blip(weights: dict[str, Tensor], config: ModelConfig, num_tokens: int, source: Path) -> Med:
-    """MED with the weights of a BLIP, by transformers' names; `capabilities` tells what they hold.
+    """A MED with a BLIP's weights by transformers' names; its `capabilities` are what the weights are trained for.
 
-    What the file does not hold stays as a fresh model has it. An encoder and a decoder without any head are a Vqa.
-    Raises CheckpointError naming keys that are missing or left over.
+    Weights that the file lacks stay as in a fresh model. An encoder and a decoder without any head are a Vqa. Raises
+    CheckpointError naming keys that are missing or left over.
     """
     has_decoder = any(name.startswith("text_decoder.") for name in weights)
     has_encoder = any(name.startswith(ENCODER) for name in weights)
@@ -82,11 +83,11 @@ def _vqa_from_blip(weights: dict[str, Tensor], config: ModelConfig, num_tokens: 
 
 
 def settle_output(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
-    """The weights with one bias and one word matrix for each use, and whether the output layer is tied.
+    """The weights with one output bias and matrix, and whether the output layer is tied to the word embeddings.
 
-    It is not where the file has a `decoder.weight` that is other than the word embeddings, as fine-tunes by
-    transformers 4 have; transformers 5 then computes with it, and with `decoder.bias` where that differs from `bias`.
-    Of tied weights, which are one tensor, a file may have either name.
+    It is not tied if the file's `decoder.weight` differs from the word embeddings, as in fine-tunes by transformers 4;
+    transformers 5 then computes with it, and with `decoder.bias` in place of `bias`. A tied matrix may be in the file
+    under either name.
     """
     weights = dict(weights)
     words, output = f"{DECODER}embeddings.word_embeddings.weight", f"{LM}decoder.weight"
@@ -100,19 +101,19 @@ def settle_output(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
 
 
 def _shares(weights: dict[str, Tensor], config: ModelConfig) -> bool:
-    """Whether encoder and decoder have the same weights wherever a MED has one for both, so are one stack."""
+    """Whether encoder and decoder have equal weights wherever a MED shares one, so that they are one text stack."""
     encoder, decoder = (text_names(config, *one) for one in zip(READINGS, (ENCODER, DECODER), strict=True))
     pairs = (
         (weights.get(mine), weights.get(yours))
         for ours in encoder.keys() & decoder.keys()
         for mine, yours in zip(encoder[ours], decoder[ours], strict=True)
     )
-    # What is missing is said by its name later.
+    # Missing ones are reported by name later.
     return all(mine is None or yours is None or _equal(mine, yours) for mine, yours in pairs)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Tensors without values, of a model's shape alone, are equal where their shapes are."""
+    """Whether tensors are equal; without values (on the meta device) by their shapes alone."""
     return one.shape == other.shape and (one.is_meta or torch.equal(one, other))
 
 
@@ -122,12 +123,6 @@ def _check_names(weights: dict[str, Tensor], wanted: set[str], source: Path) -> 
     say = [f"{name_some(names)} {what}" for what, names in (("missing", missing), ("left over", left_over)) if names]
     if say:
         raise CheckpointError(f"{source}: damaged, or not a BLIP: {'; '.join(say)}")
-
-
-def name_some(names: list[str], show: int = 3) -> str:
-    """The first of the keys, and how many more there are."""
-    more = f" and {len(names) - show} more" if len(names) > show else ""
-    return f"keys {', '.join(names[:show])}{more}"
 
 
 def _fill(med: Med, weights: dict[str, Tensor], names: Names, source: Path) -> None:
@@ -141,7 +136,7 @@ def _fill(med: Med, weights: dict[str, Tensor], names: Names, source: Path) -> N
 
 
 def vqa_names(config: ModelConfig) -> Names:
-    """Of BlipForQuestionAnswering, for a configuration that shares nothing."""
+    """Weight names of BlipForQuestionAnswering, for a configuration that shares nothing."""
     names = vision_names(config.vision.depth) | lm_head_names(LM, config.text.tied_output)
     for reading, root in zip(READINGS, (ENCODER, DECODER), strict=True):
         names |= text_names(config, reading, root)
@@ -149,31 +144,31 @@ def vqa_names(config: ModelConfig) -> Names:
 
 
 def captioner_weights(med: Med) -> dict[str, Tensor]:
-    """Of BlipForConditionalGeneration."""
+    """The weights of a BlipForConditionalGeneration, by transformers' names."""
     names = vision_names(med.config.vision.depth) | text_names(med.config, "causal", DECODER)
     return _with_output_bias(to_theirs(med.state_dict(), names | lm_head_names(LM, med.config.text.tied_output)))
 
 
 def filter_weights(med: Med) -> dict[str, Tensor]:
-    """Of BlipForImageTextRetrieval."""
+    """The weights of a BlipForImageTextRetrieval, by transformers' names."""
     names = vision_names(med.config.vision.depth) | text_names(med.config, "bidirectional", ENCODER)
     return to_theirs(med.state_dict(), names | head_names(HEADS))
 
 
 def vqa_weights(vqa: Vqa) -> dict[str, Tensor]:
-    """Of BlipForQuestionAnswering."""
+    """The weights of a BlipForQuestionAnswering, by transformers' names."""
     return _with_output_bias(to_theirs(vqa.state_dict(), vqa_names(vqa.config)))
 
 
 def _with_output_bias(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Both of transformers' names for the output's bias where it does not tie the output layer."""
+    """Add the second name that transformers has for the output bias of a layer that is not tied."""
     if f"{LM}decoder.weight" in weights:
         weights[f"{LM}decoder.bias"] = weights[f"{LM}bias"].clone()
     return weights
 
 
 def transformers_config(med: Med, tokenizer: Tokenizer, architecture: str) -> dict[str, Any]:
-    """config.json with which transformers computes the same: heads, epsilons, token ids are not its defaults."""
+    """The config.json by which transformers computes what `med` does: heads, epsilons and ids are not its defaults."""
     vision, text = med.config.vision, med.config.text
     dropout = {"hidden_dropout_prob": text.dropout, "attention_probs_dropout_prob": text.dropout}
     return {
@@ -200,7 +195,7 @@ def transformers_config(med: Med, tokenizer: Tokenizer, architecture: str) -> di
 
 
 def image_processor_config(image_size: int) -> dict[str, Any]:
-    """preprocessor_config.json of transformers' BlipProcessor."""
+    """The preprocessor_config.json of transformers' BlipProcessor."""
     return {
         "processor_class": "BlipProcessor", "image_processor_type": "BlipImageProcessor",
         "do_resize": True, "size": {"height": image_size, "width": image_size}, "resample": 3, "do_convert_rgb": True,

@@ -1,4 +1,4 @@
-"""A model's weights in bfloat16, for inference."""
+"""Casts a model's weights to bfloat16 for inference."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from blip_training.model.text_stack import LmHead
 
 
 def cast_products(med: Med) -> Med:
-    """Put the weights of all matrix products into bfloat16, in place, and return `med`; to be used under autocast.
+    """Cast the weights of all matrix products to bfloat16, in place, and return `med`; to be used under autocast.
 
-    Autocast would do the same to each weight at each batch. What it leaves in float32 stays so: norms, the sums
-    between the blocks, the ITC temperature.
+    Autocast would cast each of them at each batch. What it leaves in float32 stays so: norms, the sums between blocks,
+    the ITC temperature.
     """
     for module in med.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):

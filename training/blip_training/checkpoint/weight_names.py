@@ -1,7 +1,7 @@
-"""What weights are called in transformers' folders and in the original .pth files, and what ours are called.
+"""Tables of weight names: this package's beside those of transformers' folders and the original .pth files.
 
-A table maps each of our names to one or more of theirs; more are stacked along the first axis. One table serves both
-directions.
+A table maps each of our names to one or more of theirs, whose weights are stacked along the first axis. One table
+serves both directions.
 """
 
 from __future__ import annotations
@@ -72,24 +72,24 @@ NOT_NEEDED = re.compile(
     r"|^logit_scale$"  # the temperature of BlipModel's own loss
     r"|^text_encoder\.pooler\."  # BLIP reads the first state as it is
 )
-"""The only keys of a BLIP that are left out: nothing that this package computes depends on them."""
+"""The keys of a BLIP that are left out: nothing that this package computes depends on them."""
 
 NOT_NEEDED_OF_BERT = re.compile(
     r"^embeddings\.position_ids$"
     r"|^pooler\.|^cls\.seq_relationship\."  # of BERT's next-sentence task
-    r"|^cls\.predictions\.decoder\.(weight|bias)$"  # looked at by itself: a copy, or weights of its own
+    r"|^cls\.predictions\.decoder\.(weight|bias)$"  # handled in _bert_weights: a copy, or weights of its own
 )
-"""The same of a BERT that a text stack starts from."""
+"""The keys of a BERT that a text stack does not start from."""
 
 NOT_NEEDED_OF_VIT = re.compile(
     r"^pooler\.|^classifier\.|^cls_classifier\.|^distillation_classifier\."  # ImageNet's classes
-    r"|^embeddings\.(distillation_token|mask_token)$|^decoder\."  # DeiT's second token; of masked pictures
+    r"|^embeddings\.(distillation_token|mask_token)$|^decoder\."  # DeiT's second token; training on masked pictures
 )
-"""The same of a ViT or DeiT that an image encoder starts from."""
+"""The keys of a ViT or DeiT that an image encoder does not start from."""
 
 
 def vision_names(depth: int) -> Names:
-    """Of BLIP's ViT."""
+    """Weight names of BLIP's ViT."""
     root = "vision_model"
     names = {
         "vision.class_token": (f"{root}.embeddings.class_embedding",),
@@ -103,7 +103,7 @@ def vision_names(depth: int) -> Names:
 
 
 def vit_names(depth: int) -> Names:
-    """Of transformers' ViTModel and DeiTModel."""
+    """Weight names of transformers' ViTModel and DeiTModel."""
     names = {
         "vision.class_token": ("embeddings.cls_token",),
         "vision.positions": ("embeddings.position_embeddings",),
@@ -116,7 +116,7 @@ def vit_names(depth: int) -> Names:
 
 
 def text_names(config: ModelConfig, reading: Reading, root: str, cross_attention: bool = True) -> Names:
-    """Of one reading of the text stack, in a BERT whose names begin with `root`."""
+    """Weight names of one reading of the text stack, in a BERT whose names begin with `root`."""
     share = config.share
     whole, own_self, own_cross = share == "none", share in ("all_but_sa", "none"), share in ("all_but_ca", "none")
     embeddings = f"text.embeddings.{reading if whole else 'both'}"
@@ -135,7 +135,7 @@ def text_names(config: ModelConfig, reading: Reading, root: str, cross_attention
 
 
 def lm_head_names(root: str, tied: bool = True) -> Names:
-    """Of the LM head whose names begin with `root`; with an output layer of its own where it is not tied."""
+    """Weight names of the LM head, which begin with `root`; with an output layer unless that is `tied`."""
     names: Names = {"text.lm_head.bias": (f"{root}bias",)}
     if not tied:
         names["text.lm_head.output.weight"] = (f"{root}decoder.weight",)
@@ -145,7 +145,7 @@ def lm_head_names(root: str, tied: bool = True) -> Names:
 
 
 def head_names(heads: Iterable[str]) -> Names:
-    """Of the ITC projections and the ITM head."""
+    """Weight names of those of the ITC projections and the ITM head that `heads` names."""
     names: Names = {}
     for head in heads:
         names |= _affine(head, HEADS[head])
@@ -153,7 +153,7 @@ def head_names(heads: Iterable[str]) -> Names:
 
 
 def from_original(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The original files' names to transformers'."""
+    """Rename an original file's weights to transformers' names."""
     renamed = {}
     for name, weight in weights.items():
         for pattern, new in ORIGINAL:
@@ -163,7 +163,7 @@ def from_original(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_ours(weights: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Weights by our names; every one of theirs must be there."""
+    """Weights by our names, from theirs, which must all be there."""
     return {
         ours: torch.cat([weights[name] for name in theirs]) if len(theirs) > 1 else weights[theirs[0]]
         for ours, theirs in names.items()
@@ -171,17 +171,23 @@ def to_ours(weights: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
 
 
 def to_theirs(weights: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Weights by their names, each with memory of its own."""
+    """Weights by their names, from ours, each with memory of its own."""
     split: dict[str, Tensor] = {}
     for ours, theirs in names.items():
-        split |= {name: part.clone() for name, part in zip(theirs, weights[ours].chunk(len(theirs)), strict=True)}
+        split |= {name: one.clone() for name, one in zip(theirs, weights[ours].chunk(len(theirs)), strict=True)}
     return split
 
 
-def _module(ours: str, theirs: str, parts: Names) -> Names:
+def name_some(names: list[str], show: int = 3) -> str:
+    """The first `show` keys, and how many more there are."""
+    more = f" and {len(names) - show} more" if len(names) > show else ""
+    return f"keys {', '.join(names[:show])}{more}"
+
+
+def _module(ours: str, theirs: str, layers: Names) -> Names:
     names: Names = {}
-    for part, sources in parts.items():
-        names |= _affine(f"{ours}.{part}", tuple(f"{theirs}.{source}" for source in sources))
+    for layer, sources in layers.items():
+        names |= _affine(f"{ours}.{layer}", tuple(f"{theirs}.{source}" for source in sources))
     return names
 
 

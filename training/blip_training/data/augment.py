@@ -1,4 +1,4 @@
-"""From encoded bytes to uint8 pixels, and the augmentations of the recipe; PIL alone."""
+"""The augmentations of pictures in training (section 4.1), with PIL alone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 
 Augment = Literal["none", "crop", "randaugment"]
 
-# The released recipe: two operations drawn for each picture, at level 5 of 10, each carried out half of the time; grey
-# where a picture is moved away.
+# The released recipe: two operations drawn for each picture, at level 5 of 10, each applied half of the time; what a
+# moved picture uncovers is grey.
 NUM_OPERATIONS, ACTS = 2, 0.5
 
 SHEAR, TRANSLATE_PX, ROTATE_DEGREES = 0.15, 5, 15.0
@@ -21,7 +21,7 @@ SHEAR, TRANSLATE_PX, ROTATE_DEGREES = 0.15, 5, 15.0
 GREY = (128, 128, 128)
 
 CROP_AREA = 0.5
-"""The least share of the area that a crop keeps in fine-tuning; in pre-training the released code goes down to .2."""
+"""The least share of the area that a crop keeps in fine-tuning; the released pre-training goes down to 0.2."""
 
 CROP_ASPECT = (3 / 4, 4 / 3)
 
@@ -29,23 +29,23 @@ _SIDED = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
 def resized(image: Image.Image, image_size: int) -> Image.Image:
-    """Squashed to a square of `image_size` px, bicubic."""
+    """Resize a picture to a square of `image_size` px, bicubic, without keeping its aspect ratio."""
     side = (image_size, image_size)
     return image if image.size == side else image.resize(side, Image.Resampling.BICUBIC)
 
 
 def names_a_side(text: str) -> bool:
-    """Whether the text says left or right: it would become false of a flipped picture."""
+    """Whether the text says left or right, and so would be false of a mirrored picture."""
     return bool(_SIDED.search(text))
 
 
 def augment_image(
     image: Image.Image, text: str, image_size: int, kind: Augment, rng: random.Random, crop_area: float = CROP_AREA
 ) -> Image.Image:
-    """The picture as a square of `image_size` px: cropped and perhaps flipped, for `randaugment` more (section 4.1).
+    """Augment a picture to a square of `image_size` px: `crop` crops and mirrors, `randaugment` adds to it (4.1).
 
-    RandAugment's operations come after the resizing, as in the released code, so that 5 px are 5 of the square's. A
-    picture is not flipped where its text names a side. `none` only squashes. `crop_area` is as in `random_crop`.
+    RandAugment's operations follow the resizing, as in the released code, so that 5 px are 5 of the square. A picture
+    whose text names a side is not mirrored. `none` only resizes. `crop_area` (0..1] is the least share of the area.
     """
     if kind == "none":
         return resized(image, image_size)
@@ -56,7 +56,7 @@ def augment_image(
 def augment_view(
     image: Image.Image, number: int, image_size: int, kind: Augment, rng: random.Random, crop_area: float = CROP_AREA
 ) -> Image.Image:
-    """View `number` of a picture, to be kept for all its texts: as `augment_image`, the odd ones flipped."""
+    """Augmented view `number` of a picture, which all its texts share; views of odd numbers are mirrored."""
     square = resized(random_crop(image, rng, crop_area), image_size)
     return _turned(square, bool(number % 2), kind, rng)
 
@@ -70,11 +70,10 @@ def _turned(image: Image.Image, mirrored: bool, kind: Augment, rng: random.Rando
 
 
 def random_crop(image: Image.Image, rng: random.Random, least_area: float = CROP_AREA) -> Image.Image:
-    """A rectangle of `least_area` (0..1] to all of the area with an aspect ratio of 3:4 to 4:3, drawn evenly in area
-    and in the logarithm of the ratio.
+    """A random rectangle of the picture: `least_area` (0..1] to all of its area, aspect ratio 3:4 to 4:3.
 
-    Where ten tries find none that fits (a very long or high picture), the middle of it, cut to the nearest of these
-    ratios.
+    Area and logarithm of the ratio are drawn evenly. If none of ten draws fits (a very wide or high picture), it is the
+    picture's middle, cut to the nearest allowed ratio.
     """
     width, height = image.size
     for _ in range(10):
@@ -104,7 +103,7 @@ def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=GREY)
 
 
-def _same(image: Image.Image, rng: random.Random) -> Image.Image:
+def _identity(image: Image.Image, rng: random.Random) -> Image.Image:
     return image
 
 
@@ -136,8 +135,8 @@ def _rotate(image: Image.Image, rng: random.Random) -> Image.Image:
     return image.rotate(_sign(rng) * ROTATE_DEGREES, Image.Resampling.BILINEAR, fillcolor=GREY)
 
 
-# Identity, then brightness and sharpness, whose factor at level 5 is 1.0, so that they do nothing either.
+# Identity three times: brightness and sharpness have the factor 1.0 at level 5 and change nothing.
 OPERATIONS: tuple[Callable[[Image.Image, random.Random], Image.Image], ...] = (
-    _same, _same, _same, _auto_contrast, _equalize, _shear_x, _shear_y, _translate_x, _translate_y, _rotate,
+    _identity, _identity, _identity, _auto_contrast, _equalize, _shear_x, _shear_y, _translate_x, _translate_y, _rotate,
 )  # fmt: skip
 """The ten operations of the recipe."""

@@ -1,4 +1,4 @@
-"""Training batches from Parquet: web and human pairs mixed; a step's batch is the same after any restart."""
+"""Training batches from Parquet: web and human pairs mixed; a step's batch depends on the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_training.data.augment import CROP_AREA, Augment, augment_image, augment_view, names_a_side
-from blip_training.data.decode import decode_image, to_pixels
+from blip_training.data.decode import decode_image
 from blip_training.data.left_out import LeftOut
-from blip_training.data.shards import Part, Sample, Shard, Stream, annotated_shards, web_shards
+from blip_training.data.pixels import to_pixels
+from blip_training.data.shards import Sample, Shard, Split, Stream, annotated_shards, web_shards
 
 CACHE_BYTES = 2 << 30
 
 
 class AnyBatch(Protocol):
-    """What a training step sees: tensors that can be moved to a device."""
+    """A micro-batch of any training: tensors that can be moved to a device."""
 
     def to(self, device: torch.device) -> Self:
-        """The same batch, its tensors on `device`."""
+        """This batch with its tensors on `device`."""
 
 
 BatchT = TypeVar("BatchT", bound=AnyBatch)
@@ -36,25 +37,25 @@ BatchT_co = TypeVar("BatchT_co", bound=AnyBatch, covariant=True)
 
 
 class StepBatches(Protocol[BatchT_co]):
-    """Data that knows the micro-batches of any step."""
+    """Training data: the micro-batches of any step."""
 
     num_samples: int
     feed: Feed
 
     def steps(self, start: int, stop: int) -> Iterator[Sequence[BatchT_co]]:
-        """For each step its micro-batches."""
+        """The micro-batches of each step `start` .. `stop` - 1."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass sees: uint8 pixels [B, 3, H, W] or a frozen stem's grids, B texts, and image ids [B]."""
+    """One micro-batch: uint8 pixels [B, 3, H, W] or a frozen stem's grids [B, P, C], B texts, and image ids [B]."""
 
     images: Tensor
     texts: list[str]
     ids: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch, its tensors on `device`."""
+        """This batch with its tensors on `device`."""
         return Batch(self.images.to(device, non_blocking=True), self.texts, self.ids.to(device, non_blocking=True))
 
 
@@ -62,10 +63,10 @@ class Batch:
 class Feed:
     """How batches are made: `batch_size` images over all `world` workers and `accumulate` micro-batches.
 
-    `crop_area` is the least share of a picture's area that augmentation's crop keeps.
-    `human_share` is the part of each batch that comes from the human set, 0: in proportion to its captions.
-    `stem` turns pixels into grids that are cached (float16) in place of pixels: of the picture itself, or, with
-    augmentation, of `augment_views` views of it; not where these are 0 and every sample is another view.
+    `crop_area` (0..1] is the least share of a picture's area that an augmenting crop keeps. `human_share` (0..1) is the
+    share of each batch that comes from the human set; 0: in proportion to its captions. `stem` turns pixels into grids,
+    which are cached in float16 in place of pixels: of the picture itself, or with augmentation of `augment_views` views
+    of it. With 0 views every sample is a new view, and nothing can be cached.
     """
 
     batch_size: int
@@ -84,21 +85,21 @@ class Feed:
 
     @property
     def caches_grids(self) -> bool:
-        """Whether batches hold the stem's grids in place of pixels."""
+        """Whether batches hold grids of the stem in place of pixels."""
         return self.stem is not None and (self.augment == "none" or self.augment_views > 0)
 
     def __post_init__(self) -> None:
-        parts = self.world * self.accumulate
-        if self.batch_size % parts:
+        if self.batch_size % (self.world * self.accumulate):
             raise InputError(
                 f"batch_size {self.batch_size} is not num_workers {self.world} x accumulate {self.accumulate} x n"
             )
 
 
 class TrainingData:
-    """One sample per (image, text) pair; the ids keep texts of one image from being each other's negatives.
+    """Web and human pairs as training samples, one for each pair of image and text.
 
-    Raises InputError where there is no pair at all, or where a picture cannot be decoded.
+    Image ids in the batches keep texts of one image from being each other's negatives. Raises InputError if there is no
+    pair, or a picture cannot be decoded.
     """
 
     def __init__(self, web: Sequence[Shard], human: Sequence[Shard], feed: Feed) -> None:
@@ -117,13 +118,13 @@ class TrainingData:
         self._pool = ThreadPoolExecutor(feed.num_threads) if feed.num_threads else None
 
     def _share(self) -> float:
-        """The human set's part of each batch."""
+        """The share (0..1) of each batch that comes from the human set."""
         if not self.web.num_samples or not self.human.num_samples:
             return float(self.human.num_samples > 0)
         return self.feed.human_share or self.human.num_samples / self.num_samples
 
     def steps(self, start: int, stop: int) -> Iterator[list[Batch]]:
-        """For each step its micro-batches; the next step is decoded in the background where there are threads."""
+        """The micro-batches of each step; with threads the next step is decoded in the background."""
         if not self._pool:
             for step in range(start, stop):
                 yield self.micro_batches(step)
@@ -137,7 +138,7 @@ class TrainingData:
                 yield batches
 
     def micro_batches(self, step: int) -> list[Batch]:
-        """This worker's part of step `step`, cut into `accumulate` batches; a function of (seed, step) alone."""
+        """This worker's rows of step `step`, cut into `accumulate` batches; they depend on (seed, step) alone."""
         samples = self.samples(step)
         size = self.feed.batch_size // self.feed.world // self.feed.accumulate
         mine = samples[self.feed.rank * size * self.feed.accumulate :][: size * self.feed.accumulate]
@@ -172,13 +173,13 @@ class TrainingData:
         if (kept := self._cache.get(sample)) is None:
             decoded = decode_image(sample.encoded(), sample.where)
             kept = self._cache.put(sample, torch.from_numpy(np.array(decoded)))
-        # Its own generator: the same crop on any worker, in any order, after any restart.
+        # A generator of the sample's own, so that its crop depends on no worker, order or restart.
         rng = random.Random(f"{self.feed.seed}/{sample.shard.name}/{sample.position}")
         size, kind, area = self.feed.image_size, self.feed.augment, self.feed.crop_area
         return to_pixels(augment_image(Image.fromarray(kept.numpy()), sample.text, size, kind, rng, area), size)
 
     def _grids(self, samples: list[Sample]) -> Tensor:
-        """Grids of the frozen stem, each computed once while the cache has room."""
+        """Grids of the frozen stem [B, P, C], each computed once while the cache has room."""
         assert self.feed.stem is not None
         views = [self._view_of(sample) for sample in samples]
         grids = [self._cache.get(sample, view) for sample, view in zip(samples, views, strict=True)]
@@ -192,7 +193,7 @@ class TrainingData:
     def _view_of(self, sample: Sample) -> int:
         """The number of the view that this sample shows; 0 without augmentation.
 
-        The views of odd numbers are flipped: no text that names a side has one.
+        A text that names a side gets an even number: views of odd numbers are mirrored.
         """
         if self.feed.augment == "none":
             return 0
@@ -200,7 +201,7 @@ class TrainingData:
         return view - view % 2 if names_a_side(sample.text) else view
 
     def _seen_from(self, sample: Sample, view: int) -> Tensor:
-        """Pixels of a view of the sample's picture, the same for all its texts and in every epoch."""
+        """Pixels of a view of the sample's picture, which its texts share in all epochs."""
         image, size = decode_image(sample.encoded(), sample.where), self.feed.image_size
         if self.feed.augment != "none":
             rng = random.Random(self._name(sample, f"view {view}"))
@@ -212,18 +213,18 @@ class TrainingData:
 
 
 class PictureCache:
-    """Decoded pictures or grids by image and view, kept while all of them stay below `limit_bytes`."""
+    """A cache of decoded pictures or grids by image and view, which holds at most `limit_bytes`."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes, self.size_bytes = limit_bytes, 0
         self._kept: dict[tuple[Path, int, int], Tensor] = {}
 
     def get(self, sample: Sample, view: int = 0) -> Tensor | None:
-        """What was put for the sample's image, or None."""
+        """What the cache holds for the sample's image and view, or None."""
         return self._kept.get((sample.shard.images, sample.row, view))
 
     def put(self, sample: Sample, made: Tensor, view: int = 0) -> Tensor:
-        """Keep it where there is room, and give it back."""
+        """Keep `made` for the sample's image and view if there is room; return it."""
         if self.size_bytes + made.nbytes <= self.limit_bytes:
             self._kept[sample.shard.images, sample.row, view] = made
             self.size_bytes += made.nbytes
@@ -231,16 +232,16 @@ class PictureCache:
 
 
 def open_training_data(
-    images: Path | None, pairs: Path | None, human: Path | None, feed: Feed, part: Part = "all",
+    images: Path | None, pairs: Path | None, human: Path | None, feed: Feed, split: Split = "all",
     left_out: LeftOut | None = None,
 ) -> TrainingData:  # fmt: skip
-    """Web pairs (`images` joined with `pairs`, kept rows only) and `part` of the human set; either may be None.
+    """Web pairs (`images` joined with `pairs`, kept rows only) and `split` of the human set; either may be None.
 
-    Raises InputError where there is no pair in either, or a pairs file has no image file.
+    Raises InputError if there is no pair in either, or a pairs file has no image file.
     """
     left_out = left_out or LeftOut()
     web = web_shards(images, pairs, left_out.web) if images and pairs else []
-    return TrainingData(web, annotated_shards(human, part, left_out.human) if human else [], feed)
+    return TrainingData(web, annotated_shards(human, split, left_out.human) if human else [], feed)
 
 
 def _folders(shards: Sequence[Shard]) -> str:

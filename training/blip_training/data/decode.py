@@ -1,7 +1,6 @@
-"""From encoded bytes to a picture and its pixels: the one decoder of all steps. Without torch.
+"""Decodes pictures for all steps: from encoded bytes to RGB, upright, transparency on white, and to pixels.
 
-It judges the size by the header, gives the decoder what makes pixels and nothing else, and returns RGB, upright,
-transparency on white, whatever the file held.
+The size is judged by the header before anything is decoded, and decoders are given only what makes pixels.
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_training.data.picture_metadata import (
@@ -31,23 +28,28 @@ from blip_training.data.picture_metadata import (
 from blip_training.data.samples import array_to_rgb, on_white, to_8_bits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What is decoded. PIL knows more, some of them by calling other programs (EPS: ghostscript)."""
+"""The formats that are decoded. PIL knows more, some of them by calling other programs (EPS: ghostscript)."""
 
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 
 MAX_SCANS = 100
-"""Of a JPEG; real ones have up to some 15."""
+"""The most scans that a progressive JPEG may have; real ones have up to about 15."""
+
+_TIFF_COMPRESSION, _TIFF_PLANES, _TIFF_BITS, _TIFF_SAMPLE_KIND = 259, 284, 258, 339
+
+_OPENCV_UNPACKS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
+"""TIFF compressions that OpenCV's libtiff has; of others it makes a black picture, unsaid."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-"""What sets a picture upright, by the EXIF tag."""
+"""The turn that sets a picture upright, by its EXIF orientation."""
 
 
 class PictureError(Exception):
-    """Bytes that are no usable picture: the error class and its words."""
+    """Bytes that are no usable picture: `error_class` as in the table `images`, and a message."""
 
     def __init__(self, error_class: str, message: str) -> None:
         super().__init__(message)
@@ -55,10 +57,10 @@ class PictureError(Exception):
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A decoded picture: RGB, upright. `exif`: its tags as JSON, or None.
+class DecodedPicture:
+    """A picture as RGB, upright, with its EXIF tags as JSON, or None.
 
-    `plain`: the file is a JPEG or PNG that holds these very pixels and nothing else.
+    `plain` says that the file is a JPEG or PNG of exactly these pixels and without metadata.
     """
 
     image: Image.Image
@@ -66,11 +68,11 @@ class Opened:
     plain: bool
 
 
-def open_picture(body: bytes, max_pixels: int | None = None) -> Opened:
-    """Decode the first frame whole to RGB, upright, transparency on white.
+def open_picture(body: bytes, max_pixels: int | None = None) -> DecodedPicture:
+    """Decode the first frame to RGB, upright, transparency on white.
 
-    The size is judged from the header, before anything is decoded. Raises PictureError: not_an_image,
-    too_many_pixels, too_many_scans, truncated_image.
+    A picture of more than `max_pixels` is refused by its header. Raises PictureError of class not_an_image,
+    too_many_pixels, too_many_scans or truncated_image.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns of odd palettes and sizes; those are data here
@@ -84,11 +86,11 @@ def open_picture(body: bytes, max_pixels: int | None = None) -> Opened:
             block, plain = block or image.info.get("exif"), bare == body and _is_plain(image)
             rgb = _decode(image, bare)
         turn = _TURNS.get(orientation(block))
-        return Opened(rgb if turn is None else rgb.transpose(turn), exif_json(block), plain)
+        return DecodedPicture(rgb if turn is None else rgb.transpose(turn), exif_json(block), plain)
 
 
 def decode_image(encoded: bytes, where: str, advice: str = "delete the file and make it anew") -> Image.Image:
-    """The picture as RGB. `where` (file and key) names it in the InputError that broken bytes raise, with `advice`."""
+    """Decode a stored picture to RGB. Broken bytes raise an InputError that names `where` (file, key) and `advice`."""
     try:
         return open_picture(encoded).image
     except PictureError as error:
@@ -96,19 +98,19 @@ def decode_image(encoded: bytes, where: str, advice: str = "delete the file and 
 
 
 def broken(where: str, error: PictureError, advice: str) -> InputError:
-    """The picture named by `where` cannot be decoded."""
+    """The InputError that the picture at `where` cannot be decoded."""
     return InputError(f"{where}: the picture cannot be decoded ({error.error_class}: {error.message}); {advice}")
 
 
 def squash(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
-    """Squash to a square, as BLIP does (bicubic): [3, image_size, image_size]."""
+    """Resize to a square without keeping the aspect ratio, bicubic, as BLIP does: uint8 [3, image_size, image_size]."""
     if image.size != (image_size, image_size):
         image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def _open(bare: bytes, max_pixels: int | None) -> Image.Image | None:
-    """The picture, not yet decoded; None for a TIFF of samples that PIL does not know, and OpenCV may."""
+    """Open a picture by its header; None for a TIFF whose samples PIL does not know, but OpenCV may."""
     try:
         image = _identify(bare)
     except Image.DecompressionBombError as error:
@@ -125,7 +127,15 @@ def _open(bare: bytes, max_pixels: int | None) -> Image.Image | None:
         _check_size(tags[WIDTH], tags[HEIGHT], max_pixels)
         return None
     _check_size(image.width, image.height, max_pixels)
+    if image.format == "TIFF" and _has_deep_planes(image.tag_v2):  # type: ignore[attr-defined]
+        raise _unknown_samples()
     return image
+
+
+def _has_deep_planes(tags: Any) -> bool:
+    """Whether colours lie in planes of more than eight bits, of which PIL and OpenCV make another picture, unsaid."""
+    bits = tags.get(_TIFF_BITS, ())
+    return tags.get(_TIFF_PLANES) == 2 and len(bits) > 1 and max(bits) > 8
 
 
 def _identify(bare: bytes) -> Image.Image:
@@ -134,7 +144,7 @@ def _identify(bare: bytes) -> Image.Image:
     except (SyntaxError, ValueError, OSError):
         if bare[4:8] != b"ftyp" or b"Exif" not in bare[:4096]:
             raise
-        # PIL reads the EXIF of an AVIF before anything else, and raises where it cannot: it is called by another name.
+        # PIL reads an AVIF's EXIF first and raises if it is damaged: under another name it is passed over.
         return Image.open(io.BytesIO(bare.replace(b"Exif", b"free", 1)), formats=FORMATS)
 
 
@@ -155,7 +165,9 @@ def _check_size(width: int, height: int, max_pixels: int | None) -> None:
 def _decode(image: Image.Image, bare: bytes) -> Image.Image:
     try:
         if _deep(image) and (deep := _opencv(bare)) is not None:
-            return array_to_rgb(deep)
+            # The fourth channel of a TIFF is only transparency where the file says so.
+            return array_to_rgb(deep[..., :3] if image.mode == "RGB" and deep.ndim == 3 else deep)
+        _scale_clear_grey(image)
         image.load()
         return _rgb(image)
     except MemoryError:
@@ -168,7 +180,8 @@ def _decode(image: Image.Image, bare: bytes) -> Image.Image:
 def _is_cut(error: Exception) -> bool:
     """Whether PIL's error is about data that ended early."""
     words = str(error).lower()
-    return isinstance(error, EOFError) or any(w in words for w in ("truncated", "unrecognized data stream", "broken"))
+    cut = ("truncated", "unrecognized data stream", "broken", "decoder error -2")
+    return isinstance(error, EOFError) or any(w in words for w in cut)
 
 
 def _is_plain(image: Image.Image) -> bool:
@@ -177,7 +190,7 @@ def _is_plain(image: Image.Image) -> bool:
 
 
 def _deep(image: Image.Image) -> bool:
-    """Whether colours have 16 bits, of which PIL drops the lower eight, and with them all of a picture of 12 bits."""
+    """Whether colours have 16 bits: PIL would drop the lower eight, and with them nearly all of a 12-bit picture."""
     return image.mode in ("RGB", "RGBA", "LA") and any(
         ";16" in str(tile.args) and "RGBa" not in str(tile.args) for tile in getattr(image, "tile", [])
     )
@@ -194,9 +207,20 @@ def _rgb(image: Image.Image) -> Image.Image:
     return on_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
+def _scale_clear_grey(image: Image.Image) -> None:
+    """PIL brings greys of 2 and 4 bits to 0..255, and leaves the one that is transparent as the file has it."""
+    clear, tile = image.info.get("transparency"), getattr(image, "tile", [])
+    scale = next((factor for bits, factor in (("L;2", 85), ("L;4", 17)) if tile and tile[0].args == bits), 1)
+    if isinstance(clear, int):
+        image.info["transparency"] = clear * scale
+
+
 def _grey(image: Image.Image) -> Image.Image:
-    """Of 16 bits, whole numbers or fractions."""
+    """RGB from one channel of 16 bits, 32 bits or floating point."""
     values = np.asarray(image)
+    if image.format == "TIFF" and values.dtype == np.int32:
+        kind = image.tag_v2.get(_TIFF_SAMPLE_KIND, 1)  # type: ignore[attr-defined]
+        values = values if kind in (2, (2,)) else values.view(np.uint32)  # PIL has no whole numbers without a sign
     shades = to_8_bits(values)
     if image.format == "TIFF" and image.tag_v2.get(262) == 0 and values.dtype.kind == "u":  # type: ignore[attr-defined]
         shades = 255 - shades  # the least value is white
@@ -207,14 +231,20 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def _decode_by_opencv(bare: bytes) -> Image.Image:
-    samples = _opencv(bare)
+    tags = read_tags(bare)
+    known = tags.get(_TIFF_COMPRESSION, 1) in _OPENCV_UNPACKS and tags.get(_TIFF_PLANES, 1) == 1
+    samples = _opencv(bare) if known else None
     if samples is None:
-        raise PictureError("not_an_image", "TIFF: damaged, or its samples are of a kind that is not known")
+        raise _unknown_samples()
     return array_to_rgb(samples)
 
 
+def _unknown_samples() -> PictureError:
+    return PictureError("not_an_image", "TIFF: damaged, or its samples are of a kind that is not known")
+
+
 def _opencv(bare: bytes) -> NDArray[Any] | None:
-    """The samples as they are in the file; None where OpenCV cannot read it, or not as colours."""
+    """The samples [H, W] or [H, W, C] as the file has them; None if OpenCV cannot read them as grey or colours."""
     import cv2  # 0.1 s and 40 MB, which a process that decodes stored pictures has no use for
 
     try:
@@ -229,19 +259,9 @@ def _opencv(bare: bytes) -> NDArray[Any] | None:
 
 
 def decode_to_rgb(body: bytes, max_pixels: int) -> tuple[dict[str, int], bytes]:
-    """Its width and height, px, and its pixels [height, width, 3]: work for PictureProcesses.
+    """A picture's width and height, px, and the bytes of its pixels [height, width, 3]; a task for PictureProcesses.
 
-    Raises PictureError, as open_picture does.
+    Raises PictureError as open_picture does.
     """
     image = open_picture(body, max_pixels).image
     return {"width": image.width, "height": image.height}, image.tobytes()
-
-
-def to_pixels(image: Image.Image, image_size: int) -> Tensor:
-    """Squash to a square, as BLIP does (bicubic): uint8 [3, image_size, image_size]."""
-    return torch.from_numpy(squash(image, image_size))
-
-
-def decode_pixels(encoded: bytes, image_size: int, where: str) -> Tensor:
-    """Encoded bytes to uint8 [3, image_size, image_size]; InputError names `where` for broken bytes."""
-    return to_pixels(decode_image(encoded, where), image_size)

@@ -1,4 +1,4 @@
-"""A held-out set in memory: encoded pictures, their captions, and each distinct text once."""
+"""A held-out set in memory: encoded pictures with their captions, and the set's distinct texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_training.data.decode import decode_pixels
+from blip_training.data.pixels import decode_pixels
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,25 @@ class Picture:
 class HeldOut:
     """The readable pictures of a set, and its texts.
 
-    A text that people wrote for several pictures is one text, and right for each of them.
+    A text that people wrote about several pictures counts once, and is right for each of them.
     """
 
     pictures: list[Picture]
 
     @cached_property
     def texts(self) -> list[str]:
-        """Every distinct text, in the order of the pictures."""
+        """The distinct texts, in the order of the pictures."""
         return list(dict.fromkeys(text for picture in self.pictures for text in picture.captions))
 
     @cached_property
     def own(self) -> list[list[int]]:
-        """For each picture the indices of its texts."""
+        """The indices of each picture's texts in `texts`."""
         index = {text: i for i, text in enumerate(self.texts)}
         return [sorted({index[text] for text in picture.captions}) for picture in self.pictures]
 
     @cached_property
     def domains(self) -> dict[str, list[int]]:
-        """For each domain its pictures' indices; empty where the set has no domains."""
+        """The indices of each domain's pictures; empty if the set has no domains."""
         found: dict[str, list[int]] = {}
         for i, picture in enumerate(self.pictures):
             if picture.domain:
@@ -60,15 +60,15 @@ class HeldOut:
     def pixels(self, image_size: int, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of indices and uint8 pixels [B, 3, image_size, image_size]."""
         for start in range(0, len(self.pictures), batch_size):
-            part = self.pictures[start : start + batch_size]
-            rows = [decode_pixels(p.jpg, image_size, f"{p.file}: key {p.key}") for p in part]
-            yield list(range(start, start + len(part))), torch.stack(rows)
+            batch = self.pictures[start : start + batch_size]
+            rows = [decode_pixels(p.jpg, image_size, f"{p.file}: key {p.key}") for p in batch]
+            yield list(range(start, start + len(batch))), torch.stack(rows)
 
 
 def read_held_out(folder: Path, limit: int | None = None) -> HeldOut:
     """The first `limit` pictures of an annotated set that could be read and have captions.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
     pictures: list[Picture] = []
     for file in parquet_files(folder):
@@ -85,5 +85,5 @@ def read_held_out(folder: Path, limit: int | None = None) -> HeldOut:
 
 
 def chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """`items` in runs of `size`, the last one shorter."""
+    """`items` in chunks of `size`; the last one may be shorter."""
     return (items[i : i + size] for i in range(0, len(items), size))

@@ -12,14 +12,14 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The keys of web pictures, and of human ones, that are not trained on."""
+    """The keys of pictures of the web and the human set that are not trained on."""
 
     web: frozenset[str] = frozenset()
     human: frozenset[str] = frozenset()
 
 
 def read_left_out(folder: Path | None) -> LeftOut:
-    """What the table `same_pictures` in `folder` says is left out; nothing where there is no such table."""
+    """The pictures that the table `same_pictures` in `folder` leaves out; none if `folder` is None."""
     found: dict[str, set[str]] = {"web": set(), "human": set()}
     for file in parquet_files(folder) if folder else []:
         rows = read_parquet(file, ["set", "key", "left_out"]).filter(pc.field("left_out"))

@@ -1,4 +1,4 @@
-"""Texts as BLIP's released code shows them to a model: what is stored stays as it was written."""
+"""Normalises texts for a model as BLIP's released code does; stored texts stay as they were written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 MARKS = '.!"()*#:;~'
-"""The marks that are taken out; commas, question marks, apostrophes, hyphens and slashes stay."""
+"""The marks that are removed; commas, question marks, apostrophes, hyphens and slashes stay."""
 
 CAPTION_WORDS, QUESTION_WORDS = 30, 50
 
@@ -22,27 +22,27 @@ TO_NOTHING = str.maketrans(dict.fromkeys(MARKS))
 
 
 def normalise_caption(text: str) -> str:
-    """Lower case, marks as spaces, one space between words, the first 30 words: for LM, ITC and ITM alike."""
+    """A caption in lower case, marks replaced by spaces, single spaces, at most 30 words; for LM, ITC and ITM."""
     return " ".join(text.lower().translate(TO_SPACES).split()[:CAPTION_WORDS])
 
 
 def normalise_question(text: str) -> str:
-    """Lower case, marks left out, one space between words, the first 50 words. Answers stay as they are."""
+    """A question in lower case, marks removed, single spaces, at most 50 words. Answers are not normalised."""
     return " ".join(text.lower().translate(TO_NOTHING).split()[:QUESTION_WORDS])
 
 
 def captions_as_seen(config: TextConfig, texts: Sequence[str]) -> list[str]:
-    """Captions as a model of this configuration reads them."""
+    """Captions as a model of this configuration reads them: normalised if it was trained so."""
     return [normalise_caption(text) for text in texts] if config.normalise == "blip" else list(texts)
 
 
 def questions_as_seen(config: TextConfig, texts: Sequence[str]) -> list[str]:
-    """Questions as a model of this configuration reads them."""
+    """Questions as a model of this configuration reads them: normalised if it was trained so."""
     return [normalise_question(text) for text in texts] if config.normalise == "blip" else list(texts)
 
 
 def set_normalise(med: Med, how: Normalise) -> None:
-    """Have `med` read texts so; `auto`: as its checkpoint says."""
+    """Set how `med` reads texts; `auto` leaves it as its checkpoint says."""
     if how != "auto":
         text = med.config.text.model_copy(update={"normalise": how})
         med.config = med.config.model_copy(update={"text": text})

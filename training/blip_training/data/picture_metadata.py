@@ -1,7 +1,7 @@
-"""What a picture's file says beside its pixels: kept from the decoder, which stumbles over it, and read for itself.
+"""Separates a picture file's metadata from what makes pixels, and reads orientation and EXIF tags.
 
-The decoder is given the parts of the file that make pixels, so that no text, colour profile or odd EXIF tag costs a
-picture. Of the rest two things are read: which way up it lies, and the EXIF tags, as far as they can be read.
+The decoder is given only the parts that make pixels, so that no damaged text, colour profile or EXIF tag costs a
+picture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TIFF: dict[bytes, Order] = {b"II*\0": "little", b"MM\0*": "big"}
 
 _EXIF = b"Exif\0\0"
 
-# JPEG: all APPn but APP0 (JFIF) and APP14 (Adobe), which say what the colours are; and comments.
+# JPEG: comments, and all APPn but APP0 (JFIF) and APP14 (Adobe), which say what the colours are.
 _JPEG_METADATA = frozenset({*range(0xE1, 0xF0), 0xFE} - {0xEE})
 
 _JPEG_SCAN, _JPEG_END, _JPEG_ALONE = 0xDA, 0xD9, frozenset({0x01, *range(0xD0, 0xD9)})
@@ -47,9 +47,9 @@ _TRANSPARENCY_BYTES = {0: (2, 2), 2: (6, 6), 3: (1, 256)}
 
 
 def split_metadata(body: bytes) -> tuple[bytes, bytes | None]:
-    """The file without what makes no pixels, and its EXIF block or None; other formats than JPEG, PNG, TIFF whole.
+    """Split a JPEG, PNG or TIFF into a file without metadata and its EXIF block, or None; other formats stay whole.
 
-    A file that is not built as its format says is left as it is from there on, for the decoder to judge.
+    A file that breaks the rules of its format is kept as it is from there on, for the decoder to judge.
     """
     if body.startswith(b"\xff\xd8"):
         return _split_jpeg(body)
@@ -61,9 +61,10 @@ def split_metadata(body: bytes) -> tuple[bytes, bytes | None]:
 
 
 def num_scans(bare: bytes) -> int:
-    """How many scans a JPEG has, each of which makes a decoder go over the whole picture; 0 for other formats.
+    """The number of scans of a JPEG without metadata; 0 for other formats.
 
-    `bare` is without metadata. What follows the picture (a second one, a film) is not counted.
+    Each scan makes a decoder pass over the whole picture. What follows the picture (a second one, a film) does not
+    count.
     """
     if not bare.startswith(b"\xff\xd8"):
         return 0
@@ -77,13 +78,13 @@ def num_scans(bare: bytes) -> int:
 
 
 def orientation(exif: bytes | None) -> int:
-    """How the picture lies, 1 (upright) to 8, by the EXIF tag; 1 where it says nothing of the kind."""
+    """The EXIF orientation, 1 (upright) to 8; 1 if there is none."""
     value = read_tags(exif or b"").get(ORIENTATION, 1)
     return value if 1 <= value <= 8 else 1
 
 
 def read_tags(block: bytes) -> dict[int, int]:
-    """The tags with one whole number of the first directory of an EXIF block or TIFF file."""
+    """The tags of an EXIF block's or TIFF file's first directory whose value is one whole number."""
     found: dict[int, int] = {}
     block = block.removeprefix(_EXIF)
     if order := _order(block):
@@ -96,7 +97,7 @@ def read_tags(block: bytes) -> dict[int, int]:
 
 
 def exif_json(block: bytes | None) -> str | None:
-    """The EXIF tags by name, as JSON, without those that cannot be read; None where there are none or too many."""
+    """The readable EXIF tags by name, as JSON; None if there are none or the JSON exceeds MAX_EXIF_CHARS."""
     tags = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -106,7 +107,7 @@ def exif_json(block: bytes | None) -> str | None:
                 tags[ExifTags.TAGS.get(tag, str(tag))] = str(exif[tag])
             except MemoryError:
                 raise
-            except Exception:  # noqa: BLE001  # whatever is wrong with a tag, the picture has its pixels
+            except Exception:  # noqa: BLE001  # a damaged tag must not cost the picture
                 continue
     text = json.dumps(tags).replace("\\u0000", "") if tags else None
     return text if text and len(text) <= MAX_EXIF_CHARS else None
@@ -147,7 +148,7 @@ def _split_png(body: bytes) -> tuple[bytes, bytes | None]:
     while at + 12 <= len(body):
         name, end = body[at + 4 : at + 8], at + 12 + int.from_bytes(body[at : at + 4], "big")
         content = body[at + 8 : end - 4]
-        if not name[0] & 0x20:  # one that a decoder must know, by the capital letter
+        if not name[0] & 0x20:  # a capital letter: decoders must know this chunk
             if end > len(body):
                 break
             kept.append(body[at:end])
@@ -166,7 +167,7 @@ def _is_transparency(content: bytes, colour: int) -> bool:
 
 
 def _split_tiff(body: bytes) -> bytes:
-    """The file with a first directory of the tags of structure alone, and no further directory."""
+    """The TIFF with only the structural tags in its first directory, and no further directory."""
     order = _order(body)
     assert order
     first = _number(body[4:8], order)
@@ -189,5 +190,5 @@ def _entries(block: bytes, order: Order) -> list[bytes]:
     return [block[at : at + _TIFF_ENTRY_BYTES] for at in range(start, stop, _TIFF_ENTRY_BYTES)]
 
 
-def _number(part: bytes, order: Order) -> int:
-    return int.from_bytes(part, order)
+def _number(field: bytes, order: Order) -> int:
+    return int.from_bytes(field, order)

@@ -1,7 +1,7 @@
-"""Child processes in which pictures from outside are decoded: one that hangs, fills memory or crashes there is a row.
+"""Child processes that decode pictures from outside: one that hangs, fills memory or crashes costs a row, not the run.
 
-A child is kept from picture to picture. It ends itself by the kernel's timers where a picture takes too long, may map
-only so much memory, and ends where its parent does, however that ends, for its standard input ends then.
+A child decodes picture after picture. The kernel's timers end it if a picture takes too long, its memory is limited,
+and it ends with its parent, however that ends: its standard input ends then.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from blip_training.runtime.child_process import how_it_ended, start_child, stop_
 Answer = tuple[dict[str, Any], bytes]
 
 Work = Callable[[bytes], Answer]
-"""What a child does with the bytes of a picture: values for JSON, and bytes. A function that can be pickled."""
+"""What a child does with a picture's bytes: a function that can be pickled and gives JSON values and bytes."""
 
 ATTEMPTS = 2
 
 BYTES_PER_PIXEL, BYTES_BESIDE = 24, 400_000_000
-"""What decoding may take: of each pixel that is allowed, and for the file, its decoder's tables and what is stored."""
+"""The memory limit: for each allowed pixel, and beside them for the file, the decoder's tables and the result."""
 
 WAIT_FACTOR = 10
-"""So many times the deadline of processor time may pass by the clock: others may use the processor."""
+"""The limit by the clock, in multiples of that of processor time: other processes may use the processor."""
 
 _SIZE = struct.Struct("<Q")
 
 
 class PictureProcesses:
-    """Up to `count` children that do `work`, each with one picture at a time; may be called from as many threads.
+    """Up to `count` children that do `work`, one picture each at a time; `count` threads may call this.
 
-    `timeout_s` is processor time for one picture. The first child starts at once, the others when they are needed.
-    They end with `close`, with this object, and with the process that made it.
+    `timeout_s` limits the processor time of a picture. The first child starts at once, the others when needed. They end
+    with `close`, with this object, and with the process that made it.
     """
 
     def __init__(self, work: Work, max_pixels: int, timeout_s: float, count: int = 1) -> None:
@@ -56,23 +56,23 @@ class PictureProcesses:
         self._begin()
 
     def __call__(self, body: bytes) -> Answer:
-        """What the child answers. Raises the PictureError that it raised there, decode_timeout or decoder_died.
+        """Do `work` in a child. Raises the PictureError that it raised, or one of class decode_timeout or decoder_died.
 
-        Raises RunFailed where no child starts.
+        Raises RunFailed if no child starts.
         """
         if os.getpid() != self._pid:
-            self._begin()  # after a fork: the children answer the process that started them
+            self._begin()  # after a fork: the children belong to the parent
         child = self._idle.get()
         try:
             for _ in range(ATTEMPTS):
                 child = child or _Child(self._settings)
                 with suppress(EOFError, OSError):
-                    return self._told(child.ask(body))
+                    return self._result(child.ask(body))
                 code, child = child.stop(), None
                 if code in (-signal.SIGPROF, -signal.SIGALRM):
                     raise PictureError("decode_timeout", f"took over {self._timeout_s:g} s (decode_timeout_s)")
         finally:
-            if child and child.busy:  # something else ended the wait, as Ctrl-C does: its answer is nobody's
+            if child and child.busy:  # Ctrl-C or the like ended the wait: nobody reads its answer
                 child.stop()
                 child = None
             self._idle.put(child)
@@ -96,7 +96,7 @@ class PictureProcesses:
         self._idle.put(_Child(self._settings))
         self._end = weakref.finalize(self, _end, self._idle, self._pid)
 
-    def _told(self, answer: Answer) -> Answer:
+    def _result(self, answer: Answer) -> Answer:
         header, content = answer
         self.cpu_s += header.pop("cpu_s")
         if "error_class" in header:
@@ -108,7 +108,7 @@ class _Child:
     def __init__(self, settings: bytes) -> None:
         self._process = start_child(__name__)
         self._started = self.busy = False
-        with suppress(OSError):  # one that has ended already is told of when it is asked
+        with suppress(OSError):  # if it has ended already, `ask` says so
             _write(self._to, settings)
 
     @property
@@ -122,7 +122,7 @@ class _Child:
         return self._process.stdout
 
     def ask(self, body: bytes) -> Answer:
-        """Raises EOFError or OSError where it ends meanwhile, RunFailed where it did not start."""
+        """Send a picture, read the answer. Raises EOFError or OSError if the child ends, RunFailed if none starts."""
         self.busy = True
         if not self._started:
             self._check_start()
@@ -141,7 +141,7 @@ class _Child:
         self._started = True
 
     def stop(self) -> int:
-        """Kill it, if it has not ended; how it ended."""
+        """Kill the child unless it has ended; its return code."""
         return stop_child(self._process)
 
 
@@ -159,7 +159,7 @@ def _write(stream: IO[bytes], content: bytes) -> None:
 
 
 def _read(stream: IO[bytes]) -> bytes:
-    """One message. Raises EOFError where the stream ends before it does."""
+    """Read one message. Raises EOFError if the stream ends within it."""
     head = stream.read(_SIZE.size)
     size = _SIZE.unpack(head)[0] if len(head) == _SIZE.size else 0
     content = stream.read(size)
@@ -169,45 +169,45 @@ def _read(stream: IO[bytes]) -> bytes:
 
 
 def serve() -> None:
-    """What a child does: it answers each picture that comes on standard input, until that ends."""
+    """The child's main function: answer each picture that comes on standard input, until that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what else is printed must not get between
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # prints must not get between the answers
     try:
-        work, max_pixels, timeout_s = pickle.loads(_read(asked))
+        work, max_pixels, timeout_s = pickle.loads(_read(requests))
         _load_decoders(max_pixels)
         memory_bytes = BYTES_BESIDE + BYTES_PER_PIXEL * max_pixels
         _limit(memory_bytes)
     except EOFError:
         return
-    except Exception as error:  # noqa: BLE001  # told to the process that asked for it
+    except Exception as error:  # noqa: BLE001  # reported to the parent
         _write(answers, f"{type(error).__name__}: {error}".encode())
         return
     _write(answers, b"")
     with suppress(EOFError, BrokenPipeError):
         while True:
-            header, content = _answer(work, _read(asked), timeout_s, memory_bytes)
+            header, content = _answer(work, _read(requests), timeout_s, memory_bytes)
             _write(answers, json.dumps(header).encode())
             _write(answers, content)
 
 
 def _load_decoders(max_pixels: int) -> None:
-    """Now, so that no picture's time and memory are spent on it."""
-    import cv2  # here alone, for this module is the parent's too
+    """Load all decoders before any picture, whose time and memory they would count against."""
+    import cv2  # start-up: the parent, which imports this module too, has no use for it
 
     cv2.setNumThreads(1)
     Image.init()
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    Image.MAX_IMAGE_PIXELS = max_pixels  # over twice that PIL refuses, of some formats before it makes room
+    Image.MAX_IMAGE_PIXELS = max_pixels  # PIL refuses twice as many, before it allocates for some formats
 
 
 def _limit(memory_bytes: int) -> None:
-    """Let this process map so many bytes more than now, and be the one that Linux ends where memory runs out."""
+    """Limit this process to `memory_bytes` more than it maps now; if memory runs out, Linux is to kill it first."""
     for name in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(name, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
     quiet = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # decoders in C say there what they think of a file
+    for stream in (1, 2):  # decoders in C print warnings there
         os.dup2(quiet, stream)
     with suppress(OSError):  # both are Linux's
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
@@ -227,7 +227,7 @@ def _answer(work: Work, body: bytes, timeout_s: float, memory_bytes: int) -> Ans
     except MemoryError:
         message = f"decoding it takes over {memory_bytes // 1_000_000:,} MB of memory"
         header, content = {"error_class": "decoder_died", "message": message}, b""
-    except Exception as error:  # noqa: BLE001  # the row's, as all that a picture does here
+    except Exception as error:  # noqa: BLE001  # any failure of a picture is its row's
         header, content = {"error_class": "other", "message": f"{type(error).__name__}: {error}"}, b""
     finally:
         for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):

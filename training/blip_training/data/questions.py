@@ -17,24 +17,26 @@ from torch import Tensor
 
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.json_files import parse_json
-from blip_bootstrap.reading.records import JSON_ENDINGS, Columns, Record, read_records
+from blip_bootstrap.reading.records import JSON_ENDINGS, Record, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, described, folded_text_of, text_of
 from blip_training.data.augment import augment_image
 from blip_training.data.batches import Feed
-from blip_training.data.decode import PictureError, broken, decode_to_rgb, to_pixels
+from blip_training.data.decode import PictureError, broken, decode_to_rgb
 from blip_training.data.picture_processes import PictureProcesses
+from blip_training.data.pixels import to_pixels
 
 MAX_TEXT_CHARS = 10_000
-"""No question or answer is as long; the tokenizer would take minutes for one of some megabytes."""
+"""The longest question or answer that is read: the tokenizer would take minutes for some megabytes."""
 
 SHAPE = '{"image": file, "question": text, "answers": [text, ...] or {text: count}}'
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a picture. `answers`: how many people gave each; empty where nobody was asked."""
+    """A question about a picture; `answers` are the numbers of people who gave each, empty if nobody did."""
 
     image: Path
     text: str
@@ -43,14 +45,14 @@ class Question:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Each answer's share of the people asked; they sum to 1."""
+        """Each answer's share of the people who answered; the shares sum to 1."""
         total = sum(self.answers.values())
         return {answer: count / total for answer, count in self.answers.items()}
 
 
 @dataclass(frozen=True)
 class VqaBatch:
-    """Pictures and questions [B], all their answers [A] with weights, and the question that each answer is of."""
+    """B pictures with questions, and their A answers, each with its weight and the row of its question."""
 
     images: Tensor
     questions: list[str]
@@ -59,7 +61,7 @@ class VqaBatch:
     question_of_answer: Tensor
 
     def to(self, device: torch.device) -> VqaBatch:
-        """The same batch, its tensors on `device`."""
+        """This batch with its tensors on `device`."""
         images, weights, rows = (
             t.to(device, non_blocking=True) for t in (self.images, self.weights, self.question_of_answer)
         )
@@ -67,10 +69,10 @@ class VqaBatch:
 
 
 def read_questions(file: Path, image_root: Path | None = None, answered: bool = True) -> list[Question]:
-    """Questions from JSON lines {image, question, answers}; pictures relative to `image_root` or to the file.
+    """Read questions from JSON lines {image, question, answers}; pictures are relative to `image_root` or the file.
 
-    `answers` are texts, one for each person asked, or a mapping from text to the number of people; with `answered`
-    every question must have one. Raises InputError naming the line that is wrong.
+    `answers` are texts, one for each person, or a mapping from text to number of people; with `answered` each question
+    must have one. Raises InputError naming the line that is wrong.
     """
     root = image_root or file.parent
     records = read_records(file, _columns, "a list of questions", (*JSON_ENDINGS, ".parquet"), ".jsonl")
@@ -81,7 +83,7 @@ def read_questions(file: Path, image_root: Path | None = None, answered: bool = 
 
 
 def check_pictures(questions: Sequence[Question]) -> None:
-    """Raise InputError where a picture is not there, before any work; the message counts them and names the first."""
+    """Raise InputError if pictures are missing; the message counts them and names the first."""
     missing = {q.image: q.where for q in questions if not q.image.is_file()}
     if missing:
         image, where = next(iter(missing.items()))
@@ -89,13 +91,13 @@ def check_pictures(questions: Sequence[Question]) -> None:
         raise InputError(f"{where}: {image} is not there; {of_all} (pictures are looked for under --image-root)")
 
 
-def _columns(found: Columns) -> list[str]:
+def _columns(found: Header) -> list[str]:
     found.require({"image": "image", "question": "question"})
     return ["image", "question", *(["answers"] if "answers" in found.names else [])]
 
 
 def read_answers(file: Path) -> list[str]:
-    """The closed list of answers in a file, one a line or a JSON list: each once, in its order. Raises InputError."""
+    """Read a closed list of distinct answers, one a line or as a JSON list. Raises InputError if there is none."""
     lines: Any = [line for _, line in lines_of(file)]
     try:
         lines = parse_json("\n".join(lines)) if plain_suffix(file) == ".json" else lines
@@ -133,7 +135,7 @@ def _text(cell: Any, where: str) -> str:
 
 
 def _answers(given: Any, where: str) -> dict[str, float]:
-    """How many people gave each answer, whitespace folded; one that is nothing, NaN or blank is none."""
+    """How many people gave each answer, whitespace folded; null, NaN and blank texts are left out."""
     given = given if isinstance(given, list | dict) else [given]
     counted = given.items() if isinstance(given, dict) else [(one, 1) for one in given]
     if not all(_is_count(count) for _, count in counted):
@@ -156,10 +158,10 @@ def _is_count(count: Any) -> bool:
 
 
 class VqaData:
-    """Endless shuffled batches of questions; a step's batch is the same on every worker and after every restart.
+    """Endless shuffled batches of questions; a step's batch depends on the seed and the step alone.
 
-    `feed.batch_size` counts questions; `limits` says what decoding a picture may cost. Raises InputError where a
-    picture cannot be read.
+    `feed.batch_size` counts questions; `limits` bound what decoding a picture may cost. Raises InputError if a picture
+    cannot be read.
     """
 
     def __init__(self, questions: Sequence[Question], feed: Feed, limits: VqaConfig | None = None) -> None:
@@ -170,7 +172,7 @@ class VqaData:
         self._held_bytes = 0
 
     def steps(self, start: int, stop: int) -> Iterator[list[VqaBatch]]:
-        """For each step this worker's part, cut into `feed.accumulate` batches."""
+        """This worker's rows of each step, cut into `feed.accumulate` batches."""
         for step in range(start, stop):
             size = self.feed.batch_size // self.feed.world
             first, micro = step * self.feed.batch_size + self.feed.rank * size, size // self.feed.accumulate
@@ -206,7 +208,7 @@ class VqaData:
         return to_pixels(augment_image(Image.fromarray(whole.numpy()), said, size, kind, rng, area), size)
 
     def _kept(self, question: Question, image_size: int | None) -> Tensor:
-        """The decoded picture, squashed to `image_size` or as it is; kept in memory while there is room."""
+        """The decoded picture, resized to `image_size` unless that is None, from a cache while it has room."""
         if (kept := self._pictures.get(question.image)) is None:
             kept = read_picture(question, image_size, self._limits)
             if self._held_bytes + kept.nbytes <= self.feed.cache_bytes:
@@ -216,7 +218,7 @@ class VqaData:
 
 
 def read_picture(question: Question, image_size: int | None, limits: VqaConfig) -> Tensor:
-    """The question's picture, uint8 [3, H, W]; InputError names the question where it cannot be read."""
+    """Read a question's picture: uint8 [3, H, W]. Raises InputError naming the question if it cannot be read."""
     where = f"{question.where}: {question.image}"
     try:
         encoded = question.image.read_bytes()
@@ -234,5 +236,5 @@ def read_picture(question: Question, image_size: int | None, limits: VqaConfig) 
 
 @cache
 def _decoder(max_pixels: int, timeout_s: float) -> PictureProcesses:
-    """The child process that decodes the user's files, kept as long as this process."""
+    """The child process that decodes the user's files; it lives as long as this process."""
     return PictureProcesses(partial(decode_to_rgb, max_pixels=max_pixels), max_pixels, timeout_s)

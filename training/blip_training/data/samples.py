@@ -1,4 +1,4 @@
-"""Samples of 16 bits, of 32 and fractions: as the eight bits that a picture has here."""
+"""Converts samples of 16 bits, 32 bits and floating point to the eight bits that pictures have here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 TOP_16_BITS, TOP_12_BITS = 65_535, 4_095
 
 ROWS_AT_ONCE = 256
-"""Of fractions, which take eight times a picture's memory while they are brought to eight bits."""
+"""Rows that are converted at a time: in float64 they take eight times the memory of the picture."""
 
 
 def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -19,7 +19,7 @@ def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
     16 bits are divided by 65,535, or by 4,095 where none is above it (12 bits of a camera or scanner). Whole numbers
     and fractions of 0..255 stay as they are; fractions of 0..1 are multiplied by 255; others are stretched from their
-    least to their greatest. What is no number is black, as minus infinity is; infinity is white.
+    least to their greatest. NaN and minus infinity are black, infinity is white.
     """
     if values.dtype == np.uint8:
         return values
@@ -34,7 +34,7 @@ def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def array_to_rgb(samples: NDArray[Any]) -> Image.Image:
-    """[H, W], or [H, W, C] as OpenCV orders channels (grey; BGR; BGR and alpha), as RGB; transparency on white."""
+    """RGB from samples [H, W] or [H, W, C] with OpenCV's channels (grey; BGR; BGR and alpha); transparency on white."""
     if samples.ndim == 2 or samples.shape[2] == 1:
         return Image.fromarray(to_8_bits(samples.reshape(samples.shape[:2]))).convert("RGB")
     rgb = Image.fromarray(np.ascontiguousarray(to_8_bits(samples[..., :3])[..., ::-1]))
@@ -45,7 +45,7 @@ def array_to_rgb(samples: NDArray[Any]) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """A picture with transparency, as RGB on white."""
+    """RGB from a picture with transparency, laid on white."""
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
@@ -58,7 +58,7 @@ def _from_16_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _range(values: NDArray[Any]) -> tuple[float, float]:
-    """The least and the greatest of the finite values; 0 and 0 where there is none."""
+    """The least and the greatest finite value; 0 and 0 if there is none."""
     if values.dtype.kind != "f":
         return float(values.min()), float(values.max())
     finite = np.isfinite(values)
@@ -67,11 +67,11 @@ def _range(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def _stretch(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Values of low..high as 0..255."""
+    """Map values from low..high to 0..255."""
     shades = np.empty(values.shape, np.uint8)
     scale = 255 / (high - low) if high > low else 0.0
     for start in range(0, len(values), ROWS_AT_ONCE):
-        part = values[start : start + ROWS_AT_ONCE].astype(np.float64)
-        part = np.nan_to_num(part, nan=low, neginf=low, posinf=high)
-        shades[start : start + ROWS_AT_ONCE] = np.rint((part - low) * scale).clip(0, 255)
+        rows = values[start : start + ROWS_AT_ONCE].astype(np.float64)
+        rows = np.nan_to_num(rows, nan=low, neginf=low, posinf=high)
+        shades[start : start + ROWS_AT_ONCE] = np.rint((rows - low) * scale).clip(0, 255)
     return shades

@@ -1,4 +1,4 @@
-"""Endless shuffled samples from Parquet shards: which sample stands where, and its bytes and text."""
+"""Endless shuffled samples from image files: which sample stands at which position, with its bytes and text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 
 WINDOW_BYTES = 1 << 30
 
-Part = Literal["all", "train", "validation"]
+Split = Literal["all", "train", "validation"]
+"""The whole of a human-annotated set, the nine tenths of its pictures for training, or the tenth for validation."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Sample:
 
     @property
     def image_id(self) -> int:
-        """The same for all texts of one image, 63 bits, from the file's set and the key."""
+        """A 63-bit number from the set's name and the key, equal for all texts of one image."""
         digest = hashlib.blake2b(f"{self.shard.name}/{self.key}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
 
@@ -55,7 +56,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class ShardContents:
-    """A shard in memory: encoded pictures, and for every sample its row in them and its text."""
+    """A shard in memory: encoded pictures with their keys, and for each sample its row among them and its text."""
 
     pictures: pa.ChunkedArray
     keys: list[str]
@@ -65,21 +66,20 @@ class ShardContents:
 
 @dataclass(frozen=True)
 class Shard:
-    """One image file, joined with its pairs file; the human set's captions are in the image file itself.
+    """An image file joined with its pairs file; a human set's captions are in the image file itself.
 
-    Pictures whose keys are in `left_out` have no samples. Of a human set, `part` may be `train` or `validation`: nine
-    in ten pictures, or the tenth, by their keys.
+    Pictures whose keys are in `left_out` give no samples. `split` divides a human set by a hash of the pictures' keys.
     """
 
     name: str
     images: Path
     pairs: Path | None
-    part: Part = "all"
+    split: Split = "all"
     left_out: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @cached_property
     def num_samples(self) -> int:
-        """Kept pairs, or human captions; reads small columns alone."""
+        """The number of kept pairs, or of human captions; reads the small columns only."""
         if self.pairs:
             return len(self._kept(self.pairs, ["kept"]))
         table = self._usable(read_parquet(self.images, ["key", "captions", "status"]))
@@ -87,7 +87,7 @@ class Shard:
 
     @cached_property
     def size_bytes(self) -> int:
-        """Of the image file on disk."""
+        """The size of the image file on disk."""
         return self.images.stat().st_size
 
     @cached_property
@@ -130,18 +130,18 @@ class Shard:
         return table.filter(pc.invert(pc.is_in(table["key"], keys))) if len(keys) else table
 
     def _usable(self, table: pa.Table) -> pa.Table:
-        """The rows with a picture that belong to this part."""
+        """The rows with a picture that belong to `split`."""
         table = self._without(table.filter(pc.equal(table["status"], "success")))
-        if self.part == "all":
+        if self.split == "all":
             return table
-        wanted = self.part == "validation"
+        wanted = self.split == "validation"
         return table.filter(pa.array([(zlib.crc32(k.encode()) % 10 == 0) == wanted for k in table["key"].to_pylist()]))
 
 
 def web_shards(images: Path, pairs: Path, left_out: frozenset[str] = frozenset()) -> list[Shard]:
     """Image files with the pairs files of the same names, without the pictures whose keys are in `left_out`.
 
-    Raises InputError where a pairs file has no image file.
+    Raises InputError if a pairs file has no image file.
     """
     shards = []
     for file in parquet_files(pairs):
@@ -151,17 +151,17 @@ def web_shards(images: Path, pairs: Path, left_out: frozenset[str] = frozenset()
     return shards
 
 
-def annotated_shards(folder: Path, part: Part = "all", left_out: frozenset[str] = frozenset()) -> list[Shard]:
-    """The files of a human-annotated set, whole or the part of each that is for training or for validation."""
-    return [Shard("human", file, None, part, left_out) for file in parquet_files(folder)]
+def annotated_shards(folder: Path, split: Split = "all", left_out: frozenset[str] = frozenset()) -> list[Shard]:
+    """The files of a human-annotated set, with the pictures of `split` that are not in `left_out`."""
+    return [Shard("human", file, None, split, left_out) for file in parquet_files(folder)]
 
 
 class Stream:
-    """Endless samples of one set: position p is the same sample on every worker and after every restart.
+    """Endless shuffled samples of one set: the sample at a position is fixed, on every worker and after every restart.
 
     Each epoch permutes the shards, cuts them into windows of about `window_bytes` of encoded pictures, and permutes
     the samples in each window. Only one window is in memory; a set that fits is read once. A position is found by
-    arithmetic, so that a resumed run reads nothing of what it has seen.
+    arithmetic, so that a resumed run does not read again what it has passed.
     """
 
     def __init__(self, shards: Sequence[Shard], seed: int, window_bytes: int = WINDOW_BYTES) -> None:

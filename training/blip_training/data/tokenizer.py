@@ -28,10 +28,9 @@ REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 class Tokenizer:
     """BERT word pieces plus [DEC] and [ENC] (section 3.1).
 
-    `vocabulary` are the pieces in the order of their ids, cut as bert-base-uncased does (or cased, where `lower_case`
-    is false); or pieces of the tokenizers library, with settings of their own. The two added tokens have the ids after
-    them: 30522 and 30523 for bert-base-uncased. A text that contains the letters "[SEP]" is text: it never becomes a
-    special token.
+    `vocabulary` are the pieces in the order of their ids, by which texts are cut as bert-base-uncased does, or cased if
+    `lower_case` is false; or a tokenizer of the tokenizers library, with its own settings. [DEC] and [ENC] have the
+    next two ids: 30522 and 30523 for bert-base-uncased. The letters "[SEP]" in a text never become a special token.
     """
 
     def __init__(self, vocabulary: Sequence[str] | WordPieces, lower_case: bool = True) -> None:
@@ -58,11 +57,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, source: str | Path) -> Tokenizer:
-        """From a folder with `tokenizer.json` or `vocab.txt`, such a file, `package:NAME` or a hub name.
+        """Load a folder with tokenizer.json or vocab.txt, such a file, `package:NAME` or a hub name.
 
-        Texts are read by the tokenizer's own settings: those in tokenizer.json, or for a vocab.txt those in
-        tokenizer_config.json beside it. Raises CheckpointError where there is neither, or it is no word-piece
-        tokenizer.
+        Texts are cut by the settings in tokenizer.json, or those in tokenizer_config.json beside a vocab.txt. Raises
+        CheckpointError if there is neither file, or it is no word-piece tokenizer.
         """
         path = resolve_source(source)
         try:
@@ -87,15 +85,15 @@ class Tokenizer:
         return ids, (torch.arange(longest) < lengths[:, None]).long()
 
     def piece_ids(self, text: str) -> list[int]:
-        """The word pieces of one text, no special tokens."""
+        """The ids of a text's word pieces, without special tokens."""
         return list(self._pieces.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids: special tokens dropped, word pieces joined."""
+        """The text of token ids, without special tokens."""
         return str(self._pieces.decode([i for i in ids if i not in self._silent]))
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json`, `tokenizer_config.json` and `vocab.txt`, which transformers reads likewise."""
+        """Write tokenizer.json, tokenizer_config.json and vocab.txt, by which transformers cuts texts alike."""
         folder.mkdir(parents=True, exist_ok=True)
         self._pieces.save(str(folder / "tokenizer.json"))
         content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -112,7 +110,7 @@ class Tokenizer:
 
 
 def _config_of(content: dict[str, Any]) -> dict[str, Any]:
-    """What makes transformers read texts as tokenizer.json says, whose settings its BertTokenizer does not look at."""
+    """tokenizer_config.json with which transformers follows tokenizer.json: BertTokenizer ignores its settings."""
     normalizer, model = content.get("normalizer") or {}, content["model"]
     is_berts = (
         normalizer.get("type") == "BertNormalizer"
@@ -128,6 +126,6 @@ def _config_of(content: dict[str, Any]) -> dict[str, Any]:
 def encode_cut(
     vqa: Vqa, tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int
 ) -> tuple[Int64[Tensor, "n t"], Int64[Tensor, "n t"]]:
-    """Ids and mask on the model's device, cut at `max_tokens` and at what the model has positions for."""
+    """Ids and mask on the model's device, cut at `max_tokens` or at the model's number of positions."""
     ids, mask = tokenizer.encode(texts, min(max_tokens, vqa.config.text.max_positions))
     return ids.to(vqa.device, non_blocking=True), mask.to(vqa.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""BERT word pieces from disk: tokenizer.json by the tokenizers library, or vocab.txt with its settings."""
+"""Reads BERT word pieces: tokenizer.json by the tokenizers library, or vocab.txt with its settings."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from blip_training.runtime.stored import refuse_pointer
 UNKNOWN = "[UNK]"
 
 ADDED = ("[DEC]", "[ENC]")
-"""The first token of the decoder and of the image-grounded encoder; the two last ids."""
+"""The first tokens of the decoder and of the image-grounded encoder; they have the two last ids."""
 
 LONGEST_WORD = 100
-"""Characters; a longer word is unknown, as a whole."""
+"""Characters of the longest word; a longer one is [UNK] as a whole."""
 
 SETTINGS = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-"""What tokenizer_config.json calls the settings of BERT's normaliser, and what tokenizer.json calls them."""
+"""The settings of BERT's normaliser: their names in tokenizer_config.json, and in tokenizer.json."""
 
 
 def word_pieces(vocabulary: Sequence[str], settings: Mapping[str, Any] | None = None) -> WordPieces:
-    """BERT's way of cutting texts, with these pieces in the order of their ids ("" where an id has none).
+    """A tokenizer that cuts texts as BERT does, of pieces in the order of their ids ("": the id has none).
 
-    `settings` are those of tokenizer_config.json; by default texts are in lower case, without accents.
+    `settings` are those of tokenizer_config.json; by default texts are put in lower case, without accents.
     """
     ids = {piece: i for i, piece in enumerate(vocabulary) if piece}
     given = {theirs: (settings or {}).get(ours) for ours, theirs in SETTINGS.items()}
@@ -51,11 +51,11 @@ def word_pieces(vocabulary: Sequence[str], settings: Mapping[str, Any] | None = 
 
 
 def read_pieces(path: Path) -> WordPieces:
-    """Those of a folder with tokenizer.json or vocab.txt, or of such a file, with what lies beside it.
+    """Read the tokenizer of a folder, or of a tokenizer.json or vocab.txt, with the files beside it.
 
-    Where there is a tokenizer.json, it says how texts are read; tokenizer_config.json must not say otherwise. [DEC]
-    and [ENC] are left out: their ids are the two after all others, whether the file has them or not. Raises
-    CheckpointError where there is neither file, or it is no word-piece tokenizer, or an id is not what it must be.
+    A tokenizer.json decides how texts are cut; tokenizer_config.json must not contradict it. [DEC] and [ENC] are left
+    out: they have the two ids after all others, whether the file has them or not. Raises CheckpointError if there is
+    neither file, it is no word-piece tokenizer, or an id is wrong.
     """
     for file in (path / "tokenizer.json", path / "vocab.txt") if path.is_dir() else (path,):
         if file.is_file():
@@ -66,7 +66,7 @@ def read_pieces(path: Path) -> WordPieces:
 
 
 def _read_vocabulary(file: Path) -> tuple[WordPieces, dict[str, Any]]:
-    """Of a vocab.txt: one piece a line, ended by a line feed alone; U+2028 and others that end lines are pieces."""
+    """Read a vocab.txt: a piece a line. Only a line feed ends a line: U+2028 and others are pieces."""
     try:
         lines = file.read_bytes().decode("utf-8-sig").rstrip("\r\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -79,7 +79,7 @@ def _read_vocabulary(file: Path) -> tuple[WordPieces, dict[str, Any]]:
 
 
 def _without_added(vocabulary: list[str], file: Path) -> list[str]:
-    """The pieces before [DEC] and [ENC], which must be the last where they are there."""
+    """The pieces without [DEC] and [ENC], which must stand last if they are there."""
     own = [piece for piece in vocabulary if piece not in ADDED]
     for number, name in enumerate(ADDED):
         if name in vocabulary:
@@ -88,13 +88,13 @@ def _without_added(vocabulary: list[str], file: Path) -> list[str]:
 
 
 def check_added(name: str, found: int, wanted: int, file: Path) -> None:
-    """Raise CheckpointError where [DEC] or [ENC] has another id than the one after all others."""
+    """Raise CheckpointError if [DEC] or [ENC] has an id that is not after all others."""
     if found != wanted:
         raise CheckpointError(f"{file}: {name} has id {found}, not {wanted}; [DEC] and [ENC] are a BLIP's two last ids")
 
 
 def _read_tokenizer(file: Path) -> tuple[WordPieces, dict[str, Any]]:
-    """Of a tokenizer.json, as the tokenizers library reads it; what it would cut or pad is left to the model."""
+    """Read a tokenizer.json by the tokenizers library, without its truncation and padding."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         model, added = content["model"], content.get("added_tokens") or []
@@ -115,12 +115,12 @@ def _read_tokenizer(file: Path) -> tuple[WordPieces, dict[str, Any]]:
     _check_settings(content.get("normalizer"), config, file)
     try:
         return WordPieces.from_str(json.dumps(content)), config
-    except Exception as error:  # of no narrower class
+    except Exception as error:  # the library raises no narrower class
         raise CheckpointError(f"{file}: not a tokenizer ({error})") from error
 
 
 def _check_settings(normalizer: Any, config: Mapping[str, Any], file: Path) -> None:
-    """Raise CheckpointError where tokenizer.json and tokenizer_config.json read texts in two ways."""
+    """Raise CheckpointError if tokenizer.json and tokenizer_config.json contradict each other."""
     if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
         return
     for ours, theirs in SETTINGS.items():
@@ -133,7 +133,7 @@ def _check_settings(normalizer: Any, config: Mapping[str, Any], file: Path) -> N
 
 
 def _with_added(pieces: WordPieces, config: Mapping[str, Any], file: Path) -> WordPieces:
-    """With the tokens that tokenizer_config.json or added_tokens.json put after the vocabulary, at the ids they say."""
+    """Add the tokens that tokenizer_config.json or added_tokens.json put after the vocabulary, and check their ids."""
     stated = {str(token): (i, AddedToken(str(token))) for token, i in _beside(file, "added_tokens.json").items()}
     for i, token in (config.get("added_tokens_decoder") or {}).items():
         stated[token["content"]] = int(i), AddedToken(**{k: v for k, v in token.items() if k != "__type"})
@@ -153,7 +153,7 @@ def _with_added(pieces: WordPieces, config: Mapping[str, Any], file: Path) -> Wo
 
 
 def _beside(file: Path, name: str) -> dict[str, Any]:
-    """The JSON object of that name in the same folder; empty where there is none."""
+    """The JSON object in the file `name` of `file`'s folder; empty if there is none."""
     other = file.with_name(name)
     if not other.is_file():
         return {}

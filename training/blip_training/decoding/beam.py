@@ -1,4 +1,4 @@
-"""Beam search, with the stopping rule of transformers' `generate` (early_stopping off, length penalty 1)."""
+"""Beam search that stops as transformers' `generate` does with early_stopping off and length penalty 1."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NEVER = -1.0e9
 
 @dataclass
 class Beams:
-    """For B images, M texts each: tokens [B, M, T], search scores and own log-probabilities [B, M]."""
+    """M texts for each of B images: tokens [B, M, T], scores of the search and log-probabilities [B, M]."""
 
     tokens: Tensor
     scores: Tensor
     logprobs: Tensor
 
     def best(self, count: int) -> tuple[Beams, Tensor]:
-        """The `count` of the highest scores, best first, and their places."""
+        """The `count` texts of highest score, best first, and their places [B, count]."""
         places = self.scores.topk(count, dim=1).indices
         return self.at(places), places
 
@@ -43,7 +43,7 @@ class Beams:
         return Beams(self.tokens[images], self.scores[images], self.logprobs[images])
 
     def with_scores(self, scores: Tensor) -> Beams:
-        """The same texts with other scores."""
+        """These texts with other scores."""
         return Beams(self.tokens, scores, self.logprobs)
 
 
@@ -52,8 +52,8 @@ def search_beams(
 ) -> list[tuple[list[int], float]]:
     """The `num_best` texts of each image, best first: tokens from [DEC] on, and log-probability.
 
-    A finished text's score is its summed log-probability over its number of tokens after the prompt. An image leaves
-    the batch when no text being written can overtake its worst finished one.
+    A finished text's score is its log-probability divided by its number of tokens after the prompt. An image leaves the
+    batch once no unfinished text can overtake its worst finished one.
     """
     size, num_images = sampler.num_beams, states.shape[0]
     decoder = IncrementalDecoder(med, states, sampler.max_tokens, size)
@@ -85,7 +85,7 @@ def search_beams(
 def _empty(
     num_images: int, start: list[int], sep_id: int, sampler: Sampler, device: torch.device
 ) -> tuple[Beams, Beams]:
-    """The prompt in every beam, all but the first at a score that never wins; and no finished text."""
+    """The beams to start from: the prompt, with a score that never wins in all but the first; and no finished text."""
     tokens = torch.full((num_images, sampler.num_beams, sampler.max_tokens), sep_id, device=device)
     tokens[:, :, : len(start)] = torch.tensor(start, device=device)
     logprobs = torch.zeros(tokens.shape[:2], device=device)
@@ -96,7 +96,7 @@ def _empty(
 
 
 def _continue(writing: Beams, logits: Tensor, at: int, sep_id: int, sampler: Sampler) -> tuple[Beams, Tensor]:
-    """The 2 x beams best continuations of each image, and the beam each comes from."""
+    """The 2 x beams best continuations of each image, and the beam that each continues."""
     num_images, size, _ = writing.tokens.shape
     own = torch.log_softmax(logits, dim=1)
     flat = writing.tokens[:, :, :at].flatten(0, 1)
@@ -112,7 +112,7 @@ def _continue(writing: Beams, logits: Tensor, at: int, sep_id: int, sampler: Sam
 
 
 def _add_done(done: Beams, continued: Beams, ended: Tensor, length: int) -> Beams:
-    """The best finished texts, old and new; a text that ends outside the best `beams` continuations is not one."""
+    """The best finished texts, old and new; one that ends outside the best `beams` continuations does not count."""
     size = done.tokens.shape[1]
     counts = ended & (torch.arange(ended.shape[1], device=ended.device) < size)
     scores = torch.where(counts, continued.scores / length, NEVER)

@@ -1,4 +1,4 @@
-"""Captions from image states: nucleus, top-k, greedy and beam search (section 3.3)."""
+"""Writes captions from image states: by nucleus or top-k sampling, greedily, or by beam search (section 3.3)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ LONGEST_LOOP = 4
 class Generated:
     """One caption.
 
-    `ids`: tokens after [DEC], prompt included, [SEP] not; `num_tokens` their number. `text`: without the prompt.
-    `logprob`: sum over the tokens after the prompt, [SEP] included, of their log-probability under the model's own
-    distribution (no temperature, penalty or cut), nats. `flags`: empty, repetition, prompt_leak, cut_at_max_length.
+    `ids` are its `num_tokens` tokens between [DEC] and [SEP], the prompt among them; `text` is without the prompt.
+    `logprob` is the log-probability (nats) of the tokens after the prompt and of [SEP] under the model's own
+    distribution, without temperature, penalty or cut. `flags` are of: empty, repetition, prompt_leak,
+    cut_at_max_length.
     """
 
     ids: list[int]
@@ -51,11 +52,11 @@ def generate(
     sampler: Sampler,
     seeds: list[list[int]],
 ) -> list[list[Generated]]:
-    """K captions for each image, from one pass of the vision encoder; `seeds` are B lists of K seeds.
+    """Write K captions for each of B images from their states; `seeds` are B lists of K seeds.
 
     A caption depends on its image, the settings and its own seed, and on nothing else in the batch. Greedy ignores
-    the seeds, beam search gives an image's K best beams. Raises InputError where the prompt leaves no room, or K is
-    more than the beams; CheckpointError where `med` has no decoder.
+    the seeds, beam search gives an image's K best beams. Raises InputError if the prompt leaves no room or K is more
+    than the beams, CheckpointError if `med` has no decoder.
     """
     require(med, DECODE)
     assert len(seeds) == states.shape[0], f"{len(seeds)} lists of seeds for {states.shape[0]} images"
@@ -77,7 +78,7 @@ def generate(
 
 
 def check_room(tokenizer: Tokenizer, prompt: str, sampler: Sampler, max_positions: int) -> None:
-    """Raise InputError where a prompt leaves no room for a caption, or a caption may be longer than the model reads."""
+    """Raise InputError if a prompt leaves no room for a caption, or captions may exceed `max_positions`."""
     num_tokens = 1 + len(tokenizer.piece_ids(prompt))
     if num_tokens >= sampler.max_tokens:
         room = f"sampler.max_tokens is {sampler.max_tokens}"
@@ -89,7 +90,7 @@ def check_room(tokenizer: Tokenizer, prompt: str, sampler: Sampler, max_position
 def _sample(
     med: Med, states: Tensor, start: list[int], sep_id: int, sampler: Sampler, seeds: Sequence[Sequence[int]]
 ) -> list[tuple[list[int], float]]:
-    """Tokens from [DEC] on and log-probability of each row; row = image * K + candidate."""
+    """Tokens from [DEC] on and log-probability of each row; row r is candidate r % K of image r // K."""
     num_images, num_candidates = len(seeds), len(seeds[0])
     uniforms = seeded_uniforms([seed for row in seeds for seed in row], sampler.max_tokens).to(states.device)
     tokens = torch.tensor(start, device=states.device).repeat(num_images * num_candidates, 1)
@@ -117,7 +118,7 @@ def _sample(
 
 
 def _leave(decoder: IncrementalDecoder, rows: Tensor, drawn: Tensor, finished: Tensor) -> tuple[Tensor, Tensor]:
-    """Let finished rows leave the batch, once they are many."""
+    """Drop finished rows from the batch once they are a quarter of it."""
     writing = (~finished[rows]).nonzero()[:, 0]
     if len(writing) > REGROUP_BELOW * len(rows):
         return rows, drawn
@@ -144,7 +145,7 @@ def _flags(text: str, ids: list[int], prompt: str, ended: bool) -> tuple[str, ..
 
 
 def _has_loop(ids: Sequence[Any]) -> bool:
-    """A token three times in succession, or two to four tokens said again at once."""
+    """Whether a token stands three times in succession, or two to four tokens are repeated at once."""
     for size in range(1, LONGEST_LOOP + 1):
         times = 3 if size == 1 else 2
         for i in range(len(ids) - size * times + 1):

@@ -1,4 +1,4 @@
-"""The settings of decoding, and their presets."""
+"""How captions are decoded: the settings, and their presets."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampler:
-    """How captions are written; every field set.
+    """The settings of decoding, each with a value.
 
-    Lengths count tokens as transformers' `min_length` and `max_length` do: [DEC] and the prompt included, and [SEP].
-    `top_k` 0: off; `top_p` 1: off. Neither acts where `sample` is false.
+    Lengths count tokens with [DEC], the prompt and [SEP], as transformers' `min_length` and `max_length` do. `top_k` 0
+    and `top_p` 1 are off; neither has an effect unless `sample` is true.
     """
 
     sample: bool = True
@@ -34,10 +34,10 @@ PRESETS = {
     "beam": Sampler(sample=False, num_beams=3),
     "greedy": Sampler(sample=False),
 }
-"""`blip-official` is what the released code does where it says "nucleus": transformers' top-k 50 stays on."""
+"""`blip-official` is what the released code calls nucleus sampling: transformers' default top-k of 50 stays on."""
 
 
 def resolve_sampler(config: SamplerConfig) -> Sampler:
-    """The preset, with every setting that `config` gives beside it."""
+    """The preset that `config` names, changed by the settings that it gives beside it."""
     given = {name: value for name, value in config.model_dump(exclude={"preset"}).items() if value is not None}
     return dataclasses.replace(PRESETS[config.preset], **given)

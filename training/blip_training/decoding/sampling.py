@@ -1,4 +1,4 @@
-"""The choice of the next token: penalties, cuts, and a draw that depends on the row's own seed alone."""
+"""The choice of the next token: penalties, top-k and top-p, and a draw that depends on the row's own seed alone."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 FIRST_LOOK = 256
-"""Tokens looked at first for top-p: sorting 30,524 logits a row costs more than a small model's whole step."""
+"""Most likely tokens tried first for top-p: sorting 30,524 logits a row costs more than a small model's whole step."""
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def seeded_uniforms(seeds: Sequence[int], num_steps: int) -> Float[Tensor, "n s"]:
-    """Uniform numbers in [0, 1), float64: number [r, s] is a hash of (seeds[r], s) and of nothing else (splitmix64)."""
+    """Uniform numbers in [0, 1), float64; number [r, s] is a hash (splitmix64) of seeds[r] and s alone."""
     keys = _mix(np.array([seed & (2**64 - 1) for seed in seeds], dtype=np.uint64))
     counters = np.arange(1, num_steps + 1, dtype=np.uint64) * GOLDEN
     bits = _mix(keys[:, None] + counters[None, :])
@@ -39,7 +39,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def penalise(
     scores: Float[Tensor, "n v"], tokens: Int64[Tensor, "n t"], repetition_penalty: float, sep_id: int, too_short: bool
 ) -> Float[Tensor, "n v"]:
-    """Scores with tokens already written made less likely, and [SEP] impossible while the text is too short."""
+    """Make tokens that were written already less likely, and [SEP] impossible while the text is too short."""
     if repetition_penalty != 1.0:
         seen = scores.gather(1, tokens)
         seen = torch.where(seen < 0, seen * repetition_penalty, seen / repetition_penalty)
@@ -51,10 +51,10 @@ def penalise(
 
 
 def draw_tokens(scores: Float[Tensor, "n v"], uniforms: Float[Tensor, " n"], sampler: Sampler) -> Int64[Tensor, " n"]:
-    """One token for each row by temperature, top-k, top-p and the row's uniform number.
+    """Draw a token for each row by temperature, top-k, top-p and the row's uniform number.
 
-    The cumulative sum runs in float64 and in the order of the ids, not of the scores: two scores that swap their
-    places by a rounding error then move the outcome by that error and no more.
+    The cumulative sum runs in float64 and over ids in order, not over scores in order: two scores that a rounding error
+    swaps then change the outcome by no more than that error.
     """
     scores = scores / sampler.temperature
     vocabulary = scores.shape[1]
@@ -74,17 +74,17 @@ def draw_tokens(scores: Float[Tensor, "n v"], uniforms: Float[Tensor, " n"], sam
 
 
 def _places(weights: Float[Tensor, "n m"], uniforms: Float[Tensor, " n"]) -> Int64[Tensor, "n 1"]:
-    """The column at which the cumulative sum of each row's weights passes its share `uniforms` of the whole."""
+    """For each row the column at which the cumulative sum of weights passes the share `uniforms` of their total."""
     cumulative = weights.cumsum(dim=1)
     wanted = (uniforms * cumulative[:, -1])[:, None]
     return torch.searchsorted(cumulative, wanted, right=True).clamp(max=weights.shape[1] - 1)
 
 
 def _kept_of_all(logs: Float[Tensor, "n v"], top_p: float) -> Float[Tensor, "n v"]:
-    """For flat distributions: weights over the whole vocabulary, in its order; 0 where top-p cuts."""
+    """Weights over the whole vocabulary, 0 where top-p cuts, for rows whose first tokens do not reach `top_p`."""
     if logs.is_cuda:
         falling = logs.sort(dim=1, descending=True).values
-    else:  # NumPy's sort has vector instructions and no indices: some ten times as fast as torch's.
+    else:  # NumPy's sort is vectorised and makes no indices: about ten times as fast as torch's.
         falling = torch.from_numpy(np.sort(logs.numpy(), axis=1)).flip(1)
     weights = falling.double().exp()
     last = (weights.cumsum(dim=1) - weights < top_p).sum(dim=1, keepdim=True) - 1

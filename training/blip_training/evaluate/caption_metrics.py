@@ -7,6 +7,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+
 from blip_bootstrap.errors import InputError
 
 # What COCO's evaluation leaves out of the Penn Treebank's tokens.
@@ -35,7 +40,7 @@ _TOKEN = re.compile(
 def ptb_words(text: str) -> list[str]:
     """Lower-case words as COCO's evaluation counts them: Penn Treebank tokens without punctuation marks.
 
-    Made to agree with the Stanford tokenizer that COCO's evaluation runs in Java.
+    They agree with those of the Stanford tokenizer, which COCO's evaluation runs in Java.
     """
     words: list[str] = []
     for token in _TOKEN.findall(text.lower().replace("’", "'")):
@@ -52,7 +57,7 @@ def ptb_words(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """CIDEr (0..10, as COCO counts it) and ROUGE-L (0..1) of every key's caption, and BLEU-4 of any set of keys."""
+    """CIDEr (0..10, as COCO counts it) and ROUGE-L (0..1) of each caption by key, and BLEU-4 of any of them."""
 
     cider: dict[str, float]
     rouge_l: dict[str, float]
@@ -60,20 +65,16 @@ class CaptionScores:
     reference_words: dict[str, list[str]]
 
     def over(self, keys: Sequence[str]) -> dict[str, float]:
-        """`cider`, `bleu4` and `rouge_l` over `keys`: means of the per-picture figures, and a corpus BLEU-4."""
-        from pycocoevalcap.bleu.bleu import Bleu
-
+        """`cider` and `rouge_l` as means over the captions of `keys`, and their corpus BLEU-4 as `bleu4`."""
         given = {key: [self.words[key]] for key in keys}
         bleu, _ = Bleu(4).compute_score({key: self.reference_words[key] for key in keys}, given, verbose=0)
-        cider, rouge_l = (sum(part[key] for key in keys) / len(keys) for part in (self.cider, self.rouge_l))
+        cider, rouge_l = (sum(own[key] for key in keys) / len(keys) for own in (self.cider, self.rouge_l))
         return {"cider": cider, "bleu4": float(bleu[3]), "rouge_l": rouge_l}
 
     def meteor(self) -> float:
-        """METEOR 1.5 (0..1) over all keys. Raises InputError where there is no `java`, which its scorer runs in."""
+        """METEOR 1.5 (0..1) over all captions. Raises InputError if there is no `java`, in which its scorer runs."""
         if shutil.which("java") is None:
             raise InputError("evaluate.meteor needs java, which is not on the PATH; install it or set meteor: false")
-        from pycocoevalcap.meteor.meteor import Meteor
-
         score, _ = Meteor().compute_score(self.reference_words, {key: [text] for key, text in self.words.items()})
         return float(score)
 
@@ -81,12 +82,9 @@ class CaptionScores:
 def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> CaptionScores:
     """Score one caption per key against the key's references.
 
-    The document frequencies of CIDEr are those of `references`, as in COCO's evaluation. Raises InputError where a
-    key has no reference, or there is no caption at all.
+    CIDEr takes its document frequencies from `references`, as in COCO's evaluation. Raises InputError if a key has no
+    reference or there is no caption at all.
     """
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
-
     if not captions:
         raise InputError("no captions to score: the held-out set has no readable picture")
     if without := next((key for key in captions if not references.get(key)), None):

@@ -1,4 +1,4 @@
-"""A second judge of pictures and texts: the cosine of a CLIP-like model of transformers."""
+"""Scores of pictures and texts by a second model: the cosine of a CLIP or SigLIP in transformers' format."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 
 from blip_bootstrap.errors import CheckpointError
-from blip_training.checkpoint.blip_format import name_some
 from blip_training.checkpoint.finite import check_finite
+from blip_training.checkpoint.weight_names import name_some
 from blip_training.runtime.sources import resolve_source
 from blip_training.runtime.stored import read_json, refuse_pointers
 
@@ -31,8 +31,8 @@ PADDING = {"clip": "longest", "siglip": "max_length"}
 class ClipScorer:
     """A CLIPModel or SiglipModel with its own image processor and tokenizer, in eval mode on `device`.
 
-    `source` is a folder that transformers wrote, or a hub name. Raises CheckpointError, in one line, where it is
-    another kind of model, or lacks weights, preprocessor_config.json or tokenizer.
+    `source` is a folder in transformers' format or a hub name. Raises CheckpointError, in one line, if it is another
+    kind of model, or lacks weights, preprocessor_config.json or tokenizer.
     """
 
     def __init__(self, source: str | Path, device: str | torch.device = "cpu") -> None:
@@ -46,14 +46,14 @@ class ClipScorer:
         self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
 
     def to_pixels(self, image: Image) -> Float[Tensor, "3 h w"]:
-        """An RGB picture as the model was trained to see it: resized, cropped and normalised by its own settings."""
+        """Resize, crop and normalise an RGB picture by the settings of the model's own image processor."""
         pixels: Tensor = self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
         return pixels
 
     def score(
         self, pixels: Float[Tensor, "b 3 h w"], texts: Sequence[str], image_of_row: Int64[Tensor, " n"]
     ) -> list[float]:
-        """The cosine, -1..1, of each text with image `image_of_row[r]`; longer texts are cut at the model's length."""
+        """The cosine (-1..1) of each text r with image `image_of_row[r]`; texts are cut at the model's length."""
         images = self.model.get_image_features(pixel_values=pixels.to(self.device)).pooler_output
         tokens = self.tokenizer(
             list(texts), padding=self.padding, truncation=True, max_length=self.max_tokens, return_tensors="pt"
@@ -69,12 +69,12 @@ class ClipScorer:
 
 
 NOT_NEEDED = re.compile(r"^logit_(scale|bias)$|(^|\.)position_ids$")
-"""Keys that may be missing or left over: cosines do not depend on them."""
+"""Weights that may be missing or left over: cosines do not depend on them."""
 
 
-def _check_keys(folder: Path, told: Mapping[str, Any]) -> None:
-    """Raise CheckpointError where transformers drew weights at random, or left some out, and went on."""
-    found = {"missing": told["missing_keys"], "left over": told["unexpected_keys"]}
+def _check_keys(folder: Path, loading: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if transformers drew missing weights at random, or left some out, and only warned."""
+    found = {"missing": loading["missing_keys"], "left over": loading["unexpected_keys"]}
     names = {what: sorted(name for name in keys if not NOT_NEEDED.search(name)) for what, keys in found.items()}
     if say := [f"{name_some(keys)} {what}" for what, keys in names.items() if keys]:
         raise CheckpointError(f"{folder}: damaged, or not a scorer: {'; '.join(say)}")
@@ -82,6 +82,7 @@ def _check_keys(folder: Path, told: Mapping[str, Any]) -> None:
 
 def _load(folder: Path) -> tuple[Any, Any, Any]:
     """Model, image processor and tokenizer. The processor is PIL's: the other one would need torchvision."""
+    # Start-up: seconds of transformers, for a scorer alone.
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
@@ -89,8 +90,8 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         refuse_pointers(folder)
-        model, told = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        _check_keys(folder, told)
+        model, loading = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        _check_keys(folder, loading)
         check_finite(model.state_dict(), folder)
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil")  # type: ignore[no-untyped-call]
         return model, processor, AutoTokenizer.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Figures of a model on a held-out set: captions, zero-shot retrieval, image-text matching; overall and by domain."""
+"""Measures a model on a held-out set: captions, zero-shot retrieval and image-text matching, overall and by domain."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from blip_bootstrap.config import EvaluateConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
+from blip_bootstrap.storage.tables import EVALUATED
 from blip_training.checkpoint.store import load_med
 from blip_training.data.held_out import HeldOut, read_held_out
 from blip_training.data.tokenizer import Tokenizer
@@ -30,12 +30,12 @@ from blip_training.model.med import DECODE, EMBED, MATCH, Med, require
 from blip_training.runtime.allocator import keep_freed_memory
 from blip_training.runtime.workers import resolve_device
 
-METRICS, CAPTIONS = "metrics.json", "captions.parquet"
+FIGURES_FILE, CAPTIONS_FILE = "metrics.json", "captions.parquet"
 
 CONSENSUS_TOP_P = 0.95
 
 REFERENCE_PICTURES = 5000
-"""Of a large human set the first so many are enough to choose references among."""
+"""Pictures of the human set among which the references for `rerank_by: lm` are chosen."""
 
 Similarity = Callable[[Mapping[str, Sequence[str]]], Mapping[str, Sequence[float]]]
 """ITC similarities (-1..1) of texts with their picture, both by the picture's key."""
@@ -43,7 +43,7 @@ Similarity = Callable[[Mapping[str, Sequence[str]]], Mapping[str, Sequence[float
 
 @dataclass(frozen=True)
 class WrittenCaption:
-    """What the captioner wrote about a held-out picture, and what people wrote."""
+    """What the model wrote about a held-out picture beside what people wrote: a row of the table `evaluated`."""
 
     key: str
     name: str
@@ -55,34 +55,30 @@ class WrittenCaption:
 
 @dataclass
 class Evaluation:
-    """`metrics`: cider, bleu4, rouge_l, tr1 tr5 tr10, ir1 ir5 ir10, itm_auc, each also as `<key>_<domain>`."""
+    """What was measured.
+
+    `metrics` are cider, bleu4, rouge_l, tr1 tr5 tr10, ir1 ir5 ir10 and itm_auc, each also as `<key>_<domain>`.
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     captions: list[WrittenCaption] = field(default_factory=list)
 
     def save(self, out: Path) -> None:
-        """Write captions.parquet and metrics.json into `out`; metrics.json, which means done, last."""
-        table = pa.Table.from_pylist([vars(row) for row in self.captions], schema=_CAPTION_SCHEMA)
-        pq.write_table(table, (out / CAPTIONS).absolute())  # pyarrow takes `word:` for a scheme
-        write_whole(out / METRICS, json.dumps(self.metrics, indent=2) + "\n")
-
-
-_CAPTION_SCHEMA = pa.schema(
-    [("key", pa.string()), ("name", pa.string()), ("domain", pa.string()), ("caption", pa.string()),
-     ("references", pa.list_(pa.string())), ("cider", pa.float32())]
-)  # fmt: skip
+        """Write captions.parquet, then metrics.json into `out`; the latter means that both are whole."""
+        write_parquet(out / CAPTIONS_FILE, rows_to_table([vars(row) for row in self.captions], EVALUATED), EVALUATED)
+        write_whole(out / FIGURES_FILE, json.dumps(self.metrics, indent=2) + "\n")
 
 
 def evaluate_model(
     model: Path | str, held_out: Path, config: EvaluateConfig, captioner: Path | str | None = None,
     references: Path | None = None,
 ) -> Evaluation:  # fmt: skip
-    """Measure `model` on an annotated set: captions, retrieval (zero-shot ITC) and matching, whatever it can do.
+    """Measure what `model` can do on an annotated set: captions, retrieval (zero-shot ITC) and matching (ITM).
 
-    `captioner`, where given, writes the captions in place of the model, starting with `config.prompt`; a model from
-    pre-training never saw a prompt and is given none. A text of several pictures is right for each of them.
-    `references` is another annotated set (the human set), which `rerank_by: lm` wants. Raises InputError where the set
-    has no readable picture or there are no references, CheckpointError where a model is damaged or cannot write.
+    `captioner`, if given, writes the captions in place of the model, after `config.prompt`; a pre-trained model never
+    saw a prompt and is given none. A text that stands with several pictures is right for each of them. `references` is
+    another annotated set (the human set), which `rerank_by: lm` needs. Raises InputError if the set has no readable
+    picture or references are missing, CheckpointError if a model is damaged or cannot write.
     """
     device = resolve_device(config.device)
     if device.type == "cpu":
@@ -120,8 +116,9 @@ def write_captions(
 ) -> dict[str, str]:
     """One caption for each picture, by key; a sampled one depends on `config.seed` and the key alone.
 
-    With `config.consensus_samples` it is chosen among the sampler's beams (see consensus.py), which are of the picture
-    as it is; `itc` is then what `config.consensus_itc_weight` weighs.
+    With `config.consensus_samples` it is the sampler's beam that agrees most with that many sampled captions
+    (consensus.py), half of them of the mirrored picture if `config.mirrored`. `itc` gives the similarities that
+    `config.consensus_itc_weight` weighs.
     """
     sampler, count = resolve_sampler(config.sampler), config.consensus_samples
     nucleus = dataclasses.replace(
@@ -156,16 +153,16 @@ def _write(
     sampler: Sampler,
     numbers: range,
 ) -> dict[str, list[str]]:
-    """Captions of these numbers for each picture, by key."""
+    """The captions of these numbers for each picture, by key."""
     seeds = [[_seed(seed, key if at == 0 else f"{key}/{at}") for at in numbers] for key in keys]
     captions = generate(med, tokenizer, states, prompt, sampler, seeds)
     return {key: [one.text for one in own] for key, own in zip(keys, captions, strict=True)}
 
 
 def measure_captions(data: HeldOut, written: Mapping[str, str], meteor: bool = False) -> dict[str, float]:
-    """cider, bleu4 and rouge_l, overall and as `<key>_<domain>`; meteor overall where asked for.
+    """cider, bleu4 and rouge_l, overall and as `<key>_<domain>`; with `meteor` also meteor, overall.
 
-    A domain's CIDEr is the mean of its pictures' figures, with the document frequencies of the whole set.
+    A domain's CIDEr has the document frequencies of the whole set.
     """
     keys = [picture.key for picture in data.pictures]
     scores = score_captions(written, {p.key: p.captions for p in data.pictures})
@@ -176,7 +173,7 @@ def measure_captions(data: HeldOut, written: Mapping[str, str], meteor: bool = F
 
 
 def judge_captions(data: HeldOut, written: Mapping[str, str]) -> list[WrittenCaption]:
-    """The captions beside what people wrote, each with its CIDEr."""
+    """The rows of the table `evaluated`: captions beside what people wrote, each with its CIDEr."""
     cider = score_captions(written, {p.key: p.captions for p in data.pictures}).cider
     return [
         WrittenCaption(p.key, p.name, p.domain, written[p.key], list(p.captions), cider[p.key]) for p in data.pictures

@@ -1,7 +1,7 @@
-"""Retrieval judged by the decoder: how much likelier a picture makes a text than other pictures of its kind do.
+"""Re-ranking of retrieval by the decoder: how much likelier a picture makes a text than similar pictures do.
 
-The decoder is a matching function too: log p(text | picture) finds the pictures of a text, less log p(text) the texts
-of a picture (Lin et al. 2024, arXiv 2306.01879). BLIP's own re-ranking is by ITM (section 4.1).
+For a text, log p(text | picture) ranks the pictures; for a picture, log p(text | picture) - log p(text) ranks the texts
+(Lin et al. 2024, arXiv 2306.01879). BLIP's own re-ranking is by ITM (section 4.1).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Likelihoods:
-    """Log-likelihoods that one decoder gives `texts`, each after `prompt`, whose tokens do not count."""
+    """Log-likelihoods of `texts` by one decoder; each begins with `prompt`, whose tokens do not count."""
 
     def __init__(self, med: Med, tokenizer: Tokenizer, texts: Sequence[str], prompt: str, batch_size: int) -> None:
         self.med, self.batch_size = med, batch_size
@@ -35,10 +35,10 @@ class Likelihoods:
         self._num_prompt = len(tokenizer.piece_ids(prompt))
 
     def of_pairs(self, data: HeldOut, wanted: Bool[Tensor, "n t"]) -> Float[Tensor, "n t"]:
-        """Log p(text | picture), nats, [SEP] included, of the wanted pairs of a picture and a text; 0 elsewhere."""
-        found, asked = torch.zeros(wanted.shape), wanted.any(1)
+        """Log p(text | picture) of the wanted pairs, nats, with [SEP]; 0 for other pairs."""
+        found, has_wanted = torch.zeros(wanted.shape), wanted.any(1)
         for rows, pixels in data.pixels(self.med.config.vision.image_size, self.batch_size):
-            some = asked[rows]
+            some = has_wanted[rows]
             if not some.any():
                 continue
             states = self.med.encode_image(pixels[some])
@@ -50,13 +50,13 @@ class Likelihoods:
 
     def _of_one(self, states: Float[Tensor, "1 p v"], texts: Sequence[int]) -> Float[Tensor, " r"]:
         keys = self.med.text.image_keys_values(states, "causal")
-        parts = []
-        for part in chunks(texts, self.batch_size):
-            longest = int(self._lengths[part].max())
-            ids, mask = self._ids[part, :longest], self._mask[part, :longest]
+        found = []
+        for rows in chunks(texts, self.batch_size):
+            longest = int(self._lengths[rows].max())
+            ids, mask = self._ids[rows, :longest], self._mask[rows, :longest]
             costs = token_costs(self.med, self.med.decode_states(states, ids, mask, keys), ids, mask)
-            parts.append(-costs[:, self._num_prompt :].sum(1).cpu())
-        return torch.cat(parts)
+            found.append(-costs[:, self._num_prompt :].sum(1).cpu())
+        return torch.cat(found)
 
 
 def text_gains(
@@ -67,10 +67,10 @@ def text_gains(
     similarities: Float[Tensor, "r t"],
     num_references: int,
 ) -> Float[Tensor, "n t"]:
-    """Of the wanted pairs, log p(text | picture) - log p(text), nats; 0 elsewhere.
+    """Log p(text | picture) - log p(text) of the wanted pairs, nats; 0 for other pairs.
 
-    Log p(text) is taken as the mean of log p(text | reference) over the `num_references` reference pictures that are
-    most similar to the text (`similarities`): what any picture of that kind would make of it.
+    Log p(text) is estimated as the mean of log p(text | reference) over the `num_references` reference pictures that
+    are most similar to the text by `similarities`.
     """
     near = first_of(similarities.T, num_references).T & wanted.any(0)
     expected = likelihoods.of_pairs(references, near).sum(0) / near.sum(0).clamp(min=1)

@@ -1,4 +1,4 @@
-"""How well a model matches held-out pictures and texts: zero-shot retrieval by ITC, its re-ranking, ITM AUC."""
+"""How well a model matches held-out pictures and texts: retrieval by ITC, re-ranked by ITM or LM, and ITM's AUC."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from blip_training.objective.micro_batches import encode_texts
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64, UInt8
 
-    from blip_training.model.text_stack import KeyValue
+    from blip_training.model.cross_attention import KeyValue
 
 
 RERANKED_ABOVE = 100.0
@@ -31,7 +31,7 @@ RERANKED_ABOVE = 100.0
 
 @dataclass(frozen=True)
 class Judge:
-    """What re-ranks by the decoder (`rerank_by: lm`): a model that writes, and pictures of its training."""
+    """The decoder that re-ranks with `rerank_by: lm`, and pictures of its training to estimate log p(text) by."""
 
     med: Med
     tokenizer: Tokenizer
@@ -44,9 +44,9 @@ def measure_matching(
 ) -> dict[str, float]:
     """tr1 tr5 tr10, ir1 ir5 ir10 and itm_auc (0..1), each also as `<key>_<domain>`.
 
-    A picture's rank is among all texts of the set, and a text's among all pictures, for every domain. With
-    `rerank_top_k` the first so many by ITC are put in the order of ITM logit plus ITC similarity, as BLIP does, or,
-    where there is a `judge`, of what it says; no more than a batch of image states is held in memory.
+    Within a domain, too, ranks are among all texts, or all pictures, of the set. With `rerank_top_k` the first K by ITC
+    are re-ranked by ITM logit plus ITC similarity, as BLIP does, or by the likelihoods of `judge` plus ITC similarity.
+    No more than one batch of image states is held in memory.
     """
     scorer = Matcher(med, tokenizer, data, config, judge)
     scores = scorer.similarities()
@@ -55,8 +55,9 @@ def measure_matching(
         by_image, by_text = scorer.rerank(scores)
     right = right_pairs(data)
     image_ranks, text_ranks = best_ranks(by_image, right), best_ranks(by_text, right.T)
+    domains = {f"_{domain}": rows for domain, rows in data.domains.items()}
     metrics: dict[str, float] = {}
-    for suffix, rows in {"": list(range(len(data.pictures))), **_suffixed(data)}.items():
+    for suffix, rows in {"": list(range(len(data.pictures))), **domains}.items():
         texts = right[rows].any(0).nonzero()[:, 0]
         found = recalls(image_ranks[rows], "tr") | recalls(text_ranks[texts], "ir")
         pairs = [scorer.pairs[i] for i in rows if i in scorer.pairs]
@@ -69,7 +70,7 @@ def measure_matching(
 def text_similarities(
     med: Med, tokenizer: Tokenizer, data: HeldOut, config: EvaluateConfig, texts: Mapping[str, Sequence[str]]
 ) -> dict[str, list[float]]:
-    """ITC similarity (-1..1) of each picture with texts of its own, both by the picture's key."""
+    """The ITC similarity (-1..1) of each picture with its own `texts`; both are by the picture's key."""
     found: dict[str, list[float]] = {}
     for rows, pixels in data.pixels(med.config.vision.image_size, config.batch_size):
         images = embed_pictures(med, med.encode_image(pixels), pixels, config.mirrored)
@@ -85,28 +86,24 @@ def text_similarities(
 def embed_pictures(
     med: Med, states: Float[Tensor, "b p v"], pixels: UInt8[Tensor, "b 3 h w"], mirrored: bool
 ) -> Float[Tensor, "b e"]:
-    """ITC embeddings of pictures whose image states are known; `mirrored`: the mean of theirs and their mirror images'.
+    """ITC embeddings, of length 1, of pictures whose image states are known.
 
-    Of length 1 either way.
+    With `mirrored` they are the mean of the embeddings of picture and mirror image.
     """
     images = med.embed_image(states)
     return F.normalize(images + med.embed_image(med.encode_image(pixels.flip(-1))), dim=1) if mirrored else images
 
 
 def right_pairs(data: HeldOut) -> Bool[Tensor, "n t"]:
-    """Which of the set's texts are of which picture."""
+    """Which of the set's T texts are right for each of its N pictures."""
     right = torch.zeros(len(data.pictures), len(data.texts), dtype=torch.bool)
     for row, own in enumerate(data.own):
         right[row, own] = True
     return right
 
 
-def _suffixed(data: HeldOut) -> dict[str, list[int]]:
-    return {f"_{domain}": rows for domain, rows in data.domains.items()}
-
-
 class Matcher:
-    """ITC and ITM scores of one model on one set; each picture is encoded once, and again where ITM re-ranks.
+    """ITC and ITM scores of one model on one set; each picture is encoded once, and once more to re-rank.
 
     `pairs` holds for each picture the ITM scores (0..1) of its own texts, and of as many random texts of others.
     """
@@ -130,13 +127,11 @@ class Matcher:
 
     @cached_property
     def _text_embeddings(self) -> Float[Tensor, "t e"]:
-        parts = []
-        for rows in chunks(range(len(self.data.texts)), self.config.batch_size):
-            parts.append(self.med.embed_text(*self._tokens(rows)))
-        return torch.cat(parts)
+        batches = chunks(range(len(self.data.texts)), self.config.batch_size)
+        return torch.cat([self.med.embed_text(*self._tokens(rows)) for rows in batches])
 
     def _tokens(self, texts: Sequence[int]) -> tuple[Int64[Tensor, "r l"], Int64[Tensor, "r l"]]:
-        """Ids and mask of these texts, as long as the longest."""
+        """Ids and mask of texts, no wider than the longest of them."""
         mask = self._mask[texts]
         longest = int(mask.sum(1).max())
         return self._ids[texts, :longest], mask[:, :longest]
@@ -159,22 +154,22 @@ class Matcher:
         cosines: Float[Tensor, " r"],
         keys: list[KeyValue] | None = None,
     ) -> Float[Tensor, "r 2"]:
-        """ITM logits of pairs of a row of `states` and a text, whose ITC similarities are known; `keys` as in match.
+        """ITM logits of pair r: text `texts[r]` and row `image_of_row[r]` of `states`; None: `states` are of one image.
 
-        Where `image_of_row` is None, `states` are of one image.
+        `cosines` are the pairs' ITC similarities; `keys` the images' keys and values, if known.
         """
-        parts = [torch.zeros(0, 2)]
-        for part in chunks(range(len(texts)), self.config.batch_size):
-            ids, mask = self._tokens([texts[i] for i in part])
-            at = None if image_of_row is None else torch.tensor(image_of_row, device=states.device)[part]
-            known = cosines[part].to(states.device)
-            parts.append(self.med.match(states, ids, mask, at, keys, known).cpu())
-        return torch.cat(parts)
+        logits = [torch.zeros(0, 2)]
+        for rows in chunks(range(len(texts)), self.config.batch_size):
+            ids, mask = self._tokens([texts[i] for i in rows])
+            at = None if image_of_row is None else torch.tensor(image_of_row, device=states.device)[rows]
+            known = cosines[rows].to(states.device)
+            logits.append(self.med.match(states, ids, mask, at, keys, known).cpu())
+        return torch.cat(logits)
 
     def rerank(self, scores: Float[Tensor, "n t"]) -> tuple[Float[Tensor, "n t"], Float[Tensor, "t n"]]:
-        """For each picture its first `rerank_top_k` texts in a new order, above all others; for each text its pictures.
+        """Scores with each picture's first `rerank_top_k` texts re-ranked above all others, and each text's pictures.
 
-        A pair that is among the first both ways is judged once, and a picture's keys and values are made once.
+        A pair that is among the first both ways is computed once, and so are a picture's keys and values.
         """
         of_image, of_text = first_of(scores, self.config.rerank_top_k), first_of(scores.T, self.config.rerank_top_k).T
         wanted = of_image | of_text
@@ -184,7 +179,7 @@ class Matcher:
         return torch.where(of_image, judged, scores), torch.where(of_text, judged, scores).T
 
     def _logits(self, wanted: Bool[Tensor, "n t"], scores: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
-        """The ITM logits of the wanted pairs, 0 elsewhere."""
+        """ITM logits of the wanted pairs; 0 for other pairs."""
         found, lengths = torch.zeros_like(scores), self._mask.sum(1).cpu()
         for rows, pixels in self.data.pixels(self.med.config.vision.image_size, self.config.batch_size):
             for row, states in zip(rows, torch.split(self.med.encode_image(pixels), 1), strict=True):
@@ -195,7 +190,7 @@ class Matcher:
         return found
 
     def _gains(self, wanted: Bool[Tensor, "n t"], judge: Judge) -> Float[Tensor, "n t"]:
-        """What the decoder says of the wanted pairs, times `lm_weight`."""
+        """Log-likelihood gains of the wanted pairs by the decoder (`text_gains`), times `lm_weight`."""
         size = self.config.batch_size
         likelihoods = Likelihoods(judge.med, judge.tokenizer, self.data.texts, judge.prompt, size)
         images = [

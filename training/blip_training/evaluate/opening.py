@@ -1,4 +1,4 @@
-"""Given models opened as the steps will open them, for what is wrong with them; prompts counted in their tokens."""
+"""Opens given models as the steps will, before a run begins, to report what is wrong with them or with prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Opened:
-    """What was opened of a configuration's models: each once, and only what a prompt is measured with is kept."""
+    """The models of a configuration that were opened, each once; only what measures the prompts is kept of them."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -30,7 +30,7 @@ class Opened:
         self._started = False
 
     def open(self, source: str, needs: str) -> None:
-        """Raise CheckpointError or InputError where the step that loads `source` could not use it for `needs`."""
+        """Open a model. Raises CheckpointError or InputError if the step that loads it cannot use it for `needs`."""
         if needs == "tokenizer":
             self._tokenizer = Tokenizer.load(source)
         elif needs == "score":
@@ -48,14 +48,14 @@ class Opened:
             self._captioners[source] = tokenizer, med.config.text.max_positions
 
     def _start(self) -> None:
-        """Both starts are put into one model."""
+        """Put `vision.start` and `text.start` into one model, once."""
         if self._tokenizer and not self._started:
             self._started = True
             with undrawn():
                 new_med(self.config.pretrain.model, self._tokenizer.num_tokens)
 
     def prompt_mistakes(self) -> list[str]:
-        """Prompts that leave no room for a caption, one line for each."""
+        """A line for each prompt that leaves no room for a caption."""
         return list(dict.fromkeys(self._prompt_mistakes()))
 
     def _prompt_mistakes(self) -> Iterator[str]:

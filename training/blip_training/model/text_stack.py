@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from blip_training.model.attention import attend
-from blip_training.model.cross_attention import NORM_EPS, CrossAttention
+from blip_training.model.cross_attention import NORM_EPS, CrossAttention, KeyValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,24 +20,22 @@ if TYPE_CHECKING:
 
     from blip_bootstrap.config import ModelConfig
 
-    KeyValue = tuple[Tensor, Tensor]
-
 
 Reading = Literal["bidirectional", "causal"]
 
-Part = TypeVar("Part", bound=nn.Module)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class Shared(nn.ModuleDict, Generic[Part]):
-    """One part of the stack: a single module for both readings, or one for each."""
+class Shared(nn.ModuleDict, Generic[ModuleT]):
+    """A module that both readings of the text stack share, or one module for each reading (section 3.1, Table 3)."""
 
-    def __init__(self, make: Callable[[], Part], shared: bool) -> None:
+    def __init__(self, make: Callable[[], ModuleT], shared: bool) -> None:
         super().__init__({"both": make()} if shared else {"bidirectional": make(), "causal": make()})
         self.is_shared = shared
 
-    def of(self, reading: Reading) -> Part:
+    def of(self, reading: Reading) -> ModuleT:
         """The module that this reading uses."""
-        return cast("Part", self["both" if self.is_shared else reading])
+        return cast("ModuleT", self["both" if self.is_shared else reading])
 
 
 class Embeddings(nn.Module):
@@ -51,7 +49,7 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Int64[Tensor, "n t"], start: int = 0) -> Float[Tensor, "n t d"]:
-        """Vectors of tokens that stand at positions `start`, `start` + 1, ..."""
+        """Embed tokens that stand at positions `start`, `start` + 1, ..."""
         x = self.words(ids) + self.positions.weight[start : start + ids.shape[1]]
         embedded: Tensor = self.dropout(self.norm(x))
         return embedded
@@ -69,7 +67,7 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "n t d"], mask: Bool[Tensor, "n 1 1 t"] | None) -> Float[Tensor, "n t d"]:
-        """`mask` is of the tokens that may be seen; None: every token sees itself and the ones before."""
+        """Attend within the text; `mask` is true for tokens that may be seen. None: itself and those before."""
         q, k, v = self.project(x)
         dropped = self.dropout.p if self.training else 0.0
         attended = attend(q, k, v, mask, dropped, is_causal=mask is None)
@@ -81,14 +79,14 @@ class SelfAttention(nn.Module):
         return list(self.qkv(x).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0))
 
     def finish(self, x: Float[Tensor, "n t d"], attended: Float[Tensor, "n h t e"]) -> Float[Tensor, "n t d"]:
-        """Output projection, added to the input, and norm."""
+        """Project what was attended, add it to the input, and normalise."""
         out = self.output(attended.transpose(1, 2).reshape(x.shape))
         finished: Tensor = self.norm(x + self.dropout(out))
         return finished
 
 
 class FeedForward(nn.Module):
-    """Two linear layers, added to their input, and norm."""
+    """Two linear layers with GELU between them, added to their input, then LayerNorm."""
 
     def __init__(self, width: int, intermediate: int, dropout: float) -> None:
         super().__init__()
@@ -98,13 +96,13 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """Each token by itself."""
+        """Transform each token by itself."""
         out: Tensor = self.norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
         return out
 
 
 class TextLayer(nn.Module):
-    """One layer; what its two readings share is ModelConfig.share (Table 3)."""
+    """One transformer layer; `ModelConfig.share` says what its two readings share (Table 3)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -133,7 +131,7 @@ class TextLayer(nn.Module):
 
 
 class LmHead(nn.Module):
-    """Last states to logits over the vocabulary, by the word embeddings transposed or by weights of its own."""
+    """From last states to logits over the vocabulary, by the transposed word embeddings or by weights of its own."""
 
     def __init__(self, num_tokens: int, width: int, tied: bool = True) -> None:
         super().__init__()
@@ -167,7 +165,7 @@ class TextStack(nn.Module):
         return cast("Iterator[TextLayer]", iter(self.layers))
 
     def image_keys_values(self, states: Float[Tensor, "b p v"], reading: Reading) -> list[KeyValue]:
-        """Of every layer's cross-attention."""
+        """Keys and values of image states for each layer's cross-attention in this reading."""
         return [layer.cross_attention.of(reading).keys_values(states) for layer in self.each_layer()]
 
     def forward(
@@ -179,11 +177,11 @@ class TextStack(nn.Module):
         image_of_row: Int64[Tensor, " n"] | None = None,
         states_mask: Int64[Tensor, "b p"] | None = None,
     ) -> Float[Tensor, "n t d"]:
-        """Last states of the tokens; grounded in images where `states`, or what `image_keys_values` made of them, are.
+        """Last states of the tokens; grounded in images if given `states`, or what `image_keys_values` made of them.
 
-        Row r looks at image `image_of_row[r]`; by default at image r // (N / B). Causally read, padding needs no mask:
-        it stands after the text. `states_mask` is 0 at states that are none (a question's padding, where a VQA decoder
-        looks at questions in place of images).
+        Row r attends to image `image_of_row[r]`; by default to image r // (N / B). The causal reading needs no mask for
+        padding, which stands after the text. `states_mask` is 0 at padding among `states`: a VQA decoder attends to
+        questions in place of images.
         """
         x: Tensor = self.embeddings.of(reading)(ids)
         seen = mask[:, None, None, :].bool() if reading == "bidirectional" else None
@@ -209,10 +207,10 @@ class TextStack(nn.Module):
             if isinstance(states, torch.Tensor):
                 attention = layer.cross_attention.of(reading)
                 num_queries = x.shape[0] * x.shape[1] // states.shape[0]
-                if image_of_row is not None or not attention.asks(states, num_queries):
+                if image_of_row is not None or not attention.absorbs(states, num_queries):
                     states = attention.keys_values(states)
             if isinstance(states, tuple) and image_of_row is not None:
-                # Not by brackets, whose backward pass writes element by element.
+                # Not by brackets: their backward pass writes element by element.
                 states = states[0].index_select(0, image_of_row), states[1].index_select(0, image_of_row)
             out: Tensor = layer(x, reading, seen, states, looked_at)
             return out
@@ -224,7 +222,7 @@ class TextStack(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """BERT's: normal 0.02, biases 0, norms 1."""
+    """Initialise as BERT does: weights from a normal distribution of deviation 0.02, biases 0, norms 1."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -29,7 +29,7 @@ NORM_EPS = 1e-6
 
 
 class PatchStem(nn.Module):
-    """Pixels to one vector per patch, by one convolution."""
+    """One convolution that turns each patch of pixels into a vector."""
 
     def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()
@@ -39,14 +39,14 @@ class PatchStem(nn.Module):
         self.register_buffer("std", std.view(3, 1, 1), persistent=False)
 
     def normalise(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """0..255 to CLIP's mean 0 and standard deviation 1; float pixels are taken as normalised already."""
+        """Normalise pixels of 0..255 by CLIP's mean and deviation; float pixels are taken as normalised already."""
         if pixels.is_floating_point():
             return pixels
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         return (pixels.to(mean.dtype) - mean) / std
 
     def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b p d"]:
-        """Patches in rows from the top left corner."""
+        """Vectors of the patches, row by row from the top left corner."""
         grid: Tensor = self.patches(self.normalise(pixels))
         return grid.flatten(2).transpose(1, 2)
 
@@ -84,10 +84,10 @@ class VisionBlock(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """Pixels to one state per patch and one for the whole image, the first.
+    """The image encoder: one state for the whole image, the first, and one for each patch (section 3.1).
 
-    `stem` gives the grid, `from_grid` the states; where `has_frozen_stem`, what `still_grid` gives can be computed once
-    and kept.
+    `stem` turns pixels into a grid of vectors, `from_grid` that into states. With `has_frozen_stem` the grid that
+    `still_grid` gives can be computed once and kept.
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -113,7 +113,7 @@ class VisionEncoder(nn.Module):
 
     @property
     def num_patches(self) -> int:
-        """Vectors of the grid at the configured image size."""
+        """The number of vectors of the grid at the configured image size."""
         stride = LITE_STRIDE if self.has_frozen_stem else self.config.patch_size
         return math.ceil(self.config.image_size / stride) ** 2
 
@@ -128,19 +128,19 @@ class VisionEncoder(nn.Module):
 
     @torch.no_grad()
     def still_grid(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b p c"]:
-        """As far as nothing is trained, the stem and, where it is fixed, the top; for `from_grid`."""
+        """The grid as far as nothing is trained: after the stem and, if the top is fixed, after the top."""
         grid = self.stem(pixels)
         is_trained = self.top is not None and any(weight.requires_grad for weight in self.top.parameters())
         return grid if is_trained else self._to_the_top(grid)
 
     def _to_the_top(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b q 1280"]:
-        """The last blocks' grid, where it is not that already."""
+        """The grid after the top, the last blocks; unchanged if it has passed them already."""
         grid = grid.to(self.positions.dtype)
         last: Tensor = grid if self.top is None or grid.shape[2] == LITE_CHANNELS else self.top(grid)
         return last
 
     def from_grid(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b s d"]:
-        """States of the class token and of each patch, after the last norm."""
+        """States of the class token and of each patch, after the last norm, from a grid of `stem` or `still_grid`."""
         x = self.project(self._drop_channels(self._to_the_top(grid)) if self.has_frozen_stem else grid)
         x = torch.cat([self.class_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1) + self.positions
         for block in self.blocks:
@@ -150,7 +150,7 @@ class VisionEncoder(nn.Module):
         return states
 
     def _drop_channels(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b p c"]:
-        """In training, leave channels out of whole pictures: dropout of single values would average out over them."""
+        """Drop whole channels of a picture in training: dropout of single values would average out over the patches."""
         return F.dropout1d(grid.transpose(1, 2), self.config.grid_dropout, self.training).transpose(1, 2)
 
     def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b s d"]:
@@ -159,7 +159,7 @@ class VisionEncoder(nn.Module):
 
 
 def resize_positions(positions: Float[Tensor, "1 p d"], num_patches: int) -> Float[Tensor, "1 q d"]:
-    """Position embeddings of another image size: the patches' part interpolated bicubically, as BLIP does."""
+    """Position embeddings for another image size: those of the patches interpolated bicubically, as BLIP does."""
     if positions.shape[1] == 1 + num_patches:
         return positions
     old, new, width = math.isqrt(positions.shape[1] - 1), math.isqrt(num_patches), positions.shape[2]

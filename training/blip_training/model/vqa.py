@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from blip_training.model.med import DECODE, Med
+from blip_training.model.med import DECODE, Med, with_first
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -25,9 +24,8 @@ READINGS: tuple[Reading, ...] = ("bidirectional", "causal")
 class Vqa(Med):
     """A MED re-arranged for questions: its encoder looks at the image, its decoder at the question's states.
 
-    The two share nothing, and there are no heads of ITC and ITM. What `decode` and the decoding functions take as
-    states are question states here. The decoder's cross-attention is over the text's width, which need not be the
-    image's.
+    The two share no weights, and there are no heads for ITC and ITM. The decoding functions take question states
+    where a captioner's take image states; the decoder's cross-attention has the text's width, not the image's.
     """
 
     def __init__(self, config: ModelConfig, num_tokens: int) -> None:
@@ -49,8 +47,11 @@ class Vqa(Med):
         mask: Int64[Tensor, "n t"],
         image_of_row: Int64[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n t d"]:
-        """Question states: each question read with its image. [ENC] is put in the place of the first token."""
-        ids = _beginning_with(self.enc_id, ids)
+        """Question states: each question read together with its image. [ENC] replaces the first token.
+
+        Question r goes with image `image_of_row[r]`; by default each image has N / B questions in succession.
+        """
+        ids = with_first(ids, self.enc_id)
         read: Tensor = self.text(ids, mask, "bidirectional", states, image_of_row)
         return read
 
@@ -62,15 +63,11 @@ class Vqa(Med):
         mask: Int64[Tensor, "m a"],
         question_of_row: Int64[Tensor, " m"] | None = None,
     ) -> Float[Tensor, "m a d"]:
-        """Last states of answers, before the LM head. [DEC] is put in the place of the first token.
+        """Last states of answers, before the LM head. [DEC] replaces the first token.
 
-        `question_mask` is 0 at padding; None: the questions have none. Answer r is one of question
+        `question_mask` is 0 at padding; None: there is no padding. Answer r belongs to question
         `question_of_row[r]`; by default each question has M / N answers in succession.
         """
-        ids = _beginning_with(self.dec_id, ids)
+        ids = with_first(ids, self.dec_id)
         decoded: Tensor = self.text(ids, mask, "causal", questions, question_of_row, question_mask)
         return decoded
-
-
-def _beginning_with(token: int, ids: Tensor) -> Tensor:
-    return torch.cat([ids.new_full((len(ids), 1), token), ids[:, 1:]], dim=1)

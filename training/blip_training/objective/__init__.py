@@ -1,1 +1,1 @@
-"""The losses of section 3.2, over micro-batches, workers and the queue."""
+"""ITC, ITM and LM (section 3.2), and what they need of micro-batches, workers, momentum encoder and queue."""

@@ -1,10 +1,9 @@
-"""A step's losses, put together from losses.py: texts to tokens, momentum features, what each micro-batch weighs."""
+"""ITC and ITM of one training step, over its micro-batches, its workers and the queue (section 3.2)."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,30 +13,50 @@ from torch import Tensor
 from blip_bootstrap.config import ItcConfig, ItmConfig
 from blip_training.model.med import Med
 from blip_training.objective.frozen_texts import FrozenTexts, has_frozen_texts
-from blip_training.objective.losses import ItcLoss, itc_loss, itm_loss, itm_weights, possible_negatives, text_keys
-from blip_training.objective.micro_batches import Part, shares_of
-from blip_training.objective.momentum import MomentumEncoder, Queue
+from blip_training.objective.losses import ItcLoss, itc_loss, itm_loss, itm_weights, possible_negatives, text_hashes
+from blip_training.objective.micro_batches import MicroBatch, shares_of
+from blip_training.objective.momentum import MomentumEncoder, MomentumRows, Queue
 from blip_training.runtime.workers import Worker, gather, gather_with_gradient, largest
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
-    from blip_training.model.text_stack import KeyValue
-
-    Ids = Int64[Tensor, "b t"]
+    from blip_training.model.cross_attention import KeyValue
 
 
-log = logging.getLogger(__name__)
+@dataclass(frozen=True)
+class ItmRows:
+    """The texts and image ids that ITM draws negatives from in one micro-batch."""
+
+    ids: Int64[Tensor, "b t"]
+    mask: Int64[Tensor, "b t"]
+    image_ids: Int64[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class StepFeatures:
+    """What the losses of all micro-batches of a step need to know about each other; made before the first of them.
+
+    `momentum` are the momentum features of the whole step: the rows of all workers in the order of their ranks, each
+    worker's micro-batches in order. The other fields have one entry for each micro-batch of this worker: `pooled` the
+    kept text states [B, D], None unless the text encoder is frozen; `itm_rows` the candidates for negatives;
+    `itm_shares` [K] the weight of the micro-batch's mean ITM loss in the step's.
+    """
+
+    momentum: MomentumRows
+    pooled: Sequence[Tensor | None]
+    itm_rows: Sequence[ItmRows]
+    itm_shares: Tensor
 
 
 class Contrast:
-    """ITC and ITM of a training: the momentum encoder, the queue, and the workers that share them (section 3.2).
+    """The losses ITC and ITM of a training, with the momentum encoder and the queue that belong to them (section 3.2).
 
-    A step is one batch, however it is cut: `look` takes the momentum features of all its micro-batches on all workers
-    first, each ITC loss is against all of them and the queue as the last step left it, and `follow` puts them into the
-    queue in the order of the batch. So ITC and the queue are what one worker without accumulation has. ITM draws its
-    negatives from one micro-batch, this worker's or (`negatives: all_workers`) that of all workers together: image
-    states of other micro-batches are gone, or not there yet, and keeping them is what accumulation avoids.
+    A step is one batch, however it is cut into micro-batches and shared out to workers: each ITC loss compares with the
+    momentum features of the whole step and with the queue as the last step left it, and the step's features enter the
+    queue in the order of the batch. ITM draws its negatives from one micro-batch: this worker's, or with `negatives:
+    all_workers` those of all workers together. The image states of other micro-batches are freed or not yet made, which
+    is what accumulation saves memory by.
     """
 
     def __init__(self, med: Med, itc: ItcConfig, itm: ItmConfig, worker: Worker) -> None:
@@ -46,98 +65,105 @@ class Contrast:
         self.queue = Queue(itc.queue_size, med.config.embed_dim).to(worker.device)
         self._all_workers = itm.negatives == "all_workers" and worker.world > 1
         self._texts = FrozenTexts(med) if has_frozen_texts(med) else None
-        self._pooled: list[Tensor | None] = []
-        self._slow: list[Tensor] = []
-        self._pools: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._itm_shares = torch.ones(0)
 
-    def look(self, parts: Sequence[Part]) -> None:
-        """The momentum features of a step, before its losses; and what each micro-batch weighs in its ITM loss."""
-        self._pooled = [self._texts.pooled(part.ids, part.mask) if self._texts else None for part in parts]
-        features = [
-            self.momentum.embed(part.images, part.ids, part.mask, pooled)
-            for part, pooled in zip(parts, self._pooled, strict=True)
+    def features(self, micro_batches: Sequence[MicroBatch]) -> StepFeatures:
+        """The momentum features of a step, and the weight of each micro-batch in its ITM loss."""
+        pooled = [self._texts.pooled(one.ids, one.mask) if self._texts else None for one in micro_batches]
+        embedded = [
+            self.momentum.embed(one.images, one.ids, one.mask, known)
+            for one, known in zip(micro_batches, pooled, strict=True)
         ]
-        images, texts = (torch.cat(own) for own in zip(*features, strict=True))
-        image_ids = torch.cat([part.image_ids for part in parts])
-        keys = torch.cat([text_keys(part.ids, part.mask) for part in parts])
-        self._slow = [gather(own) for own in (images, texts, image_ids, keys)]
-        self._pools = [(part.ids, part.mask, part.image_ids) for part in parts]
+        images, texts = (torch.cat(own) for own in zip(*embedded, strict=True))
+        image_ids = torch.cat([one.image_ids for one in micro_batches])
+        hashes = torch.cat([text_hashes(one.ids, one.mask) for one in micro_batches])
+        momentum = MomentumRows(*(gather(own) for own in (images, texts, image_ids, hashes)))
+        rows = [ItmRows(one.ids, one.mask, one.image_ids) for one in micro_batches]
         if self._all_workers:
-            self._pools = _pools_of_all(parts)
-        judged = [self._num_judged(ids, image_ids) for ids, _, image_ids in self._pools]
-        self._itm_shares = shares_of(judged, self.worker)
+            rows = _rows_of_all_workers(micro_batches)
+        shares = shares_of([self._num_judged(one) for one in rows], self.worker)
+        return StepFeatures(momentum, pooled, rows, shares)
 
-    def itc(self, part: Part, states: Float[Tensor, "b p v"], alpha: float) -> ItcLoss:
+    def itc(self, step: StepFeatures, batch: MicroBatch, states: Float[Tensor, "b p v"], alpha: float) -> ItcLoss:
         """The ITC loss of a micro-batch against the momentum features of the whole step and of the queue."""
         image = self.med.embed_image(states)
-        text = self.med.embed_text(part.ids, part.mask, self._pooled[part.number])
-        at = self._place(part, self.worker.rank)  # itc_loss wants a micro-batch's own rows first
-        slow_images, slow_texts, slow_ids, slow_keys = (
-            torch.cat([all_[at], all_[: at.start], all_[at.stop :], kept])
-            for all_, kept in zip(self._slow, self.queue.contents(), strict=True)
+        text = self.med.embed_text(batch.ids, batch.mask, step.pooled[batch.number])
+        at = self._place(step, batch, self.worker.rank)  # itc_loss wants the micro-batch's own rows first
+        slow_images, slow_texts, slow_ids, slow_hashes = (
+            torch.cat([rows[at], rows[: at.start], rows[at.stop :], queued])
+            for rows, queued in zip(step.momentum, self.queue.contents(), strict=True)
         )
         loss = itc_loss(
-            image, text, slow_images, slow_texts, slow_ids, self.med.temperature, alpha, slow_keys,
+            image, text, slow_images, slow_texts, slow_ids, self.med.temperature, alpha, slow_hashes,
             self.itc_config.equal_texts,
         )  # fmt: skip
-        return self._similarities(loss, part, image, text) if self._all_workers else loss
+        return self._over_workers(loss, step, batch, image, text) if self._all_workers else loss
 
     def itm(
         self,
-        part: Part,
+        step: StepFeatures,
+        batch: MicroBatch,
         states: Float[Tensor, "b p v"],
         itc: ItcLoss,
         generator: torch.Generator,
         keys: list[KeyValue] | None = None,
     ) -> Float[Tensor, ""]:
-        """The ITM loss of a micro-batch; `generator` is in the same state on every worker, `keys` as in itm_loss."""
-        config = self.itm_config
+        """The ITM loss of a micro-batch, weighted by its share of the pairs that ITM judges in the step.
+
+        `generator`, which draws the negatives, is in one state on all workers. `keys` are as in `itm_loss`.
+        """
+        config, rows = self.itm_config, step.itm_rows[batch.number]
         if self._all_workers:
             states = gather_with_gradient(states)
-        ids, mask, image_ids = self._pools[part.number]
         found = itm_loss(
-            self.med, states, ids, mask, image_ids, itc, generator, config.uniform_share, config.mask_duplicate_texts,
-            self._rows(len(part.ids)), keys,
+            self.med, states, rows.ids, rows.mask, rows.image_ids, itc, generator, config.uniform_share,
+            config.mask_duplicate_texts, self._own_rows(len(batch.ids)), keys,
         )  # fmt: skip
-        return found.loss * self._itm_shares[part.number]
+        return found.loss * step.itm_shares[batch.number]
 
-    def follow(self) -> None:
-        """After a step that was taken: its features into the queue, temperature in range, momentum one step on."""
-        self.queue.push(*self._slow)
+    def update(self, step: StepFeatures) -> None:
+        """Follow an optimizer step: clamp the temperature, move the momentum encoder, put the features into the queue.
+
+        To be called only if the optimizer step was taken: after a skipped one, momentum and queue must stay.
+        """
+        self.queue.push(*step.momentum)
         self.med.clamp_temperature(self.itc_config.min_temperature)
         self.momentum.update(self.med)
 
-    def _place(self, part: Part, rank: int) -> slice:
-        """Where the micro-batch of a worker stands in the step."""
-        size, num_parts = len(part.ids), len(self._pools)
-        start = (rank * num_parts + part.number) * size
+    def _place(self, step: StepFeatures, batch: MicroBatch, rank: int) -> slice:
+        """The rows of worker `rank`'s micro-batch among those of the whole step."""
+        size = len(batch.ids)
+        start = (rank * len(step.itm_rows) + batch.number) * size
         return slice(start, start + size)
 
-    def _rows(self, size: int) -> slice | None:
-        """This worker's among the rows that ITM is given; None: all."""
+    def _own_rows(self, size: int) -> slice | None:
+        """This worker's rows among those of all workers; None: there are no others."""
         return slice(self.worker.rank * size, (self.worker.rank + 1) * size) if self._all_workers else None
 
-    def _num_judged(self, ids: Tensor, image_ids: Tensor) -> Tensor:
-        """The pairs that ITM judges in this worker's micro-batch."""
-        allowed = possible_negatives(image_ids, ids, self.itm_config.mask_duplicate_texts)
-        size = len(ids) // self.worker.world if self._all_workers else len(ids)
-        return itm_weights(allowed, self._rows(size) or slice(None)).sum()
+    def _num_judged(self, rows: ItmRows) -> Tensor:
+        """The number of pairs that ITM judges in this worker's micro-batch."""
+        allowed = possible_negatives(rows.image_ids, rows.ids, self.itm_config.mask_duplicate_texts)
+        size = len(rows.ids) // self.worker.world if self._all_workers else len(rows.ids)
+        return itm_weights(allowed, self._own_rows(size) or slice(None)).sum()
 
-    def _similarities(self, own: ItcLoss, part: Part, image: Tensor, text: Tensor) -> ItcLoss:
-        """The same loss with the similarities of all workers' micro-batches."""
-        places = [self._place(part, rank) for rank in range(self.worker.world)]
-        slow_image, slow_text = (torch.cat([all_[at] for at in places]) for all_ in self._slow[:2])
+    def _over_workers(
+        self, own: ItcLoss, step: StepFeatures, batch: MicroBatch, image: Tensor, text: Tensor
+    ) -> ItcLoss:
+        """`own` with the similarities of all workers' micro-batches of this number, to draw negatives by."""
+        places = [self._place(step, batch, rank) for rank in range(self.worker.world)]
+        slow_image, slow_text = (
+            torch.cat([rows[at] for at in places]) for rows in (step.momentum.images, step.momentum.texts)
+        )
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             image_to_text = gather(image) @ slow_text.T / self.med.temperature
             text_to_image = gather(text) @ slow_image.T / self.med.temperature
         return replace(own, image_to_text=image_to_text, text_to_image=text_to_image)
 
 
-def _pools_of_all(parts: Sequence[Part]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Ids, mask and image ids of each micro-batch of all workers, padded to the longest text."""
-    width = largest(max(part.ids.shape[1] for part in parts), parts[0].ids.device)
-    padded = [(F.pad(one, (0, width - one.shape[1])) for one in (part.ids * part.mask, part.mask)) for part in parts]
-    return [
-        (gather(ids), gather(mask), gather(part.image_ids)) for (ids, mask), part in zip(padded, parts, strict=True)
-    ]
+def _rows_of_all_workers(micro_batches: Sequence[MicroBatch]) -> list[ItmRows]:
+    """For each micro-batch number the rows of all workers, padded to the step's longest text."""
+    width = largest(max(one.ids.shape[1] for one in micro_batches), micro_batches[0].ids.device)
+    rows = []
+    for one in micro_batches:
+        ids, mask = (F.pad(own, (0, width - own.shape[1])) for own in (one.ids * one.mask, one.mask))
+        rows.append(ItmRows(gather(ids), gather(mask), gather(one.image_ids)))
+    return rows

@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from blip_bootstrap.config import EqualTexts
+    from blip_training.model.cross_attention import KeyValue
     from blip_training.model.med import Med
-    from blip_training.model.text_stack import KeyValue
 
 
 IGNORED = -100
 
 HARD_FLOOR = 1e-4
-"""Added to the hard negatives' probabilities, as the released code does, so that every row has one."""
+"""Added to the probabilities of hard negatives, as in the released code, so that each allowed one can be drawn."""
 
 HASH_FACTOR = 0x5851F42D4C957F2D
 
 FAR_APART = -1e9
-"""A similarity over temperature that no pair has: its probability is 0, and 0 times it is 0."""
+"""Similarity over temperature of a masked pair: its probability is 0, and finite, so that 0 times it is 0."""
 
 
 @dataclass(frozen=True)
 class ItcLoss:
-    """The ITC loss and the similarities over temperature within the batch, for hard negatives."""
+    """The ITC loss, and the similarities over temperature within the batch, by which ITM draws hard negatives."""
 
     loss: Float[Tensor, ""]
     image_to_text: Float[Tensor, "b b"]
@@ -47,18 +47,18 @@ def itc_loss(
     slow_ids: Int64[Tensor, " m"],
     temperature: Float[Tensor, ""],
     alpha: float,
-    slow_keys: Int64[Tensor, " m"] | None = None,
+    slow_hashes: Int64[Tensor, " m"] | None = None,
     equal_texts: EqualTexts = "positives",
 ) -> ItcLoss:
     """Image-text contrastive loss with a momentum encoder's soft targets (section 3.2, after ALBEF).
 
-    `slow_*` are momentum embeddings: the batch's first, in its order, then those of other workers and of the queue.
-    `slow_ids` name the images; every pair of the same image is a positive, all sharing the weight. `slow_keys` name the
-    texts (`text_keys`), where `equal_texts` of other images shall be positives too, or `masked`: neither positives nor
-    negatives. `alpha` (0..1) is the weight of the soft targets.
+    `slow_*` are momentum embeddings: the batch's rows first, in its order, then those of other micro-batches, workers
+    and the queue. `slow_ids` name the images: all pairs of one image are positives and share the weight. `slow_hashes`
+    name the texts (`text_hashes`); with `equal_texts: positives` equal texts of other images are positives too, with
+    `masked` neither positives nor negatives. `alpha` (0..1) is the weight of the soft targets.
     """
     batch = len(image)
-    positive, masked = partners(slow_ids, slow_keys, batch, equal_texts)
+    positive, masked = partners(slow_ids, slow_hashes, batch, equal_texts)
     # Similarities over a temperature of .07 and less need more than bfloat16's eight bits.
     with torch.autocast(image.device.type, enabled=False):
         image_to_text, text_to_image = image @ slow_text.T / temperature, text @ slow_image.T / temperature
@@ -78,27 +78,27 @@ def itc_loss(
 
 
 def partners(
-    slow_ids: Int64[Tensor, " m"], slow_keys: Int64[Tensor, " m"] | None, batch: int, equal_texts: EqualTexts
+    slow_ids: Int64[Tensor, " m"], slow_hashes: Int64[Tensor, " m"] | None, batch: int, equal_texts: EqualTexts
 ) -> tuple[Float[Tensor, "b m"], Bool[Tensor, "b m"] | None]:
-    """1 where a momentum pair is a positive of a row of the batch; and where it counts for nothing, if anywhere."""
+    """Which of M momentum pairs are positives (1) of each row of the batch, and which are masked; None: none."""
     same_image = slow_ids[:batch, None] == slow_ids
-    if slow_keys is None or equal_texts == "negatives":
+    if slow_hashes is None or equal_texts == "negatives":
         return same_image.float(), None
-    same_text = slow_keys[:batch, None] == slow_keys
+    same_text = slow_hashes[:batch, None] == slow_hashes
     if equal_texts == "positives":
         return (same_image | same_text).float(), None
     return same_image.float(), same_text & ~same_image
 
 
-def text_keys(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Int64[Tensor, " n"]:
-    """A number for each text, the same for equal ones however far they are padded: a 64-bit hash of its tokens."""
+def text_hashes(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Int64[Tensor, " n"]:
+    """A 64-bit hash of each text's tokens, which does not depend on its padding."""
     factors = torch.full_like(ids[0], HASH_FACTOR).cumprod(0)  # overflow is meant
     return (ids * mask * factors).sum(1)
 
 
 @dataclass(frozen=True)
 class ItmLoss:
-    """The ITM loss; logits and labels of the 3 B pairs: positives, then a wrong text, then a wrong image for each."""
+    """The ITM loss, with logits and labels of 3 B pairs: B positives, B with a wrong text, B with a wrong image."""
 
     loss: Float[Tensor, ""]
     logits: Float[Tensor, "n 2"]
@@ -120,11 +120,11 @@ def itm_loss(
 ) -> ItmLoss:
     """Image-text matching with one wrong text per image and one wrong image per text (section 3.2).
 
-    Wrong ones are drawn from the batch in proportion to the softmax of the ITC similarities, a share `uniform_share`
-    uniformly. Never drawn: a pair of the same image, and (`mask_duplicate_texts`) of an equal text. A row that has no
-    possible negative has none: it carries no weight. `ids` start with [CLS], as given to `embed_text`. `rows` are the
-    images and texts whose loss is taken, by default all; the others serve as negatives. `keys` are
-    `med.shared_keys(states)`, where they are wanted elsewhere too and there are no `rows`.
+    Negatives are drawn from the batch in proportion to the softmax of the ITC similarities, a share `uniform_share`
+    (0..1) of them uniformly. Never drawn are pairs of one image and, with `mask_duplicate_texts`, of equal texts. A row
+    without a possible negative has weight 0 there. `ids` start with [CLS], as for `embed_text`. `rows` are the images
+    and texts whose loss is taken, by default all; the others serve as negatives. `keys` are `med.shared_keys(states)`,
+    if they are needed elsewhere too and there are no `rows`.
     """
     allowed = possible_negatives(image_ids, ids, mask_duplicate_texts)
     taken = slice(None) if rows is None else rows
@@ -132,7 +132,7 @@ def itm_loss(
     wrong_image = draw_negatives(similarity.text_to_image, allowed.T, generator, uniform_share)[taken]
     own = torch.arange(len(ids), device=ids.device)[taken]
     text_of_row, image_of_row = torch.cat([own, wrong_text, own]), torch.cat([own, own, wrong_image])
-    if rows is not None:  # keys and values of the images that are looked at, and of no others
+    if rows is not None:  # keys and values of no more images than are attended to
         at = torch.arange(len(own), device=ids.device)
         states, image_of_row = states[torch.cat([own, wrong_image])], torch.cat([at, at, at + len(own)])
     cosines = None
@@ -148,13 +148,13 @@ def itm_loss(
 def possible_negatives(
     image_ids: Int64[Tensor, " b"], ids: Int64[Tensor, "b t"], mask_duplicate_texts: bool = True
 ) -> Bool[Tensor, "b b"]:
-    """Whether image i and text j may stand as a pair that does not match."""
+    """Whether image i and text j can serve as a pair that does not match."""
     allowed = image_ids[:, None] != image_ids[None, :]
     return allowed & (ids[:, None, :] != ids[None, :, :]).any(-1) if mask_duplicate_texts else allowed
 
 
 def itm_weights(allowed: Bool[Tensor, "b b"], rows: slice) -> Float[Tensor, " n"]:
-    """1 for each pair that ITM judges, 0 where a row has no possible negative; in the order of `ItmLoss`."""
+    """The weight of each pair, in the order of `ItmLoss`: 0 if its row has no possible negative, else 1."""
     own = torch.ones(len(allowed), device=allowed.device)
     return torch.cat([own[rows], allowed.any(1)[rows], allowed.any(0)[rows]])
 
@@ -166,14 +166,14 @@ def draw_negatives(
     generator: torch.Generator | None = None,
     uniform_share: float = 0.0,
 ) -> Int64[Tensor, " b"]:
-    """For each row one allowed column, by softmax of the similarity mixed with a uniform share (section 3.2).
+    """Draw an allowed column for each row, by the softmax of the similarities mixed with a uniform share (section 3.2).
 
-    A row without any allowed column gives an arbitrary one.
+    For a row without an allowed column any column is drawn.
     """
     hard = (F.softmax(similarity.float(), dim=1) + HARD_FLOOR) * allowed
     uniform = allowed / allowed.sum(1, keepdim=True).clamp(min=1)
     weights = torch.lerp(hard / hard.sum(1, keepdim=True).clamp(min=HARD_FLOOR), uniform, uniform_share)
-    # A diverged model has no similarities to draw by; its step will be skipped, and must not end in an error here.
+    # A diverged model has NaN similarities; its step will be skipped, and torch.multinomial must not raise before.
     usable = allowed.any(1, keepdim=True) & weights.isfinite().all(1, keepdim=True)
     weights = torch.where(usable, weights, 1.0)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
@@ -192,8 +192,8 @@ def lm_loss(
     """Language modelling: mean cross-entropy of each next token, nats (section 3.2).
 
     Padding is no target, nor are the first `prompt_tokens` word pieces after the first token (the captioner's
-    fine-tuning prompt). Logits are computed where there is a target and nowhere else. `read`, where given, is what the
-    decoder reads in place of `ids` (`drop_words`).
+    fine-tuning prompt). Logits are computed at targets only. `read`, if given, is what the decoder reads in place of
+    `ids` (`drop_words`).
     """
     targets = lm_targets(ids, mask, prompt_tokens)
     wanted = targets != IGNORED
@@ -203,7 +203,7 @@ def lm_loss(
 
 
 def lm_targets(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], prompt_tokens: int = 0) -> Int64[Tensor, "n t-1"]:
-    """The token after each one; IGNORED for padding and for the prompt."""
+    """The token that follows each token; IGNORED for padding and within the prompt."""
     targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
     targets[:, :prompt_tokens] = IGNORED
     return targets
@@ -212,9 +212,9 @@ def lm_targets(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], prompt_tok
 def drop_words(
     ids: Int64[Tensor, "n t"], share: float, unknown_id: int, prompt_tokens: int = 0
 ) -> Int64[Tensor, "n t"]:
-    """`ids` with a random share (0..1) of what follows the prompt unknown (word dropout, Bowman et al. 2016).
+    """Replace a random share (0..1) of the tokens after the prompt by [UNK] (word dropout, Bowman et al. 2016).
 
-    Where a decoder cannot rely on the words before, it looks at the picture.
+    A decoder that cannot rely on the words before has to use the picture.
     """
     dropped = torch.rand(ids.shape, device=ids.device) < share
     dropped[:, : 1 + prompt_tokens] = False
@@ -228,7 +228,7 @@ def token_costs(
     mask: Int64[Tensor, "n t"],
     label_smoothing: float = 0.0,
 ) -> Float[Tensor, "n t-1"]:
-    """Cross-entropy of each token after the first, nats; 0 at padding. Logits are computed where a token is."""
+    """Cross-entropy of each token after the first, nats; 0 at padding, where no logits are computed."""
     wanted = mask[:, 1:] == 1
     logits = med.lm_logits(decoded[:, :-1][wanted]).float()
     each = F.cross_entropy(logits, ids[:, 1:][wanted], reduction="none", label_smoothing=label_smoothing)
@@ -245,7 +245,7 @@ def answer_loss(
     question_of_row: Int64[Tensor, " m"],
     label_smoothing: float = 0.1,
 ) -> Float[Tensor, ""]:
-    """LM loss of weighted answers: summed over an answer's tokens and a question's answers, mean over questions."""
+    """LM loss of weighted answers (section 5.4): summed over tokens and a question's answers, mean over questions."""
     decoded = vqa.answer_states(questions, question_mask, ids, mask, question_of_row)
     costs = token_costs(vqa, decoded, ids, mask, label_smoothing)
     return (costs.sum(1) * weights).sum() / len(questions)

@@ -1,4 +1,4 @@
-"""A step's micro-batches: texts as tokens, and what each weighs in the step's losses."""
+"""The micro-batches of a training step: their texts as tokens, and the weight of each in the step's mean losses."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from blip_training.runtime.workers import Worker, average
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
-    from blip_training.objective.contrast import Ids
+    Ids = Int64[Tensor, "b t"]
 
 
 CUT_SHARE = 0.05
-"""Of texts that are cut, above which the log says so."""
+"""Share of cut texts above which the log warns."""
 
 log = logging.getLogger(__name__)
 
 
 def encode_texts(med: Med, tokenizer: Tokenizer, texts: Sequence[str], prompt: str = "") -> tuple[Ids, Ids]:
-    """Ids and mask on the model's device, cut at the model's `max_tokens`, starting with [CLS], then `prompt`.
+    """Token ids and mask (1: a token, 0: padding) of texts that all begin with `prompt`, on the model's device.
 
-    Texts are normalised where the model was trained so; the prompt is not.
+    Each row is [CLS], the prompt, the text and [SEP], cut at the model's `max_tokens`. Texts are normalised as the
+    model was trained to read them; the prompt is not.
     """
     texts = captions_as_seen(med.config.text, texts)
     texts = [f"{prompt} {text}".strip() for text in texts] if prompt else texts
@@ -41,7 +42,7 @@ def encode_texts(med: Med, tokenizer: Tokenizer, texts: Sequence[str], prompt: s
 
 
 def warn_of_cut_texts(med: Med, tokenizer: Tokenizer, texts: Sequence[str], prompt: str = "") -> None:
-    """Say it in the log where `max_tokens` cuts many of `texts`: LM then teaches to stop where the cut is."""
+    """Log a warning if `max_tokens` cuts more than 5 % of `texts`: LM would then learn to stop at the cut."""
     limit, prompt_pieces = med.config.text.max_tokens - 2, len(tokenizer.piece_ids(prompt))
     seen = captions_as_seen(med.config.text, texts)
     num_cut = sum(prompt_pieces + len(tokenizer.piece_ids(text)) > limit for text in seen)
@@ -53,10 +54,11 @@ def warn_of_cut_texts(med: Med, tokenizer: Tokenizer, texts: Sequence[str], prom
 
 
 @dataclass(frozen=True)
-class Part:
-    """One micro-batch of a step, number `number` of this worker's, with its texts as tokens.
+class MicroBatch:
+    """What one forward pass of a training step sees; `number` counts this worker's micro-batches from 0.
 
-    `lm_share` is the weight of its mean LM loss in the step's: 1 where all micro-batches have as many targets.
+    `images` are uint8 pixels [B, 3, H, W] or the grids of a frozen stem [B, P, C]. `lm_share` is the weight of the
+    mean LM loss in the step's: 1 if all micro-batches have equally many target tokens.
     """
 
     number: int
@@ -67,24 +69,27 @@ class Part:
     lm_share: Float[Tensor, ""]
 
 
-def parts_of_step(
+def micro_batches_of(
     med: Med, tokenizer: Tokenizer, batches: Sequence[Batch], worker: Worker, prompt: str = ""
-) -> list[Part]:
-    """A step's micro-batches with their tokens; `prompt` goes before each text and is no target of LM.
+) -> list[MicroBatch]:
+    """This worker's micro-batches of a step with their texts as tokens.
 
-    Micro-batches weigh by their LM targets, so that a step's LM loss is the mean over all its tokens, however many
-    workers and micro-batches they are dealt to.
+    `prompt` goes before each text and is no target of LM. Micro-batches are weighted by their numbers of target tokens,
+    so that a step's LM loss is the mean over all its tokens, whatever the number of workers and micro-batches.
     """
     tokens = [encode_texts(med, tokenizer, batch.texts, prompt) for batch in batches]
     num_prompt = len(tokenizer.piece_ids(prompt))
     shares = shares_of([(lm_targets(ids, mask, num_prompt) != IGNORED).sum() for ids, mask in tokens], worker)
     return [
-        Part(number, batch.images, batch.ids, ids, mask, share)
+        MicroBatch(number, batch.images, batch.ids, ids, mask, share)
         for number, (batch, (ids, mask), share) in enumerate(zip(batches, tokens, shares, strict=True))
     ]
 
 
 def shares_of(counts: Sequence[Tensor], worker: Worker) -> Float[Tensor, " k"]:
-    """What each micro-batch's mean weighs in the step's, from the rows behind it; 1 on average over all workers."""
+    """The weight of each micro-batch's mean loss in the step's mean, from the number of terms in each mean.
+
+    The weights are 1 on average over all workers' micro-batches.
+    """
     own = torch.stack(list(counts)).float()
     return own / average({"mean": own.mean()}, worker.world)["mean"]

@@ -1,1 +1,1 @@
-"""The process: workers of a training, memory, and where models come from."""
+"""Processes, memory, and where models are found: what training and evaluation run on."""

@@ -1,4 +1,4 @@
-"""Python processes that work for this one through pipes, and end when it does."""
+"""Child processes of Python that work through pipes and end when their parent does."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ Child = subprocess.Popen[bytes]
 
 
 def start_child(module: str, *arguments: str) -> Child:
-    """Run a module's main part with pipes to its standard input and output.
+    """Start `python -m module` with pipes to its standard input and output.
 
-    No fork of this process is made, whose threads may hold locks. The child is to end where its input ends. In a group
-    of its own it is not reached by Ctrl-C: its parent deals with that, and ends it or is ended.
+    The module must end when its input ends. It runs in a process group of its own, so that Ctrl-C reaches the parent
+    alone. It is a new interpreter, not a fork: threads of this process may hold locks.
     """
-    # It imports from where this process does; without -P also a numpy.py in the working directory.
+    # -P: else the child would import a numpy.py of the working directory.
     command = [sys.executable, "-P", "-W", "ignore", "-m", module, *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0)
 
 
 def stop_child(child: Child) -> int:
-    """Kill it, if it has not ended; how it ended, as `subprocess` tells."""
+    """Kill the child unless it has ended; its return code as `subprocess` gives it (negative: a signal)."""
     child.kill()
     for stream in (child.stdin, child.stdout):
-        with suppress(OSError):  # what was not yet written has nobody to read it
+        with suppress(OSError):  # what is still to be written has no reader
             stream.close()  # type: ignore[union-attr]
     return child.wait()
 
 
 def how_it_ended(code: int) -> str:
-    """In words that go on from "the process"."""
+    """How a process ended, in words that complete "the process ..."."""
     if code == -signal.SIGKILL:
         return "was killed, as Linux does where memory runs out"
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"

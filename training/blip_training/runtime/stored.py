@@ -1,4 +1,4 @@
-"""Weights as people have them on disk: safetensors or a pickle of plain tensors, whole, in shards, or wrapped."""
+"""Reads weights as they lie on disk: safetensors or a pickle of plain tensors, in one file or in shards, or wrapped."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
-"""What a training keeps its weights under, beside its optimizer and counters."""
+"""The keys under which trainings save their weights, beside optimizer and counters."""
 
 ROOTS = ("module.", "_orig_mod.", "model.")
-"""What DistributedDataParallel, torch.compile and Lightning put before every name."""
+"""What DistributedDataParallel, torch.compile and Lightning put before each name."""
 
 OTHER_FILES = {
     "adapter_config.json": "an adapter (LoRA), not a whole model; merge it into its model and save that",
@@ -37,21 +37,21 @@ OTHER_FILES = {
 
 
 def refuse_pointer(file: Path) -> None:
-    """Raise CheckpointError where `file` is what Git LFS leaves in the place of a file that it has not fetched."""
+    """Raise CheckpointError if `file` is a Git LFS pointer in place of a file that was not fetched."""
     with file.open("rb") as start:
         if start.read(len(LFS_POINTER)) == LFS_POINTER:
             raise CheckpointError(f"{file}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
 
 
 def refuse_pointers(folder: Path) -> None:
-    """The same for every file of a folder."""
+    """Raise CheckpointError if any file of the folder is a Git LFS pointer."""
     for file in sorted(folder.iterdir()):
         if file.is_file():
             refuse_pointer(file)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; CheckpointError where there is none."""
+    """The JSON object in a file. Raises CheckpointError if it cannot be read or is no object."""
     try:
         refuse_pointer(path)
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -63,9 +63,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder: model.safetensors, else pytorch_model.bin, each in one file or in shards.
+    """All tensors of a folder by name: model.safetensors, else pytorch_model.bin, in one file or in shards.
 
-    CheckpointError where one is missing or damaged, or a pickle holds more than plain values.
+    Raises CheckpointError if a file is missing or damaged, or a pickle holds anything but plain values.
     """
     files = _weight_files(folder)
     weights: dict[str, Tensor] = {}
@@ -76,7 +76,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _weight_files(folder: Path) -> list[Path]:
     for name in (SAFE, PICKLED):
-        # Where a folder holds several, in the order that transformers takes them.
+        # Several in a folder: in the order in which transformers prefers them.
         if (folder / name).exists() or (folder / name).is_symlink():
             return [folder / name]
         if (index := folder / f"{name}.index.json").is_file():
@@ -88,12 +88,12 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _instead(folder: Path) -> str | None:
-    """What a folder is that is no model, in words, where it is known."""
+    """What a folder without a model holds instead, if that is known."""
     return next((f"{folder}: {what}" for name, what in OTHER_FILES.items() if (folder / name).is_file()), None)
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """Tensors by name; CheckpointError where the file is missing, not whole, or something else."""
+    """The tensors of a safetensors file by name. Raises CheckpointError if it is missing, cut or of another format."""
     try:
         refuse_pointer(file)
         return dict(load_file(file))
@@ -102,7 +102,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _what_is_wrong(file: Path) -> str | None:
-    """Why a safetensors file cannot be read, where its header tells."""
+    """Why a safetensors file cannot be read, if its header shows it."""
     if not file.is_file():
         return "there is no such file" if not file.is_symlink() else "a link to a file that is gone"
     size = file.stat().st_size
@@ -120,9 +120,9 @@ def _what_is_wrong(file: Path) -> str | None:
 
 
 def read_pickled(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file that torch.save wrote, as a mapping or wrapped in one; nothing in it is run.
+    """The tensors of a file that torch.save wrote, from the mapping that holds them; no code in it is run.
 
-    CheckpointError where it holds anything but plain values, or no tensors.
+    Raises CheckpointError if it holds anything but plain values, or no tensors.
     """
     try:
         refuse_pointer(file)
@@ -137,14 +137,14 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
 
 
 def _why(error: Exception) -> str:
-    """What it says; of objects of Python in a file, which torch names on some line of many, whose they are."""
+    """The error in a line; for Python objects in a pickle the class's name, which torch hides among many lines."""
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it holds a Python object, {found[1]}, which could run code; save the state_dict alone"
     return one_line(error)[:200]
 
 
 def _unwrapped(content: Any) -> dict[Any, Any]:
-    """The mapping that a training's state holds its weights in; it may be wrapped twice."""
+    """The mapping in a training's state that holds the weights; it may be wrapped twice."""
     for _ in WRAPPERS:
         mapping = content if isinstance(content, dict) else {}
         content = next((mapping[name] for name in WRAPPERS if isinstance(mapping.get(name), dict)), mapping)
@@ -152,7 +152,7 @@ def _unwrapped(content: Any) -> dict[Any, Any]:
 
 
 def plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without what wrappers of a model put before the names of all its weights, or compiling before those of a part."""
+    """Weights by names without the prefixes of wrappers (`ROOTS`), or of compiled submodules."""
     weights = {name.replace("_orig_mod.", ""): weight for name, weight in weights.items()}
     while root := next((root for root in ROOTS if weights and all(name.startswith(root) for name in weights)), None):
         weights = {name.removeprefix(root): weight for name, weight in weights.items()}
@@ -160,5 +160,5 @@ def plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def one_line(error: Exception) -> str:
-    """What it says, without line breaks."""
+    """The error's message without line breaks."""
     return re.sub(r"\s+", " ", str(error)).strip()

@@ -1,9 +1,10 @@
-"""This process among the workers of a training: its device, its rank, and what it exchanges with the others."""
+"""The workers of a distributed training: this process's device and rank, and what workers exchange."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,19 +26,19 @@ class Worker:
 
     @property
     def first(self) -> bool:
-        """Rank 0: the one that writes files."""
+        """Whether this is rank 0, the worker that writes files."""
         return self.rank == 0
 
 
 def this_worker(device: Device) -> Worker:
-    """The process as torch.distributed knows it; alone where no process group is there."""
+    """This process's rank and device by torch.distributed; the only worker if there is no process group."""
     grouped = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)
     return Worker(resolve_device(device), rank, world)
 
 
 def resolve_device(device: Device) -> torch.device:
-    """`auto` is CUDA where there is one. Raises InputError for `cuda` without CUDA."""
+    """The device to compute on; `auto` is CUDA if there is one. Raises InputError for `cuda` without CUDA."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda was asked for, but torch sees no CUDA device; set device: auto or cpu")
     if device == "cpu" or not torch.cuda.is_available():
@@ -45,28 +46,39 @@ def resolve_device(device: Device) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Let torch use `number` threads while the body runs; by default as many as it would."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def wait_for_all() -> None:
-    """Return when every worker has come here."""
+    """Wait until all workers have called this."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
 
 
 def is_grouped() -> bool:
-    """Whether there are other workers."""
+    """Whether there are workers beside this one."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def gather(values: Tensor) -> Tensor:
-    """The rows of all workers in the order of their ranks, without gradient: [B, ...] to [world * B, ...]."""
+    """All workers' rows in the order of their ranks, without gradient: [B, ...] to [world * B, ...]."""
     if not is_grouped():
         return values.detach()
-    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, values.detach().contiguous())
-    return torch.cat(parts)
+    rows = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, values.detach().contiguous())
+    return torch.cat(rows)
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """Each worker's loss may depend on any worker's rows: what comes back to them is added up over the workers."""
+    """`gather` whose backward pass sums the gradients of a row over all workers whose losses depend on it."""
 
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:
@@ -82,7 +94,7 @@ class _GatherWithGradient(torch.autograd.Function):
 
 
 def gather_with_gradient(values: Tensor) -> Tensor:
-    """`gather` through which gradients come back; every worker must call it, and its backward pass, as often."""
+    """`gather` with gradients; all workers must call it, and its backward pass, equally often."""
     if not is_grouped():
         return values
     gathered: Tensor = _GatherWithGradient.apply(values)  # type: ignore[no-untyped-call]
@@ -90,7 +102,7 @@ def gather_with_gradient(values: Tensor) -> Tensor:
 
 
 def largest(value: int, device: torch.device) -> int:
-    """The largest of all workers' numbers; waits for the device."""
+    """The maximum of all workers' numbers; waits for the device."""
     if not is_grouped():
         return value
     number = torch.tensor(value, device=device)
@@ -99,7 +111,7 @@ def largest(value: int, device: torch.device) -> int:
 
 
 def average(values: Mapping[str, Tensor], world: int) -> dict[str, Tensor]:
-    """The mean over all workers of each scalar, in one exchange."""
+    """The mean of each scalar over all workers, in one exchange."""
     if world == 1 or not values:
         return dict(values)
     both = torch.stack([value.float() for value in values.values()])
@@ -108,9 +120,9 @@ def average(values: Mapping[str, Tensor], world: int) -> dict[str, Tensor]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], world: int, loss: Tensor) -> Tensor:
-    """The mean of all workers' gradients, in one exchange; a parameter without one counts as zero.
+    """Replace the gradients by their means over all workers, in one exchange; a missing gradient counts as zero.
 
-    Returns the mean of their losses, which go with the gradients, so that all workers see what one of them has.
+    Returns the mean of the workers' losses, so that all workers see if one of them is not finite.
     """
     if world == 1:
         return loss

@@ -23,9 +23,9 @@ MAX_BATCHES = 16
 
 
 class Best(nn.Module):
-    """Keeps the weights with the lowest validation loss; part of a training's checkpoint.
+    """The weights with the lowest validation loss so far; saved with a training's checkpoint.
 
-    `loss_of` gives the loss of a batch; it is asked every `every_steps` steps and after the last one.
+    `loss_of` gives the loss of a batch of `data`. It is measured every `every_steps` steps and after the last one.
     """
 
     def __init__(
@@ -34,12 +34,15 @@ class Best(nn.Module):
         super().__init__()
         self.best = copy.deepcopy(med).requires_grad_(False)
         self.loss, self.step = math.inf, 0
-        # The model in training and the data are not a part of this one's state.
-        self.__dict__["look_at"] = (med, data, loss_of, every_steps)
+        # In a tuple, so that nn.Module does not take the model in training into this module's state.
+        self._watched = (med, data, loss_of, every_steps)
 
-    def look(self, step: int, last: bool) -> None:
-        """Measure where it is time to, and keep the weights if they are the best so far."""
-        med, data, loss_of, every_steps = self.__dict__["look_at"]
+    def measure(self, step: int, last: bool) -> None:
+        """Measure the loss if step number `step` (from 1) is one to measure at; keep the weights if they are the best.
+
+        `last` says that no step follows: then the loss is always measured.
+        """
+        med, data, loss_of, every_steps = self._watched
         if step % every_steps and not last:
             return
         if -math.inf < (loss := mean_loss(med, data, loss_of)) < self.loss:
@@ -47,7 +50,7 @@ class Best(nn.Module):
             self.best.load_state_dict(med.state_dict())
 
     def figures(self) -> dict[str, int | float]:
-        """The best step and its loss. Raises RunFailed where no loss was ever finite, so that no step is the best."""
+        """The best step and its loss. Raises RunFailed if the loss was never finite, so that no step is the best."""
         if not math.isfinite(self.loss):
             raise RunFailed(
                 "the validation loss was not finite at any step; lower optimizer.lr, or look at the human set"
@@ -55,17 +58,17 @@ class Best(nn.Module):
         return {"best_step": self.step, "validation_loss": self.loss}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The best so far."""
+        """The best step and its loss, which `state_dict` stores beside the weights."""
         return {"loss": self.loss, "step": self.step}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """The best of the run that is taken up again."""
+        """Restore the best step and its loss from a checkpoint."""
         self.loss, self.step = state["loss"], state["step"]
 
 
 @torch.no_grad()
 def mean_loss(med: nn.Module, data: StepBatches[BatchT], loss_of: Callable[[BatchT], Tensor]) -> float:
-    """Mean loss over the same batches each time, one epoch of `data` at most `MAX_BATCHES` long; no dropout."""
+    """Mean loss over the first batches of `data`, one epoch or at most `MAX_BATCHES`; without dropout."""
     count = max(1, min(MAX_BATCHES, data.num_samples // data.feed.batch_size))
     device = next(med.parameters()).device
     med.eval()

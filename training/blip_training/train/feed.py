@@ -1,4 +1,4 @@
-"""How a worker's batches are made for a model."""
+"""The feed of a training: how a worker's batches are made for a model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from blip_training.model.med import Med
 from blip_training.runtime.workers import Worker
 
 CPU_GRIDS_AT_ONCE, GRIDS_AT_ONCE = 16, 64
-"""Pictures that a frozen stem sees at a time, on a CPU and elsewhere. 256 of 256 px at a time, a whole batch, take 7 GB
-of activations."""
+"""Pictures that a frozen stem computes at a time, on a CPU and elsewhere: 256 pictures of 256 px at once take 7 GB of
+activations."""
 
 
 def in_equal_parts(compute: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
-    """What `compute` gives of `rows`, which it sees `size` at a time, the last ones filled up with zeros.
+    """Apply `compute` to `rows`, `size` at a time, the last ones filled up with zeros.
 
-    A cache leaves another number at every step. A CPU's convolutions give 7 pictures other last bits than 16, so a
-    run that was killed, whose cache is empty, would not go on as it would have; a GPU plans them anew for each number.
+    A cache misses another number of pictures at every step, and a CPU's convolutions give 7 pictures other last bits
+    than 16: a resumed run, whose cache is empty, would differ. A GPU plans its convolutions anew for each size.
     """
     filled = F.pad(rows, (0,) * (2 * rows.ndim - 1) + (-len(rows) % size,))
     return torch.cat([compute(filled[at : at + size]) for at in range(0, len(filled), size)])[: len(rows)]
@@ -39,7 +39,7 @@ def feed_of(
     augment_views: int = 0,
     crop_area: float = CROP_AREA,
 ) -> Feed:
-    """How this worker's batches for `med` are made; decoded in the background where a GPU computes meanwhile."""
+    """The feed of this worker's batches for `med`; on a GPU pictures are decoded by threads in the background."""
 
     def grids(pixels: Tensor) -> Tensor:
         at_once = CPU_GRIDS_AT_ONCE if med.device.type == "cpu" else GRIDS_AT_ONCE

@@ -16,12 +16,13 @@ from blip_training.data.shards import annotated_shards
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import DECODE, EMBED, Med, require
 from blip_training.objective.contrast import Contrast
-from blip_training.objective.losses import drop_words, itc_loss, itm_loss, lm_loss, text_keys
-from blip_training.objective.micro_batches import Part, encode_texts, parts_of_step, warn_of_cut_texts
+from blip_training.objective.losses import drop_words, itc_loss, itm_loss, lm_loss, text_hashes
+from blip_training.objective.micro_batches import MicroBatch, encode_texts, micro_batches_of, warn_of_cut_texts
 from blip_training.runtime.workers import Worker, this_worker
 from blip_training.train.best_model import Best
+from blip_training.train.contrastive_step import contrastive_step
 from blip_training.train.feed import feed_of
-from blip_training.train.log import Progress
+from blip_training.train.log import OnStep
 from blip_training.train.run import Run, prepare
 from blip_training.train.schedule import alpha_at
 
@@ -31,44 +32,44 @@ def finetune_captioner_model(
     previous_model: Path | str,
     human: Path,
     config: FinetuneConfig,
-    progress: Progress | None = None,
+    on_step: OnStep | None = None,
     same_pictures: Path | None = None,
 ) -> dict[str, int | float]:
-    """Fine-tune `previous_model` to write captions, and save it in `out` (transformers' format where the ViT fits).
+    """Fine-tune `previous_model` to write captions, and save it in `out` (in transformers' format if it has a ViT).
 
     Pictures have `config.image_size`, to which the position embeddings are interpolated, as the paper does. The loss is
     LM on `config.prompt` and the caption; the prompt's tokens are no targets. Human pictures that the table in
-    `same_pictures` leaves out are neither trained on nor validated on. Resumes like `pretrain_model`. Raises
-    CheckpointError where the model cannot decode, InputError where `human` has no caption.
+    `same_pictures` leaves out are neither trained on nor validated on. A killed run resumes from the checkpoint in
+    `out`. Raises CheckpointError if the model cannot decode, InputError if `human` has no caption.
     """
     worker = this_worker(config.optimizer.device)
     alone = Worker(worker.device)
     med, tokenizer = _start(previous_model, DECODE, config, worker)
     prompt_tokens = len(tokenizer.piece_ids(config.prompt))
 
-    def lm_of(part: Part, word_dropout: float = 0.0) -> Tensor:
-        states = med.encode_image(part.images)
-        read = drop_words(part.ids, word_dropout, tokenizer.unk_id, prompt_tokens) if word_dropout else None
-        return lm_loss(med, states, part.ids, part.mask, prompt_tokens, config.label_smoothing, read=read)
+    def lm_of(batch: MicroBatch, word_dropout: float = 0.0) -> Tensor:
+        states = med.encode_image(batch.images)
+        read = drop_words(batch.ids, word_dropout, tokenizer.unk_id, prompt_tokens) if word_dropout else None
+        return lm_loss(med, states, batch.ids, batch.mask, prompt_tokens, config.label_smoothing, read=read)
 
     def validate(batch: Batch) -> Tensor:
-        return lm_of(parts_of_step(med, tokenizer, [batch], alone, config.prompt)[0])
+        return lm_of(micro_batches_of(med, tokenizer, [batch], alone, config.prompt)[0])
 
     left_out = read_left_out(same_pictures).human
     data = open_human_data(human, config, med, worker, left_out)
     if worker.first:
         warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)], config.prompt)
     best = _best(med, human, config, worker, validate, left_out)
-    run = Run(out, med, config.optimizer, worker, {"best": best} if best else {}, progress)
+    run = Run(out, med, config.optimizer, worker, {"best": best} if best else {}, on_step)
 
     for step, batches in run.steps(data):
-        for part in parts_of_step(med, tokenizer, batches, worker, config.prompt):
+        for batch in micro_batches_of(med, tokenizer, batches, worker, config.prompt):
             with run.autocast():
-                lm = lm_of(part, config.word_dropout) * part.lm_share
+                lm = lm_of(batch, config.word_dropout) * batch.lm_share
             run.backward({"lm": lm})
         run.update()
         if best:
-            best.look(step + 1, last=step + 1 == config.optimizer.steps)
+            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
 
     figures = best.figures() if best else {}
     if worker.first:
@@ -81,14 +82,15 @@ def finetune_filter_model(
     previous_model: Path | str,
     human: Path,
     config: FinetuneConfig,
-    progress: Progress | None = None,
+    on_step: OnStep | None = None,
     same_pictures: Path | None = None,
 ) -> dict[str, int | float]:
     """Fine-tune `previous_model` to tell right texts from wrong ones with ITC + ITM, and save it in `out`.
 
-    Negatives are hard, and never texts of the same image. `image_size` and `same_pictures` are as for the captioner.
-    Resumes like `pretrain_model`. Raises CheckpointError where the model has no unimodal encoders, InputError where
-    `human` has no caption.
+    Negatives are hard, and never texts of one image. Pictures have `config.image_size`, to which the position
+    embeddings are interpolated. Human pictures that the table in `same_pictures` leaves out are neither trained on nor
+    validated on. A killed run resumes from the checkpoint in `out`. Raises CheckpointError if the model has no unimodal
+    encoders, InputError if `human` has no caption.
     """
     worker = this_worker(config.optimizer.device)
     med, tokenizer = _start(previous_model, EMBED, config, worker)
@@ -101,25 +103,13 @@ def finetune_filter_model(
 
     best = _best(med, human, config, worker, validate, left_out)
     kept = {"momentum": contrast.momentum, "queue": contrast.queue, **({"best": best} if best else {})}
-    run = Run(out, med, config.optimizer, worker, kept, progress)
+    run = Run(out, med, config.optimizer, worker, kept, on_step)
 
     for step, batches in run.steps(data):
-        alpha = alpha_at(config.itc, step)
-        parts = parts_of_step(med, tokenizer, batches, worker)
-        with run.autocast():
-            contrast.look(parts)
-        for part in parts:
-            with run.autocast():
-                states = med.encode_image(part.images)  # [B, 1 + P, Dv]
-                itc = contrast.itc(part, states, alpha)
-                losses = {"itc": itc.loss}
-                if step >= config.itm.start_step:
-                    losses["itm"] = contrast.itm(part, states, itc, run.generator)
-            run.backward(losses)
-        if run.update(alpha=alpha, temperature=med.temperature.detach()):
-            contrast.follow()
+        micro_batches = micro_batches_of(med, tokenizer, batches, worker)
+        contrastive_step(run, contrast, micro_batches, alpha_at(config.itc, step))
         if best:
-            best.look(step + 1, last=step + 1 == config.optimizer.steps)
+            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
 
     figures = best.figures() if best else {}
     if worker.first:
@@ -128,12 +118,12 @@ def finetune_filter_model(
 
 
 def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcConfig) -> Tensor:
-    """ITC + ITM within the batch, without momentum and queue; the same negatives for the same similarities."""
+    """ITC + ITM within a batch, without momentum encoder and queue; negatives are drawn by a fixed seed."""
     ids, mask = encode_texts(med, tokenizer, batch.texts)
     states = med.encode_image(batch.images)
     image, text = med.embed_image(states), med.embed_text(ids, mask)
-    keys = text_keys(ids, mask)
-    itc = itc_loss(image, text, image, text, batch.ids, med.temperature, 0.0, keys, config.equal_texts)
+    hashes = text_hashes(ids, mask)
+    itc = itc_loss(image, text, image, text, batch.ids, med.temperature, 0.0, hashes, config.equal_texts)
     generator = torch.Generator(med.device).manual_seed(0)
     return itc.loss + itm_loss(med, states, ids, mask, batch.ids, itc, generator).loss
 
@@ -141,7 +131,7 @@ def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcC
 def open_human_data(
     human: Path, config: FinetuneConfig, med: Med, worker: Worker, left_out: frozenset[str] = frozenset()
 ) -> TrainingData:
-    """The human set's captions for training: all, or nine in ten where a validation takes the tenth."""
+    """The human set's captions for training: of all pictures, or of nine tenths if the last tenth is for validation."""
     feed = feed_of(
         med, config.optimizer, worker, config.augment, augment_views=config.augment_views, crop_area=config.crop_area
     )
@@ -156,7 +146,7 @@ def _best(
     loss_of: Callable[[Batch], Tensor],
     left_out: frozenset[str],
 ) -> Best | None:
-    """The watch over the validation part; every worker computes the same."""
+    """What keeps the best weights by the loss on the validation split; every worker computes it alike."""
     if not config.validate_every_steps:
         return None
     shards = annotated_shards(human, "validation", left_out)

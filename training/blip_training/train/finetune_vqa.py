@@ -22,18 +22,18 @@ from blip_training.objective.losses import answer_loss
 from blip_training.runtime.workers import Worker, this_worker
 from blip_training.train.best_model import Best
 from blip_training.train.feed import feed_of
-from blip_training.train.log import Progress
+from blip_training.train.log import OnStep
 from blip_training.train.run import Run, prepare
 
 
 def finetune_vqa_model(
-    out: Path, start: Path | str, questions: Sequence[Question], config: VqaConfig, progress: Progress | None = None
+    out: Path, start: Path | str, questions: Sequence[Question], config: VqaConfig, on_step: OnStep | None = None
 ) -> dict[str, int | float]:
-    """Fine-tune `start` to answer questions, and save it in `out` (transformers' format where it computes the same).
+    """Fine-tune `start` to answer questions (section 5.4), and save it in `out`.
 
     `start` is a pre-trained model or one that answers already. The loss is LM on the answers, each weighted by the
-    share of people who gave it. A killed run goes on from the checkpoint in `out` and gives the same losses. Raises
-    CheckpointError where the model can neither match and decode nor answer.
+    share of people who gave it. The model is saved in transformers' format if transformers can compute it. A killed run
+    resumes from the checkpoint in `out`. Raises CheckpointError if the model can neither match and decode nor answer.
     """
     worker = this_worker(config.optimizer.device)
     vqa, tokenizer = start_vqa(start, config, worker)
@@ -50,7 +50,7 @@ def finetune_vqa_model(
     feed = feed_of(vqa, config.optimizer, worker, config.augment, crop_area=config.crop_area)
     data = VqaData(trained, feed, config)
     best = _best(vqa, watched, config, worker, lm_of) if config.validate_every_steps else None
-    run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, progress)
+    run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, on_step)
 
     for step, batches in run.steps(data):
         for batch in batches:
@@ -59,7 +59,7 @@ def finetune_vqa_model(
             run.backward({"lm": lm})
         run.update()
         if best:
-            best.look(step + 1, last=step + 1 == config.optimizer.steps)
+            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
 
     figures = best.figures() if best else {}
     if best:
@@ -70,7 +70,7 @@ def finetune_vqa_model(
 
 
 def start_vqa(source: Path | str, config: VqaConfig, worker: Worker) -> tuple[Vqa, Tokenizer]:
-    """The model of `source` in training mode, re-arranged for questions where it is a pre-trained one."""
+    """The model of `source` in training mode; a pre-trained one is re-arranged for questions (`vqa_from_med`)."""
     med, tokenizer = load_any(source, worker.device, config.image_size)
     vqa = med if isinstance(med, Vqa) else vqa_from_med(med)
     set_normalise(vqa, config.normalise)
@@ -79,7 +79,7 @@ def start_vqa(source: Path | str, config: VqaConfig, worker: Worker) -> tuple[Vq
 
 
 def check_vqa_start(source: Path | str) -> None:
-    """Raise CheckpointError where `start_vqa` could not start from `source`."""
+    """Raise CheckpointError if `start_vqa` cannot start from `source`."""
     with undrawn():
         med, _ = load_any(source)
     if not isinstance(med, Vqa):
@@ -88,24 +88,24 @@ def check_vqa_start(source: Path | str) -> None:
 
 
 def split_questions(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
-    """Nine in ten pictures with their questions for training, the tenth for validation, by their file names.
+    """Divide questions by their pictures' file names: nine tenths for training, the last tenth for validation.
 
-    Raises InputError where there are so few pictures that a part is empty.
+    Raises InputError if there are so few pictures that one of the two is empty.
     """
     held_out = {q.image for q in questions if zlib.crc32(q.image.name.encode()) % 10 == 0}
-    parts = [q for q in questions if q.image not in held_out], [q for q in questions if q.image in held_out]
-    if not all(parts):
+    split = [q for q in questions if q.image not in held_out], [q for q in questions if q.image in held_out]
+    if not all(split):
         raise InputError(
             f"validation takes a tenth of the pictures, by file name: {len(held_out)} of "
             f"{len({q.image for q in questions})}; give more pictures or set vqa.validate_every_steps: 0"
         )
-    return parts
+    return split
 
 
 def _best(
     vqa: Vqa, questions: Sequence[Question], config: VqaConfig, worker: Worker, loss_of: Callable[[VqaBatch], Tensor]
 ) -> Best:
-    """The watch over the validation questions; every worker computes the same."""
+    """What keeps the best weights by the loss on the validation questions; every worker computes it alike."""
     size = min(config.optimizer.batch_size, len(questions))
     alone = config.optimizer.model_copy(update={"batch_size": size, "accumulate": 1})
     data = VqaData(questions, feed_of(vqa, alone, Worker(worker.device), "none"), config)

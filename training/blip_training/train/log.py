@@ -1,4 +1,4 @@
-"""The log of a training: metrics.jsonl, a callback for live progress, and the watch over a collapsed ITM loss."""
+"""The log of a training: metrics.jsonl, a callback for each line, and a warning when ITM learns nothing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-Progress = Callable[[int, Mapping[str, float]], None]
+OnStep = Callable[[int, Mapping[str, float]], None]
+"""Called after each line of the log with the number of steps done and the line's figures."""
 
-METRICS = "metrics.jsonl"
+LOG_FILE = "metrics.jsonl"
 
-# The entropy of one match among two negatives: what ITM costs a model that has learned nothing.
+# The entropy of one positive and two negatives: the ITM loss of a model that has learned nothing.
 ITM_AT_REST = -(1 / 3 * math.log(1 / 3) + 2 / 3 * math.log(2 / 3))
 
 REST_TOLERANCE = 0.01
@@ -27,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 class TrainingLog:
-    """Means of the figures since the last line, to metrics.jsonl; the device is asked for numbers once a line."""
+    """Writes means of the losses since the last line to metrics.jsonl; waits for the device only once a line."""
 
-    def __init__(self, path: Path, writes: bool, progress: Progress | None) -> None:
-        self.path, self.writes, self.progress = path, writes, progress
+    def __init__(self, path: Path, writes: bool, on_step: OnStep | None) -> None:
+        self.path, self.writes, self.on_step = path, writes, on_step
         self.sums: dict[str, Tensor] = {}
         self.step_sums: dict[str, Tensor] = {}
         self.skipped, self.skipped_in_a_row = 0, 0
@@ -43,30 +44,30 @@ class TrainingLog:
         self._timed = 0
 
     def start(self, step: int) -> None:
-        """Forget the lines after `step`, which will be written again."""
+        """Begin after `step`: lines of later steps, which will be written again, are dropped."""
         self.clock, self._timed = time.perf_counter(), 0
         if self.writes:
             lines = self.path.read_text().splitlines() if self.path.exists() else []
             self.path.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Part of a step's losses."""
+        """Add one micro-batch's share of the losses of the step under way."""
         _add(self.step_sums, losses)
 
     @property
     def loss(self) -> Tensor:
-        """The loss of the step under way, so far."""
+        """The sum of losses of the step under way, as far as added."""
         return self.step_sums["loss"]
 
     def note(self, **figures: Tensor | float) -> None:
-        """End of a step; `figures` are shown as they are, not as a mean."""
+        """End a step that was taken; the line shows the last of `figures`, not their means."""
         _add(self.sums, self.step_sums)
         self.notes, self.step_sums, self.skipped_in_a_row = figures, {}, 0
         self.steps += 1
         self._timed += 1
 
     def skip(self, step: int) -> None:
-        """End of step `step`, which was not taken: its losses count for nothing."""
+        """End step number `step`, which was not taken, and forget its losses."""
         self.step_sums = {}
         self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
         self._timed += 1
@@ -74,7 +75,7 @@ class TrainingLog:
             log.warning("step %d is skipped: its loss or gradient is not finite (%d so far)", step, self.skipped)
 
     def write(self, step: int, batch_size: int) -> None:
-        """One line: the means since the last one."""
+        """Write the line of step number `step`: the means since the last line."""
         now = time.perf_counter()
         line = {name: float(total) / self.steps for name, total in self.sums.items()}
         line |= {name: float(value) for name, value in self.notes.items()}
@@ -85,9 +86,11 @@ class TrainingLog:
         self._watch_itm(step, line)
         if self.writes:
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, **{k: _short(v) for k, v in line.items()}}) + "\n")
-            if self.progress:
-                self.progress(step, line)
+                file.write(
+                    json.dumps({"step": step, **{name: float(f"{value:.9g}") for name, value in line.items()}}) + "\n"
+                )
+            if self.on_step:
+                self.on_step(step, line)
 
     def _watch_itm(self, step: int, line: Mapping[str, float]) -> None:
         if "itm" not in line:
@@ -100,32 +103,28 @@ class TrainingLog:
             )
 
     def at_rest(self) -> bool:
-        """Whether ITM has cost as much as guessing in all of the last lines."""
+        """Whether the ITM loss was that of guessing in each of the last 10 lines."""
         return len(self.itm) == REST_LINES and all(abs(x - ITM_AT_REST) < REST_TOLERANCE for x in self.itm)
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint: a resumed run's lines are those of one that was not killed."""
+        """What the checkpoint keeps, so that a resumed run writes the lines of one that was not killed."""
         skipped = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
         return {"sums": dict(self.sums), "steps": self.steps, "itm": self.itm, "warned": self.warned, **skipped}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Undo `state`."""
+        """Go on from what `state` gave."""
         self.sums, self.steps = dict(state["sums"]), state["steps"]
         self.itm, self.warned = state["itm"], state["warned"]
         self.skipped, self.skipped_in_a_row = state.get("skipped", 0), state.get("skipped_in_a_row", 0)
 
 
-def _add(sums: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
-    for name, part in parts.items():
-        sums[name] = sums[name] + part if name in sums else part
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.9g}")
+def _add(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> None:
+    for name, loss in losses.items():
+        sums[name] = sums[name] + loss if name in sums else loss
 
 
 def _step_of(line: str) -> float:
-    """A line's step; a line cut by a kill counts as after everything."""
+    """The step of a line; infinite for a line that a kill has cut."""
     try:
         return float(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError, TypeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from blip_bootstrap.config import PretrainConfig
 from blip_training.checkpoint.fresh import new_med
@@ -12,28 +13,30 @@ from blip_training.checkpoint.store import load_med, save_med
 from blip_training.data.batches import open_training_data
 from blip_training.data.left_out import read_left_out
 from blip_training.data.tokenizer import Tokenizer
+from blip_training.model.cross_attention import KeyValue
 from blip_training.model.med import Med
 from blip_training.objective.contrast import Contrast
 from blip_training.objective.losses import lm_loss
-from blip_training.objective.micro_batches import parts_of_step, warn_of_cut_texts
+from blip_training.objective.micro_batches import MicroBatch, micro_batches_of, warn_of_cut_texts
 from blip_training.runtime.workers import Worker, this_worker
+from blip_training.train.contrastive_step import contrastive_step
 from blip_training.train.feed import feed_of
-from blip_training.train.log import Progress
+from blip_training.train.log import OnStep
 from blip_training.train.run import Run, prepare
 from blip_training.train.schedule import alpha_at
 
 
 def pretrain_model(
     out: Path, images: Path | None, pairs: Path | None, human: Path | None, config: PretrainConfig,
-    progress: Progress | None = None, previous: Path | str | None = None, same_pictures: Path | None = None,
+    on_step: OnStep | None = None, previous: Path | str | None = None, same_pictures: Path | None = None,
 ) -> dict[str, int | float]:  # fmt: skip
     """Train a model on web pairs (`images` with `pairs`, kept rows) and the human set; save it in `out`.
 
-    Either set may be None. Not trained on are the pictures that the table in `same_pictures` leaves out and, with
+    Either set may be None. Pictures that the table in `same_pictures` leaves out are not trained on, nor, with
     `hold_out_validation`, the tenth of the human set that fine-tuning validates on. The model starts from scratch, or
-    with `start_from: previous` from `previous`. A killed run goes on from the checkpoint in `out` and gives the same
-    losses. Under torch.distributed every process calls this. Returns the counts and the last figures. Raises InputError
-    where there is no pair or a picture is broken.
+    with `start_from: previous` from `previous`. A killed run resumes from the checkpoint in `out` with equal losses.
+    Under torch.distributed every process calls this. Returns the counts and the figures of the log's last line. Raises
+    InputError if there is no pair or a picture is broken.
     """
     worker = this_worker(config.optimizer.device)
     med, tokenizer = start_model(config, previous, worker)
@@ -46,25 +49,14 @@ def pretrain_model(
     if worker.first:
         warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)])
     kept = {"momentum": contrast.momentum, "queue": contrast.queue}
-    run = Run(out, med, config.optimizer, worker, kept, progress)
+    run = Run(out, med, config.optimizer, worker, kept, on_step)
+
+    def lm_of(batch: MicroBatch, states: Tensor, keys: list[KeyValue] | None) -> Tensor:
+        return lm_loss(med, states, batch.ids, batch.mask, 0, config.label_smoothing, keys)
 
     for step, batches in run.steps(data):
-        alpha = alpha_at(config.itc, step)
-        parts = parts_of_step(med, tokenizer, batches, worker)
-        with run.autocast():
-            contrast.look(parts)
-        for part in parts:
-            with run.autocast():
-                states = med.encode_image(part.images)  # [B, 1 + P, Dv]
-                keys = med.shared_keys(states)  # of each image and layer, for ITM and LM
-                itc = contrast.itc(part, states, alpha)
-                losses = {"itc": itc.loss}
-                if step >= config.itm.start_step:
-                    losses["itm"] = contrast.itm(part, states, itc, run.generator, keys)
-                lm = lm_loss(med, states, part.ids, part.mask, 0, config.label_smoothing, keys)
-            run.backward(losses | {"lm": lm * part.lm_share})
-        if run.update(alpha=alpha, temperature=med.temperature.detach()):
-            contrast.follow()
+        micro_batches = micro_batches_of(med, tokenizer, batches, worker)
+        contrastive_step(run, contrast, micro_batches, alpha_at(config.itc, step), lm_of)
 
     if worker.first:
         save_med(out, med, tokenizer, {"pretrained_steps": run.step})
@@ -72,7 +64,7 @@ def pretrain_model(
 
 
 def start_model(config: PretrainConfig, previous: Path | str | None, worker: Worker) -> tuple[Med, Tokenizer]:
-    """A fresh model of the configuration, the same for the same seed, or the previous one; in training mode."""
+    """The model to pre-train, in training mode: a fresh one, drawn by `optimizer.seed`, or the previous one."""
     if config.start_from == "previous" and previous is not None:
         med, tokenizer = load_med(previous, worker.device)
     else:

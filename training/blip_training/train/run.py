@@ -1,4 +1,4 @@
-"""What every training shares: schedule, AdamW, accumulation, the log, and checkpoints that resume exactly."""
+"""The loop of every training: schedule, AdamW, accumulation, log, and checkpoints that resume to the bit."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from blip_training.data.batches import BatchT, StepBatches
 from blip_training.model.med import Med
 from blip_training.runtime.allocator import keep_freed_memory
 from blip_training.runtime.workers import Worker, average, average_gradients, wait_for_all
-from blip_training.train.log import METRICS, Progress, TrainingLog
+from blip_training.train.log import LOG_FILE, OnStep, TrainingLog
 from blip_training.train.schedule import lr_at, make_optimizer, seed_step
 
 CHECKPOINT = "checkpoint.pt"
 
 
 def prepare(med: Med, config: OptimizerConfig) -> Med:
-    """Set the model to training: fixed parts, activation checkpointing, compiled blocks as the configuration says."""
+    """Put the model into training mode, with frozen weights, checkpointing and compilation as `config` says."""
     if config.started_lr_scale == 0:
         fixed = started_names(med)
         for name, parameter in med.named_parameters():
@@ -36,7 +36,7 @@ def prepare(med: Med, config: OptimizerConfig) -> Med:
         med.vision.top.requires_grad_(False)
     med.set_activation_checkpointing(config.activation_checkpointing)
     if config.compile:
-        # Block by block: all blocks of a kind share one compilation, and the state dict keeps its names.
+        # Block by block: blocks of one kind share one compilation, and the state dict keeps its names.
         for block in (*med.vision.blocks, *med.text.layers):
             block.compile()
     return med.train()
@@ -45,13 +45,13 @@ def prepare(med: Med, config: OptimizerConfig) -> Med:
 class Run:
     """One training: `for step, batches in run.steps(data)`, in it `run.backward(losses)` and `run.update()`.
 
-    `out` keeps the checkpoint, which is taken up again where there is one, and metrics.jsonl. `kept` are the modules
-    beside the model whose state belongs to the checkpoint (momentum encoder, queue).
+    `out` holds metrics.jsonl and the checkpoint, from which the training resumes if there is one. `kept` are modules
+    beside the model that the checkpoint saves too (momentum encoder, queue).
     """
 
     def __init__(
         self, out: Path, med: nn.Module, config: OptimizerConfig, worker: Worker,
-        kept: Mapping[str, nn.Module] | None = None, progress: Progress | None = None,
+        kept: Mapping[str, nn.Module] | None = None, on_step: OnStep | None = None,
     ) -> None:  # fmt: skip
         self.out, self.med, self.config, self.worker = out, med, config, worker
         if worker.device.type == "cpu":
@@ -59,18 +59,18 @@ class Run:
         self.optimizer = make_optimizer(med, config)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.modules = {"model": med, **(kept or {})}
-        self.log = TrainingLog(out / METRICS, worker.first, progress)
+        self.log = TrainingLog(out / LOG_FILE, worker.first, on_step)
         self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()
 
     def steps(self, data: StepBatches[BatchT]) -> Iterator[tuple[int, list[BatchT]]]:
-        """Each step that is still to do, with its micro-batches on the device."""
+        """The steps still to do, each with its micro-batches on the device."""
         for step, batches in zip(self.count(), data.steps(self.step, self.config.steps), strict=True):
             yield step, [batch.to(self.worker.device) for batch in batches]
 
     def count(self) -> Iterator[int]:
-        """Each step that is still to do, seeded and with its learning rate; once it is done, its log and checkpoint."""
+        """The steps still to do; seeds and learning rate are set before each, log and checkpoint written after it."""
         self.log.start(self.step)
         while self.step < self.config.steps:
             self.generator = seed_step(self.config.seed, self.step, self.worker.rank, self.worker.device)
@@ -80,22 +80,22 @@ class Run:
             self._close_step()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bfloat16 where the configuration asks for it; the weights stay float32."""
+        """Autocast to bfloat16 with `optimizer.dtype: bfloat16`; the weights stay float32."""
         return torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
-        """Gradients of the sum of `losses`, one micro-batch's part of the step."""
+        """Add the gradients of the sum of one micro-batch's `losses` to those of the step."""
         total = torch.stack(list(losses.values())).sum()
         (total / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
-        part = {name: loss.detach() / self.config.accumulate for name, loss in {"loss": total, **losses}.items()}
-        self.log.add(part)
+        means = {name: loss.detach() / self.config.accumulate for name, loss in {"loss": total, **losses}.items()}
+        self.log.add(means)
 
     def update(self, **figures: Tensor | float) -> bool:
-        """Clip, step, and note the figures that go to the log with the step; whether the step was taken.
+        """Clip the gradients and take the optimizer's step; log `figures` with it. Returns whether the step was taken.
 
-        It is skipped where its loss or the norm of its gradient is not finite, on any worker: then weights, moments
-        and log stay as the last step left them, and so shall whatever else follows the weights. Raises RunFailed after
-        `max_skipped_steps` in a row.
+        A step is skipped if its loss or the norm of its gradient is not finite on any worker: weights, moments and log
+        stay as the last step left them, and the caller must leave what follows the weights (momentum encoder, queue) as
+        it is. Raises RunFailed after `max_skipped_steps` in a row.
         """
         loss = average_gradients(self.parameters, self.worker.world, self.log.loss)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
@@ -110,7 +110,7 @@ class Run:
         return taken
 
     def _check_skipped(self) -> None:
-        """Raise RunFailed where too many steps in a row were skipped; at the end two are: the weights are in doubt."""
+        """Raise RunFailed if too many steps in a row were skipped; at the end two are: the weights are in doubt."""
         in_a_row, last = self.log.skipped_in_a_row, self.step + 1 == self.config.steps
         if in_a_row >= (min(2, self.config.max_skipped_steps) if last else self.config.max_skipped_steps):
             steps = f"{in_a_row} steps in a row" if in_a_row > 1 else "a step"
@@ -119,13 +119,13 @@ class Run:
     def _diverged(self, what: str) -> RunFailed:
         kept = "its last good checkpoint is kept" if (self.out / CHECKPOINT).exists() else ""
         advice = "lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.clip_norm"
-        return RunFailed("; ".join(part for part in (f"the training diverged: {what}", advice, kept) if part))
+        return RunFailed("; ".join(filter(None, (f"the training diverged: {what}", advice, kept))))
 
     def _close_step(self) -> None:
         self.step += 1
         last = self.step == self.config.steps
         self._due = last or self._due or self.step % self.config.checkpoint_every_steps == 0
-        # Amid skipped steps the weights may be what makes the losses NaN: the checkpoint waits for a finite loss.
+        # Amid skipped steps the weights may be what makes losses NaN: the checkpoint waits for a finite loss.
         saves = self._due and (last or not self.log.skipped_in_a_row)
         if saves and (names := not_finite(self._weights())):  # on every worker, so that none waits for another
             raise self._diverged(f"{len(names)} weights are not finite after step {self.step} ({names[0]})")
@@ -144,7 +144,7 @@ class Run:
     def _save(self) -> None:
         state = self._weights() | {"step": self.step, "log": self.log.state()}
         with staged_file(self.out / CHECKPOINT) as staged, staged.open("wb") as file:
-            torch.save(state, file)  # given a path instead, torch says nothing of a full disk
+            torch.save(state, file)  # given a path, torch would not report a full disk
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT
@@ -165,9 +165,9 @@ class Run:
             raise CheckpointError(f"{path}: of a diverged training ({names[0]} is not finite); delete it and run again")
 
     def finish(self) -> dict[str, int | float]:
-        """Drop the checkpoint, which the saved model replaces, and give back the last line's figures.
+        """Delete the checkpoint, which the saved model replaces; the number of steps and the figures of the last line.
 
-        No worker goes on before the first one has saved the model.
+        Waits for all workers, so that none goes on before the first one has saved the model.
         """
         if self.worker.first:
             (self.out / CHECKPOINT).unlink(missing_ok=True)
@@ -177,7 +177,7 @@ class Run:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of `Run`; nothing in it is unpickled. Raises CheckpointError where it is damaged."""
+    """Read a checkpoint of `Run`, without unpickling objects. Raises CheckpointError if it is damaged."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

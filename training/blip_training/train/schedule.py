@@ -13,7 +13,7 @@ from blip_training.checkpoint.fresh import started_names
 
 
 def lr_at(config: OptimizerConfig, step: int) -> float:
-    """The learning rate of step 0, 1, ...: linear warm-up, then cosine, exponential (to `min_lr`) or constant."""
+    """The learning rate of a step, from 0: linear warm-up, then cosine or exponential to `min_lr`, or constant."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -26,14 +26,15 @@ def lr_at(config: OptimizerConfig, step: int) -> float:
 
 
 def alpha_at(config: ItcConfig, step: int) -> float:
-    """The weight of the momentum model's soft targets: it rises in a line to `alpha` (section 4.1)."""
+    """The weight of the momentum encoder's soft targets at a step: it rises linearly to `alpha` (section 4.1)."""
     return config.alpha * min(1.0, step / config.alpha_ramp_steps) if config.alpha_ramp_steps else config.alpha
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW; biases, LayerNorms and the temperature (less than two dimensions) do not decay.
+    """AdamW over the trained weights; those of less than two dimensions (biases, LayerNorms, temperature) do not decay.
 
-    Each group has its `lr_scale`; what a start put in has groups of its own where `started_lr_scale` is not 1.
+    Each group has an `lr_scale`: weights that `vision.start` or `text.start` put in have groups of their own with
+    `started_lr_scale`, unless that is 0 or 1.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     scale = config.started_lr_scale
@@ -49,9 +50,9 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 
 def seed_step(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:
-    """Seed everything random in a step from (seed, step, rank), so that a restart at any step repeats it.
+    """Seed torch for a step from (seed, step, rank), so that a resumed run repeats its random numbers.
 
-    Returns a generator for draws that all workers must agree on.
+    Returns a generator seeded from (seed, step), for draws that all workers must agree on.
     """
     torch.manual_seed(_hash(seed, step, rank))
     return torch.Generator(device).manual_seed(_hash(seed, step))

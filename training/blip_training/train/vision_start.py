@@ -1,6 +1,6 @@
-"""A start for the image encoder without any text: a ViT trained on the attribute classes of labelled drawings.
+"""Train a ViT on attribute classes of labelled drawings, without any text, for the image encoder to start from.
 
-It stands for the ImageNet ViT that BLIP's vision encoder starts from (section 4.1).
+It stands in for the ImageNet ViT that BLIP's image encoder starts from (section 4.1).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from blip_bootstrap.config import OptimizerConfig, VisionConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_training.checkpoint.weight_names import to_theirs, vit_names
-from blip_training.data.decode import decode_pixels
+from blip_training.data.pixels import decode_pixels
 from blip_training.model.vision import NORM_EPS, VisionEncoder
 from blip_training.runtime.workers import this_worker
-from blip_training.train.log import Progress
+from blip_training.train.log import OnStep
 from blip_training.train.run import Run
 
 LOG_EVERY = 50
 
 
 class Classifier(nn.Module):
-    """A ViT with one linear layer on its first state: a logit for each class."""
+    """A ViT with a linear layer on its first state, which gives a logit for each class."""
 
     def __init__(self, config: VisionConfig, num_classes: int) -> None:
         super().__init__()
@@ -38,19 +38,19 @@ class Classifier(nn.Module):
         self.head = nn.Linear(config.width, num_classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels [B, 3, H, W] to logits [B, C]."""
+        """Logits [B, C] of uint8 pixels [B, 3, H, W]."""
         logits: Tensor = self.head(self.vision(pixels)[:, 0])
         return logits
 
 
 def train_vision_start(
     out: Path, labelled: Path, config: VisionConfig, steps: int = 800, batch_size: int = 128, lr: float = 1e-3,
-    seed: int = 0, progress: Progress | None = None,
+    seed: int = 0, on_step: OnStep | None = None,
 ) -> dict[str, int | float]:  # fmt: skip
     """Train a ViT of `config` on labelled pictures and save it in `out` as a transformers ViTModel folder.
 
     `labelled` is a Parquet file with columns `jpg` (encoded picture) and `labels` (list<int8>, one 0 or 1 for each
-    class). Resumes where it was killed. Returns the counts, the last loss and the share of labels that the model gets
+    class). A killed run resumes. Returns the counts, the last loss, and the share (0..1) of labels that the model gets
     right on the last twentieth of the pictures, which it is not trained on. Raises InputError for another format.
     """
     pixels, labels = read_labelled(labelled, config.image_size)
@@ -63,7 +63,7 @@ def train_vision_start(
         steps=steps, batch_size=batch_size, lr=lr, warmup_steps=warmup, seed=seed, log_every_steps=LOG_EVERY
     )
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(out, model, optimizer, worker, progress=progress)
+    run = Run(out, model, optimizer, worker, on_step=on_step)
 
     for step in run.count():
         rows = _rows(step, cut, batch_size, seed)
@@ -96,16 +96,15 @@ def _pixels(jpgs: pa.ChunkedArray, image_size: int, path: Path) -> Iterator[Tens
 
 
 def _rows(step: int, count: int, batch_size: int, seed: int) -> Tensor:
-    """The rows of a step's batch: each epoch a new permutation, the last part of an epoch left out if too short."""
-    per_epoch = max(1, count // batch_size)
-    epoch, part = divmod(step, per_epoch)
+    """The rows of a step's batch; each epoch permutes them anew and leaves out those that fill no batch."""
+    epoch, number = divmod(step, max(1, count // batch_size))
     order = np.random.default_rng((seed, epoch)).permutation(count)
-    return torch.from_numpy(order[part * batch_size : (part + 1) * batch_size])
+    return torch.from_numpy(order[number * batch_size : (number + 1) * batch_size])
 
 
 @torch.no_grad()
 def measure_labels(model: nn.Module, pixels: Tensor, labels: Tensor, device: torch.device) -> float:
-    """The share (0..1) of labels on the right side of a logit of 0."""
+    """The share (0..1) of labels whose logit has the right sign."""
     model.eval()
     right = 0
     for start in range(0, len(pixels), 256):
@@ -115,7 +114,7 @@ def measure_labels(model: nn.Module, pixels: Tensor, labels: Tensor, device: tor
 
 
 def save_vit(out: Path, vision: VisionEncoder) -> None:
-    """Write the encoder as a transformers ViTModel folder; config.json last, so that its presence means whole."""
+    """Write the image encoder as a transformers ViTModel folder; config.json, which means that it is whole, last."""
     config = vision.config
     out.mkdir(parents=True, exist_ok=True)
     weights = {f"vision.{name}": weight.detach().cpu() for name, weight in vision.state_dict().items()}

@@ -1,5 +1,5 @@
 -- What changed
--- Texts by source; `newly` is among those in both; a text is the same where image, source and candidate are.
+-- Texts by source. A text is the same in both where image, source and candidate are; `newly_kept` and `newly_dropped` count texts that both have.
 SELECT source, count(*) FILTER (b.kept IS NOT NULL) AS before, count(*) FILTER (a.kept IS NOT NULL) AS after,
     count(*) FILTER (b.kept) AS kept_before, count(*) FILTER (a.kept) AS kept_after,
     count(*) FILTER (a.kept AND NOT b.kept) AS newly_kept, count(*) FILTER (b.kept AND NOT a.kept) AS newly_dropped,

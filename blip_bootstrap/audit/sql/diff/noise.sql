@@ -1,5 +1,5 @@
 -- Noise ratios, dropped shares and their change
--- `noise_ratio` is the filter's verdict, `dropped_share` what is not kept for any reason. 95 % intervals: Wilson for each, Newcombe for the change; an interval without 0 is a change.
+-- `noise_ratio` is the share that the filter rejects, `dropped_share` the share that is not kept, for whatever reason. The 95 % intervals are Wilson's for a share and Newcombe's for a change; a change is clear where its interval does not contain 0.
 WITH counted AS (
     SELECT 'before' AS side, source, rejected, kept FROM before UNION ALL SELECT 'after', source, rejected, kept FROM after
 ), hits AS (

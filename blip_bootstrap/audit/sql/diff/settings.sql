@@ -1,3 +1,3 @@
--- What was set otherwise
--- Settings of the captions and pairs that differ; nothing here: only inputs or models differ.
+-- Settings that differ
+-- Settings of captions and pairs. Without lines, only inputs or models differ.
 SELECT * FROM settings ORDER BY setting

@@ -1,4 +1,4 @@
-"""What the sections of a page are made from."""
+"""What the sections of a page are drawn from."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from blip_bootstrap.storage.run_folder import round_name
 
 
 @dataclass(frozen=True)
-class Page:
-    """What the sections are made from; `rounds` holds the figures of the rounds up to this one that have any."""
+class PageData:
+    """What the sections of a page about round `number` are drawn from.
+
+    `rounds` are the figures of the rounds up to this one that have any, `manifests` the steps' MANIFESTs by name.
+    """
 
     root: Path
     number: int
@@ -29,12 +32,12 @@ class Page:
 
     @property
     def figures(self) -> Mapping[str, Any]:
-        """The figures of this round; none while it is being made."""
+        """The figures of this round; empty where it has none yet."""
         return next((one for one in self.rounds if one["round"] == self.number), {})
 
     @property
     def threshold(self) -> float | None:
-        """The ITM score that this round's selection cut at, 0..1; None where it cut by another score."""
+        """The ITM score below which this round's selection dropped texts; None where it went by another score."""
         manifest = self.manifests.get(f"{round_name(self.number)}/pairs", {})
         cut = cut_of({"itm_threshold": 0.5} | manifest.get("settings", {}) | manifest.get("counts", {}))
         return cut[1] if cut and cut[0] == "itm_score" else None

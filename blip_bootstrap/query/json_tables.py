@@ -1,4 +1,4 @@
-"""The small tables about a run that are made from its JSON: `rounds`, `metrics` and `runs`."""
+"""The small tables that are made from the JSON files of a run: `rounds`, `metrics` and `runs`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from blip_bootstrap.storage.tables import METRICS, ROUNDS, RUNS
 
 
 def rounds_table(root: Path) -> pa.Table:
-    """`ROUNDS` of a run."""
+    """The table `rounds` of a run, from the metrics.json of each round."""
     return rows_to_table([{c.name: metrics.get(c.name) for c in ROUNDS.columns} for metrics in _metrics(root)], ROUNDS)
 
 
 def metrics_table(root: Path) -> pa.Table:
-    """`METRICS` of a run."""
+    """The table `metrics` of a run: every figure of each metrics.json, nested names dotted."""
     rows = [
         {"round": metrics["round"], "name": name, "value": float(value)}
         for metrics in _metrics(root)
@@ -33,14 +33,15 @@ def metrics_table(root: Path) -> pa.Table:
 
 
 def runs_table(root: Path) -> pa.Table:
-    """`RUNS` of a run."""
+    """The table `runs` of a run, from its MANIFESTs."""
     return rows_to_table([_run(manifest) for manifest in manifests(root)], RUNS)
 
 
 def read_figures(root: Path, number: int) -> dict[str, Any] | None:
     """The figures of a round's metrics.json with its number as `round`; None where it has none.
 
-    Those of an earlier version are told as today's. Raises InputError where the file is damaged.
+    Figures that an earlier version wrote have the names and meanings of today (`verdicts.renewed`). Raises InputError
+    where the file is damaged.
     """
     folder = round_folder(root, number)
     found = read_json(folder / "metrics.json")

@@ -1,0 +1,62 @@
+"""Whether an artifact is there, whole, and what it holds: read from its MANIFEST."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.loop.layout import Artifact
+from blip_bootstrap.storage.manifest import digest_of_path
+
+
+def read_manifest(artifact: Artifact) -> dict[str, Any] | None:
+    """The artifact's MANIFEST; None where there is none, and the artifact is not whole.
+
+    Raises InputError where it is damaged.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(artifact.manifest.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{artifact.manifest}: damaged ({error}); delete it to make its folder anew") from error
+    return manifest
+
+
+def counts_of(artifact: Artifact | None) -> Mapping[str, Any]:
+    """What the step counted that made the artifact; empty where it is not there."""
+    manifest = read_manifest(artifact) if artifact else None
+    counts: Mapping[str, Any] = (manifest or {}).get("counts", {})
+    return counts
+
+
+def damaged_files(artifact: Artifact, manifest: Mapping[str, Any]) -> list[str]:
+    """Names of the artifact's files that are missing, or have another size than its MANIFEST says."""
+    folder = artifact.manifest.parent
+    return [
+        entry["name"]
+        for entry in manifest["files"]
+        if not (file := folder / entry["name"]).is_file() or file.stat().st_size != entry["bytes"]
+    ]
+
+
+def digest_of_input(artifact: Artifact) -> str:
+    """What an input holds, as 64 hex digits: of its MANIFEST where a step made it, else of its bytes.
+
+    A name that is no path is the name of a model on the hub, and the digest is that of the name. Raises InputError
+    where an input is missing.
+    """
+    if not artifact.given:
+        manifest = read_manifest(artifact)
+        if manifest is None:
+            raise InputError(f"{artifact.path}: not there or half-made; run the round that makes it first")
+        return str(manifest["content"])
+    if artifact.local.exists():
+        return digest_of_path(artifact.local)
+    if isinstance(artifact.path, Path):
+        raise InputError(f"{artifact.path}: no such file (the {artifact.name})")
+    return hashlib.sha256(artifact.path.encode()).hexdigest()
