@@ -18,7 +18,6 @@ from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.files import check_writable
 from blip_bootstrap.storage.run_folder import resolve_round, round_name
 from blip_bootstrap.storage.tables import LABELS
-from blip_training.evaluate.pair_scores import score_pairs
 
 Pair = tuple[bytes, str, str]
 
@@ -31,6 +30,8 @@ def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, s
     no; the file's path is what `select.labels` takes for the strategy `target_noise`. Raises InputError where the run
     has neither set, or no single filter that scored the round.
     """
+    from blip_training.evaluate.pair_scores import score_pairs  # it loads torch
+
     # Web texts, since the wrong texts that `target_noise` is to find are worded like them: file names, shop titles,
     # slogans. The held-out set first, since the filter was fine-tuned on the human set.
     number = resolve_round(root, number)

@@ -20,7 +20,7 @@ from blip_training.runtime.workers import Worker
 from blip_training.train.contrastive_step import contrastive_step
 from blip_training.train.run import Run
 from tests.support.drawn import model_config, optimizer_config
-from tests.training.objective.test_contrast import cut, whole_batch
+from tests.support.tiny_batch import cut, whole_batch
 
 CPU = Worker(torch.device("cpu"))
 
