@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from blip_bootstrap.config import ItcConfig, ItmConfig
-from blip_training.data.batches import Batch
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import Med
 from blip_training.objective.contrast import Contrast, StepFeatures
@@ -18,7 +17,7 @@ from blip_training.objective.micro_batches import MicroBatch, micro_batches_of, 
 from blip_training.runtime.workers import Worker
 from blip_training.train.feed import in_equal_parts
 from tests.support.drawn import model_config
-from tests.support.tiny_batch import TEXTS, whole_batch
+from tests.support.tiny_batch import TEXTS, cut, whole_batch
 
 CPU = Worker(torch.device("cpu"))
 
@@ -31,12 +30,6 @@ def tokenizer(world: Path) -> Tokenizer:
 def new_med(world: Path, tokenizer: Tokenizer) -> Med:
     torch.manual_seed(0)
     return Med(model_config(world), tokenizer.num_tokens)
-
-
-def cut(batch: Batch, count: int) -> list[Batch]:
-    size = len(batch.texts) // count
-    at = [slice(i, i + size) for i in range(0, len(batch.texts), size)]
-    return [Batch(batch.images[one], batch.texts[one], batch.ids[one]) for one in at]
 
 
 def itc_of_steps(
