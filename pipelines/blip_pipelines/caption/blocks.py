@@ -17,8 +17,6 @@ import pyarrow as pa
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
-from blip_pipelines.caption import side_process
-from blip_pipelines.caption.side_process import CaptionProcess
 from blip_pipelines.caption.worker import IMAGE_COLUMNS, CaptionWorker, one_ahead
 from blip_pipelines.cluster.tally import RemoteTally, Tally
 
@@ -61,10 +59,9 @@ class CaptionBlocks:
         self._tally = tally
 
     @cached_property
-    def _worker(self) -> CaptionWorker | CaptionProcess:
+    def _worker(self) -> CaptionWorker:
         """Made at the first block: an error in an actor's constructor is retried for ever and loses its cause."""
-        process = side_process.running()
-        return process.load(*self._arguments) if process else CaptionWorker(*self._arguments)
+        return CaptionWorker(*self._arguments)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Caption the blocks of `batch` (column `blocks`, of Block's fields) that are not made; returns `batch`.

@@ -16,7 +16,6 @@ from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet
-from blip_pipelines.caption import side_process
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
 from blip_pipelines.caption.models import absolute, with_absolute_models
 from blip_pipelines.cluster.errors import errors_in_one_line
@@ -53,7 +52,6 @@ def caption_and_score(
         merge = Merger(out, todo)
         if blocks:
             _run(blocks, merge, absolute(captioner), absolute(filter), config, ray, progress, done)
-    side_process.close()
     shutil.rmtree(out / BLOCKS, ignore_errors=True)
     return _check(out, successes)
 
@@ -81,7 +79,6 @@ def _run(
     if works_here(ray_config, len(blocks)):
         _run_here(blocks, merge, captioner, filter, config, progress, before)
         return
-    side_process.close()
     connect(ray_config)
     import ray
 
