@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, 
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step
 from blip_pipelines.caption.blocks import read_rows
+from blip_pipelines.caption.rows import IMAGE_COLUMNS
 from blip_pipelines.caption.step import caption_and_score
-from blip_pipelines.caption.worker import IMAGE_COLUMNS, CaptionWorker
-from blip_pipelines.cluster import session
+from blip_pipelines.caption.worker import CaptionWorker
+from blip_pipelines.cluster import resources
 from blip_pipelines.cluster.tally import Tally
 
 Models = tuple[Path, Path]
@@ -69,7 +69,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from blip_bootstrap.config import CaptionConfig, RayConfig
-from blip_pipelines.caption import caption_and_score
+from blip_pipelines.caption.step import caption_and_score
 config = CaptionConfig.model_validate_json(sys.argv[1])
 caption_and_score(*map(Path, sys.argv[2:]), config, RayConfig(object_store_bytes=100_000_000))
 """
@@ -119,13 +119,12 @@ def test_a_finished_task_that_ray_runs_again_makes_nothing(tmp_path: Path, image
     """Its answer was lost with a node; the model could not even be loaded."""
     output, merged = tmp_path / "blocks" / "part-00000-000000.parquet", tmp_path / "part-00000.parquet"
     block = blocks.Block(str(parquet_files(images)[0]), 0, str(output), str(merged))
-    task = pa.Table.from_pylist([{"blocks": [asdict(block)]}])
     with pytest.raises(CheckpointError):
-        blocks.CaptionBlocks("none", "none", CONFIG, None)(task)
+        list(blocks.CaptionBlocks("none", "none", CONFIG, tally=Tally())([block]))
     path = Path(getattr(block, there))
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    assert blocks.CaptionBlocks("none", "none", CONFIG, None)(task) == task
+    assert list(blocks.CaptionBlocks("none", "none", CONFIG, tally=Tally())([block])) == [block]
     assert output.exists() == (there == "output")
 
 
@@ -192,7 +191,7 @@ def test_blocks_of_a_task(blocks: int, actors: int, gpus: float, expected: int) 
 def test_gpus_of_an_actor(
     monkeypatch: pytest.MonkeyPatch, device: Any, in_cluster: int, asked: float, expected: float
 ) -> None:
-    monkeypatch.setattr(session, "num_gpus", lambda: in_cluster)
+    monkeypatch.setattr(resources, "num_gpus", lambda: in_cluster)
     assert step.gpus_of_actor(CaptionConfig(device=device, gpus_per_actor=asked)) == expected
 
 
@@ -207,10 +206,12 @@ def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
 ) -> None:
     monkeypatch.setattr(step, "blocks_per_task", lambda *_: 3)
     monkeypatch.setattr(step, "gpus_of_actor", lambda config: 0.5)
-    blocks = [block for part in parquet_files(images) for block in step._blocks(part, tmp_path)]
-    worker = blocks.CaptionBlocks(*map(str, models), CONFIG, Tally())
-    assert list(worker.caption(blocks[1:2])) == blocks[1:2]
-    assert list(worker.caption(blocks[:2])) == blocks[:1]
+    todo = [block for part in parquet_files(images) for block in step._blocks(part, tmp_path)]
+    worker, first_two = blocks.CaptionBlocks(*map(str, models), CONFIG, tally=Tally()), todo[1::-1]
+    assert list(worker(todo[1:2])) == todo[1:2]
+    kept = Path(todo[1].output).stat().st_ino
+    assert list(worker(todo[:2])) == first_two, "the one that is there comes first"
+    assert Path(todo[1].output).stat().st_ino == kept
     num_tasks: list[int] = []
     map_batches = ray.data.Dataset.map_batches
 

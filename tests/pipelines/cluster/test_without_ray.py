@@ -25,7 +25,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 from blip_bootstrap.config import load_config
-from blip_bootstrap.loop.maker import run_rounds
+from blip_bootstrap.loop.rounds import run_rounds
 said = []
 report = run_rounds(load_config(Path(sys.argv[1])), 1, said.append)
 loaded = [name for name in ("ray", "albumentations.core") if name in sys.modules]
