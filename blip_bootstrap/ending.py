@@ -79,6 +79,11 @@ def sigterm_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def sigterm_came() -> bool:
+    """Whether Terminated was raised in this process."""
+    return _Watch.raised_at is not None
+
+
 def note_end() -> None:
     """The command ends: no SIGTERM is to disturb what is done last."""
     _Watch.ending = True
@@ -92,10 +97,13 @@ def ended_early(goes_on: str) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(f"interrupted; {goes_on}", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except Terminated:
+    except SystemExit:
+        # Where Terminated is raised in a call of Ray's core, that raises a SystemExit of its own in its place (2.60).
+        if not sigterm_came():
+            raise
         note_end()
         typer.echo(f"terminated; {goes_on}", err=True)
-        raise
+        raise Terminated from None
 
 
 def speak_plainly() -> None:

@@ -18,7 +18,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchTrainer
 
-from blip_bootstrap.ending import Terminated
+from blip_bootstrap.ending import sigterm_came
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 from blip_bootstrap.storage.files import write_whole
 from blip_pipelines.cluster.errors import Raised, errors_in_one_line, first_line, packed, unpacked
@@ -140,9 +140,9 @@ def _interrupts_kept() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except Terminated:
-        raise
     except SystemExit as end:
+        if sigterm_came():
+            raise
         raise KeyboardInterrupt from end
     finally:
         if in_main:
