@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
-import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from blip_bootstrap.ending import heed_sigterm, note_end, speak_plainly
 from blip_bootstrap.errors import INTERRUPTED, BlipBootstrapError, InputError, in_one_line
 from blip_bootstrap.paths import name_the_user
-
-END_S = 60.0
 
 
 def main() -> None:
@@ -26,12 +21,7 @@ def main() -> None:
     code: str | int | None = 0
     try:
         _prepare()
-        if sys.argv[1:2] == ["run"]:
-            # Where captions come first, torch is what they wait for: its import takes longer than all others.
-            from blip_pipelines.caption import side_process
-
-            side_process.start()
-        from blip_bootstrap.cli.app import app
+        from blip_bootstrap.cli.app import app  # here, so that what its import raises is told
 
         app()
     except SystemExit as end:  # typer's way to return, and SIGTERM's
@@ -42,7 +32,7 @@ def main() -> None:
         sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
         code = error.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
     except Exception as error:
         told = in_one_line(error)
         if told is None:
@@ -67,26 +57,18 @@ def _prepare() -> None:
 
 
 def _end(code: str | int | None) -> NoReturn:
-    """End the process once what waits for its end has run: Ray's own, temporary folders, the prompt's history.
-
-    Python's end would then look through all that torch and DuckDB consist of, for half a second. A cluster whose head
-    no longer answers holds nothing up for more than `END_S`.
-    """
+    """Leave with an exit code; a text is printed on standard error and makes it 1. A SIGTERM changes nothing now."""
     note_end()
-    if isinstance(code, str):
-        sys.stderr.write(f"{code}\n")
-        code = 1
-    with suppress(BrokenPipeError):
+    try:
         sys.stdout.flush()
-        sys.stderr.flush()
-    late = threading.Timer(END_S, os._exit, [code or 0])
-    late.daemon = True
-    late.start()
-    atexit._run_exitfuncs()
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code or 0)
+    except BrokenPipeError:
+        _drop_output()
+    sys.exit(code)
+
+
+def _drop_output() -> None:
+    """Let what nobody reads any more go nowhere: Python would complain of it as the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -30,8 +30,6 @@ class _Watch:
 
     raised_at: float | None = None
     ending = False
-    held = False
-    missed = False
 
 
 def heed_sigterm() -> None:
@@ -48,9 +46,6 @@ def heed_sigterm() -> None:
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
-    if _Watch.held:
-        _Watch.missed = True
-        return
     now = time.monotonic()
     if _Watch.ending or (_Watch.raised_at is not None and now - _Watch.raised_at < AGAIN_S):
         return
@@ -69,14 +64,24 @@ def _insist() -> None:
 
 @contextmanager
 def sigterm_held() -> Iterator[None]:
-    """A SIGTERM that comes in the body is raised after it: for what would be left locked if it ended in the middle."""
-    _Watch.held, _Watch.missed = True, False
+    """A SIGTERM that comes in the body is raised after it, for what would be left half done.
+
+    Processes that the body starts never see a SIGTERM, nor do theirs. A handler that the body puts in the place of
+    this command's is taken away again.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
-        _Watch.held = False
-    if _Watch.missed:
-        os.kill(os.getpid(), signal.SIGTERM)
+        if handler is _terminate and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def sigterm_came() -> bool:
+    """Whether Terminated was raised in this process."""
+    return _Watch.raised_at is not None
 
 
 def note_end() -> None:
@@ -86,19 +91,19 @@ def note_end() -> None:
 
 @contextmanager
 def ended_early(goes_on: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM in the body are no failures: one line says that `goes_on`, and the process ends.
-
-    With 130 or 143.
-    """
+    """Ctrl-C and SIGTERM in the body are no failures: one line says that `goes_on`, and the process ends (130, 143)."""
     try:
         yield
     except KeyboardInterrupt:
         typer.echo(f"interrupted; {goes_on}", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except Terminated:
+    except SystemExit:
+        # Where Terminated is raised in a call of Ray's core, that raises a SystemExit of its own in its place (2.60).
+        if not sigterm_came():
+            raise
         note_end()
         typer.echo(f"terminated; {goes_on}", err=True)
-        raise
+        raise Terminated from None
 
 
 def speak_plainly() -> None:

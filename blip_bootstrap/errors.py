@@ -34,7 +34,10 @@ class ConfigError(InputError):
 
     def __init__(self, mistakes: list[str]) -> None:
         self.mistakes = mistakes
-        super().__init__("\n".join(mistakes))
+        super().__init__(mistakes)  # as it was given: pickle makes the exception anew of its arguments
+
+    def __str__(self) -> str:
+        return "\n".join(self.mistakes)
 
 
 class CheckpointError(InputError):

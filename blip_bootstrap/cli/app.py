@@ -79,14 +79,11 @@ def run(
     ] = None,
 ) -> None:
     """Run CapFilt up to a round; makes only what is missing or out of date."""
-    from blip_pipelines.caption.side_process import caption_process, close_unless_first
+    from blip_bootstrap.loop.rounds import run_rounds
+    from blip_bootstrap.report.summary import print_summary
 
-    with ended_early(GOES_ON), caption_process():
+    with ended_early(GOES_ON):
         loaded = load(config, root, settings, ray, limit)
-        close_unless_first(loaded, number)
-        from blip_bootstrap.loop.rounds import run_rounds
-        from blip_bootstrap.report.summary import print_summary
-
         try:
             report = run_rounds(loaded, number, say)
         except NothingLeft:

@@ -27,7 +27,6 @@ os.environ |= {
 }
 sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in (".", "pipelines", "training")]
 
-import pyarrow as pa  # noqa: E402
 import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
@@ -51,10 +50,10 @@ def note(log: Path, path: str) -> None:
 class Noting:
     """CaptionBlocks as the workers import it, which is not replaced there."""
 
-    def __init__(self, log: Path, **known: Any) -> None:
+    def __init__(self, log: Path, *arguments: Any, **known: Any) -> None:
         from blip_pipelines.caption.blocks import CaptionBlocks
 
-        self._blocks = CaptionBlocks(**known)
+        self._blocks = CaptionBlocks(*arguments, **known)
         caption_block = self._blocks._caption
 
         def noted(block: blocks.Block, batches: Iterator[Any]) -> None:
@@ -63,30 +62,36 @@ class Noting:
 
         self._blocks._caption = noted  # type: ignore[method-assign]
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        return self._blocks(batch)
+    def __call__(self, task: list[blocks.Block]) -> Iterator[blocks.Block]:
+        return self._blocks(task)
 
 
-def fetch_noted(batch: pa.Table, log: Path, **known: Any) -> pa.Table:
-    from blip_pipelines.ingest.download import fetch_shards
+class NotingDownload:
+    """ShardDownload as the workers import it."""
 
-    note(log, batch["part"][0].as_py())
-    return fetch_shards(batch, **known)
+    def __init__(self, log: Path, *arguments: Any, **known: Any) -> None:
+        from blip_pipelines.ingest.download import ShardDownload
+
+        self._log, self._download = log, ShardDownload(*arguments, **known)
+
+    def __call__(self, shard: download.Shard) -> Iterator[download.Shard]:
+        note(self._log, shard.part)
+        return self._download(shard)
 
 
 def run_caption(out: Path, settings: dict[str, Any], ray_config: RayConfig) -> None:
     class Here(Noting):
-        def __init__(self, **known: Any) -> None:
-            super().__init__(log_of(out), **known)
+        def __init__(self, *arguments: Any, **known: Any) -> None:
+            super().__init__(log_of(out), *arguments, **known)
 
-    blocks.CaptionBlocks = Here  # type: ignore[assignment, misc]
+    step.CaptionBlocks = Here  # type: ignore[attr-defined, assignment]
     config = CaptionConfig.model_validate(settings["config"])
     models = settings["captioner"], settings["filter"]
     step.caption_and_score(out, Path(settings["images"]), *models, config, ray_config)
 
 
 def run_download(out: Path, settings: dict[str, Any], ray_config: RayConfig) -> None:
-    download.fetch_shards = partial(fetch_noted, log=log_of(out))
+    download.ShardDownload = partial(NotingDownload, log_of(out))  # type: ignore[assignment, misc]
     config = DownloadConfig.model_validate(settings)
     download.download_images(out, *(urls.path for urls in config.urls), config=config, ray=ray_config)
 

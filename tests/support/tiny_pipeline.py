@@ -30,7 +30,8 @@ LETTERS = [prefix + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789" 
 @pytest.fixture(scope="session")
 def ray_config() -> Iterator[RayConfig]:
     """A local Ray for the whole session."""
-    from blip_pipelines.cluster.session import connect, disconnect
+    from blip_pipelines.cluster.ray_session import disconnect
+    from blip_pipelines.cluster.session import connect
 
     config = RayConfig(object_store_bytes=200_000_000)
     connect(config)

@@ -1,4 +1,4 @@
-"""Blocks of images: what an actor takes at a time, how it writes their captions, how files are joined of them."""
+"""Blocks of images: what a worker takes at a time, how it writes their captions, how files are joined of them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from blip_bootstrap.config import CaptionConfig
-from blip_bootstrap.storage.parquet import open_parquet, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.parquet import open_parquet, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
-from blip_pipelines.caption import side_process
-from blip_pipelines.caption.side_process import CaptionProcess
-from blip_pipelines.caption.worker import IMAGE_COLUMNS, CaptionWorker, one_ahead
-from blip_pipelines.cluster.tally import RemoteTally, Tally
+from blip_pipelines.caption.ahead import one_ahead
+from blip_pipelines.caption.rows import IMAGE_COLUMNS, CaptionRow, to_table
+from blip_pipelines.cluster.tally import Counts
+
+if TYPE_CHECKING:
+    from blip_pipelines.caption.worker import CaptionWorker
+
 
 BLOCK_ROWS = 512
 """Images whose captions are written together, and what a kill costs an actor at most. Not a setting: with other blocks
@@ -52,49 +55,46 @@ def num_threads(config: CaptionConfig) -> int:
 
 
 class CaptionBlocks:
-    """A Ray actor: one CaptionWorker that takes blocks, writes their captions, and reports each batch."""
+    """One CaptionWorker that takes blocks, writes their captions, and reports each batch to a tally."""
 
     def __init__(
-        self, captioner: str, filter: str, config: CaptionConfig, tally: Tally | RemoteTally, num_lanes: int = 1
+        self, captioner: str, filter: str, config: CaptionConfig, num_lanes: int = 1, *, tally: Counts
     ) -> None:
         self._arguments = captioner, filter, config, num_threads(config), num_lanes
         self._tally = tally
 
     @cached_property
-    def _worker(self) -> CaptionWorker | CaptionProcess:
-        """Made at the first block: an error in an actor's constructor is retried for ever and loses its cause."""
-        process = side_process.running()
-        return process.load(*self._arguments) if process else CaptionWorker(*self._arguments)
+    def _worker(self) -> CaptionWorker:
+        """Made at the first block that is not made: Ray runs a finished task again where its answer was lost."""
+        from blip_pipelines.caption.worker import CaptionWorker  # torch, where captions are made
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Caption the blocks of `batch` (column `blocks`, of Block's fields) that are not made; returns `batch`.
+        return CaptionWorker(*self._arguments)
 
-        Ray runs a finished task again where its answer was on a node that is lost.
-        """
-        for _ in self.caption(Block(**block) for blocks in batch["blocks"].to_pylist() for block in blocks):
-            pass
-        return batch
-
-    def caption(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """Caption those of the blocks that are not made; yields each once it is."""
-        todo = [block for block in blocks if not block.made]
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Caption those of the blocks that are not made; yields every block once it is."""
+        todo = []
+        for block in blocks:
+            if block.made:
+                yield block
+            else:
+                todo.append(block)
         if todo:
             batches = self._worker.in_blocks(self._images(todo))
             for block in todo:
                 self._caption(block, batches)
                 yield block
 
-    def _caption(self, block: Block, batches: Iterator[tuple[list[dict[str, Any]], bool]]) -> None:
+    def _caption(self, block: Block, batches: Iterator[tuple[list[CaptionRow], bool]]) -> None:
         """Write the captions of the block whose batches are the next ones."""
-        rows: list[dict[str, Any]] = []
+        rows: list[CaptionRow] = []
         counts: Counter[str] = Counter()
         for done, is_last in batches:
             rows += done
-            counts.update(name for row in done for name in _counters(row["source"], row["itm_score"], row["flags"]))
+            counts.update(name for row in done for name in row.counters)
             self._tally.put(block.output, dict(counts))
             if is_last:
                 break
-        write_parquet(Path(block.output), rows_to_table(rows, CAPTIONS), CAPTIONS, self._worker.metadata)
+        write_parquet(Path(block.output), to_table(rows), CAPTIONS, self._worker.metadata)
 
     def _images(self, blocks: Sequence[Block]) -> Iterator[list[dict[str, Any]]]:
         """The rows of each block's images, read while those of the one before are worked on."""
@@ -138,9 +138,3 @@ class Merger:
         write_parquet(self._out / name, pa.concat_tables(tables), CAPTIONS, metadata)
         for file in files:
             file.unlink()
-
-
-def _counters(source: str, itm_score: float | None, flags: Iterable[str]) -> list[str]:
-    """The counters that a row of captions moves; each image has one web text, which counts the image."""
-    first = ["images", "web"] if source == "web" else ["synthetic"]
-    return [*first, *(["not_scored"] if itm_score is None else []), *flags]

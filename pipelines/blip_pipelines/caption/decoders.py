@@ -6,26 +6,21 @@ Threads of the process that drives the GPU would wait for its interpreter lock, 
 
 from __future__ import annotations
 
-import os
-import sys
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import IO, TYPE_CHECKING
+from typing import IO
+
+import torch
+from torch import Tensor
 
 from blip_bootstrap.errors import InputError, RunFailed
+from blip_pipelines.caption import decode_process
+from blip_pipelines.caption.decode_process import BROKEN, DECODED, LENGTH_BYTES
 from blip_training.runtime.child_process import Child, how_it_ended, start_child, stop_child
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    Idle = SimpleQueue[Child]
-
-
-LENGTH_BYTES = 8
-
-DECODED, BROKEN = b"d", b"b"
+Idle = SimpleQueue[Child]
 
 ATTEMPTS = 2
 
@@ -44,7 +39,7 @@ class DecodeProcesses:
         self._end = weakref.finalize(self, _end, self._idle)
 
     def pixels(self, encoded: bytes, where: str) -> dict[int, Tensor]:
-        """Of encoded bytes, by image size, uint8 [3, size, size]; may be called from as many threads as there are.
+        """Pixels of an encoded picture by image size, uint8 [3, size, size]; as many threads may call it at a time.
 
         Raises InputError, which names `where`, for bytes that are no picture, and RunFailed where the process that has
         this picture dies twice.
@@ -66,11 +61,9 @@ class DecodeProcesses:
         self._end()
 
     def _start(self) -> Child:
-        return start_child(__name__, *map(str, self._sizes))
+        return start_child(decode_process.__name__, *map(str, self._sizes))
 
     def _ask(self, process: Child, encoded: bytes, where: str) -> dict[int, Tensor]:
-        import torch
-
         assert process.stdin
         assert process.stdout
         pixels = {size: torch.empty((3, size, size), dtype=torch.uint8) for size in self._sizes}
@@ -97,26 +90,3 @@ def _end(idle: Idle) -> None:
     with suppress(Empty):
         while True:
             stop_child(idle.get_nowait())
-
-
-def serve(sizes: Iterable[int]) -> None:
-    """What such a process does: pixels on standard output of each picture that comes on standard input."""
-    from blip_training.data.decode import decode_image, squash
-
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what else is printed must not get between
-    while head := sys.stdin.buffer.read(LENGTH_BYTES):
-        encoded = sys.stdin.buffer.read(int.from_bytes(head, "little"))
-        try:
-            image = decode_image(encoded, "the picture")
-        except InputError:
-            answers.write(BROKEN)
-        else:
-            answers.write(DECODED)
-            for size in sizes:
-                answers.write(squash(image, size).data)
-        answers.flush()
-
-
-if __name__ == "__main__":
-    serve([int(size) for size in sys.argv[1:]])

@@ -28,7 +28,10 @@ class Lanes:
         return self.start(work, parts)()
 
     def start(self, work: Callable[[Part], Done], parts: Iterable[Part]) -> Callable[[], list[Done]]:
-        """The same begun now, to be had later from what is returned; with one lane it is done only then."""
+        """Begin `work` on the parts and return a function that waits for the results, in the order of the parts.
+
+        With one lane nothing is begun: the function does the work when it is called.
+        """
         if self._pool is None:
             return lambda: list(map(work, parts))
         begun = self._pool.map(self._enter, [(work, part) for part in parts])

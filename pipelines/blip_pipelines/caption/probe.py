@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from blip_bootstrap.config import CaptionConfig
 from blip_pipelines.caption.blocks import BLOCK_ROWS, num_threads
-from blip_pipelines.caption.models import Picture
-from blip_pipelines.caption.worker import CaptionWorker
+from blip_pipelines.caption.rows import CaptionRow, to_table
 from blip_pipelines.cluster.resources import peak_bytes
 
 DECODED_IMAGES = 32
@@ -24,7 +23,9 @@ class SampledCaptioning:
 
     def load(self) -> None:
         """Load the models; not in the constructor, where Ray would hide the error."""
-        import ray.data  # noqa: F401  # as an actor of Ray Data does
+        import ray.data  # noqa: F401  # its memory counts, too
+
+        from blip_pipelines.caption.worker import CaptionWorker  # torch, where captions are made
 
         self._worker = CaptionWorker(*self._arguments)
 
@@ -44,7 +45,7 @@ class SampledCaptioning:
         }
 
     def _seconds_of_a_block(self, images: pa.Table) -> float:
-        """Of an image of a second block, where a GPU takes hundreds at a time: its first are decoded by then."""
+        """Seconds an image takes in a second block, for a GPU, which takes hundreds at once: its first are decoded."""
         rows = images.to_pylist()
         block = (rows * -(-BLOCK_ROWS // len(rows)))[:BLOCK_ROWS]
         ends = [time.perf_counter() for _, is_last in self._worker.in_blocks([block, block]) if is_last]
@@ -52,20 +53,23 @@ class SampledCaptioning:
         return (ends[1] - ends[0]) / num_images
 
     def _seconds_of_batches(self, images: pa.Table, limit_s: float) -> tuple[float, list[dict[str, Any]]]:
-        """Of an image, in batches small enough that the sample has several; and their captions."""
+        """Seconds an image takes, in batches small enough that the sample has several; and their captions."""
         worker = self._worker
         worker.batch_size = min(worker.batch_size, max(1, len(images) // 4))
-        captions, ends, num_done, started = [], [], [], time.perf_counter()
+        captions: list[CaptionRow] = []
+        ends, num_done, started = [], [], time.perf_counter()
         for rows in worker.in_batches(images.to_pylist()):
             captions += rows
             ends.append(time.perf_counter())
-            num_done.append(sum(row["source"] == "web" for row in captions))
+            num_done.append(sum(row.source == "web" for row in captions))
             if len(ends) > 1 and ends[-1] - started > limit_s:
                 break
         first = (ends[0], num_done[0]) if len(ends) > 1 else (started, 0)  # the first batch pays what is done once
-        return (ends[-1] - first[0]) / (num_done[-1] - first[1]), captions
+        return (ends[-1] - first[0]) / (num_done[-1] - first[1]), to_table(captions).to_pylist()
 
     def _decode_s(self, images: pa.Table) -> float:
+        from blip_pipelines.caption.picture import Picture  # torch, where captions are made
+
         worker = self._worker
         rows, started = images.to_pylist(), time.perf_counter()
         for row in rows:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 from blip_pipelines.caption.lanes import Lanes
-from blip_pipelines.caption.models import Model, Picture
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from blip_training.evaluate.clip_scorer import ClipScorer
-
+from blip_pipelines.caption.models import Model
+from blip_pipelines.caption.picture import Picture
+from blip_pipelines.caption.rows import CaptionRow, Texts
+from blip_training.data.normalise import captions_as_seen
+from blip_training.evaluate.clip_scorer import ClipScorer
 
 IMAGES_PER_LOOK = 8
 """Images that a processor encodes at a time: activations then stay in its caches. A GPU takes the whole batch."""
@@ -25,14 +26,6 @@ call of few costs nearly as much as one of many: starting its kernels takes long
 MAX_PADDING = {"cpu": 48, "cuda": 4096}
 """Tokens that an ITM call may pad in all, for one text of each image; 24 to 96 took a small model equally long on a
 CPU."""
-
-TOO_LONG = "text_too_long"
-"""The flag of a web text that was too long to be stored whole; its beginning is not judged for it."""
-
-Row = dict[str, Any]
-
-Texts = list[list[Row]]
-"""For each picture the rows of its texts, the web's first."""
 
 
 class Looks:
@@ -51,8 +44,6 @@ class Looks:
 
     def of(self, model: Model) -> Tensor:
         """The model's image states, [B, 1 + P, D]."""
-        import torch
-
         if model not in self._states:
             self._states[model] = torch.cat(self._begun.pop(model)())
         self._left[model] -= 1
@@ -64,8 +55,6 @@ def _parts(pictures: Sequence[Picture], model: Model, on_gpu: dict[int, Tensor])
 
     To a GPU they go once: `on_gpu` has them by image size for all models that take the same.
     """
-    import torch
-
     pixels = [picture.pixels[model.image_size] for picture in pictures]
     if model.med.device.type == "cuda":
         if model.image_size not in on_gpu:
@@ -86,7 +75,7 @@ def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes) -> None
     """
     texts = _to_read(rows)
     longest = filter.med.config.text.max_tokens
-    lengths = [min(longest, max((row["num_tokens"] for row in of_image), default=0)) for of_image in texts]
+    lengths = [min(longest, max((row.num_tokens for row in of_image), default=0)) for of_image in texts]
     parts: list[list[int]] = []
     for num_texts in sorted({len(of_image) for of_image in texts if of_image}):
         same = (i for i in range(len(rows)) if len(texts[i]) == num_texts)
@@ -96,8 +85,8 @@ def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes) -> None
 
 
 def _to_read(rows: Texts) -> Texts:
-    """The texts of each image that are scored: those that are not blank and not cut."""
-    return [[row for row in of_image if row["caption"] and TOO_LONG not in row["flags"]] for of_image in rows]
+    """The texts of each image that are scored."""
+    return [[row for row in of_image if row.is_read] for of_image in rows]
 
 
 def alike(images: Sequence[int], lengths: Sequence[int], device: str) -> Iterator[list[int]]:
@@ -115,11 +104,9 @@ def alike(images: Sequence[int], lengths: Sequence[int], device: str) -> Iterato
 
 
 def _score_some(filter: Model, texts: Texts, states: Tensor) -> None:
-    """The same for images that all have the same number of texts."""
-    from blip_training.data.normalise import captions_as_seen
-
+    """Append one filter's scores to the texts of images that all have equally many."""
     flat, image_of_row = _flatten(texts, states.device)
-    seen = captions_as_seen(filter.med.config.text, [row["caption"] for row in flat])
+    seen = captions_as_seen(filter.med.config.text, [row.caption for row in flat])
     ids, mask = filter.tokenizer.encode(seen, filter.med.config.text.max_tokens)
     ids, mask = ids.to(states.device), mask.to(states.device)
     # None where the filter's checkpoint has no ITC.
@@ -128,25 +115,24 @@ def _score_some(filter: Model, texts: Texts, states: Tensor) -> None:
     itm = logits.float().softmax(dim=1)[:, 1].tolist()
     itc = [None] * len(flat) if cosines is None else cosines.float().tolist()
     for row, itm_score, itc_score in zip(flat, itm, itc, strict=True):
-        row["itm_scores"] = [*(row["itm_scores"] or []), itm_score]
-        row["itc_scores"] = [*(row["itc_scores"] or []), itc_score]
+        row.itm_scores = [*(row.itm_scores or []), itm_score]
+        row.itc_scores = [*(row.itc_scores or []), itc_score]
 
 
-def _flatten(texts: Texts, device: Any) -> tuple[list[Row], Tensor]:
+def _flatten(texts: Texts, device: torch.device) -> tuple[list[CaptionRow], Tensor]:
     """All rows, and for each the place of its image."""
-    import torch
-
     flat = [row for of_image in texts for row in of_image]
     return flat, torch.tensor([i for i, of_image in enumerate(texts) for _ in of_image], device=device)
 
 
 def combine_scores(rows: Texts, how: Literal["mean", "min"]) -> None:
     """Set `itm_score` and `itc_score` from those of each filter, which stay in the row where there are several."""
-    for row in (row for of_image in rows for row in of_image if row["itm_scores"]):
-        for one, several in (("itm_score", "itm_scores"), ("itc_score", "itc_scores")):
-            row[one] = _combine([score for score in row[several] if score is not None], how)
-        if len(row["itm_scores"]) == 1:
-            row["itm_scores"] = row["itc_scores"] = None
+    for row in (row for of_image in rows for row in of_image):
+        if row.itm_scores and row.itc_scores:
+            row.itm_score = _combine(row.itm_scores, how)
+            row.itc_score = _combine([score for score in row.itc_scores if score is not None], how)
+            if len(row.itm_scores) == 1:
+                row.itm_scores = row.itc_scores = None
 
 
 def _combine(scores: list[float], how: Literal["mean", "min"]) -> float | None:
@@ -159,13 +145,11 @@ def _combine(scores: list[float], how: Literal["mean", "min"]) -> float | None:
 
 def score_again(scorer: ClipScorer, rows: Texts, pictures: Sequence[Picture]) -> None:
     """Set `clip_score` of every text that is not blank."""
-    import torch
-
     texts = _to_read(rows)
     flat, image_of_row = _flatten(texts, scorer.device)
     if not flat:
         return
     pixels = torch.stack([picture.scorer_pixels for picture in pictures if picture.scorer_pixels is not None])
-    scores = scorer.score(pixels, [row["caption"] for row in flat], image_of_row)
+    scores = scorer.score(pixels, [row.caption for row in flat], image_of_row)
     for row, score in zip(flat, scores, strict=True):
-        row["clip_score"] = score
+        row.clip_score = score

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,13 +16,11 @@ from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet
-from blip_pipelines.caption import side_process
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
-from blip_pipelines.caption.models import absolute, with_absolute_models
-from blip_pipelines.cluster.errors import errors_in_one_line
+from blip_pipelines.caption.sources import absolute, with_absolute_models
+from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
-from blip_pipelines.cluster.session import connect, quiet_data
-from blip_pipelines.cluster.tally import Tally, shown, start_tally
+from blip_pipelines.cluster.session import connect
 
 BLOCKS = ".blocks"
 
@@ -33,7 +31,7 @@ BLOCKS_PER_TASK = 8
 def caption_and_score(
     out: Path, images: Path, captioner: Path | str, filter: Path | str, config: CaptionConfig, ray: RayConfig
 ) -> dict[str, int | float | str]:
-    """Caption the images and score web and synthetic texts with Ray actors (section 3.3).
+    """Caption the images and score web and synthetic texts, in this process or with Ray's actors (section 3.3).
 
     `images` is a folder of the table `images`; `captioner` and `filter` are what `load_med` reads. Writes
     `out/part-NNNNN.parquet` (table `captions`) for each file of images; files and blocks that are in `out` are kept.
@@ -53,7 +51,6 @@ def caption_and_score(
         merge = Merger(out, todo)
         if blocks:
             _run(blocks, merge, absolute(captioner), absolute(filter), config, ray, progress, done)
-    side_process.close()
     shutil.rmtree(out / BLOCKS, ignore_errors=True)
     return _check(out, successes)
 
@@ -73,57 +70,36 @@ def _run(
     captioner: str,
     filter: str,
     config: CaptionConfig,
-    ray_config: RayConfig,
+    ray: RayConfig,
     progress: Progress,
     before: Mapping[str, int],
 ) -> None:
-    """Give the blocks to a pool of actors and merge each file of images as soon as its last block is done."""
-    if works_here(ray_config, len(blocks)):
-        _run_here(blocks, merge, captioner, filter, config, progress, before)
-        return
-    side_process.close()
-    connect(ray_config)
-    import ray
-
-    quiet_data()
-    gpus = gpus_of_actor(config)
-    num_actors = num_workers(ray_config, config.num_actors, config.cpus_per_actor, gpus, at_most=len(blocks))
-    check_cpus(num_actors * config.cpus_per_actor, "captioning")
-    actors_config, tally = with_absolute_models(config), start_tally()
-    with errors_in_one_line("caption"), shown(progress, tally, dict(before)):
-        size = blocks_per_task(len(blocks), num_actors, gpus)
+    """Have the blocks captioned, and merge each file of images as soon as its last block is done."""
+    pool = _pool(config, ray, len(blocks))
+    if pool == HERE:
+        tasks = [blocks]  # the first pictures of a block are then decoded while the one before is captioned
+    else:
+        size = blocks_per_task(len(blocks), pool.num_workers, pool.gpus)
         tasks = [blocks[first : first + size] for first in range(0, len(blocks), size)]
-        items = [{"blocks": [asdict(block) for block in task]} for task in tasks]
-        captioned = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            CaptionBlocks,
-            fn_constructor_kwargs={
-                "captioner": captioner,
-                "filter": filter,
-                "config": actors_config,
-                "tally": tally,
-                "num_lanes": idle_lanes(config, ray_config, num_actors),
-            },
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
-            num_cpus=config.cpus_per_actor,
-            num_gpus=gpus,
-        )
-        for row in captioned.iter_rows():
-            for block in row["blocks"]:
-                merge.when_whole(Path(block["part"]).name)
+        config = with_absolute_models(config)
+    num_lanes = idle_lanes(config, ray, pool.num_workers or 1)
+    work = partial(CaptionBlocks, captioner, filter, config, num_lanes)
+
+    def take(block: Block) -> None:
+        merge.when_whole(Path(block.part).name)
+
+    run_items("caption", tasks, work, pool, take, progress, dict(before))
 
 
-def _run_here(
-    blocks: list[Block], merge: Merger, captioner: str, filter: str, config: CaptionConfig, progress: Progress,
-    before: Mapping[str, int],
-) -> None:  # fmt: skip
-    """The same without Ray: in the process that waits for it, where there is one, else in this."""
-    tally = Tally()
-    worker = CaptionBlocks(captioner, filter, config, tally, idle_lanes(config, RayConfig(address=NO_RAY), 1))
-    with shown(progress, tally, dict(before)):
-        for block in worker.caption(blocks):
-            merge.when_whole(Path(block.part).name)
+def _pool(config: CaptionConfig, ray: RayConfig, num_blocks: int) -> Pool:
+    """Where so many blocks are captioned. Raises RunFailed where the cluster has too few CPUs for the actors."""
+    if works_here(ray, num_blocks):
+        return HERE
+    connect(ray)
+    gpus = gpus_of_actor(config)
+    num_actors = num_workers(ray, config.num_actors, config.cpus_per_actor, gpus, at_most=num_blocks)
+    check_cpus(num_actors * config.cpus_per_actor, "captioning")
+    return Pool(num_actors, config.cpus_per_actor, gpus, kept=True)
 
 
 def blocks_per_task(num_blocks: int, num_actors: int, gpus: float) -> int:

@@ -1,4 +1,4 @@
-"""What one captioning actor does: images as Arrow in, their web text and synthetic captions with scores out."""
+"""What one captioning worker does: images as Arrow in, their web text and synthetic captions with scores out."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import RunFailed
+from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.decoders import DecodeProcesses
 from blip_pipelines.caption.lanes import Lanes
-from blip_pipelines.caption.models import Models, Picture, digest_of_model, fold
-from blip_pipelines.caption.scores import TOO_LONG, Looks, combine_scores, score_again, score_with
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from torch import Tensor
-
-    from blip_training.decoding.generate import Generated
-
-
-IMAGE_COLUMNS = ["key", "status", "caption", "jpg", "cut_from_chars"]
-"""What the worker needs of the table `images`; the last is absent from those of earlier versions."""
-
-LATER = ("seed", "captioner", "logprob", "itm_score", "itc_score", "itm_scores", "itc_scores", "clip_score")
-"""Columns of the table `captions` that are null until something is known; `tables` itself would import pyarrow."""
+from blip_pipelines.caption.models import Models
+from blip_pipelines.caption.picture import Picture, fold
+from blip_pipelines.caption.rows import IMAGE_COLUMNS, TOO_LONG, CaptionRow, Texts, to_table
+from blip_pipelines.caption.scores import Looks, combine_scores, score_again, score_with
+from blip_pipelines.caption.sources import digest_of_model
+from blip_training.decoding.generate import generate
+from blip_training.decoding.sampler import resolve_sampler
+from blip_training.runtime.allocator import keep_freed_memory
+from blip_training.runtime.workers import resolve_device
 
 DECODE_THREADS = 2
 """Threads that decode while the models work."""
@@ -41,9 +40,7 @@ BATCH_SIZE = {"cpu": 64, "cuda": 256}
 """Where none is set. An H200 captioned 308 decoded pictures a second by 64 and 565 by 256, since the kernels of a step
 take no longer to start for more rows; 256 take 13 GB (base size, 384 px, bfloat16)."""
 
-Row = dict[str, Any]
-
-Item = TypeVar("Item")
+ImageRow = dict[str, Any]
 
 
 class CaptionWorker:
@@ -64,12 +61,6 @@ class CaptionWorker:
         num_threads: int | None = None,
         num_lanes: int = 1,
     ) -> None:
-        import torch
-
-        from blip_training.decoding.sampler import resolve_sampler
-        from blip_training.runtime.allocator import keep_freed_memory
-        from blip_training.runtime.workers import resolve_device
-
         if num_threads:
             torch.set_num_threads(num_threads)
         self.config, self.sampler, self.device = config, resolve_sampler(config.sampler), resolve_device(config.device)
@@ -96,18 +87,15 @@ class CaptionWorker:
         In the order of the images; of each image the web text first, then the candidates. Images whose status is not
         success have no rows; one whose bytes cannot be decoded has its web text alone, without scores.
         """
-        from blip_bootstrap.storage.parquet import rows_to_table
-        from blip_bootstrap.storage.tables import CAPTIONS
-
         of_images = images.select([name for name in IMAGE_COLUMNS if name in images.column_names]).to_pylist()
-        return rows_to_table([row for rows in self.in_batches(of_images) for row in rows], CAPTIONS)
+        return to_table([row for rows in self.in_batches(of_images) for row in rows])
 
-    def in_batches(self, images: Iterable[Row]) -> Iterator[list[Row]]:
-        """The same of rows, batch by batch as they are done."""
+    def in_batches(self, images: Iterable[ImageRow]) -> Iterator[list[CaptionRow]]:
+        """Rows of images (IMAGE_COLUMNS) to rows of captions, batch by batch as they are done."""
         return (rows for rows, _ in self.in_blocks([images]))
 
-    def in_blocks(self, blocks: Iterable[Iterable[Row]]) -> Iterator[tuple[list[Row], bool]]:
-        """The same of several blocks of images: each batch as it is done, and whether it is its block's last.
+    def in_blocks(self, blocks: Iterable[Iterable[ImageRow]]) -> Iterator[tuple[list[CaptionRow], bool]]:
+        """Blocks of rows of images to rows of captions: each batch as it is done, and whether it is its block's last.
 
         No batch has images of two blocks; one without any has one empty batch. The next batch is decoded while the
         models work on this one, also where it is the first of the next block, which is taken from `blocks` for that.
@@ -120,7 +108,7 @@ class CaptionWorker:
             for pictures, is_last in one_ahead(begun):
                 yield self._finish([picture.result() for picture in pictures]), is_last
 
-    def _cut(self, blocks: Iterable[Iterable[Row]]) -> Iterator[tuple[list[Row], bool]]:
+    def _cut(self, blocks: Iterable[Iterable[ImageRow]]) -> Iterator[tuple[list[ImageRow], bool]]:
         """The images of each block in batches of the size that there is memory for by then."""
         for images in blocks:
             rows, at = [row for row in images if row["status"] == "success"], 0
@@ -131,16 +119,14 @@ class CaptionWorker:
                 if at == len(rows):
                     break
 
-    def _finish(self, pictures: list[Picture]) -> list[Row]:
+    def _finish(self, pictures: list[Picture]) -> list[CaptionRow]:
         """All rows of a batch of pictures, in their order."""
         made = iter(self._make([p for p in pictures if p.decoded]))
         per_picture = (next(made) if p.decoded else [self._web_row(p)] for p in pictures)
         return [row for rows in per_picture for row in rows]
 
-    def _make(self, pictures: list[Picture]) -> list[list[Row]]:
+    def _make(self, pictures: list[Picture]) -> Texts:
         """The rows of each picture; the batch is halved where memory runs out, and stays so."""
-        import torch
-
         if not pictures:
             return []
         try:
@@ -154,7 +140,7 @@ class CaptionWorker:
             torch.cuda.empty_cache()
         return self._make(pictures[:half]) + self._make(pictures[half:])
 
-    def _run(self, pictures: list[Picture]) -> list[list[Row]]:
+    def _run(self, pictures: list[Picture]) -> Texts:
         rows = [[self._web_row(picture)] for picture in pictures]
         with self._modes():
             looks = Looks(pictures, [*self.models.captioners, *self.models.filters], self._lanes)
@@ -169,31 +155,30 @@ class CaptionWorker:
 
     def _modes(self) -> ExitStack:
         """Torch's modes of this step, for the thread that enters them."""
-        import torch
-
         modes = ExitStack()
         modes.enter_context(torch.inference_mode())
         modes.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"))
         return modes
 
-    def _write(self, rows: list[list[Row]], pictures: list[Picture], place: int, states: Tensor) -> None:
+    def _write(self, rows: Texts, pictures: list[Picture], place: int, states: Tensor) -> None:
         """Give each picture the captions of the captioner at `place`, not yet scored."""
-        from blip_training.decoding.generate import generate
-
         captioner, first = self.models.captioners[place], place * self.config.candidates
         numbers = range(first, first + self.config.candidates)
         seeds = [[seed_of(self.config.seed, p.key, number) for number in numbers] for p in pictures]
         written = generate(captioner.med, captioner.tokenizer, states, self.config.prompt, self.sampler, seeds)
         for of_image, captions, own in zip(rows, written, seeds, strict=True):
-            key, name = of_image[0]["key"], self.models.captioner_names[place]
-            of_image += _synthetic_rows(key, name, numbers, captions, own)
+            for number, made, seed in zip(numbers, captions, own, strict=True):
+                row = CaptionRow(of_image[0].key, "synthetic", number, fold(made.text), made.num_tokens)
+                row.flags, row.seed, row.logprob = list(made.flags), seed, made.logprob
+                row.captioner = self.models.captioner_names[place]
+                of_image.append(row)
 
-    def _web_row(self, picture: Picture) -> Row:
+    def _web_row(self, picture: Picture) -> CaptionRow:
         """The web text; one that was too long is only its beginning, and neither counted nor scored."""
         if picture.is_cut:
-            return _row(picture.key, "web", 0, picture.web_text, num_tokens=0) | {"flags": [TOO_LONG]}
+            return CaptionRow(picture.key, "web", 0, picture.web_text, num_tokens=0, flags=[TOO_LONG])
         num_tokens = len(self.models.filters[0].tokenizer.piece_ids(picture.web_text))
-        return _row(picture.key, "web", 0, picture.web_text, num_tokens=min(num_tokens, 2**15 - 1))
+        return CaptionRow(picture.key, "web", 0, picture.web_text, num_tokens=min(num_tokens, 2**15 - 1))
 
     def _metadata(self, captioner: str | Path, filter: str | Path) -> dict[str, str]:
         """What is the same for every row of a file."""
@@ -220,29 +205,7 @@ class CaptionWorker:
         return known | ({"scorer": digest_of_model(config.scorer)} if config.scorer else {})
 
 
-def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The items; before one is handed out the next is taken, which may begin work that goes on meanwhile."""
-    before: list[Item] = []
-    for item in items:
-        yield from before
-        before = [item]
-    yield from before
-
-
 def seed_of(seed: int, key: str, candidate: int) -> int:
     """The seed of one caption, 63 bits, from the run's seed, the image and the candidate's number alone."""
     digest = hashlib.blake2b(f"{seed}/{key}/{candidate}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def _synthetic_rows(
-    key: str, captioner: str, numbers: range, captions: list[Generated], seeds: list[int]
-) -> Iterator[Row]:
-    for candidate, made, seed in zip(numbers, captions, seeds, strict=True):
-        row = _row(key, "synthetic", candidate, fold(made.text), num_tokens=made.num_tokens)
-        yield row | {"captioner": captioner, "logprob": made.logprob, "flags": list(made.flags), "seed": seed}
-
-
-def _row(key: str, source: str, candidate: int, caption: str, num_tokens: int) -> Row:
-    known = {"key": key, "source": source, "candidate": candidate, "caption": caption, "num_tokens": num_tokens}
-    return known | {"flags": [], **dict.fromkeys(LATER)}

@@ -75,7 +75,7 @@ def _check_gpus(steps: Sequence[str], ray_config: RayConfig, say: Say) -> None:
     if not steps:
         return
     if _is_local(ray_config):
-        import torch
+        import torch  # two seconds, only for cuda
 
         if not torch.cuda.is_available():
             why = "cuda, but this machine has no GPU that torch can use; set auto or cpu"
@@ -129,7 +129,7 @@ def _fast_bfloat16(device: Device, ray_config: RayConfig) -> bool:
     if _is_local(ray_config):
         return has_fast_bfloat16(device)
     connect(ray_config)
-    import ray
+    import ray  # two seconds, on clusters alone
 
     gpus = 1 if device != "cpu" and num_gpus() else 0
     return bool(ray.get(ray.remote(num_cpus=1, num_gpus=gpus)(has_fast_bfloat16).remote(device)))
@@ -138,7 +138,7 @@ def _fast_bfloat16(device: Device, ray_config: RayConfig) -> bool:
 def has_fast_bfloat16(device: Device) -> bool:
     """Whether this machine multiplies bfloat16 faster than float32 on `device` (auto: its GPU where it has one)."""
     if device != "cpu" and any(Path("/dev", name).exists() for name in GPU_FILES):
-        import torch
+        import torch  # two seconds, only beside a GPU
 
         if torch.cuda.is_available():
             return torch.cuda.get_device_capability() >= GPU_CAPABILITY

@@ -1,43 +1,74 @@
-"""An error that a worker raised, as one of ours and in one line."""
+"""What a worker raised, carried to the command as itself, and errors told in one line."""
 
 from __future__ import annotations
 
-import re
+import pickle
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from blip_bootstrap import errors
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An exception on its way between processes: pickled, or only its class and words where it cannot be."""
+
+    pickled: bytes | None
+    name: str
+    message: str
+
+
+def packed(error: Exception) -> Raised:
+    """An exception that is being handled in a worker, with its traceback as a note."""
+    error.add_note(f"In the worker:\n{traceback.format_exc()}")
+    try:
+        pickled = pickle.dumps(error)
+        pickle.loads(pickled)  # some can be written and not be read: their constructor wants other arguments
+    except Exception:  # noqa: BLE001 - a foreign exception's own pickling may raise anything
+        return Raised(None, type(error).__name__, first_line(error))
+    return Raised(pickled, type(error).__name__, first_line(error))
+
+
+def unpacked(step: str, raised: Raised) -> BlipBootstrapError:
+    """The exception of a worker, to be raised by `step`: one of ours as it is, any other as the cause of RunFailed."""
+    error = _unpickled(raised)
+    if isinstance(error, BlipBootstrapError):
+        return error
+    return _failed(step, raised.name, raised.message, error)
+
+
+def _unpickled(raised: Raised) -> BaseException | None:
+    try:
+        error = pickle.loads(raised.pickled) if raised.pickled else None
+    except Exception:  # noqa: BLE001 - its class may be known on the worker's machine alone
+        return None
+    return error if isinstance(error, BaseException) else None
+
+
+def _failed(step: str, name: str, message: str, cause: BaseException | None) -> RunFailed:
+    failed = RunFailed(f"{step}: {name}: {message}; run again to go on")
+    failed.__cause__ = cause
+    return failed
 
 
 @contextmanager
 def errors_in_one_line(step: str) -> Iterator[None]:
-    """Errors of Ray and of the code it ran leave as one line: our own as they are, others as RunFailed."""
+    """Errors of Ray leave the body as RunFailed; where a task raised one of ours, that one leaves."""
     try:
         yield
     except Exception as error:
-        ray = sys.modules.get("ray")
-        if ray and isinstance(error, ray.exceptions.RayError):
-            raise _in_one_line(step, error) from error
-        raise
-
-
-def _in_one_line(step: str, error: BaseException) -> BlipBootstrapError:
-    """What was raised first. Ray Data hands on the worker's traceback as text alone, without the exception."""
-    raised = _RAISED.search(str(error))
-    if raised is None:
-        return RunFailed(f"{step}: {type(error).__name__}: {first_line(error)}; run again to go on")
-    kind = getattr(errors, raised["name"], None)
-    if isinstance(kind, type) and issubclass(kind, BlipBootstrapError):
-        return kind(raised["message"])
-    return RunFailed(f"{step}: {raised['name']}: {raised['message']}; run again to go on")
-
-
-_RAISED = re.compile(r"^(?:[A-Za-z_]\w*\.)*(?P<name>[A-Za-z_]\w*): (?P<message>.+)$", re.MULTILINE)
-"""The line of a traceback that names the exception; the lines of its frames are indented."""
+        ray = sys.modules.get("ray")  # without Ray there are no errors of Ray
+        if not ray or not isinstance(error, ray.exceptions.RayError):
+            raise
+        cause = getattr(error, "cause", None) or error  # what the task raised, where one did
+        if isinstance(cause, BlipBootstrapError):
+            raise cause from None
+        raise _failed(step, type(cause).__name__, first_line(cause), error) from error
 
 
 def first_line(error: BaseException) -> str:
-    """An error's words, their first line."""
+    """The first line of an error's message that is not blank; its class where there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

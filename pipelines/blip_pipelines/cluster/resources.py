@@ -14,19 +14,27 @@ MIN_LOCAL_CPUS = 4
 """Logical CPUs of a local Ray: a pool of actors that holds every CPU waits for its own input for ever."""
 
 NO_RAY = "none"
-"""The address for doing everything in this process: Ray's start takes longer than some dozens of pictures."""
+"""The address that says: do everything in this process."""
 
 
 def works_here(config: RayConfig, num_tasks: int) -> bool:
-    """Whether a step of `num_tasks` tasks, that need no process of their own, is done in this one and without Ray.
+    """Whether a step of `num_tasks` tasks is done in this process, without Ray.
 
-    So it is where Ray is not wanted, and where a local one would start for a single task, which it cannot share out:
-    that takes longer than some dozens of pictures. One that has started is used.
+    So it is where Ray is not wanted, and where a local Ray would have to start for one task: its start takes longer
+    than some dozens of pictures. A Ray that has started is used.
     """
-    if config.address == NO_RAY:
-        return True
-    ray = sys.modules.get("ray")
-    return config.address == "local" and num_tasks <= 1 and not (ray and ray.is_initialized())
+    return config.address == NO_RAY or (config.address == "local" and num_tasks <= 1 and not is_connected())
+
+
+def is_connected() -> bool:
+    """Whether this process has started or joined a Ray."""
+    ray = sys.modules.get("ray")  # who has not imported it is not connected, and need not import it to know
+    return bool(ray and ray.is_initialized())
+
+
+def num_nodes() -> int:
+    """The machines of the connected cluster that are alive; 1 without Ray."""
+    return sum(bool(node["Alive"]) for node in sys.modules["ray"].nodes()) if is_connected() else 1
 
 
 def check_cpus(needed: float, what: str = "this step") -> None:
@@ -58,7 +66,7 @@ def takes_gpu(device: Device) -> bool:
 
 
 def _resource(name: str) -> float:
-    import ray
+    import ray  # start-up: connected already, or two seconds
 
     return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]
 
@@ -80,6 +88,6 @@ def num_workers(config: RayConfig, wanted: int, cpus_each: float, gpus_each: flo
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held, and with it the largest of those that it started and that ended."""
+    """The most memory that this process has held, plus the most that a process it started and that ended has held."""
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(peaks) * (1 if sys.platform == "darwin" else 1024)

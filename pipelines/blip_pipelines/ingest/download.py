@@ -1,30 +1,28 @@
-"""The download step: URL lists in, the table `images` out, one row for each row of the lists (Ray Data)."""
+"""The download step: URL lists in, the table `images` out, one row for each row of the lists."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
-
-import pyarrow as pa
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
-from blip_pipelines.cluster.errors import errors_in_one_line
-from blip_pipelines.cluster.resources import num_workers, works_here
-from blip_pipelines.cluster.session import connect, quiet_data
-from blip_pipelines.cluster.tally import RemoteTally, Tally, shown, start_tally
+from blip_pipelines.cluster.items import HERE, Pool, run_items
+from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
+from blip_pipelines.cluster.session import connect
+from blip_pipelines.cluster.tally import Counts
 from blip_pipelines.ingest.fetch import Fetched, fetch
 from blip_pipelines.ingest.local_server import serve_folder
 from blip_pipelines.ingest.pictures import WebStore
@@ -83,49 +81,25 @@ def _run(
     out: Path,
     lists: list[UrlList],
     config: DownloadConfig,
-    ray_config: RayConfig,
+    ray: RayConfig,
     progress: Progress,
     before: dict[str, int],
 ) -> None:
-    """Fetch the shards `todo`, each one Ray task; without Ray one after the other, as a single one always is.
-
-    The proxies are those of this process's environment: a cluster's workers were started elsewhere.
-    """
+    """Fetch the shards `todo`, each by one worker, by way of the proxies of this process's environment."""
     proxies = Proxies.of_environment() if config.use_proxies else Proxies()
-    if works_here(ray_config, len(todo)):
-        _run_here(todo, out, lists, config, proxies, progress, before)
-        return
-    connect(ray_config)
-    import ray
-
-    quiet_data()
-    tally = start_tally()
+    pool = _pool(ray, len(todo))
+    items = [Shard(str(shard.absolute()), str((out / shard.name).absolute())) for shard in todo]
     with ExitStack() as stack:
-        own_hosts = serve_lists(lists, stack)
-        stack.enter_context(errors_in_one_line("download"))
-        stack.enter_context(shown(progress, tally, before))
-        items = [{"shard": str(shard.absolute()), "part": str((out / shard.name).absolute())} for shard in todo]
-        fetched = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            partial(fetch_shards, config=config, own_hosts=own_hosts, tally=tally, proxies=proxies),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=num_workers(ray_config, 0, cpus_each=1, at_most=len(items))),
-        )
-        for _ in fetched.iter_rows():
-            pass
+        work = partial(ShardDownload, config, serve_lists(lists, stack), proxies)
+        run_items("download", items, work, pool, lambda _: None, progress, before)
 
 
-def _run_here(
-    todo: list[Path], out: Path, lists: list[UrlList], config: DownloadConfig, proxies: Proxies, progress: Progress,
-    before: dict[str, int],
-) -> None:  # fmt: skip
-    tally = Tally()
-    with ExitStack() as stack:
-        own_hosts = serve_lists(lists, stack)
-        stack.enter_context(shown(progress, tally, before))
-        for shard in todo:
-            item = pa.Table.from_pylist([{"shard": str(shard), "part": str(out / shard.name)}])
-            fetch_shards(item, config, own_hosts, tally, proxies)
+def _pool(ray: RayConfig, num_shards: int) -> Pool:
+    """Where so many shards are fetched."""
+    if works_here(ray, num_shards):
+        return HERE
+    connect(ray)
+    return Pool(num_workers(ray, 0, cpus_each=1, at_most=num_shards))
 
 
 def serve_lists(lists: Sequence[UrlList], stack: ExitStack) -> frozenset[str]:
@@ -135,56 +109,49 @@ def serve_lists(lists: Sequence[UrlList], stack: ExitStack) -> frozenset[str]:
 
 def _serve(urls: UrlList) -> AbstractContextManager[str]:
     """The loopback server of one list's folder. Raises RunFailed where workers are on other machines."""
-    ray = sys.modules.get("ray")  # absent where the run does without it
-    num_nodes = sum(node["Alive"] for node in ray.nodes()) if ray and ray.is_initialized() else 1
-    if num_nodes > 1:
+    if (nodes := num_nodes()) > 1:
         raise RunFailed(
-            f"{urls.path}: serve reaches workers on this machine alone, the cluster has {num_nodes} nodes; "
+            f"{urls.path}: serve reaches workers on this machine alone, the cluster has {nodes} nodes; "
             "use --ray local, or put the folder on a web server"
         )
     assert urls.serve is not None
     return serve_folder(urls.serve, urls.serve_port)
 
 
-def fetch_shards(
-    batch: pa.Table,
-    config: DownloadConfig,
-    own_hosts: frozenset[str],
-    tally: Tally | RemoteTally | None = None,
-    proxies: Proxies | None = None,
-) -> pa.Table:
-    """Fetch the shards named in `batch` (columns `shard`, `part`: paths) and write their parts; returns `batch`.
+@dataclass(frozen=True)
+class Shard:
+    """Paths: a shard of the lists, and the part of the table `images` that is made from it."""
 
-    A part that is there is kept: Ray runs a finished task again where its answer was on a node that is lost.
-    """
-    todo = [item for item in batch.to_pylist() if not Path(item["part"]).exists()]
-    if not todo:
-        return batch
-    with WebStore(config) as store:
-        for item in todo:
-            _fetch_shard(Path(item["shard"]), Path(item["part"]), config, own_hosts, store, proxies, tally)
-    return batch
+    rows: str
+    part: str
 
 
-def _fetch_shard(
-    shard: Path,
-    part: Path,
-    config: DownloadConfig,
-    own_hosts: frozenset[str],
-    store: WebStore,
-    proxies: Proxies | None,
-    tally: Tally | RemoteTally | None,
-) -> None:
-    rows: list[Row] = []
-    seen: Counter[str] = Counter()
-    for row in fetch_rows(read_parquet(shard).to_pylist(), config, own_hosts, store, proxies):
-        rows.append(row)
-        seen.update(_outcome(row["status"], row["error_class"]))
-        if tally is not None and len(rows) % TALLY_EVERY_ROWS == 0:
-            tally.put(str(part), dict(seen))
-    write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
-    if tally is not None:
-        tally.put(str(part), dict(seen))
+class ShardDownload:
+    """Fetches shards and writes their parts, and says to a tally how far it is."""
+
+    def __init__(
+        self, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies | None = None, *, tally: Counts
+    ) -> None:
+        self._config, self._own_hosts, self._proxies, self._tally = config, own_hosts, proxies, tally
+
+    def __call__(self, shard: Shard) -> Iterator[Shard]:
+        """Write the part of `shard` unless it is there: Ray runs a finished task again where its answer was lost."""
+        part = Path(shard.part)
+        if not part.exists():
+            with WebStore(self._config) as store:
+                self._fetch(read_parquet(Path(shard.rows)).to_pylist(), part, store)
+        yield shard
+
+    def _fetch(self, listed: list[Row], part: Path, store: WebStore) -> None:
+        rows: list[Row] = []
+        seen: Counter[str] = Counter()
+        for row in fetch_rows(listed, self._config, self._own_hosts, store, self._proxies):
+            rows.append(row)
+            seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
+            if len(rows) % TALLY_EVERY_ROWS == 0:
+                self._tally.put(str(part), dict(seen))
+        write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
+        self._tally.put(str(part), dict(seen))
 
 
 def fetch_rows(
@@ -253,11 +220,6 @@ def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
         message = f"{error.message} (Content-Type {fetched.content_type or 'not given'})"
         return row | {"status": "failed_to_resize", "error_class": error.error_class, "error_message": message}
     return row | {"status": "success"} | columns | {"jpg": jpg}
-
-
-def _outcome(status: str, error_class: str | None) -> list[str]:
-    """The counters that a row moves."""
-    return ["images", status, *([error_class] if error_class else [])]
 
 
 def _num_rows(path: Path) -> int:

@@ -21,7 +21,7 @@ def call_pretrain(
     previous: Source | None = None, same_pictures: Path | None = None,
 ) -> Counts:  # fmt: skip
     """See `blip_training.train.pretrain.pretrain_model`."""
-    from blip_training.train.pretrain import pretrain_model
+    from blip_training.train.pretrain import pretrain_model  # torch, in the worker alone
 
     return pretrain_model(out, images, pairs, human, config, None, previous, same_pictures)
 
@@ -30,7 +30,7 @@ def call_captioner(
     out: Path, previous: Source, human: Path, config: FinetuneConfig, same_pictures: Path | None = None
 ) -> Counts:
     """See `blip_training.train.finetune.finetune_captioner_model`."""
-    from blip_training.train.finetune import finetune_captioner_model
+    from blip_training.train.finetune import finetune_captioner_model  # torch, in the worker alone
 
     return finetune_captioner_model(out, previous, human, config, None, same_pictures)
 
@@ -39,7 +39,7 @@ def call_filter(
     out: Path, previous: Source, human: Path, config: FinetuneConfig, same_pictures: Path | None = None
 ) -> Counts:
     """See `blip_training.train.finetune.finetune_filter_model`."""
-    from blip_training.train.finetune import finetune_filter_model
+    from blip_training.train.finetune import finetune_filter_model  # torch, in the worker alone
 
     return finetune_filter_model(out, previous, human, config, None, same_pictures)
 
@@ -49,7 +49,7 @@ def call_evaluate(
     references: Path | None = None,
 ) -> Counts:  # fmt: skip
     """See `blip_training.evaluate.evaluate_model`; the figures of single domains are left to metrics.json."""
-    from blip_training.evaluate.evaluate import evaluate_model
+    from blip_training.evaluate.evaluate import evaluate_model  # torch, in the worker alone
 
     evaluation = evaluate_model(model, held_out, config, captioner, references)
     evaluation.save(out)

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.config import EvaluateConfig, FinetuneConfig, PretrainConfig, RayConfig, TrainControlsConfig
-from blip_pipelines.cluster.errors import errors_in_one_line
-from blip_pipelines.cluster.session import connect
 from blip_pipelines.train.calls import call_arm, call_captioner, call_evaluate, call_filter, call_pretrain
 from blip_pipelines.train.control_pairs import check_arms, write_arm_pairs
-from blip_pipelines.train.runner import METRICS, Call, Counts, Training, following, run_tasks, train, wants_gpu
+from blip_pipelines.train.runner import METRICS, Call, Counts, Training, following, place_of_task, run_tasks, train
 
 Source = Path | str
 
@@ -54,23 +52,21 @@ def evaluate(
 
     `references` (the human set) is what `rerank_by: lm` wants.
     """
-    connect(ray)
     call = _call(call_evaluate, out, model, held_out, config, captioner, references)
-    with errors_in_one_line("evaluate"):
-        return run_tasks([Training("evaluate", out, 0, call)], 1, wants_gpu(config.device, ray), ray)[0]
+    return run_tasks([Training("evaluate", out, 0, call)], 1, place_of_task(ray, config.device))[0]
 
 
 def train_controls(
     out: Path, images: Path, captions: Path, pairs: Path, human: Path | None, held_out: Path,
     truth_pairs: Path | None = None, same_pictures: Path | None = None, *, config: TrainControlsConfig, ray: RayConfig,
 ) -> Counts:  # fmt: skip
-    """Train and measure the arms of Table 1 beside the round's model: the same settings and seed on other pairs.
+    """Train and measure the arms of Table 1 beside the round's model, with its settings and seed on other pairs.
 
     Each arm has a folder with its pairs, model and metrics.json; one that has its metrics is not made again. `oracle`
     trains on `truth_pairs`, a folder like `pairs`. Raises ConfigError where an arm lacks its input.
     """
     check_arms(config.arms, human, truth_pairs)
-    connect(ray)
+    place = place_of_task(ray, config.pretrain.optimizer.device)
     jobs = []
     for arm in config.arms:
         arm_pairs = write_arm_pairs(out / arm / "pairs", arm, captions, pairs, truth_pairs)
@@ -78,8 +74,8 @@ def train_controls(
         call = _call(call_arm, out / arm, *data, config.pretrain, config.evaluate, same_pictures)
         jobs.append(_job(arm, out / arm / "model", call, config.pretrain))
     files, steps = [job.out / METRICS for job in jobs], sum(job.steps for job in jobs)
-    with errors_in_one_line("controls"), following(files, "controls", steps):
-        found = run_tasks(jobs, config.num_parallel, wants_gpu(config.pretrain.optimizer.device, ray), ray)
+    with following(files, "controls", steps):
+        found = run_tasks(jobs, config.num_parallel, place)
     counts = dict(zip(config.arms, found, strict=True))
     return {f"{arm}_{key}": counts[arm][key] for arm in counts for key in CONTROL_FIGURES if key in counts[arm]}
 

@@ -47,7 +47,7 @@ def processes() -> Iterator[DecodeProcesses]:
 
 def children() -> list[psutil.Process]:
     found = (one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE)
-    return [one for one in found if any(decoders.__name__ in part for part in one.cmdline())]
+    return [one for one in found if any("decode_process" in part for part in one.cmdline())]
 
 
 def test_pixels_are_those_of_this_process(processes: DecodeProcesses) -> None:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, 
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step
 from blip_pipelines.caption.blocks import read_rows
+from blip_pipelines.caption.rows import IMAGE_COLUMNS
 from blip_pipelines.caption.step import caption_and_score
-from blip_pipelines.caption.worker import IMAGE_COLUMNS, CaptionWorker
+from blip_pipelines.caption.worker import CaptionWorker
 from blip_pipelines.cluster import resources
 from blip_pipelines.cluster.tally import Tally
 
@@ -119,13 +119,12 @@ def test_a_finished_task_that_ray_runs_again_makes_nothing(tmp_path: Path, image
     """Its answer was lost with a node; the model could not even be loaded."""
     output, merged = tmp_path / "blocks" / "part-00000-000000.parquet", tmp_path / "part-00000.parquet"
     block = blocks.Block(str(parquet_files(images)[0]), 0, str(output), str(merged))
-    task = pa.Table.from_pylist([{"blocks": [asdict(block)]}])
     with pytest.raises(CheckpointError):
-        blocks.CaptionBlocks("none", "none", CONFIG, Tally())(task)
+        list(blocks.CaptionBlocks("none", "none", CONFIG, tally=Tally())([block]))
     path = Path(getattr(block, there))
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    assert blocks.CaptionBlocks("none", "none", CONFIG, Tally())(task) == task
+    assert list(blocks.CaptionBlocks("none", "none", CONFIG, tally=Tally())([block])) == [block]
     assert output.exists() == (there == "output")
 
 
@@ -208,9 +207,11 @@ def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
     monkeypatch.setattr(step, "blocks_per_task", lambda *_: 3)
     monkeypatch.setattr(step, "gpus_of_actor", lambda config: 0.5)
     todo = [block for part in parquet_files(images) for block in step._blocks(part, tmp_path)]
-    worker = blocks.CaptionBlocks(str(models[0]), str(models[1]), CONFIG, Tally())
-    assert list(worker.caption(todo[1:2])) == todo[1:2]
-    assert list(worker.caption(todo[:2])) == todo[:1]
+    worker, first_two = blocks.CaptionBlocks(str(models[0]), str(models[1]), CONFIG, tally=Tally()), todo[1::-1]
+    assert list(worker(todo[1:2])) == todo[1:2]
+    kept = Path(todo[1].output).stat().st_ino
+    assert list(worker(todo[:2])) == first_two, "the one that is there comes first"
+    assert Path(todo[1].output).stat().st_ino == kept
     num_tasks: list[int] = []
     map_batches = ray.data.Dataset.map_batches
 

@@ -11,8 +11,9 @@ import torch
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import CheckpointError, InputError, RunFailed
-from blip_bootstrap.storage.parquet import read_parquet, rows_to_table
+from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
+from blip_pipelines.caption.rows import CaptionRow, to_table
 from blip_pipelines.caption.scores import alike
 from blip_pipelines.caption.worker import CaptionWorker, seed_of
 from blip_training.checkpoint.store import load_med
@@ -182,7 +183,7 @@ def test_the_first_of_the_next_block_are_decoded_while_the_models_work(images: p
             taken.append(number)
             yield block
 
-    made: list[list[dict[str, Any]]] = [[]]
+    made: list[list[CaptionRow]] = [[]]
     for batch, is_last in worker.in_blocks(one_by_one()):
         made[-1] += batch
         if is_last:
@@ -190,7 +191,7 @@ def test_the_first_of_the_next_block_are_decoded_while_the_models_work(images: p
             made.append([])
     assert made.pop() == []
     alone = [worker(pa.Table.from_pylist(block, images.schema)).to_pylist() for block in blocks]
-    assert [rows_to_table(block, CAPTIONS).to_pylist() for block in made] == alone
+    assert [to_table(block).to_pylist() for block in made] == alone
 
 
 def test_blank_and_very_long_texts(images: pa.Table, models: Models) -> None:

@@ -7,13 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_pipelines.cluster.errors import errors_in_one_line
 from blip_pipelines.cluster.resources import check_cpus, cluster_cpus, num_workers
-from blip_pipelines.cluster.session import connect, quiet_data
+from blip_pipelines.cluster.session import connect
 
 
 @pytest.mark.ray
@@ -58,12 +59,11 @@ def _break(batch: object) -> object:
 def test_errors_of_workers_arrive_in_one_line(ray_config: RayConfig) -> None:
     import ray
 
-    quiet_data()
     with pytest.raises(InputError) as ours, errors_in_one_line("test"):
-        ray.data.range(1).map_batches(_fail).materialize()
+        ray.get(ray.remote(_fail).remote(0))
     assert str(ours.value) == "list.tsv: no column 'url'"
     with pytest.raises(RunFailed) as other, errors_in_one_line("test"):
-        ray.data.range(1).map_batches(_break).materialize()
+        ray.get(ray.remote(_break).remote(0))
     assert str(other.value) == "test: KeyError: 'nothing here'; run again to go on"
 
 
@@ -142,20 +142,31 @@ def test_an_interrupt_comes_through(tmp_path: Path) -> None:
 STOPPED = """
 import os, signal, time
 from blip_bootstrap.config import RayConfig
-from blip_pipelines.cluster import session
+from blip_pipelines.cluster import ray_session
+from blip_pipelines.cluster.session import connect
 
-session.SHUTDOWN_S = 1.0
-session.connect(RayConfig(object_store_bytes=100_000_000))
-import ray
+ray_session.SHUTDOWN_S = 1.0
+connect(RayConfig(object_store_bytes=100_000_000))
+import psutil, ray
 
 ray.get(ray.remote(lambda: 0).remote())
 time.sleep(2)  # Ray's threads ask the head for this and that first, and wait 60 s for it
-(head,) = ray._private.worker._global_node.all_processes["gcs_server"]
-os.kill(head.process.pid, signal.SIGSTOP)
+below = psutil.Process().children(recursive=True)
+(head,) = [child for child in below if child.name() == "gcs_server"]
+print(*[child.pid for child in below], flush=True)
+head.suspend()
 """
 
 
 @pytest.mark.ray
 def test_a_process_ends_where_ray_does_not_answer() -> None:
     """Its head stands still, and ray.shutdown, which Ray calls at the end of a process too, has no deadline."""
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", STOPPED], timeout=180, check=False).returncode == 0
+    command = [sys.executable, "-W", "ignore", "-c", STOPPED]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 0
+    rays = [int(pid) for pid in done.stdout.split()]
+    assert len(rays) > 2
+    end = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) for pid in rays):
+        assert time.monotonic() < end, "processes of a local Ray are left over"
+        time.sleep(0.1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from blip_bootstrap.config import RayConfig
+from blip_pipelines.cluster.ray_tally import start_tally
 from blip_pipelines.cluster.session import connect
-from blip_pipelines.cluster.tally import start_tally
 
 
 @pytest.mark.ray

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -17,7 +16,8 @@ from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.tables import IMAGES
-from blip_pipelines.ingest.download import download_images, fetch_rows, fetch_shards
+from blip_pipelines.cluster.tally import Tally
+from blip_pipelines.ingest.download import Shard, ShardDownload, download_images, fetch_rows
 from blip_pipelines.ingest.local_server import serve_folder
 from blip_pipelines.ingest.pictures import WebStore
 
@@ -222,6 +222,6 @@ def test_a_finished_task_that_ray_runs_again_fetches_nothing(tmp_path: Path) -> 
     """Its answer was lost with a node; the shard could not even be read."""
     part = tmp_path / "part-00000.parquet"
     part.write_bytes(b"made")
-    task = pa.Table.from_pylist([{"shard": str(tmp_path / "none"), "part": str(part)}])
-    assert fetch_shards(task, settings(), frozenset()) == task
+    shard = Shard(str(tmp_path / "none"), str(part))
+    assert list(ShardDownload(settings(), frozenset(), tally=Tally())(shard)) == [shard]
     assert part.read_bytes() == b"made"

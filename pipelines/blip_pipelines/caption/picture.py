@@ -1,0 +1,52 @@
+"""One picture of a batch: its row, and its pixels for every model."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from torch import Tensor
+
+from blip_bootstrap.errors import InputError
+from blip_pipelines.caption.decoders import DecodeProcesses
+from blip_training.data.decode import decode_image
+from blip_training.data.pixels import to_pixels
+from blip_training.evaluate.clip_scorer import ClipScorer
+
+
+class Picture:
+    """One image: its key, its web text, and its pixels by image size; without pixels where the bytes are no picture."""
+
+    def __init__(
+        self,
+        row: dict[str, Any],
+        sizes: frozenset[int],
+        scorer: ClipScorer | None,
+        processes: DecodeProcesses | None = None,
+    ) -> None:
+        self.key, self.web_text = row["key"], fold(row["caption"] or "")
+        self.is_cut = row.get("cut_from_chars") is not None
+        self.pixels: dict[int, Tensor] = {}
+        self.scorer_pixels: Tensor | None = None
+        encoded = row["jpg"] or b""
+        # Where it cannot be decoded, the row stays, unscored: one damaged picture must not cost its batch.
+        with suppress(InputError):
+            if processes:
+                self.pixels = processes.pixels(encoded, self.key)
+            else:
+                self._decode(encoded, sizes, scorer)
+
+    def _decode(self, encoded: bytes, sizes: frozenset[int], scorer: ClipScorer | None) -> None:
+        image = decode_image(encoded, self.key)
+        self.pixels = {size: to_pixels(image, size) for size in sizes}
+        self.scorer_pixels = scorer.to_pixels(image) if scorer else None
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the bytes were a picture."""
+        return bool(self.pixels)
+
+
+def fold(text: str) -> str:
+    """The text with every run of whitespace as one space, none at the ends."""
+    return " ".join(text.split())

@@ -1,0 +1,59 @@
+"""Rows of the table `captions` while they are made: a text of an image, and the scores that it gets one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+import pyarrow as pa
+
+from blip_bootstrap.storage.tables import CAPTIONS
+
+IMAGE_COLUMNS = ["key", "status", "caption", "jpg", "cut_from_chars"]
+"""What captioning needs of the table `images`; the last is absent from those of earlier versions."""
+
+TOO_LONG = "text_too_long"
+"""The flag of a web text that was too long to be stored whole; its beginning is not judged for it."""
+
+
+@dataclass(slots=True)
+class CaptionRow:
+    """One text of one image; a field is a column of the table `captions`, None until it is known."""
+
+    key: str
+    source: str
+    candidate: int
+    caption: str
+    num_tokens: int
+    flags: list[str] = field(default_factory=list)
+    seed: int | None = None
+    captioner: str | None = None
+    logprob: float | None = None
+    itm_score: float | None = None
+    itc_score: float | None = None
+    itm_scores: list[float] | None = None
+    itc_scores: list[float | None] | None = None
+    clip_score: float | None = None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether filters score this text: one that is blank, or was stored cut, they do not."""
+        return bool(self.caption) and TOO_LONG not in self.flags
+
+    @property
+    def counters(self) -> list[str]:
+        """The counters of the step that this row moves; each image has one web text, which counts the image."""
+        first = ["images", "web"] if self.source == "web" else ["synthetic"]
+        return [*first, *(["not_scored"] if self.itm_score is None else []), *self.flags]
+
+
+Texts = list[list[CaptionRow]]
+"""For each picture the rows of its texts, the web's first."""
+
+COLUMNS = tuple(one.name for one in fields(CaptionRow))
+
+
+def to_table(rows: Sequence[CaptionRow]) -> pa.Table:
+    """The rows as Arrow, with the schema of the table `captions`."""
+    known = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+    return pa.Table.from_pydict(known, schema=CAPTIONS.schema)

@@ -1,0 +1,52 @@
+"""The models of a captioning step by name: where they are, what they are called in the tables; needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from blip_bootstrap.config import CaptionConfig
+from blip_bootstrap.storage.run_folder import MANIFEST
+
+Source = str | Path
+
+
+def captioner_sources(captioner: Source, config: CaptionConfig) -> list[Source]:
+    """The round's captioner and those beside it."""
+    return [captioner, *config.captioners]
+
+
+def filter_sources(filter: Source, config: CaptionConfig) -> list[Source]:
+    """The round's filter and those beside it."""
+    return [filter, *config.filters]
+
+
+def name_of_model(source: Source) -> str:
+    """A hub name as it is, of a folder or file the last two parts of its path: `round-01/captioner`."""
+    return "/".join(Path(source).parts[-2:])
+
+
+def distinct_names(sources: Sequence[Source]) -> list[str]:
+    """The models' names; where two would be alike, whole as they were given."""
+    names = [name_of_model(source) for source in sources]
+    return [name if names.count(name) == 1 else str(source) for name, source in zip(names, sources, strict=True)]
+
+
+def digest_of_model(source: Source) -> str:
+    """What a model folder's MANIFEST states as its content; the name itself where there is none."""
+    try:
+        return str(json.loads((Path(source) / MANIFEST).read_text(encoding="utf-8"))["content"])
+    except (OSError, ValueError, KeyError):
+        return str(source)
+
+
+def with_absolute_models(config: CaptionConfig) -> CaptionConfig:
+    """The configuration with its models' folders as absolute paths, since actors may work elsewhere."""
+    found = {name: tuple(map(absolute, getattr(config, name))) for name in ("captioners", "filters")}
+    return config.model_copy(update=found | {"scorer": absolute(config.scorer) if config.scorer else None})
+
+
+def absolute(source: Source) -> str:
+    """A folder or file as absolute path; a hub name as it is."""
+    return str(Path(source).absolute()) if Path(source).exists() else str(source)

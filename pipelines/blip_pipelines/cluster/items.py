@@ -1,0 +1,62 @@
+"""Items of work done in this process or shared among Ray's workers: one function for every step that has items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from blip_bootstrap.progress import Progress
+from blip_pipelines.cluster.tally import Tally, shown
+
+Item = TypeVar("Item")
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The workers of a step: this process (`num_workers` 0), or so many of Ray's with `cpus` and `gpus` each.
+
+    `kept` workers are actors, which do one item after another with what they have loaded; others end with their item.
+    """
+
+    num_workers: int = 0
+    cpus: float = 1.0
+    gpus: float = 0.0
+    kept: bool = False
+
+
+HERE = Pool()
+
+
+Work = Callable[..., Callable[[Item], Iterable[Result]]]
+"""What a worker is made of: called with `tally=`, it gives the function that does an item and yields its results."""
+
+
+def run_items(
+    step: str,
+    items: Sequence[Item],
+    work: Work[Item, Result],
+    pool: Pool,
+    take: Callable[[Result], None],
+    progress: Progress,
+    before: dict[str, int],
+) -> None:
+    """Have `pool` do the items; `take` is called here with each result as it comes, `progress` shows the tally.
+
+    `before` is what an earlier run had counted. Items and results must survive pickle where the pool is Ray's. A worker
+    that dies is replaced, and its item done again. Raises what the first failing item raised: one of our errors as it
+    is, any other as RunFailed that names `step`.
+    """
+    if pool == HERE:
+        tally = Tally()
+        with shown(progress, tally, before):
+            do = work(tally=tally)
+            for item in items:
+                for result in do(item):
+                    take(result)
+        return
+    from blip_pipelines.cluster.ray_items import run_on_ray  # ray.data takes seconds to import
+
+    run_on_ray(step, items, work, pool, take, progress, before)

@@ -1,0 +1,149 @@
+"""Trainings on Ray: as tasks, or as a TorchTrainer; imported only where Ray is used."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train.torch import TorchTrainer
+
+from blip_bootstrap.ending import sigterm_came
+from blip_bootstrap.errors import BlipBootstrapError, RunFailed
+from blip_bootstrap.storage.files import write_whole
+from blip_pipelines.cluster.errors import Raised, errors_in_one_line, first_line, packed, unpacked
+from blip_pipelines.train.runner import Call, Counts, Training, run_call
+
+SCRATCH, OUTCOME, RAISED = ".ray_train", "outcome.pickle", "raised.pickle"
+
+MAX_FAILURES = 3
+
+
+def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Counts]:
+    """Run each job as one Ray task, `num_parallel` at a time; a job whose process dies is run again.
+
+    Raises what the first job that fails raises, RunFailed for errors that are not ours.
+    """
+    remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=MAX_FAILURES)(_outcome_of)
+    share = max(1, (os.cpu_count() or 1) // num_parallel)
+    running: dict[Any, int] = {}
+    counts: dict[int, Counts] = {}
+    waiting = list(enumerate(jobs))
+    while waiting or running:
+        while waiting and len(running) < num_parallel:
+            number, job = waiting.pop(0)
+            # Ray gives a one-CPU task one thread; a training alone on the machine may have them all.
+            running[remote.remote(job.call, job.threads or share)] = number
+        done, _ = ray.wait(list(running), num_returns=1)
+        number = running.pop(done[0])
+        with errors_in_one_line(jobs[number].name):
+            outcome = ray.get(done[0])
+        if isinstance(outcome, Raised):
+            raise unpacked(jobs[number].name, outcome)
+        counts[number] = outcome
+    return [counts[number] for number in range(len(jobs))]
+
+
+def _outcome_of(call: Call, threads: int) -> Counts | Raised:
+    """In the worker: the counts of a training, or what it raised."""
+    try:
+        return run_call(call, threads)
+    except Exception as error:  # noqa: BLE001 - raised by the driver
+        return packed(error)
+
+
+def run_trainer(job: Training, gpu: bool) -> Counts:
+    """Run a training as a TorchTrainer with `job.num_workers` workers and return the counts of rank 0.
+
+    All workers are started again where one dies, MAX_FAILURES times. Raises what a worker raised, RunFailed for errors
+    that are not ours and where workers die again and again.
+    """
+    scratch = job.out.resolve() / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    threads = job.threads or max(1, (os.cpu_count() or 1) // job.num_workers)
+    trainer = TorchTrainer(
+        _run_worker,
+        train_loop_config={"call": job.call, "threads": threads, "scratch": str(scratch)},
+        scaling_config=ScalingConfig(num_workers=job.num_workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(
+            name=job.name.replace(" ", "-"),
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    try:
+        with _quiet("ray.train"), _interrupts_kept(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Ray Train copies Ray Data's old settings
+            trainer.fit()
+    except Exception as error:
+        if (raised := _read(scratch / RAISED)) is not None:
+            raise unpacked(job.name, raised) from error
+        raise RunFailed(f"{job.name}: {first_line(error)}; run again to go on") from error
+    outcome = _read(scratch / OUTCOME)
+    shutil.rmtree(scratch)
+    if isinstance(outcome, Raised):
+        raise unpacked(job.name, outcome)
+    counts: Counts = outcome
+    return counts
+
+
+def _read(file: Path) -> Any:
+    """What a worker has written; None where it has not."""
+    return pickle.loads(file.read_bytes()) if file.exists() else None
+
+
+def _run_worker(config: dict[str, Any]) -> None:
+    """In each worker of a TorchTrainer: train, and write down what came of it.
+
+    An error of ours is an outcome, too: no restart would mend it. Any other may be mended, and is raised.
+    """
+    scratch = Path(config["scratch"])
+    outcome = scratch / OUTCOME
+    if outcome.exists():
+        return
+    try:
+        counts = run_call(config["call"], config["threads"])
+    except Exception as error:
+        write_whole(outcome if isinstance(error, BlipBootstrapError) else scratch / RAISED, pickle.dumps(packed(error)))
+        raise
+    if get_context().get_world_rank() == 0:
+        write_whole(outcome, pickle.dumps(counts))
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Ray Train says in a dozen lines that it starts and ends; the step has its own progress."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Ray Train answers Ctrl-C by ending the process with 0, and goes on to answer it once the training is over."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if sigterm_came():
+            raise
+        raise KeyboardInterrupt from end
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)

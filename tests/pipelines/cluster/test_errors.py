@@ -1,0 +1,105 @@
+"""What workers raise arrives as itself, whichever way the work was given to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blip_bootstrap.config import RayConfig
+from blip_bootstrap.errors import BlipBootstrapError, ConfigError, InputError, RunFailed
+from blip_bootstrap.progress import Progress
+from blip_pipelines.cluster.errors import packed, unpacked
+from blip_pipelines.cluster.items import HERE, Pool, run_items
+from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.train.runner import Training, train
+
+MISTAKES = ["a.b: wrong", "c.d: wrong, too"]
+
+
+class OddError(Exception):
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+class Failing:
+    """A worker that doubles numbers, and raises where it is given 3."""
+
+    def __init__(self, raises: Callable[[], Exception], *, tally: Counts) -> None:
+        self._raises, self._tally = raises, tally
+
+    def __call__(self, number: int) -> Iterator[int]:
+        if number == 3:
+            raise self._raises()
+        self._tally.put(str(number), {"rows": 1})
+        yield 2 * number
+
+
+def ours() -> Exception:
+    return ConfigError(MISTAKES)
+
+
+def foreign() -> Exception:
+    return KeyError("nothing here")
+
+
+def given_back(error: Exception) -> BlipBootstrapError:
+    try:
+        raise error
+    except Exception as caught:  # noqa: BLE001 - as a worker does
+        return unpacked("test", packed(caught))
+
+
+def test_ours_is_itself_with_the_workers_traceback() -> None:
+    found = given_back(InputError("list.tsv: no column"))
+    assert (type(found), str(found)) == (InputError, "list.tsv: no column")
+    assert "raise error" in found.__notes__[0]
+
+
+def test_a_foreign_one_is_the_cause_of_one_line() -> None:
+    found = given_back(foreign())
+    assert (type(found), str(found)) == (RunFailed, "test: KeyError: 'nothing here'; run again to go on")
+    assert isinstance(found.__cause__, KeyError)
+
+
+def test_one_that_cannot_be_read_back_is_told_in_words() -> None:
+    found = given_back(OddError("out", "of order\nand more"))
+    assert (str(found), found.__cause__) == ("test: OddError: out of order; run again to go on", None)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kept", [True, False])
+def test_items_come_back_and_errors_as_themselves(ray_config: RayConfig, kept: bool) -> None:
+    for pool in (HERE, Pool(2, 0.5, kept=kept)):
+        found: list[int] = []
+        with Progress("test", 4, "rows") as progress:
+            run_items("test", [0, 1, 2, 4], partial(Failing, ours), pool, found.append, progress, {})
+        assert (sorted(found), progress.done) == ([0, 2, 4, 8], 4)
+        with Progress("test", 1, "rows") as progress, pytest.raises(ConfigError) as raised:
+            run_items("test", [3, 3], partial(Failing, ours), pool, found.append, progress, {})
+        assert raised.value.mistakes == MISTAKES
+    with Progress("test", 1, "rows") as progress, pytest.raises(RunFailed, match=r"^test: KeyError: 'nothing") as other:
+        run_items("test", [3], partial(Failing, foreign), Pool(1, kept=kept), found.append, progress, {})
+    assert isinstance(other.value.__cause__, KeyError)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_trainings_raise_what_their_workers_raise(tmp_path: Path, ray_config: RayConfig, num_workers: int) -> None:
+    """One worker is a Ray task, two are a TorchTrainer."""
+
+    def call(raises: Callable[[], Exception]) -> dict[str, Any]:
+        raise raises()
+
+    def job(raises: Callable[[], Exception]) -> Training:
+        return Training("pretrain", tmp_path, 1, partial(call, raises), num_workers, threads=1, device="cpu")
+
+    with pytest.raises(ConfigError) as raised:
+        train(job(ours), ray_config)
+    assert raised.value.mistakes == MISTAKES
+    with pytest.raises(RunFailed) as other:
+        train(job(foreign), ray_config)
+    assert str(other.value) == "pretrain: KeyError: 'nothing here'; run again to go on"
