@@ -43,7 +43,7 @@ class MomentumEncoder(nn.Module):
     def update(self, med: Med) -> None:
         """Move one step towards the weights of `med`; to be called after every optimizer step."""
         weights = dict(med.named_parameters())
-        followed = [weights[name] for name in self.names]
+        followed: list[torch.Tensor] = [weights[name] for name in self.names]
         own: list[torch.Tensor] = list(self.med.parameters())
         # One kernel for all weights; private in torch, held by tests/training/test_private_apis.py.
         torch._foreach_lerp_(own, followed, 1 - self.momentum)
