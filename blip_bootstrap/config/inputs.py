@@ -112,7 +112,7 @@ class DownloadConfig(PictureRule):
     urls: tuple[UrlList, ...] = ()
     limit: Count | None = Field(None, description="use only the first rows of each list")
     min_image_size: NonNegative = Field(0, description="smaller pictures are failed_to_resize, px of the short side")
-    max_aspect_ratio: Positive = Field(20.0, description="long side over short side")
+    max_aspect_ratio: Annotated[float, Field(gt=0)] = Field(20.0, description="long side over short side; .inf: any")
     timeout_s: Positive = 10.0
     num_retries: NonNegative = Field(1, description="after time-outs, broken connections and HTTP 5xx or 429")
     num_threads: Count = Field(32, description="parallel fetches per Ray task", json_schema_extra=SPEED)
