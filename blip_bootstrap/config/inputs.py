@@ -118,10 +118,10 @@ class DownloadConfig(PictureRule):
     min_image_size: NonNegative = Field(
         0, description="a picture whose short side has fewer px is dropped (error class too_small)"
     )
-    max_aspect_ratio: Positive = Field(
+    max_aspect_ratio: Annotated[float, Field(gt=0)] = Field(
         20.0,
         description="a picture whose long side is more than this many times its short side is dropped (error class "
-        "aspect_ratio)",
+        "aspect_ratio); .inf: none is",
     )
     timeout_s: Positive = Field(10.0, description="seconds for one try of one URL, redirects and body included")
     num_retries: NonNegative = Field(

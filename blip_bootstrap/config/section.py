@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 
 NonNegative = Annotated[int, Field(ge=0)]
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 ShardRows = Annotated[int, Field(ge=1, le=100_000)]  # five digits of a key count the rows of a shard
 

@@ -131,12 +131,15 @@ def _failed(row: Row, status: str, error_class: str, message: str) -> Row:
 def _counts(out: Path, source: Path) -> dict[str, int | float | str]:
     """The counts of all parts. Raises InputError where no row can be used."""
     counts: Counter[str] = Counter()
+    why = ""
     for path in parquet_files(out):
-        for row in read_parquet(path, ["status", "error_class", "captions"]).to_pylist():
+        for row in read_parquet(path, ["status", "error_class", "error_message", "captions"]).to_pylist():
+            why = why or row["error_message"] or ""
             counts.update(["rows", row["status"], *([row["error_class"]] if row["error_class"] else [])])
             counts["captions"] += len(row["captions"]) if row["status"] == "success" else 0
     if not counts["success"]:
         for path in parquet_files(out):
             path.unlink()  # the pictures may be there the next time, and a part that is there is kept
-        raise InputError(f"{source}: none of {counts['rows']} rows has a readable picture and a caption")
+        first = f" (the first: {why})" if why else ""
+        raise InputError(f"{source}: none of {counts['rows']} rows has a readable picture and a caption{first}")
     return dict(counts)

@@ -211,7 +211,7 @@ def _as_fetch_error(error: Exception, parts: SplitResult, deadline: Deadline) ->
     if isinstance(error, TimeoutError):
         return FetchError("timeout", f"no whole answer within {deadline.timeout_s:g} s", retry=True)
     certificate = isinstance(error, ssl.SSLCertVerificationError)
-    what = str(error) or type(error).__name__
+    what = " ".join(str(error).split()) or type(error).__name__  # a server's own words, where it speaks no HTTP
     return FetchError("connection", f"{parts.hostname}: {what}", retry=not certificate)
 
 

@@ -11,6 +11,7 @@ from blip_bootstrap.errors import ConfigError, InputError
 
 PYDANTICS_WORDS = (
     "input should be",
+    "string should",
     "valid dictionary",
     "instance of",
     "tuple",
@@ -66,6 +67,10 @@ def mistakes_of(tmp_path: Path, text: str) -> list[str]:
         ("download: {timeout_s: [1]}", "download.timeout_s: a number was expected (got a list)"),
         ("human: h.jsonl", "human: settings were expected, found the text 'h.jsonl'"),
         ("select: {1: 2}", "a key is a text; write it in quotes"),
+        ("download: {timeout_s: .inf}", "download.timeout_s: a finite number was expected (got inf)"),
+        ("pretrain: {optimizer: {lr: .inf}}", "pretrain.optimizer.lr: a finite number was expected (got inf)"),
+        ('download: {contact: "é"}', "download.contact: plain letters, digits and signs (ASCII) on one line"),
+        ("download.image_size: 3", "a dot is for --set; in the file write download: {image_size: ...}"),
     ],
 )  # fmt: skip
 def test_what_to_write(tmp_path: Path, text: str, said: str) -> None:

@@ -60,6 +60,8 @@ def test_a_compressed_file_that_is_cut_is_one_line(tmp_path: Path, pack: type[by
         (b"PK\x03\x04 and more", "is a ZIP archive"),
         (b"PAR1 and more", "is a Parquet file; let its name end in .parquet"),
         (b"\xff\xd8\xff\xe0", "is a picture"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
         ("url\tcaption\n".encode("utf-16-le"), "is no text of UTF-8"),
         (b"\x1f\x8bnonsense", "compressed file is damaged"),
     ],

@@ -232,6 +232,7 @@ HOST = ("http", "www.example.org", 80)
         ({"ALL_PROXY": "a:1"}, HOST, "a"),
         ({"all_proxy": "socks5://a:1", "http_proxy": "b:1", "HTTPS_PROXY": "c:1"}, HOST, "b"),
         ({"http_proxy": "a:1", "no_proxy": "*"}, HOST, None),
+        ({"http_proxy": "a:1", "no_proxy": "*:80"}, HOST, None),
         ({"http_proxy": "a:1", "NO_PROXY": "other.org, example.org"}, HOST, None),
         ({"http_proxy": "a:1", "no_proxy": ".example.org"}, HOST, None),
         ({"http_proxy": "a:1", "no_proxy": "*.EXAMPLE.org"}, HOST, None),

@@ -269,48 +269,6 @@ def test_a_text_file_with_a_header_has_columns(tmp_path: Path) -> None:
         shards(tmp_path / "2", UrlList(path=path))
 
 
-NO_UTF8 = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\3\0\0\0\4\0\0\0"), pa.py_buffer(b"a\xffbc"))
-
-
-@pytest.mark.parametrize(
-    ("cells", "said"),
-    [
-        (NO_UTF8, ["a\ufffdb", "c"]),
-        (NO_UTF8.dictionary_encode(), ["a\ufffdb", "c"]),
-        (pa.array([0, 2**30], pa.date32()), ["1970-01-01", ""]),
-        (pa.array([0, 2**62], pa.timestamp("ms")), ["1970-01-01 00:00:00.000", ""]),
-        (
-            pa.array([0, 1_500_000_000], pa.timestamp("s", "No/where")),
-            ["1970-01-01 00:00:00.000", "2017-07-14 02:40:00.000"],
-        ),
-    ],
-)
-def test_parquet_cells_that_python_cannot_hold_end_no_run(tmp_path: Path, cells: pa.Array, said: list[str]) -> None:
-    path = write_parquet_list(tmp_path / "web.parquet", url=["h://a/1", "h://a/2"], caption=cells)
-    assert [text for text, _ in texts(tmp_path / "out", UrlList(path=path))] == said
-
-
-def test_texts_in_lists_that_are_no_utf8(tmp_path: Path) -> None:
-    cells = pa.ListArray.from_arrays([0, 2], NO_UTF8)
-    path = write_parquet_list(tmp_path / "web.parquet", url=["h://a/1"], caption=cells)
-    rows = texts(tmp_path / "out", UrlList(path=path, caption_lists=True))
-    assert [text for text, _ in rows] == ["a\ufffdb", "c"]
-
-
-def test_a_name_with_spaces_is_suggested_as_yaml_needs_it(tmp_path: Path) -> None:
-    path = write_parquet_list(tmp_path / "web.parquet", **{"url ": ["h://a/1"], "caption": ["x"]})
-    with pytest.raises(InputError, match='Set url_column: "url "'):
-        texts(tmp_path / "out", UrlList(path=path))
-
-
-@pytest.mark.parametrize("content", ["url,caption\nh://a/1,x\n", '"URL";"caption"\nh://a/1;x\n'])
-def test_a_csv_file_called_txt_has_columns(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "web.txt"
-    path.write_text(content)
-    name = "URL" if "URL" in content else "url"
-    assert texts(tmp_path / "out", UrlList(path=path, url_column=name)) == [("x", "")]
-
-
 def test_a_first_record_without_a_text(tmp_path: Path) -> None:
     (tmp_path / "web.jsonl").write_text('{"url": "http://a/1"}\n{"url": "http://a/2", "caption": "b"}\n')
     assert [text for text, _ in texts(tmp_path / "out", UrlList(path=tmp_path / "web.jsonl"))] == ["", "b"]

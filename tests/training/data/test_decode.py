@@ -203,53 +203,6 @@ def test_whole_numbers_of_32_bits_and_fractions(values: list[float], dtype: str,
     assert to_8_bits(np.array(values, dtype)).tolist() == shades
 
 
-def test_the_transparent_grey_of_two_and_four_bits() -> None:
-    for bits, greys_of in ((2, [0, 255, 170, 255]), (4, [0, 255, 34, 51])):
-        row = sum(value << 8 - bits * (place + 1) for place, value in enumerate(range(4))) if bits == 2 else 0x0123
-        packed = row.to_bytes(1 if bits == 2 else 2, "big")
-        head = struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)
-        body = png([(b"IHDR", head), (b"tRNS", b"\0\1"), (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b"")],
-                   b"\x89PNG\r\n\x1a\n" + b"\0" * 4 + b"IDAT")[:-8]  # fmt: skip
-        assert greys(body) == greys_of
-
-
-def plain_tiff(samples: np.ndarray[Any, Any], **changes: int) -> bytes:
-    """An uncompressed TIFF of one strip, as its tags say; `planes` etc. change what they say."""
-    height, width, channels = samples.shape
-    bits = np.full(channels, samples.dtype.itemsize * 8, "<u2").tobytes() + bytes(2)
-    kinds = {"u": 1, "i": 2, "f": 3}
-    values = {256: width, 257: height, 259: changes.get("compression", 1), 262: 2 if channels > 1 else 1,
-              273: 8 + len(bits), 277: channels, 278: height, 279: samples.nbytes, 284: changes.get("planes", 1),
-              339: kinds[samples.dtype.kind]}  # fmt: skip
-    entries = {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items()}
-    where = 8 if channels > 2 else int.from_bytes(bits[:4], "little")
-    entries[258] = struct.pack("<HHII", 258, 3, channels, where)
-    if channels == 4:
-        entries[338] = struct.pack("<HHII", 338, 3, 1, changes["extra"])
-    directory = struct.pack("<H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
-    return b"II*\0" + struct.pack("<I", 8 + len(bits) + samples.nbytes) + bits + samples.tobytes() + directory
-
-
-def test_whole_numbers_of_32_bits_without_a_sign() -> None:
-    assert greys(plain_tiff(np.array([[[0], [2**31], [2**32 - 1]]], "<u4"))) == [0, 128, 255]
-    assert greys(plain_tiff(np.array([[[0], [7], [255]]], "<u4"))) == [0, 7, 255]
-    assert greys(plain_tiff(np.array([[[-1], [0], [1]]], "<i4"))) == [0, 128, 255]
-
-
-@pytest.mark.parametrize("dtype", ["<u2", "<f4"])
-def test_samples_that_the_libraries_would_make_another_picture_of(dtype: str) -> None:
-    samples = (np.arange(24).reshape(2, 4, 3) * 1_000).astype(dtype)
-    assert decoded(plain_tiff(samples)).shape == (2, 4, 3)
-    assert error_of(plain_tiff(samples, planes=2)) == "not_an_image"
-    assert error_of(plain_tiff(samples.astype("u1"), compression=34_712)) == "not_an_image"
-
-
-def test_a_fourth_channel_is_transparency_where_the_file_says_so() -> None:
-    samples = np.array([[[65_535, 0, 0, 0], [0, 0, 65_535, 32_768]]], "<u2")
-    assert decoded(plain_tiff(samples, extra=0))[0].tolist() == [[255, 0, 0], [0, 0, 255]]
-    assert decoded(plain_tiff(samples, extra=2))[0].tolist() == [[255, 255, 255], [127, 127, 255]]
-
-
 def test_colours_of_fractions_which_pil_does_not_know() -> None:
     samples = np.array([[[0, 0.5, 1], [1, 0, 0.25]]], np.float32)
     body = cv2.imencode(".tif", samples)[1].tobytes()
