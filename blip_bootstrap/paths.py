@@ -63,7 +63,9 @@ def source(value: object) -> object:
     if _URI.match(text):
         raise ValueError(f"{text} is a URI; give a folder or file of this machine, or the hub's name as OWNER/NAME")
     if text.startswith(("~", "/", "./", "../")):
-        return str(local_path(text))
+        path = local_path(text)
+        # pathlib drops the dot, and ./owner/name would be asked for at the hub.
+        return f"./{path}" if text.startswith("./") and not path.exists() else str(path)
     return text
 
 
