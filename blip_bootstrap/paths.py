@@ -65,8 +65,16 @@ def source(value: object) -> object:
     if text.startswith(("~", "/", "./", "../")):
         path = local_path(text)
         # pathlib drops the dot, and ./owner/name would be asked for at the hub.
-        return f"./{path}" if text.startswith("./") and not path.exists() else str(path)
+        return f"./{path}" if text.startswith("./") and not is_there(path) else str(path)
     return text
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; false, too, for a name longer than any can be."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def path_argument(text: str) -> Path:

@@ -203,3 +203,9 @@ def test_a_model_with_a_dot_before_it_is_never_asked_for_at_the_hub(
     assert source("./owner/gone") == "./owner/gone"
     with pytest.raises(CheckpointError, match=r"\./owner/gone: no such file or folder"):
         resolve_source(str(source("./owner/gone")))
+
+
+def test_a_model_whose_name_is_too_long_is_a_line() -> None:
+    for name in ("x" * 300, "./" + "x" * 300, "/" + "x" * 300):
+        with pytest.raises(CheckpointError, match=r"no such file|neither a file"):
+            resolve_source(str(source(name)))
