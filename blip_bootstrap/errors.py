@@ -82,6 +82,8 @@ def in_one_line(error: BaseException) -> str | None:
         where = error.filename2 or error.filename
         told = f"{where}: {os.strerror(error.errno)}" if where else str(error)
         return f"{told}; give this user the right to it, or use another place"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{str(error.filename)[:80]}...: {os.strerror(error.errno)}"
     if "temporary directory" in str(error):
         return f"{error.strerror}; set TMPDIR to a folder that can be written"
     return None

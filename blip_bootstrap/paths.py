@@ -65,8 +65,18 @@ def model_name(value: object) -> object:
     if _URI.match(text):
         raise ValueError(f"{text} is a URI; give a folder or file of this machine, or the hub's name as OWNER/NAME")
     if text.startswith(("~", "/", "./", "../")):
-        return str(local_path(text))
+        path = local_path(text)
+        # pathlib drops the dot, and ./owner/name would be asked for at the hub.
+        return f"./{path}" if text.startswith("./") and not is_there(path) else str(path)
     return text
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; false, too, for a name longer than any can be."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def path_argument(text: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,8 +66,9 @@ def check_given(config: Config, number: int) -> list[str]:
     """
     known = _read_stamp(config.root)
     found = list(given_models(config, number))
-    if known and known == stamp_of(config, found):
-        return []
+    with suppress(BlipBootstrapError):  # of one that is gone, which is then said by its setting
+        if known and known == stamp_of(config, found):
+            return []
     return _mistakes(config, found)
 
 
@@ -125,6 +127,7 @@ def stamp_of(config: Config, found: list[Given]) -> str:
 
 
 def _files(path: Path) -> list[list[object]]:
-    files = [path, *sorted(path.parent.glob("vocab.txt"))] if path.is_file() else sorted(path.rglob("*"))
+    beside = [*path.parent.glob("vocab.txt"), *path.parent.glob("*.json")]  # of a .pth or vocab.txt, its tokenizer
+    files = [path, *sorted(beside)] if path.is_file() else sorted(path.rglob("*"))
     known = ((file, file.stat()) for file in files if file.is_file())
     return [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in known]

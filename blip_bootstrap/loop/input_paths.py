@@ -20,9 +20,7 @@ def missing_paths(config: Config, number: int) -> list[str]:
 
 def _told(why: str, name: str, path: Path) -> str:
     """The mistake with its path; for a list that is a folder or a pattern, what to write instead."""
-    if why.startswith("cannot be read"):  # is_dir would raise for a name that is too long
-        return f"{why}: {path}"
-    is_list = name.endswith(".path") and (path.is_dir() or any(sign in path.name for sign in "*?["))
+    is_list = name.endswith(".path") and (_lack(path, "folder") is None or any(sign in path.name for sign in "*?["))
     return not_a_list(path) if is_list else f"{why}: {path}"
 
 

@@ -12,9 +12,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
 import duckdb
@@ -88,6 +90,17 @@ def attach(connection: duckdb.DuckDBPyConnection, remotes: Sequence[Remote]) -> 
             protocol = scheme
             cachable = False  # an instance belongs to these lists of files
             files = frozenset(known)
+            patterns: ClassVar = {escape(file): file for file in known}
+
+            def glob(self, path: str, **settings: Any) -> list[str]:
+                """The files that a pattern names: a name with brackets comes as one, as `scan` escapes it.
+
+                fsspec's own way lists every folder of the bucket for it.
+                """
+                pattern = path.partition("://")[2] or path
+                if pattern in self.patterns:
+                    return [self.patterns[pattern]]
+                return sorted(file for file in self.files if fnmatchcase(file, pattern))
 
             def _open(self, path: str, mode: str = "rb", **settings: Any) -> Any:
                 if mode != "rb" or path not in self.files:
@@ -109,6 +122,8 @@ def opened(root: Path | str) -> Path:
     uri = f"{found[1]}://{quote(found[2], safe=_URI_SIGNS)}"
     try:
         return _copied(uri)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{uri}: a % stands before two hex digits in a URI; write %25 for the sign itself") from error
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{uri}: cannot be read ({str(error).splitlines()[0][:300]})") from error
 
@@ -136,6 +151,8 @@ def local_folder(uri: str) -> Path:
 def _copied(uri: str) -> Path:
     """List the run, copy its small files that are new or changed, and drop those that are gone."""
     (filesystem, place), folder = _store(uri), local_folder(uri)
+    if "?" in place:  # fsspec cuts the names of files there
+        raise InputError(f"{uri}: a key with a question mark cannot be read; copy the run to another one")
     found = filesystem.get_file_info(pyarrow.fs.FileSelector(place, recursive=True))
     stamps = {
         info.path.removeprefix(f"{place}/"): f"{info.size} {info.mtime_ns}"

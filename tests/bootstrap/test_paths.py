@@ -13,7 +13,7 @@ import pytest
 
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.config import SelectConfig, load_config
-from blip_bootstrap.errors import ConfigError, InputError
+from blip_bootstrap.errors import CheckpointError, ConfigError, InputError
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.loop.check import check_config
 from blip_bootstrap.paths import local_path, model_name, name_the_user, path_argument, run_argument, user_folder
@@ -23,6 +23,7 @@ from blip_bootstrap.report.figures import round_metrics
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.why import why
 from blip_bootstrap.select.pairs import select_pairs
+from blip_training.runtime.sources import resolve_source
 from tests.support.finished_run import make_run
 
 NAMES = (
@@ -192,3 +193,20 @@ def _fails(command: list[str]) -> bool:
         return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode != 0
     except OSError:
         return True
+
+
+def test_a_model_with_a_dot_before_it_is_never_asked_for_at_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "here").mkdir(parents=True)
+    assert source("./owner/here") == "owner/here"
+    assert source("./owner/gone") == "./owner/gone"
+    with pytest.raises(CheckpointError, match=r"\./owner/gone: no such file or folder"):
+        resolve_source(str(source("./owner/gone")))
+
+
+def test_a_model_whose_name_is_too_long_is_a_line() -> None:
+    for name in ("x" * 300, "./" + "x" * 300, "/" + "x" * 300):
+        with pytest.raises(CheckpointError, match=r"no such file|neither a file"):
+            resolve_source(str(source(name)))

@@ -16,7 +16,7 @@ import torch
 
 from blip_bootstrap.config import Config, ModelConfig, load_config
 from blip_bootstrap.errors import ConfigError
-from blip_bootstrap.loop.given import STAMP, check_given, given_models, look_into_given, note_given
+from blip_bootstrap.loop.given import STAMP, check_given, given_models, look_into_given, note_given, stamp_of
 from blip_bootstrap.loop.rounds import run_rounds
 from blip_training.checkpoint.fresh import vqa_from_med
 from blip_training.checkpoint.store import save_captioner, save_filter, save_vqa
@@ -188,6 +188,20 @@ def test_what_was_found_right_is_not_opened_again_until_it_changes(
     (given / "run" / STAMP).write_bytes(b"\xff\xff")
     assert len(check_given(config, 1)) == 1
     assert len(times) == 4
+    note_given(config, 1)
+    shutil.rmtree(given / "cap")
+    lines = check_given(config, 1)
+    assert lines[0].startswith("captioner.checkpoint: ")
+    assert lines[1].startswith("filter.checkpoint: ")
+
+
+@pytest.mark.parametrize("beside", ["vocab.txt", "tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_beside_a_file_of_weights_counts(given: Path, beside: str) -> None:
+    (given / "cap").rename(given / "released")
+    config = config_of(given, captioner="released/model.safetensors")
+    before = stamp_of(config, list(given_models(config, 1)))
+    (given / "released" / beside).write_text("changed")
+    assert stamp_of(config, list(given_models(config, 1))) != before
 
 
 def blip_bootstrap(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:

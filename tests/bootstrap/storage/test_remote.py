@@ -136,3 +136,28 @@ def test_a_local_run_is_itself(finished_run: Path) -> None:
 def test_on_the_command_line() -> None:
     done = CliRunner().invoke(app, ["sql", "SELECT count(*) AS n FROM pairs", "--root", URI, "--format", "csv"])
     assert (done.exit_code, done.stdout) == (0, "n\n234\n")
+
+
+@pytest.mark.parametrize("name", ["br[1]", "st*r", "sp ace", "pl+us=", "ünï#"])
+def test_a_key_of_any_name_is_read_without_a_walk_over_the_bucket(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for run in (name, "other"):
+        shutil.copytree(finished_run, tmp_path / "store" / "bucket" / run)
+    with serving(tmp_path / "store") as (endpoint, asked):
+        for variable, value in (
+            ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_REGION", "us-east-1"),
+            ("AWS_ENDPOINT_URL", endpoint), ("XDG_CACHE_HOME", str(tmp_path / "cache")),
+        ):  # fmt: skip
+            monkeypatch.setenv(variable, value)
+        with connect(f"s3://bucket/{name}") as there, connect(finished_run) as here:
+            for question in QUESTIONS[2:4]:
+                assert query(there, question).equals(query(here, question))
+    assert sum("list-type" in one for one in asked) == 1
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(("key", "told"), [("per%cent", "write %25 for the sign itself"), ("q%3Fx", "a question mark")])
+def test_keys_that_cannot_be_read_are_told(key: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        opened(Path(f"s3://bucket/{key}"))

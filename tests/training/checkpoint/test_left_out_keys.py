@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from blip_bootstrap.config import ModelConfig
 from blip_bootstrap.errors import CheckpointError
 from blip_training.checkpoint.fresh import new_med, vqa_from_med
 from blip_training.checkpoint.skip_init import undrawn
-from blip_training.checkpoint.store import load_any, load_med, save_captioner, save_filter, save_vqa
+from blip_training.checkpoint.store import load_any, load_med, save_captioner, save_filter, save_med, save_vqa
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.evaluate.clip_scorer import ClipScorer
 from blip_training.model.med import Med
@@ -239,3 +242,86 @@ def test_a_scorers_keys(tmp_path: Path, save: Any) -> None:
     (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: a Git LFS pointer"):
         ClipScorer(folder)
+
+
+@pytest.mark.parametrize("name", ["vision_proj", "text_proj"])
+def test_half_of_the_projections_is_refused(tmp_path: Path, tokenizer: Tokenizer, name: str) -> None:
+    save_filter(tmp_path, tiny(tokenizer), tokenizer)
+    weights = load_file(tmp_path / "model.safetensors")
+    left = {key: weight for key, weight in weights.items() if not key.startswith(name)}
+    save_file(left, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"damaged: of vision_proj and text_proj it holds only"):
+        load_med(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda weight: (100 * weight).to(torch.int8), r"no dense tensor of floats \(int8, strided\)"),
+        (lambda weight: weight > 0, "bool"), (lambda weight: weight.to(torch.complex64), "complex64"),
+        (lambda weight: weight.to_sparse(), "sparse_coo"), (lambda weight: weight.to("meta"), "missing"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_no_plain_floats_are_refused(
+    tmp_path: Path, tokenizer: Tokenizer, change: Any, says: str
+) -> None:
+    save_captioner(tmp_path, tiny(tokenizer), tokenizer)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    name = "text_decoder.bert.encoder.layer.0.intermediate.dense.weight"
+    torch.save(weights | {name: change(weights[name])}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=says):
+        load_med(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"text_config": "x"}, "text_config is 'x'"), ({"vision_config": 3}, "vision_config is 3"),
+        ({"text_config__vocab_size": "70"}, "vocab_size is '70'"),
+        ({"vision_config__hidden_size": None}, "vision_config.hidden_size is None"),
+        ({"text_config__max_position_embeddings": {}}, "max_position_embeddings is {}"),
+        ({"text_config__num_hidden_layers": -1}, "num_hidden_layers is -1"),
+    ],
+)  # fmt: skip
+def test_sizes_that_are_no_numbers_are_named(
+    tmp_path: Path, tokenizer: Tokenizer, change: dict[str, Any], says: str
+) -> None:
+    save_captioner(tmp_path, tiny(tokenizer), tokenizer)
+    (tmp_path / "med.json").unlink()
+    change_json(tmp_path / "config.json", **change)
+    with pytest.raises(CheckpointError, match=says):
+        load_med(tmp_path)
+
+
+def places(content: Any, found: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every value of a JSON file stands; of the vocabulary the first piece alone."""
+    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for name, value in pairs:
+        yield (*found, name)
+        yield from list(places(value, (*found, name)))[: 1 if name == "vocab" else None]
+
+
+@pytest.mark.parametrize("kind", ["own", "theirs", "bare"])
+def test_a_value_of_any_other_type_is_a_line_or_changes_nothing(
+    tmp_path: Path, tokenizer: Tokenizer, kind: str
+) -> None:
+    (save_med if kind == "own" else save_filter)(tmp_path, tiny(tokenizer), tokenizer)
+    if kind == "bare":  # as others save it
+        (tmp_path / "med.json").unlink()
+        (tmp_path / "tokenizer.json").unlink()
+        (tmp_path / "added_tokens.json").write_text(json.dumps({"[DEC]": len(WORDS), "[ENC]": len(WORDS) + 1}))
+    lines = 0
+    for file in sorted(tmp_path.glob("*.json")):
+        whole = file.read_text()
+        for number, (*above, last) in enumerate(places(json.loads(whole))):
+            content = json.loads(whole)
+            reduce(getitem, above, content)[last] = (None, "x", {}, 1.5)[number % 4]
+            file.write_text(json.dumps(content))
+            try:
+                load_any(tmp_path)
+            except CheckpointError as error:
+                lines += len(str(error).splitlines())
+        file.write_text(whole)
+    load_any(tmp_path)
+    assert lines > 15

@@ -242,3 +242,39 @@ def test_two_files_that_disagree_are_refused(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"strip_accents": None}))
     Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["added_tokens.json", "tokenizer_config.json"])
+def test_a_word_that_is_in_the_vocabulary_and_added_is_found_whole(tmp_path: Path, where: str) -> None:
+    pieces = [*(piece for piece in PIECES if piece.strip("#") not in LINE_ENDS), "<spot>"]  # transformers trims those
+    write_vocabulary(tmp_path, pieces)
+    if where == "added_tokens.json":
+        (tmp_path / where).write_text(json.dumps({"<spot>": len(pieces) - 1, "[SEP]": pieces.index("[SEP]")}))
+    else:
+        entry = {"content": "<spot>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+        decoder = {str(len(pieces) - 1): entry | {"special": False}}
+        (tmp_path / where).write_text(json.dumps({"added_tokens_decoder": decoder}))
+    import transformers
+
+    theirs = transformers.BertTokenizer.from_pretrained(tmp_path)
+    ours = Tokenizer.load(tmp_path)
+    for text in ("<spot>", "a<spot>b Haus", "no spot"):
+        assert ours.piece_ids(text) == theirs(text, add_special_tokens=False).input_ids
+    assert pieces.index("[SEP]") not in ours.piece_ids("[SEP]")
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"do_lower_case": None}, "do_lower_case is null"), ({"do_lower_case": 0}, "do_lower_case is 0"),
+        ({"strip_accents": "false"}, 'strip_accents is "false"'),
+        ({"added_tokens_decoder": ["<spot>"]}, "files cannot be read"),
+        ({"added_tokens_decoder": {"x": {"content": "<spot>"}}}, "files cannot be read"),
+        ({"added_tokens_decoder": {"90": {}}}, "files cannot be read"),
+    ],
+)  # fmt: skip
+def test_settings_that_are_none_are_named(tmp_path: Path, setting: dict[str, Any], says: str) -> None:
+    write_vocabulary(tmp_path, PIECES, **setting)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        Tokenizer.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)

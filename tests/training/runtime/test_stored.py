@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from blip_bootstrap.errors import CheckpointError
 from blip_training.checkpoint.store import load_med, save_captioner
 from blip_training.data.tokenizer import Tokenizer
+from blip_training.runtime.stored import read_pickled
 from tests.support.tiny_med import WORDS, original_weights, tiny
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 990275136\n"
@@ -171,3 +173,23 @@ def test_a_folder_that_is_no_model_is_told_what_it_is(tmp_path: Path, folder: Pa
 def refused_without_weights(folder: Path) -> str:
     (folder / "model.safetensors").unlink()
     return refused(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"{}", b"<html>", b"\x80\x02}q\x00.", b"hi there\n" * 9])
+def test_a_file_that_is_no_pickle_of_weights_is_told_without_torchs_advice(folder: Path, content: bytes) -> None:
+    take_weights(folder)
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"0 bytes|Ran out of input|torch\.save wrote|no weights in it") as caught:
+        load_med(folder)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_pickle_with_any_byte_changed_is_a_line_or_loads(folder: Path) -> None:
+    weights = take_weights(folder)
+    file = folder / "pytorch_model.bin"
+    torch.save(dict(list(weights.items())[:4]), file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    for at in range(0, min(len(whole), 1500), 7):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        with suppress(CheckpointError):
+            read_pickled(file)

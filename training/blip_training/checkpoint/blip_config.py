@@ -29,6 +29,11 @@ COMPUTED: dict[str, dict[str, tuple[Any, ...]]] = {
 """Settings that change what a model computes, and the values that are computed here. The published folders state
 transformers' default epsilon of 1e-5 for image encoders that were trained with 1e-6."""
 
+SIZES = (
+    "image_size", "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings", "vocab_size", "bos_token_id",
+)  # fmt: skip
+
 SEEN: dict[str, Any] = {
     "do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_center_crop": False, "resample": 3,
     "image_mean": CLIP_MEAN, "image_std": CLIP_STD,
@@ -44,9 +49,9 @@ def config_from_transformers(content: dict[str, Any], source: Path) -> tuple[Mod
     """
     if content.get("model_type") != "blip":
         raise CheckpointError(f"{source}: model_type is {content.get('model_type')!r}; a BLIP folder says 'blip'")
-    text, vision = content.get("text_config") or {}, content.get("vision_config") or {}
-    for section, values in COMPUTED.items():
-        check_computed(content.get(section) or {}, values, f"{source}: {section}.")
+    text, vision = (_sizes(content, part, source) for part in COMPUTED)
+    for part, values in COMPUTED.items():
+        check_computed(content.get(part) or {}, values, f"{source}: {part}.")
     width = vision.get("hidden_size", 768)
     if vision.get("intermediate_size", 3072) != 4 * width:
         raise CheckpointError(f"{source}: vision intermediate_size is not 4 x {width}; no BLIP has such a ViT")
@@ -60,6 +65,22 @@ def config_from_transformers(content: dict[str, Any], source: Path) -> tuple[Mod
         return _model_config(text, vision, content.get("image_text_hidden_size", 256)), tokens
     except ValidationError as error:
         raise CheckpointError(f"{source}: not a BLIP configuration ({' '.join(str(error).split())})") from error
+
+
+def _sizes(content: dict[str, Any], part: str, source: Path) -> dict[str, Any]:
+    """A section of config.json whose sizes are numbers."""
+    section = content.get(part) or {}
+    if not isinstance(section, dict):
+        raise CheckpointError(f"{source}: {part} is {section!r}; it must be a section of settings")
+    for name in SIZES:
+        check_number(section.get(name, 1), f"{source}: {part}.{name}")
+    return section
+
+
+def check_number(value: object, where: str) -> None:
+    """Raise CheckpointError where a size that config.json gives is no whole number."""
+    if type(value) is not int or value < 0:
+        raise CheckpointError(f"{where} is {value!r}; it must be a whole number")
 
 
 def check_computed(section: Mapping[str, Any], values: Mapping[str, tuple[Any, ...]], where: str) -> None:
@@ -141,5 +162,7 @@ def check_processor(content: Mapping[str, Any], source: Path) -> None:
 def _alike(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, (tuple, float)):
         numbers, other = (one if isinstance(one, (list, tuple)) else [one] for one in (found, wanted))
-        return len(numbers) == len(other) and all(abs(a - b) < 1e-4 for a, b in zip(numbers, other, strict=True))
+        if len(numbers) != len(other) or not all(isinstance(one, (int, float)) for one in numbers):
+            return False
+        return all(abs(a - b) < 1e-4 for a, b in zip(numbers, other, strict=True))
     return bool(found == wanted)

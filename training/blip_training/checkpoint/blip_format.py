@@ -11,6 +11,7 @@ from blip_training.checkpoint.blip_config import DECODER, ENCODER, LM
 from blip_training.checkpoint.weight_names import (
     HEADS,
     NOT_NEEDED,
+    as_floats,
     head_names,
     lm_head_names,
     name_some,
@@ -69,7 +70,12 @@ def med_from_blip(weights: dict[str, Tensor], config: ModelConfig, num_tokens: i
     _check_names(weights, theirs, source)
     med = Med(config, num_tokens)
     _fill(med, weights, names, source)
-    holds = {DECODE: has_decoder, EMBED: has_encoder and len(heads) >= 2, MATCH: has_encoder and "itm_head" in heads}
+    projections = [head for head in heads if head != "itm_head"]
+    if len(projections) == 1:
+        # The ITC score would compare it with a random one.
+        (held,) = HEADS[projections[0]]
+        raise CheckpointError(f"{source}: damaged: of vision_proj and text_proj it holds only {held}")
+    holds = {DECODE: has_decoder, EMBED: has_encoder and bool(projections), MATCH: has_encoder and "itm_head" in heads}
     med.capabilities = frozenset(what for what, held in holds.items() if held)
     return med
 
@@ -127,8 +133,9 @@ def _check_names(weights: dict[str, Tensor], wanted: set[str], source: Path) -> 
 
 def _fill(med: Med, weights: dict[str, Tensor], names: Names, source: Path) -> None:
     state = med.state_dict()
-    given = {name: weight.float() for name, weight in to_ours(weights, names).items()}
-    given["vision.positions"] = resize_positions(given["vision.positions"], med.vision.num_patches)
+    given = as_floats(to_ours(weights, names), source)
+    if given["vision.positions"].dim() == 3:
+        given["vision.positions"] = resize_positions(given["vision.positions"], med.vision.num_patches)
     wrong = sorted(name for name, weight in given.items() if weight.shape != state[name].shape)
     if wrong:
         raise CheckpointError(f"{source}: {name_some(wrong)} of another shape than the configuration says")

@@ -13,6 +13,7 @@ from blip_training.checkpoint.finite import check_finite
 from blip_training.checkpoint.weight_names import (
     NOT_NEEDED_OF_BERT,
     NOT_NEEDED_OF_VIT,
+    as_floats,
     lm_head_names,
     name_some,
     text_names,
@@ -171,7 +172,7 @@ def _take(weights: dict[str, Tensor], names: Names, folder: Path) -> dict[str, T
     missing = sorted({name for group in names.values() for name in group} - weights.keys())
     if missing:
         raise CheckpointError(f"{folder}: {name_some(missing)} missing")
-    return {name: weight.float() for name, weight in to_ours(weights, names).items()}
+    return as_floats(to_ours(weights, names), folder)
 
 
 def _put(med: Med, given: dict[str, Tensor], folder: Path) -> None:

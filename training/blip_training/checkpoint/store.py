@@ -227,8 +227,8 @@ def _load_transformers(folder: Path, content: dict[str, Any], image_size: int | 
     if (folder / MED).is_file():
         own = read_json(folder / MED)
         config, num_tokens = _read_own_config(own, folder / MED)
-        if ANSWER not in own.get("capabilities", ()):
-            weights["temperature"] = torch.tensor(float(own["extra"]["temperature"]))
+        if ANSWER not in (own.get("capabilities") or ()):
+            weights["temperature"] = torch.tensor(_temperature(own, folder / MED))
     med = med_from_blip(weights, _with_image_size(config, image_size, folder), num_tokens, folder)
     return med, Tokenizer.load(folder)
 
@@ -266,9 +266,21 @@ def _with_image_size(config: ModelConfig, image_size: int | None, source: Path) 
 
 def _read_own_config(content: dict[str, Any], file: Path) -> tuple[ModelConfig, int]:
     try:
-        return ModelConfig.model_validate(content["model"]), int(content["num_tokens"])
-    except (KeyError, TypeError, ValidationError) as error:
+        found = ModelConfig.model_validate(content["model"]), int(content["num_tokens"])
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: not a model's configuration ({one_line(error)})") from error
+    can = content.get("capabilities") or []
+    if found[1] < 2 or not isinstance(can, list) or not all(isinstance(one, str) for one in can):
+        told = f"num_tokens {found[1]}, capabilities {can!r}"
+        raise CheckpointError(f"{file}: not a model's configuration ({told})")
+    return found
+
+
+def _temperature(content: dict[str, Any], file: Path) -> float:
+    try:
+        return float(content["extra"]["temperature"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: no temperature in it ({one_line(error)})") from error
 
 
 def _write_weights(path: Path, weights: dict[str, Tensor]) -> None:

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from blip_bootstrap.errors import CheckpointError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -168,6 +171,16 @@ def to_ours(weights: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
         ours: torch.cat([weights[name] for name in theirs]) if len(theirs) > 1 else weights[theirs[0]]
         for ours, theirs in names.items()
     }
+
+
+def as_floats(weights: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """The weights in single precision. Raises CheckpointError where they are whole numbers or sparse."""
+    for name, weight in weights.items():
+        if not weight.is_floating_point() or weight.layout != torch.strided:
+            # Quantised weights mean something else than their numbers.
+            kind = f"{weight.dtype}, {weight.layout}".replace("torch.", "")
+            raise CheckpointError(f"{source}: {name} is no dense tensor of floats ({kind}); save the weights as floats")
+    return {name: weight.float() for name, weight in weights.items()}
 
 
 def to_theirs(weights: dict[str, Tensor], names: Names) -> dict[str, Tensor]:

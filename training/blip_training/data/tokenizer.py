@@ -67,6 +67,10 @@ class Tokenizer:
             return cls(read_pieces(path))
         except CheckpointError as error:
             raise error if str(path) in str(error) else CheckpointError(f"{path}: {error}") from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # Values of other types than a tokenizer's files have them.
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise CheckpointError(f"{path}: its tokenizer's files cannot be read ({told})") from error
 
     def encode(
         self, texts: Sequence[str], max_tokens: int, first: FirstToken = "[CLS]"

@@ -18,6 +18,8 @@ UNKNOWN = "[UNK]"
 ADDED = ("[DEC]", "[ENC]")
 """The first tokens of the decoder and of the image-grounded encoder; they have the two last ids."""
 
+BERTS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
+
 LONGEST_WORD = 100
 """Characters of the longest word; a longer one is [UNK] as a whole."""
 
@@ -35,6 +37,10 @@ def word_pieces(vocabulary: Sequence[str], settings: Mapping[str, Any] | None = 
     `settings` are those of tokenizer_config.json; by default texts are put in lower case, without accents.
     """
     ids = {piece: i for i, piece in enumerate(vocabulary) if piece}
+    for ours in SETTINGS:
+        said = (settings or {}).get(ours, True)
+        if not isinstance(said, bool) and not (said is None and ours == "strip_accents"):
+            raise CheckpointError(f"tokenizer_config.json: {ours} is {json.dumps(said)}; it must be true or false")
     given = {theirs: (settings or {}).get(ours) for ours, theirs in SETTINGS.items()}
     normalizer = normalizers.BertNormalizer(
         lowercase=given["lowercase"] is not False,
@@ -140,7 +146,8 @@ def _with_added(pieces: WordPieces, config: Mapping[str, Any], file: Path) -> Wo
     for name, (i, token) in sorted(stated.items(), key=lambda item: item[1][0]):
         if name in ADDED:
             continue
-        if pieces.token_to_id(name) is None:
+        # A word of the vocabulary may be one to find whole in texts, too; [SEP] and others of BERT's never are.
+        if pieces.token_to_id(name) is None or not (token.special or name in BERTS):
             pieces.add_tokens([token])
         if (found := pieces.token_to_id(name)) != i:
             raise CheckpointError(f"{file}: {name} has id {found}, but id {i} by what lies beside it")

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from blip_bootstrap.errors import CheckpointError
+from blip_bootstrap.paths import is_there
 
 PACKAGE_PREFIX = "package:"
 
@@ -25,7 +26,7 @@ def resolve_source(source: str | Path) -> Path:
     name = str(source)
     if name.startswith(PACKAGE_PREFIX):
         return _package_folder(name.removeprefix(PACKAGE_PREFIX))
-    if Path(name).exists():
+    if is_there(Path(name)):
         return Path(name)
     if _is_path(name):
         raise CheckpointError(f"{name}: no such file or folder")
@@ -35,7 +36,7 @@ def resolve_source(source: str | Path) -> Path:
 def is_here(source: str | Path) -> bool:
     """Whether `resolve_source` can answer, or fail, without the network."""
     name = str(source)
-    if name.startswith(PACKAGE_PREFIX) or Path(name).exists() or _is_path(name):
+    if name.startswith(PACKAGE_PREFIX) or is_there(Path(name)) or _is_path(name):
         return True
     # Start-up: 0.3 s of httpx, for hub names alone.
     from huggingface_hub import snapshot_download

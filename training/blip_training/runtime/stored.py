@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,20 +125,28 @@ def read_pickled(file: Path) -> dict[str, Tensor]:
     try:
         refuse_pointer(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{file}: cannot be read as plain weights ({_why(error)})") from error
-    weights = {str(name): value for name, value in _unwrapped(content).items() if isinstance(value, torch.Tensor)}
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged bytes lead the unpickler to any
+        raise CheckpointError(f"{file}: cannot be read as plain weights ({_why(error, file)})") from error
+    tensors = {str(name): value for name, value in _unwrapped(content).items() if isinstance(value, torch.Tensor)}
+    weights = {name: value for name, value in tensors.items() if not value.is_meta}  # those have no numbers
     if not weights:
         held = f"keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{file}: no weights in it ({held}); a mapping of names to tensors is expected")
     return plain_names(weights)
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, file: Path) -> str:
     """The error in a line; for Python objects in a pickle the class's name, which torch hides among many lines."""
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it holds a Python object, {found[1]}, which could run code; save the state_dict alone"
-    return one_line(error)[:200]
+    if isinstance(error, OSError) or not file.stat().st_size:
+        return one_line(error) or "0 bytes"
+    if str(error).startswith("PytorchStreamReader"):
+        return one_line(error)[:200]
+    # What torch says of such bytes is advice to run them.
+    return "not a file that torch.save wrote, or a damaged one"
 
 
 def _unwrapped(content: Any) -> dict[Any, Any]:
