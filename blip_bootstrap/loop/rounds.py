@@ -21,7 +21,12 @@ from blip_bootstrap.report.overview_page import write_overview
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.files import write_whole
+from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.cluster.devices import resolve_dtypes
+from blip_pipelines.ingest.annotated import ingest_annotated
+from blip_pipelines.ingest.download import download_images
+from blip_pipelines.ingest.same_pictures import find_same_pictures
+from blip_pipelines.train.steps import evaluate, finetune_captioner, finetune_filter, pretrain, train_controls
 
 
 def run_rounds(config: Config, last: int, say: Say) -> Path | None:
@@ -59,8 +64,6 @@ def run_rounds(config: Config, last: int, say: Say) -> Path | None:
 
 def run_download(config: Config, say: Say) -> None:
     """Make the images alone, which no model is needed for; a later `run_rounds` finds them current."""
-    from blip_pipelines.ingest.download import download_images  # loads torch
-
     at = Layout(config, 0)
     with locked(config.root):
         Maker(config, say)(at.images, download_images, *at.urls)
@@ -71,13 +74,6 @@ def run_round(config: Config, number: int, say: Say) -> None:
 
     Raises NothingLeft where there is no picture, or no pair to train on or to give out.
     """
-    # Loading torch takes seconds.
-    from blip_pipelines.caption.step import caption_and_score
-    from blip_pipelines.ingest.annotated import ingest_annotated
-    from blip_pipelines.ingest.download import download_images
-    from blip_pipelines.ingest.same_pictures import find_same_pictures
-    from blip_pipelines.train.steps import evaluate, finetune_captioner, finetune_filter, pretrain, train_controls
-
     at, make = Layout(config, number), Maker(config, say)
     make(at.images, download_images, *at.urls)
     if lost := no_pictures(counts_of(at.images)):

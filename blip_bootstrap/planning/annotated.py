@@ -16,6 +16,7 @@ from blip_bootstrap.planning.cost import Cost
 from blip_bootstrap.storage.cells import text_of
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.cluster.resources import peak_bytes
+from blip_pipelines.ingest.annotated import ingest_annotated, read_records
 from blip_pipelines.train.steps import evaluate
 
 FEW_PICTURES = 16
@@ -38,8 +39,6 @@ def measure_annotated(config: Config, count: int, scratch: Path) -> tuple[list[C
 
 
 def _measure_ingest(name: str, section: AnnotatedSet, count: int, folder: Path) -> tuple[Cost, int]:
-    from blip_pipelines.ingest.annotated import ingest_annotated, read_records  # loads torch
-
     records = (record.cells for record in read_records(section.path, section) if not record.mistake)
     head = list(islice(records, count))
     total = len(head) + sum(1 for _ in records)
