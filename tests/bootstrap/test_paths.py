@@ -200,13 +200,13 @@ def test_a_model_with_a_dot_before_it_is_never_asked_for_at_the_hub(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "here").mkdir(parents=True)
-    assert source("./owner/here") == "owner/here"
-    assert source("./owner/gone") == "./owner/gone"
+    assert model_name("./owner/here") == "owner/here"
+    assert model_name("./owner/gone") == "./owner/gone"
     with pytest.raises(CheckpointError, match=r"\./owner/gone: no such file or folder"):
-        resolve_source(str(source("./owner/gone")))
+        resolve_source(str(model_name("./owner/gone")))
 
 
 def test_a_model_whose_name_is_too_long_is_a_line() -> None:
     for name in ("x" * 300, "./" + "x" * 300, "/" + "x" * 300):
         with pytest.raises(CheckpointError, match=r"no such file|neither a file"):
-            resolve_source(str(source(name)))
+            resolve_source(str(model_name(name)))

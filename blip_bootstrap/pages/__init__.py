@@ -1,1 +1,0 @@
-"""The parts of HTML pages: charts, galleries, sections, style."""
