@@ -96,6 +96,7 @@ PLACES = {
     "rounds": "the view `rounds`, made from each round's `metrics.json`",
     "metrics": "the view `metrics`, made from each round's `metrics.json`",
     "runs": "the view `runs`, made from every `MANIFEST.json`",
+    "evaluated": "`captions.parquet` beside `metrics.json`, in the folders of an evaluation",
     "plan": "printed by `blip-bootstrap plan`",
     "shard": "`images/.lists/` while the download is at work",
 }
