@@ -141,7 +141,7 @@ def test_missing_and_wrong_places_are_told_by_their_setting(tmp_path: Path) -> N
     assert [line.partition(": ")[0] for line in told] == [
         "download.urls.0.serve", "download.urls.1.path", "human.path", "truth", "select.labels",
     ]  # fmt: skip
-    assert "a file is needed, and this is a folder" in told[1]
+    assert told[1].endswith("is a folder; name the file in it")
 
 
 # ---------------------------------------------------------------------------------------------------- no name, no home
