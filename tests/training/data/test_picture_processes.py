@@ -150,7 +150,6 @@ def test_one_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyP
 PARENT = """
 import sys, threading
 from functools import partial
-from blip_training import picture_processes
 from blip_training.data.picture_processes import PictureProcesses
 from blip_training.data.decode import decode_to_rgb
 kept = PictureProcesses(eval, 1000, 10.0)
