@@ -27,7 +27,8 @@ def test_digests_of_a_run_made_before_follow_from_its_configuration(
     sections = {one.name: one.section for one in artifacts if one.section}
     made = manifests(config.root)
     assert len(made) == 18
-    for manifest in made:
+    pages = (".html", ".json")  # they follow from what they show, and have no section
+    for manifest in (one for one in made if not one["name"].endswith(pages)):
         recipe, section = manifest["recipe"], sections.get(manifest["name"])
         today = recipe_of(recipe["step"], section, recipe["inputs"])
         assert digest_of_recipe(today) == manifest["digest"], manifest["name"]
