@@ -71,7 +71,7 @@ def _devices(data: Mapping[str, Any]) -> set[Device]:
 
 
 def _check_gpus(steps: Sequence[str], ray_config: RayConfig, say: Say) -> None:
-    """Of `steps`, which ask for a GPU; a cluster may still start a node that has one."""
+    """Refuse `steps`, which ask for a GPU, where this machine has none; a cluster may still start a node with one."""
     if not steps:
         return
     if _is_local(ray_config):
