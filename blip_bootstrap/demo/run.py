@@ -75,7 +75,7 @@ def make_vision_start(world: World, folder: Path, say: Say) -> None:
     if (folder / "config.json").is_file():
         say("vision start: current")
         return
-    from blip_training.train.vision_start import train_vision_start
+    from blip_training.train.vision_start import train_vision_start  # it loads torch
 
     say("vision start: training the ViT on labelled drawings, without text")
     counts = train_vision_start(folder, world.folder / "vision_start.parquet", _vision(world), **VISION_START)
