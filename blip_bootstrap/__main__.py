@@ -17,7 +17,6 @@ def main() -> None:
     # Spinning OpenMP threads make small models many times slower on a shared machine; set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     code: str | int | None = 0
     try:
         _prepare()

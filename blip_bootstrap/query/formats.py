@@ -87,7 +87,6 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
             with path.open("wb") as file:
                 yield file
             return
-
         with staged_file(path) as staged, staged.open("wb") as file:
             yield file
 

@@ -21,8 +21,6 @@ _RELATIONS: dict[str, Relation] = {
 
 _SIDES: dict[str, Relation] = {"left": "left", "right": "right", "top": "above", "bottom": "below"}
 
-_ALL_SHAPES = (*SHAPES, *NOUNS)
-
 _CANNOT_END = frozenset({"a", "an", "and", "with", "of", "the", "is", "are", "to", "on", "in", "at", "there", "one"})
 
 

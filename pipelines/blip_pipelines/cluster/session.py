@@ -19,8 +19,6 @@ WORKER = {
     # OpenMP threads that spin while they wait make tiny models 10-60 times slower on a shared machine.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "0",
-    # Without it every worker that imports img2dataset asks the network for a newer albumentations.
-    "NO_ALBUMENTATIONS_UPDATE": "1",
 }
 
 
