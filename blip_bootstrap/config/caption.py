@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from blip_bootstrap.config.marks import Speed
+from blip_bootstrap.config.marks import Later, Speed
 from blip_bootstrap.config.section import (
     Count,
     Device,
@@ -64,6 +64,16 @@ class CaptionConfig(Section):
     )
     scorer: ModelName | None = Field(
         None, description="a CLIPModel or SiglipModel that gives clip_score: a folder or hub name; null: no clip_score"
+    )
+    web_logprob: Annotated[bool, Later()] = Field(
+        True, description="score web texts, too, by their log-likelihood under the round's own captioner"
+    )
+    references: Annotated[NonNegative, Later()] = Field(
+        64,
+        description="reference pictures, the first readable ones of the images, for distinctness and lift; 0: neither",
+    )
+    lift_references: Annotated[NonNegative, Later()] = Field(
+        4, description="how many of the references, those most like the text by ITC, lift compares with; 0: no lift"
     )
     prompt: str = Field(
         "a picture of",

@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 from blip_bootstrap.config.marks import ByContent
 from blip_bootstrap.config.section import Count, Fraction, LocalPath, NonNegative, Section, Seed
 
+ScoreName = Literal[
+    "itm", "itc", "logprob", "clip", "logprob_per_token", "lift", "agreement", "captioner_itc", "distinctness"
+]
+"""A score of a text; `query.verdicts.SCORE_COLUMNS` names its column of `captions`."""
+
 
 class SelectConfig(Section):
     """Which captions become pairs; the default is the paper's rule."""
@@ -22,7 +27,7 @@ class SelectConfig(Section):
         ("web", "synthetic"), description="which texts may become pairs"
     )
     itm_threshold: Fraction = Field(0.5, description="the filter rejects a text whose ITM score is below it")
-    score: Literal["itm", "itc", "logprob", "clip"] = Field(
+    score: ScoreName = Field(
         "itm", description="score by which best_per_image, top_k and fraction rank; clip needs caption.scorer"
     )
     top_k: Count = Field(1, description="top_k: texts kept of each image")

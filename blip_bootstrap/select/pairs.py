@@ -99,7 +99,7 @@ def _web_texts(files: Sequence[Path]) -> str:
     cut = "WHEN cut_from_chars IS NOT NULL THEN 'text_too_long'" if is_known else ""
     return f"""
 SELECT {_part(files)} AS part, key, 'web' AS source, 0::SMALLINT AS candidate, {FOLDED} AS caption,
-    NULL::FLOAT AS itm_score, NULL::BOOLEAN AS rejected,
+    NULL::FLOAT AS itm_score, NULL::BOOLEAN AS rejected, NULL::FLOAT AS rule_score, NULL::FLOAT AS informativeness,
     CASE WHEN {FOLDED} = '' THEN 'empty_text' {cut} END AS reason, reason IS NULL AS kept
 FROM {scan(files, _PLACED)} WHERE status = 'success' ORDER BY part, file_row_number
 """

@@ -122,7 +122,7 @@ SELECT part, key, source, candidate, caption, itm_score, rejected,
         WHEN score_reason IS NOT NULL THEN score_reason
         WHEN {_left_out(config, shares)} THEN 'not_selected'
     END AS reason,
-    reason IS NULL AS kept
+    reason IS NULL AS kept, NULL::FLOAT AS rule_score, NULL::FLOAT AS informativeness
 FROM ranked {"ORDER BY part, position" if ranks else ""}
 """
 

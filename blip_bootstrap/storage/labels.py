@@ -13,17 +13,20 @@ from blip_bootstrap.storage.tables import LABELS
 
 ANSWERS = ("yes", "no", "unsure")
 
+NEEDED = LABELS.schema.names[: LABELS.schema.names.index("answer") + 1]
+"""Columns that every labels file has; the scores after them are null in those of earlier versions."""
+
 
 def read_labels(path: Path) -> list[dict[str, Any]]:
     """The rows of a labels file. Raises InputError, naming the row, where it is not one."""
     if not path.is_file():
         raise InputError(f"{path}: no labels; draw a sample first (`blip-bootstrap audit sample`)")
     table = parquet.read_parquet(path)
-    if missing := set(LABELS.schema.names) - set(table.schema.names):
+    if missing := set(NEEDED) - set(table.schema.names):
         raise InputError(f"{path}: not a labels file, the columns {', '.join(sorted(missing))} are missing")
     if len(set(table.schema.names)) < len(table.schema.names):
         raise InputError(f"{path}: not a labels file, a column is there twice")
-    rows: list[dict[str, Any]] = table.to_pylist()
+    rows = [dict.fromkeys(LABELS.schema.names) | row for row in table.to_pylist()]
     for at, row in enumerate(rows):
         try:  # another program may have answered: pandas has NaN where nothing is
             row |= {name: text_of(row[name]) or None for name in ("key", "source", "answer")}

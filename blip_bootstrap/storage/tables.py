@@ -102,6 +102,33 @@ ANNOTATED = Table(
     ),
 )
 
+SCORES = (
+    Column("logprob_per_token", pa.float32(), "logprob over the number of its tokens, nats; null where logprob is"),
+    Column(
+        "lift",
+        pa.float32(),
+        "logprob less the mean log-likelihood of the text on the reference pictures that are most like it, nats: what "
+        "seeing the picture adds; null where caption.lift_references is 0",
+    ),
+    Column(
+        "agreement",
+        pa.float32(),
+        "mean F1 of its words with those of the image's other synthetic texts, 0..1; null where there is none",
+    ),
+    Column(
+        "captioner_itc",
+        pa.float32(),
+        "cosine of the captioner's own ITC embeddings, -1..1; null where its checkpoint has none",
+    ),
+    Column(
+        "distinctness",
+        pa.float32(),
+        "share of the reference pictures that fit the text less well than its own picture by the filter's ITC, 0..1; "
+        "null where caption.references is 0",
+    ),
+)
+"""Scores of `captions` beside those of the filter, by which a text may be judged; null in captions made before them."""
+
 CAPTIONS = Table(
     "captions",
     "one row per (image, text) of a round: web texts and every synthetic candidate, with their scores",
@@ -116,7 +143,12 @@ CAPTIONS = Table(
         Column("caption", pa.string(), "the text, whitespace folded"),
         Column("itm_score", pa.float32(), "P(match) by the filter's ITM head, 0..1; null where the text is empty"),
         Column("itc_score", pa.float32(), "cosine of the filter's ITC embeddings, -1..1; null where the text is empty"),
-        Column("logprob", pa.float32(), "log-probability of the tokens by the captioner, summed, nats; null for web"),
+        Column(
+            "logprob",
+            pa.float32(),
+            "log-likelihood of the tokens after the prompt, and of the end, by the captioner that wrote the text, of a "
+            "web text by the round's own; summed, nats; null for web where caption.web_logprob is off",
+        ),
         Column("num_tokens", pa.int16(), "number of word pieces of the text, with the prompt, without special tokens"),
         Column(
             "flags",
@@ -128,6 +160,7 @@ CAPTIONS = Table(
         Column("itm_scores", pa.list_(pa.float32()), "ITM score by each filter, where there are several; else null"),
         Column("itc_scores", pa.list_(pa.float32()), "ITC score by each filter, where there are several; else null"),
         Column("clip_score", pa.float32(), "cosine by caption.scorer, -1..1; null where none is set"),
+        *SCORES,
     ),
     repeating=("source", "candidate", "num_tokens", "flags.list.element", "captioner"),
 )
@@ -148,6 +181,17 @@ PAIRS = Table(
             pa.bool_(),
             "the filter's verdict, whether kept or not: true where the score is below the rule's cut; null where there "
             "is no score. The noise ratio is the share of true ones",
+        ),
+        Column(
+            "rule_score",
+            pa.float32(),
+            "the score by which the rule judged the text where no single column of `captions` holds it, 0..1: the "
+            "probability that it fits (learned), or its mean rank among the texts of its source; else null",
+        ),
+        Column(
+            "informativeness",
+            pa.float32(),
+            "how well the text tells its picture from others, 0..1; null where the rule does not weigh it",
         ),
     ),
     repeating=("source", "candidate", "kept", "reason"),
@@ -203,6 +247,12 @@ LABELS = Table(
             "texts of the round that are of its source and kept or dropped as it is",
         ),
         Column("answer", pa.string(), "does the text fit the picture: yes, no, unsure; null: not asked yet"),
+        Column("captioner", pa.string(), "as in `captions`: who wrote the text; null for web"),
+        Column("num_tokens", pa.int16(), "as in `captions`"),
+        Column("itc_score", pa.float32(), "as in `captions`"),
+        Column("logprob", pa.float32(), "as in `captions`"),
+        Column("clip_score", pa.float32(), "as in `captions`"),
+        *SCORES,
     ),
 )
 

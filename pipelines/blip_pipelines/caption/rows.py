@@ -34,6 +34,11 @@ class CaptionRow:
     itm_scores: list[float] | None = None
     itc_scores: list[float | None] | None = None
     clip_score: float | None = None
+    logprob_per_token: float | None = None
+    lift: float | None = None
+    agreement: float | None = None
+    captioner_itc: float | None = None
+    distinctness: float | None = None
 
     @property
     def is_read(self) -> bool:

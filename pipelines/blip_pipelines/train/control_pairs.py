@@ -69,5 +69,8 @@ def _unfiltered(captions: pa.Table) -> pa.Table:
     kept = pc.greater(pc.utf8_length(text), 0)
     reason = pc.if_else(kept, pa.scalar(None, pa.string()), "empty_text")
     texts = captions.select(["key", "source", "candidate", "caption", "itm_score"])
-    unjudged = pa.nulls(len(texts), pa.bool_())
-    return texts.append_column("kept", kept).append_column("reason", reason).append_column("rejected", unjudged)
+    texts = texts.append_column("kept", kept).append_column("reason", reason)
+    for column in PAIRS.schema:
+        if column.name not in texts.column_names:  # no rule judged these texts
+            texts = texts.append_column(column, pa.nulls(len(texts), column.type))
+    return texts

@@ -13,7 +13,7 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_
 from blip_bootstrap.storage.tables import PAIRS, TABLES
 
 ROW = {"key": "k", "source": "web", "candidate": 0, "caption": "a dog", "itm_score": None, "kept": True, "reason": None,
-       "rejected": None}  # fmt: skip
+       "rejected": None, "rule_score": None, "informativeness": None}  # fmt: skip
 
 
 @pytest.mark.parametrize("rows", [[], [ROW]])
