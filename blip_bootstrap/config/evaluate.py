@@ -76,7 +76,7 @@ class EvaluateConfig(Section):
 class ControlsConfig(Section):
     """The arms of the paper's Table 1: models trained like the round's on other pairs, for comparison."""
 
-    arms: tuple[Literal["human_only", "filter_only", "captioner_only", "oracle"], ...] = Field(
+    arms: tuple[Literal["human_only", "filter_only", "captioner_only", "paper_rule", "oracle"], ...] = Field(
         (), description="which models to train for comparison with the round's; each costs one pre-training"
     )
     num_parallel: Annotated[Count, Speed()] = Field(1, description="arms trained at the same time")

@@ -29,7 +29,7 @@ ALWAYS = (
 )  # fmt: skip
 """Figures that every metrics.json has; null where a round cannot have them (round 0 writes no captions)."""
 
-ARMS = ("captioner_only", "filter_only", "human_only", "oracle")
+ARMS = ("captioner_only", "filter_only", "human_only", "paper_rule", "oracle")
 """The control arms that a round may have, each a folder of its `controls`."""
 
 

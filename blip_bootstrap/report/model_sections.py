@@ -11,7 +11,8 @@ from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.storage import run_folder
 
 ARMS = {"": "this round", "human_only": "human set only", "filter_only": "filter only",
-        "captioner_only": "captioner only", "oracle": "oracle (true texts)"}  # fmt: skip
+        "captioner_only": "captioner only", "paper_rule": "paper's rule (ITM .5)",
+        "oracle": "oracle (true texts)"}  # fmt: skip
 
 DOMAINS = {"in": "in-domain", "near": "near-domain", "out": "out-of-domain"}
 

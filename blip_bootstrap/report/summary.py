@@ -23,6 +23,7 @@ FIGURES = (
     ("human only: CIDEr", "human_only_cider", ".3f"), ("human only: TR@1", "human_only_tr1", ".1%"),
     ("filter only: CIDEr", "filter_only_cider", ".3f"), ("filter only: TR@1", "filter_only_tr1", ".1%"),
     ("captioner only: CIDEr", "captioner_only_cider", ".3f"), ("captioner only: TR@1", "captioner_only_tr1", ".1%"),
+    ("paper's rule: CIDEr", "paper_rule_cider", ".3f"), ("paper's rule: TR@1", "paper_rule_tr1", ".1%"),
     ("oracle: CIDEr", "oracle_cider", ".3f"), ("oracle: TR@1", "oracle_tr1", ".1%"),
     ("seconds", "seconds", "counts"),
 )  # fmt: skip

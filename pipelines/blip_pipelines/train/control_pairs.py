@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
-from blip_bootstrap.select.pairs import select_web_pairs
+from blip_bootstrap.select.pairs import select_pairs, select_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import PAIRS
 
@@ -33,13 +34,16 @@ def write_arm_pairs(out: Path, arm: str, captions: Path, pairs: Path, truth_pair
 
     `filter_only` runs the round's rule, with the cut that it found, on the web texts alone: nothing is left out for a
     synthetic text's sake. Pairs that no rule of ours made (without its record in their metadata) are taken as they are,
-    web texts alone. `captioner_only` keeps every web and synthetic text that is not empty, unfiltered; `oracle` is
-    `truth_pairs` as given.
+    web texts alone. `captioner_only` keeps every web and synthetic text that is not empty, unfiltered; `paper_rule`
+    keeps what has an ITM score of .5 or more; `oracle` is `truth_pairs` as given.
     """
     if arm == "human_only":
         return None
     if arm == "oracle":
         return truth_pairs
+    if arm == "paper_rule":
+        select_pairs(out, captions, SelectConfig())
+        return out
     if arm == "filter_only" and _has_rule(pairs):
         select_web_pairs(out, captions, pairs)
         return out

@@ -128,3 +128,12 @@ def test_a_cut_that_no_web_text_can_pass_is_told_before_anything_is_made(tmp_pat
     config = Config.model_validate({"root": tmp_path, "select": select, "controls": {"arms": ["filter_only"]}})
     assert [line for line in check_config(config, 1) if "filter_only" in line]
     assert not [line for line in check_config(config, 0) if "filter_only" in line]
+
+
+def test_the_paper_rule_judges_the_same_texts_by_itm_alone(captions: Path, tmp_path: Path) -> None:
+    select_pairs(tmp_path / "pairs", captions, SelectConfig(strategy="fraction", score="itc", keep_fraction=0.1))
+    write_arm_pairs(tmp_path / "arm", "paper_rule", captions, tmp_path / "pairs", None)
+    rows = rows_of(tmp_path / "arm")
+    select_pairs(tmp_path / "paper", captions, SelectConfig())
+    assert rows == rows_of(tmp_path / "paper") != rows_of(tmp_path / "pairs")
+    assert {row["rejected"] for row in rows} == {False}  # all of them score .5 and more
