@@ -1,0 +1,65 @@
+"""The pictures of a human set that a filter is trained on, with all their captions: what hard texts are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from blip_training.data.pixels import decode_pixels
+from blip_training.data.shards import Shard, image_id_of
+from blip_training.data.word_kinds import WordKinds, words_of
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class HumanPictures:
+    """The pictures of some files of a human set; captions are held in memory, pictures are not."""
+
+    shards: Sequence[Shard]
+
+    @cached_property
+    def captions(self) -> dict[int, list[str]]:
+        """The captions of each picture, by image id."""
+        return {image_id: texts for shard in self.shards for image_id, texts in shard.captions().items()}
+
+    @cached_property
+    def kinds(self) -> WordKinds:
+        """The kinds of words of the captions."""
+        return WordKinds(self.captions.values())
+
+    def said(self, text: str) -> frozenset[str]:
+        """The words of a text that say what is in a picture."""
+        return frozenset(word for word in words_of(text) if self.kinds.tells(word))
+
+    def pixels(self, image_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[list[int], Tensor]]:
+        """Batches of image ids and uint8 pixels [B, 3, image_size, image_size]; every `world`-th picture from `rank`.
+
+        Raises InputError where a picture cannot be decoded.
+        """
+        ids: list[int] = []
+        rows: list[Tensor] = []
+        for image_id, encoded, where in self._encoded(rank, world):
+            ids.append(image_id)
+            rows.append(decode_pixels(encoded, image_size, where))
+            if len(rows) == BATCH_SIZE:
+                yield ids, torch.stack(rows)
+                ids, rows = [], []
+        if rows:
+            yield ids, torch.stack(rows)
+
+    def _encoded(self, rank: int, world: int) -> Iterator[tuple[int, bytes, str]]:
+        number = 0
+        for shard in self.shards:
+            contents = shard.contents
+            for key, jpg in zip(contents.keys, contents.pictures, strict=True):
+                image_id = image_id_of(shard.name, key)
+                if image_id in self.captions:
+                    if number % world == rank:
+                        yield image_id, bytes(jpg.as_py()), f"{shard.images}: key {key}"
+                    number += 1
+            shard.forget()
