@@ -22,8 +22,9 @@ MOST_WORDS_OF_A_CONTEXT = 300
 NEAREST = 16
 """Words of its kind that a word has at most."""
 
-TELLING = 2.0
-"""A word tells pictures apart where a caption has it this many times as often if another caption of the picture has."""
+TELLING, AGREED = 2.0, 0.25
+"""A word tells pictures apart where a caption has it so many times as often if another caption of its picture has it,
+or so large a part of the way from chance to always (kappa): a word of most captions cannot be twice as often."""
 
 TOGETHER = 1.0
 """Words that one picture's captions have together this many times as often as by chance may both be true of it."""
@@ -94,10 +95,10 @@ class WordKinds:
         """Whether a word says what is in a picture, so that texts can be compared by it."""
         if word in self._listed:
             return True
-        return self._telling[word] >= TELLING if word in self._telling else word not in SAYS_NOTHING
+        return self._telling.get(word, word not in SAYS_NOTHING)
 
     def _may_be_learned(self, word: str) -> bool:
-        return word not in SAYS_NOTHING | CLOSED and self._telling[word] >= TELLING
+        return word not in SAYS_NOTHING | CLOSED and self._telling[word]
 
     def _others(self, word: str) -> tuple[str, ...]:
         """The words of the human set that are of the word's kind and say something else, in order of the alphabet."""
@@ -113,8 +114,8 @@ class WordKinds:
         return len(one & two) * self._num_pictures > TOGETHER * len(one) * len(two)
 
 
-def _telling(texts: Sequence[Sequence[Sequence[str]]]) -> dict[str, float]:
-    """How many times as often a caption has a word if another caption of its picture has it; words of some captions."""
+def _telling(texts: Sequence[Sequence[Sequence[str]]]) -> dict[str, bool]:
+    """Whether each word of enough captions tells pictures apart."""
     count: Counter[str] = Counter()
     of_others: Counter[str] = Counter()
     both: Counter[str] = Counter()
@@ -124,7 +125,12 @@ def _telling(texts: Sequence[Sequence[Sequence[str]]]) -> dict[str, float]:
             of_others[word] += times * (len(own) - 1)
             both[word] += times * (times - 1)
     total = sum(map(len, texts))
-    return {word: both[word] / of_others[word] * total / n for word, n in count.items() if n >= LEAST_COUNT}
+    return {word: _tells(both[word] / of_others[word], n / total) for word, n in count.items() if n >= LEAST_COUNT}
+
+
+def _tells(share: float, by_chance: float) -> bool:
+    """Whether a word is in `share` of the captions beside one that has it, surely more than in all captions."""
+    return share >= TELLING * by_chance or share - by_chance > AGREED * (1 - by_chance)
 
 
 def _pictures_of(texts: Sequence[Sequence[Sequence[str]]], words: Iterable[str]) -> dict[str, set[int]]:
