@@ -157,13 +157,14 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/arms"))
     parser.add_argument("--out", type=Path, default=Path("runs/hard_texts"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", metavar="WORDS", default=[""])
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=c")
     parser.add_argument("--json", action="store_true", help="print one JSON object: arm, seed, figure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, dict[int, dict[str, float]]] = {}
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         root = arguments.root / f"seed-{seed}"
         config = load_config(root / "config.yaml", arguments.settings)
         pictures = judged_pictures(root, config)

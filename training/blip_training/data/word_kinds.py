@@ -73,10 +73,10 @@ def words_of(text: str) -> list[str]:
 class WordKinds:
     """The kinds of words of a human set, from the captions of each picture.
 
-    Words in one of `LISTS` are of that kind. Other words, and colours, are of one kind where they stand in the same contexts (the
-    word before and the word after), both tell pictures apart, and the captions of one picture have both no more often
-    than by chance: so no two words that say the same. Two captions of a picture are needed to know that; with one, the
-    lists alone remain.
+    Words in one of `LISTS` are of that kind. Other words, and colours, are of one kind where they stand in the same
+    contexts (the word before and the word after), both tell pictures apart, and the captions of one picture have both
+    no more often than by chance: so no two words that say the same. Two captions of a picture are needed to know that;
+    with one, the lists alone remain.
     """
 
     def __init__(self, captions: Iterable[Sequence[str]]) -> None:
