@@ -181,17 +181,17 @@ class HardTextsConfig(Section):
     captioner: Fraction = Field(
         0.0,
         description="share of a batch's pictures with a text that the round's captioner writes about them, and that "
-        "disagrees with all of their human captions",
+        "contradicts all of their human captions",
     )
     near: Fraction = Field(
         0.0,
-        description="share of a batch's pictures with a human caption of a picture near by ITC, which says something "
-        "that none of their own captions does",
+        description="share of a batch's pictures with a human caption of a picture near by ITC, which contradicts all "
+        "of their own captions",
     )
     max_agreement: Fraction = Field(
-        0.5,
-        description="captioner: a text disagrees with a human caption where the F1 of their content words is lower; "
-        "lower: surer to be wrong, and easier to tell",
+        0.75,
+        description="captioner: its texts share fewer words than this with each human caption, by the F1 of the words "
+        "that tell pictures apart; lower: surer to be wrong, and easier to tell",
     )
     candidates: Count = Field(4, description="captioner: texts that it writes about each human picture")
 

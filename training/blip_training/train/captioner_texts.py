@@ -47,16 +47,18 @@ def disagreeing_texts(
 
 
 def disagrees(pictures: HumanPictures, image_id: int, text: str, limit: float) -> bool:
-    """Whether the F1 (0..1) of a text's telling words with those of each caption of the picture is below `limit`.
+    """Whether a text contradicts all captions of its picture, and the F1 of its words with each's is below `limit`.
 
-    A text that says nothing disagrees with nothing.
+    A low F1 alone does not make a text wrong: of a picture with long captions, "a dog" has one.
     """
-    said = pictures.said(text)
-    return bool(said) and all(_f1(said, pictures.said(caption)) < limit for caption in pictures.captions[image_id])
+    said, captions = pictures.said(text), pictures.captions[image_id]
+    near = any(_f1(said, pictures.said(caption)) >= limit for caption in captions)
+    return not near and pictures.contradicts(text, image_id)
 
 
 def _f1(one: frozenset[str], other: frozenset[str]) -> float:
-    return 2 * len(one & other) / (len(one) + len(other))
+    """The F1 (0..1) of two sets of words; 0 where both are empty."""
+    return 2 * len(one & other) / max(1, len(one) + len(other))
 
 
 @torch.inference_mode()

@@ -106,8 +106,8 @@ def open_hard_texts(
 
 _NO_TEXT = {
     "swapped": "no caption has a word that can be swapped for another of its kind",
-    "captioner": "the captioner wrote no text that disagrees with all captions of its picture",
-    "near": "no near picture has a caption that is surely wrong for another one",
+    "captioner": "the captioner wrote no text that contradicts all captions of its picture",
+    "near": "no near picture has a caption that contradicts those of another one",
 }
 
 

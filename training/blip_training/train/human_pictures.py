@@ -36,6 +36,16 @@ class HumanPictures:
         """The words of a text that say what is in a picture."""
         return frozenset(word for word in words_of(text) if self.kinds.tells(word))
 
+    def contradicts(self, text: str, image_id: int) -> bool:
+        """Whether a text says something that no caption of the picture says, and each says another of its kind instead.
+
+        Of a picture whose captions say "a red ball", "a blue ball" does and "a large ball" does not: it may be true.
+        """
+        said, of_captions = self.said(text), [self.said(caption) for caption in self.captions[image_id]]
+        new = said.difference(*of_captions)
+        instead = [{other for word in own - said for other in self.kinds.others(word)} for own in of_captions]
+        return all(new & others for others in instead)
+
     def pixels(self, image_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of image ids and uint8 pixels [B, 3, image_size, image_size]; every `world`-th picture from `rank`.
 

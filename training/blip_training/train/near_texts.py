@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,19 +30,18 @@ ROWS_AT_ONCE = 1024
 def texts_of_near_pictures(med: Med, pictures: HumanPictures) -> Texts:
     """For each picture the captions of the `NEAR` pictures nearest by ITC that are surely not true of it.
 
-    A near picture shares no caption with the picture, and its caption has a telling word that no caption of the picture
-    has. `med` embeds each picture once, and every two pictures are compared.
+    A near picture shares no caption with the picture, and its caption contradicts all captions of the picture. `med`
+    embeds each picture once, and every two pictures are compared.
     """
     ids, embedded = _embedded(med, pictures)
     size = med.config.vision.image_size
     assert len(ids) == len(pictures.captions), f"{len(ids)} pictures of {size} px, {len(pictures.captions)} captioned"
-    said = [frozenset[str]().union(*map(pictures.said, pictures.captions[one])) for one in ids]
     texts = [{tuple(words_of(text)) for text in pictures.captions[one]} for one in ids]
     found: Texts = {}
     for row, nearest in _nearest(embedded):
         apart = [i for i in nearest if i != row and not texts[i] & texts[row]]
-        wrong = [[text for text in pictures.captions[ids[i]] if pictures.said(text) - said[row]] for i in apart]
-        if own := [text for some in [some for some in wrong if some][:NEAR] for text in some]:
+        wrong = ([text for text in pictures.captions[ids[i]] if pictures.contradicts(text, ids[row])] for i in apart)
+        if own := [text for some in islice(filter(None, wrong), NEAR) for text in some]:
             found[ids[row]] = own
     return found
 
