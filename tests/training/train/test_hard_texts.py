@@ -14,8 +14,9 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import ANNOTATED
 from blip_training.checkpoint.store import load_med
+from blip_training.data.batches import Feed, TrainingData
 from blip_training.data.held_out import read_held_out
-from blip_training.data.shards import annotated_shards
+from blip_training.data.shards import annotated_shards, image_id_of
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.evaluate.retrieval import area_under_curve
 from blip_training.model.med import Med
@@ -33,7 +34,7 @@ from tests.support.drawn import COLOURS, SHAPES, finetune_config, model_config, 
 from tests.support.tiny_batch import TEXTS, cut, whole_batch
 
 CPU = Worker(torch.device("cpu"))
-ALL = {"swapped": 0.5, "captioner": 0.5, "near": 0.5}
+ALL: dict[str, Any] = {"swapped": 0.5, "captioner": 0.5, "near": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,22 @@ def test_a_text_that_names_a_side_is_not_drawn_where_the_picture_may_be_mirrored
 
 def jpg_of(world: Path, at: int) -> bytes:
     return read_held_out(world / "human").pictures[at].jpg
+
+
+def test_pictures_are_those_that_are_trained_on_and_workers_share_them(world: Path) -> None:
+    data = TrainingData([], annotated_shards(world / "human", "train", frozenset({"0000000001"})), feed())
+    pictures = HumanPictures(data.human.shards)
+    trained = {sample.image_id for sample in data.human.samples(0, data.num_samples)}
+    assert set(pictures.captions) == trained
+    assert image_id_of("human", "0000000001") not in trained
+    assert sum(map(len, pictures.captions.values())) == data.num_samples < 40
+    shares = [[one for ids, _ in pictures.pixels(32, rank, 3) for one in ids] for rank in range(3)]
+    assert sorted(one for share in shares for one in share) == sorted(trained)
+    assert data.samples(0), "the files can be read again"
+
+
+def feed() -> Feed:
+    return Feed(batch_size=4, image_size=32, seed=0)
 
 
 def test_a_text_disagrees_that_contradicts_every_caption_and_shares_few_words_with_each(world: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from blip_training.data.shards import Shard, image_id_of
 from blip_training.data.word_kinds import WordKinds, words_of
 
 BATCH_SIZE = 64
+
+KEPT_TEXTS = 1 << 16
+"""A picture's captions are compared with hundreds of texts in turn."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,11 @@ class HumanPictures:
         """The kinds of words of the captions."""
         return WordKinds(self.captions.values())
 
-    def said(self, text: str) -> frozenset[str]:
-        """The words of a text that say what is in a picture."""
-        return frozenset(word for word in words_of(text) if self.kinds.tells(word))
+    @cached_property
+    def said(self) -> Callable[[str], frozenset[str]]:
+        """`said(text)`: the words of a text that say what is in a picture; those of the last texts are kept."""
+        tells = self.kinds.tells
+        return lru_cache(KEPT_TEXTS)(lambda text: frozenset(word for word in words_of(text) if tells(word)))
 
     def contradicts(self, text: str, image_id: int) -> bool:
         """Whether a text says something that no caption of the picture says, and each says another of its kind instead.
