@@ -12,6 +12,7 @@ from blip_bootstrap.config.select import SelectConfig
 from blip_bootstrap.config.training import (
     EqualTexts,
     FinetuneConfig,
+    HardTextsConfig,
     ItcConfig,
     ItmConfig,
     OptimizerConfig,
@@ -33,6 +34,7 @@ __all__ = [
     "EvaluateConfig",
     "FinetuneConfig",
     "Fraction",
+    "HardTextsConfig",
     "ItcConfig",
     "ItmConfig",
     "ModelConfig",

@@ -166,6 +166,41 @@ class PretrainConfig(Section):
     num_workers: Count = Field(1, description="training processes that share each batch")
 
 
+class HardTextsConfig(Section):
+    """Wrong texts that a filter is fine-tuned on beside the batch's own negatives; 0 everywhere: none.
+
+    Each share is of one kind and stands alone: a picture may get a text of every kind. Each is one more pair of ITM's
+    loss that does not match, and weighs as much as any other pair.
+    """
+
+    swapped: Fraction = Field(
+        0.0,
+        description="share of a batch's pictures with their human caption after a swap: one word for another of its "
+        "kind, or two words around a relation exchanged; kinds are learned from the human set",
+    )
+    captioner: Fraction = Field(
+        0.0,
+        description="share of a batch's pictures with a text that the round's captioner writes about them, and that "
+        "contradicts all of their human captions",
+    )
+    near: Fraction = Field(
+        0.0,
+        description="share of a batch's pictures with a human caption of a picture near by ITC, which contradicts all "
+        "of their own captions",
+    )
+    max_agreement: Fraction = Field(
+        0.75,
+        description="captioner: its texts share fewer words than this with each human caption, by the F1 of the words "
+        "that tell pictures apart; lower: surer to be wrong, and easier to tell",
+    )
+    candidates: Count = Field(4, description="captioner: texts that it writes about each human picture")
+
+    @property
+    def needs_captioner(self) -> bool:
+        """Whether the fine-tuning of the filter reads the round's captioner."""
+        return self.captioner > 0
+
+
 class FinetuneConfig(Section):
     """Fine-tuning of a captioner or filter on the human set (section 3.3), or a given one instead."""
 
@@ -199,12 +234,17 @@ class FinetuneConfig(Section):
         description="steps between two looks at a tenth of the human set that is not trained on, whose best step is "
         "kept; 0: train on all, keep the last step",
     )
+    hard_texts: Annotated[HardTextsConfig, Later()] = Field(
+        HardTextsConfig(), description="filter: wrong texts that are hard to tell, beside the batch's own negatives"
+    )
     num_workers: Count = Field(1, description="training processes that share each batch")
 
     @model_validator(mode="after")
     def _is_tuned(self) -> FinetuneConfig:
         if self.checkpoint and self.image_size:
             raise ValueError("image_size is of fine-tuning; a given checkpoint keeps its own, leave image_size out")
+        if self.checkpoint and self.hard_texts != HardTextsConfig():
+            raise ValueError("hard_texts are of fine-tuning; a given checkpoint is not trained, leave hard_texts out")
         return self
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig
+from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, HardTextsConfig
 from blip_bootstrap.loop.input_paths import missing_paths
 from blip_training.decoding.sampler import resolve_sampler
 
@@ -16,6 +16,7 @@ def check_config(config: Config, number: int) -> list[str]:
         mistakes += _check_finetune(config, "filter", config.filter)
         mistakes += _check_beams(config.caption)
         mistakes += _check_filter_only(config)
+        mistakes += _check_hard_texts(config)
     if config.pretrain.optimizer.steps == 0 and number == 0:
         mistakes.append("pretrain.optimizer.steps: is 0, so that round 0 has nothing to make; run a later round")
     return mistakes
@@ -50,3 +51,14 @@ def _check_filter_only(config: Config) -> list[str]:
             "lack; leave the arm out, or cut by another select.score"
         ]
     return []
+
+
+def _check_hard_texts(config: Config) -> list[str]:
+    """Hard texts are of the filter, and its captioner's texts begin with what the captioner was trained on."""
+    mistakes = []
+    if config.captioner.hard_texts != HardTextsConfig():
+        mistakes.append("captioner.hard_texts: a captioner learns from right texts alone; set filter.hard_texts")
+    if config.filter.hard_texts.needs_captioner and config.filter.prompt != config.captioner.prompt:
+        told = f"{config.filter.prompt!r}, the captioner's is {config.captioner.prompt!r}"
+        mistakes.append(f"filter.prompt: {told}; give both the same where filter.hard_texts.captioner is used")
+    return mistakes

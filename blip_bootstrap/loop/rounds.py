@@ -87,7 +87,8 @@ def run_round(config: Config, number: int, say: Say) -> None:
         make(at.pairs, take_web_pairs, at.images)
     else:
         make(at.captioner, finetune_captioner, at.previous_model, at.human, of_human)
-        make(at.filter, finetune_filter, at.previous_model, at.human, of_human)
+        writer = at.captioner if config.filter.hard_texts.needs_captioner else None
+        make(at.filter, finetune_filter, at.previous_model, at.human, of_human, writer)
         make(at.captions, caption_and_score, at.images, at.captioner, at.filter)
         make(at.pairs, select_pairs, at.captions)
     if (lost := no_pairs(counts_of(at.pairs))) and not (at.model and at.human):

@@ -36,12 +36,13 @@ def call_captioner(
 
 
 def call_filter(
-    out: Path, previous: Source, human: Path, config: FinetuneConfig, same_pictures: Path | None = None
-) -> Counts:
+    out: Path, previous: Source, human: Path, config: FinetuneConfig, same_pictures: Path | None = None,
+    captioner: Source | None = None,
+) -> Counts:  # fmt: skip
     """See `blip_training.train.finetune.finetune_filter_model`."""
     from blip_training.train.finetune import finetune_filter_model  # torch, in the worker alone
 
-    return finetune_filter_model(out, previous, human, config, None, same_pictures)
+    return finetune_filter_model(out, previous, human, config, None, same_pictures, captioner)
 
 
 def call_evaluate(

@@ -36,11 +36,14 @@ def finetune_captioner(
 
 
 def finetune_filter(
-    out: Path, previous: Source, human: Path, same_pictures: Path | None = None, *, config: FinetuneConfig,
-    ray: RayConfig,
+    out: Path, previous: Source, human: Path, same_pictures: Path | None = None, captioner: Source | None = None, *,
+    config: FinetuneConfig, ray: RayConfig,
 ) -> Counts:  # fmt: skip
-    """Fine-tune the previous model to tell right texts from wrong ones (section 3.3)."""
-    call = _call(call_filter, out, previous, human, config, same_pictures)
+    """Fine-tune the previous model to tell right texts from wrong ones (section 3.3).
+
+    `captioner` is what `hard_texts.captioner` wants.
+    """
+    call = _call(call_filter, out, previous, human, config, same_pictures, captioner)
     return train(_job("filter", out, call, config), ray)
 
 

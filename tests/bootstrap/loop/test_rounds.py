@@ -8,9 +8,10 @@ from typing import Annotated
 
 import pytest
 
-from blip_bootstrap.config import Config, DownloadConfig, Section, load_config
+from blip_bootstrap.config import Config, DownloadConfig, FinetuneConfig, HardTextsConfig, Section, load_config
 from blip_bootstrap.config.marks import Later
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
+from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.check import check_config
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker, locked
@@ -91,6 +92,62 @@ def test_a_later_setting_counts_only_where_it_is_not_its_default() -> None:
     assert set(recipe_of("download", lists, {})["config"]["urls"][0]) == {
         "path", "dataset", "url_column", "caption_column", "url_prefix", "serve", "serve_port",
     }  # fmt: skip
+
+
+def test_hard_texts_count_only_where_a_share_is_set() -> None:
+    off, on = FinetuneConfig(), FinetuneConfig(hard_texts=HardTextsConfig(near=0.5))
+    assert "hard_texts" not in recipe_of("finetune_filter", off, {})["config"]
+    explicit = FinetuneConfig(hard_texts=HardTextsConfig(near=0.0))
+    assert recipe_of("finetune_filter", explicit, {}) == recipe_of("finetune_filter", off, {})
+    assert recipe_of("finetune_filter", on, {})["config"]["hard_texts"]["near"] == 0.5
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_filter_is_made_from_the_captioner_only_where_it_reads_its_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    made: dict[str, list[str]] = {}
+
+    class NotingMaker:
+        def __init__(self, *inputs: object) -> None:
+            """Makes nothing."""
+
+        def __call__(self, output: Artifact | None, step: object, *inputs: Artifact | None) -> None:
+            if output:
+                made[output.name] = [one.name for one in inputs if one]
+
+    monkeypatch.setattr(rounds, "Maker", NotingMaker)
+    for shortfall in ("no_pictures", "no_pairs"):
+        monkeypatch.setattr(rounds, shortfall, lambda counts: "")
+    settings = ["human.path=human.jsonl", f"filter.hard_texts.captioner={share}"]
+    rounds.run_round(load_config(None, settings, root=tmp_path), 1, print)
+    names = ["round-00/model", "human"]
+    assert made["round-01/captioner"] == names
+    assert made["round-01/filter"] == names + ["round-01/captioner"] * (share > 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "mistake"),
+    [
+        ("captioner.hard_texts.near=0.5", "captioner.hard_texts: a captioner learns from right texts alone"),
+        ("filter.prompt=a photo of", "filter.prompt: 'a photo of', the captioner's is 'a picture of'"),
+    ],
+)
+def test_hard_texts_are_of_the_filter_and_begin_as_its_captioner_writes(
+    tmp_path: Path, setting: str, mistake: str
+) -> None:
+    (tmp_path / "urls.tsv").write_text("url\tcaption\n")
+    (tmp_path / "human.jsonl").write_text("")
+    given = [f"download.urls=[{{path: {tmp_path / 'urls.tsv'}}}]", f"human.path={tmp_path / 'human.jsonl'}"]
+    asked = [*given, "filter.hard_texts.captioner=0.5"]
+    assert check_config(load_config(None, asked), 1) == []
+    found = check_config(load_config(None, [*asked, setting]), 1)
+    assert [line.startswith(mistake) for line in found] == [True]
+
+
+def test_a_given_filter_is_trained_on_no_hard_texts() -> None:
+    with pytest.raises(ConfigError, match="hard_texts are of fine-tuning"):
+        load_config(None, ["filter.checkpoint=org/itm", "filter.hard_texts.swapped=0.5"])
 
 
 def test_how_the_fetcher_names_itself_makes_no_download_anew(tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ import torch.nn.functional as F
 
 from blip_bootstrap.config import EqualTexts, ModelConfig
 from blip_training.model.med import Med
-from blip_training.objective.losses import ItcLoss, draw_negatives, drop_words, itc_loss, itm_loss, lm_loss, text_hashes
+from blip_training.objective.losses import (
+    ItcLoss,
+    WrongTexts,
+    draw_negatives,
+    drop_words,
+    itc_loss,
+    itm_loss,
+    lm_loss,
+    text_hashes,
+)
 
 
 def unit(rows: int, seed: int) -> torch.Tensor:
@@ -161,6 +170,30 @@ def test_itm_is_the_mean_over_positives_and_both_kinds_of_negatives(itc_in_itm: 
         losses.append(F.cross_entropy(logits, torch.tensor([label])))
     torch.testing.assert_close(found.loss, torch.stack(losses).mean(), atol=1e-6, rtol=1e-5)
     assert found.labels.tolist() == [label for _, _, label in pairs]
+
+
+@pytest.mark.parametrize("rows", [None, slice(1, 4)])
+@pytest.mark.parametrize("itc_in_itm", [False, True])
+def test_wrong_texts_are_further_pairs_that_do_not_match(itc_in_itm: bool, rows: slice | None) -> None:
+    """They are longer than the batch's own texts, and two are of one image."""
+    med, (pixels, ids, mask) = tiny(itc_in_itm=itc_in_itm), batch()
+    states, image_ids = med.encode_image(pixels), torch.tensor([0, 1, 2, 3, 3])
+    similarity = ItcLoss(torch.tensor(0.0), torch.randn(5, 5), torch.randn(5, 5))
+    more = torch.randint(4, 38, (3, 9), generator=torch.Generator().manual_seed(1))
+    more_mask = (torch.arange(9) < torch.tensor([9, 3, 8])[:, None]).long()
+    own = list(range(5))[rows or slice(None)]
+    wrong = WrongTexts(more * more_mask, more_mask, torch.tensor([2, 0, 2]))
+    options = torch.Generator().manual_seed(3), 0.0, True, rows, None
+    found = itm_loss(med, states, ids, mask, image_ids, similarity, *options, wrong)
+    without = itm_loss(med, states, ids, mask, image_ids, similarity, torch.Generator().manual_seed(3), rows=rows)
+    total, count = without.loss.item() * 3 * len(own), 3 * len(own)
+    for text, row in enumerate(wrong.image_of_row.tolist()):
+        image, size = own[row], int(more_mask[text].sum())
+        logits = med.match(states[image : image + 1], more[text : text + 1, :size], more_mask[text : text + 1, :size])
+        total, count = total - logits.log_softmax(1)[0, 0].item(), count + 1
+    assert found.loss.item() == pytest.approx(total / count, rel=1e-5)
+    assert found.labels.tolist() == [*without.labels.tolist(), 0, 0, 0]
+    torch.testing.assert_close(found.logits[:-3], without.logits)
 
 
 def test_same_image_and_equal_texts_are_never_negatives() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from blip_bootstrap.config import PretrainConfig
+from blip_bootstrap.config import HardTextsConfig, ItmConfig, PretrainConfig
 from blip_bootstrap.errors import RunFailed
 from blip_training.runtime.workers import Worker, gather_with_gradient, largest
 from blip_training.train import pretrain as pretrain_module
-from blip_training.train.finetune import finetune_captioner_model
+from blip_training.train.finetune import finetune_captioner_model, finetune_filter_model
 from blip_training.train.pretrain import pretrain_model
 from tests.support.drawn import finetune_config, pretrain_config, read_log
 
@@ -50,6 +50,11 @@ def train_all(world: Path, out: Path) -> None:
     (out / "captioner").mkdir(exist_ok=True)
     config = finetune_config(steps=STEPS)
     finetune_captioner_model(out / "captioner", out / "all_workers", world / "human", config)
+    (out / "filter").mkdir(exist_ok=True)
+    hard = HardTextsConfig(swapped=0.4, captioner=0.8, near=0.6)
+    config = config.model_copy(update={"hard_texts": hard, "itm": ItmConfig(negatives="all_workers")})
+    inputs = out / "all_workers", world / "human", config
+    finetune_filter_model(out / "filter", *inputs, captioner=out / "captioner")
 
 
 def train_restless(world: Path, out: Path) -> None:
@@ -152,7 +157,7 @@ def one(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", ["all_workers", "captioner"])
+@pytest.mark.parametrize("name", ["all_workers", "captioner", "filter"])
 def test_two_workers_give_the_losses_and_gradients_of_one(one: Path, two: Path, name: str) -> None:
     for alone, shared in zip(read_log(one / name), read_log(two / name), strict=True):
         assert shared == pytest.approx(alone, rel=1e-3)

@@ -38,8 +38,7 @@ class Sample:
     @property
     def image_id(self) -> int:
         """A 63-bit number from the set's name and the key, equal for all texts of one image."""
-        digest = hashlib.blake2b(f"{self.shard.name}/{self.key}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") >> 1
+        return image_id_of(self.shard.name, self.key)
 
     @property
     def where(self) -> str:
@@ -52,6 +51,12 @@ class Sample:
         if not jpg:
             raise InputError(f"{self.where}: has a training text but no picture; make the pairs anew")
         return bytes(jpg)
+
+
+def image_id_of(name: str, key: str) -> int:
+    """A 63-bit number from a set's name and a picture's key, by which batches know the picture."""
+    digest = hashlib.blake2b(f"{name}/{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,12 @@ class Shard:
     def contents(self) -> ShardContents:
         """Read on first use; `forget` frees it."""
         return self._read_web(self.pairs) if self.pairs else self._read_annotated()
+
+    def captions(self) -> dict[int, list[str]]:
+        """The texts of each picture of a human set, by image id; reads the small columns only."""
+        table = self._usable(read_parquet(self.images, ["key", "captions", "status"]))
+        rows = zip(table["key"].to_pylist(), table["captions"].to_pylist(), strict=True)
+        return {image_id_of(self.name, key): [" ".join(text.split()) for text in texts] for key, texts in rows if texts}
 
     def forget(self) -> None:
         """Free the memory of `contents`."""

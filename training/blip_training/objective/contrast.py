@@ -13,7 +13,15 @@ from torch import Tensor
 from blip_bootstrap.config import ItcConfig, ItmConfig
 from blip_training.model.med import Med
 from blip_training.objective.frozen_texts import FrozenTexts, has_frozen_texts
-from blip_training.objective.losses import ItcLoss, itc_loss, itm_loss, itm_weights, possible_negatives, text_hashes
+from blip_training.objective.losses import (
+    ItcLoss,
+    WrongTexts,
+    itc_loss,
+    itm_loss,
+    itm_weights,
+    possible_negatives,
+    text_hashes,
+)
 from blip_training.objective.micro_batches import MicroBatch, shares_of
 from blip_training.objective.momentum import MomentumEncoder, MomentumRows, Queue
 from blip_training.runtime.workers import Worker, gather, gather_with_gradient, largest
@@ -80,7 +88,8 @@ class Contrast:
         rows = [ItmRows(one.ids, one.mask, one.image_ids) for one in micro_batches]
         if self._all_workers:
             rows = _rows_of_all_workers(micro_batches)
-        shares = shares_of([self._num_judged(one) for one in rows], self.worker)
+        judged = zip(rows, micro_batches, strict=True)
+        shares = shares_of([self._num_judged(own, one.wrong) for own, one in judged], self.worker)
         return StepFeatures(momentum, pooled, rows, shares)
 
     def itc(self, step: StepFeatures, batch: MicroBatch, states: Float[Tensor, "b p v"], alpha: float) -> ItcLoss:
@@ -116,7 +125,7 @@ class Contrast:
             states = gather_with_gradient(states)
         found = itm_loss(
             self.med, states, rows.ids, rows.mask, rows.image_ids, itc, generator, config.uniform_share,
-            config.mask_duplicate_texts, self._own_rows(len(batch.ids)), keys,
+            config.mask_duplicate_texts, self._own_rows(len(batch.ids)), keys, batch.wrong,
         )  # fmt: skip
         return found.loss * step.itm_shares[batch.number]
 
@@ -139,11 +148,12 @@ class Contrast:
         """This worker's rows among those of all workers; None: there are no others."""
         return slice(self.worker.rank * size, (self.worker.rank + 1) * size) if self._all_workers else None
 
-    def _num_judged(self, rows: ItmRows) -> Tensor:
+    def _num_judged(self, rows: ItmRows, wrong: WrongTexts | None) -> Tensor:
         """The number of pairs that ITM judges in this worker's micro-batch."""
         allowed = possible_negatives(rows.image_ids, rows.ids, self.itm_config.mask_duplicate_texts)
         size = len(rows.ids) // self.worker.world if self._all_workers else len(rows.ids)
-        return itm_weights(allowed, self._own_rows(size) or slice(None)).sum()
+        judged = itm_weights(allowed, self._own_rows(size) or slice(None)).sum()
+        return judged if wrong is None else judged + len(wrong.ids)
 
     def _over_workers(
         self, own: ItcLoss, step: StepFeatures, batch: MicroBatch, image: Tensor, text: Tensor

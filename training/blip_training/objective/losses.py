@@ -97,8 +97,20 @@ def text_hashes(ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Int64[
 
 
 @dataclass(frozen=True)
+class WrongTexts:
+    """Texts beside the batch's own that do not match: E texts, and the row of the micro-batch's image of each."""
+
+    ids: Int64[Tensor, "e t"]
+    mask: Int64[Tensor, "e t"]
+    image_of_row: Int64[Tensor, " e"]
+
+
+@dataclass(frozen=True)
 class ItmLoss:
-    """The ITM loss, with logits and labels of 3 B pairs: B positives, B with a wrong text, B with a wrong image."""
+    """The ITM loss, with logits and labels of 3 B pairs: B positives, B with a wrong text, B with a wrong image.
+
+    The pairs of `WrongTexts` follow these.
+    """
 
     loss: Float[Tensor, ""]
     logits: Float[Tensor, "n 2"]
@@ -117,6 +129,7 @@ def itm_loss(
     mask_duplicate_texts: bool = True,
     rows: slice | None = None,
     keys: list[KeyValue] | None = None,
+    wrong: WrongTexts | None = None,
 ) -> ItmLoss:
     """Image-text matching with one wrong text per image and one wrong image per text (section 3.2).
 
@@ -124,7 +137,8 @@ def itm_loss(
     (0..1) of them uniformly. Never drawn are pairs of one image and, with `mask_duplicate_texts`, of equal texts. A row
     without a possible negative has weight 0 there. `ids` start with [CLS], as for `embed_text`. `rows` are the images
     and texts whose loss is taken, by default all; the others serve as negatives. `keys` are `med.shared_keys(states)`,
-    if they are needed elsewhere too and there are no `rows`.
+    if they are needed elsewhere too and there are no `rows`. Each text of `wrong` is one more pair that does not match,
+    of weight 1.
     """
     allowed = possible_negatives(image_ids, ids, mask_duplicate_texts)
     taken = slice(None) if rows is None else rows
@@ -135,14 +149,25 @@ def itm_loss(
     if rows is not None:  # keys and values of no more images than are attended to
         at = torch.arange(len(own), device=ids.device)
         states, image_of_row = states[torch.cat([own, wrong_image])], torch.cat([at, at, at + len(own)])
+    labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
+    weight = itm_weights(allowed, taken)
+    if wrong is not None:  # images of this worker's rows come first, with `rows` or without
+        text_of_row = torch.cat([text_of_row, len(ids) + torch.arange(len(wrong.ids), device=ids.device)])
+        image_of_row = torch.cat([image_of_row, wrong.image_of_row])
+        ids, mask = _stacked(ids, wrong.ids), _stacked(mask, wrong.mask)
+        labels, weight = F.pad(labels, (0, len(wrong.ids))), F.pad(weight, (0, len(wrong.ids)), value=1.0)
     cosines = None
     if med.config.itc_in_itm and rows is None:  # every text stands in some three pairs
         cosines = (med.embed_image(states)[image_of_row] * med.embed_text(ids, mask)[text_of_row]).sum(-1)
     logits = med.match(states, ids[text_of_row], mask[text_of_row], image_of_row, None if rows else keys, cosines)
-    labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
-    weight = itm_weights(allowed, taken)
     loss = F.cross_entropy(logits, labels, reduction="none")
     return ItmLoss((loss * weight).sum() / weight.sum(), logits.detach(), labels)
+
+
+def _stacked(first: Int64[Tensor, "b t"], second: Int64[Tensor, "e u"]) -> Int64[Tensor, "n w"]:
+    """The rows of both, padded to the wider."""
+    width = max(first.shape[1], second.shape[1])
+    return torch.cat([F.pad(one, (0, width - one.shape[1])) for one in (first, second)])
 
 
 def possible_negatives(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from blip_training.data.batches import Batch
 from blip_training.data.normalise import captions_as_seen
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import Med
-from blip_training.objective.losses import IGNORED, lm_targets
+from blip_training.objective.losses import IGNORED, WrongTexts, lm_targets
 from blip_training.runtime.workers import Worker, average
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class MicroBatch:
     """What one forward pass of a training step sees; `number` counts this worker's micro-batches from 0.
 
     `images` are uint8 pixels [B, 3, H, W] or the grids of a frozen stem [B, P, C]. `lm_share` is the weight of the
-    mean LM loss in the step's: 1 if all micro-batches have equally many target tokens.
+    mean LM loss in the step's: 1 if all micro-batches have equally many target tokens. `wrong` are further texts that
+    do not match, for ITM alone.
     """
 
     number: int
@@ -67,6 +68,7 @@ class MicroBatch:
     ids: Int64[Tensor, "b t"]
     mask: Int64[Tensor, "b t"]
     lm_share: Float[Tensor, ""]
+    wrong: WrongTexts | None = None
 
 
 def micro_batches_of(
@@ -84,6 +86,14 @@ def micro_batches_of(
         MicroBatch(number, batch.images, batch.ids, ids, mask, share)
         for number, (batch, (ids, mask), share) in enumerate(zip(batches, tokens, shares, strict=True))
     ]
+
+
+def with_wrong_texts(med: Med, tokenizer: Tokenizer, batch: MicroBatch, wrong: Sequence[tuple[int, str]]) -> MicroBatch:
+    """The micro-batch with further texts that do not match: each the row of its image, and the text."""
+    if not wrong:
+        return batch
+    ids, mask = encode_texts(med, tokenizer, [text for _, text in wrong])
+    return replace(batch, wrong=WrongTexts(ids, mask, torch.tensor([row for row, _ in wrong], device=ids.device)))
 
 
 def shares_of(counts: Sequence[Tensor], worker: Worker) -> Float[Tensor, " k"]:

@@ -22,7 +22,8 @@ from blip_training.runtime.workers import Worker, this_worker
 from blip_training.train.best_model import Best
 from blip_training.train.contrastive_step import contrastive_step
 from blip_training.train.feed import feed_of
-from blip_training.train.log import OnStep
+from blip_training.train.hard_texts import open_hard_texts
+from blip_training.train.log import OnStep, itm_of_guessing
 from blip_training.train.run import Run, prepare
 from blip_training.train.schedule import alpha_at
 
@@ -84,13 +85,15 @@ def finetune_filter_model(
     config: FinetuneConfig,
     on_step: OnStep | None = None,
     same_pictures: Path | None = None,
+    captioner: Path | str | None = None,
 ) -> dict[str, int | float]:
     """Fine-tune `previous_model` to tell right texts from wrong ones with ITC + ITM, and save it in `out`.
 
     Negatives are hard, and never texts of one image. Pictures have `config.image_size`, to which the position
     embeddings are interpolated. Human pictures that the table in `same_pictures` leaves out are neither trained on nor
-    validated on. A killed run resumes from the checkpoint in `out`. Raises CheckpointError if the model has no unimodal
-    encoders, InputError if `human` has no caption.
+    validated on. `config.hard_texts` adds wrong texts to ITM; its share `captioner` needs the `captioner`, its share
+    `near` the model as it starts. A killed run resumes from the checkpoint in `out`. Raises CheckpointError if the
+    model has no unimodal encoders, InputError if `human` has no caption, or none of a kind of hard texts can be made.
     """
     worker = this_worker(config.optimizer.device)
     med, tokenizer = _start(previous_model, EMBED, config, worker)
@@ -101,12 +104,17 @@ def finetune_filter_model(
     def validate(batch: Batch) -> Tensor:
         return validate_matching(med, tokenizer, batch, config.itc)
 
+    hard = open_hard_texts(out, med, data.human.shards, config, worker, captioner)
     best = _best(med, human, config, worker, validate, left_out)
     kept = {"momentum": contrast.momentum, "queue": contrast.queue, **({"best": best} if best else {})}
     run = Run(out, med, config.optimizer, worker, kept, on_step)
+    if hard:
+        run.log.itm_rest = itm_of_guessing(2 + hard.num_per_picture)
 
     for step, batches in run.steps(data):
         micro_batches = micro_batches_of(med, tokenizer, batches, worker)
+        if hard:
+            micro_batches = hard.with_texts(med, tokenizer, step, batches, micro_batches)
         contrastive_step(run, contrast, micro_batches, alpha_at(config.itc, step))
         if best:
             best.measure(step + 1, last=step + 1 == config.optimizer.steps)
@@ -114,7 +122,8 @@ def finetune_filter_model(
     figures = best.figures() if best else {}
     if worker.first:
         save_filter(out, best.best if best else med, tokenizer)
-    return {"human_captions": data.num_samples, **run.finish(), **figures}
+    counts = hard.counts() if hard else {}
+    return {"human_captions": data.num_samples, **counts, **run.finish(), **figures}
 
 
 def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcConfig) -> Tensor:

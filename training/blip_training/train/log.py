@@ -17,14 +17,20 @@ OnStep = Callable[[int, Mapping[str, float]], None]
 
 LOG_FILE = "metrics.jsonl"
 
-# The entropy of one positive and two negatives: the ITM loss of a model that has learned nothing.
-ITM_AT_REST = -(1 / 3 * math.log(1 / 3) + 2 / 3 * math.log(2 / 3))
-
 REST_TOLERANCE = 0.01
 
 REST_LINES = 10
 
 log = logging.getLogger(__name__)
+
+
+def itm_of_guessing(num_negatives: float) -> float:
+    """The ITM loss of a model that has learned nothing: the entropy of one positive and so many negatives, nats."""
+    right = 1 / (1 + num_negatives)
+    return -(right * math.log(right) + (1 - right) * math.log(1 - right))
+
+
+ITM_AT_REST = itm_of_guessing(2)
 
 
 class TrainingLog:
@@ -39,6 +45,7 @@ class TrainingLog:
         self.steps = 0
         self.last: dict[str, float] = {}
         self.itm: list[float] = []
+        self.itm_rest = ITM_AT_REST
         self.warned = False
         self.clock = time.perf_counter()
         self._timed = 0
@@ -104,7 +111,7 @@ class TrainingLog:
 
     def at_rest(self) -> bool:
         """Whether the ITM loss was that of guessing in each of the last 10 lines."""
-        return len(self.itm) == REST_LINES and all(abs(x - ITM_AT_REST) < REST_TOLERANCE for x in self.itm)
+        return len(self.itm) == REST_LINES and all(abs(x - self.itm_rest) < REST_TOLERANCE for x in self.itm)
 
     def state(self) -> dict[str, Any]:
         """What the checkpoint keeps, so that a resumed run writes the lines of one that was not killed."""

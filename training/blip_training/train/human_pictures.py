@@ -1,0 +1,80 @@
+"""The pictures of a human set that a filter is trained on, with all their captions: what hard texts are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from blip_training.data.pixels import decode_pixels
+from blip_training.data.shards import Shard, image_id_of
+from blip_training.data.word_kinds import WordKinds, words_of
+
+BATCH_SIZE = 64
+
+KEPT_TEXTS = 1 << 16
+"""A picture's captions are compared with hundreds of texts in turn."""
+
+
+@dataclass(frozen=True)
+class HumanPictures:
+    """The pictures of some files of a human set; captions are held in memory, pictures are not."""
+
+    shards: Sequence[Shard]
+
+    @cached_property
+    def captions(self) -> dict[int, list[str]]:
+        """The captions of each picture, by image id."""
+        return {image_id: texts for shard in self.shards for image_id, texts in shard.captions().items()}
+
+    @cached_property
+    def kinds(self) -> WordKinds:
+        """The kinds of words of the captions."""
+        return WordKinds(self.captions.values())
+
+    @cached_property
+    def said(self) -> Callable[[str], frozenset[str]]:
+        """`said(text)`: the words of a text that say what is in a picture; those of the last texts are kept."""
+        tells = self.kinds.tells
+        return lru_cache(KEPT_TEXTS)(lambda text: frozenset(word for word in words_of(text) if tells(word)))
+
+    def contradicts(self, text: str, image_id: int) -> bool:
+        """Whether a text says something that no caption of the picture says, and each says another of its kind instead.
+
+        Of a picture whose captions say "a red ball", "a blue ball" does and "a large ball" does not: it may be true.
+        """
+        said, of_captions = self.said(text), [self.said(caption) for caption in self.captions[image_id]]
+        new = said.difference(*of_captions)
+        instead = [{other for word in own - said for other in self.kinds.others(word)} for own in of_captions]
+        return all(new & others for others in instead)
+
+    def pixels(self, image_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[list[int], Tensor]]:
+        """Batches of image ids and uint8 pixels [B, 3, image_size, image_size]; every `world`-th picture from `rank`.
+
+        Raises InputError where a picture cannot be decoded.
+        """
+        ids: list[int] = []
+        rows: list[Tensor] = []
+        for image_id, encoded, where in self._encoded(rank, world):
+            ids.append(image_id)
+            rows.append(decode_pixels(encoded, image_size, where))
+            if len(rows) == BATCH_SIZE:
+                yield ids, torch.stack(rows)
+                ids, rows = [], []
+        if rows:
+            yield ids, torch.stack(rows)
+
+    def _encoded(self, rank: int, world: int) -> Iterator[tuple[int, bytes, str]]:
+        number = 0
+        for shard in self.shards:
+            contents = shard.contents
+            for key, jpg in zip(contents.keys, contents.pictures, strict=True):
+                image_id = image_id_of(shard.name, key)
+                if image_id in self.captions:
+                    if number % world == rank:
+                        yield image_id, bytes(jpg.as_py()), f"{shard.images}: key {key}"
+                    number += 1
+            shard.forget()
