@@ -51,8 +51,7 @@ class Compared:
     def embeddings(self, model: Model) -> Tensor:
         """The model's ITC embeddings of the references, [R, E]."""
         if model not in self._embedded:
-            known = [self._states[model]] if model in self._states else self._encode(model)
-            self._embedded[model] = torch.cat([model.med.embed_image(states) for states in known])
+            self._embedded[model] = torch.cat([model.med.embed_image(states) for states in self._encode(model)])
         return self._embedded[model]
 
     def _encode(self, model: Model) -> Iterator[Tensor]:

@@ -253,6 +253,8 @@ class CaptionWorker:
             "prompt": config.prompt,
             "candidates": str(config.candidates),
             "seed": str(config.seed),
+            "references": str(config.references),
+            "lift_references": str(config.lift_references),
             "dtype": config.dtype,
             "version": __version__,
         }
