@@ -1,4 +1,7 @@
-"""What a sample costs on the workers of a cluster: tasks and actors that are started together and asked at once."""
+"""What a sample costs on the workers of a cluster: tasks and actors that are started together and asked at once.
+
+Importing this module imports Ray.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+import ray.data  # in a worker that measures its memory it counts, as in one that fetches
 
 
 def empty_job_s() -> float:
     """Seconds of a job of Ray Data that has nothing to do; the first one of a driver starts Ray Data's own actors."""
-    import ray  # loaded where a step needs it
-
     started = time.perf_counter()
     ray.data.from_items([{"row": 0}]).map_batches(_unchanged, batch_format="pyarrow").take_all()
     return time.perf_counter() - started
@@ -25,8 +27,6 @@ def _unchanged(batch: pa.Table) -> pa.Table:
 
 def run_together(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
     """What `function` returns for each tuple of arguments, all calls at once, each a task with one CPU."""
-    import ray  # loaded where a step needs it
-
     remote = ray.remote(num_cpus=1)(function)
     found: list[Any] = ray.get([remote.remote(*arguments) for arguments in calls])
     return found
@@ -40,8 +40,6 @@ def started_actors(
 
     What is yielded takes a method's name and its arguments, calls it on all actors at once, and returns the answers.
     """
-    import ray  # loaded where a step needs it
-
     remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(kind)
     actors = [remote.remote(*arguments) for _ in range(number)]
 

@@ -65,8 +65,6 @@ def time_download(images: Path, config: DownloadConfig, ray: RayConfig, count: i
 
 def fetch_sample(rows: list[dict[str, Any]], config: DownloadConfig, own_hosts: frozenset[str]) -> dict[str, Any]:
     """In a worker: rows as the table `images` has them, the seconds they took, and those of them on the CPU."""
-    import ray.data  # noqa: F401  # its memory is a worker's
-
     with WebStore(config) as store:
         with suppress(PictureError):
             store(b"")  # the start of the process that decodes is not part of the first row's time
