@@ -52,7 +52,10 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keep_own_defaults(cls, data: Any) -> Any:
-        """A section that is set in part has, for the rest of it, the default of its place and not that of its class."""
+        """A section that is set in part keeps, for the rest, the default of its field and not that of its class.
+
+        `captioner: {optimizer: {lr: 1e-4}}` stays at the captioner's 5,000 steps; OptimizerConfig has 100,000.
+        """
         if not isinstance(data, Mapping):
             return data
         places = {name: field.default for name, field in cls.model_fields.items() if isinstance(field.default, Section)}
@@ -60,7 +63,7 @@ class Section(BaseModel):
 
 
 def _filled(default: Section, given: Any) -> Any:
-    """`given`, and what `default` sets beside it; a section that is no mapping, but made already, is left as it is."""
+    """The settings `given`, and those that `default` sets beside them; a Section made in Python is taken as it is."""
     if not isinstance(given, Mapping):
         return given
     own = {name: getattr(default, name) for name in default.model_fields_set}
