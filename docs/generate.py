@@ -116,7 +116,7 @@ def _first_line(section: Schema) -> str:
 
 
 def _own_defaults(section: Schema, places: Sequence[tuple[str, Any]]) -> Iterator[str]:
-    """A line for each place whose defaults are not those of the class; a section set in part has the class's."""
+    """A line for each place whose defaults are not those of the class."""
     for place, default in places:
         if not isinstance(default, Mapping):
             continue
@@ -127,8 +127,7 @@ def _own_defaults(section: Schema, places: Sequence[tuple[str, Any]]) -> Iterato
         }
         if own:
             shown = ", ".join(f"`{name}: {_shown(value)}`" for name, value in own.items())
-            seeded = ", nor the `seed` of the run" if "seed" in section["properties"] else ""
-            yield f"- Defaults of `{place}` where nothing of it is set{seeded}: {shown}."
+            yield f"- Defaults of `{place}` that differ from the table: {shown}."
 
 
 def _settings_table(section: str, node: Schema, sections: Mapping[str, Any]) -> str:

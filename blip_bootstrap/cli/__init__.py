@@ -1,5 +1,5 @@
 """The command line: parse, and call.
 
-A command imports what it needs when it is called, so that `--help` and mistakes in options are answered in a fifth of a
-second, without pyarrow, duckdb, torch or Ray.
+`app` lists the commands; the module of a command is imported when the command is asked for (`listing`), so that the
+list itself and a misspelt command are answered in a fifth of a second, without pydantic, pyarrow, duckdb, torch or Ray.
 """

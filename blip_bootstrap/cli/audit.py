@@ -9,8 +9,18 @@ from typing import Annotated
 
 import typer
 
-from blip_bootstrap.cli.options import Root, RoundNumber, run_folder, say
+from blip_bootstrap.audit import alarms, audits, languages
+from blip_bootstrap.audit.diff import print_diff
+from blip_bootstrap.cli.asked_run import Root, RoundNumber, run_folder
+from blip_bootstrap.cli.options import say
+from blip_bootstrap.labels import estimates, human_pairs
+from blip_bootstrap.labels.page import serve_labels
+from blip_bootstrap.labels.sample import SOURCES, draw_sample
 from blip_bootstrap.paths import path_argument, run_argument
+from blip_bootstrap.query.formats import print_table
+from blip_bootstrap.report.why import print_why
+
+commands = typer.Typer(rich_markup_mode="markdown")
 
 
 class Source(StrEnum):
@@ -25,6 +35,8 @@ audit_app = typer.Typer(
     epilog="Example: `blip-bootstrap audit --round 1 --root runs/demo`",
     invoke_without_command=True,
 )
+
+commands.add_typer(audit_app, name="audit")
 
 
 @audit_app.callback()
@@ -42,7 +54,6 @@ def audit(
     """Show what was kept and dropped, why, and how noisy each source is; alarms go to standard error."""
     if context.invoked_subcommand:
         return
-    from blip_bootstrap.audit import alarms, audits
 
     if sql:
         typer.echo("\n".join(audits.audit_sql(name) for name in names or audits.AUDITS), nl=False)
@@ -66,8 +77,6 @@ def sample(
     ] = None,
 ) -> None:
     """Draw texts of a round for people to judge, kept and dropped ones; prints the path of the label file."""
-    from blip_bootstrap.labels.sample import SOURCES, draw_sample
-
     sources = (source.value,) if source else SOURCES
     typer.echo(str(draw_sample(run_folder(root), number, size, seed, sources)))
 
@@ -81,17 +90,12 @@ def label(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 0,
 ) -> None:
     """Judge a sample on a local page: does the text fit its picture? Keys y, n and u answer."""
-    from blip_bootstrap.labels.page import serve_labels
-
     serve_labels(run_folder(root), number, port, say)
 
 
 @audit_app.command(epilog="Example: `blip-bootstrap audit estimate --round 1`")
 def estimate(root: Root = None, number: RoundNumber = None) -> None:
     """Estimate noise, precision and recall of a round, with 95 % intervals, from the answers to its sample."""
-    from blip_bootstrap.labels import estimates
-    from blip_bootstrap.query.formats import print_table
-
     print_table(estimates.estimates_table(estimates.estimates(run_folder(root), number)))
 
 
@@ -104,8 +108,6 @@ def identify(
     ] = 50_000,
 ) -> None:
     """Identify the language of a round's texts and keep it beside the round; prints the audit `languages`."""
-    from blip_bootstrap.audit import audits, languages
-
     folder = run_folder(root)
     typer.echo(str(languages.identify_languages(folder, number, texts)))
     audits.print_audit(folder, number, ["languages"])
@@ -122,15 +124,13 @@ def calibrate(
 
     They are for `select.labels`, where `select.strategy` is `target_noise`.
     """
-    from blip_bootstrap.labels import human_pairs
-    from blip_bootstrap.query.formats import print_table
-
     labels = human_pairs.label_human_pairs(run_folder(root), number, size, seed)
     typer.echo(str(labels))
     typer.echo("What select.strategy target_noise would do with them, web texts only:")
     print_table(human_pairs.thresholds_with(labels, run_folder(root), number))
 
 
+@commands.command(epilog="Example: `blip-bootstrap why 0000000042 --root runs/demo --open`")
 def why(
     name: Annotated[str, typer.Argument(metavar="KEY", help="An image's key, uid, sha256 or URL.")],
     root: Root = None,
@@ -141,8 +141,6 @@ def why(
     open_page: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
 ) -> None:
     """Show all that is known of one image: its fetch, and its texts in every round with scores and verdicts."""
-    from blip_bootstrap.report.why import print_why
-
     if open_page and page is None:
         page = Path(tempfile.mkdtemp(prefix="blip-bootstrap-")) / "why.html"
     print_why(run_folder(root), name, page)
@@ -152,6 +150,7 @@ def why(
         typer.launch(page.resolve().as_uri())
 
 
+@commands.command(epilog="Example: `blip-bootstrap diff --rounds 1 2 --root runs/demo`")
 def diff(
     rounds: Annotated[tuple[int, int], typer.Option("--rounds", help="The round before and the one after.")],
     root: Root = None,
@@ -163,13 +162,4 @@ def diff(
     ] = None,
 ) -> None:
     """Show what changed between two rounds, or between rounds of two runs: texts, reasons, noise, settings."""
-    from blip_bootstrap.audit.diff import print_diff
-
     print_diff(run_folder(root), rounds[0], rounds[1], run_folder(other) if other else None)
-
-
-def mount_audit(app: typer.Typer) -> None:
-    """Add `audit`, `why` and `diff` to the command line."""
-    app.add_typer(audit_app, name="audit")
-    app.command(epilog="Example: `blip-bootstrap why 0000000042 --root runs/demo --open`")(why)
-    app.command(epilog="Example: `blip-bootstrap diff --rounds 1 2 --root runs/demo`")(diff)

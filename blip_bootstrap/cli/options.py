@@ -1,20 +1,14 @@
-"""What several commands share: their options, the configuration and the run that these name, and lines of progress.
-
-The commands import what they call inside their bodies: `--help` answers in a fifth of a second that way, and would
-take one with DuckDB and pyarrow, and several with torch and Ray.
-"""
+"""What several commands share: their options, the configuration that these name, and lines of progress."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from blip_bootstrap.paths import path_argument, run_argument
-
-if TYPE_CHECKING:
-    from blip_bootstrap.config import Config
+from blip_bootstrap.config import Config, load_config
+from blip_bootstrap.paths import path_argument
 
 ConfigFile = Annotated[
     Path | None,
@@ -38,18 +32,6 @@ NewRoot = Annotated[
     ),
 ]
 
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        "--root",
-        parser=run_argument,
-        metavar="PATH",
-        help="Folder of the run, or s3:// or gs://. Default: runs/default, else runs/demo.",
-    ),
-]
-
-RoundNumber = Annotated[int | None, typer.Option("--round", min=0, help="Which round. Default: the last one made.")]
-
 LastRound = Annotated[
     int, typer.Option("--round", min=0, help="The last round to make; earlier ones that it needs come first.")
 ]
@@ -66,18 +48,7 @@ def load(
     path: Path | None, root: Path | None, settings: list[str] | None, ray: str | None = None, limit: int | None = None
 ) -> Config:
     """The configuration: the file, changed by `--set`, and by the options that have a name. Raises ConfigError."""
-    from blip_bootstrap.config import load_config
-
     return load_config(path, settings or [], root=root, ray__address=ray, download__limit=limit)
-
-
-def run_folder(root: Path | None) -> Path:
-    """The folder of the run to ask: the given one (s3:// and gs://, too), else runs/default, else runs/demo."""
-    if root:
-        from blip_bootstrap.storage.remote import opened
-
-        return opened(root)
-    return next((path for path in (Path("runs/default"), Path("runs/demo")) if path.is_dir()), Path("runs/default"))
 
 
 def say(line: str) -> None:

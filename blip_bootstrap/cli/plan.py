@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from blip_bootstrap.cli.options import ConfigFile, NewRoot, Settings, load, say
+from blip_bootstrap.planning import cost, measure
+from blip_bootstrap.query.formats import render, terminal_encoding
+
+commands = typer.Typer(rich_markup_mode="markdown")
 
 
-def mount_plan(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command(epilog="Example: `blip-bootstrap plan --images 10_000_000 --workers 8 --config my.yaml`")(plan)
-
-
+@commands.command(epilog="Example: `blip-bootstrap plan --images 10_000_000 --workers 8 --config my.yaml`")
 def plan(
     images: Annotated[int, typer.Option("--images", min=1, help="Rows of the URL lists to plan for.")],
     workers: Annotated[
@@ -29,9 +29,6 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
 ) -> None:
     """Measure this machine on a small sample; print rows, disk, time and memory of a round over many images."""
-    from blip_bootstrap.planning import cost, measure
-    from blip_bootstrap.query.formats import render, terminal_encoding
-
     costs, disk_bytes_per_s = measure.measure_steps(load(config, root, settings), sample, limit_s, say)
     planned = cost.plan_steps(costs, images, workers, disk_bytes_per_s)
     if as_json:

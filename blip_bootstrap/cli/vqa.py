@@ -11,7 +11,9 @@ import typer
 
 from blip_bootstrap.cli.options import ConfigFile, Settings, load, say
 from blip_bootstrap.ending import ended_early
+from blip_bootstrap.loop.vqa import answer_vqa, train_vqa
 from blip_bootstrap.paths import model_argument, path_argument
+from blip_bootstrap.query.formats import write_file
 
 GOES_ON = "the same command goes on from the last checkpoint"
 
@@ -32,6 +34,10 @@ ImageRoot = Annotated[
 ]
 
 vqa_app = typer.Typer(help="Fine-tune a model to answer questions about pictures, and ask it.", no_args_is_help=True)
+
+commands = typer.Typer(rich_markup_mode="markdown")
+
+commands.add_typer(vqa_app, name="vqa")
 
 
 class Mode(StrEnum):
@@ -69,8 +75,6 @@ def train(
 
     Its settings are the section `vqa` of the configuration.
     """
-    from blip_bootstrap.loop.vqa import train_vqa
-
     with ended_early(GOES_ON):
         counts = train_vqa(start, questions, out, image_root, load(config, None, settings), say)
     if counts is None:
@@ -115,9 +119,6 @@ def answer(
 
     Its settings are the section `vqa` of the configuration.
     """
-    from blip_bootstrap.loop.vqa import answer_vqa
-    from blip_bootstrap.query.formats import write_file
-
     with ended_early("nothing was written"):
         loaded = load(config, None, settings)
         lines, figures = answer_vqa(model, questions, image_root, loaded, mode.value, answers, out, say)
@@ -126,8 +127,3 @@ def answer(
     else:
         typer.echo(lines, nl=False)
     say(figures)
-
-
-def mount_vqa(app: typer.Typer) -> None:
-    """Add `vqa` to the command line."""
-    app.add_typer(vqa_app, name="vqa")

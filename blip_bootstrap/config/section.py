@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from blip_bootstrap.config.marks import ByContent, Seeded
 from blip_bootstrap.paths import local_path, model_name
@@ -47,3 +48,26 @@ class Section(BaseModel):
     """A part of the configuration: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_own_defaults(cls, data: Any) -> Any:
+        """A section that is set in part keeps, for the rest, the default of its field and not that of its class.
+
+        `captioner: {optimizer: {lr: 1e-4}}` stays at the captioner's 5,000 steps; OptimizerConfig has 100,000.
+        """
+        if not isinstance(data, Mapping):
+            return data
+        places = {name: field.default for name, field in cls.model_fields.items() if isinstance(field.default, Section)}
+        return {**data, **{name: _filled(default, data[name]) for name, default in places.items() if name in data}}
+
+
+def _filled(default: Section, given: Any) -> Any:
+    """The settings `given`, and those that `default` sets beside them; a Section made in Python is taken as it is."""
+    if not isinstance(given, Mapping):
+        return given
+    own = {name: getattr(default, name) for name in default.model_fields_set}
+    return own | {
+        name: _filled(own[name], value) if isinstance(own.get(name), Section) else value
+        for name, value in given.items()
+    }

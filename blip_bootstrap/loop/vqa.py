@@ -13,6 +13,7 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, flat, recipe_of
 from blip_pipelines.cluster.devices import resolve_dtypes
+from blip_training.data.questions import check_pictures, read_answers, read_questions
 
 Say = Callable[[str], None]
 
@@ -34,7 +35,6 @@ def train_vqa(
     where `out` holds its model already. Raises InputError where questions or pictures cannot be read, or `out` was
     begun with another recipe; CheckpointError where `start` cannot be used.
     """
-    from blip_training.data.questions import check_pictures, read_questions  # loads torch
     from blip_training.runtime.workers import threads  # loads torch
     from blip_training.train.finetune_vqa import check_vqa_start, finetune_vqa_model  # loads torch
 
@@ -69,7 +69,6 @@ def answer_vqa(
     looked at before any work. Raises InputError where `mode` and `answers` do not fit, or a file cannot be read or
     written; CheckpointError where the model cannot answer.
     """
-    from blip_training.data.questions import check_pictures, read_questions  # loads torch
     from blip_training.evaluate.vqa_answers import answer_figures, answer_questions, open_vqa  # loads torch
     from blip_training.runtime.workers import threads  # loads torch
 
@@ -94,8 +93,6 @@ def answer_vqa(
 
 def candidates_of(mode: Mode, file: Path | None) -> list[str]:
     """The answers to choose from, none where they are written. Raises InputError where mode and list do not fit."""
-    from blip_training.data.questions import read_answers  # loads torch
-
     if mode == "generate" and file is not None:
         raise InputError(f"--answers {file} is for --mode rank; --mode generate writes its own answers")
     if mode == "rank" and file is None:

@@ -15,7 +15,6 @@ from blip_bootstrap.planning.sample import Sample
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.resources import peak_bytes
-from blip_pipelines.ingest.probe import time_download
 from blip_pipelines.ingest.same_pictures import find_same_pictures
 
 CPU_BOUND = 0.7
@@ -30,6 +29,8 @@ HASHED_IMAGES, HASHED_BYTES = 5_000, 200_000_000
 
 def measure_download(config: Config, images: Path, count: int) -> Cost:
     """The cost of the download; the `count` fetched rows are left in `images`. Raises InputError for a wrong list."""
+    from blip_pipelines.ingest.probe import time_download  # ray takes two seconds to import
+
     found = time_download(images, config.download, config.ray, count)
     return Cost(
         "download",

@@ -35,7 +35,6 @@ from blip_pipelines.caption.sources import absolute, with_absolute_models
 from blip_pipelines.caption.step import gpus_of_actor, idle_lanes
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_pipelines.cluster.errors import errors_in_one_line
-from blip_pipelines.cluster.probe import empty_job_s, started_actors
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, peak_bytes
 from blip_pipelines.cluster.session import connect, quiet_data
 
@@ -121,6 +120,8 @@ def measure_captioning(
 
     `known` texts take the place of what the captioner wrote: the random words of an untrained model take more room.
     """
+    from blip_pipelines.cluster.probe import empty_job_s, started_actors  # ray takes two seconds to import
+
     caption = with_absolute_models(config.caption)
     gpus = gpus_of_actor(caption)
     num_actors = num_workers(config.ray, caption.num_actors, caption.cpus_per_actor, gpus)

@@ -73,10 +73,8 @@ class SampledCaptioning:
         return (ends[-1] - first[0]) / (num_done[-1] - first[1]), to_table(captions).to_pylist()
 
     def _decode_s(self, images: pa.Table) -> float:
-        from blip_pipelines.caption.picture import Picture  # torch, where captions are made
-
         worker = self._worker
         rows, started = images.to_pylist(), time.perf_counter()
         for row in rows:
-            Picture(row, worker.image_sizes, worker.models.scorer)
+            worker.decode(row)
         return (time.perf_counter() - started) / len(rows) / worker.num_decoders

@@ -135,6 +135,10 @@ class CaptionWorker:
             for pictures, is_last in one_ahead(begun):
                 yield self._finish([picture.result() for picture in pictures]), is_last
 
+    def decode(self, row: ImageRow) -> Picture:
+        """The picture of one row of images, decoded in this process."""
+        return Picture(row, self.image_sizes, self.models.scorer)
+
     def _cut(self, blocks: Iterable[Iterable[ImageRow]]) -> Iterator[tuple[list[ImageRow], bool]]:
         """The images of each block in batches of the size that there is memory for by then."""
         for images in blocks:

@@ -1,1 +1,1 @@
-"""Ray: a session, what it has to give, errors and progress of its workers."""
+"""Runs the work of a step, here or on Ray: the session, its CPUs and GPUs, and workers' errors and progress."""

@@ -1,6 +1,6 @@
-"""The number format of each step: `dtype: auto` becomes bfloat16 where the device multiplies it fast, else float32.
+"""Chooses the number format of each step for `dtype: auto`, and checks that there is a GPU where one is asked for.
 
-And whether there is the device that a step asks for.
+`auto` becomes bfloat16 where the device is fast at it, else float32.
 """
 
 from __future__ import annotations
@@ -23,27 +23,26 @@ PLACES = {
     "pretrain": ("pretrain", "optimizer"), "captioner": ("captioner", "optimizer"), "filter": ("filter", "optimizer"),
     "caption": ("caption",), "evaluate": ("evaluate",), "vqa": ("vqa", "optimizer"),
 }  # fmt: skip
-"""Where each step has its `device` and `dtype`."""
+"""The section of the configuration that holds the `device` and `dtype` of each step."""
 
 CPU_INFO = Path("/proc/cpuinfo")
 
 BFLOAT16_FLAGS = re.compile(r"\b(avx512_bf16|amx_bf16|bf16)\b")
-"""How Linux names a processor's bfloat16 products: x86's two, ARM's. Without them torch computes them one by one."""
+"""Flags in /proc/cpuinfo of processors with bfloat16 products (two of x86, one of ARM); others are slow at them."""
 
 GPU_CAPABILITY = (8, 0)
 
 GPU_FILES = ("nvidiactl", "kfd", "dxg")
-"""Under /dev, of NVIDIA's driver, AMD's and Windows' for WSL: torch is imported only where there may be a GPU."""
+"""Files under /dev of the drivers of NVIDIA, AMD and WSL: without one there is no GPU, and no need to import torch."""
 
 
 def resolve_dtypes(config: Config, say: Say, steps: Sequence[str] | None = None) -> Config:
-    """The configuration with bfloat16 or float32 for every `dtype: auto`, by the devices that will do the work.
+    """The configuration with bfloat16 or float32 in place of every `dtype: auto`, by the devices that will be used.
 
-    What the run under `config.root` was begun with stays, found by `auto` or named, and also where it goes on
-    elsewhere: one output never holds both, and `auto` alone makes nothing anew. Says in one line which of `steps`
-    (names of PLACES; None: those of a round) stay float32 for that where bfloat16 is fast, and which are to use
-    bfloat16 on a CPU that is slow at it. Where a device is cuda and there is no GPU, raises ConfigError on this
-    machine, and says of a cluster that the step will wait until it has one.
+    A run that goes on under `config.root`, on whatever machine, keeps the format that it was begun with: no output
+    mixes both, and `auto` makes nothing anew. Says in a line each which of `steps` (names of PLACES; None: those of a
+    round) keep float32 for this reason although bfloat16 is fast, and which are set to bfloat16 on a CPU that is slow
+    at it. With `device: cuda` and no GPU, raises ConfigError for this machine; for a cluster, says that the step waits.
     """
     data, begun = config.model_dump(), _begun(config.root)
     steps = steps or _used(config)
@@ -65,17 +64,17 @@ def resolve_dtypes(config: Config, say: Say, steps: Sequence[str] | None = None)
 
 
 def _devices(data: Mapping[str, Any]) -> set[Device]:
-    """The devices of steps for which it matters whether they are fast at bfloat16."""
+    """The devices of all steps that may use bfloat16 (`dtype` auto or bfloat16)."""
     sections = [_at(data, place) for place in PLACES.values()]
     return {section["device"] for section in sections if section["dtype"] != "float32"}
 
 
 def _check_gpus(steps: Sequence[str], ray_config: RayConfig, say: Say) -> None:
-    """Refuse `steps`, which ask for a GPU, where this machine has none; a cluster may still start a node with one."""
+    """Raise ConfigError where `steps` need a GPU and this machine has none; a cluster may still add a node with one."""
     if not steps:
         return
     if _is_local(ray_config):
-        import torch  # two seconds, only for cuda
+        import torch  # start-up: two seconds, only for cuda
 
         if not torch.cuda.is_available():
             why = "cuda, but this machine has no GPU that torch can use; set auto or cpu"
@@ -95,7 +94,7 @@ def _is_slow(section: Mapping[str, Any], fast: Mapping[Device, bool]) -> bool:
 
 
 def _used(config: Config) -> list[str]:
-    """The steps of a round that this configuration does not leave out."""
+    """The steps that a round of this configuration has."""
     trains = config.pretrain.optimizer.steps > 0
     left_out = {
         "pretrain": not trains,
@@ -108,7 +107,7 @@ def _used(config: Config) -> list[str]:
 
 
 def _begun(root: Path) -> dict[str, Any]:
-    """The configuration that the run under `root` was last run with, `auto` resolved; empty where there is none."""
+    """The configuration of the last run under `root`, `auto` resolved; empty where there is none."""
     try:
         found = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -125,11 +124,11 @@ def _at(data: Mapping[str, Any], place: tuple[str, ...]) -> Any:
 
 
 def _fast_bfloat16(device: Device, ray_config: RayConfig) -> bool:
-    """Asked of this machine where Ray is local, else of one of the cluster's."""
+    """Whether `device` is fast at bfloat16: that of this machine, or of a machine of the cluster."""
     if _is_local(ray_config):
         return has_fast_bfloat16(device)
     connect(ray_config)
-    import ray  # two seconds, on clusters alone
+    import ray  # start-up: two seconds, only on clusters
 
     gpus = 1 if device != "cpu" and num_gpus() else 0
     return bool(ray.get(ray.remote(num_cpus=1, num_gpus=gpus)(has_fast_bfloat16).remote(device)))
@@ -138,7 +137,7 @@ def _fast_bfloat16(device: Device, ray_config: RayConfig) -> bool:
 def has_fast_bfloat16(device: Device) -> bool:
     """Whether this machine multiplies bfloat16 faster than float32 on `device` (auto: its GPU where it has one)."""
     if device != "cpu" and any(Path("/dev", name).exists() for name in GPU_FILES):
-        import torch  # two seconds, only beside a GPU
+        import torch  # start-up: two seconds, only where there may be a GPU
 
         if torch.cuda.is_available():
             return torch.cuda.get_device_capability() >= GPU_CAPABILITY

@@ -1,4 +1,4 @@
-"""What a worker raised, carried to the command as itself, and errors told in one line."""
+"""Carries exceptions from workers to the command, and turns errors of Ray into one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 
 @dataclass(frozen=True)
 class Raised:
-    """An exception on its way between processes: pickled, or only its class and words where it cannot be."""
+    """An exception of a worker, as data: pickled, or only its class name and message where pickle fails."""
 
     pickled: bytes | None
     name: str
@@ -22,18 +22,18 @@ class Raised:
 
 
 def packed(error: Exception) -> Raised:
-    """An exception that is being handled in a worker, with its traceback as a note."""
+    """Pack the exception that a worker is handling, with its traceback as a note."""
     error.add_note(f"In the worker:\n{traceback.format_exc()}")
     try:
         pickled = pickle.dumps(error)
-        pickle.loads(pickled)  # some can be written and not be read: their constructor wants other arguments
+        pickle.loads(pickled)  # some can be pickled, not unpickled: their constructor wants other arguments
     except Exception:  # noqa: BLE001 - a foreign exception's own pickling may raise anything
         return Raised(None, type(error).__name__, first_line(error))
     return Raised(pickled, type(error).__name__, first_line(error))
 
 
 def unpacked(step: str, raised: Raised) -> BlipBootstrapError:
-    """The exception of a worker, to be raised by `step`: one of ours as it is, any other as the cause of RunFailed."""
+    """The exception for `step` to raise: a BlipBootstrapError unchanged, any other as the cause of a RunFailed."""
     error = _unpickled(raised)
     if isinstance(error, BlipBootstrapError):
         return error
@@ -56,7 +56,7 @@ def _failed(step: str, name: str, message: str, cause: BaseException | None) -> 
 
 @contextmanager
 def errors_in_one_line(step: str) -> Iterator[None]:
-    """Errors of Ray leave the body as RunFailed; where a task raised one of ours, that one leaves."""
+    """Turn an error of Ray in the body into RunFailed, or into the BlipBootstrapError that a task raised."""
     try:
         yield
     except Exception as error:
@@ -70,5 +70,5 @@ def errors_in_one_line(step: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that is not blank; its class where there is none."""
+    """The first line of an error's message that is not blank; its class name where there is none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

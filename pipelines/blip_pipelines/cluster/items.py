@@ -1,4 +1,4 @@
-"""Items of work done in this process or shared among Ray's workers: one function for every step that has items."""
+"""Does the items of a step (shards, blocks of pictures) in this process or on workers of Ray's: `run_items`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Pool:
-    """The workers of a step: this process (`num_workers` 0), or so many of Ray's with `cpus` and `gpus` each.
+    """The workers of a step: this process (`num_workers` 0), or that many of Ray's, with `cpus` and `gpus` each.
 
-    `kept` workers are actors, which do one item after another with what they have loaded; others end with their item.
+    `kept`: workers are actors, which load their models once and do one item after another; else tasks of one item.
     """
 
     num_workers: int = 0
@@ -31,7 +31,7 @@ HERE = Pool()
 
 
 Work = Callable[..., Callable[[Item], Iterable[Result]]]
-"""What a worker is made of: called with `tally=`, it gives the function that does an item and yields its results."""
+"""Makes a worker: called once with `tally=`, it returns the function that does an item and yields its results."""
 
 
 def run_items(
@@ -43,11 +43,11 @@ def run_items(
     progress: Progress,
     before: dict[str, int],
 ) -> None:
-    """Have `pool` do the items; `take` is called here with each result as it comes, `progress` shows the tally.
+    """Have the workers of `pool` do the items; `take` is called in this process with each result as it comes.
 
-    `before` is what an earlier run had counted. Items and results must survive pickle where the pool is Ray's. A worker
-    that dies is replaced, and its item done again. Raises what the first failing item raised: one of our errors as it
-    is, any other as RunFailed that names `step`.
+    `progress` shows what the workers count, plus `before`, the counts of an earlier run. On Ray, items and results are
+    pickled, and a worker that dies is replaced and its item done again. Raises what the first failing item raised: a
+    BlipBootstrapError unchanged, any other as RunFailed that names `step`.
     """
     if pool == HERE:
         tally = Tally()

@@ -1,4 +1,7 @@
-"""What a sample costs on the workers of a cluster: tasks and actors that are started together and asked at once."""
+"""Runs a sample on the workers of a cluster for `plan`: tasks and actors that all start at once.
+
+Importing this module imports Ray.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+import ray.data  # also for its memory: a worker of a real step has it loaded
 
 
 def empty_job_s() -> float:
-    """Seconds of a job of Ray Data that has nothing to do; the first one of a driver starts Ray Data's own actors."""
-    import ray  # loaded where a step needs it
-
+    """Seconds of a Ray Data job over one row; a driver's first job starts Ray Data's own actors, which takes longer."""
     started = time.perf_counter()
     ray.data.from_items([{"row": 0}]).map_batches(_unchanged, batch_format="pyarrow").take_all()
     return time.perf_counter() - started
@@ -24,9 +26,7 @@ def _unchanged(batch: pa.Table) -> pa.Table:
 
 
 def run_together(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """What `function` returns for each tuple of arguments, all calls at once, each a task with one CPU."""
-    import ray  # loaded where a step needs it
-
+    """Call `function` with each tuple of arguments at the same time, a task of one CPU each; returns all results."""
     remote = ray.remote(num_cpus=1)(function)
     found: list[Any] = ray.get([remote.remote(*arguments) for arguments in calls])
     return found
@@ -36,12 +36,10 @@ def run_together(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]])
 def started_actors(
     kind: type, arguments: tuple[Any, ...], number: int, num_cpus: float, num_gpus: float
 ) -> Iterator[Callable[..., list[Any]]]:
-    """Start `number` equal actors, and end them after the body; yields how to ask them.
+    """Start `number` actors `kind(*arguments)`, and end them after the body; yields a function that calls them.
 
-    What is yielded takes a method's name and its arguments, calls it on all actors at once, and returns the answers.
+    The function takes a method's name and arguments, calls it on all actors at the same time, and returns the results.
     """
-    import ray  # loaded where a step needs it
-
     remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(kind)
     actors = [remote.remote(*arguments) for _ in range(number)]
 

@@ -1,4 +1,4 @@
-"""Items shared among Ray's workers by Ray Data; imported only where Ray is used."""
+"""Does the items of a step on workers of Ray's, by Ray Data; imported only where Ray is used."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def run_on_ray(
     progress: Progress,
     before: dict[str, int],
 ) -> None:
-    """What `run_items` does with a pool of Ray's workers; this process is connected already."""
+    """Do the items on workers of Ray's, as `items.run_items` says; this process must be connected already."""
     quiet_data()
     tally = start_tally()
-    # One block an item: Ray Data would put small ones together, and one worker would do them all.
+    # One block an item: Ray Data would join small ones, and a single worker would do them all.
     blocks = ray.data.from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=len(items))
     map_batches: Any = blocks.map_batches
     settings: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     known: dict[str, Any] = {"work": work, "tally": tally}
     if pool.kept:
-        # Ray shows a worker's class as its process's title: by the name of the work one finds what it does.
+        # Ray puts the class in the process's title: named after the work, `ps` shows what the process does.
         made_of: Any = getattr(work, "func", work)
         settings |= {"num_cpus": pool.cpus, "num_gpus": pool.gpus, "fn_constructor_kwargs": known}
         done = map_batches(
@@ -62,7 +62,7 @@ def _outcomes(done: Any) -> Generator[Any, None, None]:
 
 
 class Worker:
-    """In a process of Ray's: does the items of `work`, and gives back results, or what it raised, as data."""
+    """Runs in a process of Ray's: does items, and returns their results, or what it raised, as data."""
 
     def __init__(self, work: Work[Any, Any], tally: Counts) -> None:
         self._work, self._tally = work, tally
@@ -82,5 +82,5 @@ class Worker:
 
 
 def do_once(batch: pa.Table, work: Work[Any, Any], tally: Counts) -> pa.Table:
-    """One item by a worker that is made for it."""
+    """Do one item with a new Worker; the function of a Ray task."""
     return Worker(work, tally)(batch)

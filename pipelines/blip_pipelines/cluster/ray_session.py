@@ -1,4 +1,7 @@
-"""Starts, joins and leaves Ray, quietly and within bounds of time; imported only where Ray is used."""
+"""Starts a local Ray or joins a cluster, and leaves it, with time limits and without Ray's log lines.
+
+Imported only where Ray is used.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ from blip_pipelines.cluster.resources import MIN_LOCAL_CPUS
 PROBE_TIMEOUT_S = 5.0
 
 SHUTDOWN_S = 30.0
-"""How long Ray may take to shut down before the process goes on without it."""
+"""Seconds to wait for Ray to shut down."""
 
 
 class _Leaving:
-    """A thread that shuts Ray down when told to, so that others can wait for it as long as they like.
+    """A thread that shuts Ray down when told to, so that waiting for it can time out.
 
-    It is started with the session: from Python 3.12 on a process that ends starts no threads.
+    It is started with the session: from Python 3.12 on a process that is ending cannot start threads.
     """
 
     def __init__(self) -> None:
@@ -43,7 +46,7 @@ class _Leaving:
         ray.shutdown()
 
     def leave(self, timeout_s: float) -> bool:
-        """Shut Ray down; whether that was done in time."""
+        """Shut Ray down; returns whether that was done within `timeout_s`."""
         self._told.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -55,8 +58,8 @@ _leaving: _Leaving | None = None
 def join(config: RayConfig, worker_environment: Mapping[str, str]) -> None:
     """Start a local Ray or join the cluster of `config`. Raises RunFailed where that fails.
 
-    A SIGTERM waits meanwhile. The processes of a local Ray never see one: a batch system sends it to all processes of
-    a job, and a Ray that ends at once would take this process down before it has said anything.
+    A SIGTERM that comes meanwhile is handled afterwards. The processes of a local Ray are started with it blocked: a
+    batch system sends it to all processes of a job, and a Ray that ends would end this process before its last line.
     """
     global _leaving
     with sigterm_held():
@@ -65,19 +68,19 @@ def join(config: RayConfig, worker_environment: Mapping[str, str]) -> None:
         else:
             _join_cluster(config.address, worker_environment)
     _leaving = _Leaving()
-    atexit.register(disconnect)  # after Ray's own, and so called before it
+    atexit.register(disconnect)  # registered after Ray's own handler, and so called before it
 
 
 def disconnect() -> None:
     """Leave Ray, and end a local one; does nothing where this process is not connected.
 
-    Ray asks the head for replies without a deadline, and at the end of some sessions (Ray 2.60) it waited for one for
-    ever. After SHUTDOWN_S the process goes on; what is left of a local Ray is killed by Linux when the process ends.
+    Ray waits for a reply of the head without a timeout, and at the end of some sessions (Ray 2.60) none came. After
+    SHUTDOWN_S this process goes on; what is left of a local Ray is killed by Linux when this process ends.
     """
     global _leaving
     leaving, _leaving = _leaving, None
     if leaving and not leaving.leave(SHUTDOWN_S):
-        atexit.unregister(ray.shutdown)  # Ray's own, which would wait in its turn
+        atexit.unregister(ray.shutdown)  # Ray's own handler, which would wait again
 
 
 def _join_cluster(address: str, worker_environment: Mapping[str, str]) -> None:
@@ -91,7 +94,7 @@ def _join_cluster(address: str, worker_environment: Mapping[str, str]) -> None:
 
 
 def _not_joined(address: str, error: Exception) -> str:
-    """Why a cluster was not joined. Ray's last attempt is told in the cause, as a whole traceback."""
+    """The message for a cluster that was not joined; `__cause__` of the error holds Ray's last attempt."""
     if isinstance(error, AuthenticationError) or "AuthToken" in str(error.__cause__):
         needed = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to its token"
         return f"ray: the cluster at {address} wants a token, and this process has none or another; {needed}"
@@ -100,18 +103,18 @@ def _not_joined(address: str, error: Exception) -> str:
 
 
 def _probe(address: str) -> None:
-    """Raise OSError where nothing listens at HOST:PORT: Ray itself tries for minutes."""
+    """Raise OSError where nothing listens at HOST:PORT; Ray itself would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
 
 
 def _start_local(config: RayConfig) -> None:
-    # Ray listens on every interface, and whoever has its token may run anything here. By default it makes one for all
-    # runs of the user, under a home that need not be there; this one ends with the run.
+    # Ray listens on every interface, and whoever has its token may run code here. Ray's default is one token for all
+    # runs of a user, in a home folder that may not exist; this one is valid for this run alone.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Always "local": a plain init() attaches to whatever cluster is current on the machine. Workers inherit the
-    # environment set above; a runtime_env would keep them from using the processes that Ray starts beforehand.
+    # Always "local": a plain init() would join a cluster that runs on the machine already. Workers inherit the
+    # environment set above; with a runtime_env they could not use the processes that Ray starts in advance.
     try:
         with _no_stderr():
             ray.init(
@@ -122,7 +125,7 @@ def _start_local(config: RayConfig) -> None:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
-    except Exception as error:  # of no narrower class where its processes take longer than Ray waits for them
+    except Exception as error:  # Ray raises plain Exception where its processes start too slowly
         raise RunFailed(
             f"ray: a local Ray did not start ({first_line(error)}); run again, on a less busy machine if it timed out"
         ) from error
@@ -130,7 +133,7 @@ def _start_local(config: RayConfig) -> None:
 
 @contextmanager
 def _no_stderr() -> Iterator[None]:
-    """Ray's C++ core says on file descriptor 2 how its log level was set; errors come as exceptions."""
+    """Drop what the body writes to standard error: Ray's C++ core prints there how its log level was set."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -143,13 +146,13 @@ def _no_stderr() -> Iterator[None]:
 
 def quiet_data() -> None:
     """Switch off the progress bars and log lines of Ray Data; a step shows its own progress."""
-    import ray.data  # evaluation on Ray does without it
+    import ray.data  # start-up: a second more than ray, which trainings and evaluations do without
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray Data sets options of its own that it deprecates
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray Data warns of options that it sets itself
         context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # Ray Data gives its loggers their levels when the first dataset is made; what is set earlier is overwritten.
+    # Ray Data sets the levels of its loggers when the first dataset is made, and overwrites what was set before.
     ray.data.from_items([{"shard": 0}])
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -1,4 +1,7 @@
-"""Tallies that workers on any machine of a Ray cluster report to; imported only where Ray is used."""
+"""Counts of work under way on a Ray cluster: an actor that workers on any machine report to.
+
+Imported only where Ray is used.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from blip_pipelines.cluster.tally import Tally
 
 
 class Tallies:
-    """The tallies of steps, by name. One Ray actor holds those of a driver: each actor is a process that starts."""
+    """The tallies of all steps of a driver, by name, in one Ray actor: each actor is a process that must start."""
 
     def __init__(self) -> None:
         self._tallies: dict[str, Tally] = {}
@@ -32,7 +35,7 @@ class Tallies:
 
 
 class RemoteTally:
-    """One tally of the actor's, which workers and driver use like a Tally."""
+    """One tally in the actor; workers and driver use it like a Tally."""
 
     def __init__(self, actor: Any, name: str) -> None:
         self._actor, self._name = actor, name
@@ -52,16 +55,16 @@ class RemoteTally:
 
 
 def start_tally() -> RemoteTally:
-    """An empty tally in the driver's actor for tallies."""
+    """A new, empty tally in the actor that holds this driver's tallies."""
     context = ray.get_runtime_context()
     return RemoteTally(_actor(context.get_node_id(), context.get_job_id()), uuid.uuid4().hex)
 
 
 @lru_cache(maxsize=1)
 def _actor(node: str, job: str) -> Any:
-    """The actor of this driver (`job` on `node`); it needs no CPU, so it cannot keep workers waiting.
+    """The actor that holds the tallies of this driver (`job` on `node`); it asks for no CPU that workers could use.
 
-    It stands on the driver's own node: were it lost with another node, the run would be.
+    It runs on the driver's own node, since the loss of another node must not end the run.
     """
     here = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(Tallies).options(num_cpus=0, scheduling_strategy=here).remote()

@@ -1,4 +1,4 @@
-"""What a cluster has to give: CPUs, GPUs, how many workers a step may have, and whether it needs Ray at all."""
+"""The CPUs and GPUs of the cluster, how many workers a step gets of them, and whether a step needs Ray at all."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from blip_bootstrap.config import Device, RayConfig
 from blip_bootstrap.errors import RunFailed
 
 MIN_LOCAL_CPUS = 4
-"""Logical CPUs of a local Ray: a pool of actors that holds every CPU waits for its own input for ever."""
+"""The fewest logical CPUs of a local Ray: actors that hold every CPU would wait for ever for their input to be read."""
 
 NO_RAY = "none"
-"""The address that says: do everything in this process."""
+"""The value of `ray.address` with which everything is done in this process."""
 
 
 def works_here(config: RayConfig, num_tasks: int) -> bool:
     """Whether a step of `num_tasks` tasks is done in this process, without Ray.
 
-    So it is where Ray is not wanted, and where a local Ray would have to start for one task: its start takes longer
-    than some dozens of pictures. A Ray that has started is used.
+    That is with `ray.address: none`, and where a local Ray would be started for a single task: starting it takes longer
+    than some dozens of pictures. A Ray that is connected already is used.
     """
     return config.address == NO_RAY or (config.address == "local" and num_tasks <= 1 and not is_connected())
 
 
 def is_connected() -> bool:
     """Whether this process has started or joined a Ray."""
-    ray = sys.modules.get("ray")  # who has not imported it is not connected, and need not import it to know
+    ray = sys.modules.get("ray")  # a process that has not imported ray is not connected; importing takes two seconds
     return bool(ray and ray.is_initialized())
 
 
@@ -38,9 +38,9 @@ def num_nodes() -> int:
 
 
 def check_cpus(needed: float, what: str = "this step") -> None:
-    """Refuse where `needed` CPUs for actors, and one for reading their input, are more than the cluster has.
+    """Raise RunFailed where the cluster has fewer CPUs than actors need (`needed`), and one to read their input.
 
-    Ray Data would wait in silence. Raises RunFailed.
+    Ray Data would wait for them without a word.
     """
     total = cluster_cpus()
     if needed + 1 > total:
@@ -66,15 +66,16 @@ def takes_gpu(device: Device) -> bool:
 
 
 def _resource(name: str) -> float:
-    import ray  # start-up: connected already, or two seconds
+    import ray  # start-up: two seconds, only for who is connected
 
     return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]
 
 
 def num_workers(config: RayConfig, wanted: int, cpus_each: float, gpus_each: float = 0.0, at_most: int = 1_000) -> int:
-    """How many actors to start: `wanted`, or where that is 0 what the cluster's CPUs and GPUs carry.
+    """How many workers to start: `wanted`, or with 0 as many as there are CPUs and GPUs for, but at most `at_most`.
 
-    A local Ray has more logical CPUs than the machine where that has few; actors are then no more than the machine's.
+    One CPU is left for reading input. A local Ray has `MIN_LOCAL_CPUS` also on a smaller machine; workers are then no
+    more than the machine has CPUs.
     """
     if wanted:
         return min(wanted, at_most)
@@ -88,6 +89,6 @@ def num_workers(config: RayConfig, wanted: int, cpus_each: float, gpus_each: flo
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held, plus the most that a process it started and that ended has held."""
+    """Peak memory of this process, plus that of the largest process that it started and that has ended."""
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(peaks) * (1 if sys.platform == "darwin" else 1024)

@@ -1,4 +1,4 @@
-"""One Ray for the whole process, connected when a step first needs it."""
+"""Connects this process to Ray, once, when a step first needs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    # Ray's own is 15: beside any other work on the machine a training would take many times as long.
+    # Ray's default is 15, with which a training takes many times as long beside any other work on the machine.
     "RAY_worker_niceness": "0",
 }
 
@@ -23,9 +23,9 @@ WORKER = {
 
 
 def connect(config: RayConfig) -> None:
-    """Start a local Ray or join a cluster; does nothing where this process is connected, or is to do without Ray.
+    """Start a local Ray or join a cluster; does nothing where this process is connected, or `ray.address` is none.
 
-    The process leaves Ray when it ends, or by `ray_session.disconnect`. Raises RunFailed where the cluster does not
+    The process leaves Ray when it ends, or calls `ray_session.disconnect`. Raises RunFailed where the cluster does not
     answer or a local Ray does not start.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in {**QUIET, **WORKER}.items()})

@@ -14,7 +14,7 @@ POLL_S = 0.5
 
 
 class Counts(Protocol):
-    """Where workers say how far they are: a Tally of this process, or one that a Ray actor holds."""
+    """Where workers report their counts: a Tally in this process, or a RemoteTally that a Ray actor holds."""
 
     def put(self, unit: str, counts: dict[str, int]) -> None:
         """Replace the counts of `unit`, a piece of work."""
@@ -27,7 +27,7 @@ class Counts(Protocol):
 
 
 class Tally:
-    """Latest counts of each unit of work; a unit that is done again after a lost worker replaces its counts."""
+    """The latest counts of each unit of work; a unit that is done again, after a lost worker, replaces its own."""
 
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, int]] = {}

@@ -1,1 +1,1 @@
-"""From outside into tables: lists, downloads, pictures, annotated sets."""
+"""Brings data in: URL lists are downloaded, annotated sets are read, and pictures are stored at one size."""

@@ -1,4 +1,4 @@
-"""Where a fetch may go: names are resolved within a deadline, and only addresses of the open Internet pass."""
+"""Resolves host names within a deadline, and refuses addresses that are not on the public Internet."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from blip_pipelines.ingest.deadlines import Deadline, FetchError
 
 MAX_LOOKUPS = 256
-"""Names that are looked up at a time, given-up ones included: a name server that is silent holds each for half a
-minute, and Python cannot end a lookup that has begun."""
+"""The most name lookups at a time, timed-out ones included: a silent name server holds each for some 30 s, and Python
+cannot cancel a lookup."""
 
 NOT_PUBLIC_V4 = tuple(
     ipaddress.IPv4Network(network)
@@ -23,11 +23,11 @@ NOT_PUBLIC_V4 = tuple(
         "168.63.129.16/32",  # Azure's own services, on a number that looks public
     )
 )  # fmt: skip
-"""This network, private, shared (carrier-grade NAT), loopback, link-local, for protocols, documentation and
-benchmarks, multicast, reserved. Written down here, since Python's own list differs between its releases."""
+"""IPv4 ranges that are not public: "this network", private, carrier-grade NAT, loopback, link-local, protocol
+assignments, documentation, benchmarks, multicast, reserved. Listed here because Python's list differs by release."""
 
 PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
-"""All that is given out as global unicast; loopback, private, site-local, multicast and tunnels' ranges lie outside."""
+"""IPv6 global unicast; loopback, private, site-local, multicast and tunnel ranges lie outside of it."""
 
 NOT_PUBLIC_V6 = tuple(
     ipaddress.IPv6Network(network)
@@ -36,19 +36,19 @@ NOT_PUBLIC_V6 = tuple(
         "2001:db8::/32", "3fff::/20", "3ffe::/16",
     )
 )  # fmt: skip
-"""Of these: benchmarks, relays' anycast, identifiers that are no places, documentation, the ended 6bone."""
+"""Ranges of `PUBLIC_V6` that are not public: benchmarks, AMT and AS112 anycast, ORCHID, documentation, 6bone."""
 
 PRIVATE_NAMES = ("localhost", "local", "internal", "intranet", "lan", "corp", "home", "private", "localdomain",
                  "home.arpa", "metadata.goog", "cluster.local")  # fmt: skip
-"""Ends of names that belong to a network of one's own, among them those of the clouds' metadata services."""
+"""Last parts of host names in private networks, among them the metadata services of clouds."""
 
 _LITERAL_V4 = re.compile(r"(?i)(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}")
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the open Internet; one that wraps another (NAT64, 6to4, Teredo) where both are.
+    """Whether an IP address ("::1", "fe80::1%eth0") is on the public Internet. Raises ValueError where it is none.
 
-    `address` is in numbers ("::1", "fe80::1%eth0"). Raises ValueError where it is none.
+    An IPv6 address that wraps IPv4 ones (mapped, NAT64, 6to4, Teredo) is public where all of these are.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
@@ -58,15 +58,15 @@ def is_public(address: str) -> bool:
         return all(is_public(str(one)) for one in wrapped)
     if ip not in PUBLIC_V6 or not ip.is_global or any(ip in network for network in NOT_PUBLIC_V6):
         return False
-    isatap = (int(ip) >> 32) & 0xFCFFFFFF == 0x00005EFE  # its last half says: within my site, by IPv4, to ...
+    isatap = (int(ip) >> 32) & 0xFCFFFFFF == 0x00005EFE  # ISATAP: its last 32 bits are an IPv4 address of the site
     return not isatap or is_public(str(_low(ip)))
 
 
 def _wrapped(ip: ipaddress.IPv6Address) -> tuple[ipaddress.IPv4Address, ...]:
-    """The IPv4 addresses that packets to `ip` reach or pass, where these are all that decides.
+    """The IPv4 addresses inside an IPv6 address of a transition mechanism, which decide whether it is public; or none.
 
-    Forms that no router of the open Internet carries (`::a.b.c.d`, `::ffff:0:a.b.c.d`, `64:ff9b:1::/48`) are not
-    unwrapped: they lie outside `PUBLIC_V6`.
+    Forms that are not routed on the Internet (`::a.b.c.d`, `::ffff:0:a.b.c.d`, `64:ff9b:1::/48`) are not unwrapped:
+    they lie outside `PUBLIC_V6`.
     """
     if ip.ipv4_mapped:
         return (ip.ipv4_mapped,)
@@ -82,13 +82,13 @@ def _low(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address:
 
 
 def is_private_name(host: str) -> bool:
-    """Whether a name belongs to a network of one's own, whatever it resolves to."""
+    """Whether a host name is one of a private network, whatever it resolves to."""
     host = host.rstrip(".")
     return any(host == end or host.endswith(f".{end}") for end in PRIVATE_NAMES)
 
 
 def literal(host: str) -> str | None:
-    """The address that `host` spells in numbers, also in the odd ways (`2130706433`, `0x7f.1`); None for a name."""
+    """The IP address that `host` is written as, odd spellings (`2130706433`, `0x7f.1`) included; None for a name."""
     bare = host.strip("[]").rstrip(".")
     try:
         return str(ipaddress.ip_address(bare.partition("%")[0]))
@@ -103,9 +103,9 @@ def literal(host: str) -> str | None:
 
 
 def resolve(host: str, port: int, allow_private: bool, deadline: Deadline) -> list[str]:
-    """The addresses of `host`, found before the deadline.
+    """The IP addresses of `host`. Raises FetchError: dns, timeout at the deadline, or private_address.
 
-    Raises FetchError: dns, timeout, or private_address where one of them is not public.
+    One address that is not public is enough to refuse the host, unless `allow_private`.
     """
     if not allow_private and is_private_name(host):
         raise FetchError("private_address", f"{host} is a name of a private network")
@@ -125,9 +125,9 @@ _free = threading.BoundedSemaphore(MAX_LOOKUPS)
 
 
 def _lookup(host: str, port: int, deadline: Deadline) -> list[str]:
-    """The addresses by a lookup in a thread of its own, which is left alone at the deadline.
+    """The addresses of a name, looked up in a thread that is abandoned at the deadline.
 
-    Whoever asks for a name that is being looked up waits for the same lookup.
+    Fetches that need the same name at the same time share one lookup.
     """
     late = FetchError("timeout", f"{host}: no name server answers within {deadline.timeout_s:g} s", retry=True)
     with _lock:
@@ -146,7 +146,7 @@ def _lookup(host: str, port: int, deadline: Deadline) -> list[str]:
 
 
 def _begin(host: str, port: int) -> Future[list[str]]:
-    """Start a lookup; its thread gives its place back when the lookup ends, however late that is."""
+    """Start a lookup in a thread; it counts against MAX_LOOKUPS until it ends, also after its deadline."""
     lookup: Future[list[str]] = Future()
 
     def look_up() -> None:

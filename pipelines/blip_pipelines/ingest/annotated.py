@@ -1,4 +1,4 @@
-"""The human step: pictures with captions written by people, in, the table `annotated` out."""
+"""The steps `human` and `held_out`: read pictures with captions that people wrote into the table `annotated`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Row = dict[str, Any]
 def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str, int | float | str]:
     """Read the annotated set listed in `source` and write `part-NNNNN.parquet` (table `annotated`).
 
-    A picture that is missing or cannot be decoded, and one without captions, is one row with its status and error
-    class, and so is a line that is no record. Returns rows, the number by status, failed ones by error class, captions
-    of the successful ones, and those left out as too long.
+    A picture that is missing, cannot be decoded or has no caption makes a row with its status and error class, and so
+    does a line that cannot be read. Returns counts: of all rows, of each status, of each error class, of the captions
+    of successful rows, and of captions left out as too long.
     Raises InputError where the list cannot be read, lacks a column, or has no row that can be used.
     """
     left_out: Counter[str] = Counter()
@@ -62,7 +62,7 @@ def _progress() -> Progress:
 
 
 def read_records(source: Path, config: AnnotatedSet) -> Iterator[Record]:
-    """The list's records, with the columns checked. Raises InputError as `ingest_annotated` does."""
+    """The records of the list. Raises InputError where it cannot be read, or lacks one of the configured columns."""
 
     def check(found: Header) -> list[str]:
         wanted = {"image_column": config.image_column, "captions_column": config.captions_column}
@@ -77,9 +77,10 @@ def read_records(source: Path, config: AnnotatedSet) -> Iterator[Record]:
 
 
 def _place(records: Iterator[Record], config: AnnotatedSet, left_out: Counter[str]) -> Iterator[Row]:
-    """Records as rows of the table, in order, not yet with their picture; `mistake` where one cannot be read.
+    """Records as rows of the table `annotated`, in order, with captions but without pictures yet.
 
-    Captions that are left out are counted in `left_out`.
+    A row has `mistake`, the reason, where its record cannot be read. Captions that are too long are counted in
+    `left_out`.
     """
     for number, record in enumerate(records):
         shard, position = divmod(number, config.rows_per_shard)
@@ -97,9 +98,9 @@ def _place(records: Iterator[Record], config: AnnotatedSet, left_out: Counter[st
 
 
 def _captions(cell: object) -> list[str]:
-    """A list of texts, or one text, whitespace folded; empty ones, true and false are left out.
+    """The captions in a cell, which holds one text or a list of texts: whitespace folded, blank ones left out.
 
-    A mapping is its `raw` or `caption`, which is where the sentences of Karpathy's splits and COCO's annotations are.
+    A mapping counts as the text under `raw` (Karpathy's splits) or `caption` (COCO's annotations).
     """
     cells = cell if isinstance(cell, (list, tuple)) else [cell]
     texts = [one.get("raw", one.get("caption", one)) if isinstance(one, dict) else one for one in cells]
@@ -129,7 +130,7 @@ def _failed(row: Row, status: str, error_class: str, message: str) -> Row:
 
 
 def _counts(out: Path, source: Path) -> dict[str, int | float | str]:
-    """The counts of all parts. Raises InputError where no row can be used."""
+    """The counts over all parts. Raises InputError where no row has a readable picture and a caption."""
     counts: Counter[str] = Counter()
     why = ""
     for path in parquet_files(out):

@@ -1,4 +1,4 @@
-"""Bodies that come compressed although they were asked for as they are: unpacked within a limit."""
+"""Unpacks bodies that servers compress although `Accept-Encoding: identity` was sent, within a limit of bytes."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ GZIP, ZLIB, RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 MAX_CODINGS = 3
 
 MAX_MEMBERS = 64
-"""Gzip members of one body: each costs a copy of all that follows it."""
+"""The most gzip members of one body: unpacking each copies all the bytes after it."""
 
 UNREADABLE = ("br", "zstd", "compress", "dcb", "dcz")
 
 
 def codings_of(values: Sequence[str]) -> list[str]:
-    """The codings of Content-Encoding headers, in the order in which they were applied, lower case.
+    """The compressions that Content-Encoding headers name, lower case, in the order in which they were applied.
 
-    What is not a coding at all (`none`, `binary`, `utf-8`: servers write such) is left out.
+    Values that are no compression, which some servers send (`none`, `binary`, `utf-8`), are left out.
     """
     named = [name.strip().lower().removeprefix("x-") for value in values for name in value.split(",")]
     return [name for name in named if name in ("gzip", "deflate", *UNREADABLE)]
 
 
 def unpack(body: bytes, codings: Sequence[str], max_bytes: int) -> bytes:
-    """`body` without its codings (`codings_of`); one that is not what they say, as it is.
+    """The uncompressed body; `codings` are those of `codings_of`. A body that is not compressed is returned unchanged.
 
-    Raises FetchError: too_many_bytes where more than `max_bytes` come out at any stage, truncated_image where a
-    packed body ends too early or is damaged, other for a coding that cannot be read.
+    Raises FetchError: too_many_bytes where it unpacks to more than `max_bytes`, truncated_image where it is damaged or
+    ends too early, other for a compression that cannot be read.
     """
     if len(codings) > MAX_CODINGS or set(codings) & set(UNREADABLE):
         raise FetchError("other", f"Content-Encoding {', '.join(codings)}: it was not asked for, and is not unpacked")
@@ -45,7 +45,7 @@ def unpack(body: bytes, codings: Sequence[str], max_bytes: int) -> bytes:
 
 
 def _inflate_deflate(body: bytes, max_bytes: int) -> bytes:
-    """A body that is called `deflate`: zlib's format, as it should be, or bare, as some servers have it, or neither."""
+    """Unpack `deflate`: in zlib's format as the standard says, or raw as some servers send it; else unchanged."""
     if body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0:
         return _inflate(body, ZLIB, max_bytes)
     try:
@@ -68,7 +68,7 @@ def _inflate(body: bytes, window: int, max_bytes: int) -> bytes:
             raise FetchError("too_many_bytes", f"the body unpacks to more than {max_bytes:,} bytes")
         if not unpacker.eof:
             raise FetchError("truncated_image", f"the packed body ends too early, {len(found):,} bytes unpacked")
-        rest = unpacker.unused_data  # another member of the same body, or padding
+        rest = unpacker.unused_data  # the next gzip member, or padding
         if not rest.startswith(GZIP_MAGIC):
             return bytes(found)
     raise FetchError("other", f"the packed body has more than {MAX_MEMBERS} members")

@@ -1,4 +1,4 @@
-"""HTTP connections that end at a deadline and reach only addresses that were checked, through a proxy or without."""
+"""HTTP connections with a deadline, to addresses that were checked, directly or through a proxy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from blip_pipelines.ingest.deadlines import Deadline, FetchError
 from blip_pipelines.ingest.proxies import Proxy
 
 LOOKUP_S = 1.0
-"""How long a name is looked up here where a proxy will look it up again; half of the time left at most."""
+"""Seconds to look up a name here that the proxy will look up again; never more than half of the time left."""
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a socket; each read may last until the deadline, so that a body in drops cannot outlast it."""
+    """Reads a socket with the time left to the deadline as each read's timeout, so that a slow body ends in time."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock, self._deadline = sock, deadline
@@ -45,14 +45,14 @@ class _TimedSocket:
         return io.BufferedReader(_TimedReader(self._sock, self._deadline), 65_536)
 
     def close(self) -> None:
-        """Nothing: http.client closes its socket as soon as it has the headers, while the body is still to be read."""
+        """Do nothing: http.client closes its socket once it has the headers, before the body is read."""
 
 
 class CheckedConnection(http.client.HTTPConnection):
-    """One connection to `host`: the name is resolved once, each address is judged, and that address is connected to.
+    """A connection to `host`, whose name is resolved once, and whose addresses are checked before one is used.
 
-    Resolving again for the connection would let a name server answer differently the second time (DNS rebinding).
-    Through a proxy the name is judged, and the addresses that it has here; the proxy resolves it anew.
+    A second lookup for the connection could answer with another address (DNS rebinding). A proxy does its own lookup;
+    there the name is checked, and the addresses that it resolves to here.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class CheckedConnection(http.client.HTTPConnection):
 
     @property
     def forwarder(self) -> Proxy | None:
-        """The proxy that is asked for the page itself, by its whole URL; None where the server is asked."""
+        """The proxy that gets the request for an http URL; None for https, which tunnels through it, or without one."""
         return None if self._secure else self._proxy
 
     def connect(self) -> None:
-        """Raises FetchError: private_address, dns, connection, timeout or proxy."""
+        """Open the connection. Raises FetchError: private_address, dns, connection, timeout or proxy."""
         if self._proxy:
             self._raw = self._through(self._proxy)
         else:
@@ -99,7 +99,7 @@ class CheckedConnection(http.client.HTTPConnection):
         raise FetchError("connection", f"{self.host}: {refusal}", retry=True) from refusal
 
     def _through(self, proxy: Proxy) -> socket.socket:
-        """A connection to the proxy, for https one through it to the server."""
+        """A connection to the proxy; for https it is a tunnel through the proxy to the server."""
         if not self._allow_private:
             check_by_name(self.host, self.port, self._deadline)
         try:
@@ -123,7 +123,7 @@ class CheckedConnection(http.client.HTTPConnection):
 
 
 def refused_by(proxy: Proxy, answer: http.client.HTTPResponse) -> FetchError:
-    """What a proxy's own refusal means: 407 is about us, the others are about the server that it cannot reach."""
+    """The error of a proxy's refusal: `proxy` for 407, where it wants a password, else `connection` to the server."""
     status = f"{proxy.host}:{proxy.port}: HTTP {answer.status} {answer.reason}".strip()
     if answer.status == 407:
         return FetchError("proxy", f"{status}; it wants http://user:password@{proxy.host}:{proxy.port}")
@@ -131,9 +131,10 @@ def refused_by(proxy: Proxy, answer: http.client.HTTPResponse) -> FetchError:
 
 
 def check_by_name(host: str, port: int, deadline: Deadline) -> None:
-    """Judge a host that a proxy will look up. Raises FetchError (private_address) where it is not public by its
-    numbers, by its name, or by the addresses that it has here. A name that is not known here passes: a machine behind
-    a proxy often has no name server of the Internet, and what lies behind the name is then the proxy's to refuse.
+    """Check a host that a proxy will look up. Raises FetchError (private_address) where it is not public.
+
+    That is by its IP address, its name, or what the name resolves to here. A name that does not resolve here passes:
+    machines behind a proxy often have no public name server, and refusing private addresses is then up to the proxy.
     """
     numbers = literal(host)
     if numbers is not None:

@@ -1,4 +1,4 @@
-"""The moment by which a fetch has ended, and how one fails."""
+"""The deadline of a fetch, and the error of a fetch that failed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class FetchError(Exception):
-    """A fetch that failed: its error class, whether it is worth another try, and how long the server asks to wait."""
+    """A fetch that failed: its error class, whether to retry, and the server's Retry-After in seconds (`wait_s`)."""
 
     def __init__(self, error_class: str, message: str, retry: bool = False, wait_s: float = 0.0) -> None:
         super().__init__(message)
@@ -16,7 +16,7 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment after which everything times out."""
+    """A moment on the monotonic clock at which a fetch times out."""
 
     timeout_s: float
     end: float
@@ -34,6 +34,6 @@ class Deadline:
         return left
 
     def sooner(self, timeout_s: float) -> Deadline:
-        """This deadline, or one `timeout_s` from now where that is sooner."""
+        """The earlier of this deadline and one `timeout_s` from now."""
         other = Deadline.after(timeout_s)
         return other if other.end < self.end else self

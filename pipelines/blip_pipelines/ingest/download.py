@@ -38,11 +38,12 @@ Row = dict[str, Any]
 
 
 def download_images(out: Path, *urls: Path, config: DownloadConfig, ray: RayConfig) -> dict[str, int | float | str]:
-    """Fetch and resize the images of the URL lists `urls`, which are those of `config.urls` in order.
+    """Download and resize the images of the URL lists `urls`: the paths of `config.urls`, in their order.
 
     Writes one `part-NNNNN.parquet` (table `images`) for each shard of `config.rows_per_shard` rows; parts that are in
-    `out` already are kept. Returns rows, the number by status, the failed ones by error class, and texts stored cut.
-    Raises InputError for lists that cannot be read, AccountingError where a row got lost.
+    `out` already are kept. Returns counts: of all rows (`rows`), of each status, of each error class, and of the texts
+    that were cut (`texts_too_long`). Raises InputError for a list that cannot be read, AccountingError where a part has
+    more or fewer rows than its shard.
     """
     lists = _lists(urls, config)
     shards = _cut(lists, out, config)
@@ -65,7 +66,7 @@ def _lists(urls: Sequence[Path], config: DownloadConfig) -> list[UrlList]:
 
 
 def _cut(lists: list[UrlList], out: Path, config: DownloadConfig) -> list[Path]:
-    """The shards of the lists, cut once; a folder that was not cut to its end is begun anew."""
+    """The files of shards, written unless an earlier run has written all of them."""
     folder, cutting = out / LISTS, out / f"{LISTS}.tmp"
     if not folder.exists():
         shutil.rmtree(cutting, ignore_errors=True)
@@ -85,7 +86,7 @@ def _run(
     progress: Progress,
     before: dict[str, int],
 ) -> None:
-    """Fetch the shards `todo`, each by one worker, by way of the proxies of this process's environment."""
+    """Download the shards `todo`, one worker a shard, through the proxies that this process's environment names."""
     proxies = Proxies.of_environment() if config.use_proxies else Proxies()
     pool = _pool(ray, len(todo))
     items = [Shard(str(shard.absolute()), str((out / shard.name).absolute())) for shard in todo]
@@ -95,7 +96,7 @@ def _run(
 
 
 def _pool(ray: RayConfig, num_shards: int) -> Pool:
-    """Where so many shards are fetched."""
+    """The workers for this many shards: this process, or as many workers of Ray's as its CPUs carry."""
     if works_here(ray, num_shards):
         return HERE
     connect(ray)
@@ -103,12 +104,15 @@ def _pool(ray: RayConfig, num_shards: int) -> Pool:
 
 
 def serve_lists(lists: Sequence[UrlList], stack: ExitStack) -> frozenset[str]:
-    """Serve the folders of the lists that have one until `stack` closes; their hosts, "127.0.0.1:PORT"."""
+    """Start a loopback web server for each list with `serve`; returns their hosts, "127.0.0.1:PORT".
+
+    The servers stop when `stack` closes.
+    """
     return frozenset(stack.enter_context(_serve(urls)) for urls in lists if urls.serve)
 
 
 def _serve(urls: UrlList) -> AbstractContextManager[str]:
-    """The loopback server of one list's folder. Raises RunFailed where workers are on other machines."""
+    """A web server on 127.0.0.1 for the folder of one list. Raises RunFailed where workers are on other machines."""
     if (nodes := num_nodes()) > 1:
         raise RunFailed(
             f"{urls.path}: serve reaches workers on this machine alone, the cluster has {nodes} nodes; "
@@ -120,14 +124,14 @@ def _serve(urls: UrlList) -> AbstractContextManager[str]:
 
 @dataclass(frozen=True)
 class Shard:
-    """Paths: a shard of the lists, and the part of the table `images` that is made from it."""
+    """One item of the download: the path of a file of URLs (`rows`), and of the file of their images (`part`)."""
 
     rows: str
     part: str
 
 
 class ShardDownload:
-    """Fetches shards and writes their parts, and says to a tally how far it is."""
+    """What a worker runs: downloads shards one after another, writes their parts, and counts rows in a tally."""
 
     def __init__(
         self, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies | None = None, *, tally: Counts
@@ -135,7 +139,7 @@ class ShardDownload:
         self._config, self._own_hosts, self._proxies, self._tally = config, own_hosts, proxies, tally
 
     def __call__(self, shard: Shard) -> Iterator[Shard]:
-        """Write the part of `shard` unless it is there: Ray runs a finished task again where its answer was lost."""
+        """Write the part of `shard` unless it is there: Ray repeats a finished task whose result was lost."""
         part = Path(shard.part)
         if not part.exists():
             with WebStore(self._config) as store:
@@ -161,11 +165,11 @@ def fetch_rows(
     store: WebStore,
     proxies: Proxies | None = None,
 ) -> Iterator[Row]:
-    """Rows of the table `shard` as rows of the table `images`, in order.
+    """Download rows of the table `shard`; yields rows of the table `images`, in the same order.
 
-    Threads fetch; the child process of `store` decodes and resizes meanwhile. At most twice `config.num_threads` bodies
-    are held. A row that has its picture waits for those before it, so that a slow page keeps no other from being
-    fetched.
+    `config.num_threads` threads fetch while the child process of `store` decodes and resizes. At most twice as many
+    rows are fetched ahead of being resized, which bounds memory. A row that is done waits for those before it: a slow
+    server holds back the output, not the other downloads.
     """
     ready, at = dict[int, Row](), 0
     with ThreadPoolExecutor(config.num_threads, thread_name_prefix="fetch") as pool:
@@ -184,7 +188,7 @@ def _as_they_come(
     own_hosts: frozenset[str],
     proxies: Proxies | None,
 ) -> Iterator[tuple[int, Fetched | None]]:
-    """The place of each row and what came of its URL, the first to come first; None where there was none to fetch."""
+    """The index of each row and what was fetched, as downloads end; None for a row rejected before any fetch."""
     done: SimpleQueue[Future[tuple[int, Fetched]]] = SimpleQueue()
 
     def fetch_one(place: int) -> tuple[int, Fetched]:
@@ -208,7 +212,7 @@ _EMPTY: Row = dict.fromkeys(IMAGES.schema.names)
 
 
 def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
-    """The row with its picture, or with why it has none."""
+    """The row of the table `images`: with its picture, or with the error class and message why it has none."""
     row = {**_EMPTY, **row}
     if fetched.body is None:
         failure = {"error_class": fetched.error_class, "error_message": fetched.error_message}
@@ -228,7 +232,7 @@ def _num_rows(path: Path) -> int:
 
 
 def _count(parts: Iterator[Path]) -> dict[str, int]:
-    """Rows of finished parts by outcome."""
+    """The number of rows in finished parts: all (`images`), by status, and by error class."""
     counts: Counter[str] = Counter()
     for part in parts:
         table = read_parquet(part, ["status", "error_class"])
@@ -239,7 +243,7 @@ def _count(parts: Iterator[Path]) -> dict[str, int]:
 
 
 def _check(shards: list[Path], out: Path, total: int) -> dict[str, int | float | str]:
-    """The counts by outcome of all parts. Raises AccountingError where a part has not the rows of its shard."""
+    """The counts that the step returns. Raises AccountingError where a part has more or fewer rows than its shard."""
     for shard in shards:
         rows, made = _num_rows(shard), _num_rows(out / shard.name)
         if rows != made:
@@ -257,6 +261,6 @@ def _check(shards: list[Path], out: Path, total: int) -> dict[str, int | float |
 
 
 def _num_cut(part: Path) -> int:
-    """Texts that were stored cut; a part of an earlier version has none."""
+    """How many texts of a part were cut; parts written before texts were cut lack the column, and count 0."""
     table = read_parquet(part, ["cut_from_chars"])
     return sum(len(column) - int(column.null_count) for column in table.columns)

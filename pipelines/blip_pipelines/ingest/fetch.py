@@ -1,4 +1,4 @@
-"""Fetching one URL from a web that lies, stalls and redirects: bounded in time, bytes, hops and where it may go."""
+"""Fetches one URL, with limits on time, bytes, redirects and the addresses that may be reached."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?")
 NOAI = frozenset(("noai", "noimageai"))
 
 VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
-"""Directives with a value after a colon, which are no crawler's name."""
+"""X-Robots-Tag directives that have a value after a colon; any other word before a colon names a crawler."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What came of one URL: the body, or the class and words of the failure."""
+    """The result of one URL: the body, or the error class and message of the failure."""
 
     body: bytes | None
     content_type: str = ""
@@ -44,15 +44,16 @@ class Fetched:
     error_message: str | None = None
 
 
-# img2dataset's own download_image is not used: urlopen reads file:// URLs, follows redirects into private networks,
-# reads bodies without bound, and its timeout is one for each read, so that a body in drops never ends.
+# img2dataset's own download_image is not used: its urlopen reads file:// URLs, follows redirects into private
+# networks, reads bodies of any length, and applies its timeout to each read, so that a body that drips never ends.
 def fetch(
     url: str, config: DownloadConfig, own_hosts: frozenset[str] = frozenset(), proxies: Proxies | None = None
 ) -> Fetched:
-    """Fetch `url` with retries; never raises for what the web does.
+    """Fetch `url` with retries; a failure of the web is returned, not raised.
 
-    Each try has `config.timeout_s` in all, looking up names and redirects included. `own_hosts` ("127.0.0.1:8765")
-    may be private and are reached directly, all others by `proxies` (None: the environment's).
+    Each try has `config.timeout_s` for everything, name lookup and redirects included. `own_hosts` ("127.0.0.1:8765")
+    are this run's own servers: they may be private, and are reached without a proxy; all others through `proxies`
+    (None: those of the environment).
     Raises InputError where the environment names a proxy that cannot be used.
     """
     if proxies is None:
@@ -69,7 +70,7 @@ def fetch(
 
 
 def _pause_s(attempt: int, asked_s: float, at_most_s: float) -> float:
-    """Back-off, doubled at each try, with jitter; a server's Retry-After wins where it is not beyond reason."""
+    """Seconds before the next try: doubled each time, with jitter, or the server's Retry-After if longer; capped."""
     back_off_s: float = BACK_OFF_S * 2**attempt * random.uniform(0.8, 1.2)
     return min(at_most_s, max(asked_s, back_off_s))
 
@@ -92,7 +93,7 @@ def _fetch_once(url: str, config: DownloadConfig, own_hosts: frozenset[str], pro
 
 
 def _target(url: str, response: http.client.HTTPResponse) -> str:
-    """Where a redirect leads. Its bytes are UTF-8 where they can be, else Latin-1, which http.client takes all for."""
+    """The URL that a redirect leads to. http.client decodes headers as Latin-1; most servers send UTF-8."""
     given = (response.getheader("Location") or "").strip()
     if not given:
         raise FetchError("other", f"HTTP {response.status} {response.reason}, without a Location")
@@ -107,7 +108,7 @@ def _target(url: str, response: http.client.HTTPResponse) -> str:
 
 
 def _split(url: str) -> SplitResult:
-    """The URL in parts; only http and https with a host pass."""
+    """The parts of a URL. Raises FetchError (unsupported_scheme) unless it is http or https and has a host."""
     try:
         parts = urlsplit(url)
         usable = bool(parts.hostname) and (parts.port or 0) >= 0
@@ -138,7 +139,7 @@ def _proxy_of(proxies: Proxies, scheme: str, host: str, port: int) -> Proxy | No
 
 
 def _ascii(parts: SplitResult) -> str:
-    """The host as it goes on the wire (IDNA, lower case). Raises FetchError where it is no name and no address."""
+    """The host as it is sent (IDNA, lower case). Raises FetchError where it is neither a host name nor an address."""
     host = parts.hostname or ""
     try:
         host = host if host.isascii() else host.encode("idna").decode("ascii")
@@ -172,7 +173,7 @@ def _quoted_query(parts: SplitResult) -> str:
 
 
 def _accept(response: http.client.HTTPResponse, config: DownloadConfig) -> Fetched:
-    """Judge status and headers, then read the body."""
+    """The body of a response whose status and headers allow it. Raises FetchError for all others."""
     status = f"HTTP {response.status} {response.reason}".strip()
     if response.status >= 500 or response.status == 429:
         error_class = "http_5xx" if response.status >= 500 else "http_4xx"
@@ -207,7 +208,7 @@ def _retry_after_s(response: http.client.HTTPResponse) -> float:
 
 
 def _as_fetch_error(error: Exception, parts: SplitResult, deadline: Deadline) -> FetchError:
-    """The standard library's exceptions as ours."""
+    """An exception of http.client, ssl or socket as a FetchError."""
     if isinstance(error, TimeoutError):
         return FetchError("timeout", f"no whole answer within {deadline.timeout_s:g} s", retry=True)
     certificate = isinstance(error, ssl.SSLCertVerificationError)
@@ -233,6 +234,6 @@ def is_disallowed(value: str, token: str) -> bool:
 
 
 def _token(user_agent: str) -> str:
-    """The name by which X-Robots-Tag may address us: the product after `compatible;`, or the first one."""
+    """The crawler name that X-Robots-Tag would use: the product after `compatible;` in the agent, else its first."""
     name = user_agent.partition("compatible;")[2] or user_agent
     return name.strip(" ()").split(";")[0].split("/")[0].strip().lower()

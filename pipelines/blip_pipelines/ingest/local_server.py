@@ -1,4 +1,4 @@
-"""A folder of local pictures over loopback HTTP, so that they go the same way as the web's."""
+"""Serves a folder of local pictures over HTTP on 127.0.0.1, so that they are downloaded like those of the web."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from blip_bootstrap.errors import InputError, RunFailed
 
 IDLE_S = 60.0
-"""How long a connection may say nothing before its thread ends."""
+"""Seconds after which the thread of a silent connection ends."""
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):
     timeout = IDLE_S
 
     def log_message(self, format: str, *args: object) -> None:
-        """Not a line for each picture."""
+        """Print nothing, where the base class prints a line for each request."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -27,7 +27,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256  # many fetchers connect at once; with the default of 5 some wait a second for a retry
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A fetcher that hangs up in the middle is its own counted row."""
+        """Print nothing: a fetch that breaks off is a row with its error class."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A sample of the URL lists, fetched by as many workers as a download would have, and how long that took."""
+"""Times the download of a sample of the URL lists, with as many workers as a whole download would have."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from blip_training.data.decode import PictureError
 
 @dataclass(frozen=True)
 class SampledDownload:
-    """A sample's rows, the seconds of all workers together and those of them on the CPU; the rest is of the step.
+    """What the download of a sample took: `seconds` and `cpu_s` are sums over all workers.
 
-    `start_s` passes before and after the workers fetch; `peak_bytes` is the memory of the largest worker.
+    `start_s` are the seconds that the step takes beside fetching; `peak_bytes` is the memory of the largest worker.
     """
 
     num_rows: int
@@ -64,9 +64,7 @@ def time_download(images: Path, config: DownloadConfig, ray: RayConfig, count: i
 
 
 def fetch_sample(rows: list[dict[str, Any]], config: DownloadConfig, own_hosts: frozenset[str]) -> dict[str, Any]:
-    """In a worker: rows as the table `images` has them, the seconds they took, and those of them on the CPU."""
-    import ray.data  # noqa: F401  # its memory is a worker's
-
+    """Run in a worker: download `rows`; returns rows of the table `images`, with seconds, CPU seconds and memory."""
     with WebStore(config) as store:
         with suppress(PictureError):
             store(b"")  # the start of the process that decodes is not part of the first row's time

@@ -1,4 +1,4 @@
-"""Which proxy a URL goes through, as the environment says: http_proxy, https_proxy, all_proxy and no_proxy."""
+"""The proxies that the environment names in http_proxy, https_proxy, all_proxy and no_proxy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blip_pipelines.ingest.addresses import literal
 
 @dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy: where it listens, and the header that names us to it ("Basic ...", or empty)."""
+    """An HTTP proxy: host, port, and the value of Proxy-Authorization ("Basic ..."; empty without a password)."""
 
     host: str
     port: int
@@ -23,7 +23,7 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the proxy, and nobody else, is told."""
+        """The headers for the proxy alone, which the server behind it does not get."""
         return {"Proxy-Authorization": self.authorization} if self.authorization else {}
 
 
@@ -36,10 +36,10 @@ class Proxies:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] | None = None) -> Proxies:
-        """What `environment` (default: this process's) says; lower-case names win over upper-case ones.
+        """Read the proxies from `environment` (default: this process's); lower-case names win over upper-case ones.
 
-        `all_proxy` stands in for a scheme without its own; an empty value is none. HTTP_PROXY is not read where
-        REQUEST_METHOD is set: to a CGI program it is a header that the client chose.
+        `all_proxy` is for a scheme without a proxy of its own; an empty value means none. HTTP_PROXY is ignored where
+        REQUEST_METHOD is set: in a CGI program it holds a header that the client chose.
         Raises InputError for a proxy that is not `http://[user:password@]host[:port]`.
         """
         known = os.environ if environment is None else environment
@@ -69,7 +69,7 @@ def _first(known: Mapping[str, str], name: str) -> tuple[str, str | None]:
 
 
 def _proxy(name: str, value: str) -> Proxy:
-    """The proxy that the variable `name` gives; its password is in no message."""
+    """The proxy in the variable `name`. Raises InputError, which never shows the password."""
     given = value if "://" in value else f"http://{value}"
     try:
         parts = urlsplit(given)
@@ -95,8 +95,10 @@ def basic_authorization(parts: SplitResult) -> str:
 
 
 def _matches(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of no_proxy names the host: `*`, a name with all below it, an address or network, each with or
-    without a port."""
+    """Whether an entry of no_proxy covers the host.
+
+    An entry is `*`, a domain (with all its subdomains), an address or a network, each with or without a port.
+    """
     address = literal(host)
     network = _network(entry)
     if network is None:

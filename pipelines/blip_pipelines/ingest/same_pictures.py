@@ -1,4 +1,4 @@
-"""Which pictures are in two sets at once: held-out ones among those to train on, annotated ones among the web's."""
+"""Finds pictures that are in two of the sets (web, human, held-out), so that training can leave them out."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ROWS_AT_ONCE = 500
 
 KINDS = {("human", "held_out"): "held_out_in_human", ("web", "held_out"): "held_out_in_web",
          ("web", "human"): "human_in_web"}  # fmt: skip
-"""The names of what is found, by the picture's set and the set that it is also in."""
+"""The name of each kind of overlap, by the set of the picture and the other set that has it too."""
 
 Row = dict[str, Any]
 
 Digests = dict[str, list[str]]
-"""The digests that a picture may be known by, by its key."""
+"""The sha256 digests of each picture, by its key: of its bytes as read, if known, and of its bytes as stored."""
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,11 @@ log = logging.getLogger(__name__)
 def find_same_pictures(
     out: Path, images: Path, human: Path | None, held_out: Path | None, *, config: SamePicturesConfig
 ) -> dict[str, int]:
-    """Write the table `same_pictures`: each web and human picture whose bytes are those of a human or held-out one.
+    """Write the table `same_pictures`: web and human pictures that are also in the human or the held-out set.
 
-    Two pictures are the same where the sha256 of their bytes agree: as fetched or read, where that is known, or as
-    stored. What is made smaller or encoded anew elsewhere is another picture here. `config.leave_out` says which of
-    them training leaves out. Returns the pictures of each kind, and how many are left out in all. Raises InputError
-    where a table is damaged.
+    Two pictures are the same where the sha256 of their bytes is, as fetched or read, or as stored; a resized or
+    re-encoded copy from elsewhere is not found. `config.leave_out` says which kinds training leaves out. Returns the
+    number of pictures of each kind, and of those left out. Raises InputError where a table is damaged.
     """
     sets = {name: _read_set(folder) for name, folder in (("held_out", held_out), ("human", human)) if folder}
     rows = list(_among_human(sets.get("human", {}), sets.get("held_out", {})))
@@ -66,12 +65,12 @@ def _digest(body: bytes) -> str:
 
 
 def _keys_of(pictures: Digests) -> dict[str | None, str]:
-    """The key of each digest."""
+    """The key of the picture that has each digest."""
     return {digest: key for key, digests in pictures.items() for digest in digests}
 
 
 def _read_set(folder: Path) -> Digests:
-    """An annotated set. A table that is older than the column sha256 has the digests of what it stores alone."""
+    """The digests of an annotated set. Tables written before the column sha256 have those of stored bytes alone."""
     return {
         row["key"]: [digest for digest in (row.get("sha256"), _digest(row["jpg"])) if digest]
         for file in parquet_files(folder)
@@ -90,7 +89,7 @@ def _rows(file: Path) -> Iterator[Row]:
 
 
 def _among_human(human: Digests, held_out: Digests) -> Iterator[Row]:
-    """The human pictures that are held-out ones, too."""
+    """A row for each human picture that is in the held-out set too."""
     known = _keys_of(held_out)
     for key, digests in human.items():
         if same := next((known[digest] for digest in digests if digest in known), None):
@@ -98,7 +97,7 @@ def _among_human(human: Digests, held_out: Digests) -> Iterator[Row]:
 
 
 def _in_file(file: Path, known: Mapping[str, Mapping[str | None, str]]) -> list[Row]:
-    """The web pictures of a file that are in one of the sets."""
+    """A row for each web picture of a file that is in one of the annotated sets too."""
     found = []
     for row in _rows(file):
         jpg = row["jpg"]

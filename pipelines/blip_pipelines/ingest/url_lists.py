@@ -1,4 +1,4 @@
-"""URL lists of any format, cut into shards; every row keeps its place, blank and repeated ones too."""
+"""Reads URL lists of any format and cuts them into shards; every row of a list becomes a row of a shard."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import SHARD
 
 KEPT_CHARS = 200
-"""So much is stored of a text that is too long: enough to see what it is."""
+"""How many characters are stored of a text that is too long: enough to see what it is."""
 
 
 @dataclass(frozen=True)
 class ListRow:
-    """A row as the list has it. `mistake` is set where the line could not be read."""
+    """One URL and its text as they stand in the list; `mistake` says why a line could not be read."""
 
     url: str
     caption: str
@@ -35,7 +35,7 @@ class ListRow:
 
 @dataclass
 class Sharder:
-    """Gives rows their key and uid in order, and finds blank URLs, rows seen before and texts that are too long."""
+    """Numbers rows (key) and identifies them (uid); rejects blank URLs and repeated rows, and cuts texts too long."""
 
     rows_per_shard: int
     max_text_chars: int
@@ -43,7 +43,7 @@ class Sharder:
     _num_rows: int = 0
 
     def place(self, row: ListRow, dataset: str) -> dict[str, object]:
-        """The row as one of the table `shard`; its uid is that of the whole text, also where it is stored cut."""
+        """The next row of the table `shard`; the uid is a hash of URL and whole text, also where the text is cut."""
         shard, position = divmod(self._num_rows, self.rows_per_shard)
         self._num_rows += 1
         digest = hashlib.sha256(f"{row.url}\n{row.caption}".encode())
@@ -81,10 +81,10 @@ def write_shards(
 ) -> list[Path]:
     """Cut the lists into `folder/part-NNNNN.parquet` (table `shard`), `rows_per_shard` rows each, in order.
 
-    Rows with a blank URL, repeated rows (same URL and text, over all lists) and lines that are no record get the
-    status `rejected` here; all others have none yet. `limit` takes the first rows of each list. A text of more than
-    `max_text_chars` characters is stored cut, with its length; no model or audit reads it.
-    Lists are streamed: memory holds one shard and 16 bytes for each row's digest.
+    Rows with a blank URL, repeated rows (same URL and text, over all lists) and lines that cannot be read get the
+    status `rejected`; all others have no status yet. `limit` takes the first rows of each list. A text of more than
+    `max_text_chars` characters is stored cut, with its length; no model or audit reads it. Lists are streamed: memory
+    holds one shard, and a digest of 16 bytes of every row.
     Raises InputError where a list cannot be read or lacks a column.
     """
     sharder = Sharder(rows_per_shard, max_text_chars)
@@ -93,7 +93,7 @@ def write_shards(
 
 
 def _located(row: ListRow, urls: UrlList) -> ListRow:
-    """A row of file names: the name becomes a URL, on the loopback server or behind the prefix, quoted in both."""
+    """The row with its file name as a URL, percent-encoded: of the list's own server, or after `url_prefix`."""
     name = row.url.strip()
     if not name or not (urls.serve or urls.url_prefix):
         return row
@@ -114,9 +114,9 @@ def _chunks(rows: Iterator[dict[str, object]], size: int) -> Iterator[tuple[int,
 
 
 def read_list(urls: UrlList) -> Iterator[ListRow]:
-    """The rows of one list; a text that is absent is empty. Raises InputError.
+    """The rows of one list; a missing text is "". Raises InputError where the list cannot be read or lacks a column.
 
-    Says on standard error how many lines have a quote without an end.
+    Prints on standard error how many rows have a quote without an end.
     """
     if _is_bare(urls):
         yield from (ListRow(line, "") for _, line in lines_of(urls.path) if line)
@@ -134,7 +134,7 @@ def read_list(urls: UrlList) -> Iterator[ListRow]:
 
 
 def _is_bare(urls: UrlList) -> bool:
-    """Whether it is a .txt without a header: URLs alone, one a line."""
+    """Whether the list is a .txt file without a header, that is one URL a line."""
     if plain_suffix(urls.path) != ".txt":
         return False
     first = next((line for _, line in lines_of(urls.path) if line.strip()), "")
@@ -143,13 +143,13 @@ def _is_bare(urls: UrlList) -> bool:
 
 
 class _Columns:
-    """Which columns of a list have URLs and texts; found when its own are known."""
+    """The columns of a list that hold URLs and texts, checked against its header."""
 
     def __init__(self, urls: UrlList) -> None:
         self.urls, self.caption = urls, urls.caption_column
 
     def check(self, found: Header) -> list[str]:
-        """The columns to read. Raises InputError where one is missing, or its cells are no texts."""
+        """The columns to read. Raises InputError where one is missing, or holds something else than texts."""
         urls = self.urls
         if self.caption not in found.names and set(found.names) == {urls.url_column}:
             self.caption = None  # a list of URLs alone; their pictures are captioned
@@ -167,7 +167,7 @@ class _Columns:
         return list(wanted.values())
 
     def rows(self, record: Record) -> Iterator[ListRow]:
-        """The row of a record; several where its cell is a list of texts and that was asked for."""
+        """The row of a record; with `caption_lists`, one row for each text where the cell is a list of texts."""
         if record.mistake:
             yield ListRow("", "", record.mistake)
             return
@@ -183,5 +183,5 @@ class _Columns:
 
 
 def _is_lists(kind: str) -> bool:
-    """Whether a column that holds no texts holds lists of them: `lists` in JSON, Arrow's `list<element: string>`."""
+    """Whether a column holds lists of plain values, by its kind: `lists` (JSON) or `list<element: string>` (Arrow)."""
     return "list" in kind.split("<")[0] and kind.count("<") <= 1

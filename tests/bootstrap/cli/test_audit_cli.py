@@ -8,19 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from blip_bootstrap.audit.audits import audit
-from blip_bootstrap.cli.audit import mount_audit
+from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage.labels import read_labels
 from blip_bootstrap.storage.run_folder import labels_path
-
-app = typer.Typer()
-mount_audit(app)
 
 
 def invoke(*words: str) -> str:

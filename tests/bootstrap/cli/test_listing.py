@@ -1,0 +1,100 @@
+"""Commands are listed without their modules, which are imported when a command is asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from blip_bootstrap.cli.app import app
+from blip_bootstrap.cli.listing import ListedCommands
+
+
+def named(group: Any, *words: str) -> tuple[Any, Any]:
+    """The command that the words name, as a call finds it, and its context."""
+    context = typer.Context(group)
+    for word in words:
+        _, group, _ = group.resolve_command(context, [word])
+        context = typer.Context(group, parent=context, info_name=word)
+    return group, context
+
+
+def groups() -> Iterator[tuple[Any, Any]]:
+    top = typer.main.get_command(app)
+    yield named(top)
+    for name in top.list_commands(typer.Context(top)):  # type: ignore[attr-defined]
+        found, context = named(top, name)
+        if hasattr(found, "list_commands"):
+            yield found, context
+
+
+def test_the_list_says_of_each_command_what_its_own_help_begins_with() -> None:
+    listing = [(group, context) for group, context in groups() if isinstance(group, ListedCommands)]
+    assert len(listing) == 2, "the top and `config`"
+    for group, _ in listing:
+        for name, listed in group.listed.items():
+            own = named(group, name)[0].help.split("\n\n")[0]
+            assert " ".join(own.split()) == listed.help, name
+
+
+def test_commands_stand_in_their_order() -> None:
+    top = typer.main.get_command(app).name
+    names = {group.name: group.list_commands(context) for group, context in groups()}
+    assert names.pop(top) == ["run", "demo", "sql", "report", "why", "diff", "plan", "config", "audit", "vqa"]
+    assert names == {
+        "config": ["show", "check"],
+        "audit": ["sample", "label", "estimate", "languages", "calibrate"],
+        "vqa": ["train", "answer"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"), [("rum", "run"), ("audit sampel", "sample"), ("config chek", "check"), ("vqa trian", "train")]
+)
+def test_a_misspelt_command_is_answered_with_a_guess(words: str, meant: str) -> None:
+    done = CliRunner().invoke(app, words.split(), env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert f"Did you mean '{meant}'?" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "shown"),
+    [
+        ([], "r", ["run", "report"]),
+        (["run"], "--r", ["--round", "--root", "--ray"]),
+        (["audit"], "l", ["label", "languages"]),
+        (["config"], "c", ["check"]),
+        (["config", "check"], "--ro", ["--root", "--round"]),
+        (["audit", "sample"], "--s", ["--size", "--seed", "--source"]),
+    ],
+)
+def test_a_shell_is_told_how_to_go_on(words: list[str], typed: str, shown: list[str]) -> None:
+    found, context = named(typer.main.get_command(app), *words)
+    assert [one.value for one in found.shell_complete(context, typed)] == shown
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line() -> None:
+    code = (
+        "import sys; from blip_bootstrap import __main__ as console\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'blip_bootstrap.cli.run': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted()); sys.argv[1:] = ['run']; console.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted; nothing was begun\n")
+
+
+def test_a_command_loads_no_other_ones_libraries() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from blip_bootstrap.cli.app import app\n"
+        "assert CliRunner().invoke(app, ['config', 'show']).exit_code == 0\n"
+        "print(sorted({'pyarrow', 'duckdb', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
