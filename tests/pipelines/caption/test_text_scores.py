@@ -300,7 +300,7 @@ def test_texts_are_read_beside_a_reference_without_much_padding() -> None:
     """Another call costs as much as 80 tokens; 32 texts are the most, so that their logits fit."""
     texts = [(1,) * 100, (2,) * 30, (3,) * 9, (3,) * 8]
     calls = list(_calls({(0, text) for text in texts}, "cpu"))
-    assert calls == [[Part(0, tuple(texts[:2]))], [Part(0, tuple(texts[2:]))]]
+    assert calls == [[Part(0, tuple(texts[:2])), Part(0, tuple(texts[2:]))]]
     many = {(place, (i, i)) for place in range(3) for i in range(40)}
     assert [[len(part.texts) for part in call] for call in _calls(many, "cuda")] == [[32, 32, 32, 8, 8, 8]]
 
