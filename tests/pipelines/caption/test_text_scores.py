@@ -202,7 +202,7 @@ def test_models_without_itc(images: pa.Table, models: Models, references: list[R
         save_med(tmp_path / name, *load_med(source), holds=(holds,))
         names.append(tmp_path / name)
     some = images.slice(0, 3)
-    rows = rows_of(CaptionWorker(*names, CONFIG, references=references), some)
+    rows = rows_of(CaptionWorker(names[0], names[1], CONFIG, references=references), some)
     captioner = load_med(models[0])
     assert {(row["captioner_itc"], row["distinctness"]) for row in rows} == {(None, None)}
     with torch.inference_mode():
@@ -300,8 +300,8 @@ def test_texts_are_read_beside_a_reference_without_much_padding() -> None:
     """Another call costs as much as 80 tokens; 32 texts are the most, so that their logits fit."""
     texts = [(1,) * 100, (2,) * 30, (3,) * 9, (3,) * 8]
     calls = list(_calls({(0, text) for text in texts}, "cpu"))
-    assert calls == [[Part(0, tuple(texts[:2]))], [Part(0, tuple(texts[2:]))]]
-    many = {(place, (i, i)) for place in range(3) for i in range(40)}
+    assert calls == [[Part(0, tuple(texts[:2])), Part(0, tuple(texts[2:]))]]
+    many: set[tuple[int, tuple[int, ...]]] = {(place, (i, i)) for place in range(3) for i in range(40)}
     assert [[len(part.texts) for part in call] for call in _calls(many, "cuda")] == [[32, 32, 32, 8, 8, 8]]
 
 
