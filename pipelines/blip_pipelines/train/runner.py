@@ -89,9 +89,7 @@ def train(job: Training, config: RayConfig) -> Counts:
         else:
             counts = run_tasks([job], 1, place)[0]
     if counts.get("itm_at_rest"):
-        log.warning(
-            "%s: ITM learned nothing (its loss is that of guessing); see docs/training.md", job.name
-        )
+        log.warning("%s: ITM learned nothing (its loss is that of guessing); see docs/training.md", job.name)
     if skipped := counts.get("skipped_steps"):
         log.warning("%s: %d of %d steps were skipped, their loss was not finite", job.name, skipped, job.steps)
     return counts
