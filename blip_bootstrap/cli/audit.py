@@ -93,6 +93,7 @@ def estimate(root: Root = None, number: RoundNumber = None) -> None:
     from blip_bootstrap.query.formats import print_table
 
     print_table(estimates.estimates_table(estimates.estimates(run_folder(root), number)))
+    say(estimates.told_enough(run_folder(root), number))
 
 
 @audit_app.command("languages", epilog="Example: `blip-bootstrap audit languages --round 1 --texts 100000`")

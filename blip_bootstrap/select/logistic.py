@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
 
@@ -20,6 +19,10 @@ PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Strengths of the prior among which cross-validation chooses."""
 
 NUM_FOLDS = 5
+
+_STEPS = 100
+
+_LEAST_STEP = 1e-6
 
 _FREE = 0.01
 """The penalty of the intercept: all answers may be yes, and the weights must stay finite."""
@@ -41,16 +44,31 @@ def fit(design: Floats, answers: Floats, prior: Prior, penalty: float) -> Floats
     penalty * strength / 2 * (weight - mean)**2.
     """
     whole, mean, strength = _with_intercept(design, prior, penalty)
+    least = np.append(prior.least, -math.inf)
 
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        log_odds, away = whole @ weights, weights - mean
-        slope = whole.T @ (sigmoid(log_odds) - answers) + strength * away
-        value = np.logaddexp(0, log_odds).sum() - answers @ log_odds + strength @ away**2 / 2
-        return float(value), slope
+    def loss(weights: Floats) -> float:
+        log_odds = whole @ weights
+        return float(np.logaddexp(0, log_odds).sum() - answers @ log_odds + strength @ (weights - mean) ** 2 / 2)
 
-    bounds = [(None if math.isinf(low) else low, None) for low in prior.least.tolist()] + [(None, None)]
-    found = minimize(loss, mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500, "ftol": 1e-10})
-    return np.asarray(found.x, dtype=np.float64)
+    # Newton's method on the weights that are not held at their bound, each step cut back to the bounds. Not SciPy's
+    # L-BFGS-B: where two processes share two cores, the threads of its BLAS take 50 times as long (0.1 s for 2 ms).
+    weights = np.maximum(mean, least)
+    for _ in range(_STEPS):
+        probability = sigmoid(whole @ weights)
+        slope = whole.T @ (probability - answers) + strength * (weights - mean)
+        free = (weights > least) | (slope < 0)
+        some = whole[:, free]
+        curvature = (some * (probability * (1 - probability))[:, None]).T @ some + np.diag(strength[free])
+        step = np.zeros_like(weights)
+        step[free] = np.linalg.solve(curvature, slope[free])
+        now, size = loss(weights), 1.0
+        while size > _LEAST_STEP and loss(np.maximum(weights - size * step, least)) > now:
+            size /= 2
+        moved = np.maximum(weights - size * step, least)
+        if np.abs(moved - weights).max() < 1e-8:
+            break
+        weights = moved
+    return weights
 
 
 def covariance(design: Floats, weights: Floats, prior: Prior, penalty: float) -> Floats:
@@ -113,8 +131,8 @@ def _predicted(design: Floats, answers: Floats, folds: NDArray[np.int64], fitted
     return found
 
 
-def folds_of(keys: Sequence[str], answers: Floats) -> NDArray[np.int64]:
-    """The fold of each text, 0 to NUM_FOLDS-1: by md5 of its image, so that texts of an image are in one.
+def folds_of(keys: Sequence[str], answers: Floats, num_folds: int = NUM_FOLDS) -> NDArray[np.int64]:
+    """The fold of each text, from 0: by md5 of its image, so that texts of an image are in one.
 
     Images whose texts are mostly answered yes, and the others, are spread evenly over the folds.
     """
@@ -122,7 +140,7 @@ def folds_of(keys: Sequence[str], answers: Floats) -> NDArray[np.int64]:
     for key, answer in zip(keys, answers, strict=True):
         votes[key] = votes.get(key, 0.0) + answer - 0.5
     drawn = sorted(votes, key=lambda key: (votes[key] > 0, hashlib.md5(key.encode(), usedforsecurity=False).digest()))
-    fold = {key: at % NUM_FOLDS for at, key in enumerate(drawn)}
+    fold = {key: at % num_folds for at, key in enumerate(drawn)}
     return np.array([fold[key] for key in keys], dtype=np.int64)
 
 

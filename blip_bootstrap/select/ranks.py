@@ -15,8 +15,8 @@ from blip_bootstrap.select.score_cut import find_score_cut
 
 NUM_BINS = 512
 
-_TAIL = 0.001
-"""Bins are equal steps between the scores that .1 % and 99.9 % of the texts stay below: a lone -1e30 would put all the
+_TAIL = 0.005
+"""Bins are equal steps between the scores that .5 % and 99.5 % of the texts stay below: a lone -1e30 would put all the
 others into one bin. What lies outside falls into the first and the last bin."""
 
 _WIDEST = 3.5e38
