@@ -22,7 +22,6 @@ from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.manifest import recipe_of
 from tests.support.scored_texts import scored, selected
 
-
 CLOSE = 0.01
 """Within a bin of 512, and the .5 % at either end, a rank is taken to rise evenly with the score."""
 
