@@ -54,6 +54,7 @@ OF_REASONS = {
     "too_long": "more words than `select.max_tokens`",
     "degenerate_text": "a synthetic text with a flag, where `select.drop_flagged` is on",
     "duplicate_text": "the same image has this text already, letter case apart, and could keep it",
+    "too_common": "so many texts of its source say the same that `select.variety` leaves this one out",
     "not_selected": "the strategy, the sources or the share of synthetic pairs leave it out",
 }
 

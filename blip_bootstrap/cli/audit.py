@@ -97,6 +97,7 @@ def label(
 def estimate(root: Root = None, number: RoundNumber = None) -> None:
     """Estimate noise, precision and recall of a round, with 95 % intervals, from the answers to its sample."""
     print_table(estimates.estimates_table(estimates.estimates(run_folder(root), number)))
+    say(estimates.told_enough(run_folder(root), number))
 
 
 @audit_app.command("languages", epilog="Example: `blip-bootstrap audit languages --round 1 --texts 100000`")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from blip_bootstrap.select.enough import enough
 from blip_bootstrap.storage.labels import read_labels
 from blip_bootstrap.storage.run_folder import labels_path, resolve_round
 
@@ -45,6 +46,11 @@ def estimates(root: Path, number: int | None = None) -> list[Estimate]:
         mine = [row for row in rows if source in ("all", row["source"])]
         found += estimates_of(source, mine)
     return found
+
+
+def told_enough(root: Path, number: int | None = None) -> str:
+    """Whether more answers to a round's sample would change a learned rule much, in a sentence for each source."""
+    return enough(read_labels(labels_path(root, resolve_round(root, number))))
 
 
 def estimates_of(source: str, rows: Iterable[Mapping[str, Any]]) -> list[Estimate]:

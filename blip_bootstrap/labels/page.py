@@ -21,6 +21,7 @@ from blip_bootstrap.progress import Say
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.select.enough import enough
 from blip_bootstrap.storage.files import check_writable
 from blip_bootstrap.storage.labels import ANSWERS, read_labels, write_labels
 from blip_bootstrap.storage.run_folder import labels_path
@@ -93,7 +94,7 @@ class Labelling:
         """The page that asks about the next text, without its score, or says that all texts have an answer."""
         at = self.next
         template = Template(files("blip_bootstrap.html").joinpath("label.html").read_text(encoding="utf-8"))
-        question = "<p>All texts have an answer. You can close this page.</p>" if at is None else self._question(at)
+        question = f"<p>All texts have an answer. {escape(enough(self.rows))}</p>" if at is None else self._question(at)
         style = files("blip_bootstrap.html").joinpath("style.css").read_text(encoding="utf-8")
         progress = f"{self.num_answered} of {len(self.rows)} answered"
         return template.substitute(question=question, progress=progress, style=style)

@@ -37,8 +37,8 @@ def _read(config: Config, number: int) -> Iterator[tuple[str, Path, str]]:
                 yield f"{name}.image_root", annotated.image_root, "folder"
     if config.truth:
         yield "truth", config.truth, "file"
-    if number > 0 and config.select.strategy == "target_noise" and config.select.labels:
-        yield "select.labels", config.select.labels, "file"
+    if number > 0 and config.select.strategy in ("target_noise", "learned"):
+        yield from (("select.labels", path, "file") for path in config.select.label_files)
 
 
 def _lack(path: Path, kind: str) -> str | None:

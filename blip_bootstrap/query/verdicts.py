@@ -19,7 +19,7 @@ import pyarrow as pa
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
-from blip_bootstrap.query.sql_text import is_number, scan
+from blip_bootstrap.query.sql_text import is_number, literal, scan
 from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.remote import Remote, attach, remote_of
 
@@ -31,9 +31,19 @@ SCORE_COLUMNS = {
 """The column of `captions` that `select.score` names."""
 
 
+RULE_CUT = "rule_score_cut_"
+"""Begins the name under which a rule with scores of its own keeps the cut of each source."""
+
+
 def below_sql(column: str, cut: float) -> str:
     """SQL of the verdict: whether a score is below the cut, in single precision; null where the text has no score."""
     return f"CASE WHEN {is_number(column)} THEN {column} < '{cut!r}'::FLOAT END"
+
+
+def below_sql_by_source(column: str, cuts: Mapping[str, float]) -> str:
+    """The same with a cut for each source; a text of another source has no verdict."""
+    cases = " ".join(f"WHEN {literal(source)} THEN {below_sql(column, cut)}" for source, cut in cuts.items())
+    return f"CASE source {cases} END" if cases else "NULL::BOOLEAN"
 
 
 def rule_of(schema: pa.Schema) -> dict[str, Any] | None:
@@ -44,7 +54,13 @@ def rule_of(schema: pa.Schema) -> dict[str, Any] | None:
 
 
 def cut_of(rule: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The column of the score by which a rule cuts, and its cut; None where nothing was cut, as in round 0."""
+    """The column of the score by which a rule cuts, and its cut; None where nothing was cut, as in round 0.
+
+    A rule that gives texts a score of its own (learned, or by rank) has a cut for each source, of which this is the
+    lowest.
+    """
+    if cuts := [float(cut) for name, cut in rule.items() if name.startswith(RULE_CUT)]:
+        return "rule_score", min(cuts)
     if rule.get("strategy") == "fraction":
         column = SCORE_COLUMNS.get(str(rule.get("score", "itm")), "itm_score")
         return (column, float(rule[f"{column}_cut"])) if f"{column}_cut" in rule else None
@@ -68,10 +84,12 @@ def pairs_sql(files: Sequence[Path | str], schema: pa.Schema) -> str:
     rule, said = rule_of(schema), "rejected" in schema.names
     cut, captions = cut_of(rule) if rule else None, [_captions_of(str(file)) for file in files]
     columns = ", ".join(f"p.{name}" for name in schema.names if name != "rejected")  # other files may have that one
-    if cut and cut[0] != "itm_score" and not said and all(captions):
+    if cut and cut[0] not in ("itm_score", "rule_score") and not said and all(captions):
         scores = f"(SELECT key, source, candidate, {cut[0]} FROM {scan([file for file in captions if file])})"
         joined = f"{scan(files)} p LEFT JOIN {scores} s USING (key, source, candidate)"
         return f"(SELECT {columns}, {below_sql(f's.{cut[0]}', cut[1])} AS rejected FROM {joined})"
+    if cut and cut[0] == "rule_score":
+        return f"(SELECT {columns}, p.rejected FROM {scan(files)} p)"
     found = _from_reason(schema) if cut is None or cut[0] != "itm_score" else below_sql("p.itm_score", cut[1])
     return f"(SELECT {columns}, {f'coalesce(p.rejected, {found})' if said else found} AS rejected FROM {scan(files)} p)"
 

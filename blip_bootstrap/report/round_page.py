@@ -23,6 +23,7 @@ from blip_bootstrap.report.report_file import (
     manifests_of_steps,
     write_if_changed,
 )
+from blip_bootstrap.report.rule_section import rule
 from blip_bootstrap.storage import run_folder
 from blip_bootstrap.storage.run_folder import labels_path, languages_path, resolve_round
 
@@ -57,6 +58,7 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
         "A filter that separates well has two peaks, with a valley at the threshold.",
         data_sections.scores,
     ),
+    ("rule", "Learned rule", "By what texts were judged, how well, and what is expected of the kept ones.", rule),
     (
         "truth",
         "Truth",

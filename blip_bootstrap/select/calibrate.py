@@ -78,7 +78,7 @@ def calibrate(captions: Sequence[Path], labels: Path, sources: Sequence[str], ta
     if min(_answers(rows)) < LEAST_ANSWERS:
         raise InputError(f"{labels}: at least {LEAST_ANSWERS} texts answered yes and as many answered no are needed")
     try:
-        return find_threshold(rows, _histograms(captions, sources), target_noise)
+        return find_threshold(rows, histograms(captions, sources), target_noise)
     except ValueError as error:
         raise NoThresholdError(f"{labels}: {error}") from error
 
@@ -106,7 +106,14 @@ def find_threshold(rows: Sequence[Mapping[str, Any]], counts: Mapping[str, Float
 
     Raises ValueError where no threshold reaches the target.
     """
-    noise, recall = _curves(rows, counts)
+    return find_common_threshold(dict.fromkeys(counts, rows), counts, target_noise)
+
+
+def find_common_threshold(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], counts: Mapping[str, Floats], target_noise: float
+) -> Calibrated:
+    """The same, where the answered rows for each source are known, as those of rules of their own."""
+    noise, recall = _shares(*_curves(rows, counts))
     expected = noise.mean(axis=1)
     reached = np.flatnonzero(expected <= target_noise)
     if not len(reached):
@@ -115,7 +122,28 @@ def find_threshold(rows: Sequence[Mapping[str, Any]], counts: Mapping[str, Float
             f"at {threshold_of(int(np.nanargmin(expected))):.4g}"
         )
     at = int(reached[0])
-    return Calibrated(threshold_of(at), *_summary(noise[at]), *_summary(recall[at]), len(rows))
+    return Calibrated(threshold_of(at), *_summary(noise[at]), *_summary(recall[at]), _number(rows))
+
+
+def expected_at(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], counts: Mapping[str, Floats], cuts: Mapping[str, float]
+) -> Calibrated:
+    """Expected noise and recall where each source has its own cut; the threshold is the least of them.
+
+    A cut counts as the lower edge of its bin. Noise is NaN where nothing is kept.
+    """
+    parts = []
+    for source, number in counts.items():
+        kept = _curves({source: rows[source]}, {source: number})
+        at = int(bin_of(np.array([cuts[source]]))[0]) if cuts[source] < 1 else NUM_BINS
+        parts.append([np.append(each, np.zeros((1, each.shape[1])), axis=0)[[0, at]] for each in kept])
+    noise, recall = _shares(sum(part[0] for part in parts), sum(part[1] for part in parts))
+    return Calibrated(min(cuts.values()), *_summary(noise[1]), *_summary(recall[1]), _number(rows))
+
+
+def _number(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
+    """How many answered rows there are, those that serve several sources once."""
+    return sum(len(each) for each in {id(each): each for each in rows.values()}.values())
 
 
 def _summary(drawn: Floats) -> tuple[float, float, float]:
@@ -140,15 +168,15 @@ def _answers(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     return right, len(rows) - right
 
 
-def _histograms(captions: Sequence[Path], sources: Sequence[str]) -> dict[str, Floats]:
-    """The number of texts of each source in each bin of the ITM score."""
+def histograms(captions: Sequence[Path], sources: Sequence[str], score: str = "itm_score") -> dict[str, Floats]:
+    """The number of texts of each source in each bin of a probability: of the ITM score, or of SQL that gives one."""
     counts = {source: np.zeros(NUM_BINS) for source in sources}
     place = f"floor((ln(score) - ln(1 - score)) / {_STEP})::INTEGER + {_REACH}"
     with duckdb.connect() as connection:
         cells = connection.execute(
             f"SELECT source, greatest(0, least({place}, {NUM_BINS - 1})) AS bin, count(*) FROM ("
-            f"SELECT source, greatest(1e-9, least(itm_score::DOUBLE, 1 - 1e-9)) AS score FROM {scan(captions)} "
-            f"WHERE isfinite(itm_score) AND list_contains({text_list(sources)}, source)) "
+            f"SELECT source, greatest(1e-9, least(({score})::DOUBLE, 1 - 1e-9)) AS score FROM {scan(captions)} "
+            f"WHERE isfinite({score}) AND list_contains({text_list(sources)}, source)) "
             "GROUP BY source, bin"
         ).fetchall()
     for source, at, number in cells:
@@ -156,16 +184,20 @@ def _histograms(captions: Sequence[Path], sources: Sequence[str]) -> dict[str, F
     return counts
 
 
-def _curves(rows: Sequence[Mapping[str, Any]], counts: Mapping[str, Floats]) -> tuple[Floats, Floats]:
-    """Noise among the kept texts, and recall, at the lower edge of every bin as threshold, for every drawn curve.
-
-    Both are (bins, draws); noise is NaN where no text is left.
-    """
+def _curves(rows: Mapping[str, Sequence[Mapping[str, Any]]], counts: Mapping[str, Floats]) -> tuple[Floats, Floats]:
+    """Kept texts (bins, 1) and those of them that fit (bins, draws), at the lower edge of every bin as threshold."""
     texts, good = np.zeros(NUM_BINS), np.zeros((NUM_BINS, DRAWS))
     for source, number in counts.items():
         texts += number
-        good += number[:, None] * _fits(rows, source, number)
-    kept, kept_good = np.cumsum(texts[::-1])[::-1, None], np.cumsum(good[::-1], axis=0)[::-1]
+        good += number[:, None] * _fits(rows[source], source, number)
+    return np.cumsum(texts[::-1])[::-1, None], np.cumsum(good[::-1], axis=0)[::-1]
+
+
+def _shares(kept: Floats, kept_good: Floats) -> tuple[Floats, Floats]:
+    """Noise among the kept texts, and recall, by every drawn curve; the first row is that of all texts.
+
+    Noise is NaN where no text is left.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         noise = np.where(kept > 0, 1 - kept_good / kept, np.nan)
     return noise, kept_good / np.maximum(kept_good[0], 1e-12)
@@ -181,20 +213,27 @@ def _fits(rows: Sequence[Mapping[str, Any]], source: str, number: Floats) -> Flo
     return probability
 
 
-def _with_share(probability: Floats, number: Floats, share: float) -> Floats:
-    """P(fits | bin) for texts of which another share fits than the `share` of the labels.
+def class_share(probability: Floats, number: Floats, share: float) -> Floats:
+    """The share of texts that fit, for each column of `probability` (bins, curves) fitted where `share` did.
 
-    The new share is the one that explains the scores of all texts best, found by expectation maximisation (Saerens et
-    al. 2002).
+    It is the share that explains the scores of all texts best, found by expectation maximisation (Saerens et al.
+    2002); `number` is how many texts lie in each bin.
     """
-    some = number > 0
-    likelihood = probability[some] / (1 - probability[some]) * (1 - share) / share
-    weight, found = number[some] / max(number.sum(), 1), np.full(probability.shape[1], share)
+    likelihood = probability / (1 - probability) * (1 - share) / share
+    weight, found = number / max(number.sum(), 1), np.full(probability.shape[1], share)
     for _ in range(500):
         was, fits = found, found * likelihood / (found * likelihood + 1 - found)
         found = np.clip(weight @ fits, 1e-6, 1 - 1e-6)
         if np.abs(found - was).max() < 1e-5:
             break
+    return found
+
+
+def _with_share(probability: Floats, number: Floats, share: float) -> Floats:
+    """P(fits | bin) for texts of which another share fits than the `share` of the labels; see `class_share`."""
+    some = number > 0
+    likelihood = probability[some] / (1 - probability[some]) * (1 - share) / share
+    found = class_share(probability[some], number[some], share)
     shifted = np.zeros_like(probability)
     shifted[some] = found * likelihood / (found * likelihood + 1 - found)
     return shifted
@@ -218,8 +257,12 @@ def _drawn_curves(rows: Sequence[Mapping[str, Any]]) -> Floats:
 
 def curve_at_bins(weights: Floats) -> Floats:
     """P(fits | bin), of shape (bins, curves), by curves with weights of shape (curves, 3)."""
-    centres: Floats = _sigmoid(_EDGES + _STEP / 2)
-    return _sigmoid(_features(centres) @ weights.T)
+    return _sigmoid(_features(bin_centres()) @ weights.T)
+
+
+def bin_centres() -> Floats:
+    """The score in the middle of each bin."""
+    return _sigmoid(_EDGES + _STEP / 2)
 
 
 def fit_curve(rows: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:

@@ -15,12 +15,17 @@ from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan, text_list
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
-from blip_bootstrap.select.rule import FOLDED, check_score, find_cut, rule_sql, thinning
+from blip_bootstrap.select.cuts import Counts, Cut, check_score, find_cut
+from blip_bootstrap.select.informative import count_words
+from blip_bootstrap.select.rule import FOLDED, passing_sql, rule_sql, thinning
+from blip_bootstrap.select.variety import count_texts
 from blip_bootstrap.storage import parquet, tables
-
-Counts = dict[str, int | float | str]
+from blip_bootstrap.storage.files import write_whole
 
 Query = Callable[[Sequence[Path]], str]
+
+RULE = "rule.json"
+"""The file beside the pairs that tells about a rule with scores of its own, where the strategy has one."""
 
 FILES_PER_QUERY = 8
 """Planning a query takes as long as deciding some 5,000 rows; more files in one query only take more memory."""
@@ -45,16 +50,33 @@ def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
 
 def _select(connection: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Path], config: SelectConfig) -> Counts:
     check_score(files, config)
-    cut, num_before = find_cut(files, config), _num_before(connection, files)
-
-    def decide(shares: Mapping[str, float]) -> Query:
-        return lambda some: rule_sql(_texts(some), config, cut.at, shares, num_before)
-
+    cut = find_cut(files, config)
+    decide = _rule(connection, files, config, cut)
     shares: dict[str, float] = {}
     if config.synthetic_share is not None:
         shares = thinning(_kept_by_source(connection, files, decide({})), config.synthetic_share)
-    rule = config.model_dump(mode="json") | cut.counts
-    return _decide(connection, out, files, decide(shares), rule) | cut.counts
+    rule = config.model_dump(mode="json") | cut.counts | ({"judge": cut.judge} if cut.judge else {})
+    counts = _decide(connection, out, files, decide(shares), rule) | cut.counts
+    if cut.record:
+        write_whole(out / RULE, json.dumps({"strategy": config.strategy, **cut.record}, indent=1) + "\n")
+    return counts
+
+
+def _rule(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], config: SelectConfig, cut: Cut
+) -> Callable[[Mapping[str, float]], Query]:
+    """The rule as a function of the shares that `thinning` leaves; the tables that it reads are made."""
+    num_before = _num_before(connection, files)
+    if config.informative_weight:
+        count_words(connection, files)
+    if config.variety:
+        passing = [passing_sql(_texts(some), config, cut, num_before) for some in _grouped(files)]
+        count_texts(connection, passing)
+
+    def decide(shares: Mapping[str, float]) -> Query:
+        return lambda some: rule_sql(_texts(some), config, cut, shares, num_before)
+
+    return decide
 
 
 def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
@@ -71,11 +93,8 @@ def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
     own = {name: value for name, value in rule.items() if name in SelectConfig.model_fields}
     config = SelectConfig.model_validate(own | {"sources": ("web",), "synthetic_share": None})
     with told_in_one_line(), duckdb.connect() as connection:
-        num_before = _num_before(connection, files)
-        told = rule | config.model_dump(mode="json")
-        return _decide(
-            connection, out, files, lambda some: rule_sql(_texts(some), config, cut[1], {}, num_before), told
-        )
+        decide = _rule(connection, files, config, Cut.of(rule, *cut))
+        return _decide(connection, out, files, decide({}), rule | config.model_dump(mode="json"))
 
 
 def take_web_pairs(out: Path, images: Path) -> Counts:

@@ -50,7 +50,7 @@ SOURCES = ("web", "synthetic", "human")
 
 REASONS = (
     "empty_text", "text_too_long", "not_scored", "below_threshold", "too_short", "too_long", "degenerate_text",
-    "duplicate_text", "not_selected",
+    "duplicate_text", "too_common", "not_selected",
 )  # fmt: skip
 """Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: the filter's
 verdict comes before what else speaks against a text."""

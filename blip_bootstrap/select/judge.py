@@ -1,0 +1,123 @@
+"""How a rule gives each text one score of its own, `rule_score`: by ranks, or learned; one record for each source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.sql_text import literal
+from blip_bootstrap.query.verdicts import SCORE_COLUMNS
+from blip_bootstrap.select.calibrate import bin_centres, class_share, histograms
+from blip_bootstrap.select.features import find_moments
+from blip_bootstrap.select.label_rows import HUMAN, Answers
+from blip_bootstrap.select.learn import FAVOURED, Learned, labels_for, learn, learned_sql, record_of
+from blip_bootstrap.select.ranks import Ranks, find_ranks, scores_there
+
+Judge = Mapping[str, Mapping[str, Any]]
+"""The record of the rule of each source: JSON from which `score_sql` makes its SQL again."""
+
+
+def score_sql(judge: Judge) -> str:
+    """SQL of `rule_score`, single precision, of a row of `captions`; null where the row lacks what its rule reads."""
+    if not judge:
+        return "NULL::FLOAT"
+    cases = " ".join(f"WHEN {literal(source)} THEN {_source_sql(record)}" for source, record in judge.items())
+    return f"(CASE source {cases} END)::FLOAT"
+
+
+def _source_sql(record: Mapping[str, Any]) -> str:
+    if record["kind"] == "learned":
+        return learned_sql(record)
+    ranks = [Ranks.of(one).sql() for one in record["ranks"]]
+    return f"(({' + '.join(ranks)}) / {len(ranks)})"
+
+
+def names_of(config: SelectConfig, source: str) -> tuple[str, ...]:
+    """The scores by which texts of a source are ranked."""
+    if config.strategy == "learned" and config.score == "itm":
+        return FAVOURED[source]
+    score = config.score[source] if isinstance(config.score, dict) else config.score  # type: ignore[index]
+    return (score,) if isinstance(score, str) else tuple(score)
+
+
+def rank_judge(files: Sequence[Path], config: SelectConfig, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The rule by rank: the mean of a text's ranks by some scores among the texts of its source.
+
+    A score that no text of the source has is left out, where others remain; else InputError.
+    """
+    wanted = {source: names_of(config, source) for source in sources}
+    columns = [SCORE_COLUMNS[name] for names in wanted.values() for name in names]
+    there = scores_there(files, columns, sources)
+    found: dict[str, dict[str, Any]] = {}
+    for source, names in wanted.items():
+        if source not in there:  # no text of that source at all
+            continue
+        has = [name for name in names if there[source][SCORE_COLUMNS[name]]]
+        if not has:
+            raise InputError(_no_score(files, source, names))
+        ranks = [vars(one) for name in has if (one := find_ranks(files, SCORE_COLUMNS[name], source))]
+        left_out = [name for name in names if name not in has]
+        found[source] = {"kind": "ranks", "scores": has, "left_out": left_out, "ranks": ranks}
+    return found
+
+
+def _no_score(files: Sequence[Path], source: str, names: Sequence[str]) -> str:
+    columns = " or ".join(SCORE_COLUMNS[name] for name in names)
+    return (
+        f"select.score: {', '.join(names)}, but no {source} text of {files[0].parent} has a {columns}; leave {source} "
+        "out of select.sources, or rank it by another score"
+    )
+
+
+def learned_judge(
+    files: Sequence[Path], config: SelectConfig, answers: Answers
+) -> tuple[dict[str, dict[str, Any]], dict[str, Learned]]:
+    """The learned rule of each source, and by rank that of sources without enough labels; and what was fitted.
+
+    Raises InputError where there are labels, and too few for every source.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    fitted: dict[str, Learned] = {}
+    for source in config.sources:
+        mine = labels_for(answers.rows, source)
+        moments = find_moments(files, source) if mine else {}
+        if not moments:
+            continue
+        fitted[source] = learn(mine, source, moments)
+        shift = _shift(files, source, fitted[source]) if mine[0]["source"] == HUMAN else 0.0
+        found[source] = record_of(fitted[source], shift)
+    if answers.files and not fitted:
+        told = ", ".join(one["file"] for one in answers.files)
+        raise InputError(
+            f"select.labels: {told}: learned needs 5 texts of a source answered yes and 5 answered no, with their "
+            f"scores, and no source of select.sources has them ({_numbers(answers)}); answer more (`audit label`), or "
+            "leave select.labels out to rank without labels"
+        )
+    return {**found, **rank_judge(files, config, [one for one in config.sources if one not in found])}, fitted
+
+
+def _numbers(answers: Answers) -> str:
+    """How many answers there are of each source, in words."""
+    sources = sorted({row["source"] for row in answers.rows}) or ["none"]
+    left_out = sum(one["left_out"] for one in answers.files)
+    told = []
+    for source in sources:
+        mine = [row["answer"] for row in answers.rows if row["source"] == source]
+        told.append(f"{source}: {mine.count('yes')} yes, {mine.count('no')} no")
+    return "; ".join([*told, *([f"{left_out} left out, whose scores are not known"] if left_out else [])])
+
+
+def _shift(files: Sequence[Path], source: str, learned: Learned) -> float:
+    """What to add to the log-odds, where another share of the texts fits than of the labels.
+
+    Human labels say how right and wrong texts are scored, and not how many are right; see `calibrate`.
+    """
+    share = float(learned.answers.mean())
+    number = histograms(files, [source], score_sql({source: record_of(learned)}))[source]
+    some = number > 0
+    found = float(class_share(bin_centres()[some, None], number[some], share)[0])
+    return math.log(found / (1 - found)) - math.log(share / (1 - share))

@@ -1,0 +1,163 @@
+"""The learned rule of one source: a logistic rule over all scores and the length, fitted to answered texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from blip_bootstrap.query.sql_text import is_number
+from blip_bootstrap.query.verdicts import SCORE_COLUMNS
+from blip_bootstrap.select import logistic
+from blip_bootstrap.select.calibrate import LEAST_ANSWERS
+from blip_bootstrap.select.features import FARTHEST, LENGTHS, Floats, Moments, feature_of, feature_sql, standardised
+from blip_bootstrap.select.label_rows import HUMAN
+
+FAVOURED = {"web": ("itm", "itc"), "synthetic": ("itc", "logprob")}
+"""Scores that judge each source best without any label; the prior leans to them, and where there are no labels their
+mean rank is the rule."""
+
+_LEAN = 0.7
+"""Prior mean of a favoured score's weight, log-odds for each standard deviation."""
+
+_LENGTH = 3.0
+"""How much stronger the prior of the length is: it told much in a drawn world and little on photographs, and a rule
+must not live by it."""
+
+_LEAST_SHARE = 0.5
+"""A score that fewer of the texts, or of the answered ones, have is left out of the rule."""
+
+NUM_BINS = 5
+"""Bins of the calibration curve, of equally many answers."""
+
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A fitted rule: its features' moments, its weights with the intercept last, and how good it is.
+
+    `rows` are the answered texts with `itm_score` replaced by the probability that a rule gives which did not see
+    their images, as `calibrate` reads them.
+    """
+
+    moments: Mapping[str, Moments]
+    weights: Floats
+    penalty: float
+    log_odds: Floats
+    rows: Sequence[dict[str, Any]]
+
+    @property
+    def answers(self) -> Floats:
+        """1 where a text was answered yes, else 0."""
+        return answers_of(self.rows)
+
+
+def answers_of(rows: Sequence[Mapping[str, Any]]) -> Floats:
+    """1 where a text was answered yes, else 0."""
+    return np.array([row["answer"] == "yes" for row in rows], dtype=np.float64)
+
+
+def labels_for(rows: Sequence[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """The answered texts on which the rule of a source is fitted; empty where there are too few.
+
+    Those of the source itself; for web texts, where these do not suffice, labels of the source `human`.
+    """
+    for name in (source, HUMAN) if source == "web" else (source,):
+        mine = [row for row in rows if row["source"] == name]
+        yes = int(answers_of(mine).sum())
+        if min(yes, len(mine) - yes) >= LEAST_ANSWERS:
+            return mine
+    return []
+
+
+def learn(rows: Sequence[dict[str, Any]], source: str, moments: Mapping[str, Moments]) -> Learned:
+    """Fit the rule of a source to answered rows of `LABELS`; `moments` are those of all texts of the source.
+
+    Scores that the labels lack are left out. The weights of scores are 0 or more, that of the length is free. A text
+    that lacks a score counts as average in it.
+    """
+    used = {name: one for name, one in moments.items() if one.sd > 0 and _is_there(rows, name, one)}
+    design, answers, keys = standardised(rows, used), answers_of(rows), [str(row["key"]) for row in rows]
+    prior = prior_of(source, list(used))
+    penalty = logistic.choose_penalty(design, answers, keys, prior)
+    weights = logistic.fit(design, answers, prior, penalty)
+    log_odds = logistic.out_of_fold(design, answers, keys, prior)
+    scored = [{**row, "itm_score": p} for row, p in zip(rows, logistic.sigmoid(log_odds).tolist(), strict=True)]
+    return Learned(used, weights, penalty, log_odds, scored)
+
+
+def _is_there(rows: Sequence[Mapping[str, Any]], name: str, moments: Moments) -> bool:
+    answered = sum(not math.isnan(feature_of(row, name)) for row in rows) / len(rows)
+    return min(moments.share, answered) >= _LEAST_SHARE
+
+
+def prior_of(source: str, names: Sequence[str]) -> logistic.Prior:
+    """The prior of the weights of these features, for texts of a source."""
+    favoured = [_LEAN if name in FAVOURED[source] else 0.0 for name in names]
+    strength = [_LENGTH if name in LENGTHS else 1.0 for name in names]
+    least = [-math.inf if name in LENGTHS else 0.0 for name in names]
+    return logistic.Prior(np.array(favoured), np.array(strength), np.array(least))
+
+
+def record_of(learned: Learned, shift: float = 0.0) -> dict[str, Any]:
+    """The rule as numbers and names: for its SQL, for the files' metadata and for the report.
+
+    `shift` is added to the intercept, where the texts fit at another rate than the labels. `weight` is that of a
+    standard deviation, `raw_weight` that of the score's own unit.
+    """
+    yes, area = int(learned.answers.sum()), logistic.auc(learned.log_odds, learned.answers)
+    low, high = logistic.auc_interval(area, learned.answers)
+    weights = [float(f"{weight:.9g}") for weight in learned.weights]
+    features = [
+        {"name": name, "mean": one.mean, "sd": one.sd, "weight": weight, "raw_weight": weight / one.sd}
+        for (name, one), weight in zip(learned.moments.items(), weights, strict=False)
+    ]
+    return {
+        "kind": "learned",
+        "features": features,
+        "intercept": float(f"{weights[-1] + shift:.9g}"),
+        "penalty": learned.penalty,
+        "auc": area,
+        "auc_low": low,
+        "auc_high": high,
+        "fitted_on": str(learned.rows[0]["source"]),
+        "yes": yes,
+        "no": len(learned.rows) - yes,
+        "calibration": _calibration(learned),
+    }
+
+
+def _calibration(learned: Learned) -> list[dict[str, float]]:
+    """Predicted and answered shares of texts that fit, in bins of equally many answers, out of fold."""
+    order = np.argsort(learned.log_odds, kind="stable")
+    found = []
+    for part in np.array_split(order, min(NUM_BINS, len(order))):
+        share, predicted = float(learned.answers[part].mean()), float(logistic.sigmoid(learned.log_odds[part]).mean())
+        low, high = _wilson(share, len(part))
+        found.append({"predicted": predicted, "share": share, "low": low, "high": high, "number": len(part)})
+    return found
+
+
+def _wilson(share: float, number: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval."""
+    centre, width = share + _Z**2 / (2 * number), 1 + _Z**2 / number
+    half = _Z * math.sqrt(share * (1 - share) / number + _Z**2 / (4 * number**2))
+    return max(0.0, (centre - half) / width), min(1.0, (centre + half) / width)
+
+
+def learned_sql(record: Mapping[str, Any]) -> str:
+    """SQL of the probability that a row of `captions` fits its picture, by the rule of its source.
+
+    Null where the row has none of the rule's scores.
+    """
+    columns = [SCORE_COLUMNS[one["name"]] for one in record["features"] if one["name"] not in LENGTHS]
+    terms = [f"({record['intercept']!r}::DOUBLE)"]
+    for one in record["features"]:
+        away = f"coalesce(({feature_sql(one['name'])} - ({one['mean']!r}::DOUBLE)) / {one['sd']!r}::DOUBLE, 0)"
+        terms.append(f"({one['weight']!r}::DOUBLE) * greatest(-{FARTHEST}, least({FARTHEST}, {away}))")
+    scored = " OR ".join(is_number(column) for column in columns) or "true"
+    return f"CASE WHEN {scored} THEN 1 / (1 + exp(-({' + '.join(terms)}))) END"

@@ -1,0 +1,288 @@
+"""The learned rule: its fit, its SQL, its figures, and what it does with few, older and missing labels."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.sql_text import scan
+from blip_bootstrap.report.rule_section import rule_html
+from blip_bootstrap.select import logistic
+from blip_bootstrap.select.enough import enough
+from blip_bootstrap.select.features import FARTHEST, Moments, feature_of, find_moments, standardised
+from blip_bootstrap.select.judge import score_sql
+from blip_bootstrap.select.label_rows import read_answers
+from blip_bootstrap.select.learn import learn, record_of
+from blip_bootstrap.select.pairs import select_web_pairs
+from blip_bootstrap.storage import parquet, tables
+from tests.support.scored_texts import selected
+
+FREE = -np.inf
+
+
+def texts(number: int, seed: int = 0, per_image: int = 2) -> list[dict[str, Any]]:
+    """A web text and synthetic ones of each image; four scores are each a noisy sign of whether a text fits."""
+    rng, rows = random.Random(seed), []
+    for at in range(number):
+        for candidate in range(per_image + 1):
+            fits, source = rng.random() < 0.5, "synthetic" if candidate else "web"
+            sign = [rng.gauss(1.0 if fits else -1.0, 1.2) for _ in range(4)]
+            rows.append(
+                {"key": f"{seed:05d}{at:05d}", "source": source, "candidate": max(0, candidate - 1),
+                 "itm_score": float(1 / (1 + np.exp(-2 * sign[0]))), "itc_score": 0.3 + 0.1 * sign[1],
+                 "logprob": -30 + 8 * sign[2], "agreement": min(1.0, max(0.0, 0.5 + 0.2 * sign[3])),
+                 "caption": f"{'a word ' * rng.randint(1, 4)}{at} {candidate} {'fits' if fits else 'not'}",
+                 "num_tokens": 5, "flags": [], "seed": None, "captioner": None if source == "web" else "mine"}
+            )  # fmt: skip
+    return rows
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    parquet.write_parquet(folder / "part-00000.parquet", parquet.rows_to_table(rows, tables.CAPTIONS), tables.CAPTIONS)
+    return folder
+
+
+def label_file(path: Path, rows: list[dict[str, Any]], **more: Any) -> Path:
+    answered = [{**dict.fromkeys(tables.LABELS.schema.names), **answered_row(row), **more} for row in rows]
+    known = [{name: row[name] for name in tables.LABELS.schema.names} for row in answered]
+    parquet.write_parquet(path, parquet.rows_to_table(known, tables.LABELS), tables.LABELS)
+    return path
+
+
+def answered_row(row: dict[str, Any]) -> dict[str, Any]:
+    answer = "yes" if row["caption"].endswith("fits") else "no"
+    return row | {"round": 1, "kept": True, "stratum_rows": 1, "answer": answer}
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    return write(tmp_path / "run" / "round-01" / "captions", texts(1500))
+
+
+def some(captions: Path, number: int, source: str | None = None, seed: int = 5) -> list[dict[str, Any]]:
+    rows = parquet.read_parquet(captions / "part-00000.parquet").to_pylist()
+    return random.Random(seed).sample([row for row in rows if source in (None, row["source"])], number)
+
+
+def fits_of(rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    return np.array([row["caption"].endswith("fits") for row in rows], dtype=np.float64)
+
+
+def prior(size: int, least: float = 0.0) -> logistic.Prior:
+    return logistic.Prior(np.zeros(size), np.ones(size), np.full(size, least))
+
+
+def test_the_fit_is_the_least_loss_within_the_bounds() -> None:
+    """The gradient is 0 where a weight is free, and pushes outwards where it is held at 0."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        design = rng.normal(size=(60, 5))
+        design[:, 1] = design[:, 0] + 0.1 * design[:, 1]
+        answers = (design[:, 0] - design[:, 2] + rng.normal(size=60) > 0).astype(float)
+        weights = logistic.fit(design, answers, prior(5), 0.5)
+        whole = np.append(design, np.ones((60, 1)), axis=1)
+        slope = whole.T @ (logistic.sigmoid(whole @ weights) - answers) + np.append(np.full(5, 0.5), 0.01) * weights
+        assert min(weights[:5]) >= 0
+        assert weights[2] == 0, "its true weight is below 0"
+        assert np.abs(slope[weights != 0]).max() < 1e-4
+        assert min(slope[:5][weights[:5] == 0]) > 0
+
+
+def test_a_separation_leaves_finite_weights() -> None:
+    design = np.array([[-1.0]] * 10 + [[1.0]] * 10)
+    weights = logistic.fit(design, np.repeat([0.0, 1.0], 10), prior(1), 1.0)
+    assert 0.5 < weights[0] < 5
+
+
+def test_auc_counts_ties_half() -> None:
+    assert logistic.auc(np.array([1.0, 2, 2, 3]), np.array([0.0, 0, 1, 1])) == 0.875
+    assert np.isnan(logistic.auc(np.ones(2), np.ones(2)))
+    low, high = logistic.auc_interval(0.9, np.repeat([0.0, 1.0], 50))
+    assert 0.8 < low < 0.86 < 0.93 < high < 0.96
+    assert logistic.auc_interval(1.0, np.repeat([0.0, 1.0], 5))[1] == 1
+
+
+def test_texts_of_an_image_share_a_fold_and_answers_are_spread() -> None:
+    keys = [f"{at // 2}" for at in range(100)]
+    answers = np.array([float(at // 2 % 5 == 0) for at in range(100)])
+    folds = logistic.folds_of(keys, answers)
+    assert all(folds[at] == folds[at + 1] for at in range(0, 100, 2))
+    assert [answers[folds == fold].sum() for fold in range(5)] == [4.0] * 5
+    assert (folds == logistic.folds_of(keys, answers)).all()
+
+
+@pytest.mark.parametrize(("told", "low", "high"), [(True, 0.97, 1.0), (False, 0.35, 0.6)])
+def test_cross_validated_auc_is_near_1_where_scores_tell_and_near_half_where_not(
+    told: bool, low: float, high: float
+) -> None:
+    rng = np.random.default_rng(0)
+    answers = (rng.random(200) < 0.5).astype(float)
+    design = rng.normal(size=(200, 8))
+    if told:
+        design[:, 0] += 6 * answers
+    found = logistic.out_of_fold(design, answers, [str(at) for at in range(200)], prior(8, FREE))
+    assert low <= logistic.auc(found, answers) <= high
+
+
+def test_fifty_answers_beat_every_single_score(captions: Path) -> None:
+    moments = find_moments([captions / "part-00000.parquet"], "synthetic")
+    rest = some(captions, 1500, "synthetic", seed=8)
+    for seed in range(3):
+        learned = learn([answered_row(row) for row in some(captions, 50, "synthetic", seed)], "synthetic", moments)
+        assert min(learned.weights[:4]) >= 0
+        found = logistic.log_odds_of(standardised(rest, learned.moments), learned.weights)
+        single = [logistic.auc(np.array([feature_of(row, name) for row in rest]), fits_of(rest)) for name in moments]
+        assert logistic.auc(found, fits_of(rest)) > max(single) + 0.03
+
+
+def test_the_rules_sql_is_numpys(tmp_path: Path) -> None:
+    rows = texts(60)
+    rows[1]["logprob"], rows[4]["itc_score"], rows[7]["agreement"] = None, float("nan"), None
+    rows[10]["logprob"] = -1e30
+    rows[13] |= dict.fromkeys(("logprob", "itc_score", "itm_score", "agreement"))
+    file = write(tmp_path, rows) / "part-00000.parquet"
+    moments = find_moments([file], "synthetic") | {"logprob": Moments(-30.0, 8.0, 1.0)}
+    learned = learn([answered_row(row) for row in rows[20:] if row["source"] == "synthetic"], "synthetic", moments)
+    mine = [row for row in parquet.read_parquet(file).to_pylist() if row["source"] == "synthetic"]
+    expected = logistic.sigmoid(logistic.log_odds_of(standardised(mine, learned.moments), learned.weights))
+    sql = score_sql({"synthetic": json.loads(json.dumps(record_of(learned)))})
+    with duckdb.connect() as connection:
+        found = {row[:2]: row[2] for row in connection.execute(f"SELECT key, candidate, {sql} FROM {scan([file])} "
+                                                               "WHERE source = 'synthetic'").fetchall()}  # fmt: skip
+    lacking = rows[13]["key"], rows[13]["candidate"]
+    assert found.pop(lacking) is None
+    for row, value in zip(mine, expected, strict=True):
+        if (row["key"], row["candidate"]) != lacking:
+            assert found[row["key"], row["candidate"]] == pytest.approx(value, abs=1e-6)
+    assert np.abs(standardised(mine, learned.moments)).max() <= FARTHEST
+
+
+def test_learned_meets_the_target_noise_and_keeps_its_record(captions: Path) -> None:
+    labels = label_file(captions.parents[1] / "labels" / "round-01.parquet", some(captions, 400))
+    pairs, counts = selected(captions, strategy="learned", labels=labels, target_noise=0.1)
+    noise = 1 - fits_of([row for row in pairs if row["kept"]]).mean()
+    assert noise == pytest.approx(0.1, abs=0.05)
+    assert counts["expected_noise_low"] - 0.01 <= noise <= counts["expected_noise_high"] + 0.01
+    assert counts["rule_score_cut_web"] == counts["rule_score_cut_synthetic"]
+    assert 0.9 < counts["rule_auc_synthetic"] < 1
+    assert "learned from" in counts["rule_web"]
+    assert counts["labels_used"] == 400
+    scores = np.array([row["rule_score"] for row in pairs])
+    assert 0 <= scores.min() < 0.1 < 0.9 < scores.max() <= 1
+    assert all(row["rejected"] == (row["rule_score"] < np.float32(counts["rule_score_cut_web"])) for row in pairs)
+    file = next(captions.parent.glob("pairs-*")) / "rule.json"
+    record = json.loads(file.read_text())
+    assert record["labels"][0]["captioners"] == ["mine"]
+    assert record["labels"][0]["digest"].startswith(str(counts["labels_digest"]))
+    assert (
+        sum(part["number"] for part in record["sources"]["web"]["calibration"])
+        == record["sources"]["web"]["yes"] + (record["sources"]["web"]["no"])
+    )
+    page = rule_html(record)
+    assert "cross-validated" in page
+    assert "out of fold" in page
+    assert rule_html({}) == ""
+
+
+def test_the_filter_arm_runs_the_learned_rule_with_the_rounds_cut(captions: Path) -> None:
+    labels = label_file(captions.parents[1] / "labels" / "round-01.parquet", some(captions, 300))
+    pairs, _ = selected(captions, strategy="learned", labels=labels, target_noise=0.15, variety=0.5)
+    labels.unlink()
+    select_web_pairs(captions.parent / "arm", captions, next(captions.parent.glob("pairs-*")))
+    arm = parquet.read_parquet(captions.parent / "arm" / "part-00000.parquet").to_pylist()
+    assert [row["rule_score"] for row in arm] == [row["rule_score"] for row in pairs]
+    assert [r["kept"] for r in arm if r["source"] == "web"] == [r["kept"] for r in pairs if r["source"] == "web"]
+
+
+def test_without_labels_the_rule_is_by_rank_and_says_so(captions: Path) -> None:
+    pairs, counts = selected(captions, strategy="learned", keep_fraction={"web": 0.25, "synthetic": 0.5})
+    assert (counts["kept_web"], counts["kept_synthetic"]) == (375, 1500)
+    assert counts["ranked_by_synthetic"] == "itc, logprob; uncalibrated, no labels"
+    assert fits_of([row for row in pairs if row["kept"]]).mean() > 0.8
+    assert "uncalibrated" in rule_html(json.loads((next(captions.parent.glob("pairs-*")) / "rule.json").read_text()))
+
+
+def test_a_share_is_kept_by_the_learned_rule(captions: Path) -> None:
+    labels = label_file(captions.parents[1] / "labels.parquet", some(captions, 100))
+    _, counts = selected(
+        captions, strategy="learned", labels=labels, cut_by="share", keep_fraction={"web": 0.4, "synthetic": 0.2}
+    )
+    assert (counts["kept_web"], counts["kept_synthetic"]) == (600, 600)
+    assert 0 <= counts["expected_noise"] < 0.1
+
+
+def test_one_source_with_labels_and_one_without(captions: Path) -> None:
+    labels = label_file(captions.parents[1] / "labels.parquet", some(captions, 100, "synthetic"))
+    _, counts = selected(captions, strategy="learned", labels=labels, target_noise=0.1, keep_fraction=0.3)
+    assert counts["ranked_by_web"] == "itm, itc; uncalibrated, no labels"
+    assert counts["kept_web"] == 450
+    assert "rule_auc_synthetic" in counts
+
+
+def test_human_labels_judge_web_texts_whose_share_is_found(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    rows = [row for row in texts(3000, per_image=0) if row["caption"].endswith("not") or rng.random() < 0.4]
+    share = fits_of(rows).mean()
+    captions = write(tmp_path / "round-01" / "captions", rows)
+    labels = label_file(tmp_path / "labels.parquet", texts(300, seed=9, per_image=0), source="human")
+    pairs, counts = selected(captions, strategy="learned", labels=labels, sources=("web",), target_noise=0.1)
+    assert "of source human" in str(counts["rule_web"])
+    assert 1 - fits_of([row for row in pairs if row["kept"]]).mean() == pytest.approx(0.1, abs=0.04)
+    assert np.mean([row["rule_score"] for row in pairs]) == pytest.approx(share, abs=0.04)
+
+
+def test_older_labels_get_their_scores_from_the_captions_of_their_round(captions: Path) -> None:
+    drawn = some(captions, 60, "synthetic")
+    labels = label_file(captions.parents[1] / "labels" / "round-01.parquet", drawn)
+    older = captions.parents[1] / "labels" / "older.parquet"
+    names = tables.LABELS.schema.names
+    pq.write_table(pq.read_table(labels).select(names[: names.index("answer") + 1]), older)
+    whole, filled = read_answers([labels]), read_answers([older], captions)
+    assert [row["logprob"] for row in filled.rows] == [row["logprob"] for row in whole.rows]
+    assert (filled.files[0]["used"], filled.files[0]["left_out"]) == (60, 0)
+    gone = label_file(
+        captions.parents[1] / "labels" / "gone.parquet", [r | {"caption": f"{r['caption']}!"} for r in drawn]
+    )
+    pq.write_table(pq.read_table(gone).select(names[: names.index("answer") + 1]), gone)
+    assert (read_answers([gone]).files[0]["used"], read_answers([gone]).files[0]["left_out"]) == (0, 60)
+    with pytest.raises(InputError, match=r"^select\.labels: .* 60 left out, whose scores are not known"):
+        selected(captions, strategy="learned", labels=gone)
+
+
+def test_too_few_labels_and_targets_out_of_reach_are_told(captions: Path) -> None:
+    few = label_file(captions.parents[1] / "few.parquet", some(captions, 6))
+    with pytest.raises(InputError, match=r"^select\.labels: .*needs 5 texts of a source answered yes and 5"):
+        selected(captions, strategy="learned", labels=few)
+    rng = random.Random(0)
+    random_ones = [row | {"caption": rng.choice(["fits", "not"])} for row in some(captions, 200)]
+    hopeless = label_file(captions.parents[1] / "hopeless.parquet", random_ones)
+    with pytest.raises(InputError, match=r"^select\.target_noise: .*no threshold keeps noise down to 0\.001"):
+        selected(captions, strategy="learned", labels=hopeless, target_noise=0.001)
+
+
+def test_several_files_are_used_and_named(captions: Path) -> None:
+    folder = captions.parents[1] / "labels"
+    one = label_file(folder / "one.parquet", some(captions, 40, seed=1))
+    two = label_file(folder / "two.parquet", some(captions, 40, seed=2), round=2)
+    _, counts = selected(captions, strategy="learned", labels=(one, two), target_noise=0.2)
+    assert counts["labels_used"] == 80
+    record = json.loads((next(captions.parent.glob("pairs-*")) / "rule.json").read_text())
+    assert [one["rounds"] for one in record["labels"]] == [[1], [2]]
+
+
+def test_more_answers_help_until_they_do_not(captions: Path) -> None:
+    def told(number: int) -> str:
+        return enough([answered_row(row) for row in some(captions, number, "synthetic")])
+
+    assert told(8).startswith("synthetic: too few answers")
+    assert "more answers would help" in told(24)
+    assert "more answers would not change much" in told(1200)
+    assert enough([]) == ""
