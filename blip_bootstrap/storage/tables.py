@@ -197,6 +197,23 @@ PAIRS = Table(
     repeating=("source", "candidate", "kept", "reason"),
 )
 
+FILTER_CHECK = Table(
+    "filter_check",
+    "one row per text of a picture with human captions, by which the round's scores are measured",
+    (
+        Column("key", pa.string(), "the picture, as in the set that it is from"),
+        Column("name", pa.string(), "its file name in that set"),
+        Column("kind", pa.string(), "human: one of its own human captions; other: a web text of another image, which is "
+               "taken for wrong; synthetic: written by the round's captioner"),
+        Column("right", pa.bool_(), "whether it counts as right: human ones do, others do not, synthetic ones do where "
+               "they agree with the picture's human captions; null where that cannot be told"),
+        Column("human_agreement", pa.float32(), "how well it agrees with the picture's (other) human captions, 0..1; "
+               "null where there is none"),
+        *(column for column in CAPTIONS.columns if column.name != "key"),
+    ),
+    repeating=("kind", "source", "candidate", "num_tokens", "flags.list.element", "captioner"),
+)  # fmt: skip
+
 SAME_PICTURES = Table(
     "same_pictures",
     "one row per picture that is in two sets at once, by the sha256 of its bytes",
