@@ -51,6 +51,13 @@ def cut_of(rule: Mapping[str, Any]) -> tuple[str, float] | None:
     return ("itm_score", float(rule["itm_threshold"])) if "itm_threshold" in rule else None
 
 
+def cuts_of(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of each source the score by which a rule cuts, as `select.score` names it, and its cut."""
+    names = {column: name for name, column in SCORE_COLUMNS.items()}
+    cut = cut_of(rule)
+    return [{"source": source, "score": names[cut[0]], "cut": cut[1]} for source in ("web", "synthetic") if cut]
+
+
 def schema_of(file: Path | str, remote: Remote | None = None) -> pa.Schema:
     """The Arrow schema of one Parquet file. Raises InputError, naming the file, where it is damaged."""
     try:

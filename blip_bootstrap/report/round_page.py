@@ -58,6 +58,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
         data_sections.scores,
     ),
     (
+        "filter-quality",
+        "What the filter can tell",
+        "How often each score puts a right text above a wrong one: 100% is perfect, 50% is chance.",
+        data_sections.quality,
+    ),
+    (
         "truth",
         "Truth",
         "How many texts are true of their picture, by the truth file. It is used for measuring only.",
@@ -74,6 +80,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
         "Round by round",
         "The main figures; metrics.json beside this page has all of them.",
         data_sections.over_rounds,
+    ),
+    (
+        "variety",
+        "What the rule does to variety",
+        "As many texts of those kept as of all, so that they can be compared.",
+        data_sections.variety,
     ),
     (
         "diversity",
