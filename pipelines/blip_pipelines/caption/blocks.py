@@ -18,6 +18,7 @@ from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.ahead import one_ahead
+from blip_pipelines.caption.references import Reference
 from blip_pipelines.caption.rows import IMAGE_COLUMNS, CaptionRow, to_table
 from blip_pipelines.cluster.tally import Counts
 
@@ -58,9 +59,16 @@ class CaptionBlocks:
     """One CaptionWorker that takes blocks, writes their captions, and reports each batch to a tally."""
 
     def __init__(
-        self, captioner: str, filter: str, config: CaptionConfig, num_lanes: int = 1, *, tally: Counts
+        self,
+        captioner: str,
+        filter: str,
+        config: CaptionConfig,
+        num_lanes: int = 1,
+        references: Sequence[Reference] = (),
+        *,
+        tally: Counts,
     ) -> None:
-        self._arguments = captioner, filter, config, num_threads(config), num_lanes
+        self._arguments = captioner, filter, config, num_threads(config), num_lanes, references
         self._tally = tally
 
     @cached_property
@@ -120,6 +128,14 @@ def read_rows(part: Path, first: int, count: int) -> pa.Table:
         return file.read_row_groups(list(groups), IMAGE_COLUMNS).slice(first - at, count)
 
 
+def with_all_columns(captions: pa.Table) -> pa.Table:
+    """Captions with every column of today, null where an earlier version that made them did not have it yet."""
+    for column in CAPTIONS.columns:
+        if column.name not in captions.column_names:
+            captions = captions.append_column(column.name, pa.nulls(len(captions), column.type))
+    return captions.select(CAPTIONS.schema.names)
+
+
 class Merger:
     """Joins the blocks of a file of images into its file of captions once all are there."""
 
@@ -135,6 +151,7 @@ class Merger:
             return
         tables = [read_parquet(file) for file in files]
         metadata = {k.decode(): v.decode() for k, v in (tables[0].schema.metadata or {}).items() if k != b"table"}
-        write_parquet(self._out / name, pa.concat_tables(tables), CAPTIONS, metadata)
+        joined = pa.concat_tables(map(with_all_columns, tables))
+        write_parquet(self._out / name, joined, CAPTIONS, metadata)
         for file in files:
             file.unlink()

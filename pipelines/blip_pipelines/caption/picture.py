@@ -15,7 +15,10 @@ from blip_training.evaluate.clip_scorer import ClipScorer
 
 
 class Picture:
-    """One image: its key, its web text, and its pixels by image size; without pixels where the bytes are no picture."""
+    """One image: its key, its given texts, and its pixels by image size; without pixels where the bytes are no picture.
+
+    The texts that are given are the row's `texts`; where it has none, the web text alone.
+    """
 
     def __init__(
         self,
@@ -24,8 +27,9 @@ class Picture:
         scorer: ClipScorer | None,
         processes: DecodeProcesses | None = None,
     ) -> None:
-        self.key, self.web_text = row["key"], fold(row["caption"] or "")
-        self.is_cut = row.get("cut_from_chars") is not None
+        given = [row["caption"]] if row.get("texts") is None else row["texts"]
+        self.key, self.texts = row["key"], [fold(text or "") for text in given]
+        self.is_cut = row.get("texts") is None and row.get("cut_from_chars") is not None
         self.pixels: dict[int, Tensor] = {}
         self.scorer_pixels: Tensor | None = None
         encoded = row["jpg"] or b""

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from blip_bootstrap.config import CaptionConfig
 from blip_pipelines.caption.blocks import BLOCK_ROWS, num_threads
+from blip_pipelines.caption.references import first_readable
 from blip_pipelines.caption.rows import CaptionRow, to_table
 from blip_pipelines.cluster.resources import peak_bytes
 
@@ -30,7 +31,11 @@ class SampledCaptioning:
         self._worker = CaptionWorker(*self._arguments)
 
     def measure(self, images: pa.Table, limit_s: float) -> dict[str, Any]:
-        """Seconds an image, once it runs, and those of its decoding alone; the captions; this process's peak memory."""
+        """Seconds an image, once it runs, and those of its decoding alone; the captions; this process's peak memory.
+
+        The sample's own first pictures are the references.
+        """
+        self._worker.compare_with(first_readable(images.to_pylist(), self._worker.config.references))
         if self._worker.device.type == "cuda":
             captions = self._worker(images).to_pylist()
             seconds = self._seconds_of_a_block(images)

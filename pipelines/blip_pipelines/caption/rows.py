@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -18,7 +18,11 @@ TOO_LONG = "text_too_long"
 
 @dataclass(slots=True)
 class CaptionRow:
-    """One text of one image; a field is a column of the table `captions`, None until it is known."""
+    """One text of one image; a field is a column of the table `captions`, None until it is known.
+
+    Apart from the last two. `pieces` are the text's tokens as its captioner wrote or reads them, after the first one:
+    the prompt, the text, and [SEP] where it ends with that. `nearest` are the references that are most like it.
+    """
 
     key: str
     source: str
@@ -39,11 +43,19 @@ class CaptionRow:
     agreement: float | None = None
     captioner_itc: float | None = None
     distinctness: float | None = None
+    pieces: tuple[int, ...] = ()
+    nearest: tuple[int, ...] = ()
 
     @property
     def is_read(self) -> bool:
         """Whether filters score this text: one that is blank, or was stored cut, they do not."""
         return bool(self.caption) and TOO_LONG not in self.flags
+
+    def set_logprob(self, logprob: float, num_prompt: int) -> None:
+        """Set `logprob` and, by the number of pieces after the prompt's, `logprob_per_token`."""
+        self.logprob = logprob
+        if len(self.pieces) > num_prompt:
+            self.logprob_per_token = logprob / (len(self.pieces) - num_prompt)
 
     @property
     def counters(self) -> list[str]:
@@ -55,10 +67,8 @@ class CaptionRow:
 Texts = list[list[CaptionRow]]
 """For each picture the rows of its texts, the web's first."""
 
-COLUMNS = tuple(one.name for one in fields(CaptionRow))
-
 
 def to_table(rows: Sequence[CaptionRow]) -> pa.Table:
     """The rows as Arrow, with the schema of the table `captions`."""
-    known = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+    known = {name: [getattr(row, name) for row in rows] for name in CAPTIONS.schema.names}
     return pa.Table.from_pydict(known, schema=CAPTIONS.schema)

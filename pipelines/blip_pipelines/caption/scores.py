@@ -9,12 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from blip_pipelines.caption.compare import Compared
 from blip_pipelines.caption.lanes import Lanes
 from blip_pipelines.caption.models import Model
 from blip_pipelines.caption.picture import Picture
 from blip_pipelines.caption.rows import CaptionRow, Texts
 from blip_training.data.normalise import captions_as_seen
 from blip_training.evaluate.clip_scorer import ClipScorer
+from blip_training.model.med import EMBED
 
 IMAGES_PER_LOOK = 8
 """Images that a processor encodes at a time: activations then stay in its caches. A GPU takes the whole batch."""
@@ -66,25 +68,36 @@ def _parts(pictures: Sequence[Picture], model: Model, on_gpu: dict[int, Tensor])
         yield torch.stack(pixels[start : start + IMAGES_PER_LOOK])
 
 
-def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes) -> None:
+def score_with(filter: Model, rows: Texts, states: Tensor, lanes: Lanes, compared: Compared | None = None) -> None:
     """Append one filter's ITM and ITC score to `itm_scores` and `itc_scores` of every text that is to be read.
+
+    With `compared`, set `distinctness` and `nearest` too; the filter must have ITC.
+    """
+    texts = to_read(rows)
+    longest = filter.med.config.text.max_tokens
+    lengths = [min(longest, max((row.num_tokens for row in of_image), default=0)) for of_image in texts]
+    if compared:
+        compared.embeddings(filter)  # before the lanes, which would each make them
+    parts = in_parts(texts, lengths, states.device.type)
+    lanes.map(lambda part: _score_some(filter, [texts[i] for i in part], states[part], compared), parts)
+
+
+def in_parts(texts: Texts, lengths: Sequence[int], device: str) -> list[list[int]]:
+    """The images that have texts, as they are scored together; `lengths` are those of their longest texts, in tokens.
 
     Images with as many texts go together: an image's keys and values then need no copy for each text. Of these, the
     ones whose longest texts are alike: padding is computed too. What takes longest comes first, so that lanes end
     together.
     """
-    texts = _to_read(rows)
-    longest = filter.med.config.text.max_tokens
-    lengths = [min(longest, max((row.num_tokens for row in of_image), default=0)) for of_image in texts]
     parts: list[list[int]] = []
     for num_texts in sorted({len(of_image) for of_image in texts if of_image}):
-        same = (i for i in range(len(rows)) if len(texts[i]) == num_texts)
-        parts += alike(sorted(same, key=lambda i: (-lengths[i], i)), lengths, states.device.type)
+        same = (i for i in range(len(texts)) if len(texts[i]) == num_texts)
+        parts += alike(sorted(same, key=lambda i: (-lengths[i], i)), lengths, device)
     parts.sort(key=lambda part: -len(part) * lengths[part[0]] * len(texts[part[0]]))
-    lanes.map(lambda part: _score_some(filter, [texts[i] for i in part], states[part]), parts)
+    return parts
 
 
-def _to_read(rows: Texts) -> Texts:
+def to_read(rows: Texts) -> Texts:
     """The texts of each image that are scored."""
     return [[row for row in of_image if row.is_read] for of_image in rows]
 
@@ -103,14 +116,18 @@ def alike(images: Sequence[int], lengths: Sequence[int], device: str) -> Iterato
         yield part
 
 
-def _score_some(filter: Model, texts: Texts, states: Tensor) -> None:
+def _score_some(filter: Model, texts: Texts, states: Tensor, compared: Compared | None) -> None:
     """Append one filter's scores to the texts of images that all have equally many."""
-    flat, image_of_row = _flatten(texts, states.device)
+    flat, image_of_row = flatten(texts, states.device)
     seen = captions_as_seen(filter.med.config.text, [row.caption for row in flat])
     ids, mask = filter.tokenizer.encode(seen, filter.med.config.text.max_tokens)
     ids, mask = ids.to(states.device), mask.to(states.device)
-    # None where the filter's checkpoint has no ITC.
-    cosines = filter.med.cosines(states, ids, mask, image_of_row) if "embed" in filter.med.capabilities else None
+    cosines = None  # where the filter's checkpoint has no ITC
+    if EMBED in filter.med.capabilities:
+        embedded = filter.med.embed_text(ids, mask)
+        cosines = (filter.med.embed_image(states)[image_of_row] * embedded).sum(-1)
+        if compared:
+            compared.compare(filter, flat, embedded, cosines)
     logits = filter.med.match(states, ids, mask, cosines=cosines)
     itm = logits.float().softmax(dim=1)[:, 1].tolist()
     itc = [None] * len(flat) if cosines is None else cosines.float().tolist()
@@ -119,7 +136,7 @@ def _score_some(filter: Model, texts: Texts, states: Tensor) -> None:
         row.itc_scores = [*(row.itc_scores or []), itc_score]
 
 
-def _flatten(texts: Texts, device: torch.device) -> tuple[list[CaptionRow], Tensor]:
+def flatten(texts: Texts, device: torch.device) -> tuple[list[CaptionRow], Tensor]:
     """All rows, and for each the place of its image."""
     flat = [row for of_image in texts for row in of_image]
     return flat, torch.tensor([i for i, of_image in enumerate(texts) for _ in of_image], device=device)
@@ -145,8 +162,8 @@ def _combine(scores: list[float], how: Literal["mean", "min"]) -> float | None:
 
 def score_again(scorer: ClipScorer, rows: Texts, pictures: Sequence[Picture]) -> None:
     """Set `clip_score` of every text that is not blank."""
-    texts = _to_read(rows)
-    flat, image_of_row = _flatten(texts, scorer.device)
+    texts = to_read(rows)
+    flat, image_of_row = flatten(texts, scorer.device)
     if not flat:
         return
     pixels = torch.stack([picture.scorer_pixels for picture in pictures if picture.scorer_pixels is not None])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
+from blip_pipelines.caption.references import Reference, pick_references
 from blip_pipelines.caption.sources import absolute, with_absolute_models
 from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
@@ -50,7 +51,8 @@ def caption_and_score(
         progress.begin(done["images"])
         merge = Merger(out, todo)
         if blocks:
-            _run(blocks, merge, absolute(captioner), absolute(filter), config, ray, progress, done)
+            references = pick_references(images, config.references)
+            _run(blocks, merge, absolute(captioner), absolute(filter), config, ray, references, progress, done)
     shutil.rmtree(out / BLOCKS, ignore_errors=True)
     return _check(out, successes)
 
@@ -71,6 +73,7 @@ def _run(
     filter: str,
     config: CaptionConfig,
     ray: RayConfig,
+    references: Sequence[Reference],
     progress: Progress,
     before: Mapping[str, int],
 ) -> None:
@@ -83,7 +86,7 @@ def _run(
         tasks = [blocks[first : first + size] for first in range(0, len(blocks), size)]
         config = with_absolute_models(config)
     num_lanes = idle_lanes(config, ray, pool.num_workers or 1)
-    work = partial(CaptionBlocks, captioner, filter, config, num_lanes)
+    work = partial(CaptionBlocks, captioner, filter, config, num_lanes, references)
 
     def take(block: Block) -> None:
         merge.when_whole(Path(block.part).name)

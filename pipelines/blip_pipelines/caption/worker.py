@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,16 +17,21 @@ from torch import Tensor
 from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import RunFailed
+from blip_pipelines.caption.agreement import set_agreement
 from blip_pipelines.caption.ahead import one_ahead
+from blip_pipelines.caption.compare import Compared, set_lift
 from blip_pipelines.caption.decoders import DecodeProcesses
 from blip_pipelines.caption.lanes import Lanes
-from blip_pipelines.caption.models import Models
+from blip_pipelines.caption.likelihoods import set_captioner_itc, set_logprob
+from blip_pipelines.caption.models import Model, Models
 from blip_pipelines.caption.picture import Picture, fold
+from blip_pipelines.caption.references import Reference, first_readable
 from blip_pipelines.caption.rows import IMAGE_COLUMNS, TOO_LONG, CaptionRow, Texts, to_table
-from blip_pipelines.caption.scores import Looks, combine_scores, score_again, score_with
+from blip_pipelines.caption.scores import Looks, combine_scores, score_again, score_with, to_read
 from blip_pipelines.caption.sources import digest_of_model
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import resolve_sampler
+from blip_training.model.med import EMBED
 from blip_training.runtime.allocator import keep_freed_memory
 from blip_training.runtime.workers import resolve_device
 
@@ -49,8 +54,9 @@ class CaptionWorker:
     `captioner` and `filter` are the round's own, `config` may name more of both and a second scorer. A checkpoint that
     is several of these is loaded once, and encodes each image once. `num_threads` is torch's; on a CPU `num_lanes`
     parts of a batch are encoded and scored side by side, which changes no digit; for a GPU as many processes decode, or
-    as there are threads. Raises CheckpointError where a checkpoint cannot be read or holds no decoder or no ITM head,
-    InputError for `cuda` without CUDA.
+    as there are threads. `references` are the pictures that texts are compared with (`pick_references`); without them
+    texts have neither `lift` nor `distinctness`. Raises CheckpointError where a checkpoint cannot be read or holds no
+    decoder or no ITM head, InputError for `cuda` without CUDA.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class CaptionWorker:
         config: CaptionConfig,
         num_threads: int | None = None,
         num_lanes: int = 1,
+        references: Sequence[Reference] = (),
     ) -> None:
         if num_threads:
             torch.set_num_threads(num_threads)
@@ -71,6 +78,7 @@ class CaptionWorker:
         self.models = Models(captioner, filter, config, self.device)
         self.image_sizes = frozenset(model.image_size for model in self.models.all)
         self._lanes = Lanes(1 if wants_gpu else num_lanes, self._modes)
+        self.compare_with(references)
         self.num_decoders = DECODE_THREADS
         self._processes: DecodeProcesses | None = None
         if wants_gpu and not config.scorer:  # a scorer makes its own pixels of the picture, with transformers
@@ -81,6 +89,10 @@ class CaptionWorker:
         """Have so many processes decode from here on; the pixels are the same."""
         self.num_decoders, self._processes = num_processes, DecodeProcesses(num_processes, self.image_sizes)
 
+    def compare_with(self, references: Sequence[Reference]) -> None:
+        """Have these be the reference pictures from here on."""
+        self._compared = Compared(references, self.config.references, self.config.lift_references)
+
     def __call__(self, images: pa.Table) -> pa.Table:
         """Rows of `images` (IMAGE_COLUMNS) to rows of the table `captions`.
 
@@ -89,6 +101,21 @@ class CaptionWorker:
         """
         of_images = images.select([name for name in IMAGE_COLUMNS if name in images.column_names]).to_pylist()
         return to_table([row for rows in self.in_batches(of_images) for row in rows])
+
+    def judge(self, images: pa.Table) -> pa.Table:
+        """Score given texts of given pictures as a run scores web texts, and caption the pictures beside.
+
+        `images` are rows with `key`, `status`, `jpg` and `texts` (list of strings). Each of these is a row of source
+        `web`, candidate 0, 1, ...; the captioners' own follow as in a run. A worker without references compares with
+        the first of these pictures.
+        """
+        rows, before = images.select(["key", "status", "jpg", "texts"]).to_pylist(), self._compared
+        if not before:
+            self.compare_with(first_readable(rows, self.config.references))
+        try:
+            return to_table([row for batch in self.in_batches(rows) for row in batch])
+        finally:
+            self._compared = before
 
     def in_batches(self, images: Iterable[ImageRow]) -> Iterator[list[CaptionRow]]:
         """Rows of images (IMAGE_COLUMNS) to rows of captions, batch by batch as they are done."""
@@ -122,7 +149,7 @@ class CaptionWorker:
     def _finish(self, pictures: list[Picture]) -> list[CaptionRow]:
         """All rows of a batch of pictures, in their order."""
         made = iter(self._make([p for p in pictures if p.decoded]))
-        per_picture = (next(made) if p.decoded else [self._web_row(p)] for p in pictures)
+        per_picture = (next(made) if p.decoded else self._given_rows(p) for p in pictures)
         return [row for rows in per_picture for row in rows]
 
     def _make(self, pictures: list[Picture]) -> Texts:
@@ -141,17 +168,49 @@ class CaptionWorker:
         return self._make(pictures[:half]) + self._make(pictures[half:])
 
     def _run(self, pictures: list[Picture]) -> Texts:
-        rows = [[self._web_row(picture)] for picture in pictures]
+        rows = [self._given_rows(picture) for picture in pictures]
         with self._modes():
             looks = Looks(pictures, [*self.models.captioners, *self.models.filters], self._lanes)
             for place, captioner in enumerate(self.models.captioners):
-                self._write(rows, pictures, place, looks.of(captioner))
+                states = looks.of(captioner)
+                self._write(rows, pictures, place, states)
+                self._score_own(captioner, self._texts_of(rows, place), states)
             for filter in self.models.filters:
-                score_with(filter, rows, looks.of(filter), self._lanes)
+                compared = self._compared if filter is self._comparing else None
+                score_with(filter, rows, looks.of(filter), self._lanes, compared)
             combine_scores(rows, self.config.combine)
+            if self._compared.num_lift:
+                self._lift(rows)
+            set_agreement(rows)
             if self.models.scorer:
                 score_again(self.models.scorer, rows, pictures)
         return rows
+
+    def _texts_of(self, rows: Texts, place: int) -> Texts:
+        """The texts to be read of which the captioner at `place` is the judge: its own; the first one's, given ones."""
+        name = self.models.captioner_names[place]
+        judges = {name, None} if place == 0 else {name}
+        return [[row for row in of_image if row.captioner in judges] for of_image in to_read(rows)]
+
+    def _score_own(self, captioner: Model, texts: Texts, states: Tensor) -> None:
+        """The captioner's scores of texts beside their own pictures."""
+        if self.config.web_logprob:
+            given = [[row for row in of_image if row.source == "web"] for of_image in texts]
+            set_logprob(captioner, given, states, self.config.prompt, self._lanes)
+        set_captioner_itc(captioner, texts, states, self._lanes)
+
+    @property
+    def _comparing(self) -> Model | None:
+        """The filter whose ITC finds references: the first that has any."""
+        able = (filter for filter in self.models.filters if EMBED in filter.med.capabilities)
+        return next(able, None) if self._compared else None
+
+    def _lift(self, rows: Texts) -> None:
+        """Each captioner's likelihoods of the texts that it judges beside the references."""
+        for place, captioner in enumerate(self.models.captioners):
+            num_prompt = len(captioner.tokenizer.piece_ids(self.config.prompt))
+            flat = [row for of_image in self._texts_of(rows, place) for row in of_image if row.logprob is not None]
+            set_lift(captioner, flat, self._compared, num_prompt, self._lanes)
 
     def _modes(self) -> ExitStack:
         """Torch's modes of this step, for the thread that enters them."""
@@ -164,21 +223,25 @@ class CaptionWorker:
         """Give each picture the captions of the captioner at `place`, not yet scored."""
         captioner, first = self.models.captioners[place], place * self.config.candidates
         numbers = range(first, first + self.config.candidates)
+        num_prompt = len(captioner.tokenizer.piece_ids(self.config.prompt))
         seeds = [[seed_of(self.config.seed, p.key, number) for number in numbers] for p in pictures]
         written = generate(captioner.med, captioner.tokenizer, states, self.config.prompt, self.sampler, seeds)
-        for of_image, captions, own in zip(rows, written, seeds, strict=True):
+        for picture, of_image, captions, own in zip(pictures, rows, written, seeds, strict=True):
             for number, made, seed in zip(numbers, captions, own, strict=True):
-                row = CaptionRow(of_image[0].key, "synthetic", number, fold(made.text), made.num_tokens)
-                row.flags, row.seed, row.logprob = list(made.flags), seed, made.logprob
+                row = CaptionRow(picture.key, "synthetic", number, fold(made.text), made.num_tokens)
+                row.flags, row.seed = list(made.flags), seed
+                row.pieces = (*made.ids, *([] if "cut_at_max_length" in made.flags else [captioner.tokenizer.sep_id]))
+                row.set_logprob(made.logprob, num_prompt)
                 row.captioner = self.models.captioner_names[place]
                 of_image.append(row)
 
-    def _web_row(self, picture: Picture) -> CaptionRow:
-        """The web text; one that was too long is only its beginning, and neither counted nor scored."""
+    def _given_rows(self, picture: Picture) -> list[CaptionRow]:
+        """The web text, or those that were given; one that is only a beginning is neither counted nor scored."""
         if picture.is_cut:
-            return CaptionRow(picture.key, "web", 0, picture.web_text, num_tokens=0, flags=[TOO_LONG])
-        num_tokens = len(self.models.filters[0].tokenizer.piece_ids(picture.web_text))
-        return CaptionRow(picture.key, "web", 0, picture.web_text, num_tokens=min(num_tokens, 2**15 - 1))
+            return [CaptionRow(picture.key, "web", 0, picture.texts[0], num_tokens=0, flags=[TOO_LONG])]
+        tokenizer = self.models.filters[0].tokenizer
+        counts = [min(len(tokenizer.piece_ids(text)), 2**15 - 1) for text in picture.texts]
+        return [CaptionRow(picture.key, "web", i, text, counts[i]) for i, text in enumerate(picture.texts)]
 
     def _metadata(self, captioner: str | Path, filter: str | Path) -> dict[str, str]:
         """What is the same for every row of a file."""
@@ -190,6 +253,8 @@ class CaptionWorker:
             "prompt": config.prompt,
             "candidates": str(config.candidates),
             "seed": str(config.seed),
+            "references": str(config.references),
+            "lift_references": str(config.lift_references),
             "dtype": config.dtype,
             "version": __version__,
         }

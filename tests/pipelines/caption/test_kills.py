@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
+from blip_bootstrap.storage import tables
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
+from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
 
@@ -27,7 +29,7 @@ Models = tuple[Path, Path]
 CONFIG = CaptionConfig(candidates=2, device="cpu", num_actors=1, sampler=SamplerConfig(max_tokens=10))
 NUM_IMAGES, PER_PART = 560, 140
 EXACT = ("key", "source", "candidate", "caption", "seed", "num_tokens", "flags")
-SCORES = ("itm_score", "itc_score", "logprob")
+SCORES = ("itm_score", "itc_score", "logprob", *(column.name for column in tables.SCORES))
 TOLERANCE = 1e-5
 """Of float32 scores whose sums run in another order; captions are equal to the letter."""
 
@@ -47,7 +49,8 @@ def expected(images: Path, models: Models) -> pa.Table:
 def worked(config: CaptionConfig, images: Path, models: Models, order: slice = slice(None)) -> pa.Table:
     whole = pa.concat_tables([read_parquet(path) for path in parquet_files(images)])
     rows = list(range(len(whole)))[order]
-    return sorted_rows(CaptionWorker(*models, config, num_threads=1)(whole.take(rows)))
+    references = pick_references(images, config.references)
+    return sorted_rows(CaptionWorker(*models, config, num_threads=1, references=references)(whole.take(rows)))
 
 
 def sorted_rows(table: pa.Table) -> pa.Table:

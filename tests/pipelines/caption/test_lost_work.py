@@ -22,6 +22,7 @@ import pytest
 
 from blip_bootstrap.config import CaptionConfig, SamplerConfig
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.worker import CaptionWorker
 
 pytestmark = pytest.mark.ray
@@ -39,7 +40,8 @@ def images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., 
 
 @pytest.fixture(scope="module")
 def expected(images: Path, models: tuple[Path, Path]) -> dict[str, pa.Table]:
-    worker = CaptionWorker(*models, CONFIG, num_threads=1)
+    references = pick_references(images, CONFIG.references)
+    worker = CaptionWorker(*models, CONFIG, num_threads=1, references=references)
     return {part.name: worker(read_parquet(part)) for part in parquet_files(images)}
 
 

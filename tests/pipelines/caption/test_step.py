@@ -18,6 +18,7 @@ from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, 
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step
 from blip_pipelines.caption.blocks import read_rows
+from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.rows import IMAGE_COLUMNS
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
@@ -37,7 +38,9 @@ def images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., 
 @pytest.fixture(scope="module")
 def expected(images: Path, models: Models) -> dict[str, pa.Table]:
     """What the worker makes of each block with no Ray about, joined by file."""
-    worker = CaptionWorker(*models, CONFIG, num_threads=1)  # as an actor has: last digits follow the threads
+    references = pick_references(images, CONFIG.references)
+    # One thread, as an actor has: last digits follow the threads.
+    worker = CaptionWorker(*models, CONFIG, num_threads=1, references=references)
     return {
         part.name: pa.concat_tables(
             worker(read_rows(part, first, blocks.BLOCK_ROWS)) for first in range(0, PER_PART, blocks.BLOCK_ROWS)

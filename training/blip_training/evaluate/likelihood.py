@@ -18,10 +18,11 @@ from blip_training.objective.micro_batches import encode_texts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int64
     from torch import Tensor
 
     from blip_training.data.tokenizer import Tokenizer
+    from blip_training.model.cross_attention import KeyValue
     from blip_training.model.med import Med
 
 
@@ -54,9 +55,25 @@ class Likelihoods:
         for rows in chunks(texts, self.batch_size):
             longest = int(self._lengths[rows].max())
             ids, mask = self._ids[rows, :longest], self._mask[rows, :longest]
-            costs = token_costs(self.med, self.med.decode_states(states, ids, mask, keys), ids, mask)
-            found.append(-costs[:, self._num_prompt :].sum(1).cpu())
+            found.append(log_likelihoods(self.med, states, ids, mask, self._num_prompt, keys).cpu())
         return torch.cat(found)
+
+
+def log_likelihoods(
+    med: Med,
+    states: Float[Tensor, "b p v"],
+    ids: Int64[Tensor, "n t"],
+    mask: Int64[Tensor, "n t"],
+    num_prompt: int,
+    keys: list[KeyValue] | None = None,
+) -> Float[Tensor, " n"]:
+    """Log p(text | picture), nats, summed over the tokens after the first and the `num_prompt` of the prompt.
+
+    [SEP] counts where it stands in `ids`. An image's texts stand in succession; `keys` are its keys and values, if
+    they are known.
+    """
+    costs = token_costs(med, med.decode_states(states, ids, mask, keys), ids, mask)
+    return -costs[:, num_prompt:].sum(1)
 
 
 def text_gains(
