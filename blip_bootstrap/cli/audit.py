@@ -124,8 +124,9 @@ def calibrate(
     """
     from blip_bootstrap.labels import human_pairs
     from blip_bootstrap.query.formats import print_table
+    from blip_pipelines.check.step import score_given
 
-    labels = human_pairs.label_human_pairs(run_folder(root), number, size, seed)
+    labels = human_pairs.label_human_pairs(run_folder(root), number, size, seed, score_given)
     typer.echo(str(labels))
     typer.echo("What select.strategy target_noise would do with them, web texts only:")
     print_table(human_pairs.thresholds_with(labels, run_folder(root), number))

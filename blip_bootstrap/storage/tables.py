@@ -210,7 +210,7 @@ FILTER_CHECK = Table(
             "by the round's captioner",
         ),
         Column(
-            "right",
+            "fits",
             pa.bool_(),
             "whether it counts as right: human ones do, others do not, synthetic ones where they agree with the human "
             "captions of the picture as well as these with each other; null where that cannot be told",

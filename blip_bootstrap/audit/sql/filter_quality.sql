@@ -7,16 +7,16 @@ WITH answered AS (
     SELECT round, key, source, candidate, rule_score FROM pairs
     WHERE rule_score IS NOT NULL AND key IN (SELECT key FROM answered)
 ), texts AS (
-    SELECT round, source, 'human_captions' AS basis, "right", 1.0 AS weight, NULL::BOOLEAN AS kept, itm_score,
+    SELECT round, source, 'human_captions' AS basis, fits, 1.0 AS weight, NULL::BOOLEAN AS kept, itm_score,
         itc_score, logprob, clip_score, logprob_per_token, lift, agreement, captioner_itc, distinctness,
         NULL::FLOAT AS rule_score
-    FROM filter_check WHERE "right" IS NOT NULL
+    FROM filter_check WHERE fits IS NOT NULL
     UNION ALL
-    SELECT round, source, 'answers', answer = 'yes', weight, kept, itm_score, itc_score, logprob, clip_score,
+    SELECT round, source, 'answers', answer = 'yes' AS fits, weight, kept, itm_score, itc_score, logprob, clip_score,
         logprob_per_token, lift, agreement, captioner_itc, distinctness, rule_score
     FROM answered LEFT JOIN of_rule USING (round, key, source, candidate)
 ), scored AS (
-    SELECT round, source, basis, "right", weight, kept, unnest([
+    SELECT round, source, basis, fits, weight, kept, unnest([
         {place: 1, score: 'itm', value: itm_score}, {place: 2, score: 'itc', value: itc_score},
         {place: 3, score: 'logprob', value: logprob}, {place: 4, score: 'logprob_per_token', value: logprob_per_token},
         {place: 5, score: 'lift', value: lift}, {place: 6, score: 'agreement', value: agreement},
@@ -27,16 +27,16 @@ WITH answered AS (
 ), decided AS (
     SELECT s.*, c.score IS NOT NULL AS cuts,
         CASE WHEN c.score IS NOT NULL THEN coalesce(s.kept, value >= c.cut::FLOAT) END AS passed,
-        sum(if("right", 0, weight)) OVER (PARTITION BY s.round, s.source, basis, s.score ORDER BY value) AS reached,
-        sum(if("right", 0, weight)) OVER (PARTITION BY s.round, s.source, basis, s.score, value) AS tied
+        sum(if(fits, 0, weight)) OVER (PARTITION BY s.round, s.source, basis, s.score ORDER BY value) AS reached,
+        sum(if(fits, 0, weight)) OVER (PARTITION BY s.round, s.source, basis, s.score, value) AS tied
     FROM scored s LEFT JOIN cuts c ON c.round = s.round AND c.source = s.source AND c.score = s.score
     WHERE isfinite(value)
 ), summed AS (
-    SELECT round, source, place, score, cuts, basis, count(*) AS texts, sum(weight) FILTER ("right") AS good,
-        sum(weight) FILTER (NOT "right") AS bad, count_of(list(weight) FILTER ("right")) AS num_good,
-        count_of(list(weight) FILTER (NOT "right")) AS num_bad,
-        sum(weight * (reached - tied / 2)) FILTER ("right") / (good * bad) AS area,
-        sum(weight) FILTER (passed AND "right") AS hits, sum(weight) FILTER (passed) AS taken,
+    SELECT round, source, place, score, cuts, basis, count(*) AS texts, sum(weight) FILTER (fits) AS good,
+        sum(weight) FILTER (NOT fits) AS bad, count_of(list(weight) FILTER (fits)) AS num_good,
+        count_of(list(weight) FILTER (NOT fits)) AS num_bad,
+        sum(weight * (reached - tied / 2)) FILTER (fits) / (good * bad) AS area,
+        sum(weight) FILTER (passed AND fits) AS hits, sum(weight) FILTER (passed) AS taken,
         count_of(list(weight) FILTER (passed)) AS num_taken
     FROM decided GROUP BY round, source, place, score, cuts, basis
 ), shares AS (
@@ -47,7 +47,8 @@ WITH answered AS (
 )
 SELECT round, source, score, basis, cuts, texts, coalesce(good, 0) / (coalesce(good, 0) + coalesce(bad, 0)) AS right_share,
     auc, greatest(0, auc - half) AS auc_low, least(1, auc + half) AS auc_high,
-    precision, wilson_low(precision * num_taken, num_taken) AS precision_low,
-    wilson_high(precision * num_taken, num_taken) AS precision_high,
-    recall, wilson_low(recall * num_good, num_good) AS recall_low, wilson_high(recall * num_good, num_good) AS recall_high
+    precision, CASE WHEN cuts THEN wilson_low(precision * num_taken, num_taken) END AS precision_low,
+    CASE WHEN cuts THEN wilson_high(precision * num_taken, num_taken) END AS precision_high,
+    recall, CASE WHEN cuts THEN wilson_low(recall * num_good, num_good) END AS recall_low,
+    CASE WHEN cuts THEN wilson_high(recall * num_good, num_good) END AS recall_high
 FROM shares ORDER BY round, source DESC, basis DESC, place

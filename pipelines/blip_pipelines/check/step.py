@@ -58,9 +58,9 @@ def call_check(
     rows, least = judged_rows(chosen.pictures, wrong, judge, config.seed)
     told = {"set": chosen.set, "trained_on": str(int(chosen.trained_on)), "least_agreement": str(least)}
     write_parquet(out / PART, rows_to_table(rows, FILTER_CHECK), FILTER_CHECK, told)
-    known = [row for row in rows if row["right"] is not None]
+    known = [row for row in rows if row["fits"] is not None]
     counts: Counts = {"pictures": len(chosen.pictures), "set": chosen.set, "trained_on": int(chosen.trained_on)}
-    counts |= {"texts": len(rows), "right": sum(row["right"] for row in known), "unknown": len(rows) - len(known)}
+    counts |= {"texts": len(rows), "right": sum(row["fits"] for row in known), "unknown": len(rows) - len(known)}
     return counts | ({} if least is None else {"least_agreement": round(least, 4)})
 
 
@@ -71,6 +71,13 @@ def judge_by(captioner: Path | str, filter: Path | str, config: CaptionConfig, i
 
     references = pick_references(images, config.references)
     return CaptionWorker(captioner, filter, config, references=references).judge
+
+
+def score_given(
+    given: pa.Table, images: Path, captioner: Path | str, filter: Path | str, settings: Mapping[str, Any]
+) -> pa.Table:
+    """Score given texts (rows with `key`, `status`, `jpg`, `texts`) by the settings of a run's section `caption`."""
+    return judge_by(captioner, filter, CaptionConfig.model_validate(dict(settings)), images)(given)
 
 
 def judged_rows(
@@ -106,9 +113,9 @@ def _row(row: Mapping[str, Any], names: Mapping[str, str], agreement: HumanAgree
     key, text = row["key"], row["caption"]
     if row["source"] == "synthetic":
         agrees = agreement.with_all(key, text)
-        known = {"kind": "synthetic", "right": agreement.is_right(agrees), "human_agreement": agrees}
+        known = {"kind": "synthetic", "fits": agreement.is_right(agrees), "human_agreement": agrees}
     elif row["candidate"] == 0:
-        known = {"kind": "human", "right": True, "human_agreement": agreement.of(key, text)}
+        known = {"kind": "human", "fits": True, "human_agreement": agreement.of(key, text)}
     else:
-        known = {"kind": "other", "right": False, "human_agreement": agreement.with_all(key, text)}
+        known = {"kind": "other", "fits": False, "human_agreement": agreement.with_all(key, text)}
     return {**row, **known, "name": names[key]}
