@@ -122,9 +122,9 @@ def blindness(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[
         mine = by_best_basis([row for row in rows if row["round"] == number and row["source"] == source])
         for cuts in (row for row in mine if row["cuts"] and row["auc"] is not None and row["auc_high"] < BLIND):
             errors = "this captioner's errors" if source == "synthetic" else "wrong web texts"
-            told = f"the filter cannot tell {errors}: AUC of {cuts['score']} {_range(cuts)}"
+            told = f"the filter cannot tell {errors} apart: AUC {_range(cuts)} of the {source} texts"
             best = max(mine, key=lambda row: row["auc"] or 0)
-            better = f"{best['score']} {_range(best)} can better: see select.score" if best["auc"] >= BLIND else ""
+            better = f"{best['score']} {_range(best)} can: see select.score" if best["auc"] >= BLIND else ""
             yield "filter_blind", f"{told}; {better or 'no score that is stored tells them well'}"
 
 

@@ -23,8 +23,8 @@ from blip_bootstrap.storage.tables import LABELS
 Pair = tuple[bytes, str, str]
 
 Scorer = Callable[[pa.Table, Path, str | Path, str | Path, Mapping[str, Any]], pa.Table]
-"""Scores given texts of pictures like a run: (rows with `key`, `status`, `jpg` and `texts`; the run's images; captioner;
-filter; the section `caption`) to rows of `captions`. `blip_pipelines.check.step.score_given` is one."""
+"""Scores given texts of pictures like a run: (rows with `key`, `status`, `jpg` and `texts`; the run's images; the
+captioner; the filter; the section `caption`) to rows of `captions`. `blip_pipelines.check.step.score_given` is one."""
 
 
 def label_human_pairs(

@@ -52,11 +52,14 @@ SOME_FILES = 64
 """Files of a table in `some_captions` and the like, evenly spaced, for audits that need a sample only."""
 
 
-def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    root: Path | str, rounds: Sequence[int] | None = None, with_figures: bool = True
+) -> duckdb.DuckDBPyConnection:
     """A read-only DuckDB connection with the views of `VIEWS` over the run under `root`, as of `blip-bootstrap sql`.
 
     `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
-    `metrics` to these rounds; None: all. What the run has not made yet is an empty view with the declared columns. The
+    `metrics` to these rounds; None: all. `with_figures` False leaves `rounds` and `metrics` empty, for who writes them
+    and must not read what it replaces. What the run has not made yet is an empty view with the declared columns. The
     connection can read the tables' files and no others, writes no file, loads no extension, and cannot be reconfigured;
     `questions.query` also refuses every statement that does not just read. Raises InputError where `root` is no run or
     a file in it is damaged.
@@ -82,7 +85,7 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
         for table in (CAPTIONS, FILTER_CHECK, PAIRS):
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
             files += _create(connection, table, places, remote)
-    _create_records(connection, root, numbers)
+    _create_records(connection, root, numbers if with_figures else None)
     _create_table(connection, tables.LANGUAGES, _languages(root, numbers))
     _create_table(connection, tables.LABELS, _labels(root, numbers))
     _create_table(connection, tables.CUTS, _cuts(root, numbers, remote))
@@ -190,17 +193,12 @@ def _create_table(connection: duckdb.DuckDBPyConnection, table: tables.Table, da
     connection.unregister("arrow_rows")
 
 
-def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int]) -> None:
-    """The small tables from JSON, held in memory."""
-    mask = pa.array(numbers, pa.int16())
-    for table, read in (
-        (tables.ROUNDS, json_tables.rounds_table), (tables.METRICS, json_tables.metrics_table),
-        (tables.RUNS, json_tables.runs_table),
-    ):  # fmt: skip
-        data = read(root)
-        if table is not tables.RUNS:
-            data = data.filter(pc.is_in(data["round"], mask))
-        _create_table(connection, table, data)
+def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int] | None) -> None:
+    """The small tables from JSON, held in memory; None: without those of rounds' figures."""
+    for table, read in ((tables.ROUNDS, json_tables.rounds_table), (tables.METRICS, json_tables.metrics_table)):
+        data = table.schema.empty_table() if numbers is None else read(root)
+        _create_table(connection, table, data.filter(pc.is_in(data["round"], pa.array(numbers or [], pa.int16()))))
+    _create_table(connection, tables.RUNS, json_tables.runs_table(root))
 
 
 def _document(connection: duckdb.DuckDBPyConnection) -> None:

@@ -85,7 +85,7 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
 
 def quality_figures(root: Path, number: int) -> dict[str, Any]:
     """The AUC of each score by source, 0..1, by human captions and by answers; nothing where a round has neither."""
-    with connect(root, [number]) as connection:
+    with connect(root, [number], with_figures=False) as connection:
         rows = ask(connection, "filter_quality").table.to_pylist()
     found: dict[str, Any] = {}
     names = {"human_captions": "filter_quality", "answers": "answered_filter_quality"}

@@ -40,13 +40,14 @@ WITH answered AS (
         count_of(list(weight) FILTER (passed)) AS num_taken
     FROM decided GROUP BY round, source, place, score, cuts, basis
 ), shares AS (
-    SELECT *, least(1, area) AS auc, auc_half(auc, num_good, num_bad) AS half,
+    SELECT *, CASE WHEN area > 1 THEN 1 ELSE area END AS auc, auc_half(auc, num_good, num_bad) AS half,
         CASE WHEN cuts THEN coalesce(hits, 0) / taken END AS precision,
         CASE WHEN cuts THEN coalesce(hits, 0) / good END AS recall
     FROM summed
 )
 SELECT round, source, score, basis, cuts, texts, coalesce(good, 0) / (coalesce(good, 0) + coalesce(bad, 0)) AS right_share,
-    auc, greatest(0, auc - half) AS auc_low, least(1, auc + half) AS auc_high,
+    auc, CASE WHEN auc IS NOT NULL THEN greatest(0, auc - half) END AS auc_low, -- greatest() passes over nulls
+    CASE WHEN auc IS NOT NULL THEN least(1, auc + half) END AS auc_high,
     precision, CASE WHEN cuts THEN wilson_low(precision * num_taken, num_taken) END AS precision_low,
     CASE WHEN cuts THEN wilson_high(precision * num_taken, num_taken) END AS precision_high,
     recall, CASE WHEN cuts THEN wilson_low(recall * num_good, num_good) END AS recall_low,

@@ -56,10 +56,10 @@ def choose_pictures(human: Path | None, held_out: Path | None, config: CheckFilt
 def _drawn(folder: Path, config: CheckFilterConfig, validation: bool = False) -> list[KnownPicture]:
     """Pictures with a caption, those that the seed puts first; in the order of their keys."""
     keys = (
-        key
+        row["key"]
         for file in parquet_files(folder)
-        for key in _usable(read_parquet(file, ["key", "captions", "status"]))["key"].to_pylist()
-        if not validation or zlib.crc32(key.encode()) % 10 == 0  # as training's split has it
+        for row in _usable(read_parquet(file, ["key", "captions", "status"])).to_pylist()
+        if _said(row["captions"]) and (not validation or zlib.crc32(row["key"].encode()) % 10 == 0)  # training's split
     )
     first = heapq.nsmallest(config.pictures, keys, key=lambda key: (_place(config.seed, key), key))
     wanted, found = pa.array(first, pa.string()), []
@@ -70,7 +70,6 @@ def _drawn(folder: Path, config: CheckFilterConfig, validation: bool = False) ->
     return [
         KnownPicture(row["key"], row["name"], tuple(_said(row["captions"])), row["jpg"])
         for row in sorted(found, key=lambda row: str(row["key"]))
-        if _said(row["captions"])
     ]
 
 
