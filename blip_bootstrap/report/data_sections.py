@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,18 @@ def quality(page: PageData) -> str:
             ]
             drawn += f"<p>{escape(_told_quality(source, ranked))}</p>"
             drawn += charts.ranges(bars, f"{source} texts: AUC of each score, with 95 % interval; 50%: chance")
-    return drawn + _folded(page, "filter_quality") if drawn else ""
+    return f"{_told_pictures(page)}{drawn}{_folded(page, 'filter_quality')}" if drawn else ""
+
+
+def _told_pictures(page: PageData) -> str:
+    """Which pictures with human captions were scored, and whether the figures are too good for it."""
+    counts = page.manifests.get(f"{round_name(page.number)}/filter_check", {}).get("counts", {})
+    if "set" not in counts:
+        return ""
+    seen = "no model of this round was fine-tuned on them"
+    if counts.get("trained_on"):
+        seen = "captioner or filter were fine-tuned on them, so that the figures are better than on other pictures"
+    return f"<p>{counts['pictures']:,} pictures with human captions ({escape(counts['set'])}) were scored; {seen}.</p>"
 
 
 def _named_score(row: Mapping[str, Any]) -> str:
@@ -211,8 +223,22 @@ def variety(page: PageData) -> str:
     """What the rule does to the variety of the texts: all of a source beside those that it keeps."""
     answer = page.audits("variety")
     rows = [row for row in answer.table.to_pylist() if row["round"] == page.number]
+    told = "".join(f"<p>{escape(_told_variety(*both))}</p>" for both in pairwise(rows) if _are_both(*both))
     filled = [name for name in answer.table.column_names if any(row[name] is not None for row in rows)]
-    return table_html([{name: row[name] for name in filled if name != "round"} for row in rows], answer.title)
+    table = [{name: row[name] for name in filled if name != "round"} for row in rows]
+    return told + table_html(table, answer.title) + note_html(answer.meaning) if rows else ""
+
+
+def _are_both(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return bool(first["source"] == second["source"] and (first["fate"], second["fate"]) == ("all", "kept"))
+
+
+def _told_variety(every: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
+    """What the kept texts of a source lost or gained beside all of them."""
+    shares = f"{kept['distinct_share']:.0%} of the kept {kept['source']} texts are different ones"
+    words = f"with {kept['distinct_words']:,} different words and {kept['words_per_text']:.1f} words a text"
+    before = f"{every['distinct_share']:.0%}, {every['distinct_words']:,} and {every['words_per_text']:.1f}"
+    return f"{shares}, {words}; of as many of all: {before}."
 
 
 def galleries(page: PageData) -> str:

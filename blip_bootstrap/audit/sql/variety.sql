@@ -1,5 +1,5 @@
 -- What the rule does to variety
--- Beside all texts of a source those that were kept, as many of both, at most 20,000, drawn by their keys, so that they can be compared: the share of different texts; different words in all, and for 1,000 texts those that fewer than a twentieth of the texts have (`content_words`); of all pairs and triples of neighbouring words the share that is different (`distinct_2`, `distinct_3`); the share of the commonest text. `distinctness`: the mean share of the reference pictures that fit a text less well than its own picture does; `informativeness`: as the rule weighs it; null where they are not stored.
+-- Beside all texts of a source those that were kept, as many of both, at most 20,000, drawn by their keys, so that they can be compared: the share of different texts; different words in all, and those that fewer than a twentieth of the texts have (`content_words`); of all pairs and triples of neighbouring words the share that is different (`distinct_2`, `distinct_3`); the share of the commonest text. `distinctness`: the mean share of the reference pictures that fit a text less well than its own picture does; `informativeness`: as the rule weighs it; null where they are not stored.
 WITH sizes AS (
     SELECT round, source, count(*) AS total, count(*) FILTER (kept) AS num_kept,
         least(20000, if(num_kept = 0, total, num_kept)) AS number
@@ -31,7 +31,7 @@ WITH sizes AS (
     SELECT round, source, fate, n, gram, count(*) AS times FROM grams GROUP BY ALL
 ), vocabulary AS (
     SELECT c.round, c.source, c.fate, count(*) FILTER (n = 1) AS distinct_words,
-        1000 * count(*) FILTER (n = 1 AND times < greatest(2, t.texts / 20)) / any_value(t.texts) AS content_words,
+        count(*) FILTER (n = 1 AND times < greatest(2, t.texts / 20)) AS content_words,
         count(*) FILTER (n = 2) / sum(times) FILTER (n = 2) AS distinct_2,
         count(*) FILTER (n = 3) / sum(times) FILTER (n = 3) AS distinct_3
     FROM counted c JOIN texts t USING (round, source, fate) GROUP BY ALL
@@ -41,6 +41,6 @@ WITH sizes AS (
     FROM drawn d LEFT JOIN some_captions c USING (round, source, key, candidate) GROUP BY ALL
 )
 SELECT t.round, t.source, t.fate, t.texts, t.distinct_share, v.distinct_words, v.content_words, v.distinct_2,
-    v.distinct_3, t.most_common_share, t.most_common, o.words_per_text, o.distinctness, o.informativeness
+    v.distinct_3, o.words_per_text, o.distinctness, o.informativeness, t.most_common_share, t.most_common
 FROM texts t JOIN vocabulary v USING (round, source, fate) JOIN told o USING (round, source, fate)
 ORDER BY t.round, t.source DESC, t.fate

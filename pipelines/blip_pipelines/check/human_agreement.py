@@ -11,9 +11,10 @@ from itertools import pairwise
 Bag = Counter[tuple[str, ...]]
 
 LEAST_QUANTILE = 0.15
-"""A text counts as right where it agrees with a picture's human captions as well as this share of human captions does
-not: against the truth of 1,800 captions of each of two drawn worlds (five human captions a picture), the AUC of four
-scores by this rule was off by .031 and .011 in the mean, by .036 and .015 at .10, by .022 and .022 at .25."""
+"""A text counts as right where it agrees better with a picture's human captions than this share of these do with each
+other. On 1,800 captions of each of three drawn worlds, five human captions a picture, the AUC of four scores by this
+rule was off from that by the truth by .031, .011 and .016 in the mean, and 86, 94 and 87 % of the texts were judged
+rightly; at .10 it was off by .036, .015 and .020, at .25 by .022, .022 and .008, with 86, 92 and 87 %."""
 
 _WORD = re.compile(r"\w+")
 

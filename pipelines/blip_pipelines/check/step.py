@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig, CheckFilterConfig, RayConfig
 from blip_bootstrap.errors import InputError
@@ -20,6 +21,10 @@ from blip_pipelines.check.pictures import KnownPicture, choose_pictures, other_t
 from blip_pipelines.train.runner import Counts, Training, place_of_task, run_tasks
 
 PART = "part-00000.parquet"
+
+OF_ANOTHER_SET = "known/"
+"""Stands before the keys of pictures while they are scored: a reference picture of the images, whose keys begin with the
+same numbers, is not taken for the text's own picture."""
 
 Judge = Callable[[pa.Table], pa.Table]
 """`CaptionWorker.judge`: rows with `key`, `status`, `jpg` and `texts` to rows of `captions`."""
@@ -69,8 +74,15 @@ def judge_by(captioner: Path | str, filter: Path | str, config: CaptionConfig, i
     from blip_pipelines.caption.references import pick_references  # torch, in the worker alone
     from blip_pipelines.caption.worker import CaptionWorker  # torch, in the worker alone
 
-    references = pick_references(images, config.references)
-    return CaptionWorker(captioner, filter, config, references=references).judge
+    worker = CaptionWorker(captioner, filter, config, references=pick_references(images, config.references))
+
+    def judge(given: pa.Table) -> pa.Table:
+        names = pc.binary_join_element_wise(OF_ANOTHER_SET, given["key"], "")
+        scored: pa.Table = worker.judge(given.set_column(given.column_names.index("key"), "key", names))
+        keys = pc.utf8_slice_codeunits(scored["key"], len(OF_ANOTHER_SET))
+        return scored.set_column(scored.column_names.index("key"), "key", keys)
+
+    return judge
 
 
 def score_given(

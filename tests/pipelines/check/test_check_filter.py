@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ def write_set(folder: Path, num: int, captions: int = 2) -> Path:
 
 
 def settings(untrained: Untrained = "none", **more: Any) -> CheckFilterConfig:
-    caption = CaptionConfig(device="cpu", candidates=2, references=4, lift_references=2)
+    caption = CaptionConfig(device="cpu", candidates=2, references=40, lift_references=2)
     return CheckFilterConfig(caption=caption, untrained=untrained, **more)
 
 
@@ -71,6 +72,17 @@ def test_the_texts_of_a_few_pictures(
             assert row["fits"] == (row["human_agreement"] > counts["least_agreement"] - 1e-4)
     assert run("again", pictures=12) == (counts, rows)
     assert {row["key"] for row in run("other", pictures=12, seed=1)[1]} != {row["key"] for row in rows}
+
+
+def test_a_picture_is_no_reference_for_having_the_key_of_one(
+    make_images: Callable[..., Path], models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Of fewer images than references, none is left out for a picture of another set."""
+    images, held_out = make_images(tmp_path / "images", 9, 9), write_set(tmp_path / "held_out", 20)
+    check_filter(tmp_path / "out", images, *models, None, held_out, config=settings(), ray=HERE)
+    rows = parquet.read_parquet(tmp_path / "out/part-00000.parquet").to_pylist()
+    assert {row["key"] for row in rows} == {f"{at:010d}" for at in range(20)}
+    assert all(math.isclose(18 * row["distinctness"], round(18 * row["distinctness"]), abs_tol=1e-4) for row in rows)
 
 
 def test_one_caption_a_picture_leaves_synthetic_texts_unknown(
