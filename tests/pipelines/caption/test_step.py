@@ -15,6 +15,7 @@ import ray
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
 from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, RunFailed
+from blip_bootstrap.storage import tables
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step
 from blip_pipelines.caption.blocks import read_rows
@@ -117,6 +118,25 @@ def test_finished_work_needs_no_actor(
     assert made(tmp_path) == expected
 
 
+def test_blocks_of_an_earlier_version_join_the_others(
+    tmp_path: Path, images: Path, models: Models, expected: dict[str, pa.Table]
+) -> None:
+    """They lack the scores that came later, which are then null."""
+    later = [column.name for column in tables.SCORES]
+    for name, table in expected.items():
+        first = table["key"].to_pylist().index(f"{name[5:10]}{blocks.BLOCK_ROWS:05d}")
+        stem = tmp_path / step.BLOCKS / name.removesuffix(".parquet")
+        stem.parent.mkdir(exist_ok=True)
+        pq.write_table(table.slice(0, first).drop_columns(later), f"{stem}-000000.parquet")
+        pq.write_table(table.slice(first), f"{stem}-{blocks.BLOCK_ROWS:06d}.parquet")
+    caption_and_score(tmp_path, images, *models, CONFIG, RayConfig(address="none"))
+    for name, table in made(tmp_path).items():
+        assert table.drop_columns(later).equals(expected[name].drop_columns(later))
+        first = table["key"].to_pylist().index(f"{name[5:10]}{blocks.BLOCK_ROWS:05d}")
+        assert table.slice(first).equals(expected[name].slice(first))
+        assert [table[column].slice(0, first).null_count for column in later] == [first] * len(later)
+
+
 @pytest.mark.parametrize("there", ["output", "merged"])
 def test_a_finished_task_that_ray_runs_again_makes_nothing(tmp_path: Path, images: Path, there: str) -> None:
     """Its answer was lost with a node; the model could not even be loaded."""
@@ -210,7 +230,9 @@ def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
     monkeypatch.setattr(step, "blocks_per_task", lambda *_: 3)
     monkeypatch.setattr(step, "gpus_of_actor", lambda config: 0.5)
     todo = [block for part in parquet_files(images) for block in step._blocks(part, tmp_path)]
-    worker, first_two = blocks.CaptionBlocks(str(models[0]), str(models[1]), CONFIG, tally=Tally()), todo[1::-1]
+    compared = pick_references(images, CONFIG.references)
+    worker = blocks.CaptionBlocks(*map(str, models), CONFIG, references=compared, tally=Tally())
+    first_two = todo[1::-1]
     assert list(worker(todo[1:2])) == todo[1:2]
     kept = Path(todo[1].output).stat().st_ino
     assert list(worker(todo[:2])) == first_two, "the one that is there comes first"
