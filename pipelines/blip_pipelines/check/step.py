@@ -23,8 +23,8 @@ from blip_pipelines.train.runner import Counts, Training, place_of_task, run_tas
 PART = "part-00000.parquet"
 
 OF_ANOTHER_SET = "known/"
-"""Stands before the keys of pictures while they are scored: a reference picture of the images, whose keys begin with the
-same numbers, is not taken for the text's own picture."""
+"""Stands before the keys of pictures while they are scored, so that a reference picture with the same key, which is one
+of the images, is not taken for the text's own."""
 
 Judge = Callable[[pa.Table], pa.Table]
 """`CaptionWorker.judge`: rows with `key`, `status`, `jpg` and `texts` to rows of `captions`."""
