@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from blip_bootstrap.audit.alarms import by_best_basis
 from blip_bootstrap.audit.audits import ask
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.truth import judged_pairs, load_truth
@@ -60,8 +61,8 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
     - `noise_ratio_<source>`: texts that the filter rejects, of those of that source that it scored (section 4.2), and
       `dropped_share_<source>`: texts not kept, of all of that source; with intervals, see `verdicts.pair_figures`;
     - `filter_quality.<source>.<score>`: how often that score puts a right text above a wrong one (AUC), as far as the
-      round's human captions tell it, and `answered_filter_quality`, as far as an answered sample does; with intervals,
-      see the audit `filter_quality`;
+      round's human captions tell it, and `answered_filter_quality`, as far as an answered sample does;
+      `rule_auc_<source>`: that of the score by which the rule cuts; with intervals, see the audit `filter_quality`;
     - with a truth file: `caption_truth` (true texts of the kept ones), and more, see `truth_figures`;
     - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
     - what the evaluation of each control found, as `<arm>_<figure>`;
@@ -92,6 +93,9 @@ def quality_figures(root: Path, number: int) -> dict[str, Any]:
     for row in rows:
         if row["auc"] is not None:
             found.setdefault(names[row["basis"]], {}).setdefault(row["source"], {})[row["score"]] = row["auc"]
+    for source in ("web", "synthetic"):
+        mine = by_best_basis([row for row in rows if row["source"] == source])
+        found |= {f"rule_auc_{source}": row["auc"] for row in mine if row["cuts"] and row["auc"] is not None}
     return found
 
 

@@ -44,8 +44,9 @@ def check_filter(
     can be used.
     """
     with_paths = config.model_copy(update={"caption": with_absolute_models(config.caption)})
-    folders = [one.resolve() if one else None for one in (out, images, human, held_out)]
-    call = partial(call_check, *folders, absolute(captioner), absolute(filter), with_paths)
+    people = [one.resolve() if one else None for one in (human, held_out)]
+    models = absolute(captioner), absolute(filter)
+    call = partial(call_check, out.resolve(), images.resolve(), people[0], people[1], *models, with_paths)
     job = Training("filter_check", out, 0, call, device=config.caption.device)
     return run_tasks([job], 1, place_of_task(ray, config.caption.device))[0]
 

@@ -183,6 +183,7 @@ def test_the_figures_of_a_round_have_them(run: Path) -> None:
     assert before["filter_quality"].keys() == {"web", "synthetic"}
     assert before["filter_quality"]["web"].keys() == {"itm", "itc"}
     assert "answered_filter_quality" not in before
+    assert before["rule_auc_web"] == before["filter_quality"]["web"]["itm"] > before["rule_auc_synthetic"]
     answered(run, 60)
     after = json.loads(write_figures(run, 1, run / "truth.tsv").read_text())
     assert after["filter_quality"] == before["filter_quality"]
