@@ -15,7 +15,7 @@ from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import run_folder
 from blip_bootstrap.storage.run_folder import resolve_round
 
-ALARM_AUDITS = ("diversity", "noise", "flags")
+ALARM_AUDITS = ("diversity", "noise", "flags", "filter_quality")
 
 FALL = 0.3
 """Vocabulary, length or variety that fell by this share since the round before is an alarm."""
@@ -35,6 +35,13 @@ EXTREME = 0.01
 
 LEAST_TEXTS = 100
 """With fewer scored texts of a source, the shares that its filter rejects and accepts give no alarm."""
+
+BLIND = 0.75
+"""Where the score that the rule cuts by is surely less likely than this to put a right text above a wrong one, it is an
+alarm. By chance it were .5."""
+
+LEAST_ANSWERS = 50
+"""With fewer answers of a source, human captions tell what the scores can, where there are any."""
 
 IDLE_ITM_LOSS = 0.6365
 """The entropy of one positive in three: where the ITM loss rests here, nothing was learned."""
@@ -62,6 +69,7 @@ def find_alarms(audits: Audits, root: Path, number: int) -> list[Alarm]:
         shortfalls(root, number),
         _texts(audits("diversity").table.to_pylist(), number),
         _filter(audits("noise").table.to_pylist(), number),
+        blindness(audits("filter_quality").table.to_pylist(), number),
         _flags(audits("flags").table.to_pylist(), number),
         _held_out(root, number),
         _itm(root, number),
@@ -106,6 +114,29 @@ def _filter(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[st
             yield "keeps_all", f"only {of_texts}"
         if row["noise_ratio"] > 1 - EXTREME:
             yield "keeps_nothing", of_texts
+
+
+def blindness(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str, str]]:
+    """Whether the score that the rule cuts by cannot tell right texts of a source from wrong ones."""
+    for source in ("web", "synthetic"):
+        mine = by_best_basis([row for row in rows if row["round"] == number and row["source"] == source])
+        for cuts in (row for row in mine if row["cuts"] and row["auc"] is not None and row["auc_high"] < BLIND):
+            errors = "this captioner's errors" if source == "synthetic" else "wrong web texts"
+            told = f"the filter cannot tell {errors} apart: AUC {_range(cuts)} of the {source} texts"
+            best = max(mine, key=lambda row: row["auc"] or 0)
+            better = f"{best['score']} {_range(best)} can: see select.score" if best["auc"] >= BLIND else ""
+            yield "filter_blind", f"{told}; {better or 'no score that is stored tells them well'}"
+
+
+def by_best_basis(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of the rows of `filter_quality` of a source those by answers, if these are enough, else by human captions."""
+    answers, human = ([row for row in rows if row["basis"] == name] for name in ("answers", "human_captions"))
+    enough = max((row["texts"] for row in answers), default=0) >= LEAST_ANSWERS
+    return answers if answers and (enough or not human) else human
+
+
+def _range(row: Mapping[str, Any]) -> str:
+    return f"{row['auc']:.2f} ({row['auc_low']:.2f} to {row['auc_high']:.2f})"
 
 
 def _flags(rows: Sequence[Mapping[str, Any]], number: int) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from blip_bootstrap.labels.sample import SOURCES, draw_sample
 from blip_bootstrap.paths import path_argument, run_argument
 from blip_bootstrap.query.formats import print_table
 from blip_bootstrap.report.why import print_why
+from blip_pipelines.check.step import score_given
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
@@ -125,7 +126,7 @@ def calibrate(
 
     They are for `select.labels`, where `select.strategy` is `target_noise`.
     """
-    labels = human_pairs.label_human_pairs(run_folder(root), number, size, seed)
+    labels = human_pairs.label_human_pairs(run_folder(root), number, size, seed, score_given)
     typer.echo(str(labels))
     typer.echo("What select.strategy target_noise would do with them, web texts only:")
     print_table(human_pairs.thresholds_with(labels, run_folder(root), number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from blip_bootstrap.config.caption import CaptionConfig, SamplerConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
+from blip_bootstrap.config.filter_check import CheckFilterConfig, FilterCheckConfig
 from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, SamePicturesConfig, UrlList
 from blip_bootstrap.config.load import dump_yaml, load_config
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
@@ -19,11 +20,12 @@ from blip_bootstrap.config.training import (
     PretrainConfig,
     VqaConfig,
 )
-from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig
+from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig, check_filter_config
 
 __all__ = [
     "AnnotatedSet",
     "CaptionConfig",
+    "CheckFilterConfig",
     "Config",
     "ControlsConfig",
     "Count",
@@ -32,6 +34,7 @@ __all__ = [
     "Dtype",
     "EqualTexts",
     "EvaluateConfig",
+    "FilterCheckConfig",
     "FinetuneConfig",
     "Fraction",
     "HardTextsConfig",
@@ -52,6 +55,7 @@ __all__ = [
     "UrlList",
     "VisionConfig",
     "VqaConfig",
+    "check_filter_config",
     "dump_yaml",
     "load_config",
 ]

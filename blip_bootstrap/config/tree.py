@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from blip_bootstrap.config.caption import CaptionConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
+from blip_bootstrap.config.filter_check import CheckFilterConfig, FilterCheckConfig, Untrained
 from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, PictureRule, SamePicturesConfig
 from blip_bootstrap.config.marks import Seeded, mark_of
 from blip_bootstrap.config.section import Count, LocalPath, Section
@@ -58,6 +59,7 @@ class Config(Section):
     captioner: FinetuneConfig = FinetuneConfig()
     filter: FinetuneConfig = FinetuneConfig()
     caption: CaptionConfig = CaptionConfig()
+    filter_check: FilterCheckConfig = FilterCheckConfig()
     select: SelectConfig = SelectConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     controls: ControlsConfig = ControlsConfig()
@@ -147,3 +149,11 @@ class TrainControlsConfig(ControlsConfig):
     def of(cls, config: Config) -> TrainControlsConfig:
         """The part of a whole configuration that the controls depend on."""
         return cls(**config.controls.model_dump(), pretrain=config.pretrain, evaluate=config.evaluate)
+
+
+def check_filter_config(config: Config) -> CheckFilterConfig:
+    """The part of a whole configuration that measuring the scores depends on."""
+    tuned = [one for one in (config.captioner, config.filter) if not one.checkpoint]
+    held_out = all(one.validate_every_steps for one in tuned) and config.pretrain.hold_out_validation
+    untrained: Untrained = "all" if not tuned else "validation" if held_out else "none"
+    return CheckFilterConfig(**config.filter_check.model_dump(), caption=config.caption, untrained=untrained)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
+from blip_bootstrap.config.section import Normalise
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
@@ -21,33 +22,62 @@ from blip_bootstrap.storage.tables import LABELS
 
 Pair = tuple[bytes, str, str]
 
+Scorer = Callable[[pa.Table, Path, str | Path, str | Path, Mapping[str, Any]], pa.Table]
+"""Scores given texts of pictures like a run: (rows with `key`, `status`, `jpg` and `texts`; the run's images; the
+captioner; the filter; the section `caption`) to rows of `captions`. `blip_pipelines.check.step.score_given` is one."""
 
-def label_human_pairs(root: Path, number: int | None = None, size: int = 1000, seed: int = 0) -> Path:
-    """Let a round's filter score `size` pictures with one of their human captions and a text of another picture.
+
+def label_human_pairs(
+    root: Path, number: int | None = None, size: int = 1000, seed: int = 0, scorer: Scorer | None = None
+) -> Path:
+    """Let a round's models score `size` pictures with one of their human captions and a text of another picture.
 
     The texts of other pictures are web texts of the round, or human captions where it has none. The pictures are those
     of the held-out set, or of the human set where there is none. Writes labels of the source `human`, answered yes and
-    no; the file's path is what `select.labels` takes for the strategy `target_noise`. Raises InputError where the run
-    has neither set, or no single filter that scored the round.
+    no; the file's path is what `select.labels` takes for the strategy `target_noise`. With a `scorer` they have every
+    score, where the round's captioner is known, too; without, that of the filter's ITM alone. Raises InputError where
+    the run has neither set, or no single filter that scored the round.
     """
-    from blip_training.evaluate.pair_scores import score_pairs  # it loads torch
-
     # Web texts, since the wrong texts that `target_noise` is to find are worded like them: file names, shop titles,
     # slogans. The held-out set first, since the filter was fine-tuned on the human set.
     number = resolve_round(root, number)
     path = root / "labels" / f"human-{round_name(number)}.parquet"
     pairs = list(_pairs(root, number, size, seed))
-    filter = filter_of(root, number)
-    how = (_settings(root).get("caption") or {}).get("normalise", "auto")
+    filter, captioner = filter_of(root, number), captioner_of(root, number)
     check_writable(path)
-    scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], [[right, wrong] for _, right, wrong in pairs], how)
-    rows = [
-        _row(number, at, candidate, text, score)
-        for at, ((_, *texts), both) in enumerate(zip(pairs, scores, strict=True))
-        for candidate, (text, score) in enumerate(zip(texts, both, strict=True))
-    ]
+    if scorer and captioner:
+        scored = scorer(_given(pairs), root / "images", captioner, filter, _settings(root).get("caption") or {})
+        found = [row for row in scored.to_pylist() if row["source"] == "web"]
+    else:
+        found = _scored_by_itm(pairs, filter, (_settings(root).get("caption") or {}).get("normalise", "auto"))
+    rows = [_row(number, row) for row in found]
     parquet.write_parquet(path, parquet.rows_to_table(rows, LABELS), LABELS, {"seed": str(seed), "filter": str(filter)})
     return path
+
+
+def _given(pairs: Sequence[Pair]) -> pa.Table:
+    """The pictures with both of their texts, as a scorer takes them."""
+    return pa.table(
+        {
+            "key": pa.array([_key(at) for at in range(len(pairs))], pa.string()),
+            "status": pa.array(["success"] * len(pairs), pa.string()),
+            "jpg": pa.array([jpg for jpg, _, _ in pairs], pa.binary()),
+            "texts": pa.array([[right, wrong] for _, right, wrong in pairs], pa.list_(pa.string())),
+        }
+    )
+
+
+def _scored_by_itm(pairs: Sequence[Pair], filter: str | Path, normalise: Normalise) -> list[dict[str, Any]]:
+    """The texts with the filter's ITM scores alone."""
+    from blip_training.evaluate.pair_scores import score_pairs  # it loads torch
+
+    given = [[right, wrong] for _, right, wrong in pairs]
+    scores = score_pairs(filter, [jpg for jpg, _, _ in pairs], given, normalise)
+    return [
+        {"key": _key(at), "candidate": candidate, "caption": text, "itm_score": score}
+        for at, (texts, both) in enumerate(zip(given, scores, strict=True))
+        for candidate, (text, score) in enumerate(zip(texts, both, strict=True))
+    ]
 
 
 def thresholds_with(labels: Path, root: Path, number: int | None = None) -> pa.Table:
@@ -66,6 +96,12 @@ def filter_of(root: Path, number: int) -> str | Path:
     if not given or (config.get("caption") or {}).get("filters"):
         raise InputError(f"{folder}: no single filter made round {number}'s scores; label a sample (`audit sample`)")
     return str(given)
+
+
+def captioner_of(root: Path, number: int) -> str | Path | None:
+    """The captioner of a round: the one that the round fine-tuned, else the one that was given; None: not known."""
+    folder = run_folder.round_folder(root, number) / "captioner"
+    return folder if folder.is_dir() else (_settings(root).get("captioner") or {}).get("checkpoint")
 
 
 def _settings(root: Path) -> dict[str, Any]:
@@ -109,9 +145,10 @@ def _annotated(root: Path) -> list[dict[str, Any]]:
     raise InputError(f"{root}: no held-out and no human-annotated set; label a sample (`audit sample`)")
 
 
-def _row(number: int, at: int, candidate: int, text: str, score: float) -> dict[str, object]:
-    answer = "no" if candidate else "yes"
-    return {
-        "round": number, "key": f"{at:010d}", "source": "human", "candidate": candidate, "caption": text,
-        "itm_score": score, "kept": None, "stratum_rows": None, "answer": answer,
-    }  # fmt: skip
+def _key(at: int) -> str:
+    return f"{at:010d}"
+
+
+def _row(number: int, scored: Mapping[str, Any]) -> dict[str, object]:
+    known = {"round": number, "source": "human", "answer": "no" if scored["candidate"] else "yes"}
+    return {name: scored.get(name) for name in LABELS.schema.names} | known

@@ -17,7 +17,7 @@ from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.labels import read_labels, write_labels
 from blip_bootstrap.storage.parquet import rows_to_table
 from blip_bootstrap.storage.run_folder import labels_path, resolve_round
-from blip_bootstrap.storage.tables import LABELS
+from blip_bootstrap.storage.tables import LABELS, SCORES
 
 SOURCES = ("web", "synthetic")
 
@@ -33,8 +33,16 @@ GROUP BY source, kept
 texts would fill the memory."""
 
 _TEXTS = """
-SELECT round, key, source, candidate, caption, itm_score, kept FROM pairs WHERE round = {round} AND key IN ({keys})
+SELECT {columns} FROM (SELECT * FROM pairs WHERE round = {round} AND key IN ({keys})) p
+LEFT JOIN (SELECT * FROM captions WHERE round = {round} AND key IN ({keys})) c USING (round, key, source, candidate)
 """
+
+_OF_CAPTIONS = ("captioner", "num_tokens", "itc_score", "logprob", "clip_score", *(one.name for one in SCORES))
+"""Columns of `captions` that the labels have, too, so that a rule can be learned from a labels file alone."""
+
+_COLUMNS = (
+    "round", "key", "source", "candidate", "p.caption", "p.itm_score", "kept", *(f"c.{one}" for one in _OF_CAPTIONS),
+)  # fmt: skip
 
 
 def draw_sample(
@@ -69,7 +77,7 @@ def _drawn(
     if not chosen:
         return []
     keys = ", ".join(sorted({literal(text["key"]) for _, _, text in chosen}))
-    found = query(connection, _TEXTS.format(round=number, keys=keys)).to_pylist()
+    found = query(connection, _TEXTS.format(round=number, keys=keys, columns=", ".join(_COLUMNS))).to_pylist()
     texts = {(row["key"], row["source"], row["candidate"]): row for row in found}
     return [
         texts[text["key"], stratum["source"], text["candidate"]]

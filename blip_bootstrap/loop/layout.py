@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip_bootstrap.config import AnnotatedSet, Config, FinetuneConfig, Section, TrainControlsConfig
+from blip_bootstrap.config import (
+    AnnotatedSet,
+    Config,
+    FinetuneConfig,
+    Section,
+    TrainControlsConfig,
+    check_filter_config,
+)
 from blip_bootstrap.storage.run_folder import manifest_path, round_folder
 
 
@@ -66,6 +73,8 @@ class Layout:
         self.captioner = self._finetuned("captioner", config.captioner) if number else None
         self.filter = self._finetuned("filter", config.filter) if number else None
         self.captions = self._made("captions", config.caption) if number else None
+        checks = config.filter_check.pictures and (config.human or config.held_out)
+        self.filter_check = self._made("filter_check", check_filter_config(config)) if number and checks else None
         arms = bool(config.controls.arms) and number > 0
         oracle = arms and config.truth and "oracle" in config.controls.arms
         self.truth_pairs = self._made("truth_pairs", None) if oracle else None

@@ -22,6 +22,7 @@ from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.files import write_whole
 from blip_pipelines.caption.step import caption_and_score
+from blip_pipelines.check.step import check_filter
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_pipelines.ingest.annotated import ingest_annotated
 from blip_pipelines.ingest.download import download_images
@@ -90,6 +91,7 @@ def run_round(config: Config, number: int, say: Say) -> None:
         writer = at.captioner if config.filter.hard_texts.needs_captioner else None
         make(at.filter, finetune_filter, at.previous_model, at.human, of_human, writer)
         make(at.captions, caption_and_score, at.images, at.captioner, at.filter)
+        make(at.filter_check, check_filter, at.images, at.captioner, at.filter, at.human, at.held_out)
         make(at.pairs, select_pairs, at.captions)
     if (lost := no_pairs(counts_of(at.pairs))) and not (at.model and at.human):
         use = "to train on, and no human set" if at.model else "to give out"

@@ -67,6 +67,15 @@ def cut_of(rule: Mapping[str, Any]) -> tuple[str, float] | None:
     return ("itm_score", float(rule["itm_threshold"])) if "itm_threshold" in rule else None
 
 
+def cuts_of(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of each source the score by which a rule cuts, as `select.score` names it, or `rule` for its own; and its cut."""
+    if not (cut := cut_of(rule)):
+        return []
+    name = {column: name for name, column in SCORE_COLUMNS.items()}.get(cut[0], "rule")
+    cuts = {source: float(rule.get(f"{cut[0]}_cut_{source}", cut[1])) for source in ("web", "synthetic")}
+    return [{"source": source, "score": name, "cut": at} for source, at in cuts.items()]
+
+
 def schema_of(file: Path | str, remote: Remote | None = None) -> pa.Schema:
     """The Arrow schema of one Parquet file. Raises InputError, naming the file, where it is damaged."""
     try:

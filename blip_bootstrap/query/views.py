@@ -15,10 +15,11 @@ from blip_bootstrap.query import json_tables
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import allowed, literal, scan
-from blip_bootstrap.query.verdicts import pairs_sql, schema_of
+from blip_bootstrap.query.verdicts import cuts_of, pairs_sql, rule_of, schema_of
 from blip_bootstrap.storage import parquet, run_folder, tables
+from blip_bootstrap.storage.labels import read_labels
 from blip_bootstrap.storage.remote import Remote, attach, opened, remote_of
-from blip_bootstrap.storage.run_folder import languages_path
+from blip_bootstrap.storage.run_folder import labels_path, languages_path
 
 HUMAN = tables.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
 
@@ -27,6 +28,8 @@ HELD_OUT = tables.Table("held_out", "one row per picture of the held-out set", t
 CAPTIONS = tables.Table("captions", tables.CAPTIONS.row, (tables.ROUND, *tables.CAPTIONS.columns))
 
 PAIRS = tables.Table("pairs", tables.PAIRS.row, (tables.ROUND, *tables.PAIRS.columns))
+
+FILTER_CHECK = tables.Table("filter_check", tables.FILTER_CHECK.row, (tables.ROUND, *tables.FILTER_CHECK.columns))
 
 COLUMNS = tables.Table(
     "columns",
@@ -40,8 +43,8 @@ COLUMNS = tables.Table(
 )
 
 VIEWS = (
-    tables.IMAGES, HUMAN, HELD_OUT, CAPTIONS, PAIRS, tables.LANGUAGES, tables.ROUNDS, tables.METRICS, tables.RUNS,
-    COLUMNS,
+    tables.IMAGES, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, tables.LABELS, tables.LANGUAGES, tables.CUTS,
+    tables.ROUNDS, tables.METRICS, tables.RUNS, COLUMNS,
 )  # fmt: skip
 """Every view with its columns, as the view `columns` lists them too."""
 
@@ -49,11 +52,14 @@ SOME_FILES = 64
 """Files of a table in `some_captions` and the like, evenly spaced, for audits that need a sample only."""
 
 
-def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    root: Path | str, rounds: Sequence[int] | None = None, with_figures: bool = True
+) -> duckdb.DuckDBPyConnection:
     """A read-only DuckDB connection with the views of `VIEWS` over the run under `root`, as of `blip-bootstrap sql`.
 
     `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
-    `metrics` to these rounds; None: all. What the run has not made yet is an empty view with the declared columns. The
+    `metrics` to these rounds; None: all. `with_figures` False leaves `rounds` and `metrics` empty, for who writes them
+    and must not read what it replaces. What the run has not made yet is an empty view with the declared columns. The
     connection can read the tables' files and no others, writes no file, loads no extension, and cannot be reconfigured;
     `questions.query` also refuses every statement that does not just read. Raises InputError where `root` is no run or
     a file in it is damaged.
@@ -76,11 +82,13 @@ def connect(root: Path | str, rounds: Sequence[int] | None = None) -> duckdb.Duc
     with told_in_one_line():
         for table in (tables.IMAGES, HUMAN, HELD_OUT):
             files += _create(connection, table, [(root / table.name, None)], remote)
-        for table in (CAPTIONS, PAIRS):
+        for table in (CAPTIONS, FILTER_CHECK, PAIRS):
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
             files += _create(connection, table, places, remote)
-    _create_records(connection, root, numbers)
+    _create_records(connection, root, numbers if with_figures else None)
     _create_table(connection, tables.LANGUAGES, _languages(root, numbers))
+    _create_table(connection, tables.LABELS, _labels(root, numbers))
+    _create_table(connection, tables.CUTS, _cuts(root, numbers, remote))
     _document(connection)
     _lock(connection, files)
     return connection
@@ -118,6 +126,30 @@ def _languages(root: Path, numbers: Sequence[int]) -> pa.Table:
     paths = [languages_path(root, number) for number in numbers]
     found = [parquet.read_parquet(path) for path in paths if path.is_file()]
     return pa.concat_tables([tables.LANGUAGES.schema.empty_table(), *found])
+
+
+def _labels(root: Path, numbers: Sequence[int]) -> pa.Table:
+    """The samples of these rounds that people answer: some hundred rows each."""
+    paths = [labels_path(root, number) for number in numbers]
+    rows = [(path, read_labels(path)) for path in paths if path.is_file()]
+    found = [tables.LABELS.schema.empty_table()]
+    for path, of_round in rows:
+        try:
+            found.append(parquet.rows_to_table(of_round, tables.LABELS))
+        except pa.ArrowException as error:
+            raise InputError(f"{path}: not a labels file ({error}); draw a sample anew (`audit sample`)") from error
+    return pa.concat_tables(found)
+
+
+def _cuts(root: Path, numbers: Sequence[int], remote: Remote | None) -> pa.Table:
+    """The scores by which the rules of these rounds cut, from the metadata of their pairs."""
+    rows: list[dict[str, object]] = []
+    for number in numbers:
+        folder = run_folder.round_folder(root, number) / "pairs"
+        files = remote.parquet_files(folder) if remote else parquet.parquet_files(folder)
+        rule = rule_of(schema_of(files[0], remote)) if files else None
+        rows += [{"round": number, **cut} for cut in (cuts_of(rule) if rule else [])]
+    return parquet.rows_to_table(rows, tables.CUTS)
 
 
 def _create(
@@ -161,17 +193,12 @@ def _create_table(connection: duckdb.DuckDBPyConnection, table: tables.Table, da
     connection.unregister("arrow_rows")
 
 
-def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int]) -> None:
-    """The small tables from JSON, held in memory."""
-    mask = pa.array(numbers, pa.int16())
-    for table, read in (
-        (tables.ROUNDS, json_tables.rounds_table), (tables.METRICS, json_tables.metrics_table),
-        (tables.RUNS, json_tables.runs_table),
-    ):  # fmt: skip
-        data = read(root)
-        if table is not tables.RUNS:
-            data = data.filter(pc.is_in(data["round"], mask))
-        _create_table(connection, table, data)
+def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int] | None) -> None:
+    """The small tables from JSON, held in memory; None: without those of rounds' figures."""
+    for table, read in ((tables.ROUNDS, json_tables.rounds_table), (tables.METRICS, json_tables.metrics_table)):
+        data = table.schema.empty_table() if numbers is None else read(root)
+        _create_table(connection, table, data.filter(pc.is_in(data["round"], pa.array(numbers or [], pa.int16()))))
+    _create_table(connection, tables.RUNS, json_tables.runs_table(root))
 
 
 def _document(connection: duckdb.DuckDBPyConnection) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import yaml
 
-from blip_bootstrap.audit.alarms import Alarm, find_alarms
+from blip_bootstrap.audit.alarms import Alarm, by_best_basis, find_alarms
 from blip_bootstrap.html import charts
 from blip_bootstrap.html.charts import Segment
 from blip_bootstrap.html.elements import charts_html, details, named, note_html, scroll, table_html
@@ -170,6 +171,74 @@ def scores(page: PageData) -> str:
     }
     drawn.append(charts.lines("share kept at each threshold", series, ("web", "synthetic"), "threshold"))
     return charts_html(drawn) + _folded(page, "agreement")
+
+
+def quality(page: PageData) -> str:
+    """How well each score tells right texts from wrong ones, by source, with the best and the worst in a sentence."""
+    answer = page.audits("filter_quality")
+    rows = [row for row in answer.table.to_pylist() if row["round"] == page.number and row["auc"] is not None]
+    drawn = ""
+    for source in ("web", "synthetic"):
+        mine = by_best_basis([row for row in rows if row["source"] == source])
+        if mine:
+            ranked = sorted(mine, key=lambda row: -row["auc"])
+            bars = [
+                (_named_score(row), row["auc"], row["auc_low"], row["auc_high"], "kept" if row["cuts"] else source)
+                for row in ranked
+            ]
+            drawn += f"<p>{escape(_told_quality(source, ranked))}</p>"
+            drawn += charts.ranges(bars, f"{source} texts: AUC of each score, with 95 % interval; 50%: chance")
+    return f"{_told_pictures(page)}{drawn}{_folded(page, 'filter_quality')}" if drawn else ""
+
+
+def _told_pictures(page: PageData) -> str:
+    """Which pictures with human captions were scored, and whether the figures are too good for it."""
+    counts = page.manifests.get(f"{round_name(page.number)}/filter_check", {}).get("counts", {})
+    if "set" not in counts:
+        return ""
+    seen = "no model of this round was fine-tuned on them"
+    if counts.get("trained_on"):
+        seen = "captioner or filter were fine-tuned on them, so that the figures are better than on other pictures"
+    return f"<p>{counts['pictures']:,} pictures with human captions ({escape(counts['set'])}) were scored; {seen}.</p>"
+
+
+def _named_score(row: Mapping[str, Any]) -> str:
+    return f"{row['score']}, by which the rule cuts" if row["cuts"] else str(row["score"])
+
+
+def _told_quality(source: str, ranked: Sequence[Mapping[str, Any]]) -> str:
+    """The best and the worst score of a source, and what the rule's own finds and misses."""
+    best, worst, texts = ranked[0], ranked[-1], f"{max(row['texts'] for row in ranked):,} {source} texts"
+    basis = {"answers": "that people answered for", "human_captions": "of pictures with human captions"}[best["basis"]]
+    told = f"Among {texts} {basis}, {best['score']} tells right ones from wrong ones best (AUC {best['auc']:.2f})"
+    told += f", {worst['score']} worst ({worst['auc']:.2f})." if worst is not best else "."
+    for row in ranked:
+        if row["cuts"] and row["precision"] is not None and row["recall"] is not None:
+            told += f" The rule cuts by {row['score']}: of what it keeps {row['precision']:.0%} are right"
+            told += f", and of the right ones it keeps {row['recall']:.0%}."
+    return told
+
+
+def variety(page: PageData) -> str:
+    """What the rule does to the variety of the texts: all of a source beside those that it keeps."""
+    answer = page.audits("variety")
+    rows = [row for row in answer.table.to_pylist() if row["round"] == page.number]
+    told = "".join(f"<p>{escape(_told_variety(*both))}</p>" for both in pairwise(rows) if _are_both(*both))
+    filled = [name for name in answer.table.column_names if any(row[name] is not None for row in rows)]
+    table = [{name: row[name] for name in filled if name != "round"} for row in rows]
+    return told + table_html(table, answer.title) + note_html(answer.meaning) if rows else ""
+
+
+def _are_both(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return bool(first["source"] == second["source"] and (first["fate"], second["fate"]) == ("all", "kept"))
+
+
+def _told_variety(every: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
+    """What the kept texts of a source lost or gained beside all of them."""
+    shares = f"{kept['distinct_share']:.0%} of the kept {kept['source']} texts are different ones"
+    words = f"with {kept['distinct_words']:,} different words and {kept['words_per_text']:.1f} words a text"
+    before = f"{every['distinct_share']:.0%}, {every['distinct_words']:,} and {every['words_per_text']:.1f}"
+    return f"{shares}, {words}; of as many of all: {before}."
 
 
 def galleries(page: PageData) -> str:

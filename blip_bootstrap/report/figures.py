@@ -9,11 +9,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from blip_bootstrap.audit.alarms import by_best_basis
+from blip_bootstrap.audit.audits import ask
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.truth import judged_pairs, load_truth
 from blip_bootstrap.progress import Say, quiet
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import pair_figures
+from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.report_file import (
     Content,
     ReportFile,
@@ -38,7 +41,9 @@ def write_figures(root: Path, number: int, truth: Path | None = None, say: Say =
 
     `truth` is a truth file, where there is one. `say` gets the lines of progress.
     """
-    reads = manifest_files(root, [number]) | ({"truth": truth} if truth else {})
+    labels = run_folder.labels_path(root, number)
+    reads = manifest_files(root, [number]) | {labels.relative_to(root).as_posix(): labels}
+    reads |= {"truth": truth} if truth else {}
 
     def content() -> Content:
         found = round_metrics(root, number, truth)
@@ -55,6 +60,9 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
     - `web_captions`, `web_kept`, `synthetic_captions`, `synthetic_kept`, `dropped_by_reason`: rows of `pairs`;
     - `noise_ratio_<source>`: texts that the filter rejects, of those of that source that it scored (section 4.2), and
       `dropped_share_<source>`: texts not kept, of all of that source; with intervals, see `verdicts.pair_figures`;
+    - `filter_quality.<source>.<score>`: how often that score puts a right text above a wrong one (AUC), as far as the
+      round's human captions tell it, and `answered_filter_quality`, as far as an answered sample does;
+      `rule_auc_<source>`: that of the score by which the rule cuts; with intervals, see the audit `filter_quality`;
     - with a truth file: `caption_truth` (true texts of the kept ones), and more, see `truth_figures`;
     - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
     - what the evaluation of each control found, as `<arm>_<figure>`;
@@ -68,12 +76,27 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
         found |= {"round": number} | _download_figures(connection, images) | pair_figures(_files(pairs))
         if truth:
             found |= truth_figures(connection, judged_pairs(load_truth(truth), images, pairs))
-    found |= _numbers(folder / "evaluation" / "metrics.json")
+    found |= quality_figures(root, number) | _numbers(folder / "evaluation" / "metrics.json")
     for arm in ARMS:
         figures = _numbers(folder / "controls" / arm / "metrics.json")
         found |= {f"{arm}_{name}": value for name, value in figures.items()}
     same = run_folder.read_json(run_folder.manifest_path(root / "same_pictures")) or {}
     return found | {"same_pictures": same.get("counts", {}), "seconds": _seconds(root, number)}
+
+
+def quality_figures(root: Path, number: int) -> dict[str, Any]:
+    """The AUC of each score by source, 0..1, by human captions and by answers; nothing where a round has neither."""
+    with connect(root, [number], with_figures=False) as connection:
+        rows = ask(connection, "filter_quality").table.to_pylist()
+    found: dict[str, Any] = {}
+    names = {"human_captions": "filter_quality", "answers": "answered_filter_quality"}
+    for row in rows:
+        if row["auc"] is not None:
+            found.setdefault(names[row["basis"]], {}).setdefault(row["source"], {})[row["score"]] = row["auc"]
+    for source in ("web", "synthetic"):
+        mine = by_best_basis([row for row in rows if row["source"] == source])
+        found |= {f"rule_auc_{source}": row["auc"] for row in mine if row["cuts"] and row["auc"] is not None}
+    return found
 
 
 def truth_figures(connection: duckdb.DuckDBPyConnection, judged: pa.Table) -> dict[str, Any]:

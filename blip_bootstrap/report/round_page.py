@@ -60,6 +60,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
     ),
     ("rule", "Learned rule", "By what texts were judged, how well, and what is expected of the kept ones.", rule),
     (
+        "filter-quality",
+        "What the filter can tell",
+        "How often each score puts a right text above a wrong one: 100% is perfect, 50% is chance.",
+        data_sections.quality,
+    ),
+    (
         "truth",
         "Truth",
         "How many texts are true of their picture, by the truth file. It is used for measuring only.",
@@ -76,6 +82,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
         "Round by round",
         "The main figures; metrics.json beside this page has all of them.",
         data_sections.over_rounds,
+    ),
+    (
+        "variety",
+        "What the rule does to variety",
+        "As many texts of those kept as of all, so that they can be compared.",
+        data_sections.variety,
     ),
     (
         "diversity",

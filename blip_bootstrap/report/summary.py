@@ -18,6 +18,8 @@ FIGURES = (
     ("kept web", "web_kept", ",d"), ("kept synthetic", "synthetic_kept", ",d"),
     ("noise ratio web", "noise_ratio_web", ".1%"), ("noise ratio synthetic", "noise_ratio_synthetic", ".1%"),
     ("dropped web", "dropped_share_web", ".1%"), ("dropped synthetic", "dropped_share_synthetic", ".1%"),
+    ("AUC of the rule's score, web", "rule_auc_web", ".3f"),
+    ("AUC of the rule's score, synthetic", "rule_auc_synthetic", ".3f"),
     ("true of the kept", "caption_truth", ".1%"), ("CIDEr", "cider", ".3f"), ("BLEU-4", "bleu4", ".3f"),
     ("TR@1", "tr1", ".1%"), ("IR@1", "ir1", ".1%"), ("ITM AUC", "itm_auc", ".3f"),
     ("human only: CIDEr", "human_only_cider", ".3f"), ("human only: TR@1", "human_only_tr1", ".1%"),

@@ -16,9 +16,14 @@ from blip_bootstrap.select.calibrate import LEAST_ANSWERS
 from blip_bootstrap.select.features import FARTHEST, LENGTHS, Floats, Moments, feature_of, feature_sql, standardised
 from blip_bootstrap.select.label_rows import HUMAN
 
-FAVOURED = {"web": ("itm", "itc"), "synthetic": ("itc", "logprob")}
+FAVOURED = {"web": ("itc", "logprob_per_token"), "synthetic": ("itc", "logprob")}
 """Scores that judge each source best without any label; the prior leans to them, and where there are no labels their
 mean rank is the rule."""
+
+FREE: dict[str, tuple[str, ...]] = {"web": ("logprob", "logprob_per_token", "lift"), "synthetic": ("lift",)}
+"""Scores that may count for or against a text of a source. The captioner's likelihood judges well what it wrote itself;
+of a web text it also says how common the wording is, and a wrong text may read better than a right one. Lift measures
+how much a text says about its picture: of longer texts, in which more can be wrong, it is higher."""
 
 _LEAN = 0.7
 """Prior mean of a favoured score's weight, log-odds for each standard deviation."""
@@ -77,7 +82,7 @@ def labels_for(rows: Sequence[dict[str, Any]], source: str) -> list[dict[str, An
 def learn(rows: Sequence[dict[str, Any]], source: str, moments: Mapping[str, Moments]) -> Learned:
     """Fit the rule of a source to answered rows of `LABELS`; `moments` are those of all texts of the source.
 
-    Scores that the labels lack are left out. The weights of scores are 0 or more, that of the length is free. A text
+    Scores that the labels lack are left out. The weights of scores are 0 or more, but for those of `FREE` and of the length. A text
     that lacks a score counts as average in it.
     """
     used = {name: one for name, one in moments.items() if one.sd > 0 and _is_there(rows, name, one)}
@@ -99,7 +104,7 @@ def prior_of(source: str, names: Sequence[str]) -> logistic.Prior:
     """The prior of the weights of these features, for texts of a source."""
     favoured = [_LEAN if name in FAVOURED[source] else 0.0 for name in names]
     strength = [_LENGTH if name in LENGTHS else 1.0 for name in names]
-    least = [-math.inf if name in LENGTHS else 0.0 for name in names]
+    least = [-math.inf if name in (*LENGTHS, *FREE[source]) else 0.0 for name in names]
     return logistic.Prior(np.array(favoured), np.array(strength), np.array(least))
 
 

@@ -197,6 +197,35 @@ PAIRS = Table(
     repeating=("source", "candidate", "kept", "reason"),
 )
 
+FILTER_CHECK = Table(
+    "filter_check",
+    "one row per text of a picture with human captions, by which the round's scores are measured",
+    (
+        Column("key", pa.string(), "the picture, as in the set that it is from"),
+        Column("name", pa.string(), "its file name in that set"),
+        Column(
+            "kind",
+            pa.string(),
+            "human: one of its human captions; other: a web text of another image, taken for wrong; synthetic: written "
+            "by the round's captioner",
+        ),
+        Column(
+            "fits",
+            pa.bool_(),
+            "whether it counts as right: human ones do, others do not, synthetic ones where they agree with the human "
+            "captions of the picture as well as these with each other; null where that cannot be told",
+        ),
+        Column(
+            "human_agreement",
+            pa.float32(),
+            "mean F1 of its words and pairs of words, by their rarity, with the picture's (other) human captions, "
+            "0..1; null where there is none",
+        ),
+        *(column for column in CAPTIONS.columns if column.name != "key"),
+    ),
+    repeating=("kind", "source", "candidate", "num_tokens", "flags.list.element", "captioner"),
+)
+
 SAME_PICTURES = Table(
     "same_pictures",
     "one row per picture that is in two sets at once, by the sha256 of its bytes",
@@ -293,6 +322,17 @@ ROUNDS = Table(
         Column("human_only_cider", pa.float64(), "CIDEr of the control trained on the human set alone"),
         Column("human_only_tr1", pa.float64(), "image-to-text R@1 of that control, 0..1"),
         Column("filter_auc_web", pa.float64(), "area under the ROC curve of the ITM score against the truth, 0..1"),
+    ),
+)
+
+CUTS = Table(
+    "cuts",
+    "one row per round and source whose texts the rule cuts by a score",
+    (
+        ROUND,
+        Column("source", pa.string(), "web or synthetic"),
+        Column("score", pa.string(), "the score, as select.score names it; rule: the rule's own, as in `pairs`"),
+        Column("cut", pa.float64(), "a text that scores less is rejected; null where the record has no cut"),
     ),
 )
 

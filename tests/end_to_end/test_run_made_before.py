@@ -19,6 +19,10 @@ from tests.support.small_world import command, environment
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_before_rooms.tar.xz"
 
 
+OF_THE_CHECK = [f"round-01/{name}" for name in ("filter_check", "metrics.json", "report.html")]
+"""What a run of that version gets when it is run again."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     with tarfile.open(FIXTURE) as archive:
@@ -33,10 +37,19 @@ def blip(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_is_current(folder: Path) -> None:
-    done = blip(folder, "run", "--round", "1", "--config", "config.yaml")
+    """But for the check of the scores, which there was not yet, and what tells of it."""
+    command = ("run", "--round", "1", "--config", "config.yaml")
+    made = [line.split(":")[0] for line in blip(folder, *command).stderr.splitlines() if ": done in" in line]
+    assert made == OF_THE_CHECK
+    done = blip(folder, *command)
     steps = [line for line in done.stderr.splitlines() if line.startswith(("images", "human", "held_out", "round-"))]
     assert len(steps) > 12
     assert [line for line in steps if not line.endswith(": current")] == []
+
+
+def test_it_is_current_without_the_check(folder: Path) -> None:
+    done = blip(folder, "run", "--round", "1", "--config", "config.yaml", "--set", "filter_check.pictures=0")
+    assert [line for line in done.stderr.splitlines() if ": done in" in line] == []
 
 
 def test_it_is_asked_and_audited(folder: Path) -> None:
@@ -53,8 +66,10 @@ def test_it_is_gone_on_with(folder: Path) -> None:
     """Its pictures are there, so that no server is needed."""
     done = blip(folder, "run", "--round", "2", "--config", "config.yaml")
     made = [line.split(":")[0] for line in done.stderr.splitlines() if ": done in" in line]
-    assert made[:4] == ["round-02/captioner", "round-02/filter", "round-02/captions", "round-02/pairs"]
-    assert all(name.startswith("round-02/") for name in made)
+    assert made[:3] == OF_THE_CHECK
+    first = ("captioner", "filter", "captions", "filter_check", "pairs")
+    assert made[3:8] == [f"round-02/{name}" for name in first]
+    assert all(name.startswith("round-02/") for name in made[3:])
     assert (folder / "run" / "round-02" / "report.html").is_file()
 
 

@@ -88,6 +88,7 @@ def write_round(root: Path, number: int, things: list[tuple[str, str]], kinds: l
         write_captions(folder / "captions", things, kinds, rng)
         write_manifest(folder / "captions", f"{name}/captions", "caption_and_score", {}, {"candidates": 1})
         write_languages(root, folder / "captions")
+        write_filter_check(folder / "filter_check", f"{name}/filter_check")
         counts = select_pairs(pairs, folder / "captions", SelectConfig())
         for arm in ("human_only", "filter_only"):
             write_json(folder / "controls" / arm / "metrics.json", {"cider": 0.8, "tr1": 0.4, "ir1": 0.5})
@@ -127,6 +128,23 @@ def write_languages(root: Path, captions: Path) -> None:
     rows = [row | {"round": 1, "language": "en", "confidence": 0.2 + at / 100} for at, row in enumerate(part)]
     path = root / "languages" / "round-01.parquet"
     write_part(path, [{name: row[name] for name in told} for row in rows if row["caption"]], tables.LANGUAGES)
+
+
+def write_filter_check(folder: Path, name: str) -> None:
+    """Thirty pictures with human captions: ITM tells web texts well and synthetic ones hardly, ITC both."""
+    rng, rows = random.Random(3), []
+    empty = dict.fromkeys(tables.FILTER_CHECK.schema.names)
+    for at in range(30):
+        for kind, candidate, fits in (("human", 0, True), ("other", 1, False), ("synthetic", 0, at % 3 > 0)):
+            source = "synthetic" if kind == "synthetic" else "web"
+            itm = rng.gauss(0.7 if fits else 0.2, 0.2) if source == "web" else rng.random()
+            rows.append(empty | {
+                "key": f"{at:010d}", "name": f"{at}.jpg", "kind": kind, "source": source, "candidate": candidate,
+                "caption": f"a text {at}", "fits": fits, "human_agreement": 0.8 if fits else 0.1, "num_tokens": 6,
+                "itm_score": min(1, max(0, itm)), "itc_score": rng.gauss(0.5 if fits else 0.2, 0.1), "flags": [],
+            })  # fmt: skip
+    write_part(folder / "part-00000.parquet", rows, tables.FILTER_CHECK)
+    write_manifest(folder, name, "check_filter", {"pictures": 30, "texts": 90}, {"pictures": 300})
 
 
 def root_images(captions: Path) -> Path:

@@ -71,6 +71,35 @@ def test_a_sample_of_one_source_spends_all_answers_there(run: Path) -> None:
     assert {row["stratum_rows"] for row in rows if row["kept"]} == {50}
 
 
+def test_a_sample_has_every_score_of_its_texts(run: Path) -> None:
+    """So that a rule can be learned from the file alone; a score that the captions lack is null."""
+    scores = ("captioner", "num_tokens", "itc_score", "logprob", "clip_score", *(one.name for one in tables.SCORES))
+    files = parquet.parquet_files(run / "round-01/captions")
+    for file in files:
+        table = parquet.read_parquet(file)
+        rows = [row | {"lift": len(row["caption"]) / 10, "captioner": "some/model"} for row in table.to_pylist()]
+        parquet.write_parquet(file, parquet.rows_to_table(rows, tables.CAPTIONS), tables.CAPTIONS)
+    captions = [row for file in files for row in parquet.read_parquet(file).to_pylist()]
+    known = {(row["key"], row["source"], row["candidate"]): row for row in captions}
+    path = draw_sample(run, 1, size=40)
+    assert parquet.read_parquet(path).schema.equals(tables.LABELS.schema)
+    rows = read_labels(path)
+    for row in rows:
+        of_captions = known[row["key"], row["source"], row["candidate"]]
+        assert {name: row[name] for name in scores} == {name: of_captions[name] for name in scores}
+    assert all(row["lift"] and row["agreement"] is None for row in rows)
+    assert {row["itc_score"] for row in read_labels(draw_sample(run, 0, size=10))} == {None}, "round 0 has no captions"
+
+
+def test_captions_made_before_the_scores_give_null(run: Path) -> None:
+    for file in parquet.parquet_files(run / "round-01/captions"):
+        pq.write_table(parquet.read_parquet(file).drop_columns([one.name for one in tables.SCORES]), file)
+    rows = read_labels(draw_sample(run, 1, size=40))
+    assert len(rows) == 40
+    assert {row["lift"] for row in rows} == {None}
+    assert all(row["itc_score"] is not None for row in rows)
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [({"answer": "maybe"}, "row 1: .*'maybe'"), ({"key": None}, "row 1: key None"), ({"source": None}, "source None")],

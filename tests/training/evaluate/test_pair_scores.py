@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from blip_bootstrap.config import CaptionConfig
@@ -14,6 +16,7 @@ from blip_bootstrap.labels.human_pairs import filter_of, label_human_pairs
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.tables import LABELS
 from blip_pipelines.caption.worker import CaptionWorker
+from blip_pipelines.check.step import score_given
 from blip_training.evaluate.pair_scores import score_pairs
 
 Models = tuple[Path, Path]
@@ -83,6 +86,30 @@ def test_wrong_texts_are_the_rounds_web_texts(run: Path) -> None:
     assert all(text.startswith("IMG_") for text in wrong)
     assert len(set(wrong)) == len(wrong)
     assert {row["caption"] for row in found if row["answer"] == "yes"} > {"a cat"}
+
+
+def test_a_scorer_gives_every_score(run: Path, models: Models, images: list[dict[str, object]]) -> None:
+    """The same texts with the same ITM scores as without; where the captioner is not known, ITM's alone."""
+    alone = parquet.read_parquet(label_human_pairs(run, 1, 20)).to_pylist()
+    asked: list[Path | str] = []
+
+    def scorer(given: pa.Table, *known: Any) -> pa.Table:
+        asked.extend(known[:3])
+        return score_given(given, *known)
+
+    assert label_human_pairs(run, 1, 20, 0, scorer).is_file()
+    assert not asked, "the round has no captioner"
+    shutil.copytree(models[0], run / "round-01/captioner")
+    data = parquet.rows_to_table(images, tables.IMAGES)
+    parquet.write_parquet(run / "images/part-00000.parquet", data, tables.IMAGES)
+    (run / "config.yaml").write_text("caption: {device: cpu, references: 8, lift_references: 2}\n")
+    rows = parquet.read_parquet(label_human_pairs(run, 1, 20, 0, scorer)).to_pylist()
+    assert asked == [run / "images", run / "round-01/captioner", run / "round-01/filter"]
+    same = ("round", "key", "source", "candidate", "caption", "kept", "stratum_rows", "answer")
+    assert [{name: row[name] for name in same} for row in rows] == [{n: row[n] for n in same} for row in alone]
+    assert [row["itm_score"] for row in rows] == pytest.approx([row["itm_score"] for row in alone], abs=1e-5)
+    for name in ("itc_score", "logprob", "logprob_per_token", "lift", "agreement", "distinctness", "num_tokens"):
+        assert all(row[name] is not None for row in rows), name
 
 
 def test_the_held_out_set_goes_first(run: Path) -> None:
