@@ -82,8 +82,8 @@ def labels_for(rows: Sequence[dict[str, Any]], source: str) -> list[dict[str, An
 def learn(rows: Sequence[dict[str, Any]], source: str, moments: Mapping[str, Moments]) -> Learned:
     """Fit the rule of a source to answered rows of `LABELS`; `moments` are those of all texts of the source.
 
-    Scores that the labels lack are left out. The weights of scores are 0 or more, but for those of `FREE` and of the length. A text
-    that lacks a score counts as average in it.
+    Scores that the labels lack are left out. The weights of scores are 0 or more, but for those of `FREE` and of the
+    length. A text that lacks a score counts as average in it.
     """
     used = {name: one for name, one in moments.items() if one.sd > 0 and _is_there(rows, name, one)}
     design, answers, keys = standardised(rows, used), answers_of(rows), [str(row["key"]) for row in rows]

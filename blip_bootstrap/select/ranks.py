@@ -41,7 +41,8 @@ class Ranks:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Ranks:
         """From the record of a rule, where lists stand for tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+        fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in record.items()}
+        return cls(**fields)
 
     def sql(self) -> str:
         """SQL of the rank of a row of `captions`, 0..1; null where it has no score."""

@@ -231,7 +231,8 @@ def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
     monkeypatch.setattr(step, "gpus_of_actor", lambda config: 0.5)
     todo = [block for part in parquet_files(images) for block in step._blocks(part, tmp_path)]
     compared = pick_references(images, CONFIG.references)
-    worker = blocks.CaptionBlocks(*map(str, models), CONFIG, references=compared, tally=Tally())
+    captioner, filter = map(str, models)
+    worker = blocks.CaptionBlocks(captioner, filter, CONFIG, references=compared, tally=Tally())
     first_two = todo[1::-1]
     assert list(worker(todo[1:2])) == todo[1:2]
     kept = Path(todo[1].output).stat().st_ino
