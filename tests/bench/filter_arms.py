@@ -59,13 +59,16 @@ SHARED = {
 """Arms that the run itself makes: where their models and pairs lie."""
 
 
+Rule = Callable[[Path, Mapping[str, float]], dict[str, Any]]
+
+
 def ranked(labels: Path, share: Mapping[str, float]) -> dict[str, Any]:
     """By rank, without a label: as many texts of each source as ITM keeps."""
     score = {"web": ["itc", "logprob_per_token"], "synthetic": ["itc", "logprob"]}
     return {"strategy": "fraction", "score": score, "keep_fraction": dict(share)}
 
 
-def learned(number: int, **more: Any) -> Callable[[Path, Mapping[str, float]], dict[str, Any]]:
+def learned(number: int, **more: Any) -> Rule:
     """By the rule learned from `number` answers a source, cut by share as ITM's."""
 
     def settings(labels: Path, share: Mapping[str, float]) -> dict[str, Any]:
@@ -76,18 +79,19 @@ def learned(number: int, **more: Any) -> Callable[[Path, Mapping[str, float]], d
     return settings
 
 
-RULES: dict[str, Callable[[Path, Mapping[str, float]], dict[str, Any]]] = {
+def half(rule: Rule) -> Rule:
+    """A rule cut so that it keeps half of the synthetic texts, and as many web texts as ITM does."""
+    return lambda labels, share: rule(labels, {"web": share["web"], "synthetic": 0.5})
+
+
+RULES: dict[str, Rule] = {
     "rank": ranked,
-    "rank half": lambda labels, share: ranked(labels, {"web": share["web"], "synthetic": 0.5}),
-    "rank various": lambda labels, share: ranked(labels, {"web": share["web"], "synthetic": 0.5}) | {"variety": 0.5},
+    "rank half": half(ranked),
     "learned50": learned(50),
-    "learned200": learned(200),
-    "noise50": learned(50, cut_by="noise", target_noise=0.1),
-    "half50": lambda labels, share: learned(50)(labels, {"web": share["web"], "synthetic": 0.5}),
-    "various50": lambda labels, share: learned(50, variety=0.5)(labels, {"web": share["web"], "synthetic": 0.5}),
-    "informative50": lambda labels, share: learned(50, most_per_image=1, informative_weight=0.5)(
-        labels, {"web": share["web"], "synthetic": 0.5}
-    ),
+    "half50": half(learned(50)),
+    "half200": half(learned(200)),
+    "various50": half(learned(50, variety=0.5)),
+    "informative50": half(learned(50, most_per_image=1, informative_weight=0.5)),
     "hard": lambda labels, share: PAPER,
 }
 """The rule of each arm that this script trains, from the folder of labels and the share of each source ITM keeps."""
@@ -237,7 +241,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("runs/filter_arms"))
     parser.add_argument("--arms", nargs="*", default=list(RULES), choices=list(RULES), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=0, help="further rounds by `--rule`, instead of the arms")
-    parser.add_argument("--rule", nargs="*", default=["itm", "learned50"])
+    parser.add_argument("--rule", nargs="*", default=["itm", "half50"])
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="a.b=c")
     parser.add_argument("--json", action="store_true", help="print one JSON object: seed, arm, figure")
