@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from blip_bootstrap import __version__
+from blip_bootstrap.cli.artifacts import mount_artifacts
 from blip_bootstrap.cli.audit import mount_audit
 from blip_bootstrap.cli.options import (
     GOES_ON,
@@ -16,6 +17,7 @@ from blip_bootstrap.cli.options import (
     LastRound,
     NewRoot,
     RayAddress,
+    Remake,
     Root,
     RoundNumber,
     Settings,
@@ -77,6 +79,7 @@ def run(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Use only so many first rows of each URL list.")
     ] = None,
+    remake: Remake = None,
 ) -> None:
     """Run CapFilt up to a round; makes only what is missing or out of date."""
     from blip_bootstrap.loop.rounds import run_rounds
@@ -85,7 +88,7 @@ def run(
     with ended_early(GOES_ON):
         loaded = load(config, root, settings, ray, limit)
         try:
-            report = run_rounds(loaded, number, say)
+            report = run_rounds(loaded, number, say, remake or ())
         except NothingLeft:
             print_summary(loaded.root)
             raise
@@ -181,3 +184,5 @@ mount_audit(app)
 mount_plan(app)
 
 mount_vqa(app)
+
+mount_artifacts(app)

@@ -17,7 +17,7 @@ from blip_bootstrap.config.tree import Config
 from blip_bootstrap.config.yaml_text import parse_yaml
 from blip_bootstrap.errors import ConfigError, InputError
 
-OF_A_ROUND = r"^rounds\.[^.:]+\."
+OF_A_ROUND = re.compile(r"^rounds\.[^.:]+\.")
 
 
 def load_config(path: Path | None = None, settings: Sequence[str] = (), **overrides: Any) -> Config:
@@ -95,9 +95,7 @@ def _validate(data: dict[str, Any]) -> tuple[Config | None, list[str]]:
     except ValidationError as error:
         found = list(dict.fromkeys(_mistake(dict(item)) for item in error.errors()))
         # A round's own settings are laid over those of all, whose mistakes count once.
-        return None, [
-            one for one in found if not re.match(r"rounds\.", one) or re.sub(OF_A_ROUND, "", one) not in found
-        ]
+        return None, [one for one in found if not OF_A_ROUND.match(one) or OF_A_ROUND.sub("", one) not in found]
 
 
 def _mistake(item: dict[str, Any]) -> str:
@@ -118,7 +116,7 @@ def _fields_at(loc: tuple[Any, ...]) -> Mapping[str, Any]:
     """The fields of the section at `loc`."""
     model: type[BaseModel] = Config
     for name in loc:
-        if isinstance(name, int):
+        if isinstance(name, int) or str(name).isdigit():  # an entry of a list, a round
             continue
         field = model.model_fields.get(str(name))
         section = _section_type(field.annotation) if field else None
