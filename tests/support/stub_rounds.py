@@ -40,10 +40,11 @@ class StubRounds:
         return config.root / f"round-{number:02d}"
 
     def _step(self, name: str) -> Callable[..., dict[str, int]]:
-        def step(out: Path, *inputs: Path | None, config: Any = None) -> dict[str, int]:
+        def step(out: Path, *inputs: Path | str | None, config: Any = None) -> dict[str, int]:
             self.made.append(name)
             failed = name == "download_images" and self.web_is_gone
-            told = [(one / "text").read_text() if one.is_dir() else one.read_text() for one in inputs if one]
+            paths = [Path(one) for one in inputs if one]
+            told = [(one / "text").read_text() if one.is_dir() else one.read_text() for one in paths if one.exists()]
             settings = getattr(config, "itm_threshold", "")
             (out / ".work").mkdir(exist_ok=True)
             (out / "text").write_text("".join(["<", name, str(settings), *told, ">"]))
