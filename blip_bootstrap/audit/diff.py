@@ -51,8 +51,12 @@ def diff(root: Path, before: int, after: int, other: Path | None = None) -> list
 
 
 def print_diff(root: Path, before: int, after: int, other: Path | None = None) -> None:
-    """Print the comparisons as tables on standard output."""
-    print_answers(PipedConsole(), diff(root, before, after, other))
+    """Print the comparisons as tables on standard output; a round that is out of date is told first."""
+    console = PipedConsole()
+    for run, number in ((root, before), (other or root, after)):
+        if why := run_folder.out_of_date(run).get(number):
+            console.print(f"round {number} is out of date: {why}", highlight=False, markup=False, soft_wrap=True)
+    print_answers(console, diff(root, before, after, other))
 
 
 def _pairs_sql(root: Path, number: int, by_uid: bool) -> str:
@@ -62,7 +66,7 @@ def _pairs_sql(root: Path, number: int, by_uid: bool) -> str:
     pairs = pairs_sql(found, schema_of(found[0], remote_of(root)))
     if not by_uid:
         return f"SELECT *, key AS name FROM {pairs}"
-    images = _files(root, root / "images")
+    images = _files(root, run_folder.used_folder(root, number, "images"))
     if not images:
         raise InputError(f"{root}: no images; runs are compared by their images' uid")
     return f"SELECT p.*, i.uid AS name FROM {pairs} p JOIN (SELECT key, uid FROM {scan(images)}) i USING (key)"

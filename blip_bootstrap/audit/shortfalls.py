@@ -22,13 +22,16 @@ OF_ALL_ROUNDS = tuple(f"failed_{name}" for name, _, _ in LISTS)
 
 
 def shortfalls(root: Path, number: int) -> Iterator[tuple[str, str]]:
-    """Names and messages of the alarms of round `number` under `root` about rows that failed or were dropped.
+    """Names and messages of the alarms of round `number` under `root` about rows that failed or were dropped,
+    and whether the round was made from something that is another now.
 
     They come from the counts in the MANIFESTs and the limits (`max_failed_share`) in the run's config.yaml; no table
     is read.
     """
     made = {str(manifest.get("name")): manifest.get("counts", {}) for manifest in run_folder.manifests(root)}
     most = limits(root)
+    if why := run_folder.out_of_date(root).get(number):
+        yield "out_of_date", f"round {number} is out of date: {why}"
     for name, section, what in LISTS:
         counts = made.get(name, {})
         counted = any(counts.get(status) for status in STATUSES)

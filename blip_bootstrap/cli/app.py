@@ -49,6 +49,14 @@ class Commands(ListedCommands):
             "blip_bootstrap.cli.audit",
             "Show what was kept and dropped, why, and how noisy each source is; or label texts, and what labels say.",
         ),
+        "artifacts": Listed(
+            "blip_bootstrap.cli.artifacts",
+            "List what steps have made: by which round it is used, step, recipe digest, rows, size, state.",
+        ),
+        "gc": Listed(
+            "blip_bootstrap.cli.gc",
+            "List what no round points to, with its size and age; with --delete, delete it.",
+        ),
         "vqa": Listed("blip_bootstrap.cli.vqa", "Fine-tune a model to answer questions about pictures, and ask it."),
     }
 

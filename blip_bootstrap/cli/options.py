@@ -36,6 +36,15 @@ LastRound = Annotated[
     int, typer.Option("--round", min=0, help="The last round to make; earlier ones that it needs come first.")
 ]
 
+Remake = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--remake",
+        min=0,
+        help="Make this earlier round anew by the settings, which else stays as it was made; may be repeated.",
+    ),
+]
+
 RayAddress = Annotated[
     str | None,
     typer.Option("--ray", help="Where steps run: local, auto, HOST:PORT of a Ray cluster, or none (without Ray)."),

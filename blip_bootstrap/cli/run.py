@@ -12,6 +12,7 @@ from blip_bootstrap.cli.options import (
     LastRound,
     NewRoot,
     RayAddress,
+    Remake,
     Settings,
     load,
     say,
@@ -34,12 +35,13 @@ def run(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Use only so many first rows of each URL list.")
     ] = None,
+    remake: Remake = None,
 ) -> None:
     """Run CapFilt up to a round; makes only what is missing or out of date."""
     with ended_early(GOES_ON):
         loaded = load(config, root, settings, ray, limit)
         try:
-            report = run_rounds(loaded, number, say)
+            report = run_rounds(loaded, number, say, remake or ())
         except NothingLeft:
             print_summary(loaded.root)
             raise

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from blip_bootstrap import __version__
-from blip_bootstrap.config.marks import CountsAs, Later, Speed
+from blip_bootstrap.config.marks import CountsAs, Later, ListPath, Speed
 from blip_bootstrap.config.section import Count, LocalPath, NonNegative, Positive, Section, ShardRows
 
 AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])} (image dataset builder)"
@@ -24,7 +24,7 @@ AlarmShare = Annotated[float, Field(gt=0, le=1)]
 class UrlList(Section):
     """One list of URLs with alt texts: TSV, CSV, JSON or Parquet."""
 
-    path: LocalPath = Field(
+    path: Annotated[LocalPath, ListPath()] = Field(
         description="the file; its format is told by its ending (.tsv .csv .txt .jsonl .json .parquet, and with .gz "
         ".bz2 .xz .zst after it)"
     )
@@ -123,8 +123,10 @@ class DownloadConfig(PictureRule):
         description="a picture whose long side is more than this many times its short side is dropped (error class "
         "aspect_ratio); .inf: none is",
     )
-    timeout_s: Positive = Field(10.0, description="seconds for one try of one URL, redirects and body included")
-    num_retries: NonNegative = Field(
+    timeout_s: Annotated[Positive, CountsAs(10.0)] = Field(
+        10.0, description="seconds for one try of one URL, redirects and body included"
+    )
+    num_retries: Annotated[NonNegative, CountsAs(1)] = Field(
         1, description="further tries after a time-out, a broken connection, or HTTP 5xx or 429"
     )
     num_threads: Annotated[Count, Speed()] = Field(32, description="parallel fetches of each Ray task")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -15,6 +16,8 @@ from blip_bootstrap.config.section import Section
 from blip_bootstrap.config.tree import Config
 from blip_bootstrap.config.yaml_text import parse_yaml
 from blip_bootstrap.errors import ConfigError, InputError
+
+OF_A_ROUND = re.compile(r"^rounds\.[^.:]+\.")
 
 
 def load_config(path: Path | None = None, settings: Sequence[str] = (), **overrides: Any) -> Config:
@@ -72,6 +75,7 @@ def _put(data: dict[str, Any], names: Sequence[str], value: Any) -> str | None:
                 return f"{'.'.join(names)} has {len(node)} entries, 0 to {len(node) - 1}; there is no {parent}"
             node = node[int(parent)]
             continue
+        parent = _as_there(node, parent)
         child = node.get(parent)
         node[parent] = node = child if isinstance(child, dict | list) else {}
     if not isinstance(node, dict):
@@ -80,11 +84,18 @@ def _put(data: dict[str, Any], names: Sequence[str], value: Any) -> str | None:
     return None
 
 
+def _as_there(node: Mapping[Any, Any], name: str) -> Any:
+    """A name as a mapping has it: YAML reads the key `2` as a number."""
+    return int(name) if name.isdigit() and int(name) in node else name
+
+
 def _validate(data: dict[str, Any]) -> tuple[Config | None, list[str]]:
     try:
         return Config.model_validate(data), []
     except ValidationError as error:
-        return None, list(dict.fromkeys(_mistake(dict(item)) for item in error.errors()))
+        found = list(dict.fromkeys(_mistake(dict(item)) for item in error.errors()))
+        # A round's own settings are laid over those of all, whose mistakes count once.
+        return None, [one for one in found if not OF_A_ROUND.match(one) or OF_A_ROUND.sub("", one) not in found]
 
 
 def _mistake(item: dict[str, Any]) -> str:
@@ -105,7 +116,7 @@ def _fields_at(loc: tuple[Any, ...]) -> Mapping[str, Any]:
     """The fields of the section at `loc`."""
     model: type[BaseModel] = Config
     for name in loc:
-        if isinstance(name, int):
+        if isinstance(name, int) or str(name).isdigit():  # an entry of a list, a round
             continue
         field = model.model_fields.get(str(name))
         section = _section_type(field.annotation) if field else None

@@ -46,6 +46,14 @@ class ByContent:
 
 
 @dataclass(frozen=True)
+class ListPath:
+    """The setting names a list, whose content and name in the tables are inputs by themselves.
+
+    Recipes hold the path all the same, but two paths with the same ending, which tells the format, count as equal.
+    """
+
+
+@dataclass(frozen=True)
 class IdleWhere:
     """The setting changes nothing while its neighbour `setting` has the value `value`.
 
@@ -61,7 +69,7 @@ class Seeded:
     """The setting takes the value of the run's own `seed` where its section does not set it."""
 
 
-Mark = TypeVar("Mark", Speed, Later, CountsAs, ByContent, IdleWhere, Seeded)
+Mark = TypeVar("Mark", Speed, Later, CountsAs, ByContent, ListPath, IdleWhere, Seeded)
 
 
 def mark_of(field: FieldInfo, kind: type[Mark]) -> Mark | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializationInfo, WithJsonSchema, field_serializer, model_validator
 
 from blip_bootstrap.config.caption import CaptionConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
@@ -16,6 +16,11 @@ from blip_bootstrap.config.marks import Seeded, mark_of
 from blip_bootstrap.config.section import Count, LocalPath, Section
 from blip_bootstrap.config.select import SelectConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
+
+RoundNumber = Annotated[int, Field(ge=0)]
+
+OF_THE_RUN = ("root", "ray")
+"""Settings that no round has for itself."""
 
 
 class RayConfig(Section):
@@ -66,6 +71,20 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
     vqa: VqaConfig = Field(VqaConfig(), description="settings of `blip-bootstrap vqa`; no part of a round")
+    rounds: Annotated[Mapping[RoundNumber, Config], WithJsonSchema({"type": "object"})] = Field(
+        {}, description="settings of single rounds that are others than above, by number: `{2: {select: {...}}}`"
+    )
+
+    def of_round(self, number: int) -> Config:
+        """The configuration of one round, in which its own settings stand in place of those of all."""
+        return self.rounds.get(number, self)
+
+    @field_serializer("rounds")
+    def _own_settings(self, rounds: Mapping[int, Config], info: SerializationInfo) -> dict[int, Any]:
+        """Of each round what differs, as one writes it."""
+        mode = "json" if info.mode == "json" else "python"
+        base = self.model_dump(mode=mode, exclude={"rounds"})
+        return {n: _differing(base, one.model_dump(mode=mode, exclude={"rounds"})) for n, one in rounds.items()}
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +127,26 @@ class Config(Section):
             {**data, "pretrain": {"hold_out_validation": True, **pretrain}} if isinstance(pretrain, Mapping) else data
         )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _merge_rounds(cls, data: Any) -> Any:
+        """Each round's own settings are laid over those of all. The last validator of its kind, which runs first."""
+        rounds = data.get("rounds") if isinstance(data, Mapping) else None
+        if not isinstance(rounds, Mapping):
+            return data
+        base = {name: value for name, value in data.items() if name != "rounds"}
+        return {**base, "rounds": {number: _laid_over(base, own) for number, own in rounds.items()}}
+
+    @model_validator(mode="after")
+    def _keeps_one_run(self) -> Config:
+        """What decides about the whole run is no round's own."""
+        for number, own in self.rounds.items():
+            names = [name for name in OF_THE_RUN if getattr(own, name) != getattr(self, name)]
+            names += ["rounds"] if own.rounds else []
+            if names:
+                raise ValueError(f"rounds.{number}.{names[0]} is of the whole run; set {names[0]} itself")
+        return self
+
     @model_validator(mode="after")
     def _has_whole_patches(self) -> Config:
         vision = self.pretrain.model.vision
@@ -122,6 +161,25 @@ class Config(Section):
         if self.evaluate.wants_references and not self.human:
             raise ValueError("evaluate.rerank_by lm needs a human set (human)")
         return self
+
+
+def _laid_over(base: Any, own: Any) -> Any:
+    """The mapping `base` with the values of `own` in place of its own, level by level."""
+    if own is None or not isinstance(own, Mapping):
+        return own
+    below = base.model_dump(exclude_unset=True) if isinstance(base, Section) else base
+    if not isinstance(below, Mapping):
+        return own
+    return {**below, **{name: _laid_over(below.get(name), value) for name, value in own.items()}}
+
+
+def _differing(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `own` that are others than in `base`, level by level."""
+    return {
+        name: _differing(base[name], value) if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+        for name, value in own.items()
+        if value != base.get(name)
+    }
 
 
 def _validates(section: Any) -> bool:

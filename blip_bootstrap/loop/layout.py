@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blip_bootstrap.config import (
@@ -13,12 +14,12 @@ from blip_bootstrap.config import (
     TrainControlsConfig,
     check_filter_config,
 )
-from blip_bootstrap.storage.run_folder import manifest_path, round_folder
+from blip_bootstrap.storage.run_folder import round_folder
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something on disk that a step makes or reads: a folder, or a file.
+    """Something on disk that a step makes (a folder) or reads (a folder, or a file).
 
     A step makes it from `section` and its inputs; one that is `given` is the user's own. `path` is a string where it
     may be the name of a model on the hub.
@@ -33,16 +34,6 @@ class Artifact:
     def local(self) -> Path:
         """Where it lies, if it is no name on the hub."""
         return Path(self.path)
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it is a single file, which has an ending."""
-        return bool(self.local.suffix)
-
-    @property
-    def manifest(self) -> Path:
-        """Where its MANIFEST lies: in the folder, or beside the file."""
-        return manifest_path(self.local)
 
     @property
     def argument(self) -> Path | str:
@@ -79,6 +70,13 @@ class Layout:
         oracle = arms and config.truth and "oracle" in config.controls.arms
         self.truth_pairs = self._made("truth_pairs", None) if oracle else None
         self.controls = self._made("controls", TrainControlsConfig.of(config)) if arms and self.evaluation else None
+
+    def as_made(self, pointers: Mapping[str, Mapping[str, str]]) -> Layout:
+        """The same round with each artifact where the record of the round has it, whatever its place shows now."""
+        for key, one in vars(self).items():
+            if isinstance(one, Artifact) and not one.given and one.name in pointers:
+                setattr(self, key, replace(one, path=self.root / pointers[one.name]["folder"]))
+        return self
 
     def _made(self, name: str, section: Section | None) -> Artifact:
         return Artifact(f"{self.round.name}/{name}", self.round / name, section)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from blip_bootstrap.audit.shortfalls import no_pairs, no_pictures
 from blip_bootstrap.config import Config, dump_yaml
 from blip_bootstrap.errors import ConfigError, NothingLeft
 from blip_bootstrap.labels.truth import oracle_pairs
+from blip_bootstrap.loop.adopt import adopt
 from blip_bootstrap.loop.check import check_config
 from blip_bootstrap.loop.given import check_given, note_given
+from blip_bootstrap.loop.kept import Keeper, is_kept
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker, locked
 from blip_bootstrap.loop.whole import counts_of
@@ -21,6 +25,15 @@ from blip_bootstrap.report.overview_page import write_overview
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.pointers import settle
+from blip_bootstrap.storage.run_folder import (
+    made_by_steps,
+    made_from_another,
+    out_of_date,
+    read_pointers,
+    round_folder,
+    round_of,
+)
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.check.step import check_filter
 from blip_pipelines.cluster.devices import resolve_dtypes
@@ -30,44 +43,83 @@ from blip_pipelines.ingest.same_pictures import find_same_pictures
 from blip_pipelines.train.steps import evaluate, finetune_captioner, finetune_filter, pretrain, train_controls
 
 
-def run_rounds(config: Config, last: int, say: Say) -> Path | None:
+def run_rounds(config: Config, last: int, say: Say, remake: Sequence[int] = ()) -> Path | None:
     """Run the rounds up to `last`, making only what is missing or out of date; the path of the last round's page.
 
-    Writes the page of each round and the page over all rounds. Where captioner and filter are both given, no round
-    depends on an earlier one, and only `last` is run. Raises ConfigError where the configuration does not suffice for
-    the round, NothingLeft, once the pages are written, where no picture or no pair is left to go on with, and
-    RunFailed where a step fails or another process works on the same root.
+    Earlier rounds that were made to their end stay as they are, but for those in `remake`, which are made anew where
+    the settings are others now. Writes the page of each round and the page over all rounds. Where captioner and filter
+    are both given, no round depends on an earlier one, and only `last` is run. Raises ConfigError where the
+    configuration does not suffice for the round, NothingLeft, once the pages are written, where no picture or no pair
+    is left to go on with, and RunFailed where a step fails or another process works on the same root.
     """
-    mistakes = check_config(config, last) or check_given(config, last)
+    mistakes = _mistakes(config, last, remake)
     if mistakes:
         raise ConfigError(mistakes)
     config = resolve_dtypes(config, say)
-    given = last > 0 and config.captioner.checkpoint and config.filter.checkpoint
     page, nothing_left = None, None
     with locked(config.root), OpenRun(config.root) as run:
-        note_given(config, last)
+        adopt(config.root)
+        note_given(config.of_round(last), last)
         write_whole(config.root / "config.yaml", dump_yaml(config))
-        for number in [last] if given else range(last + 1):
+        for number in _numbers(config, last, remake):
             run.close()
             try:
-                run_round(config, number, say)
+                if number < last and number not in remake and is_kept(config.root, number):
+                    keep_round(config.of_round(number), number, say)
+                else:
+                    run_round(config.of_round(number), number, say)
             except NothingLeft as error:
                 nothing_left = error
-            write_figures(config.root, number, config.truth, say)
-            page = write_report(config.root, number, config.report, run, say)
+            page = _write_pages(config, number, run, say)
             if nothing_left:
                 break
+        for number in (one for one in out_of_date(config.root) if one > last):
+            if (round_folder(config.root, number) / "report.html").exists():
+                _write_pages(config, number, run, say)
         say(f"overview: {write_overview(config.root, run)}")
     if nothing_left:
         raise nothing_left
     return page
 
 
+def _numbers(config: Config, last: int, remake: Sequence[int]) -> list[int]:
+    """The rounds to look at: all up to `last`, or those asked for where none depends on an earlier one."""
+    own = config.of_round(last)
+    given = last > 0 and own.captioner.checkpoint and own.filter.checkpoint
+    return sorted({*remake, last}) if given else [*range(last + 1)]
+
+
+def _mistakes(config: Config, last: int, remake: Sequence[int]) -> list[str]:
+    """What the configuration lacks for the rounds, and whether those to be made anew are among them."""
+    found = [
+        f"--remake {one}: is one of 0 to {last}, the rounds that --round {last} makes" for one in remake if one > last
+    ]
+    for number in [last, *(one for one in config.rounds if one < last)]:
+        own = config.of_round(number)
+        found += check_config(own, number) or check_given(own, number)
+    return list(dict.fromkeys(found))
+
+
+def _write_pages(config: Config, number: int, run: OpenRun, say: Say) -> Path:
+    """Write the figures and the page of a round, where they may have changed; the page's path."""
+    write_figures(config.root, number, config.of_round(number).truth, say)
+    return write_report(config.root, number, config.of_round(number).report, run, say)
+
+
 def run_download(config: Config, say: Say) -> None:
     """Make the images alone, which no model is needed for; a later `run_rounds` finds them current."""
     at = Layout(config, 0)
     with locked(config.root):
+        adopt(config.root)
         Maker(config, say)(at.images, download_images, *at.urls)
+
+
+def keep_round(config: Config, number: int, say: Say) -> None:
+    """Leave a round as it was made, and say whether the settings would make it otherwise now."""
+    keeper = Keeper(number)
+    with suppress(NothingLeft):
+        _steps(config, Layout(config, number).as_made(read_pointers(config.root, number)), keeper)
+    keeper.tell(say)
 
 
 def run_round(config: Config, number: int, say: Say) -> None:
@@ -75,7 +127,20 @@ def run_round(config: Config, number: int, say: Say) -> None:
 
     Raises NothingLeft where there is no picture, or no pair to train on or to give out.
     """
-    at, make = Layout(config, number), Maker(config, say)
+    make = Maker(config, say, number)
+    _steps(config, Layout(config, number), make)
+    settle(config.root, number, without=_left_behind(config.root, number, make.settled))
+
+
+def _left_behind(root: Path, number: int, settled: set[str]) -> frozenset[str]:
+    """What the round had, is not asked for any more, and was made from something else than the round has now."""
+    made = made_by_steps(root)
+    mine = {name for name in made if round_of(name) == number} - settled
+    return frozenset(name for name in mine if name in read_pointers(root, number) and made_from_another(made, name))
+
+
+def _steps(config: Config, at: Layout, make: Maker | Keeper) -> None:
+    """The steps of a round, each as output, function, inputs."""
     make(at.images, download_images, *at.urls)
     if lost := no_pictures(counts_of(at.images)):
         make(replace(at.pairs, section=None), take_web_pairs, at.images)
@@ -84,7 +149,7 @@ def run_round(config: Config, number: int, say: Say) -> None:
     make(at.held_out, ingest_annotated, at.held_out_list)
     make(at.same_pictures, find_same_pictures, at.images, at.human, at.held_out)
     of_human, of_all = _left_out(at.same_pictures, "human"), _left_out(at.same_pictures, "human", "web")
-    if number == 0:
+    if at.number == 0:
         make(at.pairs, take_web_pairs, at.images)
     else:
         make(at.captioner, finetune_captioner, at.previous_model, at.human, of_human)

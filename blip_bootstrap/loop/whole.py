@@ -11,6 +11,7 @@ from typing import Any
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.storage.manifest import digest_of_path
+from blip_bootstrap.storage.run_folder import MANIFEST
 
 
 def read_manifest(artifact: Artifact) -> dict[str, Any] | None:
@@ -18,12 +19,17 @@ def read_manifest(artifact: Artifact) -> dict[str, Any] | None:
 
     Raises InputError where it is damaged.
     """
+    return manifest_in(artifact.local)
+
+
+def manifest_in(folder: Path) -> dict[str, Any] | None:
+    """The MANIFEST in a folder; None where there is none. Raises InputError where it is damaged."""
     try:
-        manifest: dict[str, Any] = json.loads(artifact.manifest.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{artifact.manifest}: damaged ({error}); delete it to make its folder anew") from error
+        raise InputError(f"{folder / MANIFEST}: damaged ({error}); delete its folder to make it anew") from error
     return manifest
 
 
@@ -32,16 +38,6 @@ def counts_of(artifact: Artifact | None) -> Mapping[str, Any]:
     manifest = read_manifest(artifact) if artifact else None
     counts: Mapping[str, Any] = (manifest or {}).get("counts", {})
     return counts
-
-
-def damaged_files(artifact: Artifact, manifest: Mapping[str, Any]) -> list[str]:
-    """Names of the artifact's files that are missing, or have another size than its MANIFEST says."""
-    folder = artifact.manifest.parent
-    return [
-        entry["name"]
-        for entry in manifest["files"]
-        if not (file := folder / entry["name"]).is_file() or file.stat().st_size != entry["bytes"]
-    ]
 
 
 def digest_of_input(artifact: Artifact) -> str:

@@ -58,11 +58,11 @@ def connect(
     """A read-only DuckDB connection with the views of `VIEWS` over the run under `root`, as of `blip-bootstrap sql`.
 
     `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
-    `metrics` to these rounds; None: all. `with_figures` False leaves `rounds` and `metrics` empty, for who writes them
-    and must not read what it replaces. What the run has not made yet is an empty view with the declared columns. The
-    connection can read the tables' files and no others, writes no file, loads no extension, and cannot be reconfigured;
-    `questions.query` also refuses every statement that does not just read. Raises InputError where `root` is no run or
-    a file in it is damaged.
+    `metrics` to these rounds; None: all. `images`, `human` and `held_out` are those of the last of them. `with_figures`
+    False leaves `rounds` and `metrics` empty, for who writes them and must not read what it replaces. What the run has
+    not made yet is an empty view with the declared columns. The connection can read the tables' files and no others,
+    writes no file, loads no extension, and cannot be reconfigured; `questions.query` also refuses every statement that
+    does not just read. Raises InputError where `root` is no run or a file in it is damaged.
     """
     root = opened(root)
     run_folder.check_run(root)
@@ -81,7 +81,8 @@ def connect(
     files: list[str] = []
     with told_in_one_line():
         for table in (tables.IMAGES, HUMAN, HELD_OUT):
-            files += _create(connection, table, [(root / table.name, None)], remote)
+            of_last = run_folder.used_folder(root, max(numbers, default=0), table.name)
+            files += _create(connection, table, [(of_last, None)], remote)
         for table in (CAPTIONS, FILTER_CHECK, PAIRS):
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
             files += _create(connection, table, places, remote)

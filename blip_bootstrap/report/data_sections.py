@@ -21,7 +21,7 @@ from blip_bootstrap.query import json_tables
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.report.summary import FIGURES
-from blip_bootstrap.storage.run_folder import labels_path, round_name, round_of
+from blip_bootstrap.storage.run_folder import labels_path, out_of_date, round_name, round_of
 
 TONES = {"web": "web", "synthetic": "synthetic"}
 
@@ -96,7 +96,9 @@ def over_rounds(page: PageData) -> str:
     figures = [(label, key, form) for label, key, form in FIGURES if form != "counts"]
     rows = [(label, form, [one.get(key) for one in page.rounds]) for label, key, form in figures]
     rows = [row for row in rows if any(value is not None for value in row[2])]
-    head = "".join(f'<th scope="col" class="num">round {one["round"]}</th>' for one in page.rounds)
+    old = out_of_date(page.root)
+    names = [f"round {one['round']}{' (out of date)' if one['round'] in old else ''}" for one in page.rounds]
+    head = "".join(f'<th scope="col" class="num">{name}</th>' for name in names)
     lines = []
     for label, form, values in rows:
         cells = "".join(f'<td class="num">{"" if v is None else format(v, form)}</td>' for v in values)

@@ -70,7 +70,7 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
     - `seconds`: of each step, by what it made.
     """
     folder = run_folder.round_folder(root, number)
-    images, pairs = root / "images", folder / "pairs"
+    images, pairs = run_folder.used_folder(root, number, "images"), folder / "pairs"
     with duckdb.connect() as connection:
         found: dict[str, Any] = dict.fromkeys(ALWAYS)
         found |= {"round": number} | _download_figures(connection, images) | pair_figures(_files(pairs))
@@ -80,7 +80,7 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
     for arm in ARMS:
         figures = _numbers(folder / "controls" / arm / "metrics.json")
         found |= {f"{arm}_{name}": value for name, value in figures.items()}
-    same = run_folder.read_json(run_folder.manifest_path(root / "same_pictures")) or {}
+    same = run_folder.read_json(run_folder.used_folder(root, number, "same_pictures") / run_folder.MANIFEST) or {}
     return found | {"same_pictures": same.get("counts", {}), "seconds": _seconds(root, number)}
 
 

@@ -83,8 +83,10 @@ def _alarms(page: PageData) -> str:
 
 def _rounds(page: PageData) -> str:
     """Links to the rounds' own pages, and the main figures of each round."""
+    old = run_folder.out_of_date(page.root)
     links = "".join(
-        f'<li><a href="{run_folder.round_name(number)}/report.html">page of round {number}</a></li>'
+        f'<li><a href="{run_folder.round_name(number)}/report.html">page of round {number}</a>'
+        f"{' (out of date)' if number in old else ''}</li>"
         for number in _rounds_with_page(page.root)
     )
     return (f"<ul>{links}</ul>" if links else "") + data_sections.over_rounds(page)

@@ -15,7 +15,7 @@ from blip_bootstrap.errors import writing
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import check_writable, write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, digest_of_recipe, manifest_of, recipe_of, short
-from blip_bootstrap.storage.run_folder import MANIFEST, manifest_path, manifests, read_json, round_folder
+from blip_bootstrap.storage.run_folder import MANIFEST, manifest_path, manifests, read_json, round_folder, used_folder
 
 REPORT_FILES = ("metrics.json", "report.html")
 """What tells about a round or a run. No step makes these, and no step reads them."""
@@ -111,7 +111,9 @@ def manifests_of_steps(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def manifest_files(root: Path, rounds: Iterable[int]) -> dict[str, Path]:
-    """The MANIFESTs of what all rounds share and of these rounds' own steps, by their path under `root`."""
-    folders = [root, *(round_folder(root, number) for number in rounds)]
-    found = (path for folder in folders for path in folder.glob(f"*/{MANIFEST}"))
-    return {path.relative_to(root).as_posix(): path for path in found}
+    """The MANIFESTs of these rounds' own steps, and of what the last of them was made with, by their path."""
+    numbers = [*rounds]
+    folders = [root, *(round_folder(root, number) for number in numbers)]
+    found = [path for folder in folders for path in folder.glob(f"*/{MANIFEST}")]
+    shared = {path: used_folder(root, max(numbers, default=0), path.parent.name) / MANIFEST for path in found}
+    return {path.relative_to(root).as_posix(): shared[path] if path.parent.parent == root else path for path in found}

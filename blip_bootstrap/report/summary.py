@@ -40,8 +40,9 @@ def print_summary(root: Path) -> None:
     rounds = {name: figures for name, figures in read.items() if figures is not None}
     table = Table(title=str(root), header_style="bold", title_justify="left")
     table.add_column("")
+    old = run_folder.out_of_date(root)
     for name in rounds:
-        table.add_column(name, justify="right")
+        table.add_column(f"{name}\nout of date" if run_folder.round_of(name) in old else name, justify="right")
     for label, key, form in FIGURES:
         cells = [_cell(metrics.get(key), form) for metrics in rounds.values()]
         if any(cells):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ def staged_file(path: Path) -> Iterator[Path]:
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield staged
+        if staged.exists():
+            sync(staged)  # before the rename: after a power cut a file is whole under its name, or not there
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)
@@ -30,6 +34,24 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write `content` (text as UTF-8) to `path`, whole or not at all."""
     with staged_file(path) as staged:
         staged.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def write_durable(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path`, whole or not at all, so that a power cut after it takes nothing back."""
+    write_whole(path, content)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk, where the file system can tell."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as of some network file systems for a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(path: Path) -> None:

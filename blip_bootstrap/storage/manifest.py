@@ -13,8 +13,9 @@ from pydantic import BaseModel
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
-from blip_bootstrap.config.marks import ByContent, CountsAs, IdleWhere, Later, Speed, mark_of
+from blip_bootstrap.config.marks import ByContent, CountsAs, IdleWhere, Later, ListPath, Speed, mark_of
 from blip_bootstrap.storage.parquet import open_parquet
+from blip_bootstrap.storage.run_folder import MANIFEST
 
 
 def digest_of_path(path: Path) -> str:
@@ -37,7 +38,7 @@ def recipe_of(step: str, section: Section | None, inputs: Mapping[str, str]) -> 
 def recipe_by_today(recipe: Mapping[str, Any], section: Section | None) -> dict[str, Any]:
     """A recipe from a MANIFEST, ready to be compared with `recipe_of` today.
 
-    Settings that change nothing (`CountsAs`, `IdleWhere`) have the value there that today's recipe has.
+    Settings that change nothing (`CountsAs`, `IdleWhere`, `ListPath`) have the value there that today's recipe has.
     """
     return {**recipe, "config": _by_today(recipe["config"], section) if section else dict(recipe["config"])}
 
@@ -84,8 +85,13 @@ def _by_today(settings: Mapping[str, Any], section: BaseModel) -> dict[str, Any]
             found[name] = counts_as.value
         elif idle and getattr(section, idle.setting) == idle.value:
             found[name] = value
+        elif mark_of(field, ListPath) and Path(str(found.get(name))).suffixes[-2:] == value.suffixes[-2:]:
+            found[name] = str(value)
         elif isinstance(value, BaseModel) and isinstance(found.get(name), Mapping):
             found[name] = _by_today(found[name], value)
+        elif isinstance(value, tuple) and isinstance(was := found.get(name), list) and len(was) == len(value):
+            both = zip(was, value, strict=True)
+            found[name] = [_by_today(old, one) if isinstance(one, BaseModel) else old for old, one in both]
     return found
 
 
@@ -123,11 +129,11 @@ def short(value: object) -> str:
 
 
 def describe_files(folder: Path) -> list[dict[str, Any]]:
-    """Name, rows (Parquet), bytes and sha256 of every file of a staged folder, hidden ones left out."""
+    """Name, rows (Parquet), bytes and sha256 of every file of an artifact but its MANIFEST, hidden ones left out."""
     entries = []
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = file.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts):
+        if any(part.startswith(".") for part in name.parts) or str(name) == MANIFEST:
             continue
         entry: dict[str, Any] = {"name": str(name), "bytes": file.stat().st_size, "sha256": digest_of_path(file)}
         if file.suffix == ".parquet":

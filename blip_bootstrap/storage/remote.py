@@ -28,6 +28,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import path_argument, user_folder
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parquet import missing_part
+from blip_bootstrap.storage.pointers import all_pointers, relink
 from blip_bootstrap.storage.run_folder import named_files
 
 LISTING = ".remote.json"
@@ -38,7 +39,7 @@ _URI_SIGNS = "%/?&=:@+,;!$'()*~-._"
 """Signs that a URI may hold; spaces, brackets and letters beyond ASCII, which users write, are percent-encoded."""
 
 _SMALL = re.compile(
-    r"(.*/)?(MANIFEST\.json|\.[^/]*\.MANIFEST\.json|metrics\.jsonl?|config\.yaml)|(labels|languages)/[^/]*\.parquet"
+    r"(.*/)?(MANIFEST\.json|\.[^/]*\.MANIFEST\.json|metrics\.jsonl?|config\.yaml|shared\.json|round\.json)|(labels|languages)/[^/]*\.parquet"
 )
 
 
@@ -62,7 +63,7 @@ class Remote:
 
     def parquet_files(self, folder: Path) -> list[str]:
         """The Parquet files on the store that `parquet.parquet_files` would name, for a folder of the local copy."""
-        place = folder.relative_to(self.folder).as_posix()
+        place = folder.resolve().relative_to(self.folder.resolve()).as_posix()  # a link of `relink` is no key there
         there = sorted(file for file in self.files if file.rpartition("/")[0] == place)
         if (named := named_files(folder)) is not None:
             there = [f"{place}/{name}" for name in named]
@@ -159,6 +160,9 @@ def _copied(uri: str) -> Path:
         for info in found
         if info.type == pyarrow.fs.FileType.File and not _hidden(info.path.removeprefix(f"{place}/"))
     }
+    for _, name, _ in list(all_pointers(folder)):
+        if (folder / name).is_symlink():  # made below where the store, as it is now, lacks it
+            (folder / name).unlink()
     was: Mapping[str, str] = json.loads(_text(folder / LISTING) or "{}").get("files", {})
     for name in was.keys() - stamps.keys():
         (folder / name).unlink(missing_ok=True)
@@ -167,6 +171,7 @@ def _copied(uri: str) -> Path:
         if _SMALL.fullmatch(name) and (was.get(name) != stamp or not (folder / name).exists()):
             write_whole(folder / name, filesystem.open_input_file(f"{place}/{name}").readall())
     folder.mkdir(parents=True, exist_ok=True)
+    relink(folder)
     write_whole(folder / LISTING, json.dumps({"uri": uri, "files": stamps}).encode())
     return folder
 

@@ -1,9 +1,10 @@
-"""The names of what lies in a run's folder: rounds, labels, manifests."""
+"""The names of what lies in a run's folder: rounds, their records, labels, manifests."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from blip_bootstrap.errors import InputError
 
 MANIFEST = "MANIFEST.json"
 """Written last into the folder of everything that a step makes; it names the files."""
+
+ARTIFACTS = "artifacts"
+"""Under the root: everything that steps make, each under its step's name and the digest of its recipe."""
 
 
 def named_files(folder: Path) -> list[str] | None:
@@ -83,18 +87,93 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not readable JSON ({error}); delete it and run again") from error
 
 
-def manifests(root: Path) -> list[dict[str, Any]]:
-    """Every MANIFEST under `root`, oldest first, without those of staged folders and of copies of a folder.
+def record_path(root: Path, number: int | None) -> Path:
+    """Where the record of a round lies: which artifacts it is made of; None: the record of what all rounds share."""
+    return root / "shared.json" if number is None else round_folder(root, number) / "round.json"
 
-    A copy is told by its MANIFEST, which names another place than the one where it lies.
+
+def read_pointers(root: Path, number: int | None) -> dict[str, dict[str, str]]:
+    """The artifacts of a round by name (`images`, `round-01/pairs`): `folder` under the root, `digest` of the recipe.
+
+    None: those that all rounds share. Empty where there is no record, as in runs of the layout before.
     """
+    found: dict[str, dict[str, str]] = (read_json(record_path(root, number)) or {}).get("artifacts", {})
+    return found
+
+
+def used_folder(root: Path, number: int, name: str) -> Path:
+    """Where that lies which round `number` was made with, of what rounds share: `images`, `human`, `held_out`."""
+    pointer = read_pointers(root, number).get(name)
+    folder = root / (pointer["folder"] if pointer else name)
+    return folder if folder.is_dir() else root / name
+
+
+def manifest_places(root: Path) -> dict[str, Path]:
+    """The MANIFESTs at the places of a run, by name: `images`, `round-01/pairs`, `round-01/report.html`."""
     places = [path for pattern in ("*", "round-*/*") for path in root.glob(f"{pattern}/{MANIFEST}")]
     of_files = [*root.glob(f"round-*/.*.{MANIFEST}")]
-    names = {path: path.parent.relative_to(root).as_posix() for path in places}
-    names |= {path: f"{path.parent.name}/{path.name[1:].removesuffix(f'.{MANIFEST}')}" for path in of_files}
-    found = ((name, read_json(path) or {}) for path, name in names.items())
-    own = [manifest for name, manifest in found if manifest.get("name") == name]
+    names = {path.parent.relative_to(root).as_posix(): path for path in places}
+    return names | {f"{path.parent.name}/{path.name[1:].removesuffix(f'.{MANIFEST}')}": path for path in of_files}
+
+
+def manifests(root: Path) -> list[dict[str, Any]]:
+    """Every MANIFEST at the places of a run, oldest first, without those of copies of a folder.
+
+    A copy is told by its MANIFEST, which names another place than the one where it lies. An artifact that several
+    places have in common was made for one of them; each has it, under its own name, by the record of its round.
+    """
+    pointers = read_pointers(root, None)
+    for number in round_numbers(root):
+        pointers |= {name: one for name, one in read_pointers(root, number).items() if round_of(name) == number}
+    found = {name: read_json(path) or {} for name, path in manifest_places(root).items()}
+    own = [
+        manifest | {"name": name}
+        for name, manifest in found.items()
+        if manifest.get("name") == name or pointers.get(name, {}).get("digest") == manifest.get("digest", "")
+    ]
     return sorted(own, key=lambda manifest: str(manifest.get("made", "")))
+
+
+def made_by_steps(root: Path) -> dict[str, dict[str, Any]]:
+    """The MANIFESTs of what steps made, which are folders, by name; figures and pages left out."""
+    return {name: one for one in manifests(root) if not Path(name := str(one["name"])).suffix}
+
+
+def out_of_date(root: Path) -> dict[int, str]:
+    """The rounds that were made from something that is another now, and why, in words."""
+    made = made_by_steps(root)
+    found: dict[int, str] = {}
+    for number in round_numbers(root):
+        mine = {name: manifest for name, manifest in made.items() if round_of(name) == number}
+        if why := next(_whys(made, mine, number, found), None):
+            found[number] = why
+    return found
+
+
+def made_from_another(made: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
+    """The names of the round-wise inputs of an artifact that are others now than when it was made from them."""
+    inputs = made[name].get("recipe", {}).get("inputs", {})
+    return [one for one, digest in inputs.items() if round_of(one) is not None and _is_another(made.get(one), digest)]
+
+
+def _is_another(manifest: Mapping[str, Any] | None, digest: str) -> bool:
+    return manifest is not None and manifest.get("content") != digest
+
+
+def _whys(
+    made: Mapping[str, Mapping[str, Any]], mine: Mapping[str, Mapping[str, Any]], number: int, before: Mapping[int, str]
+) -> Iterator[str]:
+    for name in mine:
+        for one in made_from_another(made, name):
+            of = round_of(one)
+            yield (
+                f"its {name.partition('/')[2]} was made from another {one}"
+                if of == number
+                else (f"made from another round {of}")
+            )
+        for one in mine[name].get("recipe", {}).get("inputs", {}):
+            if (of := round_of(one)) in before and of != number:
+                yield f"made from round {of}, which is out of date"
 
 
 def labels_path(root: Path, number: int) -> Path:
