@@ -88,4 +88,5 @@ def standardised(rows: Sequence[Mapping[str, Any]], moments: Mapping[str, Moment
     found = np.array([[feature_of(row, name) for name in moments] for row in rows], dtype=np.float64)
     found = found.reshape(len(rows), len(moments))
     means, sds = (np.array([getattr(one, part) for one in moments.values()]) for part in ("mean", "sd"))
-    return np.clip(np.nan_to_num((found - means) / sds, nan=0.0), -FARTHEST, FARTHEST)
+    away: Floats = np.clip(np.nan_to_num((found - means) / sds, nan=0.0), -FARTHEST, FARTHEST)
+    return away

@@ -52,7 +52,7 @@ def fit(design: Floats, answers: Floats, prior: Prior, penalty: float) -> Floats
 
     # Newton's method on the weights that are not held at their bound, each step cut back to the bounds. Not SciPy's
     # L-BFGS-B: where two processes share two cores, the threads of its BLAS take 50 times as long (0.1 s for 2 ms).
-    weights = np.maximum(mean, least)
+    weights: Floats = np.maximum(mean, least)
     for _ in range(_STEPS):
         probability = sigmoid(whole @ weights)
         slope = whole.T @ (probability - answers) + strength * (weights - mean)
@@ -75,7 +75,8 @@ def covariance(design: Floats, weights: Floats, prior: Prior, penalty: float) ->
     """Covariance (features + 1, features + 1) of the weights' posterior, taken as normal around `weights`."""
     whole, _, strength = _with_intercept(design, prior, penalty)
     probability = sigmoid(whole @ weights)
-    return np.linalg.inv((whole * (probability * (1 - probability))[:, None]).T @ whole + np.diag(strength))
+    curvature = (whole * (probability * (1 - probability))[:, None]).T @ whole + np.diag(strength)
+    return np.asarray(np.linalg.inv(curvature), dtype=np.float64)
 
 
 def _with_intercept(design: Floats, prior: Prior, penalty: float) -> tuple[Floats, Floats, Floats]:
@@ -85,7 +86,8 @@ def _with_intercept(design: Floats, prior: Prior, penalty: float) -> tuple[Float
 
 def log_odds_of(design: Floats, weights: Floats) -> Floats:
     """ln of P(fits) / P(does not fit) of each text."""
-    return design @ weights[:-1] + weights[-1]
+    found: Floats = design @ weights[:-1] + weights[-1]
+    return found
 
 
 def sigmoid(log_odds: Floats) -> Floats:

@@ -41,7 +41,8 @@ class Ranks:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Ranks:
         """From the record of a rule, where lists stand for tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+        lists = (tuple(record[name]) for name in ("origins", "starts", "slopes"))
+        return cls(record["column"], record["low"], record["step"], *lists)
 
     def sql(self) -> str:
         """SQL of the rank of a row of `captions`, 0..1; null where it has no score."""

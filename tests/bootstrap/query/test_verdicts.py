@@ -117,7 +117,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 def verdict(row: dict[str, Any], config: SelectConfig, counts: dict[str, Any]) -> bool | None:
     """The filter's verdict on a row of captions, in Python."""
-    ranked = {"itm": "itm_score", "itc": "itc_score", "logprob": "logprob"}[config.score]
+    ranked = {"itm": "itm_score", "itc": "itc_score", "logprob": "logprob"}[str(config.score)]
     column = ranked if config.strategy == "fraction" else "itm_score"
     cut = counts[f"{column}_cut"] if config.strategy == "fraction" else counts["itm_threshold"]
     score = row[column]

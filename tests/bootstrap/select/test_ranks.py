@@ -79,10 +79,10 @@ def captions(tmp_path: Path) -> Path:
 
 def rule_scores(captions: Path, columns: dict[str, list[str]]) -> dict[tuple[Any, ...], float]:
     rows = [row for file in parquet.parquet_files(captions) for row in parquet.read_parquet(file).to_pylist()]
-    found = {}
+    found: dict[tuple[Any, ...], float] = {}
     for source, names in columns.items():
         mine = [row for row in rows if row["source"] == source]
-        means = sum(rank_of(np.array([row[name] for row in mine])) for name in names) / len(names)
+        means = np.mean([rank_of(np.array([row[name] for row in mine])) for name in names], axis=0)
         found |= {(row["key"], row["source"], row["candidate"]): mean for row, mean in zip(mine, means, strict=True)}
     return found
 
