@@ -94,8 +94,7 @@ class SelectConfig(Section):
         "itm",
         description="score by which best_per_image, top_k and fraction rank; clip needs caption.scorer. A list, or "
         "{web: itm, synthetic: [itc, logprob]}: the mean of a text's ranks by them among the texts of its source, by "
-        "which learned ranks, too, where it has no labels (itm, the default, then stands for itc and "
-        "logprob_per_token of web texts, itc and logprob of synthetic ones)",
+        "which learned ranks, too, where it has no labels (itm there: web itm, itc; synthetic itc, logprob)",
     )
     top_k: Count = Field(1, description="top_k: texts kept of each image")
     keep_fraction: Annotated[Fraction | dict[Source, Fraction], BeforeValidator(_share)] = Field(

@@ -137,7 +137,7 @@ def expected_at(
         kept = _curves({source: rows[source]}, {source: number})
         at = int(bin_of(np.array([cuts[source]]))[0]) if cuts[source] < 1 else NUM_BINS
         parts.append([np.append(each, np.zeros((1, each.shape[1])), axis=0)[[0, at]] for each in kept])
-    noise, recall = _shares(*(np.sum([part[which] for part in parts], axis=0) for which in (0, 1)))
+    noise, recall = _shares(*(np.sum([part[of] for part in parts], axis=0) for of in (0, 1)))
     return Calibrated(min(cuts.values()), *_summary(noise[1]), *_summary(recall[1]), _number(rows))
 
 

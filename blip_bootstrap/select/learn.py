@@ -16,7 +16,7 @@ from blip_bootstrap.select.calibrate import LEAST_ANSWERS
 from blip_bootstrap.select.features import FARTHEST, LENGTHS, Floats, Moments, feature_of, feature_sql, standardised
 from blip_bootstrap.select.label_rows import HUMAN
 
-FAVOURED = {"web": ("itc", "logprob_per_token"), "synthetic": ("itc", "logprob")}
+FAVOURED = {"web": ("itm", "itc"), "synthetic": ("itc", "logprob")}
 """Scores that judge each source best without any label; the prior leans to them, and where there are no labels their
 mean rank is the rule."""
 

@@ -41,8 +41,8 @@ class Ranks:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Ranks:
         """From the record of a rule, where lists stand for tuples."""
-        fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in record.items()}
-        return cls(**fields)
+        lists = (tuple(record[name]) for name in ("origins", "starts", "slopes"))
+        return cls(record["column"], record["low"], record["step"], *lists)
 
     def sql(self) -> str:
         """SQL of the rank of a row of `captions`, 0..1; null where it has no score."""

@@ -222,7 +222,7 @@ def test_a_share_is_kept_by_the_learned_rule(captions: Path) -> None:
 def test_one_source_with_labels_and_one_without(captions: Path) -> None:
     labels = label_file(captions.parents[1] / "labels.parquet", some(captions, 100, "synthetic"))
     _, counts = selected(captions, strategy="learned", labels=labels, target_noise=0.1, keep_fraction=0.3)
-    assert counts["ranked_by_web"] == "itc (no text has logprob_per_token); uncalibrated, no labels"
+    assert counts["ranked_by_web"] == "itm, itc; uncalibrated, no labels"
     assert counts["kept_web"] == 450
     assert "rule_auc_synthetic" in counts
 
