@@ -16,7 +16,7 @@ from blip_bootstrap.report.summary import print_summary
 commands = typer.Typer(rich_markup_mode="markdown")
 
 
-@commands.command(epilog="Example: `blip-bootstrap demo --set select.itm_threshold=0.6`")
+@commands.command(epilog="Example: `blip-bootstrap demo --set select.strategy=threshold`")
 def demo(
     root: Annotated[
         Path, typer.Option("--root", parser=path_argument, metavar="PATH", help="Folder of the demo's run.")

@@ -45,10 +45,20 @@ def demo_config(root: Path, world: World, vision_start: Path | None = None) -> d
             "candidates": 2,
             "sampler": {"preset": "nucleus", "top_p": 0.9, "temperature": 0.4, "max_tokens": 24},
         },
+        "select": _SELECT,
         "evaluate": {"sampler": {"preset": "greedy", "max_tokens": 24}},
-        "controls": {"arms": ["human_only", "filter_only"], "num_parallel": 2},
+        "controls": {"arms": ["human_only", "filter_only", "paper_rule"], "num_parallel": 2},
     }
 
+
+# Without answers the rule is by ranks; `select.labels` gives it an answered sample. These scores and shares were the
+# best on validation pictures; the arm `paper_rule` shows ITM's cut beside them.
+_SELECT: dict[str, Any] = {
+    "strategy": "learned",
+    "score": {"web": ["itc", "logprob_per_token"], "synthetic": ["itc", "logprob"]},
+    "cut_by": "share",
+    "keep_fraction": {"web": 0.12, "synthetic": 0.5},
+}
 
 # No queue: a few dozen texts make up most of the world, so that a queue would hold the same text of other pictures,
 # and count it as a negative.

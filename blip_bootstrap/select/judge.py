@@ -14,7 +14,7 @@ from blip_bootstrap.query.verdicts import SCORE_COLUMNS
 from blip_bootstrap.select.calibrate import bin_centres, class_share, histograms
 from blip_bootstrap.select.features import find_moments
 from blip_bootstrap.select.label_rows import HUMAN, Answers
-from blip_bootstrap.select.learn import FAVOURED, Learned, labels_for, learn, learned_sql, record_of
+from blip_bootstrap.select.learn import UNLABELLED, Learned, labels_for, learn, learned_sql, record_of
 from blip_bootstrap.select.ranks import Ranks, find_ranks, scores_there
 
 Judge = Mapping[str, Mapping[str, Any]]
@@ -39,7 +39,7 @@ def _source_sql(record: Mapping[str, Any]) -> str:
 def names_of(config: SelectConfig, source: str) -> tuple[str, ...]:
     """The scores by which texts of a source are ranked."""
     if config.strategy == "learned" and config.score == "itm":
-        return FAVOURED[source]
+        return UNLABELLED[source]
     score = config.score[source] if isinstance(config.score, dict) else config.score  # type: ignore[index]
     return (score,) if isinstance(score, str) else tuple(score)
 

@@ -16,9 +16,12 @@ from blip_bootstrap.select.calibrate import LEAST_ANSWERS
 from blip_bootstrap.select.features import FARTHEST, LENGTHS, Floats, Moments, feature_of, feature_sql, standardised
 from blip_bootstrap.select.label_rows import HUMAN
 
-FAVOURED = {"web": ("itm", "itc"), "synthetic": ("itc", "logprob")}
-"""Scores that judge each source best without any label; the prior leans to them, and where there are no labels their
-mean rank is the rule."""
+UNLABELLED = {"web": ("itm", "itc"), "synthetic": ("itc", "logprob")}
+"""Scores whose mean rank judges each source where there are no labels. A web text's likelihood is not among them: it
+rises with common wording, and whether an oddly worded text fits is for people to say."""
+
+FAVOURED = {"web": ("itc", "logprob_per_token"), "synthetic": ("itc", "logprob")}
+"""Scores that judge each source best; the prior leans to them."""
 
 FREE: dict[str, tuple[str, ...]] = {"web": ("logprob", "logprob_per_token", "lift"), "synthetic": ("lift",)}
 """Scores that may count for or against a text of a source. The captioner's likelihood judges well what it wrote itself;

@@ -59,13 +59,15 @@ SHARED = {
 """Arms that the run itself makes: where their models and pairs lie."""
 
 
+SCORES = {"web": ["itc", "logprob_per_token"], "synthetic": ["itc", "logprob"]}
+"""What ranks texts where there are no labels, or too few of a source."""
+
 Rule = Callable[[Path, Mapping[str, float]], dict[str, Any]]
 
 
 def ranked(labels: Path, share: Mapping[str, float]) -> dict[str, Any]:
     """By rank, without a label: as many texts of each source as ITM keeps."""
-    score = {"web": ["itc", "logprob_per_token"], "synthetic": ["itc", "logprob"]}
-    return {"strategy": "fraction", "score": score, "keep_fraction": dict(share)}
+    return {"strategy": "fraction", "score": SCORES, "keep_fraction": dict(share)}
 
 
 def learned(number: int, **more: Any) -> Rule:
@@ -73,7 +75,7 @@ def learned(number: int, **more: Any) -> Rule:
 
     def settings(labels: Path, share: Mapping[str, float]) -> dict[str, Any]:
         file = str(labels / f"labels-{number}.parquet")
-        own = {"strategy": "learned", "labels": file, "cut_by": "share", "keep_fraction": dict(share)}
+        own = {"strategy": "learned", "labels": file, "score": SCORES, "cut_by": "share", "keep_fraction": dict(share)}
         return own | more
 
     return settings
