@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -55,7 +56,7 @@ def gc(
         typer.echo(f"deleted: {total}")
 
 
-def _print(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

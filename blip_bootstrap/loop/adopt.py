@@ -16,9 +16,9 @@ from blip_bootstrap.storage.pointers import (
     relink,
 )
 from blip_bootstrap.storage.run_folder import (
+    made_by_steps,
     made_from_another,
     manifest_places,
-    manifests,
     read_json,
     round_folder,
     round_numbers,
@@ -44,7 +44,7 @@ def adopt(root: Path) -> None:
 
 def _to_adopt(root: Path) -> dict[str, Path]:
     """The folders of steps that lie at their places by themselves, by name."""
-    mine = {str(manifest["name"]) for manifest in manifests(root)}
+    mine = made_by_steps(root)
     places = {name: path.parent for name, path in manifest_places(root).items() if name in mine}
     return {name: place for name, place in places.items() if place == root / name and not is_ours(root, place)}
 
@@ -59,7 +59,7 @@ def _pointer(root: Path, name: str, home: str) -> dict[str, str]:
 def _note_all(root: Path, pointers: Pointers) -> None:
     """Write the pointers into the records; what rounds share is noted for each round, which was made with it."""
     shared = {name: one for name, one in pointers.items() if round_of(name) is None}
-    made = {str(manifest["name"]): manifest for manifest in manifests(root)}
+    made = made_by_steps(root)
     for number in round_numbers(root):
         known = read_record(root, number)
         own = {name: one for name, one in pointers.items() if round_of(name) == number}

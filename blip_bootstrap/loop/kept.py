@@ -13,7 +13,7 @@ from blip_bootstrap.loop.whole import manifest_in, read_manifest
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.manifest import recipe_by_today
 from blip_bootstrap.storage.pointers import is_finished
-from blip_bootstrap.storage.run_folder import made_from_another, manifests, read_pointers, round_name, round_of
+from blip_bootstrap.storage.run_folder import made_by_steps, made_from_another, read_pointers, round_name, round_of
 
 SECTIONS = {
     "images": "download", "model": "pretrain", "captions": "caption", "pairs": "select", "evaluation": "evaluate",
@@ -32,7 +32,7 @@ def is_kept(root: Path, number: int) -> bool:
     whole = ((root / one["folder"], manifest_in(root / one["folder"])) for one in pointers.values())
     if not all(manifest and not damaged_files(folder, manifest) for folder, manifest in whole):
         return False
-    made = {str(manifest["name"]): manifest for manifest in manifests(root)}
+    made = made_by_steps(root)
     mine = (made_from_another(made, name) for name in made if round_of(name) == number)
     return not any(round_of(one) == number for names in mine for one in names)
 

@@ -13,8 +13,8 @@ from blip_bootstrap.loop.artifacts import RECIPE, STAGING, artifact_folders
 from blip_bootstrap.storage.pointers import all_pointers, is_ours
 from blip_bootstrap.storage.run_folder import (
     MANIFEST,
+    made_by_steps,
     manifest_places,
-    manifests,
     out_of_date,
     read_json,
     round_name,
@@ -49,16 +49,18 @@ def list_artifacts(root: Path) -> list[Entry]:
     """Every artifact under `root`, whole and half-made, those that rounds point to first; nothing is changed."""
     pointed: dict[Path, list[str]] = {}
     for number, name, folder in all_pointers(root):
+        if round_of(name) != number and name in pointed.get(root / folder, []):
+            continue  # shared, and this round was made with the one that is there now
         told = name if round_of(name) == number else f"{name} of {round_name(number or 0)}"
         pointed.setdefault(root / folder, []).append(told)
+    own = made_by_steps(root)
     shown = {name: path.parent for name, path in manifest_places(root).items() if path.name == MANIFEST}
     for name, place in shown.items():
-        if is_ours(root, place) and name not in pointed.setdefault(folder := root / _target(place), []):
-            pointed[folder].append(name)
-    for manifest in manifests(root):  # the layout before: the place is the artifact itself
-        place = shown.get(str(manifest["name"]))
-        if place and not is_ours(root, place):
-            pointed.setdefault(place, []).append(str(manifest["name"]))
+        ours = is_ours(root, place)
+        if not ours and name not in own:  # a copy of a folder, which is the user's
+            continue
+        names = pointed.setdefault(root / _target(place) if ours else place, [])
+        names += [] if name in names else [name]
     old = {round_name(number) for number in out_of_date(root)}
     staged = [one for one in (root / STAGING).glob("*") if one.is_dir()]
     folders = dict.fromkeys([*pointed, *artifact_folders(root), *staged])

@@ -27,8 +27,8 @@ from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.pointers import settle
 from blip_bootstrap.storage.run_folder import (
+    made_by_steps,
     made_from_another,
-    manifests,
     out_of_date,
     read_pointers,
     round_folder,
@@ -133,7 +133,7 @@ def run_round(config: Config, number: int, say: Say) -> None:
 
 def _left_behind(root: Path, number: int, settled: set[str]) -> frozenset[str]:
     """What the round had, is not asked for any more, and was made from something else than the round has now."""
-    made = {str(manifest["name"]): manifest for manifest in manifests(root)}
+    made = made_by_steps(root)
     mine = {name for name in made if round_of(name) == number} - settled
     return frozenset(name for name in mine if name in read_pointers(root, number) and made_from_another(made, name))
 

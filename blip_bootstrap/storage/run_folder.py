@@ -134,9 +134,14 @@ def manifests(root: Path) -> list[dict[str, Any]]:
     return sorted(own, key=lambda manifest: str(manifest.get("made", "")))
 
 
+def made_by_steps(root: Path) -> dict[str, dict[str, Any]]:
+    """The MANIFESTs of what steps made, which are folders, by name; figures and pages left out."""
+    return {name: one for one in manifests(root) if not Path(name := str(one["name"])).suffix}
+
+
 def out_of_date(root: Path) -> dict[int, str]:
     """The rounds that were made from something that is another now, and why, in words."""
-    made = {str(manifest["name"]): manifest for manifest in manifests(root)}
+    made = made_by_steps(root)
     found: dict[int, str] = {}
     for number in round_numbers(root):
         mine = {name: manifest for name, manifest in made.items() if round_of(name) == number}

@@ -84,7 +84,7 @@ def test_the_same_command_again_makes_nothing_anew(small_run: Run) -> None:
 
 def test_a_new_threshold_makes_only_selection_and_what_follows_anew(small_run: Run, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    shutil.copytree(small_run.root, root)
+    shutil.copytree(small_run.root, root, symlinks=True)
     done = blip(
         "run", "--round", "1", "--config", small_run.config, "--root", root, "--set", "select.itm_threshold=0.6",
     )  # fmt: skip
@@ -98,17 +98,17 @@ def test_a_new_threshold_makes_only_selection_and_what_follows_anew(small_run: R
 
 def test_killed_while_captioning_it_goes_on_without_ray_to_the_same_tables(small_run: Run, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    shutil.copytree(small_run.root, root)
-    shutil.rmtree(root / "round-01" / "captions")
+    shutil.copytree(small_run.root, root, symlinks=True)
+    shutil.rmtree((root / "round-01" / "captions").resolve())
     arguments = ("run", "--round", "1", "--config", small_run.config, "--root", root)
     driver = subprocess.Popen(
         command(*arguments), env=environment(), start_new_session=True, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    staged = wait_for_a_part(root / ".staging", driver)
+    begun = wait_for_a_part(root / "artifacts" / "caption_and_score", driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    finished = {p.name: p.stat().st_mtime_ns for p in parquet_files(staged)}
+    finished = {p.name: p.stat().st_mtime_ns for p in parquet_files(begun)}
     assert 0 < len(finished) < len(parquet_files(root / "images")), "killed too late to test anything"
     done = blip(*arguments, "--ray", "none")
     assert done.returncode == 0, done.stderr
@@ -119,11 +119,11 @@ def test_killed_while_captioning_it_goes_on_without_ray_to_the_same_tables(small
     assert read(root / "round-01" / "captions").equals(read(small_run.root / "round-01" / "captions"))
 
 
-def wait_for_a_part(staging: Path, driver: subprocess.Popen[bytes]) -> Path:
-    """The captions' staging folder, as soon as its first part is whole."""
+def wait_for_a_part(step: Path, driver: subprocess.Popen[bytes]) -> Path:
+    """The folder of the captions that are being made, as soon as its first part is whole."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and driver.poll() is None:
-        for folder in staging.glob("round-01--captions--*"):
+        for folder in step.glob("*"):
             if parquet_files(folder):
                 return folder
         time.sleep(0.002)
@@ -132,14 +132,14 @@ def wait_for_a_part(staging: Path, driver: subprocess.Popen[bytes]) -> Path:
 
 def test_ctrl_c_is_130_and_leaves_no_traceback(small_run: Run, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    shutil.copytree(small_run.root, root)
-    shutil.rmtree(root / "round-01" / "captions")
+    shutil.copytree(small_run.root, root, symlinks=True)
+    shutil.rmtree((root / "round-01" / "captions").resolve())
     driver = subprocess.Popen(
         command("run", "--round", "1", "--config", small_run.config, "--root", root), env=environment(),
         start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list((root / ".staging").glob("round-01--captions--*")) and time.monotonic() < deadline:
+    while not list((root / "artifacts" / "caption_and_score").glob("*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(1.0)
     driver.send_signal(signal.SIGINT)
@@ -159,7 +159,7 @@ def test_the_questions_that_the_run_answers(small_run: Run) -> None:
 
 def test_a_half_written_shard_is_made_anew(small_run: Run, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    shutil.copytree(small_run.root, root)
+    shutil.copytree(small_run.root, root, symlinks=True)
     part = parquet_files(root / "round-01" / "pairs")[1]
     part.write_bytes(part.read_bytes()[:100])
     done = blip("run", "--round", "1", "--config", small_run.config, "--root", root)

@@ -237,8 +237,8 @@ def test_trainings_depend_on_it_only_where_it_leaves_out_something_of_theirs(
 
     at = Layout(config_of(f"root={tmp_path}"), 1)
     assert at.same_pictures
-    at.same_pictures.manifest.parent.mkdir()
-    at.same_pictures.manifest.write_text(json.dumps({"counts": counts}))
+    at.same_pictures.local.mkdir()
+    (at.same_pictures.local / "MANIFEST.json").write_text(json.dumps({"counts": counts}))
     assert bool(_left_out(at.same_pictures, "human")) == of_human
     assert bool(_left_out(at.same_pictures, "human", "web")) == of_all
     assert _left_out(None, "human", "web") is None
