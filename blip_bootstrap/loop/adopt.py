@@ -16,6 +16,7 @@ from blip_bootstrap.storage.pointers import (
     relink,
 )
 from blip_bootstrap.storage.run_folder import (
+    MANIFEST,
     made_by_steps,
     made_from_another,
     manifest_places,
@@ -35,7 +36,9 @@ def adopt(root: Path) -> None:
     """
     relink(root)
     found = {name: home for name, place in _to_adopt(root).items() if (home := home_of(place))}
-    pointers = {name: _pointer(root, name, home) for name, home in found.items()}
+    pointers: dict[str, Mapping[str, str]] = {}
+    for name, home in found.items():
+        pointers[name] = _pointer(root, name, home, {one["folder"] for one in pointers.values()})
     if pointers:
         _note_all(root, pointers)
         for name in pointers:
@@ -49,11 +52,11 @@ def _to_adopt(root: Path) -> dict[str, Path]:
     return {name: place for name, place in places.items() if place == root / name and not is_ours(root, place)}
 
 
-def _pointer(root: Path, name: str, home: str) -> dict[str, str]:
+def _pointer(root: Path, name: str, home: str, taken: set[str]) -> dict[str, str]:
     """The artifact that a place is to point to: itself, moved, or one of the same digest and content that is there."""
-    mine, there = read_json(root / name / "MANIFEST.json"), read_json(root / home / "MANIFEST.json")
+    mine, there = read_json(root / name / MANIFEST), read_json(root / home / MANIFEST)
     same = there and all(there.get(key) == mine.get(key) for key in ("digest", "content"))
-    return {"folder": home if same else free_folder(root, home), "digest": str(mine["digest"])}
+    return {"folder": home if same else free_folder(root, home, taken), "digest": str(mine["digest"])}
 
 
 def _note_all(root: Path, pointers: Pointers) -> None:

@@ -14,7 +14,6 @@ from blip_bootstrap.storage.pointers import all_pointers, is_ours
 from blip_bootstrap.storage.run_folder import (
     MANIFEST,
     made_by_steps,
-    manifest_places,
     out_of_date,
     read_json,
     round_name,
@@ -48,31 +47,33 @@ class Entry:
 def list_artifacts(root: Path) -> list[Entry]:
     """Every artifact under `root`, whole and half-made, those that rounds point to first; nothing is changed."""
     pointed: dict[Path, list[str]] = {}
-    for number, name, folder in all_pointers(root):
-        if round_of(name) != number and name in pointed.get(root / folder, []):
-            continue  # shared, and this round was made with the one that is there now
-        told = name if round_of(name) == number else f"{name} of {round_name(number or 0)}"
-        pointed.setdefault(root / folder, []).append(told)
-    own = made_by_steps(root)
-    shown = {name: path.parent for name, path in manifest_places(root).items() if path.name == MANIFEST}
-    for name, place in shown.items():
-        ours = is_ours(root, place)
-        if not ours and name not in own:  # a copy of a folder, which is the user's
-            continue
-        names = pointed.setdefault(root / _target(place) if ours else place, [])
-        names += [] if name in names else [name]
+    for folder, name in _pointed(root):
+        names = pointed.setdefault(folder, [])
+        if name not in names and name.partition(" of ")[0] not in names:  # its own, or the shared one
+            names.append(name)
     old = {round_name(number) for number in out_of_date(root)}
     staged = [one for one in (root / STAGING).glob("*") if one.is_dir()]
     folders = dict.fromkeys([*pointed, *artifact_folders(root), *staged])
-    entries = [_entry(root, folder, pointed.get(folder, []), old) for folder in folders if folder.is_dir()]
+    entries = [_entry(folder, pointed.get(folder, []), old) for folder in folders if folder.is_dir()]
     return sorted(entries, key=lambda one: (one.is_leftover, one.names, one.folder))
 
 
-def _target(place: Path) -> str:
-    return str(place.readlink()).removeprefix("../")
+def _pointed(root: Path) -> Iterator[tuple[Path, str]]:
+    """Folder and name of everything that a record or a link points to, also in a copy that somebody made of a round."""
+    for number, name, folder in all_pointers(root):
+        yield root / folder, name if round_of(name) == number else f"{name} of {round_name(number or 0)}"
+    for record in root.glob("*/round.json"):
+        for name, pointer in (read_json(record) or {}).get("artifacts", {}).items():
+            yield root / pointer["folder"], f"{name} of {record.parent.name}"
+    for place in (*root.glob("*"), *root.glob("*/*")):
+        if is_ours(root, place):
+            yield root / str(place.readlink()).removeprefix("../"), place.relative_to(root).as_posix()
+    for name in made_by_steps(root):  # the layout before: the place is the artifact itself
+        if not is_ours(root, root / name):
+            yield root / name, name
 
 
-def _entry(root: Path, folder: Path, names: list[str], old: set[str]) -> Entry:
+def _entry(folder: Path, names: list[str], old: set[str]) -> Entry:
     manifest = read_json(folder / MANIFEST)
     begun = manifest or read_json(folder / RECIPE) or {}
     places = {name for name in names if " of " not in name}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +148,10 @@ def home_of(place: Path) -> str | None:
     return artifact_folder(str(step), digest) if good else None
 
 
-def free_folder(root: Path, folder: str) -> str:
-    """`folder`, or where that is taken `folder-2` and so on."""
+def free_folder(root: Path, folder: str, taken: Collection[str] = ()) -> str:
+    """`folder`, or where that is there or `taken`, `folder-2` and so on."""
     found, at = folder, 1
-    while _exists(root / found):
+    while found in taken or _exists(root / found):
         at += 1
         found = f"{folder}-{at}"
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class StubRounds:
         monkeypatch.setattr(rounds, "_write_pages", self._page)
 
     def _page(self, config: Config, number: int, run: object, say: object) -> Path:
-        (config.root / f"round-{number:02d}" / "metrics.json").write_text('{"round": %d}' % number)
+        (config.root / f"round-{number:02d}" / "metrics.json").write_text(json.dumps({"round": number}))
         return config.root / f"round-{number:02d}"
 
     def _step(self, name: str) -> Callable[..., dict[str, int]]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from blip_bootstrap.cli.app import app
 from blip_bootstrap.config import load_config
 from blip_bootstrap.errors import ConfigError, RunFailed
 from blip_bootstrap.loop.adopt import adopt
@@ -122,6 +126,7 @@ def test_gc_lists_what_no_round_points_to_and_deletes_it_alone(stub: StubRounds)
     assert next(one.size_bytes for one in found if one.state == "half-made") == 5
     gone = [one.folder for one in delete(found)]
     assert not any(folder.exists() for folder in gone)
+    assert len(gone) == 3
     assert current(stub.run(1, "select.itm_threshold=0.7"))
     assert {one.name for one in stub.root.iterdir()} >= {"labels", "languages", "vqa"}
     assert leftovers(stub.root) == []
@@ -172,9 +177,10 @@ def test_an_unfinished_round_before_is_made(stub: StubRounds, monkeypatch: pytes
     def pretrain(out: Path, *inputs: Path | None, config: object) -> dict[str, int]:
         raise RunFailed("no space")
 
-    with monkeypatch.context() as patch, pytest.raises(RunFailed):
+    with monkeypatch.context() as patch:
         patch.setattr(rounds, "pretrain", pretrain)
-        stub.run(1)
+        with pytest.raises(RunFailed):
+            stub.run(1)
     said = stub.run(2, "select.itm_threshold=0.6")
     assert not [line for line in said if "kept as it was made" in line]
     assert stub.made == ["select_pairs", "pretrain", *ROUND_1]
@@ -275,10 +281,8 @@ def every_kill(act: Callable[[], object], prepare: Callable[[], None]) -> Iterat
     for count in range(1000):
         prepare()
         with killed_after(count) as done:
-            try:
+            with suppress(Killed):
                 act()
-            except Killed:
-                pass
             if done[0] < count:
                 return
         yield count
@@ -398,3 +402,49 @@ def test_half_made_work_of_the_layout_before_is_gone_on_with(stub: StubRounds) -
     assert [one.state for one in leftovers(stub.root)] == ["half-made"]
     assert "round-01/pairs: select_pairs (going on)" in stub.run(1)
     assert leftovers(stub.root) == []
+
+
+def test_a_copy_of_a_round_keeps_what_it_shows(stub: StubRounds) -> None:
+    stub.run(1)
+    shutil.copytree(stub.root / "round-01", stub.root / "round-01 before", symlinks=True)
+    stub.run(1, "select.itm_threshold=0.7")
+    assert leftovers(stub.root) == []
+    assert len(made_by_steps(stub.root)) == 10
+    shutil.rmtree(stub.root / "round-01 before")
+    assert len(leftovers(stub.root)) == 2
+
+
+def test_the_commands_list_and_delete(stub: StubRounds) -> None:
+    stub.run(1)
+    stub.run(1, "select.itm_threshold=0.7")
+    root = ["--root", str(stub.root)]
+
+    def said(*arguments: str) -> list[str]:
+        done = CliRunner().invoke(app, [*arguments, *root])
+        assert done.exit_code == 0, done.output
+        return done.output.splitlines()
+
+    listed = said("artifacts")
+    assert sum("not pointed to" in line for line in listed) == 2
+    (pairs,) = (line for line in listed if "round-01/pairs" in line)
+    assert "select_pairs" in pairs
+    assert "current" in pairs
+    assert said("gc")[-1].startswith("2 that no round points to, ")
+    assert len(leftovers(stub.root)) == 2
+    deleted = said("gc", "--delete")
+    assert sum(line.startswith("deleted artifacts/") for line in deleted) == 2
+    assert said("gc") == ["0 that no round points to, 0 B"]
+
+
+def test_gc_waits_for_no_run_and_takes_nothing_from_one(stub: StubRounds) -> None:
+    stub.run(0)
+    code = (
+        "import sys; from pathlib import Path; from blip_bootstrap.loop.maker import locked\n"
+        f"with locked(Path({str(stub.root)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"held\n"
+        done = CliRunner().invoke(app, ["gc", "--root", str(stub.root), "--delete"])
+        assert isinstance(done.exception, RunFailed)
+        other.communicate()
