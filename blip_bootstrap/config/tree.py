@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializationInfo, field_serializer, model_validator
+from pydantic import Field, SerializationInfo, WithJsonSchema, field_serializer, model_validator
 
 from blip_bootstrap.config.caption import CaptionConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
@@ -69,7 +69,7 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
     vqa: VqaConfig = Field(VqaConfig(), description="settings of `blip-bootstrap vqa`; no part of a round")
-    rounds: Mapping[RoundNumber, Config] = Field(
+    rounds: Annotated[Mapping[RoundNumber, Config], WithJsonSchema({"type": "object"})] = Field(
         {}, description="settings of single rounds that are others than above, by number: `{2: {select: {...}}}`"
     )
 
