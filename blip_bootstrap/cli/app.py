@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from blip_bootstrap import __version__
-from blip_bootstrap.cli.artifacts import mount_artifacts
+from blip_bootstrap.cli.artifacts import artifacts
 from blip_bootstrap.cli.audit import mount_audit
+from blip_bootstrap.cli.gc import gc
 from blip_bootstrap.cli.options import (
     GOES_ON,
     ConfigFile,
@@ -185,4 +186,6 @@ mount_plan(app)
 
 mount_vqa(app)
 
-mount_artifacts(app)
+app.command(epilog="Example: `blip-bootstrap artifacts --root runs/demo`")(artifacts)
+
+app.command(epilog="Example: `blip-bootstrap gc --root runs/demo`")(gc)

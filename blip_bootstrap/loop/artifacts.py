@@ -98,7 +98,8 @@ def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
     names = [folder / entry["name"] for entry in manifest["files"]]
-    for path in (*names, *sorted({name.parent for name in names} | {folder, folder.parent, folder.parent.parent})):
+    within = {above for name in names for above in name.parents if above.is_relative_to(folder)}
+    for path in (*names, *sorted(within | {folder, folder.parent, folder.parent.parent})):
         sync(path)
     write_durable(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     tidy(folder)

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.files import sync, write_durable
 from blip_bootstrap.storage.run_folder import (
     ARTIFACTS,
@@ -107,7 +108,12 @@ def link(root: Path, name: str, folder: str) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     put_aside(root, name)
     staged = place.with_name(f".{place.name}.{uuid.uuid4().hex}.tmp")
-    staged.symlink_to(target, target_is_directory=True)
+    try:
+        staged.symlink_to(target, target_is_directory=True)
+    except OSError as error:
+        raise InputError(
+            f"{place}: cannot be made a link ({error.strerror}); take another root"
+        ) from error
     staged.replace(place)
     sync(place.parent)
 

@@ -1,0 +1,46 @@
+"""The command `gc`: what no round of a run points to, listed, and deleted where one asks for it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from blip_bootstrap.cli.artifacts import print_rows, told_size
+from blip_bootstrap.cli.options import Root, run_folder
+
+
+def gc(
+    root: Root = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed; it cannot be had back.")] = False,
+) -> None:
+    """List what no round points to, with its size and age; with --delete, delete it."""
+    from blip_bootstrap.errors import InputError
+    from blip_bootstrap.loop import leftovers
+    from blip_bootstrap.loop.maker import locked
+    from blip_bootstrap.storage.remote import remote_of
+    from blip_bootstrap.storage.run_folder import check_run
+
+    folder = run_folder(root)
+    check_run(folder)
+    if remote_of(folder):
+        raise InputError(f"{root}: gc works on runs that lie on this machine")
+    with locked(folder):
+        found = leftovers.leftovers(folder)
+        rows = [
+            (one.folder.relative_to(folder).as_posix(), one.step, told_size(one.size_bytes), _age(one.age_s), one.state)
+            for one in found
+        ]
+        print_rows(("folder", "step", "size", "age", "state"), rows)
+        total = f"{len(found)} that no round points to, {told_size(sum(one.size_bytes for one in found))}"
+        if not delete:
+            typer.echo(f"{total}{'; --delete deletes them' if found else ''}")
+            return
+        for one in leftovers.delete(found):
+            typer.echo(f"deleted {one.folder.relative_to(folder).as_posix()} ({told_size(one.size_bytes)})")
+        typer.echo(f"deleted: {total}")
+
+
+def _age(age_s: float) -> str:
+    hours = age_s / 3600
+    return f"{hours * 60:.0f} min" if hours < 2 else f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
