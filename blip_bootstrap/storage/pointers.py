@@ -111,9 +111,7 @@ def link(root: Path, name: str, folder: str) -> None:
     try:
         staged.symlink_to(target, target_is_directory=True)
     except OSError as error:
-        raise InputError(
-            f"{place}: cannot be made a link ({error.strerror}); take another root"
-        ) from error
+        raise InputError(f"{place}: cannot be made a link ({error.strerror}); take another root") from error
     staged.replace(place)
     sync(place.parent)
 
