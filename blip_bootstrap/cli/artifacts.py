@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from blip_bootstrap.cli.options import Root, run_folder
+from blip_bootstrap.cli.asked_run import Root, run_folder
 from blip_bootstrap.loop.leftovers import list_artifacts
 from blip_bootstrap.storage.run_folder import check_run
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from blip_bootstrap.cli.artifacts import print_rows, told_size
-from blip_bootstrap.cli.options import Root, run_folder
+from blip_bootstrap.cli.asked_run import Root, run_folder
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop import leftovers
 from blip_bootstrap.loop.maker import locked

@@ -59,6 +59,7 @@ def run_rounds(config: Config, last: int, say: Say, remake: Sequence[int] = ()) 
     page, nothing_left = None, None
     with locked(config.root), OpenRun(config.root) as run:
         adopt(config.root)
+        before = out_of_date(config.root)
         note_given(config.of_round(last), last)
         write_whole(config.root / "config.yaml", dump_yaml(config))
         for number in _numbers(config, last, remake):
@@ -73,7 +74,7 @@ def run_rounds(config: Config, last: int, say: Say, remake: Sequence[int] = ()) 
             page = _write_pages(config, number, run, say)
             if nothing_left:
                 break
-        for number in (one for one in out_of_date(config.root) if one > last):
+        for number in sorted(one for one in before.keys() ^ out_of_date(config.root).keys() if one > last):
             if (round_folder(config.root, number) / "report.html").exists():
                 _write_pages(config, number, run, say)
         say(f"overview: {write_overview(config.root, run)}")

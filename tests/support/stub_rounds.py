@@ -19,12 +19,13 @@ STEPS = (
 
 
 class StubRounds:
-    """Runs rounds under `folder/run` from a list and a human set; `made` has the steps that were called."""
+    """Runs rounds under `folder/run` from a list and a human set; `made` and `pages` have what the last call made."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.root = folder, folder / "run"
         self.made: list[str] = []
         self.said: list[str] = []
+        self.pages: list[int] = []
         self.web_is_gone = False
         (folder / "web.tsv").write_text("url\tcaption\nu\tc\n")
         (folder / "human.jsonl").write_text("{}")
@@ -37,6 +38,8 @@ class StubRounds:
         monkeypatch.setattr(rounds, "_write_pages", self._page)
 
     def _page(self, config: Config, number: int, run: object, say: object) -> Path:
+        self.pages.append(number)
+        (config.root / f"round-{number:02d}" / "report.html").touch()
         (config.root / f"round-{number:02d}" / "metrics.json").write_text(json.dumps({"round": number}))
         return config.root / f"round-{number:02d}"
 
@@ -62,6 +65,7 @@ class StubRounds:
         """Run rounds; what was said. `made` has this call's steps."""
         self.made.clear()
         self.said.clear()
+        self.pages.clear()
         rounds.run_rounds(self.config(*settings), number, self.said.append, remake)
         return list(self.said)
 

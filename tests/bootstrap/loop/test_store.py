@@ -192,8 +192,12 @@ def test_a_round_after_one_that_is_made_anew_is_out_of_date(stub: StubRounds) ->
     stub.run(1, "select.itm_threshold=0.7")
     assert out_of_date(stub.root) == {2: "made from another round 1", 3: "made from round 2, which is out of date"}
     assert {one.state for one in list_artifacts(stub.root) if one.names == ("round-02/pairs",)} == {"out of date"}
+    assert stub.pages == [0, 1, 2, 3]  # so that none of them stands as if it were current
+    stub.run(1, "select.itm_threshold=0.7")
+    assert stub.pages == [0, 1]
     stub.run(1)
     assert out_of_date(stub.root) == {}
+    assert stub.pages == [0, 1, 2, 3]
 
 
 def test_a_round_has_its_own_settings(stub: StubRounds) -> None:
