@@ -14,7 +14,7 @@ from blip_bootstrap.loop import rounds
 
 STEPS = (
     "download_images", "ingest_annotated", "find_same_pictures", "take_web_pairs", "finetune_captioner",
-    "finetune_filter", "caption_and_score", "select_pairs", "pretrain", "evaluate",
+    "finetune_filter", "caption_and_score", "check_filter", "select_pairs", "pretrain", "evaluate",
 )  # fmt: skip
 
 
@@ -58,7 +58,8 @@ class StubRounds:
         return step
 
     def config(self, *settings: str) -> Config:
-        given = [f"download.urls=[{{path: {self.folder / 'web.tsv'}}}]", f"human.path={self.folder / 'human.jsonl'}"]
+        lists = [f"download.urls=[{{path: {self.folder / 'web.tsv'}}}]", f"human.path={self.folder / 'human.jsonl'}"]
+        given = [*lists, "filter_check.pictures=0"]
         return load_config(None, [*given, *settings], root=self.root)
 
     def run(self, number: int, *settings: str, remake: tuple[int, ...] = ()) -> list[str]:

@@ -45,7 +45,20 @@ def test_the_list_says_of_each_command_what_its_own_help_begins_with() -> None:
 def test_commands_stand_in_their_order() -> None:
     top = typer.main.get_command(app).name
     names = {group.name: group.list_commands(context) for group, context in groups()}
-    assert names.pop(top) == ["run", "demo", "sql", "report", "why", "diff", "plan", "config", "audit", "vqa"]
+    assert names.pop(top) == [
+        "run",
+        "demo",
+        "sql",
+        "report",
+        "why",
+        "diff",
+        "plan",
+        "config",
+        "audit",
+        "artifacts",
+        "gc",
+        "vqa",
+    ]
     assert names == {
         "config": ["show", "check"],
         "audit": ["sample", "label", "estimate", "languages", "calibrate"],
@@ -66,7 +79,7 @@ def test_a_misspelt_command_is_answered_with_a_guess(words: str, meant: str) -> 
     ("words", "typed", "shown"),
     [
         ([], "r", ["run", "report"]),
-        (["run"], "--r", ["--round", "--root", "--ray"]),
+        (["run"], "--r", ["--round", "--root", "--ray", "--remake"]),
         (["audit"], "l", ["label", "languages"]),
         (["config"], "c", ["check"]),
         (["config", "check"], "--ro", ["--root", "--round"]),

@@ -111,6 +111,7 @@ def test_the_filter_is_made_from_the_captioner_only_where_it_reads_its_texts(
     class NotingMaker:
         def __init__(self, *inputs: object) -> None:
             """Makes nothing."""
+            self.settled: set[str] = set()
 
         def __call__(self, output: Artifact | None, step: object, *inputs: Artifact | None) -> None:
             if output:
