@@ -171,6 +171,8 @@ def _type(field: Schema) -> str:
         return f"list of {_type(items) if items and '$ref' not in items else 'sections'}"
     if kind == "string":
         return "path" if field.get("format") == "path" else "text"
+    if kind == "object":
+        return "mapping by source" if "enum" in field.get("propertyNames", {}) else "mapping"
     words = {"integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
     return words.get(str(kind), "section") + _limits(field)
 
