@@ -31,7 +31,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., 
 def check_same(found: pa.Table, expected: pa.Table) -> None:
     """The same rows and texts; scores to the last digits, which the order of a sum decides."""
     for row, other in zip(found.to_pylist(), expected.to_pylist(), strict=True):
-        scores = ("itm_score", "itc_score", "logprob")
+        scores = ("itm_score", "itc_score", "logprob", "logprob_per_token", "lift", "captioner_itc")
         assert [row[name] for name in scores] == pytest.approx([other[name] for name in scores], abs=1e-4)
         assert row | dict.fromkeys(scores) == other | dict.fromkeys(scores)
 
