@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/bench/filter.py [--seeds 3] [--root DIR] [--json]
 
-On the built-in world, each seed with a world and draws of its own: the area under the ROC curve of the filter's ITM
+A text counts as right that is not false, as a truth file answers a sample: right words among junk are right, too. On the built-in world, each seed with a world and draws of its own: the area under the ROC curve of the filter's ITM
 score, of the ranks of scores without a label, and of the rule learned from 50 answers a source; and the share of true
 texts among the synthetic ones that each keeps, at the number that the paper's rule (ITM .5) keeps. Truth is the drawn
 world's own; the answers are a sample's, as `audit sample` draws it.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -41,9 +42,10 @@ def figures(root: Path, seed: int) -> dict[str, float]:
     found["kept_true_itm"] = best_true(itm, "itm_score", number)
     for name in ("rank", "learned50"):
         out = root / "rules" / name
-        select_pairs(
-            out, root / "round-01" / "captions", SelectConfig.model_validate(RULES[name](root / "labels", share))
-        )
+        rule = RULES[name](root / "labels", share)
+        rule |= {"labels": str(root / "labels" / "fits-50.parquet")} if "labels" in rule else {}
+        shutil.rmtree(out, ignore_errors=True)
+        select_pairs(out, root / "round-01" / "captions", SelectConfig.model_validate(rule))
         rows = rows_of(root, out)
         found |= {f"auc_{source}_{name}": auc(rows, source, "rule_score") for source in ("synthetic", "web")}
         found[f"kept_true_{name}"] = best_true(rows, "rule_score", number)
