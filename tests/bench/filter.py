@@ -2,10 +2,11 @@
 
     .venv/bin/python tests/bench/filter.py [--seeds 3] [--root DIR] [--json]
 
-A text counts as right that is not false, as a truth file answers a sample: right words among junk are right, too. On the built-in world, each seed with a world and draws of its own: the area under the ROC curve of the filter's ITM
+On the built-in world, each seed with a world and draws of its own: the area under the ROC curve of the filter's ITM
 score, of the ranks of scores without a label, and of the rule learned from 50 answers a source; and the share of true
 texts among the synthetic ones that each keeps, at the number that the paper's rule (ITM .5) keeps. Truth is the drawn
-world's own; the answers are a sample's, as `audit sample` draws it.
+world's own; the answers are a sample's, as `audit sample` draws it. A text counts as right where it is not false, as a
+truth file answers a sample: right words among junk are right, too.
 """
 
 from __future__ import annotations
