@@ -73,7 +73,9 @@ def cuts_of(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     name = {column: name for name, column in SCORE_COLUMNS.items()}.get(cut[0], "rule")
     cuts = {source: float(rule.get(f"{cut[0]}_cut_{source}", cut[1])) for source in ("web", "synthetic")}
-    return [{"source": source, "score": name, "cut": at} for source, at in cuts.items()]
+    judges: Mapping[str, Mapping[str, Any]] = rule.get("judge", {})
+    areas = {s: {name: judges.get(s, {}).get(name) for name in ("auc", "auc_low", "auc_high")} for s in cuts}
+    return [{"source": source, "score": name, "cut": at, **areas[source]} for source, at in cuts.items()]
 
 
 def schema_of(file: Path | str, remote: Remote | None = None) -> pa.Schema:

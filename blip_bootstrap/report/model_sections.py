@@ -38,7 +38,7 @@ def training(page: PageData) -> str:
 
 def held_out(page: PageData) -> str:
     """The held-out figures of the model and its controls, over all pictures and by domain."""
-    arms = [arm for arm in ARMS if any(f"{_prefix(arm)}{name}" in page.figures for name in HELD_OUT)]
+    arms = [arm for arm in ARMS if any(page.figures.get(f"{_prefix(arm)}{name}") is not None for name in HELD_OUT)]
     names = [name for name in HELD_OUT if any(page.figures.get(f"{_prefix(arm)}{name}") is not None for arm in arms)]
     if not names:
         return ""

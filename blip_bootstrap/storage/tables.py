@@ -333,6 +333,13 @@ CUTS = Table(
         Column("source", pa.string(), "web or synthetic"),
         Column("score", pa.string(), "the score, as select.score names it; rule: the rule's own, as in `pairs`"),
         Column("cut", pa.float64(), "a text that scores less is rejected; null where the record has no cut"),
+        Column(
+            "auc",
+            pa.float64(),
+            "area under the ROC curve of a learned rule, cross-validated on its answers, 0..1; null for other rules",
+        ),
+        Column("auc_low", pa.float64(), "lower end of its 95 % interval"),
+        Column("auc_high", pa.float64(), "upper end of its 95 % interval"),
     ),
 )
 

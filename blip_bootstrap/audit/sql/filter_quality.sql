@@ -1,5 +1,5 @@
 -- What the scores can tell
--- `auc`: how often a right text scores higher than a wrong one, .5: no better than chance; with its 95 % interval. `basis`: human_captions: texts of pictures with human captions, for web one of these and a web text of another image, for synthetic what the captioner writes about them, right where it agrees with the human captions as well as these with each other; answers: an answered sample of the round, each text counted for those of its source that were kept or dropped as it was. Where the rule cuts by the score: of the texts that it keeps, the share that is right (`precision`, of web texts by human captions among as many wrong as right ones), and of the right ones the share that it keeps (`recall`), with Wilson intervals.
+-- `auc`: how often a right text scores higher than a wrong one, .5: no better than chance; with its 95 % interval. `basis`: human_captions: texts of pictures with human captions, for web one of these and a web text of another image, for synthetic what the captioner writes about them, right where it agrees with the human captions as well as these with each other; answers: an answered sample of the round, each text counted for those of its source that were kept or dropped as it was. Where the rule cuts by the score: of the texts that it keeps, the share that is right (`precision`, of web texts by human captions among as many wrong as right ones), and of the right ones the share that it keeps (`recall`), with Wilson intervals. The `auc` of a learned rule is the cross-validated one, since its answers would flatter it.
 WITH answered AS (
     SELECT *, stratum_rows / count(*) OVER (PARTITION BY round, source, kept) AS weight
     FROM labels WHERE answer IN ('yes', 'no') AND source IN ('web', 'synthetic') AND stratum_rows > 0
@@ -25,14 +25,15 @@ WITH answered AS (
     ], recursive := true)
     FROM texts
 ), decided AS (
-    SELECT s.*, c.score IS NOT NULL AS cuts,
+    SELECT s.*, c.score IS NOT NULL AS cuts, c.auc AS known_auc, c.auc_low AS known_low, c.auc_high AS known_high,
         CASE WHEN c.score IS NOT NULL THEN coalesce(s.kept, value >= c.cut::FLOAT) END AS passed,
         sum(if(fits, 0, weight)) OVER (PARTITION BY s.round, s.source, basis, s.score ORDER BY value) AS reached,
         sum(if(fits, 0, weight)) OVER (PARTITION BY s.round, s.source, basis, s.score, value) AS tied
     FROM scored s LEFT JOIN cuts c ON c.round = s.round AND c.source = s.source AND c.score = s.score
     WHERE isfinite(value)
 ), summed AS (
-    SELECT round, source, place, score, cuts, basis, count(*) AS texts, sum(weight) FILTER (fits) AS good,
+    SELECT round, source, place, score, cuts, basis, any_value(known_auc) AS known_auc,
+        any_value(known_low) AS known_low, any_value(known_high) AS known_high, count(*) AS texts, sum(weight) FILTER (fits) AS good,
         sum(weight) FILTER (NOT fits) AS bad, count_of(list(weight) FILTER (fits)) AS num_good,
         count_of(list(weight) FILTER (NOT fits)) AS num_bad,
         sum(weight * (reached - tied / 2)) FILTER (fits) / (good * bad) AS area,
@@ -40,14 +41,15 @@ WITH answered AS (
         count_of(list(weight) FILTER (passed)) AS num_taken
     FROM decided GROUP BY round, source, place, score, cuts, basis
 ), shares AS (
-    SELECT *, CASE WHEN area > 1 THEN 1 ELSE area END AS auc, auc_half(auc, num_good, num_bad) AS half,
+    SELECT *, coalesce(known_auc, CASE WHEN area > 1 THEN 1 ELSE area END) AS auc, auc_half(auc, num_good, num_bad) AS half,
         CASE WHEN cuts THEN coalesce(hits, 0) / taken END AS precision,
         CASE WHEN cuts THEN coalesce(hits, 0) / good END AS recall
     FROM summed
 )
 SELECT round, source, score, basis, cuts, texts, coalesce(good, 0) / (coalesce(good, 0) + coalesce(bad, 0)) AS right_share,
-    auc, CASE WHEN auc IS NOT NULL THEN greatest(0, auc - half) END AS auc_low, -- greatest() passes over nulls
-    CASE WHEN auc IS NOT NULL THEN least(1, auc + half) END AS auc_high,
+    auc, -- greatest() passes over nulls
+    coalesce(known_low, CASE WHEN auc IS NOT NULL THEN greatest(0, auc - half) END) AS auc_low,
+    coalesce(known_high, CASE WHEN auc IS NOT NULL THEN least(1, auc + half) END) AS auc_high,
     precision, CASE WHEN cuts THEN wilson_low(precision * num_taken, num_taken) END AS precision_low,
     CASE WHEN cuts THEN wilson_high(precision * num_taken, num_taken) END AS precision_high,
     recall, CASE WHEN cuts THEN wilson_low(recall * num_good, num_good) END AS recall_low,

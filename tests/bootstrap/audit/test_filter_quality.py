@@ -240,3 +240,19 @@ def test_a_fraction_by_another_score_is_judged_by_that_score(run: Path) -> None:
     pairs.mkdir()
     select_pairs(pairs, run / "round-01/captions", SelectConfig(strategy="fraction", score="itc"))
     assert {row["score"] for row in quality(run) if row["cuts"]} == {"itc"}
+
+
+def test_a_learned_rule_is_not_flattered_by_its_own_answers(run: Path) -> None:
+    answered(run, 70)
+    labels, pairs = shutil.copy(labels_path(run, 1), run / "mine.parquet"), run / "round-01/pairs"
+    shutil.rmtree(pairs)
+    pairs.mkdir()
+    rule = SelectConfig(strategy="learned", labels=Path(labels), cut_by="share")
+    select_pairs(pairs, run / "round-01/captions", rule)
+    record = json.loads((pairs / "rule.json").read_text())["sources"]
+    rows = [row for row in quality(run) if row["score"] == "rule"]
+    assert {row["source"]: row["auc"] for row in rows} == {source: one["auc"] for source, one in record.items()}
+    assert all(
+        (row["auc_low"], row["auc_high"]) == (record[row["source"]]["auc_low"], record[row["source"]]["auc_high"])
+        for row in rows
+    )
