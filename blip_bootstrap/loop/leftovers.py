@@ -15,6 +15,7 @@ from blip_bootstrap.storage.run_folder import (
     MANIFEST,
     made_by_steps,
     out_of_date,
+    pointers_in,
     read_json,
     round_name,
     round_of,
@@ -63,7 +64,7 @@ def _pointed(root: Path) -> Iterator[tuple[Path, str]]:
     for number, name, folder in all_pointers(root):
         yield root / folder, name if round_of(name) == number else f"{name} of {round_name(number or 0)}"
     for record in root.glob("*/round.json"):
-        for name, pointer in (read_json(record) or {}).get("artifacts", {}).items():
+        for name, pointer in pointers_in(record).items():
             yield root / pointer["folder"], f"{name} of {record.parent.name}"
     for place in (*root.glob("*"), *root.glob("*/*")):
         if is_ours(root, place):

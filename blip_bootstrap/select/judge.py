@@ -14,7 +14,7 @@ from blip_bootstrap.query.verdicts import SCORE_COLUMNS
 from blip_bootstrap.select.calibrate import bin_centres, class_share, histograms
 from blip_bootstrap.select.features import find_moments
 from blip_bootstrap.select.label_rows import HUMAN, Answers
-from blip_bootstrap.select.learn import UNLABELLED, Learned, labels_for, learn, learned_sql, record_of
+from blip_bootstrap.select.learn import UNLABELLED, Learned, can_learn, labels_for, learn, learned_sql, record_of
 from blip_bootstrap.select.ranks import Ranks, find_ranks, scores_there
 
 Judge = Mapping[str, Mapping[str, Any]]
@@ -78,26 +78,41 @@ def learned_judge(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Learned]]:
     """The learned rule of each source, and by rank that of sources without enough labels; and what was fitted.
 
-    Raises InputError where there are labels, and too few for every source.
+    Raises InputError where there are labels, and too few for every source, or without a score that the texts have.
     """
     found: dict[str, dict[str, Any]] = {}
     fitted: dict[str, Learned] = {}
+    has_labels = False
     for source in config.sources:
         mine = labels_for(answers.rows, source)
+        has_labels = has_labels or bool(mine)
         moments = find_moments(files, source) if mine else {}
         if not moments:
             continue
+        if not can_learn(mine, moments):
+            raise InputError(_nothing_common(files, source, answers))
         fitted[source] = learn(mine, source, moments)
         shift = _shift(files, source, fitted[source]) if mine[0]["source"] == HUMAN else 0.0
         found[source] = record_of(fitted[source], shift)
-    if answers.files and not fitted:
-        told = ", ".join(one["file"] for one in answers.files)
+    if answers.files and not has_labels:
         raise InputError(
-            f"select.labels: {told}: learned needs 5 texts of a source answered yes and 5 answered no, with their "
+            f"select.labels: {_files(answers)}: learned needs 5 texts of a source answered yes and 5 answered no, with their "
             f"scores, and no source of select.sources has them ({_numbers(answers)}); answer more (`audit label`), or "
             "leave select.labels out to rank without labels"
         )
     return {**found, **rank_judge(files, config, [one for one in config.sources if one not in found])}, fitted
+
+
+def _nothing_common(files: Sequence[Path], source: str, answers: Answers) -> str:
+    return (
+        f"select.labels: {_files(answers)}: no score that differs from text to text is known both of the answered "
+        f"{source} texts and of at least half of those of {files[0].parent}; give labels of this run's texts, or leave "
+        "select.labels out to rank without labels"
+    )
+
+
+def _files(answers: Answers) -> str:
+    return ", ".join(one["file"] for one in answers.files)
 
 
 def _numbers(answers: Answers) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,8 @@ def _with_scores(rows: Sequence[dict[str, Any]], runs: Sequence[Path]) -> list[d
 
 
 def _has_scores(row: Mapping[str, Any]) -> bool:
-    return any(row.get(column) is not None for column in SCORE_COLUMNS.values() if column not in _OLDER)
+    known = [row.get(column) for column in SCORE_COLUMNS.values() if column not in _OLDER]
+    return any(score is not None and math.isfinite(score) for score in known)  # other programs write NaN for null
 
 
 def _texts(files: Sequence[Path], number: int, keys: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Any]]:

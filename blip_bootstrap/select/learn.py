@@ -88,7 +88,7 @@ def learn(rows: Sequence[dict[str, Any]], source: str, moments: Mapping[str, Mom
     Scores that the labels lack are left out. The weights of scores are 0 or more, but for those of `FREE` and of the
     length. A text that lacks a score counts as average in it.
     """
-    used = {name: one for name, one in moments.items() if one.sd > 0 and _is_there(rows, name, one)}
+    used = _used(rows, moments)
     design, answers, keys = standardised(rows, used), answers_of(rows), [str(row["key"]) for row in rows]
     prior = prior_of(source, list(used))
     penalty = logistic.choose_penalty(design, answers, keys, prior)
@@ -96,6 +96,15 @@ def learn(rows: Sequence[dict[str, Any]], source: str, moments: Mapping[str, Mom
     log_odds = logistic.out_of_fold(design, answers, keys, prior)
     scored = [{**row, "itm_score": p} for row, p in zip(rows, logistic.sigmoid(log_odds).tolist(), strict=True)]
     return Learned(used, weights, penalty, log_odds, scored)
+
+
+def can_learn(rows: Sequence[Mapping[str, Any]], moments: Mapping[str, Moments]) -> bool:
+    """Whether answered rows and texts have a score in common, so that the rule would not live by the length alone."""
+    return any(name in SCORE_COLUMNS for name in _used(rows, moments))
+
+
+def _used(rows: Sequence[Mapping[str, Any]], moments: Mapping[str, Moments]) -> dict[str, Moments]:
+    return {name: one for name, one in moments.items() if one.sd > 0 and _is_there(rows, name, one)}
 
 
 def _is_there(rows: Sequence[Mapping[str, Any]], name: str, moments: Moments) -> bool:

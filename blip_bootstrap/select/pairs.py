@@ -70,11 +70,11 @@ def _rule(
     if config.informative_weight:
         count_words(connection, files)
     if config.variety:
-        passing = [passing_sql(_texts(some), config, cut, num_before) for some in _grouped(files)]
+        passing = [passing_sql(_texts(some, config), config, cut, num_before) for some in _grouped(files)]
         count_texts(connection, passing)
 
     def decide(shares: Mapping[str, float]) -> Query:
-        return lambda some: rule_sql(_texts(some), config, cut, shares, num_before)
+        return lambda some: rule_sql(_texts(some, config), config, cut, shares, num_before)
 
     return decide
 
@@ -107,8 +107,10 @@ def take_web_pairs(out: Path, images: Path) -> Counts:
         return _decide(connection, out, _files(images), _web_texts, {"strategy": "all_web_texts"})
 
 
-def _texts(files: Sequence[Path]) -> str:
+def _texts(files: Sequence[Path], config: SelectConfig) -> str:
     columns = f"{_part(files)} AS part, file_row_number AS position, * EXCLUDE (filename, file_row_number)"
+    if config.informative_weight and not any("distinctness" in schema_of(file).names for file in files):
+        columns += ", NULL::FLOAT AS distinctness"  # captions of an earlier version lack it
     return f"(SELECT {columns} FROM {scan(files, _PLACED)})"
 
 

@@ -21,7 +21,7 @@ def read_labels(path: Path) -> list[dict[str, Any]]:
     """The rows of a labels file. Raises InputError, naming the row, where it is not one."""
     if not path.is_file():
         raise InputError(f"{path}: no labels; draw a sample first (`blip-bootstrap audit sample`)")
-    table = parquet.read_parquet(path)
+    table = parquet.read_parquet(path, advice="give a file of `audit sample` or `audit calibrate`")
     if missing := set(NEEDED) - set(table.schema.names):
         raise InputError(f"{path}: not a labels file, the columns {', '.join(sorted(missing))} are missing")
     if len(set(table.schema.names)) < len(table.schema.names):

@@ -45,12 +45,12 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path.absolute())
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet file as Arrow. Raises InputError, naming the file, where it is damaged or half-written."""
+def read_parquet(path: Path, columns: list[str] | None = None, advice: str = "delete it and run again") -> pa.Table:
+    """One Parquet file as Arrow. Raises InputError, with the file and `advice`, where it is damaged or half-written."""
     try:
         return open_parquet(path).read(columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from error
+        raise InputError(f"{path}: not a readable Parquet file ({error}); {advice}") from error
 
 
 def parquet_files(folder: Path) -> list[Path]:

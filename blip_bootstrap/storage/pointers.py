@@ -74,7 +74,7 @@ def is_finished(root: Path, number: int) -> bool:
 def read_record(root: Path, number: int | None) -> dict[str, Any]:
     """The record of a round, or (None) of what all rounds share; an empty one where there is none."""
     found = read_json(record_path(root, number)) or {}
-    return {"artifacts": found.get("artifacts", {}), "finished": bool(found.get("finished"))}
+    return {"artifacts": read_pointers(root, number), "finished": bool(found.get("finished"))}
 
 
 def _write(root: Path, number: int | None, record: Mapping[str, Any]) -> None:

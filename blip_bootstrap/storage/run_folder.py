@@ -95,10 +95,22 @@ def record_path(root: Path, number: int | None) -> Path:
 def read_pointers(root: Path, number: int | None) -> dict[str, dict[str, str]]:
     """The artifacts of a round by name (`images`, `round-01/pairs`): `folder` under the root, `digest` of the recipe.
 
-    None: those that all rounds share. Empty where there is no record, as in runs of the layout before.
+    None: those that all rounds share. Empty where there is no record, as in runs of the layout before. Raises
+    InputError where the record is damaged.
     """
-    found: dict[str, dict[str, str]] = (read_json(record_path(root, number)) or {}).get("artifacts", {})
-    return found
+    return pointers_in(record_path(root, number))
+
+
+def pointers_in(record: Path) -> dict[str, dict[str, str]]:
+    """The artifacts that a record names; empty where there is no such file. Raises InputError where it is damaged."""
+    found = (read_json(record) or {}).get("artifacts", {})
+    pointers = found.items() if isinstance(found, dict) else [("artifacts", found)]
+    for name, pointer in pointers:
+        known = [pointer.get(key) for key in ("folder", "digest")] if isinstance(pointer, dict) else [None]
+        if not all(isinstance(one, str) for one in known) or {"..", "/"} & set(Path(known[0]).parts):
+            told = f"{name} is {json.dumps(pointer)}, where a folder under the run and a digest were expected"
+            raise InputError(f"{record}: damaged ({told}); delete it and run again")
+    return dict(pointers)
 
 
 def used_folder(root: Path, number: int, name: str) -> Path:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.config import load_config
-from blip_bootstrap.errors import ConfigError, RunFailed
+from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.loop.adopt import adopt
 from blip_bootstrap.loop.leftovers import delete, leftovers, list_artifacts
 from blip_bootstrap.storage.run_folder import made_by_steps, manifests, out_of_date, read_pointers, used_folder
@@ -438,6 +438,20 @@ def test_the_commands_list_and_delete(stub: StubRounds) -> None:
     deleted = said("gc", "--delete")
     assert sum(line.startswith("deleted artifacts/") for line in deleted) == 2
     assert said("gc") == ["0 that no round points to, 0 B"]
+
+
+@pytest.mark.parametrize(
+    "artifacts", ["x", {"round-01/pairs": "x"}, {"round-01/pairs": {"folder": "../etc", "digest": "d"}}, {"images": {}}]
+)
+def test_a_record_edited_by_hand_is_told_in_one_line(stub: StubRounds, artifacts: object) -> None:
+    stub.run(1)
+    (stub.root / "round-01/round.json").write_text(json.dumps({"artifacts": artifacts, "finished": True}))
+    for command in ("artifacts", "gc"):
+        done = CliRunner().invoke(app, [command, "--root", str(stub.root)])
+        assert isinstance(done.exception, InputError)
+        assert "round-01/round.json: damaged (" in str(done.exception)
+    (stub.root / "round-01/round.json").unlink()  # as the line says
+    assert current(stub.run(1))
 
 
 def test_gc_waits_for_no_run_and_takes_nothing_from_one(stub: StubRounds) -> None:

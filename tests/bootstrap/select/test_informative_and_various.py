@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.select.informative import MOST_WORDS
@@ -61,6 +62,15 @@ def test_informativeness_is_that_of_its_definition(tmp_path: Path) -> None:
         assert [row["informativeness"] for row in pairs if row["source"] == source] == pytest.approx(expected, abs=1e-5)
     plain, _ = selected(captions, **rule)
     assert {row["informativeness"] for row in plain} == {None}
+
+
+def test_captions_of_an_earlier_version_are_weighed_without_distinctness(tmp_path: Path) -> None:
+    rows = [row | {"distinctness": None} for row in worded(100)]
+    captions, rule = write(tmp_path / "captions", rows), {"strategy": "best_per_image", "informative_weight": 1.0}
+    with_column, _ = selected(captions, **rule)
+    for file in parquet.parquet_files(captions):
+        pq.write_table(pq.read_table(file).drop_columns(["distinctness"]), file)
+    assert selected(captions, **rule, variety=0.0)[0] == with_column
 
 
 @pytest.mark.parametrize("strategy", ["best_per_image", "top_k", "learned"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.sql_text import scan
+from blip_bootstrap.query.verdicts import SCORE_COLUMNS
 from blip_bootstrap.report.rule_section import rule_html
 from blip_bootstrap.select import logistic
 from blip_bootstrap.select.enough import enough
@@ -276,6 +278,45 @@ def test_several_files_are_used_and_named(captions: Path) -> None:
     assert counts["labels_used"] == 80
     record = json.loads((next(captions.parent.glob("pairs-*")) / "rule.json").read_text())
     assert [one["rounds"] for one in record["labels"]] == [[1], [2]]
+
+
+def test_a_text_of_several_files_counts_once(captions: Path) -> None:
+    one = label_file(captions.parents[1] / "labels" / "one.parquet", some(captions, 60))
+    _, once = selected(captions, strategy="learned", labels=one, target_noise=0.2)
+    _, twice = selected(captions, strategy="learned", labels=(one, one), target_noise=0.2)
+    assert once["labels_used"] == 60
+    assert {**twice, "labels_digest": ""} == {**once, "labels_digest": ""}
+
+
+def test_scores_that_are_nan_are_taken_from_the_captions(captions: Path) -> None:
+    """As programs write them that know no null."""
+    rows = [row | {name: math.nan for name in SCORE_COLUMNS.values()} for row in some(captions, 60)]
+    known = label_file(captions.parents[1] / "labels" / "known.parquet", some(captions, 60))
+    lacking = label_file(captions.parents[1] / "labels" / "lacking.parquet", rows)
+    counts = [selected(captions, strategy="learned", labels=one, target_noise=0.2)[1] for one in (known, lacking)]
+    assert {**counts[0], "labels_digest": ""} == {**counts[1], "labels_digest": ""}
+
+
+def test_a_rule_is_not_fitted_to_the_length_alone(captions: Path) -> None:
+    labels = label_file(captions.parents[1] / "labels" / "one.parquet", some(captions, 60))
+    rows = [row | {name: 0.5 for name in SCORE_COLUMNS.values()} for row in texts(40)]
+    constant = write(captions.parents[1] / "constant" / "captions", rows)
+    with pytest.raises(InputError, match=r"^select\.labels: .*one\.parquet: no score that differs from text to text"):
+        selected(constant, strategy="learned", labels=labels, cut_by="share")
+
+
+def test_enough_labels_and_no_text_to_judge_give_no_pairs(captions: Path) -> None:
+    labels = label_file(captions.parents[1] / "labels" / "one.parquet", some(captions, 60))
+    none = write(captions.parents[1] / "none" / "captions", [])
+    assert selected(none, strategy="learned", labels=labels)[1]["rows"] == 0
+    empty = write(captions.parents[1] / "empty" / "captions", [row | {"caption": ""} for row in texts(9)])
+    assert selected(empty, strategy="learned", labels=labels)[1]["dropped_empty_text"] == 27
+
+
+def test_answers_that_cannot_be_read_are_not_to_be_deleted(captions: Path) -> None:
+    (captions.parents[1] / "labels.parquet").write_text("yes, no, yes")
+    with pytest.raises(InputError, match=r"labels\.parquet: not a readable Parquet file .*give a file of `audit sampl"):
+        selected(captions, strategy="learned", labels=captions.parents[1] / "labels.parquet")
 
 
 def test_more_answers_help_until_they_do_not(captions: Path) -> None:
