@@ -96,7 +96,7 @@ def learned_judge(
         found[source] = record_of(fitted[source], shift)
     if answers.files and not has_labels:
         raise InputError(
-            f"select.labels: {_files(answers)}: learned needs 5 texts of a source answered yes and 5 answered no, with their "
+            f"select.labels: {_files(answers)}: learned needs 5 texts of a source answered yes and 5 answered no, with "
             f"scores, and no source of select.sources has them ({_numbers(answers)}); answer more (`audit label`), or "
             "leave select.labels out to rank without labels"
         )
