@@ -96,9 +96,9 @@ def learned_judge(
         found[source] = record_of(fitted[source], shift)
     if answers.files and not has_labels:
         raise InputError(
-            f"select.labels: {_files(answers)}: learned needs 5 texts of a source answered yes and 5 answered no, with their "
-            f"scores, and no source of select.sources has them ({_numbers(answers)}); answer more (`audit label`), or "
-            "leave select.labels out to rank without labels"
+            f"select.labels: {_files(answers)}: learned needs 5 texts of a source answered yes and 5 answered no, with "
+            f"their scores, and no source of select.sources has them ({_numbers(answers)}); answer more "
+            "(`audit label`), or leave select.labels out to rank without labels"
         )
     return {**found, **rank_judge(files, config, [one for one in config.sources if one not in found])}, fitted
 

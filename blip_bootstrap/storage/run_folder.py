@@ -107,7 +107,7 @@ def pointers_in(record: Path) -> dict[str, dict[str, str]]:
     pointers = found.items() if isinstance(found, dict) else [("artifacts", found)]
     for name, pointer in pointers:
         known = [pointer.get(key) for key in ("folder", "digest")] if isinstance(pointer, dict) else [None]
-        if not all(isinstance(one, str) for one in known) or {"..", "/"} & set(Path(known[0]).parts):
+        if not all(isinstance(one, str) for one in known) or {"..", "/"} & set(Path(str(known[0])).parts):
             told = f"{name} is {json.dumps(pointer)}, where a folder under the run and a digest were expected"
             raise InputError(f"{record}: damaged ({told}); delete it and run again")
     return dict(pointers)

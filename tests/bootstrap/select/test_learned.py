@@ -290,7 +290,7 @@ def test_a_text_of_several_files_counts_once(captions: Path) -> None:
 
 def test_scores_that_are_nan_are_taken_from_the_captions(captions: Path) -> None:
     """As programs write them that know no null."""
-    rows = [row | {name: math.nan for name in SCORE_COLUMNS.values()} for row in some(captions, 60)]
+    rows = [row | dict.fromkeys(SCORE_COLUMNS.values(), math.nan) for row in some(captions, 60)]
     known = label_file(captions.parents[1] / "labels" / "known.parquet", some(captions, 60))
     lacking = label_file(captions.parents[1] / "labels" / "lacking.parquet", rows)
     counts = [selected(captions, strategy="learned", labels=one, target_noise=0.2)[1] for one in (known, lacking)]
@@ -299,7 +299,7 @@ def test_scores_that_are_nan_are_taken_from_the_captions(captions: Path) -> None
 
 def test_a_rule_is_not_fitted_to_the_length_alone(captions: Path) -> None:
     labels = label_file(captions.parents[1] / "labels" / "one.parquet", some(captions, 60))
-    rows = [row | {name: 0.5 for name in SCORE_COLUMNS.values()} for row in texts(40)]
+    rows = [row | dict.fromkeys(SCORE_COLUMNS.values(), 0.5) for row in texts(40)]
     constant = write(captions.parents[1] / "constant" / "captions", rows)
     with pytest.raises(InputError, match=r"^select\.labels: .*one\.parquet: no score that differs from text to text"):
         selected(constant, strategy="learned", labels=labels, cut_by="share")
