@@ -50,7 +50,8 @@ def estimates(root: Path, number: int | None = None) -> list[Estimate]:
 
 def told_enough(root: Path, number: int | None = None) -> str:
     """Whether more answers to a round's sample would change a learned rule much, in a sentence for each source."""
-    return enough(read_labels(labels_path(root, resolve_round(root, number))))
+    path = labels_path(root, resolve_round(root, number))
+    return enough(read_labels(path)) or f"{path}: no answer yet that is yes or no; answer with `audit label`"
 
 
 def estimates_of(source: str, rows: Iterable[Mapping[str, Any]]) -> list[Estimate]:
@@ -133,7 +134,8 @@ def wilson(share: float, number: float) -> tuple[float, float]:
     """Wilson's 95 % score interval of a share seen in `number` answers, which may be a fraction."""
     centre = (share + Z * Z / (2 * number)) / (1 + Z * Z / number)
     half = Z * math.sqrt(share * (1 - share) / number + Z * Z / (4 * number * number)) / (1 + Z * Z / number)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = 0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half)
+    return low, high  # without the float noise at the ends, as 1.4e-17 for 0
 
 
 def estimates_table(found: Iterable[Estimate]) -> pa.Table:

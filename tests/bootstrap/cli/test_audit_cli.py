@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import InputError, RunFailed
+from blip_bootstrap.labels.estimates import told_enough
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage.labels import read_labels
@@ -43,6 +44,7 @@ def test_sample_and_estimate(finished_run: Path, tmp_path: Path) -> None:
     assert len(read_labels(Path(path.replace("\n", "")))) == 8
     assert labels_path(root, 1).exists()
     assert "noise_kept" in invoke("audit", "estimate", "--root", str(root), "--round", "1")
+    assert "round-01.parquet: no answer yet that is yes or no" in told_enough(root, 1)
 
 
 def test_why_and_diff(finished_run: Path, tmp_path: Path) -> None:

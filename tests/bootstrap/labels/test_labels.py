@@ -244,3 +244,9 @@ def test_a_partial_text_fits(run: Path) -> None:
     draw_sample(run, 1, size=200)
     answer_by_truth(run, 1, Truth({f"{at:03d}.jpg": "partial" for at in range(80)}, {}))
     assert {row["answer"] for row in read_labels(labels_path(run, 1)) if row["source"] == "web"} == {"yes"}
+
+
+def test_the_ends_of_an_interval_are_exact() -> None:
+    for number in (1, 7, 17.16, 27, 1000):
+        assert wilson(0.0, number)[0] == 0.0
+        assert wilson(1.0, number)[1] == 1.0
