@@ -60,7 +60,11 @@ def test_each_captioner_writes_its_candidates_and_each_row_says_which(
     alone = by_text(CaptionWorker(*models, CONFIG)(rows))
     # Agreement is with the texts of all captioners.
     first_two = {key: row | {"agreement": alone[key]["agreement"]} for key, row in both.items() if key[2] < 2}
-    assert first_two == alone
+    assert first_two.keys() == alone.keys()
+    for key, row in first_two.items():  # the last digits of a score depend on how many texts are read at a time
+        scores = [name for name, value in row.items() if isinstance(value, float)]
+        assert [row[name] for name in scores] == pytest.approx([alone[key][name] for name in scores], abs=1e-4)
+        assert row | dict.fromkeys(scores) == alone[key] | dict.fromkeys(scores)
     names = {row["candidate"]: row["captioner"] for row in both.values() if row["source"] == "synthetic"}
     first, second = name_of_model(models[0]), name_of_model(more[0])
     assert names == {0: first, 1: first, 2: second, 3: second}
