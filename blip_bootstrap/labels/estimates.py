@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from blip_bootstrap.select.enough import enough
+from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.storage.labels import read_labels
 from blip_bootstrap.storage.run_folder import labels_path, resolve_round
-
-Z = 1.96
-"""Standard deviations of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +125,6 @@ def _rest(wrong: Estimate) -> tuple[float | None, float | None, float | None]:
     if wrong.share is None or wrong.low is None or wrong.high is None:
         return None, None, None
     return 1 - wrong.share, 1 - wrong.high, 1 - wrong.low
-
-
-def wilson(share: float, number: float) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share seen in `number` answers, which may be a fraction."""
-    centre = (share + Z * Z / (2 * number)) / (1 + Z * Z / number)
-    half = Z * math.sqrt(share * (1 - share) / number + Z * Z / (4 * number * number)) / (1 + Z * Z / number)
-    low, high = 0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half)
-    return low, high  # without the float noise at the ends, as 1.4e-17 for 0
 
 
 def estimates_table(found: Iterable[Estimate]) -> pa.Table:

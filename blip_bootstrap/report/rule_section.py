@@ -17,7 +17,7 @@ def rule(page: PageData) -> str:
 
 
 def rule_html(record: Mapping[str, Any]) -> str:
-    """The same from the rule's record, as `select_pairs` writes it."""
+    """The section from a rule's record, as `select_pairs` writes it."""
     sources: Mapping[str, Mapping[str, Any]] = record.get("sources", {})
     if not sources:
         return ""

@@ -50,7 +50,7 @@ def feature_sql(name: str) -> str:
 
 
 def feature_of(row: Mapping[str, Any], name: str) -> float:
-    """The same of a row of `LABELS` or `captions`; NaN where it lacks it."""
+    """A feature of a row of `LABELS` or `captions`, equal to its SQL; NaN where the row lacks it."""
     if name in LENGTHS:
         words = float((row["caption"] or "").count(" ") + 1)
         return words if name == "words" else math.log(words)

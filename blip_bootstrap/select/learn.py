@@ -41,8 +41,6 @@ _LEAST_SHARE = 0.5
 NUM_BINS = 5
 """Bins of the calibration curve, of equally many answers."""
 
-_Z = 1.96
-
 
 @dataclass(frozen=True)
 class Learned:
@@ -154,16 +152,9 @@ def _calibration(learned: Learned) -> list[dict[str, float]]:
     found = []
     for part in np.array_split(order, min(NUM_BINS, len(order))):
         share, predicted = float(learned.answers[part].mean()), float(logistic.sigmoid(learned.log_odds[part]).mean())
-        low, high = _wilson(share, len(part))
+        low, high = logistic.wilson(share, len(part))
         found.append({"predicted": predicted, "share": share, "low": low, "high": high, "number": len(part)})
     return found
-
-
-def _wilson(share: float, number: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval."""
-    centre, width = share + _Z**2 / (2 * number), 1 + _Z**2 / number
-    half = _Z * math.sqrt(share * (1 - share) / number + _Z**2 / (4 * number**2))
-    return max(0.0, (centre - half) / width), min(1.0, (centre + half) / width)
 
 
 def learned_sql(record: Mapping[str, Any]) -> str:

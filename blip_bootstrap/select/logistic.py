@@ -24,6 +24,9 @@ _STEPS = 100
 
 _LEAST_STEP = 1e-6
 
+Z = 1.96
+"""Standard deviations of a 95 % interval."""
+
 _FREE = 0.01
 """The penalty of the intercept: all answers may be yes, and the weights must stay finite."""
 
@@ -164,6 +167,14 @@ def auc_interval(value: float, answers: Floats) -> tuple[float, float]:
     held = min(max(value, 0.5 / len(answers)), 1 - 0.5 / len(answers))
     one, two = held / (2 - held), 2 * held**2 / (1 + held)
     variance = (held * (1 - held) + (num_yes - 1) * (one - held**2) + (num_no - 1) * (two - held**2)) / num_yes / num_no
-    centre, half = math.log(held / (1 - held)), 1.96 * math.sqrt(variance) / (held * (1 - held))
+    centre, half = math.log(held / (1 - held)), Z * math.sqrt(variance) / (held * (1 - held))
     low, high = sigmoid(np.array([centre - half, centre + half])).tolist()
     return min(low, value), max(high, value)
+
+
+def wilson(share: float, number: float) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share seen in `number` answers, which may be a fraction."""
+    centre = (share + Z * Z / (2 * number)) / (1 + Z * Z / number)
+    half = Z * math.sqrt(share * (1 - share) / number + Z * Z / (4 * number * number)) / (1 + Z * Z / number)
+    low, high = 0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half)
+    return low, high  # without the float noise at the ends, as 1.4e-17 for 0

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.demo.run import run_demo
 from blip_bootstrap.labels.truth import judged_pairs, load_truth
+from blip_bootstrap.select.logistic import auc as area
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.world.world import WorldConfig
 from tests.bench.filter_arms import RULES, answered, shares_of_itm
@@ -66,10 +66,8 @@ def of(rows: Sequence[dict[str, Any]], source: str) -> list[dict[str, Any]]:
 def auc(rows: Sequence[dict[str, Any]], source: str, column: str) -> float:
     """The probability that a text that is not false scores higher than a false one; equal scores count half."""
     mine = [row for row in of(rows, source) if row[column] is not None]
-    good = np.array([row["verdict"] != "false" for row in mine])
-    places = stats.rankdata([row[column] for row in mine])
-    num_good, num_bad = good.sum(), (~good).sum()
-    return float((places[good].sum() - num_good * (num_good + 1) / 2) / (num_good * num_bad))
+    scores, good = np.array([[row[column], row["verdict"] != "false"] for row in mine], dtype=np.float64).T
+    return area(scores, good)
 
 
 def best_true(rows: Sequence[dict[str, Any]], column: str, number: int) -> float:

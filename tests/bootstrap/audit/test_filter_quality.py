@@ -16,10 +16,10 @@ import pytest
 from blip_bootstrap.audit.alarms import BLIND, LEAST_ANSWERS, alarms, blindness
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.config import SelectConfig
-from blip_bootstrap.labels.estimates import wilson
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.report.figures import write_figures
+from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.labels import read_labels, write_labels

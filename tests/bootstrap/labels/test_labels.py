@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.labels.estimates import estimates, estimates_of, wilson
+from blip_bootstrap.labels.estimates import estimates, estimates_of
 from blip_bootstrap.labels.page import HOST, Labelling, LabelServer, serve_labels
 from blip_bootstrap.labels.sample import answer_by_truth, draw_sample
 from blip_bootstrap.labels.truth import Truth, load_truth
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.labels import read_labels, write_labels
 from blip_bootstrap.storage.run_folder import labels_path

@@ -18,13 +18,13 @@ from blip_bootstrap.audit.alarms import alarms
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.audit.diff import diff
 from blip_bootstrap.config import SelectConfig
-from blip_bootstrap.labels.estimates import wilson
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.verdicts import pair_figures
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import round_metrics
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.summary import print_summary
+from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.tables import LABELS

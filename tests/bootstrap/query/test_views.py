@@ -18,10 +18,10 @@ from blip_bootstrap.audit.diff import diff
 from blip_bootstrap.cli.sql_prompt import run_sql
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.labels.estimates import wilson
 from blip_bootstrap.query.formats import FORMS, render, rich_table
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import SOME_FILES, VIEWS, connect
+from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet, tables
 
