@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from blip_bootstrap import __version__
-from blip_bootstrap.config.marks import CountsAs, Later, ListPath, Speed
+from blip_bootstrap.config.marks import CountsAs, Grows, Later, ListPath, Speed
 from blip_bootstrap.config.section import Count, LocalPath, NonNegative, Positive, Section, ShardRows
 
 AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])} (image dataset builder)"
@@ -113,8 +113,8 @@ class SamePicturesConfig(Section):
 class DownloadConfig(PictureRule):
     """Fetching and resizing the web's images, by img2dataset's functions and words."""
 
-    urls: tuple[UrlList, ...] = Field((), description="the lists of URLs")
-    limit: Count | None = Field(None, description="use only the first rows of each list; null: all")
+    urls: Annotated[tuple[UrlList, ...], Grows()] = Field((), description="the lists of URLs")
+    limit: Annotated[Count | None, Grows()] = Field(None, description="use only the first rows of each list; null: all")
     min_image_size: NonNegative = Field(
         0, description="a picture whose short side has fewer px is dropped (error class too_small)"
     )
@@ -151,7 +151,7 @@ class DownloadConfig(PictureRule):
     max_failed_share: Annotated[AlarmShare, Speed()] = Field(
         1.0, description="raise an alarm where this share of the URLs or more gave no picture"
     )
-    rows_per_shard: ShardRows = Field(10_000, description="rows in each Parquet file")
+    rows_per_shard: Annotated[ShardRows, Grows()] = Field(10_000, description="rows in each Parquet file")
 
     @property
     def agent(self) -> str:

@@ -54,6 +54,15 @@ class ListPath:
 
 
 @dataclass(frozen=True)
+class Grows:
+    """The setting decides which rows there are, and how they are cut into parts, but not what is made of a row.
+
+    Recipes hold it. Two artifacts of a step that differ in such settings, or in its lists, alone are kin: the parts of
+    one are parts that the other can have.
+    """
+
+
+@dataclass(frozen=True)
 class IdleWhere:
     """The setting changes nothing while its neighbour `setting` has the value `value`.
 
@@ -69,7 +78,7 @@ class Seeded:
     """The setting takes the value of the run's own `seed` where its section does not set it."""
 
 
-Mark = TypeVar("Mark", Speed, Later, CountsAs, ByContent, ListPath, IdleWhere, Seeded)
+Mark = TypeVar("Mark", Speed, Later, CountsAs, ByContent, ListPath, Grows, IdleWhere, Seeded)
 
 
 def mark_of(field: FieldInfo, kind: type[Mark]) -> Mark | None:
