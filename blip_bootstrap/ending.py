@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import typer
@@ -80,8 +81,22 @@ def heed_sigterm() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
+    atexit.register(_leave)  # before what libraries register, and so called after it
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, _terminate)
+
+
+def _leave() -> None:
+    """End a process that a signal has ended, without what Python does at the end of one.
+
+    Threads of Ray Data are still there after an interrupt, and the process died of them, with a SIGSEGV (Ray 2.60).
+    """
+    code = _terminate.code if sigterm_came() else _interrupt.code if _interrupt.came_at is not None else None
+    if code is not None and _Heeded.ending:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 @contextmanager
