@@ -53,6 +53,15 @@ def read_parquet(path: Path, columns: list[str] | None = None, advice: str = "de
         raise InputError(f"{path}: not a readable Parquet file ({error}); {advice}") from error
 
 
+def read_metadata(path: Path) -> dict[bytes, bytes]:
+    """The key-value metadata of one Parquet file. Raises InputError where it is damaged or half-written."""
+    try:
+        with open_parquet(path) as file:
+            return dict(file.schema_arrow.metadata or {})
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from error
+
+
 def parquet_files(folder: Path) -> list[Path]:
     """The Parquet files of a table's folder in order: those that its MANIFEST names, and no others.
 
