@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ class Undisturbed:
     outcome: Outcome
     contents: dict[str, Any]
     names: Counter[str]
+    given: Path
 
 
 def undisturbed_run(folder: Path, settings: tuple[str, ...] = ()) -> Undisturbed:
@@ -34,7 +38,7 @@ def undisturbed_run(folder: Path, settings: tuple[str, ...] = ()) -> Undisturbed
     job = Job(folder, settings, records=True)
     outcome = run_forked(job)
     assert (outcome.code, outcome.error) == (0, "")
-    return Undisturbed(outcome, contents(job.root), names(job.root))
+    return Undisturbed(outcome, contents(job.root), names(job.root), folder / "given")
 
 
 def all_points(operations: Iterable[Operation]) -> list[Plan]:
@@ -63,9 +67,11 @@ def killed_at(point: Plan, folder: Path, off: Guard = "") -> Outcome:
     return outcome
 
 
-def what_is_wrong(folder: Path, before: Outcome, right: Undisturbed, off: Guard = "") -> tuple[Outcome, list[str]]:
+def what_is_wrong(
+    folder: Path, before: Outcome, right: Undisturbed, off: Guard = "", given: Path | None = None
+) -> tuple[Outcome, list[str]]:
     """Run the same command again: how it went, and what of it is not as in an undisturbed run."""
-    job = Job(folder, off=off)
+    job = Job(folder, off=off, given=given)
     again = run_forked(job)
     if again.code:
         return again, [f"ended with {again.code}: {again.error}"]
@@ -91,9 +97,62 @@ def twice(*outcomes: Outcome) -> Counter[str]:
     return Counter({kind: sum(count - 1 for (of, _), count in paid.items() if of == kind) for kind in AT_MOST_TWICE})
 
 
-def try_point(point: Plan, folder: Path, right: Undisturbed, off: Guard = "") -> tuple[Outcome, Outcome, list[str]]:
-    """Die at a point and run again; the folder is gone afterwards."""
+def try_point(point: Plan, folder: Path, right: Undisturbed, off: Guard = "") -> tuple[Seen, list[str]]:
+    """Die at a point and run again: what was seen, and what is wrong; the folder is gone afterwards."""
     died = killed_at(point, folder, off)
+    there = state_of(folder, died)
     again, wrong = what_is_wrong(folder, died, right, off)
+    seen = Seen(died.died, there, next_run(folder, died, again))
     shutil.rmtree(folder)
-    return died, again, [f"died {died.died}: {one}" for one in wrong]
+    return seen, [f"died {died.died}: {one}" for one in wrong]
+
+
+def tried(
+    points: Sequence[Plan], folder: Path, right: Undisturbed, off: Guard = ""
+) -> Iterator[tuple[Seen, list[str]]]:
+    """Each point tried, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        yield from pool.map(lambda one: try_point(one[1], folder / f"{one[0]}", right, off), enumerate(points))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A crash point: where it was (`before 3 mkdir run/artifacts`), what was there then, and what the next run did."""
+
+    died: str
+    there: str
+    then: str
+
+
+def place_of(died: str) -> Path:
+    """What an operation is about: an artifact's folder, or the file or link that is to get its name."""
+    words = died.split(" -> ")[0].split(" run", 1)[1]
+    path = Path("run" + words)
+    if path.parts[1:2] == ("artifacts",) and len(path.parts) > 3:
+        return Path(*path.parts[:4])
+    return path.with_name(TEMPORARY.sub(r"\1", path.name))
+
+
+TEMPORARY = re.compile(r"^\.(.+)\.[0-9a-f]{32}\.tmp$")
+"""The name of a file that is being written, and in it the name that it is to get."""
+
+
+def state_of(folder: Path, died: Outcome) -> str:
+    """What is there of it, in words, after the process has died."""
+    place = folder / "disk" / place_of(died.died)
+    if not (place.exists() or place.is_symlink()):
+        return "nothing"
+    if place.parent.parent.name != "artifacts":
+        return "there"
+    if (place / "MANIFEST.json").exists():
+        return "whole"
+    return "half-made" if any(one.name[0] != "." or one.is_dir() for one in place.iterdir()) else "begun"
+
+
+def next_run(folder: Path, died: Outcome, again: Outcome) -> str:
+    """What the next run did with it, in words."""
+    place = folder / "disk" / place_of(died.died)
+    if place.parent.parent.name == "artifacts":
+        name = json.loads((place / "MANIFEST.json").read_text())["name"] if (place / "MANIFEST.json").exists() else ""
+        return "goes on with it" if name in again.goes_on else "makes it" if name in again.made else "finds it current"
+    return "has it" if place.exists() else "has none"

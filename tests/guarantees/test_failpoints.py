@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.guarantees.points import Undisturbed, all_points, sample, try_point
+from tests.guarantees.crash_table import GUARANTEES, table
+from tests.guarantees.points import Undisturbed, all_points, sample, tried
 from tests.support.forked import Guard, Job, Plan, run_forked
 from tests.support.small_loop import write_inputs
 
 
 def wrongs(points: Sequence[Plan], folder: Path, right: Undisturbed, off: Guard = "") -> list[str]:
     """What is wrong after each point."""
-    with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda one: try_point(one[1], folder / f"{one[0]}", right, off), enumerate(points))
-        return [line for _, _, lines in found for line in lines]
+    return [line for _, lines in tried(points, folder, right, off) for line in lines]
 
 
 def test_killed_at_some_operations_of_each_kind(right: Undisturbed, tmp_path: Path) -> None:
@@ -30,7 +28,9 @@ def test_killed_at_some_operations_of_each_kind(right: Undisturbed, tmp_path: Pa
 def test_killed_at_every_operation(right: Undisturbed, tmp_path: Path) -> None:
     points = all_points(right.outcome.operations)
     assert len(points) > 300
-    assert wrongs(points, tmp_path, right) == []
+    seen, wrong = zip(*tried(points, tmp_path, right), strict=True)
+    assert [line for lines in wrong for line in lines] == []
+    assert table(seen) in GUARANTEES.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("off", ["manifest last", "whole files"])

@@ -37,7 +37,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: the folder that has `given/` and `disk/run/`, settings, rounds, what befalls it, what is kept of it."""
+    """One run: the folder that has `given/` and `disk/run/`, settings, rounds, what befalls it, what is kept of it.
+
+    `given` are the inputs, where they are not the folder's own.
+    """
 
     folder: Path
     settings: tuple[str, ...] = ()
@@ -46,6 +49,7 @@ class Job:
     records: bool = False
     pages: bool = False
     off: Guard = ""
+    given: Path | None = None
 
     @property
     def root(self) -> Path:
@@ -117,7 +121,7 @@ def _work(job: Job, answer: Connection) -> None:
     Watch(job.folder / "disk", _act(job, operations, note))
     code = 0
     try:
-        config = small_loop.config_of(job.root, job.folder / "given", job.settings)
+        config = small_loop.config_of(job.root, job.given or job.folder / "given", job.settings)
         small_loop.run(config, job.last, lambda line: note("say", line), note, job.pages)
     except (BlipBootstrapError, OSError) as error:
         told = str(error) if isinstance(error, BlipBootstrapError) else in_one_line(error)

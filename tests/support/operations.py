@@ -127,7 +127,16 @@ class Watch:
         found: int = self.doing("create", named, lambda: self._os_open(path, flags, *rest, **settings))
         return found
 
-    def open(self, file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None, newline: str | None = None, *rest: Any) -> Any:  # noqa: E501
+    def open(
+        self,
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        *rest: Any,
+    ) -> Any:  # noqa: E501
         """As the builtin; files under the folder that are written have a raw file below them that tells of writes."""
         named = self.under(file) if set(mode) & set("wax+") and not isinstance(file, int) else None
         if named is None:

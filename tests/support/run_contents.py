@@ -14,6 +14,8 @@ from blip_bootstrap.storage.manifest import digest_of_path
 from blip_bootstrap.storage.parquet import parquet_files
 from blip_bootstrap.storage.run_folder import manifest_places, pointers_in, read_json
 
+PAGE = re.compile(r"\.(metrics\.json|report\.html)\..*tmp$")
+
 DATED = {"made", "seconds", "samples_per_s"}
 
 
@@ -41,8 +43,11 @@ def contents(root: Path) -> dict[str, Any]:
 
 
 def names(root: Path) -> Counter[str]:
-    """Every name under a run, an artifact's folder as `STEP/#`: what is left behind shows here."""
-    listed = (path.relative_to(root).as_posix() for path in root.rglob("*"))
+    """Every name under a run, an artifact's folder as `STEP/#`: what is left behind shows here.
+
+    Without what a killed process was writing of a page, which may be another's and goes when it is an hour old.
+    """
+    listed = (path.relative_to(root).as_posix() for path in root.rglob("*") if not PAGE.search(path.name))
     return Counter(re.sub(r"^(artifacts/\w+)/[^/]+", r"\1/#", one) for one in listed)
 
 

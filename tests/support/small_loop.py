@@ -56,7 +56,12 @@ def write_inputs(folder: Path, first: int = 0, rows: int = ROWS) -> None:
 def config_of(root: Path, given: Path, settings: tuple[str, ...] = ()) -> Config:
     """The configuration of the run under `root` over the inputs in `given`."""
     lists = [f"download.urls=[{{path: {given / 'web.tsv'}}}]", f"human.path={given / 'human.jsonl'}"]
-    lists += [f"held_out.path={given / 'human.jsonl'}", "filter_check.pictures=0", "select.itm_threshold=0.4"]
+    lists += [
+        f"held_out.path={given / 'human.jsonl'}",
+        "filter_check.pictures=0",
+        "select.itm_threshold=0.4",
+        "controls.arms=[human_only]",
+    ]
     small = [f"download.rows_per_shard={ROWS_PER_PART}", "download.num_threads=1", "caption.references=0"]
     small += [f"pretrain.model.text.tokenizer={given / 'tokenizer'}"]
     small += [f"{name}.optimizer.{one}" for name in ("pretrain", "captioner", "filter") for one in _OPTIMIZER]
@@ -86,6 +91,7 @@ def stand_in(note: Note, pages: bool = False) -> None:
     for name in ("finetune_captioner", "finetune_filter", "pretrain"):
         setattr(rounds, name, _named(partial(_train, note), name))
     rounds.evaluate = _named(_evaluate, "evaluate")  # type: ignore[assignment]
+    rounds.train_controls = _named(_controls, "train_controls")
     rounds.resolve_dtypes = lambda config, say: config
     rounds.check_given = lambda config, number: []
     if not pages:
@@ -204,6 +210,13 @@ def _evaluate(out: Path, model: Path, held_out: Path, *_: Path | None, config: A
     figures = {"cider": _number(*digests_in(model), *digests_in(held_out))}
     write_whole(out / "metrics.json", json.dumps(figures))
     return figures
+
+
+def _controls(out: Path, *_: Path | None, config: Any) -> dict[str, float]:
+    (out / "human_only/model").mkdir(parents=True, exist_ok=True)
+    write_whole(out / "human_only/model/config.json", "{}")
+    write_whole(out / "human_only/metrics.json", json.dumps({"cider": 0.5}))
+    return {"human_only_cider": 0.5}
 
 
 def _page(path: Path, text: str) -> Path:
