@@ -28,6 +28,7 @@ from blip_bootstrap.loop.artifacts import (
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
 from blip_bootstrap.progress import Say
+from blip_bootstrap.storage.files import make_folder
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import folder_at, point
 
@@ -149,7 +150,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def locked(root: Path) -> Iterator[None]:
     """Hold the run's lock, so that two processes never write one root; RunFailed where another holds it."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         file = (root / ".lock").open("w")
     except OSError as error:
         raise ConfigError([f"root: {root} cannot be written ({error.strerror})"]) from error
