@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig, Section, SelectConfig
@@ -15,8 +16,8 @@ from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.select.pairs import decides_by_part
 from blip_bootstrap.storage.manifest import digest_of_recipe, without_growth
-from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.parts import borrow, read_left_out
+from blip_bootstrap.storage.parquet import open_parquet, read_parquet
+from blip_bootstrap.storage.parts import borrow, of_rows, read_left_out
 from blip_bootstrap.storage.run_folder import ARTIFACTS, read_json
 
 Origins = Mapping[str, str]
@@ -83,11 +84,17 @@ def _origins(source: Path, growth: Growth) -> dict[str, str]:
     """The digest of each part of an input, with its rows that are left out where these count."""
     files = (manifest_in(source) or {}).get("files", [])
     parts = {str(one["name"]): str(one["sha256"]) for one in files if _is_part(one["name"])}
-    left_out = read_left_out(source) if growth.reads_left_out else {}
-    return {
-        name: digest_of_recipe({"part": sha256, "left_out": left_out[name]}) if name in left_out else sha256
-        for name, sha256 in parts.items()
-    }
+    for name, spans in read_left_out(source).items() if growth.reads_left_out else ():
+        if name in parts and (of_texts := of_rows(spans, _keys(source / name))):
+            parts[name] = digest_of_recipe({"part": parts[name], "left_out": of_texts})
+    return parts
+
+
+def _keys(part: Path) -> pa.ChunkedArray:
+    """The keys of a part's rows that have texts: all of captions, those with a picture of images."""
+    columns = ["key", "status"] if "status" in open_parquet(part).schema_arrow.names else ["key"]
+    rows = read_parquet(part, columns)
+    return rows["key"].filter(pc.equal(rows["status"], "success")) if "status" in columns else rows["key"]
 
 
 def _is_part(name: str) -> bool:

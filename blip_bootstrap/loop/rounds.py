@@ -15,7 +15,7 @@ from blip_bootstrap.labels.truth import oracle_pairs
 from blip_bootstrap.loop.adopt import adopt
 from blip_bootstrap.loop.check import check_config, check_retry
 from blip_bootstrap.loop.given import check_given, note_given
-from blip_bootstrap.loop.kept import Keeper, is_kept
+from blip_bootstrap.loop.kept import Keeper, damage_of, is_kept
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker, locked
 from blip_bootstrap.loop.whole import counts_of
@@ -32,6 +32,7 @@ from blip_bootstrap.storage.run_folder import (
     out_of_date,
     read_pointers,
     round_folder,
+    round_name,
     round_of,
 )
 from blip_pipelines.caption.step import caption_and_score
@@ -127,6 +128,8 @@ def keep_round(config: Config, number: int, say: Say) -> None:
     with suppress(NothingLeft):
         _steps(config, Layout(config, number).as_made(read_pointers(config.root, number)), keeper)
     keeper.tell(say)
+    for name, damaged in damage_of(config.root, number).items():
+        say(f"{round_name(number)}: of its {name}, {', '.join(damaged)} is missing or damaged; put it back if you can")
 
 
 def run_round(config: Config, number: int, say: Say, retry: str | None = None) -> None:

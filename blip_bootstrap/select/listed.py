@@ -62,7 +62,8 @@ def with_not_listed(pairs: pa.Table, file: Path) -> pa.Table:
     places = np.empty(len(whole), np.int64)
     places[~left_out] = np.arange(len(pairs))
     places[left_out] = len(pairs) + np.arange(left_out.sum())
-    return pa.concat_tables([pairs.cast(PAIRS.schema), _dropped(whole.filter(pa.array(left_out)))]).take(places)
+    decided = pairs.select(PAIRS.schema.names).cast(PAIRS.schema)
+    return pa.concat_tables([decided, _dropped(whole.filter(pa.array(left_out)))]).take(places)
 
 
 def _texts(file: Path) -> pa.Table:

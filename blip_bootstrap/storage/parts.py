@@ -76,9 +76,25 @@ def read_left_out(folder: Path) -> dict[str, dict[str, list[tuple[int, int]]]]:
     return {part: {kind: [(a, b) for a, b in rows] for kind, rows in spans.items()} for part, spans in found.items()}
 
 
+def of_rows(spans: Spans, keys: pa.ChunkedArray | pa.Array) -> dict[str, list[tuple[int, int]]]:
+    """The spans of those rows alone that have these keys, of a part; without kinds that have none of them."""
+    found = {}
+    for kind, rows in spans.items():
+        at = np.unique(_positions(keys)[is_left_out(keys, {kind: rows})])
+        if len(at):
+            runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
+            found[kind] = [(int(run[0]), int(run[-1])) for run in runs]
+    return found
+
+
+def _positions(keys: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
+    found: npt.NDArray[np.int64] = np.asarray(keys.cast(pa.int64())) % ROWS_PER_PART
+    return found
+
+
 def is_left_out(keys: pa.ChunkedArray | pa.Array, spans: Spans) -> npt.NDArray[np.bool_]:
     """Of each row of a part, by its key, whether it is in one of the spans."""
-    at = np.asarray(keys.cast(pa.int64())) % ROWS_PER_PART
+    at = _positions(keys)
     ends = np.array(sorted(span for rows in spans.values() for span in rows), np.int64).reshape(-1, 2)
     if not len(ends):
         return np.zeros(len(at), np.bool_)
