@@ -13,6 +13,7 @@ from blip_bootstrap.cli.options import (
     NewRoot,
     RayAddress,
     Remake,
+    Retry,
     Settings,
     load,
     say,
@@ -36,12 +37,13 @@ def run(
         int | None, typer.Option("--limit", min=1, help="Use only so many first rows of each URL list.")
     ] = None,
     remake: Remake = None,
+    retry: Retry = None,
 ) -> None:
     """Run CapFilt up to a round; makes only what is missing or out of date."""
     with ended_early(GOES_ON):
         loaded = load(config, root, settings, ray, limit)
         try:
-            report = run_rounds(loaded, number, say, remake or ())
+            report = run_rounds(loaded, number, say, remake or (), retry)
         except NothingLeft:
             print_summary(loaded.root)
             raise

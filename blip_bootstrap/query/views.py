@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import spill_folder
 from blip_bootstrap.query import json_tables
+from blip_bootstrap.query.images import EVERY_IMAGE, IMAGES, create_images
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.rule_score import score_sql
@@ -54,7 +55,7 @@ COLUMNS = tables.Table(
 )
 
 VIEWS = (
-    tables.IMAGES, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, tables.LABELS, tables.LANGUAGES, tables.CUTS,
+    IMAGES, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, tables.LABELS, tables.LANGUAGES, tables.CUTS,
     tables.ROUNDS, tables.METRICS, tables.RUNS, COLUMNS,
 )  # fmt: skip
 """Every view with its columns, as the view `columns` lists them too."""
@@ -92,9 +93,11 @@ def connect(
     files: list[str] = []
     with told_in_one_line():
         rules = _rules(root, numbers, remote)
-        for table in (tables.IMAGES, HUMAN, HELD_OUT):
-            of_last = run_folder.used_folder(root, max(numbers, default=0), table.name)
+        for name, table in (("images", EVERY_IMAGE), ("human", HUMAN), ("held_out", HELD_OUT)):
+            of_last = run_folder.used_folder(root, max(numbers, default=0), name)
             files += _create(connection, table, [(of_last, None)], remote)
+            if table is EVERY_IMAGE:
+                create_images(connection, of_last)
         for table in (CAPTIONS, FILTER_CHECK, PAIRS):
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
             files += _create(connection, table, places, remote, rules)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.files import staged_file
-from blip_bootstrap.storage.run_folder import named_files
+from blip_bootstrap.storage.run_folder import named_files, place_of
 from blip_bootstrap.storage.tables import Table
 
 
@@ -65,16 +65,18 @@ def read_metadata(path: Path) -> dict[bytes, bytes]:
 def parquet_files(folder: Path) -> list[Path]:
     """The Parquet files of a table's folder in order: those that its MANIFEST names, and no others.
 
-    So the rows of a copy that somebody made of a file do not count twice. Where there is no MANIFEST, as while a step
-    is at work, they are all that are not hidden. Raises InputError where a file that is named is not there.
+    So the rows of a copy that somebody made of a file do not count twice. A borrowed part whose link lacks, as in a
+    copy without links, is the file of its home. Where there is no MANIFEST, as while a step is at work, they are all
+    that are not hidden. Raises InputError where a file that is named is not there.
     """
     named = named_files(folder)
     if named is None:
         return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    for name in named:
-        if not (folder / name).is_file():
-            raise InputError(missing_part(f"{folder / name}"))
-    return [folder / name for name in named]
+    found = [place_of(folder, name, at) for name, at in named.items()]
+    for path in found:
+        if not path.is_file():
+            raise InputError(missing_part(f"{path}"))
+    return found
 
 
 def missing_part(where: str) -> str:

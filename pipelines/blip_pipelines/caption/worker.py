@@ -230,7 +230,7 @@ class CaptionWorker:
         captioner, first = self.models.captioners[place], place * self.config.candidates
         numbers = range(first, first + self.config.candidates)
         num_prompt = len(captioner.tokenizer.piece_ids(self.config.prompt))
-        seeds = [[seed_of(self.config.seed, p.key, number) for number in numbers] for p in pictures]
+        seeds = [[seed_of(self.config.seed, p.uid, number) for number in numbers] for p in pictures]
         written = generate(captioner.med, captioner.tokenizer, states, self.config.prompt, self.sampler, seeds)
         for picture, of_image, captions, own in zip(pictures, rows, written, seeds, strict=True):
             for number, made, seed in zip(numbers, captions, own, strict=True):
@@ -276,7 +276,10 @@ class CaptionWorker:
         return known | ({"scorer": digest_of_model(config.scorer)} if config.scorer else {})
 
 
-def seed_of(seed: int, key: str, candidate: int) -> int:
-    """The seed of one caption, 63 bits, from the run's seed, the image and the candidate's number alone."""
-    digest = hashlib.blake2b(f"{seed}/{key}/{candidate}".encode(), digest_size=8).digest()
+def seed_of(seed: int, uid: str, candidate: int) -> int:
+    """The seed of one caption, 63 bits, from the run's seed, the image's uid and the candidate's number alone.
+
+    So a row of a list gets the same captions wherever it stands in the list, and in which part its picture lies.
+    """
+    digest = hashlib.blake2b(f"{seed}/{uid}/{candidate}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
