@@ -304,6 +304,12 @@ def found_titles(found: list[tuple[gallery_module.Gallery, str]]) -> list[tuple[
     return [(gallery.title, html) for gallery, html in found]
 
 
+def test_the_page_says_what_the_rules_own_score_can_tell_without_an_answer(finished_run: Path, tmp_path: Path) -> None:
+    page = page_html(selected_by(finished_run, tmp_path / "run", **RANKS), 1, ReportConfig(num_gallery=1))
+    assert page.count("the rule&#x27;s own score, by which the rule cuts") == 2, "web and synthetic"
+    assert re.search(r"The rule cuts by its own score: of what it keeps \d+% are right", page)
+
+
 def test_near_the_threshold_is_near_the_cut_of_the_rule(finished_run: Path, tmp_path: Path) -> None:
     root = selected_by(finished_run, tmp_path / "run", **RANKS)
     with connect(root, [1]) as connection:

@@ -126,7 +126,8 @@ class Shard:
         assert self.contents.weights is not None
         ends = np.cumsum(self.contents.weights)
         points = (np.arange(self.num_samples) + rng.random()) * (ends[-1] / self.num_samples)
-        return np.minimum(np.searchsorted(ends, points, side="right"), len(ends) - 1)
+        found: NDArray[np.int64] = np.minimum(np.searchsorted(ends, points, side="right"), len(ends) - 1)
+        return found
 
     @cached_property
     def size_bytes(self) -> int:
@@ -192,7 +193,8 @@ class Shard:
 def _weights(pairs: pa.Table) -> NDArray[np.float64]:
     """Rule scores as weights, 0..1; a text without one has none."""
     scores = pairs["rule_score"].to_numpy().astype(np.float64)
-    return np.clip(np.nan_to_num(scores), 0.0, 1.0)
+    weights: NDArray[np.float64] = np.clip(np.nan_to_num(scores), 0.0, 1.0)
+    return weights
 
 
 def web_shards(images: Path, pairs: Path, left_out: frozenset[str] = frozenset()) -> list[Shard]:
