@@ -96,6 +96,8 @@ class Growing:
         told = [f"{len(taken):,} parts as they are", f"{num_new:,} rows are new"]
         told += [f"{num_again:,} that failed are tried again"] if again else []
         tell(f"  download  {', '.join(told)}")
+        # Of a row that no list has, every try that is in these parts: the current one may be in a part that is not.
+        self.db.execute("UPDATE placed SET place = 'removed' WHERE place = 'retried' AND num = 0")
         spans = spans_of(self.db, f"place = 'removed' AND id // {ROWS_PER_PART} IN (SELECT number FROM taken)")
         return num_listed, {name: kinds["removed"] for name, kinds in spans.items()}
 
