@@ -266,14 +266,8 @@ class Growing:
 
     def _new_rows(self) -> Iterable[pa.Table]:
         for file in self.files:
-            yield (
-                self.db.execute(
-                    "SELECT * FROM read_parquet(?) SEMI JOIN new ON key::BIGINT = line ORDER BY key",
-                    [str(file.absolute())],
-                )
-                .to_arrow_table()
-                .cast(SHARD.schema)
-            )
+            chosen = "SELECT * FROM read_parquet(?) SEMI JOIN new ON key::BIGINT = line ORDER BY key"
+            yield self.db.sql(chosen, params=[str(file.absolute())]).to_arrow_table().cast(SHARD.schema)
         again = "SELECT id FROM new WHERE id BETWEEN ? AND ?"
         numbers = self.db.execute(f"SELECT DISTINCT id // {ROWS_PER_PART} FROM new WHERE id IS NOT NULL ORDER BY 1")
         for (number,) in numbers.fetchall():
