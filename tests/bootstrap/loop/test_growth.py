@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from typer.testing import CliRunner
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.leftovers import delete, leftovers, list_artifacts
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from tests.support.growing_rounds import GrowingRounds
+from tests.support.kills import every_kill
 from tests.support.stub_rounds import all_bytes
 
 FIRST, MORE = [f"u{at}" for at in range(6)], ["v0", "v1", "v2", "v3"]
@@ -41,6 +45,16 @@ def manifest(grown: GrowingRounds, place: str) -> dict[str, Any]:
 def ask(root: Path, sql: str) -> list[tuple[Any, ...]]:
     with connect(root) as connection:
         return connection.execute(sql).fetchall()
+
+
+def named(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    """A stub by the name that recipes know the step by."""
+
+    def call(out: Path, *inputs: Path, config: Any = None) -> Any:
+        return step(out, *inputs)
+
+    call.__name__ = name
+    return call
 
 
 def no_gap(root: Path, number: int = 1) -> bool:
@@ -300,8 +314,6 @@ def test_a_run_of_the_version_before_grows(grown: GrowingRounds) -> None:
 
 
 def test_half_made_kin_lend_what_they_have(grown: GrowingRounds, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blip_bootstrap.loop import rounds
-
     grown.run(0, grown.lists(FIRST))
 
     def caption_one(out: Path, images: Path, *models: Path, config: Any) -> dict[str, int]:
@@ -321,8 +333,6 @@ def test_half_made_kin_lend_what_they_have(grown: GrowingRounds, monkeypatch: py
 
 
 def test_a_step_that_fails_at_once_leaves_nothing(grown: GrowingRounds, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blip_bootstrap.loop import rounds
-
     def select_pairs(out: Path, captions: Path, config: Any) -> dict[str, int]:
         raise ConfigError(["select.labels: no"])
 
@@ -339,3 +349,36 @@ def test_a_folder_of_no_step_at_a_place_is_told_of(grown: GrowingRounds) -> None
     said = grown.run(0, grown.lists(FIRST))
     assert "images: what stood at its place is of no step; it lies in artifacts/unknown/images now" in said
     assert (grown.root / "artifacts/unknown/images/mine.jpg").read_bytes() == b"x"
+
+
+def test_killed_anywhere_while_growing_nothing_is_lost(
+    grown: GrowingRounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before every operation on names, the borrowing of parts among them."""
+    one, two = grown.lists(FIRST[:3]), grown.lists(FIRST[:3], MORE[:3])
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # which is half of the time
+    monkeypatch.setattr(rounds, "select_pairs", named("select_pairs", grown.few_pairs))
+    monkeypatch.setattr(rounds, "take_web_pairs", named("take_web_pairs", grown.few_pairs))
+    grown.run(1, one)
+    first = all_bytes(grown.root)
+    shutil.move(grown.root, tmp_path / "first")
+
+    def prepare() -> None:
+        shutil.rmtree(grown.root, ignore_errors=True)
+        shutil.copytree(tmp_path / "first", grown.root, symlinks=True)
+
+    points = 0
+    for _ in every_kill(lambda: grown.run(1, two), prepare):
+        points += 1
+        kept = {name: data for name, (_, data) in all_bytes(grown.root).items() if name in first}
+        assert kept == {name: data for name, (_, data) in first.items()}
+        grown.run(1, two)
+        assert [one for one in grown.parts if one.endswith("0")] == [], "what was made before the list was added"
+        for place in ("images", "round-01/captions", "round-01/pairs"):
+            parts = parquet_files(grown.root / place)
+            assert [sum(len(read_parquet(part, ["key"])) for part in parts), len(parts)] in ([6, 2], [12, 2])
+        assert not list(grown.root.glob("artifacts/*/*/.*"))
+        if points % 10 == 0:
+            grown.run(1, one)
+            assert grown.parts == []
+    assert points > 40

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -21,6 +17,7 @@ from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.loop.adopt import adopt
 from blip_bootstrap.loop.leftovers import delete, leftovers, list_artifacts
 from blip_bootstrap.storage.run_folder import made_by_steps, manifests, out_of_date, read_pointers, used_folder
+from tests.support.kills import every_kill
 from tests.support.stub_rounds import StubRounds, all_bytes, as_before
 
 ROUND_1 = ["finetune_captioner", "finetune_filter", "caption_and_score", "select_pairs", "pretrain"]
@@ -250,46 +247,6 @@ def test_a_run_of_the_layout_before_is_gone_on_with(stub: StubRounds) -> None:
     said = stub.run(2, "select.itm_threshold=0.6")
     assert [line for line in said if "kept as it was made" in line]
     assert stub.made == ROUND_1
-
-
-class Killed(BaseException):
-    pass
-
-
-OPERATIONS = ("rename", "replace", "symlink", "mkdir", "unlink", "rmdir")
-
-
-@contextmanager
-def killed_after(count: int) -> Iterator[list[int]]:
-    """Each operation after the first `count` on names of files raises instead; how many there were."""
-    left, done = [count], [0]
-
-    def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(*arguments: Any, **settings: Any) -> Any:
-            if not left[0]:
-                raise Killed
-            left[0] -= 1
-            done[0] += 1
-            return real(*arguments, **settings)
-
-        return operation
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in OPERATIONS:
-            patch.setattr(os, name, guarded(getattr(os, name)))
-        yield done
-
-
-def every_kill(act: Callable[[], object], prepare: Callable[[], None]) -> Iterator[int]:
-    """Do `act` again and again, killed after 0, 1, 2, ... operations, until it comes to its end."""
-    for count in range(1000):
-        prepare()
-        with killed_after(count) as done:
-            with suppress(Killed):
-                act()
-            if done[0] < count:
-                return
-        yield count
 
 
 @pytest.mark.parametrize("linked", [False, True])
