@@ -19,6 +19,9 @@ from blip_bootstrap.storage.run_folder import named_files
 from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS
 from tests.support.stub_rounds import StubRounds
 
+FEW = ("download.rows_per_shard=3", "caption.references=0")
+"""Settings of all runs: three rows a part."""
+
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -39,11 +42,10 @@ class GrowingRounds(StubRounds):
 
     def run(self, number: int, *settings: str, remake: tuple[int, ...] = (), retry: str | None = None) -> list[str]:
         self.parts.clear()
-        few = ("download.rows_per_shard=3", "caption.references=0", *settings)
-        return super().run(number, *few, remake=remake, retry=retry)
+        return super().run(number, *FEW, *settings, remake=remake, retry=retry)
 
     def _step(self, name: str) -> Callable[..., Any]:
-        own = {
+        own: dict[str, Callable[..., Any]] = {
             "download_images": self.download_images, "caption_and_score": self.caption_and_score,
             "select_pairs": self.select_pairs, "take_web_pairs": self.take_web_pairs,
         }.get(name)  # fmt: skip

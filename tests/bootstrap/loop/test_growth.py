@@ -17,9 +17,10 @@ from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.leftovers import delete, leftovers, list_artifacts
+from blip_bootstrap.progress import quiet
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from tests.support.growing_rounds import GrowingRounds
+from tests.support.growing_rounds import FEW, GrowingRounds
 from tests.support.kills import every_kill
 from tests.support.stub_rounds import all_bytes
 
@@ -367,12 +368,13 @@ def test_killed_anywhere_while_growing_nothing_is_lost(
         shutil.rmtree(grown.root, ignore_errors=True)
         shutil.copytree(tmp_path / "first", grown.root, symlinks=True)
 
-    points = 0
-    for _ in every_kill(lambda: grown.run(1, two), prepare):
+    config, points = grown.config(*FEW, two), 0
+    for _ in every_kill(lambda: rounds.run_round(config, 1, quiet), prepare):
         points += 1
         kept = {name: data for name, (_, data) in all_bytes(grown.root).items() if name in first}
         assert kept == {name: data for name, (_, data) in first.items()}
-        grown.run(1, two)
+        grown.parts.clear()
+        rounds.run_round(config, 1, quiet)
         assert [one for one in grown.parts if one.endswith("0")] == [], "what was made before the list was added"
         for place in ("images", "round-01/captions", "round-01/pairs"):
             parts = parquet_files(grown.root / place)
