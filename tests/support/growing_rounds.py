@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.views import connect
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.parts import borrow, of_rows, read_left_out, write_left_out
@@ -21,6 +24,10 @@ from tests.support.stub_rounds import StubRounds
 
 FEW = ("download.rows_per_shard=3", "caption.references=0")
 """Settings of all runs: three rows a part."""
+
+FIRST, MORE = [f"u{at}" for at in range(6)], ["v0", "v1", "v2", "v3"]
+
+ALL = ["images", "captions", "pairs"]
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -171,3 +178,22 @@ def _text(key: str, source: str) -> dict[str, Any]:
     empty = dict.fromkeys(CAPTIONS.schema.names)
     said = {"caption": f"{source} text of {key}", "itm_score": 0.9 if int(key) % 2 else 0.1, "flags": []}
     return {**empty, "key": key, "source": source, "candidate": 0, **said}
+
+
+def of(*numbers: int, tables: list[str] = ALL) -> list[str]:
+    return [f"{table}/part-{number:05d}" for table in tables for number in numbers]
+
+
+def manifest(grown: GrowingRounds, place: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((grown.root / place / "MANIFEST.json").read_text())
+    return found
+
+
+def ask(root: Path, sql: str) -> list[tuple[Any, ...]]:
+    with connect(root) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def no_gap(root: Path, number: int = 1) -> bool:
+    (answer,) = audit(root, number, ["accounting"])
+    return all(row["gap"] == 0 for row in answer.table.to_pylist())
