@@ -91,3 +91,8 @@ def as_before(root: Path) -> None:
     for folder in sorted((root / "artifacts").glob("*")):
         folder.rmdir()
     (root / "artifacts").rmdir()
+
+
+def current(said: list[str]) -> bool:
+    """Whether a run has said of all that it is current."""
+    return all(line.endswith(": current") for line in said if not line.startswith("overview"))
