@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
 from blip_bootstrap.config.marks import ByContent, CountsAs, IdleWhere, Later, ListPath, Speed, mark_of
-from blip_bootstrap.storage.parquet import open_parquet
-from blip_bootstrap.storage.run_folder import MANIFEST
+from blip_bootstrap.storage.parquet import open_parquet, reading
+from blip_bootstrap.storage.run_folder import MANIFEST, checksum
 
 
 def digest_of_path(path: Path) -> str:
@@ -110,6 +110,7 @@ def manifest_of(
 ) -> dict[str, Any]:
     """The MANIFEST of something that was just made; `files` as `describe_files` has them."""
     return {
+        "check": checksum(counts, files),
         "digest": digest_of_recipe(recipe),
         "recipe": recipe,
         "name": name,
@@ -137,7 +138,7 @@ def describe_files(folder: Path) -> list[dict[str, Any]]:
             continue
         entry: dict[str, Any] = {"name": str(name), "bytes": file.stat().st_size, "sha256": digest_of_path(file)}
         if file.suffix == ".parquet":
-            with open_parquet(file) as opened:
+            with reading(file), open_parquet(file) as opened:
                 entry["rows"] = opened.metadata.num_rows
         entries.append(entry)
     return entries

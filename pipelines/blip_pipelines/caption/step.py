@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet
+from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, reading
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
 from blip_pipelines.caption.references import Reference, pick_references
 from blip_pipelines.caption.sources import absolute, with_absolute_models
@@ -58,7 +58,7 @@ def caption_and_score(
 
 
 def _blocks(part: Path, out: Path) -> list[Block]:
-    with open_parquet(part) as file:
+    with reading(part), open_parquet(part) as file:
         num_rows = file.metadata.num_rows
     out = out.absolute()
     firsts = range(0, max(num_rows, 1), BLOCK_ROWS)  # an empty file of images has an empty file of captions

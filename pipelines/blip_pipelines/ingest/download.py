@@ -17,7 +17,15 @@ from typing import Any
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.files import sync
+from blip_bootstrap.storage.parquet import (
+    open_parquet,
+    parquet_files,
+    read_parquet,
+    reading,
+    rows_to_table,
+    write_parquet,
+)
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
@@ -55,7 +63,8 @@ def download_images(out: Path, *urls: Path, config: DownloadConfig, ray: RayConf
         if todo:
             _run(todo, out, lists, config, ray, progress, before)
     counts = _check(shards, out, total)
-    shutil.rmtree(out / LISTS)
+    (out / LISTS).rename(out / f"{LISTS}.tmp")  # at once: a kill amid the deletion would leave fewer shards
+    shutil.rmtree(out / f"{LISTS}.tmp")
     return counts
 
 
@@ -73,6 +82,7 @@ def _cut(lists: list[UrlList], out: Path, config: DownloadConfig) -> list[Path]:
         cutting.mkdir(parents=True)
         if not write_shards(lists, cutting, config.rows_per_shard, config.limit, config.max_text_chars):
             raise InputError(f"{', '.join(str(urls.path) for urls in lists)}: no rows")
+        sync(cutting)  # after a power cut all shards are there, or none
         cutting.rename(folder)
     return parquet_files(folder)
 
@@ -227,7 +237,7 @@ def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
 
 
 def _num_rows(path: Path) -> int:
-    with open_parquet(path) as file:
+    with reading(path), open_parquet(path) as file:
         return int(file.metadata.num_rows)
 
 
