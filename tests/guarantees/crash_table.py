@@ -1,6 +1,6 @@
 """Writes the table by crash point into docs/guarantees.md, from a run that died at every operation.
 
-.venv/bin/python -m tests.guarantees.crash_table          # tries every point (minutes), writes the table
+.venv/bin/python -m tests.guarantees.crash_table          # every point (minutes), then the table
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         right = undisturbed_run(Path(name) / "right")
         points = all_points(right.outcome.operations)
-        found = list(tried(points, Path(name), right))
+        found = list(tried(points, Path(name), right, replays=True))
     wrong = [line for _, lines in found for line in lines]
     sys.stdout.write("".join(f"{line}\n" for line in wrong) + f"{len(points)} points, {len(wrong)} wrong\n")
     text = GUARANTEES.read_text(encoding="utf-8")

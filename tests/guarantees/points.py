@@ -9,10 +9,11 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tests.support.durable import Disk, Loss
 from tests.support.forked import KILLED, Guard, Job, Outcome, Plan, run_forked
 from tests.support.operations import Operation
 from tests.support.run_contents import contents, names, wrong_digests
@@ -41,11 +42,16 @@ def undisturbed_run(folder: Path, settings: tuple[str, ...] = ()) -> Undisturbed
     return Undisturbed(outcome, contents(job.root), names(job.root), folder / "given")
 
 
-def all_points(operations: Iterable[Operation]) -> list[Plan]:
-    """Before each operation, which is after the one before it; and amid each write."""
-    points = []
+def all_points(operations: Iterable[Operation], after_fsync: bool = False) -> list[Plan]:
+    """Before each operation, which is after the one before it; and amid each write.
+
+    A process that dies leaves the same before and after an fsync, a power cut does not.
+    """
+    points, last = [], ""
     for one in operations:
-        points += [Plan(one.number), *([Plan(one.number, "half")] if one.kind == "write" else [])]
+        points += [Plan(one.number)] if after_fsync or not last.startswith("fsync") else []
+        points += [Plan(one.number, "half")] if one.kind == "write" else []
+        last = one.kind
     return points
 
 
@@ -97,22 +103,49 @@ def twice(*outcomes: Outcome) -> Counter[str]:
     return Counter({kind: sum(count - 1 for (of, _), count in paid.items() if of == kind) for kind in AT_MOST_TWICE})
 
 
-def try_point(point: Plan, folder: Path, right: Undisturbed, off: Guard = "") -> tuple[Seen, list[str]]:
-    """Die at a point and run again: what was seen, and what is wrong; the folder is gone afterwards."""
-    died = killed_at(point, folder, off)
-    there = state_of(folder, died)
-    again, wrong = what_is_wrong(folder, died, right, off)
-    seen = Seen(died.died, there, next_run(folder, died, again))
-    shutil.rmtree(folder)
-    return seen, [f"died {died.died}: {one}" for one in wrong]
-
-
 def tried(
-    points: Sequence[Plan], folder: Path, right: Undisturbed, off: Guard = ""
+    points: Sequence[Plan], folder: Path, right: Undisturbed, off: Guard = "", replays: bool = False
 ) -> Iterator[tuple[Seen, list[str]]]:
-    """Each point tried, two at a time."""
+    """Each point tried, two at a time; a replay takes the recorded operations up to a point for a run that died."""
+
+    def try_one(numbered: tuple[int, Plan]) -> tuple[Seen, list[str]]:
+        number, point = numbered
+        at, given = folder / f"{number}", None
+        if replays:
+            died, given = replayed_at(point, "none", at, right.outcome), right.given
+        else:
+            died = killed_at(point, at, off)
+        there = state_of(at, died)
+        again, wrong = what_is_wrong(at, died, right, off, given)
+        seen = Seen(died.died, there, next_run(at, died, again))
+        shutil.rmtree(at)
+        return seen, [f"died {died.died}: {one}" for one in wrong]
+
     with ThreadPoolExecutor(2) as pool:
-        yield from pool.map(lambda one: try_point(one[1], folder / f"{one[0]}", right, off), enumerate(points))
+        yield from pool.map(try_one, enumerate(points))
+
+
+def replayed_at(point: Plan, loss: Loss, folder: Path, of: Outcome) -> Outcome:
+    """The disk as it is when a recorded run ends at a point, and the run as far as it came by then.
+
+    What it paid is left out; as done counts what was pointed to.
+    """
+    folder.mkdir(parents=True)
+    Disk(_before(point, of.operations)).after_power_cut(folder / "disk", loss, seed=point.at)
+    done = [one.partition(":")[0] for one in of.said if ": done in" in one]
+    pointed = [one.number for one in of.operations if one.kind == "symlink"]
+    said = [f"{name}: done in" for name, at in zip(done, pointed, strict=True) if at < point.at]
+    died = next((f"{point.when} {one}" for one in of.operations if one.number == point.at), "after the end")
+    return Outcome(KILLED, said, "", died, [], [])
+
+
+def _before(point: Plan, operations: Iterable[Operation]) -> Iterator[Operation]:
+    """What was done by a point; of a write that it is amid, half."""
+    for one in operations:
+        if one.number < point.at:
+            yield one
+        elif one.number == point.at and point.when == "half":
+            yield replace(one, data=one.data[: len(one.data) // 2])
 
 
 @dataclass(frozen=True)

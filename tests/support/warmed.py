@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas
 import torch
 from torch import nn
 
@@ -16,3 +17,4 @@ layer.weight.grad = layer.weight.detach()
 make_optimizer(layer, load_config(None).pretrain.optimizer).step()
 store_web(tiny_pipeline.encode(0), 10**6, 64, "keep_ratio", 90, 1, 3.0)
 assert small_loop.BLOCK_ROWS
+assert pandas.__version__  # which pyarrow imports when it first makes Python values
