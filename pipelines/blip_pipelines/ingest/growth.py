@@ -96,6 +96,8 @@ class Growing:
         told = [f"{len(taken):,} parts as they are", f"{num_new:,} rows are new"]
         told += [f"{num_again:,} that failed are tried again"] if again else []
         tell(f"  download  {', '.join(told)}")
+        # Of a row that no list has, every try that is in these parts: the current one may be in a part that is not.
+        self.db.execute("UPDATE placed SET place = 'removed' WHERE place = 'retried' AND num = 0")
         spans = spans_of(self.db, f"place = 'removed' AND id // {ROWS_PER_PART} IN (SELECT number FROM taken)")
         return num_listed, {name: kinds["removed"] for name, kinds in spans.items()}
 
@@ -264,14 +266,8 @@ class Growing:
 
     def _new_rows(self) -> Iterable[pa.Table]:
         for file in self.files:
-            yield (
-                self.db.execute(
-                    "SELECT * FROM read_parquet(?) SEMI JOIN new ON key::BIGINT = line ORDER BY key",
-                    [str(file.absolute())],
-                )
-                .to_arrow_table()
-                .cast(SHARD.schema)
-            )
+            chosen = "SELECT * FROM read_parquet(?) SEMI JOIN new ON key::BIGINT = line ORDER BY key"
+            yield self.db.sql(chosen, params=[str(file.absolute())]).to_arrow_table().cast(SHARD.schema)
         again = "SELECT id FROM new WHERE id BETWEEN ? AND ?"
         numbers = self.db.execute(f"SELECT DISTINCT id // {ROWS_PER_PART} FROM new WHERE id IS NOT NULL ORDER BY 1")
         for (number,) in numbers.fetchall():
