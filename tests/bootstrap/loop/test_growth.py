@@ -97,7 +97,6 @@ def test_rows_that_leave_a_list_stay_and_become_no_pairs(grown: GrowingRounds) -
 
 
 def test_every_rule_leaves_rows_out_that_are_not_listed(grown: GrowingRounds) -> None:
-    fewer = grown.lists(FIRST, MORE), grown.lists(FIRST[:3], MORE[1:])
     for rule in (
         ("strategy=fraction", "keep_fraction=0.5"), ("strategy=best_per_image",), ("variety=1.0",),
         ("strategy=fraction", "score=[itm, itc]"), ("synthetic_share=0.3",),
@@ -106,7 +105,7 @@ def test_every_rule_leaves_rows_out_that_are_not_listed(grown: GrowingRounds) ->
         grown.run(1, grown.lists(FIRST, MORE), *settings)
         grown.run(1, grown.lists(FIRST[:3], MORE[1:]), *settings)
         sql = "SELECT DISTINCT i.url FROM pairs p JOIN images i USING (key) WHERE round = 1 AND reason = 'not_listed'"
-        assert {url for (url,) in ask(grown.root, sql)} == {"u3", "u4", "u5", "v0"} - {"u3", "u4", "u5"}, fewer
+        assert ask(grown.root, sql) == [("v0",)]  # the part of u3 to u5 has no row that is listed
         assert no_gap(grown.root)
 
 
