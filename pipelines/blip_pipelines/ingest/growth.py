@@ -73,7 +73,7 @@ class Growing:
         """Whether anything was fetched, or can be fetched again under the name that it had."""
         return bool(self.pool.parts) or any(path.parent.parent != self.out for path in self.pool.shards.values())
 
-    def grow(self, again: bool, error_class: str | None) -> tuple[int, dict[str, list[list[int]]]]:
+    def grow(self, again: bool, error_class: str | None) -> tuple[int, dict[str, list[tuple[int, int]]]]:
         """Decide, tell in a line what, and do it: link, copy and write; `again`: failed rows are tried again.
 
         Returns the number of rows of the lists, and the rows of parts that are in no list any more. Raises InputError

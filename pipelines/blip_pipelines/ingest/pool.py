@@ -64,7 +64,7 @@ def scratch(out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     folder = out / SCRATCH
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    settings = {
+    settings: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": str(folder / "spill"),
         "memory_limit": MEMORY_LIMIT,
         "preserve_insertion_order": False,
@@ -151,16 +151,16 @@ def read_columns(part: Path) -> pa.Table:
     return read_parquet(part, _COLUMNS)
 
 
-def spans_of(db: duckdb.DuckDBPyConnection, condition: str) -> dict[str, dict[str, list[list[int]]]]:
+def spans_of(db: duckdb.DuckDBPyConnection, condition: str) -> dict[str, dict[str, list[tuple[int, int]]]]:
     """First and last position of the rows of the table `placed` that meet a condition, by part and place."""
     found = db.execute(
         f"SELECT id // {ROWS_PER_PART} AS number, place, min(id) % {ROWS_PER_PART}, max(id) % {ROWS_PER_PART} FROM "
         "(SELECT id, place, id - row_number() OVER (PARTITION BY place ORDER BY id) AS run FROM placed "
         f"WHERE {condition}) GROUP BY number, place, run ORDER BY 1, 2, 3"
     ).fetchall()
-    spans: dict[str, dict[str, list[list[int]]]] = {}
+    spans: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for number, place, first, last in found:
-        spans.setdefault(part_named(number), {}).setdefault(place, []).append([first, last])
+        spans.setdefault(part_named(number), {}).setdefault(place, []).append((first, last))
     return spans
 
 
