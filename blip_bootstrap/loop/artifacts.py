@@ -15,7 +15,7 @@ from typing import Any
 from blip_bootstrap.config import Section
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
-from blip_bootstrap.storage.files import sync, write_durable, write_whole
+from blip_bootstrap.storage.files import make_folder, sweep, sync, write_durable, write_whole
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.pointers import artifact_folder
@@ -59,7 +59,7 @@ def begin(root: Path, output: Artifact, recipe: Mapping[str, Any], retry: str | 
         at += 1
         folder = exact.with_name(f"{exact.name}-{at}")
     if not (folder / RECIPE).exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         note = {"name": output.name, "recipe": recipe} | ({"retry": retry} if retry else {})
         write_whole(folder / RECIPE, json.dumps(note, indent=1))
         sync(folder.parent)
@@ -128,8 +128,13 @@ def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def tidy(folder: Path) -> None:
     """Delete what the step kept for itself while it was at work: checkpoints, blocks, lists."""
-    for hidden in folder.glob(".*"):
-        shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
+    hidden = list(folder.glob(".*"))
+    for one in hidden:
+        shutil.rmtree(one) if one.is_dir() else one.unlink()
+    for within in folder.rglob("*/"):  # a control arm's, where a kill left a file half-written
+        sweep(within)
+    if hidden:
+        sync(folder)  # a finished round is not looked into again, and a power cut would bring them back
 
 
 def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:

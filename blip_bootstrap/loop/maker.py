@@ -32,6 +32,7 @@ from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
 from blip_bootstrap.progress import Say
+from blip_bootstrap.storage.files import make_folder
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
 
@@ -237,7 +238,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def locked(root: Path) -> Iterator[None]:
     """Hold the run's lock, so that two processes never write one root; RunFailed where another holds it."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         file = (root / ".lock").open("w")
     except OSError as error:
         raise ConfigError([f"root: {root} cannot be written ({error.strerror})"]) from error

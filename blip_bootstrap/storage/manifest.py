@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
 from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, Later, ListPath, Speed, mark_of
-from blip_bootstrap.storage.parquet import open_parquet
+from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import borrowed_from, home_of_part
-from blip_bootstrap.storage.run_folder import MANIFEST, read_json
+from blip_bootstrap.storage.run_folder import MANIFEST, checksum, read_json
 
 
 def digest_of_path(path: Path) -> str:
@@ -122,6 +122,7 @@ def manifest_of(
 ) -> dict[str, Any]:
     """The MANIFEST of something that was just made; `files` as `describe_files` has them."""
     return {
+        "check": checksum(counts, files),
         "digest": digest_of_recipe(recipe),
         "recipe": recipe,
         "name": name,
@@ -159,7 +160,7 @@ def describe_files(folder: Path, made_of: Mapping[str, str] | None = None) -> li
 def _described(file: Path, name: str) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": name, "bytes": file.stat().st_size, "sha256": digest_of_path(file)}
     if file.suffix == ".parquet":
-        with open_parquet(file) as opened:
+        with reading(file), open_parquet(file) as opened:
             entry["rows"] = opened.metadata.num_rows
     return entry
 

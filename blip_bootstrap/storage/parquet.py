@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[st
         raise ValueError(f"{table.name}: columns {sorted(missing)} are not those of the schema")
     schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
     rows, dictionary = data.select(schema.names).cast(schema), True if table.repeating is None else [*table.repeating]
-    settings = {"row_group_size": table.rows_per_group, "use_dictionary": dictionary}
+    settings = {"row_group_size": table.rows_per_group, "use_dictionary": dictionary, "write_page_checksum": True}
     path.parent.mkdir(parents=True, exist_ok=True)
     with staged_file(path) as staged:
         pq.write_table(rows, staged.absolute(), compression="zstd", **settings)  # absolute: see open_parquet
@@ -38,19 +39,35 @@ def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """A Parquet file on this machine, whatever it is called.
+    """A Parquet file on this machine, whatever it is called; what is read of it is compared with its pages' checksums.
 
     By a relative name pyarrow would take `~` for the home folder, and `word:` for the scheme of a URI.
     """
-    return pq.ParquetFile(path.absolute())
+    return pq.ParquetFile(path.absolute(), page_checksum_verification=True)  # 300 MB: 0.04 s of 0.4 s
+
+
+@contextmanager
+def reading(path: Path, advice: str = "delete it and run again") -> Iterator[None]:
+    """A context for reading a Parquet file: raises InputError, with the file and `advice`, where it is damaged."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())}); {advice}") from error
 
 
 def read_parquet(path: Path, columns: list[str] | None = None, advice: str = "delete it and run again") -> pa.Table:
     """One Parquet file as Arrow. Raises InputError, with the file and `advice`, where it is damaged or half-written."""
-    try:
+    with reading(path, advice):
         return open_parquet(path).read(columns=columns)
+
+
+def read_metadata(path: Path) -> dict[bytes, bytes]:
+    """The key-value metadata of one Parquet file. Raises InputError where it is damaged or half-written."""
+    try:
+        with open_parquet(path) as file:
+            return dict(file.schema_arrow.metadata or {})
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error}); {advice}") from error
+        raise InputError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from error
 
 
 def parquet_files(folder: Path) -> list[Path]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,19 @@ def read_json(path: Path) -> Any:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("it holds no object")
+        if "check" in found and found["check"] != checksum(found["counts"], found["files"]):
+            raise ValueError("its counts or files are not those that were written")
         return found
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not readable JSON ({error}); delete it and run again") from error
+
+
+def checksum(counts: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
+    """What a MANIFEST has as `check`, so that a damaged one shows no wrong figure: 16 hex digits."""
+    as_read = json.loads(json.dumps([counts, files]))  # where a whole number as a key is a text
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def record_path(root: Path, number: int | None) -> Path:

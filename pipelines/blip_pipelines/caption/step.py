@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet
+from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, reading
 from blip_bootstrap.storage.parts import Spans, of_rows, read_left_out, write_left_out
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
 from blip_pipelines.caption.references import Reference, pick_references
@@ -66,7 +66,7 @@ def _of_texts(captions: Path, spans: Spans) -> Spans:
 
 
 def _blocks(part: Path, out: Path) -> list[Block]:
-    with open_parquet(part) as file:
+    with reading(part), open_parquet(part) as file:
         num_rows = file.metadata.num_rows
     out = out.absolute()
     firsts = range(0, max(num_rows, 1), BLOCK_ROWS)  # an empty file of images has an empty file of captions

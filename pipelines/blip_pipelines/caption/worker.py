@@ -106,12 +106,14 @@ class CaptionWorker:
         """Score given texts of given pictures as a run scores web texts, and caption the pictures beside.
 
         `images` are rows with `key`, `status`, `jpg` and `texts` (list of strings). Each of these is a row of source
-        `web`, candidate 0, 1, ...; the captioners' own follow as in a run. A worker without references compares with
-        the first of these pictures.
+        `web`, candidate 0, 1, ...; the captioners' own follow as in a run. The pictures may be of another set than the
+        references: a reference is a picture's own where it has the same bytes. A worker without references compares
+        with the first of these pictures.
         """
         rows, before = images.select(["key", "status", "jpg", "texts"]).to_pylist(), self._compared
         if not before:
             self.compare_with(first_readable(rows, self.config.references))
+        self._compared = self._compared.of_pictures(rows)
         try:
             return to_table([row for batch in self.in_batches(rows) for row in batch])
         finally:
