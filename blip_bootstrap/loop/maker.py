@@ -204,9 +204,21 @@ def _name(step: Step) -> str:
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Which settings differ between two recipes: name, value before, value now."""
-    was, now = flat(old["config"]), flat(new["config"])
+    was, now = _settings_by_name(old["config"], new["config"]), _settings_by_name(new["config"], old["config"])
     names = sorted(was.keys() | now.keys())
     return [(name, was.get(name), now.get(name)) for name in names if was.get(name) != now.get(name)]
+
+
+def _settings_by_name(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted names; lists of sections, as `download.urls`, one by one, or by their number where that is
+    another one in `other`."""
+    found = flat(config)
+    for name, value in [*found.items()]:
+        if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            same = isinstance(there := other.get(name), list) and len(there) == len(value)
+            del found[name]
+            found |= flat(dict(enumerate(value)), f"{name}.") if same else {name: f"{len(value)} of them"}
+    return found
 
 
 def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -218,7 +230,7 @@ def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Which settings and inputs differ between two recipes, in words."""
     found = [f"{name} {was} -> {now}" for name, was, now in changed_settings(old, new)]
-    found += [f"another {name}" for name in changed_inputs(old, new)]
+    found += [f"another {name.lstrip('0123456789 ')}" for name in changed_inputs(old, new)]
     return "; ".join(found) or "another version of the step"
 
 
