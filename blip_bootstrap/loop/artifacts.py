@@ -7,8 +7,7 @@ MANIFEST is there; a damaged file, which is made anew; and a download of which e
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from blip_bootstrap.storage.files import sync, write_durable, write_whole
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today
 from blip_bootstrap.storage.pointers import artifact_folder
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, read_json
+from blip_bootstrap.storage.store import fetched, gone, publish_rest, sizes_below, sizes_there, store_of
 
 STAGING = ".staging"
 """Where the layout before kept what was half-made."""
@@ -59,7 +59,7 @@ def begin(root: Path, output: Artifact, recipe: Mapping[str, Any]) -> Path:
     if not (folder / RECIPE).exists():
         write_whole(folder / RECIPE, json.dumps({"name": output.name, "recipe": recipe}, indent=1))
         sync(folder.parent)
-    return folder
+    return fetched(folder)  # of a run on a store: what another machine has made of it
 
 
 def _candidates(root: Path, recipe: Mapping[str, Any]) -> Iterator[Path]:
@@ -101,14 +101,18 @@ def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     within = {above for name in names for above in name.parents if above.is_relative_to(folder)}
     for path in (*names, *sorted(within | {folder, folder.parent, folder.parent.parent})):
         sync(path)
+    publish_rest(folder, [entry["name"] for entry in manifest["files"]])
     write_durable(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     tidy(folder)
 
 
 def tidy(folder: Path) -> None:
     """Delete what the step kept for itself while it was at work: checkpoints, blocks, lists."""
-    for hidden in folder.glob(".*"):
-        shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
+    hidden = {one.name for one in folder.glob(".*")}
+    if store_of(folder):
+        hidden |= {name.partition("/")[0] for name in sizes_below(folder) if name.startswith(".")}
+    for name in sorted(hidden):
+        gone(folder / name)
 
 
 def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
@@ -118,8 +122,19 @@ def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     """
     anew = (read_json(folder / REPAIRED) or {}).get("files", [])
     sizes = {entry["name"]: entry["bytes"] for entry in manifest["files"]}
-    there = {name: (folder / name).stat().st_size for name in sizes if (folder / name).is_file()}
+    there = _sizes(folder, sizes)
     return [name for name, size in sizes.items() if name not in there or (name not in anew and there[name] != size)]
+
+
+def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """Bytes of those files that are there; of a run on a store, there."""
+    if not store_of(folder):
+        return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+    homes = {name: (folder / name).resolve() for name in names}  # a part may be borrowed from another artifact
+    there: dict[Path, int] = {}
+    for above in {home.parent for home in homes.values()}:
+        there |= {above / name: size for name, size in sizes_there(above).items()}
+    return {name: there[home] for name, home in homes.items() if home in there}
 
 
 def is_half_repaired(folder: Path) -> bool:
@@ -130,18 +145,19 @@ def is_half_repaired(folder: Path) -> bool:
 def begin_repair(folder: Path, damaged: Sequence[str]) -> None:
     """Take the damaged files away, so that the step makes them anew; until it has, the MANIFEST says what lacks."""
     for name in damaged:
-        (folder / name).unlink(missing_ok=True)
+        gone(folder / name)
     sync(folder)
     before = (read_json(folder / REPAIRED) or {}).get("files", [])
     write_durable(folder / REPAIRED, json.dumps({"files": sorted({*before, *damaged})}))
+    fetched(folder)
 
 
 def forget_failures(folder: Path) -> None:
     """Take away the rows of a download that all failed, so that the next run tries them again."""
     for part in sorted(folder.glob("*.parquet")):
-        part.unlink()
+        gone(part)
     if not (folder / REPAIRED).exists():
-        (folder / MANIFEST).unlink(missing_ok=True)
+        gone(folder / MANIFEST)
     sync(folder)
 
 

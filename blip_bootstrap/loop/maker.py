@@ -1,18 +1,16 @@
-"""The Maker, which makes an artifact where it is missing or out of date, and the lock on a run."""
+"""The Maker, which makes an artifact where it is missing or out of date."""
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.audit.shortfalls import all_failed, no_pictures
 from blip_bootstrap.config import Config
-from blip_bootstrap.errors import ConfigError, RunFailed
+from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.loop.artifacts import (
     begin,
     begin_repair,
@@ -143,19 +141,3 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     found = [f"{name} {was} -> {now}" for name, was, now in changed_settings(old, new)]
     found += [f"another {name}" for name in changed_inputs(old, new)]
     return "; ".join(found) or "another version of the step"
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the run's lock, so that two processes never write one root; RunFailed where another holds it."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = (root / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError([f"root: {root} cannot be written ({error.strerror})"]) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFailed(f"{root}: another run is working on it; wait for it or stop it") from error
-        yield

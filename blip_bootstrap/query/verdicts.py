@@ -81,7 +81,9 @@ def cuts_of(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
 def schema_of(file: Path | str, remote: Remote | None = None) -> pa.Schema:
     """The Arrow schema of one Parquet file. Raises InputError, naming the file, where it is damaged."""
     try:
-        return remote.schema(str(file)) if remote else parquet.open_parquet(Path(file)).schema_arrow
+        if remote and "://" in str(file):
+            return remote.schema(str(file))
+        return parquet.open_parquet(Path(file)).schema_arrow
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{file}: not a readable Parquet file ({error}); delete it and run again") from error
 

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from blip_bootstrap.errors import writing
+from blip_bootstrap.storage.store import publish
 
 
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
     """A hidden file beside `path` for the body to write; it becomes `path` in one rename when the body ends.
 
-    Where the body raises, `path` is as it was and the hidden file is gone.
+    Where the body raises, `path` is as it was and the hidden file is gone. In the working copy of a run on a store the
+    file is put there, too; RunFailed where that fails, and `path` is as it was.
     """
     # Never the same name twice, on hosts that share the folder neither: Ray does a block again where a node is lost to
     # it, and the lost one may still be writing.
@@ -25,6 +27,7 @@ def staged_file(path: Path) -> Iterator[Path]:
         yield staged
         if staged.exists():
             sync(staged)  # before the rename: after a power cut a file is whole under its name, or not there
+            publish(path, staged)  # before it, too: what is here under its name is on the run's store, if it has one
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)

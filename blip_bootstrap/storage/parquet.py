@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.storage.files import staged_file
 from blip_bootstrap.storage.run_folder import named_files
+from blip_bootstrap.storage.store import open_input, sizes_below, store_of, why
 from blip_bootstrap.storage.tables import Table
 
 
@@ -38,11 +39,12 @@ def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """A Parquet file on this machine, whatever it is called.
+    """A Parquet file on this machine, whatever it is called, or of a run on a store: there columns are read by ranges.
 
     By a relative name pyarrow would take `~` for the home folder, and `word:` for the scheme of a URI.
     """
-    return pq.ParquetFile(path.absolute())
+    there = None if path.exists() else open_input(path)
+    return pq.ParquetFile(path.absolute() if there is None else there, pre_buffer=there is not None)
 
 
 def read_parquet(path: Path, columns: list[str] | None = None, advice: str = "delete it and run again") -> pa.Table:
@@ -50,6 +52,8 @@ def read_parquet(path: Path, columns: list[str] | None = None, advice: str = "de
     try:
         return open_parquet(path).read(columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and store_of(path.parent) and not path.exists():
+            raise RunFailed(f"{path}: cannot be read from the store ({why(error)}); run again to go on") from error
         raise InputError(f"{path}: not a readable Parquet file ({error}); {advice}") from error
 
 
@@ -62,10 +66,19 @@ def parquet_files(folder: Path) -> list[Path]:
     named = named_files(folder)
     if named is None:
         return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    for name in named:
-        if not (folder / name).is_file():
-            raise InputError(missing_part(f"{folder / name}"))
+    lacking = [name for name in named if not (folder / name).is_file()]
+    if lacking and store_of(folder):
+        lacking = _not_on_the_store(folder, lacking)
+    if lacking:
+        raise InputError(missing_part(f"{folder / lacking[0]}"))
     return [folder / name for name in named]
+
+
+def _not_on_the_store(folder: Path, names: list[str]) -> list[str]:
+    """Which parts of a run on a store are not there either; one request for each folder that they lie in."""
+    homes = {(folder / name).resolve().parent for name in names}
+    there = {home / name for home in homes for name in sizes_below(home)}
+    return [name for name in names if (folder / name).resolve() not in there]
 
 
 def missing_part(where: str) -> str:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from blip_bootstrap.config import SamePicturesConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
+from blip_bootstrap.storage.parquet import open_parquet, parquet_files, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import SAME_PICTURES
 
 PART = "part-00000.parquet"
@@ -81,7 +80,7 @@ def _read_set(folder: Path) -> Digests:
 
 def _rows(file: Path) -> Iterator[Row]:
     try:
-        with pq.ParquetFile(file) as parquet:
+        with open_parquet(file) as parquet:
             for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=["key", "sha256", "jpg"]):
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
