@@ -166,6 +166,7 @@ _SAID = {
     "NoSuchBucket|bucket does not exist|NO_SUCH_BUCKET": "there is no such bucket",
     "AccessDenied|403 Forbidden|ACCESS_DENIED|HTTP status 403|PermissionDenied": "the credentials do not allow it",
     "InvalidAccessKeyId|SignatureDoesNotMatch|401 Unauthorized|INVALID_ACCESS_KEY_ID": "the credentials are wrong",
+    "error sending request|curlCode|Couldn't connect|NETWORK_CONNECTION": "it does not answer",
     "169.254.169.254|metadata.google|NO_CREDENTIALS|Anonymous caller": "no credentials were found",
 }
 

@@ -29,6 +29,9 @@ BEAT_S, STALE_S = 30.0, 600.0
 
 Holder = Mapping[str, Any]
 
+_held: set[str] = set()
+"""The locks that this process has."""
+
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
@@ -124,6 +127,7 @@ class StoreLock:
             raise RunFailed(f"{self.store.told}: another run has just begun to work on it") from error
         except (BaseError, OSError) as error:
             raise ConfigError([f"root: {self.store.told} cannot be written ({why(error)})"]) from error
+        _held.add(str(self.me["id"]))
         self._thread.start()
 
     def _put(self, mode: Any) -> None:
@@ -148,6 +152,7 @@ class StoreLock:
     def leave(self) -> None:
         """Give the lock back, if it is still ours; a store that does not answer leaves it to be found stale."""
         self._ends.set()
+        _held.discard(str(self.me["id"]))
         if self._thread.ident:
             self._thread.join()
         with suppress(Exception):
@@ -224,4 +229,6 @@ def _is_gone(holder: Holder) -> bool:
     theirs, mine = holder.get("process") or [], _process()
     if not isinstance(theirs, list) or len(theirs) != 3 or not mine or theirs[:2] != mine[:2]:
         return False
+    if theirs == mine:  # this process: an end without a network could not give it back
+        return holder.get("id") not in _held
     return _process(int(holder.get("pid", 0)) or -1) != theirs
