@@ -307,7 +307,9 @@ def test_a_part_that_is_borrowed_is_read_where_it_lies(bucket: Bucket) -> None:
 # --- what is wrong is one line
 
 
-@pytest.mark.parametrize("root", ["s3:/bucket/run", "s3:bucket/run", "S3://bucket/run", "s3a://bucket/run", "gcs://b/r", "s3://"])
+@pytest.mark.parametrize(
+    "root", ["s3:/bucket/run", "s3:bucket/run", "S3://bucket/run", "s3a://bucket/run", "gcs://b/r", "s3://"]
+)
 def test_a_mistyped_uri_is_one_line(root: str, stub: StubRounds) -> None:
     stub.root = root  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="^root: .*write (s3|gs)://"):
@@ -316,7 +318,9 @@ def test_a_mistyped_uri_is_one_line(root: str, stub: StubRounds) -> None:
 
 def test_a_bucket_that_is_not_there_is_one_line(bucket: Bucket, stub: StubRounds) -> None:
     stub.root = "s3://no-such-bucket/run"  # type: ignore[assignment]
-    with pytest.raises((ConfigError, InputError), match="s3://no-such-bucket/run.* cannot be .*there is no such bucket"):
+    with pytest.raises(
+        (ConfigError, InputError), match="s3://no-such-bucket/run.* cannot be .*there is no such bucket"
+    ):
         stub.run(0)
 
 
@@ -336,7 +340,9 @@ def test_a_server_that_is_gone_in_the_middle_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "put", cut)
-        with pytest.raises(RunFailed, match="s3://bucket/runs/mine/.*cannot be read .it does not answer.; the same command goes on") as told:
+        with pytest.raises(
+            RunFailed, match="s3://bucket/runs/mine/.*cannot be read .it does not answer.; the same command goes on"
+        ) as told:
             stub.run(1)
     assert len(str(told.value).splitlines()) == 1
     root = store_of(opened(URI, make=True))
@@ -347,11 +353,15 @@ def test_a_server_that_is_gone_in_the_middle_loses_nothing(
     assert on_store(bucket) == local_twin(stub, tmp_path / "local", 1)
 
 
-def test_without_permission_to_write_nothing_begins(bucket: Bucket, stub: StubRounds, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_permission_to_write_nothing_begins(
+    bucket: Bucket, stub: StubRounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(self: store_lock.StoreLock, mode: Any) -> None:
         raise PermissionError("Server returned non-2xx status code: 403 Forbidden: <Error><Code>AccessDenied</Code>")
 
     monkeypatch.setattr(store_lock.StoreLock, "_put", refuse)
-    with pytest.raises(ConfigError, match=re.escape(f"root: {URI} cannot be written (the credentials do not allow it)")):
+    with pytest.raises(
+        ConfigError, match=re.escape(f"root: {URI} cannot be written (the credentials do not allow it)")
+    ):
         stub.run(0)
     assert (stub.made, bucket.keys()) == ([], [])
