@@ -23,7 +23,7 @@ from blip_bootstrap.query.sql_text import is_number, literal, scan
 from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.remote import Remote, attach, remote_of
 
-SCORE_COLUMNS = {
+SCORE_COLUMNS: dict[str, str] = {
     "itm": "itm_score", "itc": "itc_score", "logprob": "logprob", "clip": "clip_score",
     "logprob_per_token": "logprob_per_token", "lift": "lift", "agreement": "agreement",
     "captioner_itc": "captioner_itc", "distinctness": "distinctness",

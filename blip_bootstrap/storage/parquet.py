@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.storage.files import staged_file
 from blip_bootstrap.storage.run_folder import named_files
-from blip_bootstrap.storage.store import open_input, sizes_below, store_of, why
+from blip_bootstrap.storage.store import open_input, sizes_below, store_of
+from blip_bootstrap.storage.store_client import why
 from blip_bootstrap.storage.tables import Table
 
 

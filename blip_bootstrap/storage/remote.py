@@ -32,7 +32,8 @@ from blip_bootstrap.paths import path_argument, user_folder
 from blip_bootstrap.storage.parquet import missing_part
 from blip_bootstrap.storage.pointers import all_pointers, relink
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, named_files, read_json
-from blip_bootstrap.storage.store import HERE_ALONE, LISTING, Store, forget_stores, is_same, store_of, why
+from blip_bootstrap.storage.store import HERE_ALONE, LISTING, forget_stores, known_stores, store_of
+from blip_bootstrap.storage.store_client import Store, is_same, why
 
 _URI = re.compile(r"(s3|gs):/+(.+)")
 
@@ -160,6 +161,19 @@ def at_hand(config: Config) -> Config:
     return config.model_copy(update={"root": opened(config.root, make=True)})
 
 
+def working_copies() -> dict[str, str]:
+    """The working copies that this process knows, folder and URI, for workers on machines that may lack them."""
+    return {str(folder): store.uri for folder, store in known_stores().items() if (folder / LISTING).is_file()}
+
+
+def bring_copies(copies: Mapping[str, str]) -> None:
+    """Make those working copies that lack on this machine, in the folders where a worker's paths expect them."""
+    for folder, uri in copies.items():
+        if not (Path(folder) / LISTING).is_file():
+            with working_in(Path(folder), alone=True):
+                _compared(uri, Path(folder), make=True, refresh=True)
+
+
 @contextmanager
 def working_in(folder: Path, alone: bool = False) -> Iterator[bool]:
     """Keep a working copy as it is while one works in it, `alone` or beside others; whether one may."""
@@ -175,7 +189,7 @@ def working_in(folder: Path, alone: bool = False) -> Iterator[bool]:
 
 def compare(store: Store) -> None:
     """Make a working copy what the store has, and nothing else; for who holds the run's lock and works in it alone."""
-    there = store.list()
+    there = store.listing()
     for file in _files(store.folder):
         name = file.relative_to(store.folder).as_posix()
         if file.is_symlink() or name not in there or not is_same(file, there[name]):
@@ -220,7 +234,7 @@ def _compared(uri: str, folder: Path, make: bool, refresh: bool) -> Path:
         store = Store(uri, folder)
     if "?" in store.prefix:  # fsspec cuts the names of files there
         raise InputError(f"{uri}: a key with a question mark cannot be read; copy the run to another one")
-    stamps = store.list(missing_ok=make)
+    stamps = store.listing(missing_ok=make)
     if refresh:
         _refresh(store, folder, stamps)
     told = json.dumps({"uri": uri, "files": {name: list(stamp) for name, stamp in stamps.items()}})

@@ -91,5 +91,5 @@ def test_two_rounds_on_a_store_killed_and_gone_on_with(
             assert query(there, question).equals(query(here, question)), question
     bucket = Bucket(endpoint)
     assert b"root: s3://bucket/runs/mine\n" in bucket["runs/mine/config.yaml"]
-    left = [key for key in bucket.keys() if any(part.startswith(".") for part in key.split("/"))]
+    left = [key for key in bucket.names() if any(part.startswith(".") for part in key.split("/"))]
     assert [key for key in left if not key.endswith(("MANIFEST.json", ".given.sha256"))] == []

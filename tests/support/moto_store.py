@@ -43,7 +43,7 @@ class Bucket:
     """The bucket behind an endpoint, through a client that shares nothing with the project's."""
 
     def __init__(self, endpoint: str) -> None:
-        import boto3  # a dev dependency, as above
+        import boto3  # type: ignore[import-untyped]  # a dev dependency, as above
 
         self.endpoint = endpoint
         self._client = client_of(boto3, endpoint)
@@ -55,12 +55,12 @@ class Bucket:
     def __setitem__(self, key: str, content: bytes) -> None:
         self._client.put_object(Bucket=BUCKET, Key=key, Body=content)
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         return sorted(one["Key"] for page in pages for one in page.get("Contents", []))
 
     def clear(self) -> None:
-        for key in self.keys():
+        for key in self.names():
             self._client.delete_object(Bucket=BUCKET, Key=key)
 
 
