@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import typer
@@ -16,6 +17,10 @@ import typer
 from blip_bootstrap.errors import INTERRUPTED, TERMINATED
 
 AGAIN_S = 5.0
+"""After so long what a signal raised is raised again, where the command goes on."""
+
+ENOUGH_S = 60.0
+"""A command that has not ended so long after a signal is left as it is: a kill loses nothing of a run."""
 
 
 class Terminated(SystemExit):
@@ -25,41 +30,87 @@ class Terminated(SystemExit):
         super().__init__(TERMINATED)
 
 
-class _Watch:
-    """What is known of a SIGTERM: when it was last raised, and whether the command is ending."""
+class _Heeded:
+    """A signal that ends the command: raises `error` in the main thread, again and again until the command ends.
 
-    raised_at: float | None = None
+    What is raised while a library runs Python of its own (a finalizer, a callback from C) is printed there and lost,
+    and a library that is interrupted at a bad moment may wait for itself for ever.
+    """
+
     ending = False
+    """Whether the command is ending: no signal changes anything any more."""
+
+    goes_on = ""
+    """What the last line says of the way to go on."""
+
+    def __init__(self, error: type[BaseException], word: str, code: int) -> None:
+        self.error, self.word, self.code = error, word, code
+        self.came_at: float | None = None
+        self.raised_at = 0.0
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if _Heeded.ending or (self.came_at is not None and now - self.raised_at < AGAIN_S):
+            return
+        if self.came_at is None:
+            self.came_at = now
+            threading.Thread(target=self._insist, args=(number, now), name=self.word, daemon=True).start()
+        self.raised_at = now
+        raise self.error
+
+    def _insist(self, number: int, since: float) -> None:
+        while not _Heeded.ending:
+            time.sleep(AGAIN_S + 0.1)
+            if not _Heeded.ending and time.monotonic() - since > ENOUGH_S:
+                os.write(2, f"{self.word}{_Heeded.goes_on}\n".encode())
+                os._exit(self.code)
+            if not _Heeded.ending:
+                os.kill(os.getpid(), number)
+
+
+_terminate = _Heeded(Terminated, "terminated", TERMINATED)
+
+_interrupt = _Heeded(KeyboardInterrupt, "interrupted", INTERRUPTED)
 
 
 def heed_sigterm() -> None:
     """Raise Terminated in the main thread on SIGTERM; others that come while the command ends change nothing.
 
-    `timeout` and some batch systems send two. What is raised while a library runs Python of its own (a finalizer, a
-    callback from C) is printed there and lost, so that it is raised again every few seconds until the command ends.
-    Does nothing in other threads, or where SIGTERM is to be ignored.
+    `timeout` and some batch systems send two. It is raised again every few seconds until the command ends, and after a
+    minute the process leaves without asking. Does nothing in other threads, or where SIGTERM is to be ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         return
+    atexit.register(_leave)  # before what libraries register, and so called after it
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, _terminate)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    now = time.monotonic()
-    if _Watch.ending or (_Watch.raised_at is not None and now - _Watch.raised_at < AGAIN_S):
+def _leave() -> None:
+    """End a process that a signal has ended, without what Python does at the end of one.
+
+    Threads of Ray Data are still there after an interrupt, and the process died of them, with a SIGSEGV (Ray 2.60).
+    """
+    code = _terminate.code if sigterm_came() else _interrupt.code if _interrupt.came_at is not None else None
+    if code is not None and _Heeded.ending:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+@contextmanager
+def _sigint_heeded() -> Iterator[None]:
+    """Ctrl-C in the body ends the command in the same way; elsewhere, as at the SQL prompt, it is Python's own."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
         return
-    if _Watch.raised_at is None:
-        threading.Thread(target=_insist, name="sigterm", daemon=True).start()
-    _Watch.raised_at = now
-    raise Terminated
-
-
-def _insist() -> None:
-    while not _Watch.ending:
-        time.sleep(AGAIN_S + 0.1)
-        if not _Watch.ending:
-            os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -81,20 +132,23 @@ def sigterm_held() -> Iterator[None]:
 
 def sigterm_came() -> bool:
     """Whether Terminated was raised in this process."""
-    return _Watch.raised_at is not None
+    return _terminate.came_at is not None
 
 
 def note_end() -> None:
-    """The command ends: no SIGTERM is to disturb what is done last."""
-    _Watch.ending = True
+    """The command ends: no signal is to disturb what is done last."""
+    _Heeded.ending = True
 
 
 @contextmanager
 def ended_early(goes_on: str) -> Iterator[None]:
     """Ctrl-C and SIGTERM in the body are no failures: one line says that `goes_on`, and the process ends (130, 143)."""
+    _Heeded.goes_on = f"; {goes_on}"
     try:
-        yield
+        with _sigint_heeded():
+            yield
     except KeyboardInterrupt:
+        note_end()
         typer.echo(f"interrupted; {goes_on}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except SystemExit:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 """Takes a line of progress."""
@@ -19,12 +23,45 @@ def quiet(line: str) -> None:
     """Show no progress."""
 
 
+_failures: set[str] = set()
+"""What has failed to be shown: a log has one line of each kind, not one for every half second of a night."""
+
+
+@contextmanager
+def never_failing() -> Iterator[None]:
+    """A context for what only tells about work: an error in it, as of a closed terminal, is one line of the log."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, the work that is told about goes on
+        kind = type(error).__name__
+        if kind not in _failures:
+            _failures.add(kind)
+            with suppress(Exception):  # where standard error is closed, logging has nowhere to write to
+                log.warning("progress cannot be shown (%s: %s); the work goes on", kind, " ".join(str(error).split()))
+
+
+def tell(line: str) -> None:
+    """Write a line to standard error, where there is one."""
+    with never_failing():
+        sys.stderr.write(f"{line}\n")
+
+
+class _Terminal(Console):
+    """Standard error as rich writes to it."""
+
+    def on_broken_pipe(self) -> None:
+        """Show nothing more, where rich would end the process."""
+        self.quiet = True
+
+
 PLAIN_INTERVAL_S = 30.0
 """Least time between two lines in a log file; no line is written while nothing changes."""
 
 
 class Progress:
     """A live line that shows work done, rate, time left and figures; a context manager.
+
+    Where it cannot be shown, as on a terminal that was closed, the work goes on without it.
 
     >>> with Progress("captions", total=3, unit="images") as progress:
     ...     progress.advance(3, kept=2)
@@ -36,22 +73,26 @@ class Progress:
         self.figures: dict[str, str | int | float] = {}
         self.started = time.monotonic()
         self._before = 0
-        self._console = Console(stderr=True)
-        self._live = Live(Text(name), console=self._console, transient=True) if sys.stderr.isatty() else None
+        self._console, self._live = _Terminal(stderr=True), None
+        with never_failing():
+            if sys.stderr.isatty():
+                self._live = Live(Text(name), console=self._console, transient=True)
         self._last_plain = self.started
         self._shown = self._state()
         self._printed: tuple[object, ...] | None = None
 
     def __enter__(self) -> Progress:
-        if self._live:
-            self._live.start()
+        with never_failing():
+            if self._live:
+                self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        if self._live:
-            self._live.stop()
-        if kind is None and self._printed != self._state():
-            self._console.print(self.line(), highlight=False, soft_wrap=True)
+        with never_failing():
+            if self._live:
+                self._live.stop()
+            if kind is None and self._printed != self._state():
+                self._print()
 
     def begin(self, done: int) -> None:
         """Start from `done` that an earlier run did: they count as done, but not in the rate and the time left."""
@@ -69,13 +110,19 @@ class Progress:
             self.begin(done)
         self.done = done
         self.figures.update(figures)
-        now = time.monotonic()
+        with never_failing():
+            self._show(time.monotonic())
+
+    def _show(self, now: float) -> None:
         if self._live:
             self._live.update(Text(self.line()))
         elif now - self._last_plain >= PLAIN_INTERVAL_S and self._state() != self._shown:
             self._last_plain, self._shown = now, self._state()
             self._printed = self._shown
-            self._console.print(self.line(), highlight=False, soft_wrap=True)
+            self._print()
+
+    def _print(self) -> None:
+        self._console.print(self.line(), highlight=False, soft_wrap=True)
 
     def _state(self) -> tuple[object, ...]:
         """All that a line shows, except for the time that went by."""

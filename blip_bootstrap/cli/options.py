@@ -52,6 +52,16 @@ BreakLock = Annotated[
     typer.Option("--break-lock", help="Take the lock of a run on a store from a process that is gone for sure."),
 ]
 
+Retry = Annotated[
+    str | None,
+    typer.Option(
+        "--retry",
+        metavar="failed[:CLASS]",
+        help="Fetch rows of the URL lists again that have failed, all or those of one error class, as failed:timeout; "
+        "what was made of the others stays.",
+    ),
+]
+
 RayAddress = Annotated[
     str | None,
     typer.Option("--ray", help="Where steps run: local, auto, HOST:PORT of a Ray cluster, or none (without Ray)."),

@@ -14,6 +14,7 @@ from blip_bootstrap.cli.options import (
     NewRoot,
     RayAddress,
     Remake,
+    Retry,
     Settings,
     load,
     say,
@@ -40,6 +41,7 @@ def run(
     ] = None,
     remake: Remake = None,
     broken: BreakLock = False,
+    retry: Retry = None,
 ) -> None:
     """Run CapFilt up to a round; makes only what is missing or out of date."""
     with ended_early(GOES_ON):
@@ -47,7 +49,7 @@ def run(
         if broken:
             say(break_lock(loaded.root))
         try:
-            report = run_rounds(loaded, number, say, remake or ())
+            report = run_rounds(loaded, number, say, remake or (), retry)
         except NothingLeft:
             print_summary(loaded.root)
             raise

@@ -126,6 +126,12 @@ class SelectConfig(Section):
         0.0,
         description="of texts said k times in a round, keep each with probability k**-variety; 0: all, 1: about one",
     )
+    weights: Annotated[Literal["equal", "rule"], Later()] = Field(
+        "equal",
+        description="how often training draws a pair. equal: once an epoch; rule: in such a share of the epochs as the "
+        "rule's score of it, 0..1 (learned: the probability that it fits; where scores are ranked: its mean rank), in "
+        "place of a hard cut, or beside one",
+    )
     synthetic_share: Fraction | None = Field(
         None, description="thin out web or synthetic pairs until this share is synthetic; null: keep all"
     )
@@ -146,6 +152,11 @@ class SelectConfig(Section):
         for name, value in (("score", self.score), ("keep_fraction", self.keep_fraction)):
             if isinstance(value, dict) and (lacking := [source for source in self.sources if source not in value]):
                 raise ValueError(f"{name} names no value for {lacking[0]}, which is one of select.sources")
+        if self.weights == "rule" and not (self.strategy == "learned" or self.goes_by_rank):
+            raise ValueError(
+                "weights: rule draws by a score of the rule's own, which learned has, and fraction, best_per_image and "
+                f"top_k by a list of scores; set one of these in place of strategy {self.strategy}, score {self.score}"
+            )
         if self.informative_weight and not self.ranks_texts_of_an_image:
             raise ValueError(
                 "informative_weight ranks the texts of an image, which best_per_image and top_k do, and learned with "

@@ -15,6 +15,17 @@ from PIL import Image
 
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal
+from blip_bootstrap.query.verdicts import SCORE_COLUMNS
+
+NAMES = {"itm": "ITM", "itc": "ITC", "clip": "CLIP", "rule": "rule"}
+"""How pages write the scores of `select.score`; the others as they are there."""
+
+DECIDED = (
+    "k.score AS cut_by, k.cut, CASE k.score WHEN 'rule' THEN p.rule_score "
+    + " ".join(f"WHEN '{name}' THEN c.{column}" for name, column in SCORE_COLUMNS.items())
+    + " END AS decided"
+)
+"""SQL of the score by which the rule cuts, its cut, and the text's: of p, `pairs`, c, `captions`, and k, `cuts`."""
 
 MAX_TEXTS = 6
 
@@ -42,7 +53,7 @@ _OF_IMAGE = """
     SELECT key, bool_or(source = 'web') AS web, bool_or(source = 'web' AND kept) AS web_kept,
         bool_or(source = 'synthetic') AS synthetic, bool_or(source = 'synthetic' AND kept) AS synthetic_kept,
         bool_or(source = 'web' AND NOT kept) AS web_dropped, count(itm_score) AS scored,
-        min(abs(itm_score - {threshold})) AS from_threshold, max(itm_score) - min(itm_score) AS apart
+        min({near}) AS from_threshold, max(itm_score) - min(itm_score) AS apart
     FROM pairs WHERE round = {number} AND hash(key) % {every} = 0 GROUP BY key
 """
 """One row for each image of a round, or of an even sample of its images, with what galleries ask of its texts."""
@@ -89,7 +100,8 @@ def galleries_html(
 ) -> list[tuple[Gallery, str]]:
     """The galleries of round `number` that have pictures, each as a list of at most `limit` figures.
 
-    `threshold` is the one on the ITM score; None where the selection cut by another score, and no text is near it.
+    `threshold` is the one on the ITM score; None where the selection cut by another score. Texts are near the cuts of
+    the rule's own score then; of a score that `captions` alone holds none is near.
     """
     if not limit:
         return []
@@ -113,10 +125,17 @@ def _choose(
         f"min({{'rank': {gallery.rank.format(seed=seed)}, 'key': key}}, {limit}) FILTER ({gallery.fits})"
         for gallery in GALLERIES
     )
-    near = "NULL" if threshold is None else str(float(threshold))
-    of_image = _OF_IMAGE.format(number=number, threshold=near, every=_every(connection, number))
+    near = _from_cut(connection, number) if threshold is None else f"abs(itm_score - {float(threshold)})"
+    of_image = _OF_IMAGE.format(number=number, near=near, every=_every(connection, number))
     (row,) = query(connection, f"SELECT {chosen} FROM ({of_image})").to_pylist()
     return [[picture["key"] for picture in some or []] for some in row.values()]
+
+
+def _from_cut(connection: duckdb.DuckDBPyConnection, number: int) -> str:
+    """SQL: how far a text is from the cut of its source, where the rule has a score of its own."""
+    cuts = query(connection, f"SELECT source, cut FROM cuts WHERE round = {number} AND score = 'rule'").to_pylist()
+    cases = " ".join(f"WHEN {literal(one['source'])} THEN abs(rule_score - {one['cut']!r}::DOUBLE)" for one in cuts)
+    return f"CASE source {cases} END" if cases else "NULL::DOUBLE"
 
 
 def _every(connection: duckdb.DuckDBPyConnection, number: int) -> int:
@@ -130,15 +149,17 @@ def _every(connection: duckdb.DuckDBPyConnection, number: int) -> int:
 def _read(
     connection: duckdb.DuckDBPyConnection, number: int, keys: Sequence[str]
 ) -> tuple[dict[str, bytes | None], dict[str, list[dict[str, Any]]]]:
-    """The pictures `keys` and their texts in round `number`, the web's first."""
+    """The pictures `keys` and their texts in round `number`, the web's first, with the scores that decided."""
     if not keys:
         return {}, {}
     wanted = f"key IN ({', '.join(map(literal, keys))})"
     pictures = query(connection, f"SELECT key, jpg FROM images WHERE {wanted}").to_pylist()
     rows = query(
         connection,
-        f"SELECT key, source, caption[:{MAX_CHARS + 1}] AS caption, itm_score, kept, reason FROM pairs "
-        f"WHERE round = {number} AND {wanted} ORDER BY key, source DESC, candidate",
+        f"SELECT p.key, p.source, p.caption[:{MAX_CHARS + 1}] AS caption, p.itm_score, p.rule_score, kept, reason, "
+        f"{DECIDED} FROM (SELECT * FROM pairs WHERE round = {number} AND {wanted}) p "
+        f"LEFT JOIN (SELECT * FROM captions WHERE round = {number} AND {wanted}) c USING (key, source, candidate) "
+        "LEFT JOIN cuts k ON k.round = p.round AND k.source = p.source ORDER BY key, source DESC, candidate",
     ).to_pylist()
     texts: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -160,9 +181,9 @@ def picture_html(jpg: bytes | None, alt: str) -> str:
 
 
 def text_html(text: dict[str, Any]) -> str:
-    """One text of a picture; words and colour say whether it was kept or dropped."""
+    """One text of a picture; words and colour say whether it was kept or dropped, and by which score and cut."""
     fate = "kept" if text["kept"] else "dropped"
-    score = "" if text["itm_score"] is None else f" · ITM {text['itm_score']:.3f}"
+    score = "".join(f" · {one}" for one in _scores(text))
     reason = "" if text["kept"] else f" · {text['reason']}"
     said = text["caption"] or ""
     shown = escape(said if len(said) <= MAX_CHARS else f"{said[:MAX_CHARS]}…") or "<em>no text</em>"
@@ -170,6 +191,17 @@ def text_html(text: dict[str, Any]) -> str:
         f'<li class="{fate}">{shown}<span class="fate"><b>{fate}</b> · {escape(text["source"])}'
         f"{escape(score + reason)}</span></li>"
     )
+
+
+def _scores(text: dict[str, Any]) -> list[str]:
+    """The text's score by which the rule cuts, with the cut, then those of ITM and of the rule."""
+    by, told = text["cut_by"], []
+    if by and text["decided"] is not None and text["cut"] is not None:
+        told.append(f"{NAMES.get(by, by)} {text['decided']:.3f} (cut {text['cut']:.3f})")
+    for name, score in (("itm", text["itm_score"]), ("rule", text["rule_score"])):
+        if score is not None and not (told and name == by):
+            told.append(f"{NAMES[name]} {score:.3f}")
+    return told
 
 
 def _figures(keys: Sequence[str], pictures: dict[str, bytes | None], texts: dict[str, list[dict[str, Any]]]) -> str:

@@ -18,6 +18,7 @@ from blip_bootstrap.reading.records import JSON_ENDINGS, Record, read_records
 from blip_bootstrap.reading.text_files import plain_suffix
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.cells import NotTextError, text_of
+from blip_bootstrap.storage.parts import is_left_out, read_left_out
 from blip_bootstrap.world.judge import Verdict, judge
 
 TRUTH_ENDINGS = (".tsv", *JSON_ENDINGS)
@@ -107,17 +108,19 @@ def judged_pairs(truth: Truth, images: Path, pairs: Path) -> pa.Table:
 def oracle_pairs(out: Path, images: Path, captions: Path, truth: Path) -> dict[str, int]:
     """The pairs of a filter without mistakes, for the control arm `oracle`: texts that the truth file calls true.
 
-    Writes one file of `tables.PAIRS` for each file of `captions`; a row that is not true, or not
-    known to be, gets the reason `not_selected`. Returns the numbers of rows and of kept ones.
+    Writes one file of `tables.PAIRS` for each file of `captions`; a row that is not true, or not known to be, gets the
+    reason `not_selected`, one that is not listed any more `not_listed`. Returns the numbers of rows and of kept ones.
     """
     known, counts = load_truth(truth), {"rows": 0, "kept": 0}
-    urls = _urls(images)
+    urls, left_out = _urls(images), read_left_out(captions)
     for file in parquet.parquet_files(captions):
-        rows = parquet.read_parquet(file, ["key", "source", "candidate", "caption", "itm_score"]).to_pylist()
-        for row in rows:
+        texts = parquet.read_parquet(file, ["key", "source", "candidate", "caption", "itm_score"])
+        rows, unlisted = texts.to_pylist(), is_left_out(texts["key"], left_out.get(file.name, {}))
+        for row, is_unlisted in zip(rows, unlisted, strict=True):
             name = file_name(urls.get(row["key"], ""))
-            row["kept"] = known.verdict(name, row["source"], row["caption"] or "") == "true"
-            row["reason"] = None if row["kept"] else "not_selected"
+            is_true = known.verdict(name, row["source"], row["caption"] or "") == "true"
+            row["kept"] = is_true and not is_unlisted
+            row["reason"] = None if row["kept"] else tables.NOT_LISTED if is_unlisted else "not_selected"
         parquet.write_parquet(out / file.name, parquet.rows_to_table(rows, tables.PAIRS), tables.PAIRS)
         counts["rows"] += len(rows)
         counts["kept"] += sum(row["kept"] for row in rows)

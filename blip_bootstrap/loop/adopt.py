@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.report.report_file import REPORT_FILES
+from blip_bootstrap.storage.files import sweep
 from blip_bootstrap.storage.pointers import (
     free_folder,
     home_of,
@@ -34,8 +36,11 @@ Pointers = Mapping[str, Mapping[str, str]]
 def adopt(root: Path) -> None:
     """Move each artifact that lies in a round, or beside the rounds, under its digest, by one rename, and point to it.
 
-    The records are written first: a run that is killed in between goes on by them. Copies of a folder stay.
+    The records are written first: a run that is killed in between goes on by them. Copies of a folder stay. What a
+    killed run was writing beside the artifacts goes.
     """
+    for folder in (root, *(round_folder(root, number) for number in round_numbers(root))):
+        sweep(folder, REPORT_FILES)
     relink(root)
     found = {name: home for name, place in _to_adopt(root).items() if (home := home_of(place))}
     pointers: dict[str, Mapping[str, str]] = {}

@@ -7,18 +7,19 @@ MANIFEST is there; a damaged file, which is made anew; and a download of which e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.config import Section
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
-from blip_bootstrap.storage.files import sync, write_durable, write_whole
+from blip_bootstrap.storage.files import make_folder, sweep, sync, write_durable, write_whole
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today
+from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.pointers import artifact_folder
-from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, read_json
-from blip_bootstrap.storage.store import fetched, gone, publish_rest, sizes_below, sizes_there, store_of
+from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, place_of, read_json
+from blip_bootstrap.storage.store import fetched, gone, publish_rest, sizes_there, store_of
 
 STAGING = ".staging"
 """Where the layout before kept what was half-made."""
@@ -37,29 +38,38 @@ def is_made_by(made: Mapping[str, Any], recipe: Mapping[str, Any], section: Sect
 
 
 def find_whole(root: Path, recipe: Mapping[str, Any], section: Section | None) -> Path | None:
-    """The folder of a whole artifact that counts as made by `recipe`."""
-    for folder in _candidates(root, recipe):
-        manifest = manifest_in(folder)
-        if manifest and is_made_by(manifest, recipe, section):
-            return folder
-    return None
+    """The folder of a whole artifact that counts as made by `recipe`; of several versions of one the last."""
+    made = ((folder, manifest_in(folder)) for folder in _candidates(root, recipe))
+    whole = {one: manifest for one, manifest in made if manifest and is_made_by(manifest, recipe, section)}
+    return max(whole, key=lambda one: int(whole[one].get("version_of_recipe", 1)), default=None)
 
 
-def begin(root: Path, output: Artifact, recipe: Mapping[str, Any]) -> Path:
-    """The folder in which `output` is to be made by `recipe`, with what a killed run made of it already."""
+def begin(root: Path, output: Artifact, recipe: Mapping[str, Any], retry: str | None = None) -> Path:
+    """The folder in which `output` is to be made by `recipe`, with what a killed run made of it already.
+
+    With `retry` another version of what is whole: the rows that this names are tried again.
+    """
     exact = root / artifact_folder(recipe["step"], digest_of_recipe(recipe))
-    _take_from_staging(root, output, recipe, exact)
+    if not retry:
+        _take_from_staging(root, output, recipe, exact)
     half_made = (folder for folder in _candidates(root, recipe) if not (folder / MANIFEST).exists())
-    folder = next((one for one in half_made if _is_begun_by(one, exact, recipe, output.section)), exact)
+    folder = next((one for one in half_made if _is_begun_by(one, exact, recipe, output.section, retry)), exact)
     at = 1
-    while (folder / MANIFEST).exists():  # of something else, as one would find it after an edit by hand
+    while (folder / MANIFEST).exists() or _is_other_try(folder, retry):
         at += 1
         folder = exact.with_name(f"{exact.name}-{at}")
-    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / RECIPE).exists():
-        write_whole(folder / RECIPE, json.dumps({"name": output.name, "recipe": recipe}, indent=1))
+        make_folder(folder)
+        note = {"name": output.name, "recipe": recipe} | ({"retry": retry} if retry else {})
+        write_whole(folder / RECIPE, json.dumps(note, indent=1))
         sync(folder.parent)
     return fetched(folder)  # of a run on a store: what another machine has made of it
+
+
+def _is_other_try(folder: Path, retry: str | None) -> bool:
+    """Whether a half-made folder is for trying other rows again than `retry` names."""
+    begun = read_json(folder / RECIPE)
+    return bool(begun) and begun.get("retry") != retry
 
 
 def _candidates(root: Path, recipe: Mapping[str, Any]) -> Iterator[Path]:
@@ -69,9 +79,13 @@ def _candidates(root: Path, recipe: Mapping[str, Any]) -> Iterator[Path]:
     yield from sorted(one for one in exact.parent.glob("*") if one != exact and one.is_dir())
 
 
-def _is_begun_by(folder: Path, exact: Path, recipe: Mapping[str, Any], section: Section | None) -> bool:
+def _is_begun_by(
+    folder: Path, exact: Path, recipe: Mapping[str, Any], section: Section | None, retry: str | None
+) -> bool:
     begun = read_json(folder / RECIPE)
-    return is_made_by(begun, recipe, section) if begun else folder == exact
+    if not begun:
+        return folder == exact
+    return begun.get("retry") == retry and is_made_by(begun, recipe, section)
 
 
 def _take_from_staging(root: Path, output: Artifact, recipe: Mapping[str, Any], exact: Path) -> None:
@@ -93,6 +107,13 @@ def has_parts(folder: Path) -> bool:
     return any(one.name not in (RECIPE, REPAIRED) for one in folder.iterdir())
 
 
+def drop_empty(folder: Path) -> None:
+    """Take a folder away in which a step that failed has made nothing."""
+    if not has_parts(folder):
+        tidy(folder)
+        folder.rmdir()
+
+
 def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Make what lies in `folder` an artifact, by its MANIFEST, once every byte of it is on the disk."""
     for file in folder.rglob("*.safetensors"):
@@ -110,9 +131,13 @@ def tidy(folder: Path) -> None:
     """Delete what the step kept for itself while it was at work: checkpoints, blocks, lists."""
     hidden = {one.name for one in folder.glob(".*")}
     if store_of(folder):
-        hidden |= {name.partition("/")[0] for name in sizes_below(folder) if name.startswith(".")}
+        hidden |= {name.partition("/")[0] for name in sizes_there(folder) if name.startswith(".")}
     for name in sorted(hidden):
         gone(folder / name)
+    for within in folder.rglob("*/"):  # a control arm's, where a kill left a file half-written
+        sweep(within)
+    if hidden:
+        sync(folder)  # a finished round is not looked into again, and a power cut would bring them back
 
 
 def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
@@ -122,19 +147,27 @@ def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     """
     anew = (read_json(folder / REPAIRED) or {}).get("files", [])
     sizes = {entry["name"]: entry["bytes"] for entry in manifest["files"]}
-    there = _sizes(folder, sizes)
+    there = _sizes(folder, manifest)
     return [name for name, size in sizes.items() if name not in there or (name not in anew and there[name] != size)]
 
 
-def _sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
-    """Bytes of those files that are there; of a run on a store, there."""
-    if not store_of(folder):
-        return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
-    homes = {name: (folder / name).resolve() for name in names}  # a part may be borrowed from another artifact
+def _sizes(folder: Path, manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of those of an artifact's files that are there; of a run on a store, there."""
+    ats = {entry["name"]: entry.get("at") for entry in manifest["files"]}
+    if (store := store_of(folder)) is None:
+        places = {name: place_of(folder, name, at) for name, at in ats.items()}
+        return {name: place.stat().st_size for name, place in places.items() if place.is_file()}
+    own = folder.resolve()
+    homes = {name: store.folder / at if at and not _is_own(folder / name) else own / name for name, at in ats.items()}
     there: dict[Path, int] = {}
-    for above in {home.parent for home in homes.values()}:
+    for above in {own, *(home.parent for home in homes.values() if not home.is_relative_to(own))}:
         there |= {above / name: size for name, size in sizes_there(above).items()}
     return {name: there[home] for name, home in homes.items() if home in there}
+
+
+def _is_own(part: Path) -> bool:
+    """Whether a part that was borrowed is a file by now, made anew after it was damaged."""
+    return part.exists() and not part.is_symlink()
 
 
 def is_half_repaired(folder: Path) -> bool:
@@ -142,8 +175,19 @@ def is_half_repaired(folder: Path) -> bool:
     return (folder / REPAIRED).exists()
 
 
+def link_parts(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Make the links to borrowed parts that lack, as in a copy of a run that left links out."""
+    for entry in manifest["files"]:
+        name, at = entry["name"], entry.get("at")
+        if at and not (folder / name).is_file() and (home := place_of(folder, name, at)).is_file():
+            borrow((folder / name).parent, home)
+
+
 def begin_repair(folder: Path, damaged: Sequence[str]) -> None:
-    """Take the damaged files away, so that the step makes them anew; until it has, the MANIFEST says what lacks."""
+    """Take the damaged files away, so that the step makes them anew; until it has, the MANIFEST says what lacks.
+
+    Of a borrowed part the link alone goes: what is made anew is the artifact's own.
+    """
     for name in damaged:
         gone(folder / name)
     sync(folder)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, HardTextsConfig
 from blip_bootstrap.loop.input_paths import missing_paths
+from blip_bootstrap.storage.tables import ERROR_CLASSES
 from blip_training.decoding.sampler import resolve_sampler
+
+NEVER_FETCHED = ("blank_url", "duplicate_row")
+"""Error classes of rows of which nothing is fetched, so that they cannot be fetched again."""
 
 
 def check_config(config: Config, number: int) -> list[str]:
@@ -20,6 +26,17 @@ def check_config(config: Config, number: int) -> list[str]:
     if config.pretrain.optimizer.steps == 0 and number == 0:
         mistakes.append("pretrain.optimizer.steps: is 0, so that round 0 has nothing to make; run a later round")
     return mistakes
+
+
+def check_retry(retry: str | None) -> list[str]:
+    """What is wrong with the rows that are to be fetched again; nothing where none are named."""
+    status, _, error_class = (retry or "failed").partition(":")
+    fetched = [one for one in ERROR_CLASSES if one not in NEVER_FETCHED]
+    if status == "failed" and (error_class in fetched or retry in (None, "failed")):
+        return []
+    near = get_close_matches(error_class, fetched, n=1)
+    meant = f"did you mean failed:{near[0]}?" if near else f"CLASS is one of {', '.join(fetched)}"
+    return [f"--retry {retry}: is failed, or failed:CLASS for one error class; {meant}"]
 
 
 def _check_finetune(config: Config, name: str, section: FinetuneConfig) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,31 @@ MOST = 4
 
 
 def is_kept(root: Path, number: int) -> bool:
-    """Whether a round was made to its end, of parts that fit each other, and all of it is there, undamaged."""
-    pointers = read_pointers(root, number)
+    """Whether a round was made to its end, of parts that fit each other, and all of it is there, undamaged.
+
+    What it shares with other rounds has to be there alone: where it is damaged, the round would not be another for it.
+    """
     if not is_finished(root, number):
         return False
-    whole = ((root / one["folder"], manifest_in(root / one["folder"])) for one in pointers.values())
-    if not all(manifest and not damaged_files(folder, manifest) for folder, manifest in whole):
+    if any(damaged is None or (damaged and round_of(name) is not None) for name, damaged in _damage(root, number)):
         return False
     made = made_by_steps(root)
     mine = (made_from_another(made, name) for name in made if round_of(name) == number)
     return not any(round_of(one) == number for names in mine for one in names)
+
+
+def damage_of(root: Path, number: int) -> dict[str, list[str]]:
+    """The damaged files of what a round shares with others, by name, and what the run does not show any more."""
+    mine, shown = read_pointers(root, number), read_pointers(root, None)
+    return {name: damaged for name, damaged in _damage(root, number)
+            if damaged and round_of(name) is None and mine[name] != shown.get(name)}  # fmt: skip
+
+
+def _damage(root: Path, number: int) -> Iterator[tuple[str, list[str] | None]]:
+    """Of each artifact of a round the damaged files; None where it is not there or half-made."""
+    for name, one in read_pointers(root, number).items():
+        manifest = manifest_in(root / one["folder"])
+        yield name, damaged_files(root / one["folder"], manifest) if manifest else None
 
 
 class Keeper:

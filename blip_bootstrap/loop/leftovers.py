@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.artifacts import RECIPE, STAGING, artifact_folders
+from blip_bootstrap.storage.parts import borrowed_from
 from blip_bootstrap.storage.pointers import all_pointers, is_ours
 from blip_bootstrap.storage.run_folder import (
+    ARTIFACTS,
     MANIFEST,
     made_by_steps,
     out_of_date,
@@ -22,12 +25,16 @@ from blip_bootstrap.storage.run_folder import (
 from blip_bootstrap.storage.store import gone, sizes_below
 
 State = Literal["current", "out of date", "pointed to", "not pointed to", "half-made"]
-"""current: a place shows it; out of date: so, and its round is; pointed to: by the record of a round alone."""
+"""current: a place shows it; out of date: so, and its round is; pointed to: by the record of a round, or borrowed from
+by an artifact that is pointed to."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An artifact on disk: where, the names by which rounds point to it, and what it is and costs."""
+    """An artifact on disk: where, the names by which rounds point to it, and what it is and costs.
+
+    `rows` are all that it has, `size_bytes` is that of its own files, without what it borrows.
+    """
 
     folder: Path
     names: tuple[str, ...]
@@ -52,6 +59,10 @@ def list_artifacts(root: Path) -> list[Entry]:
         names = pointed.setdefault(folder, [])
         if name not in names and name.partition(" of ")[0] not in names:  # its own, or the shared one
             names.append(name)
+    for folder, names in [*pointed.items()]:
+        for home in _homes(root, folder):
+            lent = pointed.setdefault(home, [])
+            lent += [told for name in names if (told := f"parts of {name}") not in lent]
     old = {round_name(number) for number in out_of_date(root)}
     staged = [one for one in (root / STAGING).glob("*") if one.is_dir()]
     folders = dict.fromkeys([*pointed, *artifact_folders(root), *staged])
@@ -74,13 +85,21 @@ def _pointed(root: Path) -> Iterator[tuple[Path, str]]:
             yield root / name, name
 
 
+def _homes(root: Path, folder: Path) -> list[Path]:
+    """The artifacts from which one borrows parts, by its MANIFEST, and by its links where it is half-made."""
+    told = {str(entry["at"]) for entry in (read_json(folder / MANIFEST) or {}).get("files", []) if "at" in entry}
+    linked = {at for part in folder.rglob("*") if part.is_symlink() and (at := borrowed_from(part))}
+    return sorted({root.joinpath(*at.split("/")[:3]) for at in told | linked})  # artifacts/STEP/DIGEST
+
+
 def _entry(folder: Path, names: list[str], old: set[str]) -> Entry:
     manifest = read_json(folder / MANIFEST)
     begun = manifest or read_json(folder / RECIPE) or {}
     places = {name for name in names if " of " not in name}
     files = (manifest or {}).get("files", [])
-    stats = [one.stat() for one in folder.rglob("*") if one.is_file()]
+    stats = [one.stat() for one in folder.rglob("*") if one.is_file() and not one.is_symlink()]
     stamps = [stat.st_mtime for stat in stats] or [folder.stat().st_mtime]
+    own_bytes = sum(entry.get("bytes", 0) for entry in files if "at" not in entry)
     return Entry(
         folder,
         tuple(names),
@@ -88,7 +107,7 @@ def _entry(folder: Path, names: list[str], old: set[str]) -> Entry:
         str(begun.get("recipe", {}).get("step", "")),
         str((manifest or {}).get("digest", folder.name.rpartition("--")[2]))[:16],
         sum(entry.get("rows", 0) for entry in files),
-        max(sum(entry.get("bytes", 0) for entry in files), sum(sizes_below(folder).values())),
+        max(own_bytes, sum(sizes_below(folder).values())),
         str((manifest or {}).get("made", "")),
         max(time.time() - max(stamps), 0.0),
     )
@@ -105,19 +124,31 @@ def _state(manifest: Any, names: list[str], places: set[str], old: set[str]) -> 
 
 
 def leftovers(root: Path) -> list[Entry]:
-    """What no round points to, whole or half-made; hold the run's lock."""
+    """What no round points to, whole or half-made; hold the run's lock.
+
+    Raises InputError where the artifacts lie in a folder that other runs may point into, too.
+    """
+    if (root / ARTIFACTS).is_symlink():
+        there = (root / ARTIFACTS).resolve()
+        raise InputError(
+            f"{root / ARTIFACTS}: is a link to {there}, and other runs may use what this one does not; make it this "
+            "run's own folder (remove the link, and move or copy what it leads to), then run gc again"
+        )
     return [entry for entry in list_artifacts(root) if entry.is_leftover]
 
 
 def delete(entries: list[Entry]) -> Iterator[Entry]:
     """Delete artifacts, and yield each once it is gone; hold the run's lock since they were listed.
 
-    The MANIFEST goes first: what a kill leaves counts as half-made, never as whole.
+    The MANIFESTs go first, all of them: what a kill leaves counts as half-made, never as whole, also where one borrows
+    parts from another.
     """
+    for entry in entries:
+        if not entry.folder.is_symlink():
+            gone(entry.folder / MANIFEST)
     for entry in entries:
         if entry.folder.is_symlink():  # a user's own folder on another disk stays
             entry.folder.unlink()
         else:
-            gone(entry.folder / MANIFEST)
             gone(entry.folder)
         yield entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +16,109 @@ from blip_bootstrap.loop.artifacts import (
     begin,
     begin_repair,
     damaged_files,
+    drop_empty,
     find_whole,
     finish,
     forget_failures,
     has_parts,
     is_half_repaired,
     is_made_by,
+    link_parts,
     tidy,
 )
+from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
-from blip_bootstrap.storage.pointers import folder_at, point
+from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
+from blip_bootstrap.storage.store import fetched
 
 Step = Callable[..., Mapping[str, Any]]
 """Makes an artifact in a folder, and returns what it counted."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """An artifact that is about to be made: by which step, of what, where, by which recipe.
+
+    `whole` is the MANIFEST of what is whole by this recipe, and `retry` which of its rows are tried again.
+    """
+
+    output: Artifact
+    step: Step
+    inputs: tuple[Artifact | None, ...]
+    folder: Path
+    recipe: Mapping[str, Any]
+    whole: Mapping[str, Any] | None
+    retry: str | None = None
+
+    @property
+    def version(self) -> dict[str, Any]:
+        """What the MANIFEST of another version of something whole has more, and keeps where it is repaired."""
+        was = self.whole or {}
+        if self.retry and was:
+            return {"version_of_recipe": int(was.get("version_of_recipe", 1)) + 1, "retry": self.retry}
+        return {name: was[name] for name in ("version_of_recipe", "retry") if name in was}
 
 
 class Maker:
     """Makes artifacts by their steps: points to what is whole, goes on with what is half-made.
 
     `number` is the round that is being made; its record gets a pointer to each artifact, as soon as that is settled.
+    `retry` names rows of a download that are to be tried again, where the step has such a parameter: `failed`, or
+    `failed:CLASS`.
     """
 
-    def __init__(self, config: Config, say: Say, number: int | None = None) -> None:
-        self.config, self.say, self.number = config, say, number
+    def __init__(self, config: Config, say: Say, number: int | None = None, retry: str | None = None) -> None:
+        self.config, self.say, self.number, self.retry = config, say, number, retry
         self.settled: set[str] = set()
 
     def __call__(self, output: Artifact | None, step: Step, *inputs: Artifact | None) -> Artifact | None:
         """Make `output` by `step(folder, *inputs, config=..., ray=...)` unless it is current; returns it.
 
         Nothing is done where `output` is None, so that the configuration does without it, or given by the user. The
-        step gets `config` where `output` has a section, and `ray` where it has such a parameter; it returns counts.
+        step gets `config` where `output` has a section, and `ray`, `kin` and `retry` where it has such a parameter; it
+        returns counts.
         """
         if output is None or output.given:
             return output
         recipe = recipe_for(output, step, inputs)
         before = read_manifest(output)
         folder, is_current = self._folder(output, before, recipe)
+        making = Making(output, step, inputs, folder, recipe, manifest_in(folder))
         if not is_current:
-            self._make(output, step, inputs, folder, recipe, before)
-        place, made = folder.relative_to(self.config.root).as_posix(), manifest_in(folder) or {}
-        point(self.config.root, output.name, place, made["digest"], self.number)
-        self.settled.add(output.name)
+            self._make(making, before)
+            if before and self._can_retry(step):
+                return self(output, step, *inputs)
+        elif again := self._again(making):
+            self._make(again, before)
+            folder, is_current = again.folder, False
+        self._point(output, folder)
         if is_current:
             self.say(f"{output.name}: current")
         return output
+
+    def _can_retry(self, step: Step) -> bool:
+        return self.retry is not None and "retry" in inspect.signature(step).parameters
+
+    def _again(self, at: Making) -> Making | None:
+        """What is to be made where rows of something whole are to be tried again: another version of it."""
+        if not self._can_retry(at.step):
+            return None
+        retry, self.retry = str(self.retry), None  # asked for once
+        if not _failed(at.whole or {}, retry):
+            self.say(f"{at.output.name}: no row {retry.replace(':', ' with ')}, so that there is none to try again")
+            return None
+        folder = begin(self.config.root, at.output, at.recipe, retry)
+        return replace(at, folder=folder, retry=retry)
+
+    def _point(self, output: Artifact, folder: Path) -> None:
+        place, made = folder.relative_to(self.config.root).as_posix(), manifest_in(folder) or {}
+        aside = point(self.config.root, output.name, place, made["digest"], self.number)
+        if aside and aside.startswith(UNKNOWN):
+            self.say(f"{output.name}: what stood at its place is of no step; it lies in {aside} now")
+        self.settled.add(output.name)
 
     def _folder(
         self, output: Artifact, before: Mapping[str, Any] | None, recipe: Mapping[str, Any]
@@ -76,6 +133,7 @@ class Maker:
                 self.say(f"{output.name}: making it anew, {why}")
             return begin(root, output, recipe), False
         manifest = manifest_in(folder) or {}
+        link_parts(folder, manifest)
         if all_failed(manifest["counts"]):
             self.say(f"{output.name}: nothing could be fetched the last time; trying again")
             forget_failures(folder)
@@ -94,23 +152,43 @@ class Maker:
             return self.config.root / folder_at(self.config.root, output.name)
         return find_whole(self.config.root, recipe, output.section)
 
-    def _make(
-        self, output: Artifact, step: Step, inputs: tuple[Artifact | None, ...], folder: Path,
-        recipe: Mapping[str, Any], before: Mapping[str, Any] | None,
-    ) -> None:  # fmt: skip
-        self.say(f"{output.name}: {_name(step)}" + (" (going on)" if has_parts(folder) else ""))
-        settings: dict[str, Any] = {"config": output.section} if output.section else {}
-        if "ray" in inspect.signature(step).parameters:
-            settings["ray"] = self.config.ray
+    def _make(self, at: Making, before: Mapping[str, Any] | None) -> None:
+        output, step, folder = at.output, at.step, at.folder
+        root, is_begun = self.config.root, has_parts(folder)
+        kin = find_kin(root, at.recipe, output.section, folder, root / (shown_at(root, output.name) or "."))
+        kin = [fetched(one) for one in kin]  # of a run on a store: what another machine has made
+        made_of = origins(at.recipe, at.inputs)
+        borrowed = borrow_parts(root, folder, kin, made_of, at.recipe, output.section, at.inputs)
+        told = ["going on"] * is_begun + [f"{borrowed} of {len(made_of)} parts as they are"] * bool(borrowed)
+        self.say(f"{output.name}: {_name(step)}" + (f" ({', '.join(told)})" if told else ""))
         started = time.monotonic()
-        counts = step(folder, *[artifact.argument if artifact else None for artifact in inputs], **settings)
+        try:
+            counts = step(folder, *[one.argument if one else None for one in at.inputs], **self._settings(at, kin))
+        except BaseException:
+            drop_empty(folder)
+            raise
         if all_failed(counts) and before and not all_failed(before["counts"]):
             forget_failures(folder)
             raise RunFailed(f"{output.name}: {no_pictures(counts)}; those of before stay, run again to try all again")
-        seconds = time.monotonic() - started
-        finish(folder, manifest_of(output.name, recipe, output.section, counts, seconds, describe_files(folder)))
+        seconds, files = time.monotonic() - started, describe_files(folder, made_of)
+        manifest = manifest_of(output.name, at.recipe, output.section, counts, seconds, files)
+        finish(folder, manifest | at.version)
         shown = "  ".join(f"{name} {short(value)}" for name, value in counts.items() if not isinstance(value, dict))
         self.say(f"{output.name}: done in {seconds:.1f} s  {shown}")
+
+    def _settings(self, at: Making, kin: Sequence[Path]) -> dict[str, Any]:
+        """What a step gets by name: those of these that it has parameters for."""
+        known = {"ray": self.config.ray, "kin": kin, "retry": at.retry}
+        wanted = inspect.signature(at.step).parameters
+        found = {name: value for name, value in known.items() if name in wanted}
+        return found | ({"config": at.output.section} if at.output.section else {})
+
+
+def _failed(manifest: Mapping[str, Any], retry: str) -> int:
+    """How many rows of a download have failed that `retry` names."""
+    counts, (_, _, error_class) = manifest.get("counts", {}), retry.partition(":")
+    names = [error_class] if error_class else ["failed_to_download", "failed_to_resize"]
+    return sum(int(counts.get(name, 0)) for name in names)
 
 
 def recipe_for(output: Artifact, step: Step, inputs: Sequence[Artifact | None]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from blip_bootstrap.config import Config, dump_yaml
 from blip_bootstrap.errors import ConfigError, NothingLeft
 from blip_bootstrap.labels.truth import oracle_pairs
 from blip_bootstrap.loop.adopt import adopt
-from blip_bootstrap.loop.check import check_config
+from blip_bootstrap.loop.check import check_config, check_retry
 from blip_bootstrap.loop.given import check_given, note_given
-from blip_bootstrap.loop.kept import Keeper, is_kept
+from blip_bootstrap.loop.kept import Keeper, damage_of, is_kept
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker
 from blip_bootstrap.loop.whole import counts_of
@@ -33,6 +33,7 @@ from blip_bootstrap.storage.run_folder import (
     out_of_date,
     read_pointers,
     round_folder,
+    round_name,
     round_of,
 )
 from blip_bootstrap.storage.store import shown
@@ -46,16 +47,19 @@ from blip_pipelines.ingest.same_pictures import find_same_pictures
 from blip_pipelines.train.steps import evaluate, finetune_captioner, finetune_filter, pretrain, train_controls
 
 
-def run_rounds(config: Config, last: int, say: Say, remake: Sequence[int] = ()) -> Path | None:
+def run_rounds(
+    config: Config, last: int, say: Say, remake: Sequence[int] = (), retry: str | None = None
+) -> Path | None:
     """Run the rounds up to `last`, making only what is missing or out of date; the path of the last round's page.
 
     Earlier rounds that were made to their end stay as they are, but for those in `remake`, which are made anew where
-    the settings are others now. Writes the page of each round and the page over all rounds. Where captioner and filter
+    the settings are others now. `retry` fetches rows of the images again that have failed: `failed`, or `failed:CLASS`
+    for those of one error class. Writes the page of each round and the page over all rounds. Where captioner and filter
     are both given, no round depends on an earlier one, and only `last` is run. Raises ConfigError where the
     configuration does not suffice for the round, NothingLeft, once the pages are written, where no picture or no pair
     is left to go on with, and RunFailed where a step fails or another process works on the same root.
     """
-    mistakes = _mistakes(config, last, remake)
+    mistakes = _mistakes(config, last, remake) + check_retry(retry)
     if mistakes:
         raise ConfigError(mistakes)
     config = at_hand(resolve_dtypes(config, say))
@@ -71,7 +75,8 @@ def run_rounds(config: Config, last: int, say: Say, remake: Sequence[int] = ()) 
                 if number < last and number not in remake and is_kept(config.root, number):
                     keep_round(config.of_round(number), number, say)
                 else:
-                    run_round(config.of_round(number), number, say)
+                    run_round(config.of_round(number), number, say, retry)
+                    retry = None  # the rounds after it have the same images
             except NothingLeft as error:
                 nothing_left = error
             page = _write_pages(config, number, run, say)
@@ -110,13 +115,15 @@ def _write_pages(config: Config, number: int, run: OpenRun, say: Say) -> Path:
     return write_report(config.root, number, config.of_round(number).report, run, say)
 
 
-def run_download(config: Config, say: Say) -> None:
+def run_download(config: Config, say: Say, retry: str | None = None) -> None:
     """Make the images alone, which no model is needed for; a later `run_rounds` finds them current."""
+    if mistakes := check_retry(retry):
+        raise ConfigError(mistakes)
     config = at_hand(config)
     at = Layout(config, 0)
     with locked(config.root):
         adopt(config.root)
-        Maker(config, say)(at.images, download_images, *at.urls)
+        Maker(config, say, retry=retry)(at.images, download_images, *at.urls)
 
 
 def keep_round(config: Config, number: int, say: Say) -> None:
@@ -125,14 +132,18 @@ def keep_round(config: Config, number: int, say: Say) -> None:
     with suppress(NothingLeft):
         _steps(config, Layout(config, number).as_made(read_pointers(config.root, number)), keeper)
     keeper.tell(say)
+    for name, damaged in damage_of(config.root, number).items():
+        say(f"{round_name(number)}: of its {name}, {', '.join(damaged)} is missing or damaged; put it back if you can")
 
 
-def run_round(config: Config, number: int, say: Say) -> None:
+def run_round(config: Config, number: int, say: Say, retry: str | None = None) -> None:
     """Run the steps of CapFilt round `number` (BLIP, section 3.3), making only what is missing or out of date.
+
+    `retry` is as in `run_rounds`.
 
     Raises NothingLeft where there is no picture, or no pair to train on or to give out.
     """
-    make = Maker(config, say, number)
+    make = Maker(config, say, number, retry)
     _steps(config, Layout(config, number), make)
     settle(config.root, number, without=_left_behind(config.root, number, make.settled))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.storage.manifest import digest_of_path
-from blip_bootstrap.storage.run_folder import MANIFEST
+from blip_bootstrap.storage.run_folder import MANIFEST, read_json
 
 
 def read_manifest(artifact: Artifact) -> dict[str, Any] | None:
@@ -25,11 +24,11 @@ def read_manifest(artifact: Artifact) -> dict[str, Any] | None:
 def manifest_in(folder: Path) -> dict[str, Any] | None:
     """The MANIFEST in a folder; None where there is none. Raises InputError where it is damaged."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / MANIFEST}: damaged ({error}); delete its folder to make it anew") from error
+        manifest: dict[str, Any] | None = read_json(folder / MANIFEST)
+    except InputError as error:
+        raise InputError(
+            f"{folder / MANIFEST}: damaged ({error.__cause__}); delete its folder to make it anew"
+        ) from error
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""What the annotated sets cost: reading both, and measuring a model on the held-out one."""
+"""What the annotated sets cost: reading both, measuring the scores on one, and a model on the held-out one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -108,6 +109,24 @@ def _evaluate(config: Config, model: Path, folders: Mapping[str, Path], count: i
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def cost_of_check(config: Config, sizes: Mapping[str, int], captioning: Cost) -> Cost | None:
+    """The cost of the step `filter_check`, from what captioning an image costs; None where there is no such step.
+
+    One worker loads the models, and captions and scores `filter_check.pictures` pictures or the whole set, one of
+    `sizes`, with one more text each than an image has.
+    """
+    pictures = min(config.filter_check.pictures, max(sizes.values(), default=0))
+    if not pictures:
+        return None
+    more = (captioning.rows_per_image + 1) / captioning.rows_per_image
+    return replace(
+        captioning, step="filter_check", rows_per_image=0, bytes_per_image=0, seconds_per_image=0.0,
+        fixed_s=captioning.fixed_s + pictures * captioning.seconds_per_image,
+        fixed_bytes=round(pictures * captioning.bytes_per_image * more),
+        num_workers=1, unit=1, share=1.0, scales=False,
+    )  # fmt: skip
 
 
 def captions_of(folder: Path) -> list[str]:

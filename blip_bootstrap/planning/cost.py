@@ -56,7 +56,7 @@ def _planned(cost: Cost, num_images: int, workers: int | None, disk_bytes_per_s:
     disk_s = size_bytes / disk_bytes_per_s
     seconds = cost.fixed_s + max(work_s, disk_s)
     bound: Bound = cost.bound_by
-    if disk_s > work_s:
+    if disk_s > (work_s if cost.seconds_per_image else cost.fixed_s):
         bound = "disk"
     elif cost.fixed_s > work_s and images:
         bound = "start" if cost.seconds_per_image else cost.bound_by

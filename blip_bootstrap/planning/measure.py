@@ -11,7 +11,13 @@ from typing import Any
 
 from blip_bootstrap.config import Config
 from blip_bootstrap.errors import ConfigError
-from blip_bootstrap.planning.annotated import captions_of, measure_annotated, measure_evaluation, web_texts
+from blip_bootstrap.planning.annotated import (
+    captions_of,
+    cost_of_check,
+    measure_annotated,
+    measure_evaluation,
+    web_texts,
+)
 from blip_bootstrap.planning.cost import Cost
 from blip_bootstrap.planning.download import measure_download, measure_same_pictures
 from blip_bootstrap.planning.report import measure_report
@@ -82,7 +88,12 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
             *measure_finetunes(config, models, folders.get("human"), scratch),
         ]
         captioning, captions = measure_captioning(config, models, sample, limit_s, known)
-        costs += [captioning, measure_select(config, captions, scratch / "select", sample.success_share)]
+        check = cost_of_check(config, sizes, captioning)
+        costs += [
+            captioning,
+            *([check] if check else []),
+            measure_select(config, captions, scratch / "select", sample.success_share),
+        ]
         costs += measure_model(config, sample, folders, sizes.get("held_out", 0), limit_s, scratch)
         costs.append(measure_report(config, sample.rows, captions, scratch / "report"))
         return costs, disk_bytes_per_s

@@ -12,13 +12,15 @@ import pyarrow as pa
 from blip_bootstrap.query.verdicts import renewed
 from blip_bootstrap.storage.manifest import flat
 from blip_bootstrap.storage.parquet import rows_to_table
-from blip_bootstrap.storage.run_folder import manifests, read_json, round_folder, round_numbers, round_of
+from blip_bootstrap.storage.run_folder import manifests, out_of_date, read_json, round_folder, round_numbers, round_of
 from blip_bootstrap.storage.tables import METRICS, ROUNDS, RUNS
 
 
 def rounds_table(root: Path) -> pa.Table:
     """The table `rounds` of a run, from the metrics.json of each round."""
-    return rows_to_table([{c.name: metrics.get(c.name) for c in ROUNDS.columns} for metrics in _metrics(root)], ROUNDS)
+    old = out_of_date(root)
+    rows = [metrics | {"out_of_date": old.get(metrics["round"])} for metrics in _metrics(root)]
+    return rows_to_table([{c.name: metrics.get(c.name) for c in ROUNDS.columns} for metrics in rows], ROUNDS)
 
 
 def metrics_table(root: Path) -> pa.Table:

@@ -104,6 +104,8 @@ def pairs_sql(files: Sequence[Path | str], schema: pa.Schema) -> str:
     if cut and cut[0] == "rule_score":
         return f"(SELECT {columns}, p.rejected FROM {scan(files)} p)"
     found = _from_reason(schema) if cut is None or cut[0] != "itm_score" else below_sql("p.itm_score", cut[1])
+    if said:  # no verdict on what is in no list any more
+        found = f"CASE WHEN p.reason IS DISTINCT FROM 'not_listed' THEN {found} END"
     return f"(SELECT {columns}, {f'coalesce(p.rejected, {found})' if said else found} AS rejected FROM {scan(files)} p)"
 
 

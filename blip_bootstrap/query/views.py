@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -12,8 +13,10 @@ import pyarrow.compute as pc
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import spill_folder
 from blip_bootstrap.query import json_tables
+from blip_bootstrap.query.images import EVERY_IMAGE, IMAGES, create_images
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
+from blip_bootstrap.query.rule_score import score_sql
 from blip_bootstrap.query.sql_text import allowed, literal, scan
 from blip_bootstrap.query.verdicts import cuts_of, pairs_sql, rule_of, schema_of
 from blip_bootstrap.storage import parquet, run_folder, tables
@@ -29,7 +32,16 @@ CAPTIONS = tables.Table("captions", tables.CAPTIONS.row, (tables.ROUND, *tables.
 
 PAIRS = tables.Table("pairs", tables.PAIRS.row, (tables.ROUND, *tables.PAIRS.columns))
 
-FILTER_CHECK = tables.Table("filter_check", tables.FILTER_CHECK.row, (tables.ROUND, *tables.FILTER_CHECK.columns))
+RULE_SCORE = tables.Column(
+    "rule_score",
+    pa.float32(),
+    "what the round's rule gives the text where it has scores of its own, as `pairs` has it of the round's texts: the "
+    "probability that it fits, or the rank that it would have among them; else null",
+)
+
+FILTER_CHECK = tables.Table(
+    "filter_check", tables.FILTER_CHECK.row, (tables.ROUND, *tables.FILTER_CHECK.columns, RULE_SCORE)
+)
 
 COLUMNS = tables.Table(
     "columns",
@@ -43,7 +55,7 @@ COLUMNS = tables.Table(
 )
 
 VIEWS = (
-    tables.IMAGES, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, tables.LABELS, tables.LANGUAGES, tables.CUTS,
+    IMAGES, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, tables.LABELS, tables.LANGUAGES, tables.CUTS,
     tables.ROUNDS, tables.METRICS, tables.RUNS, COLUMNS,
 )  # fmt: skip
 """Every view with its columns, as the view `columns` lists them too."""
@@ -80,16 +92,19 @@ def connect(
         attach(connection, [remote])
     files: list[str] = []
     with told_in_one_line():
-        for table in (tables.IMAGES, HUMAN, HELD_OUT):
-            of_last = run_folder.used_folder(root, max(numbers, default=0), table.name)
+        rules = _rules(root, numbers, remote)
+        for name, table in (("images", EVERY_IMAGE), ("human", HUMAN), ("held_out", HELD_OUT)):
+            of_last = run_folder.used_folder(root, max(numbers, default=0), name)
             files += _create(connection, table, [(of_last, None)], remote)
+            if table is EVERY_IMAGE:
+                create_images(connection, of_last)
         for table in (CAPTIONS, FILTER_CHECK, PAIRS):
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
-            files += _create(connection, table, places, remote)
+            files += _create(connection, table, places, remote, rules)
     _create_records(connection, root, numbers if with_figures else None)
     _create_table(connection, tables.LANGUAGES, _languages(root, numbers))
     _create_table(connection, tables.LABELS, _labels(root, numbers))
-    _create_table(connection, tables.CUTS, _cuts(root, numbers, remote))
+    _create_table(connection, tables.CUTS, _cuts(rules))
     _document(connection)
     _lock(connection, files)
     return connection
@@ -100,10 +115,13 @@ def _evenly(files: Sequence[str], most: int) -> list[str]:
     return [files[at * len(files) // most] for at in range(most)] if len(files) > most else list(files)
 
 
-def _files_sql(table: tables.Table, files: Sequence[str], remote: Remote | None, number: int | None) -> str:
+def _files_sql(
+    table: tables.Table, files: Sequence[str], remote: Remote | None, number: int | None, rule: Mapping[str, Any]
+) -> str:
     """A SELECT over a folder's files; an empty text where there are none. A column that an older run lacks is null.
 
-    Only `rejected` of `pairs` always has its values: for an older run it is computed from the scores.
+    Only `rejected` of `pairs` always has its values: for an older run it is computed from the scores. `rule` is the
+    round's, by which `filter_check` has its `rule_score`.
     """
     if not files:
         return ""
@@ -112,8 +130,14 @@ def _files_sql(table: tables.Table, files: Sequence[str], remote: Remote | None,
     if table is PAIRS:
         rows, there = pairs_sql(files, schema), there | {"rejected"}
     own = f"{number}::SMALLINT AS round"
-    columns = [own if c is tables.ROUND else c.name if c.name in there else _null(c) for c in table.columns]
-    return f"SELECT {', '.join(columns)} FROM {rows}"
+    stored = [c for c in table.columns if c is not RULE_SCORE]
+    columns = [own if c is tables.ROUND else c.name if c.name in there else _null(c) for c in stored]
+    select = f"SELECT {', '.join(columns)} FROM {rows}"
+    return (
+        f"SELECT *, {score_sql(rule.get('judge', {}))} AS rule_score FROM ({select})"
+        if table is FILTER_CHECK
+        else select
+    )
 
 
 def _null(column: tables.Column) -> str:
@@ -142,14 +166,22 @@ def _labels(root: Path, numbers: Sequence[int]) -> pa.Table:
     return pa.concat_tables(found)
 
 
-def _cuts(root: Path, numbers: Sequence[int], remote: Remote | None) -> pa.Table:
-    """The scores by which the rules of these rounds cut, from the metadata of their pairs."""
-    rows: list[dict[str, object]] = []
+def _rules(root: Path, numbers: Sequence[int], remote: Remote | None) -> dict[int, dict[str, Any]]:
+    """The rules of these rounds, as far as there are any, from the metadata of their pairs."""
+    rules = {}
     for number in numbers:
         folder = run_folder.round_folder(root, number) / "pairs"
         files = remote.parquet_files(folder) if remote else parquet.parquet_files(folder)
-        rule = rule_of(schema_of(files[0], remote)) if files else None
-        rows += [{"round": number, **cut} for cut in (cuts_of(rule) if rule else [])]
+        if rule := rule_of(schema_of(files[0], remote)) if files else None:
+            rules[number] = rule
+    return rules
+
+
+def _cuts(rules: Mapping[int, Mapping[str, Any]]) -> pa.Table:
+    """The scores by which the rules of rounds cut."""
+    rows: list[dict[str, object]] = [
+        {"round": number, **cut} for number, rule in rules.items() for cut in cuts_of(rule)
+    ]
     return parquet.rows_to_table(rows, tables.CUTS)
 
 
@@ -158,6 +190,7 @@ def _create(
     table: tables.Table,
     folders: Sequence[tuple[Path, int | None]],
     remote: Remote | None,
+    rules: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> list[str]:
     """Create the view of a table and its `some_` view, over folders that each belong to one round or to none.
 
@@ -171,7 +204,10 @@ def _create(
         if most and all(len(files) <= most for files, _ in found):
             connection.execute(f"CREATE VIEW {name} AS FROM {table.name}")
             continue
-        parts = [_files_sql(table, _evenly(files, most or len(files)), remote, number) for files, number in found]
+        parts = [
+            _files_sql(table, _evenly(files, most or len(files)), remote, number, (rules or {}).get(number or 0, {}))
+            for files, number in found
+        ]
         if select := " UNION ALL ".join(part for part in parts if part):
             connection.execute(f"CREATE VIEW {name} AS {select}")
         else:

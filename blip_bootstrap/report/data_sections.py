@@ -205,18 +205,25 @@ def _told_pictures(page: PageData) -> str:
 
 
 def _named_score(row: Mapping[str, Any]) -> str:
-    return f"{row['score']}, by which the rule cuts" if row["cuts"] else str(row["score"])
+    name = _score_name(row)
+    return f"{name}, by which the rule cuts" if row["cuts"] else name
+
+
+def _score_name(row: Mapping[str, Any]) -> str:
+    """A score as `select.score` names it; the rule's own in words."""
+    return "the rule's own score" if row["score"] == "rule" else str(row["score"])
 
 
 def _told_quality(source: str, ranked: Sequence[Mapping[str, Any]]) -> str:
     """The best and the worst score of a source, and what the rule's own finds and misses."""
     best, worst, texts = ranked[0], ranked[-1], f"{max(row['texts'] for row in ranked):,} {source} texts"
     basis = {"answers": "that people answered for", "human_captions": "of pictures with human captions"}[best["basis"]]
-    told = f"Among {texts} {basis}, {best['score']} tells right ones from wrong ones best (AUC {best['auc']:.2f})"
-    told += f", {worst['score']} worst ({worst['auc']:.2f})." if worst is not best else "."
+    told = f"Among {texts} {basis}, {_score_name(best)} tells right ones from wrong ones best (AUC {best['auc']:.2f})"
+    told += f", {_score_name(worst)} worst ({worst['auc']:.2f})." if worst is not best else "."
     for row in ranked:
         if row["cuts"] and row["precision"] is not None and row["recall"] is not None:
-            told += f" The rule cuts by {row['score']}: of what it keeps {row['precision']:.0%} are right"
+            told += f" The rule cuts by {'its own score' if row['score'] == 'rule' else row['score']}"
+            told += f": of what it keeps {row['precision']:.0%} are right"
             told += f", and of the right ones it keeps {row['recall']:.0%}."
     return told
 

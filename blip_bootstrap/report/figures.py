@@ -14,6 +14,7 @@ from blip_bootstrap.audit.audits import ask
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.truth import judged_pairs, load_truth
 from blip_bootstrap.progress import Say, quiet
+from blip_bootstrap.query.images import listed_sql
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import pair_figures
 from blip_bootstrap.query.views import connect
@@ -56,7 +57,7 @@ def write_figures(root: Path, number: int, truth: Path | None = None, say: Say =
 def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[str, Any]:
     """All figures of round `number`: shares are 0..1, times are seconds, and null is what the round cannot have.
 
-    - `urls`, `downloaded`, `failed_by_reason`: rows of `images`;
+    - `urls`, `downloaded`, `failed_by_reason`: rows of `images` that are listed;
     - `web_captions`, `web_kept`, `synthetic_captions`, `synthetic_kept`, `dropped_by_reason`: rows of `pairs`;
     - `noise_ratio_<source>`: texts that the filter rejects, of those of that source that it scored (section 4.2), and
       `dropped_share_<source>`: texts not kept, of all of that source; with intervals, see `verdicts.pair_figures`;
@@ -168,7 +169,8 @@ def _auc(connection: duckdb.DuckDBPyConnection, source: str) -> float | None:
 
 def _download_figures(connection: duckdb.DuckDBPyConnection, images: Path) -> dict[str, Any]:
     cells = connection.execute(
-        f"SELECT status, coalesce(error_class, 'other'), count(*) AS number FROM {scan(_files(images))} GROUP BY ALL "
+        "SELECT status, coalesce(error_class, 'other'), count(*) AS number "
+        f"FROM {listed_sql(scan(_files(images)), images)} GROUP BY ALL "
         "ORDER BY number DESC, 2"
     ).fetchall()
     return {

@@ -16,7 +16,7 @@ from rich.markup import escape as escape_markup
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.html.elements import details, document, section, table_html
-from blip_bootstrap.html.gallery import picture_html, text_html
+from blip_bootstrap.html.gallery import DECIDED, picture_html, text_html
 from blip_bootstrap.query.formats import PipedConsole, shown, write_file
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal
@@ -24,11 +24,13 @@ from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import run_folder
 from blip_bootstrap.storage.run_folder import round_name
 
-_TEXTS = """
+_TEXTS = f"""
 SELECT p.round, p.source, p.candidate, p.caption, p.kept, p.reason, p.itm_score, c.itc_score, c.logprob, c.num_tokens,
-    c.flags, c.seed::VARCHAR AS seed, c.captioner, c.clip_score, c.itm_scores, c.itc_scores
-FROM (SELECT * FROM pairs WHERE key = {key}) p
-LEFT JOIN (SELECT * FROM captions WHERE key = {key}) c USING (round, source, candidate)
+    c.flags, c.seed::VARCHAR AS seed, c.captioner, c.clip_score, c.itm_scores, c.itc_scores,
+    p.rule_score, {DECIDED}
+FROM (SELECT * FROM pairs WHERE key = {{key}}) p
+LEFT JOIN (SELECT * FROM captions WHERE key = {{key}}) c USING (round, source, candidate)
+LEFT JOIN cuts k ON k.round = p.round AND k.source = p.source
 ORDER BY p.round, p.source DESC, p.candidate
 """
 
@@ -121,6 +123,8 @@ def _line(row: Mapping[str, Any]) -> str:
     fate = "[green]kept[/green]   " if row["kept"] else "[red]dropped[/red]"
     scores = ("itm_score", "itc_score", "clip_score", "logprob", "itm_scores", "itc_scores")
     figures = [f"{name} {_figures(row[name])}" for name in scores if row[name] is not None]
+    if row["cut_by"] and row["decided"] is not None:
+        figures.append(f"cut by {row['cut_by']} {row['decided']:.3f} at {row['cut']:.3f}")
     told = "  ".join([*figures, *filter(None, (row["captioner"], row["reason"])), *(row["flags"] or [])])
     text = escape_markup(shown(row["caption"] or ""))
     return f"round {row['round']}  {fate}  {row['source']:9}  {text}  [dim]{escape_markup(told)}[/dim]"

@@ -11,6 +11,7 @@ import duckdb
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.rule_score import score_sql
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import RULE_CUT, SCORE_COLUMNS
 from blip_bootstrap.select.calibrate import (
@@ -21,7 +22,7 @@ from blip_bootstrap.select.calibrate import (
     find_common_threshold,
     histograms,
 )
-from blip_bootstrap.select.judge import learned_judge, rank_judge, score_sql
+from blip_bootstrap.select.judge import learned_judge, rank_judge
 from blip_bootstrap.select.label_rows import Answers, read_answers
 from blip_bootstrap.select.learn import Learned
 from blip_bootstrap.select.score_cut import find_score_cut

@@ -12,19 +12,11 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from blip_bootstrap.query.sql_text import is_number, literal, scan
+from blip_bootstrap.query.rule_score import CLIP, FARTHEST, LENGTHS, feature_sql
+from blip_bootstrap.query.sql_text import literal, scan
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS
 
 Floats = NDArray[np.float64]
-
-_CLIP = 1e-6
-"""ITM scores are kept so far from 0 and 1 that their log-odds stay within 14: float32 holds 1 above .99999997."""
-
-FARTHEST = 4.0
-"""Standard deviations to which a feature is cut: a web text of 200 words has a log-likelihood of -800."""
-
-LENGTHS = ("words", "log_words")
-"""Features without a direction: what a text's length says differs from world to world."""
 
 NAMES = (*SCORE_COLUMNS, *LENGTHS)
 
@@ -38,17 +30,6 @@ class Moments:
     share: float
 
 
-def feature_sql(name: str) -> str:
-    """SQL of a feature of a row of `captions`; null where the row lacks it."""
-    words = "(strlen(caption) - strlen(replace(caption, ' ', '')) + 1)::DOUBLE"
-    if name in LENGTHS:
-        return words if name == "words" else f"ln({words})"
-    column = SCORE_COLUMNS[name]
-    clipped = f"greatest({_CLIP}, least({column}::DOUBLE, {1 - _CLIP}))"
-    value = f"ln({clipped}) - ln(1 - {clipped})" if name == "itm" else f"{column}::DOUBLE"
-    return f"CASE WHEN {is_number(column)} AND isfinite({column}) THEN {value} END"
-
-
 def feature_of(row: Mapping[str, Any], name: str) -> float:
     """A feature of a row of `LABELS` or `captions`, equal to its SQL; NaN where the row lacks it."""
     if name in LENGTHS:
@@ -57,7 +38,7 @@ def feature_of(row: Mapping[str, Any], name: str) -> float:
     value = row.get(SCORE_COLUMNS[name])
     if value is None or not math.isfinite(value):
         return math.nan
-    clipped = min(max(float(value), _CLIP), 1 - _CLIP)
+    clipped = min(max(float(value), CLIP), 1 - CLIP)
     return math.log(clipped) - math.log(1 - clipped) if name == "itm" else float(value)
 
 

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.query.sql_text import literal
+from blip_bootstrap.query.rule_score import score_sql
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS
 from blip_bootstrap.select.calibrate import bin_centres, class_share, histograms
 from blip_bootstrap.select.features import find_moments
 from blip_bootstrap.select.label_rows import HUMAN, Answers
-from blip_bootstrap.select.learn import UNLABELLED, Learned, can_learn, labels_for, learn, learned_sql, record_of
-from blip_bootstrap.select.ranks import Ranks, find_ranks, scores_there
-
-Judge = Mapping[str, Mapping[str, Any]]
-"""The record of the rule of each source: JSON from which `score_sql` makes its SQL again."""
-
-
-def score_sql(judge: Judge) -> str:
-    """SQL of `rule_score`, single precision, of a row of `captions`; null where the row lacks what its rule reads."""
-    if not judge:
-        return "NULL::FLOAT"
-    cases = " ".join(f"WHEN {literal(source)} THEN {_source_sql(record)}" for source, record in judge.items())
-    return f"(CASE source {cases} END)::FLOAT"
-
-
-def _source_sql(record: Mapping[str, Any]) -> str:
-    if record["kind"] == "learned":
-        return learned_sql(record)
-    ranks = [Ranks.of(one).sql() for one in record["ranks"]]
-    return f"(({' + '.join(ranks)}) / {len(ranks)})"
+from blip_bootstrap.select.learn import UNLABELLED, Learned, can_learn, labels_for, learn, record_of
+from blip_bootstrap.select.ranks import find_ranks, scores_there
 
 
 def names_of(config: SelectConfig, source: str) -> tuple[str, ...]:

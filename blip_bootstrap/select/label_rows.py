@@ -66,8 +66,9 @@ def _told(file: Path, answered: Sequence[Mapping[str, Any]], used: Sequence[Mapp
 
 
 def _runs(file: Path, captions: Path | None) -> list[Path]:
-    """The runs whose captions may hold the labelled texts: labels lie in RUN/labels, captions in RUN/round-01."""
-    of_captions = [captions.absolute().parent.parent] if captions else []
+    """The runs whose captions may hold the labelled texts: labels lie in RUN/labels, captions anywhere in RUN."""
+    above = captions.absolute().parents if captions else []
+    of_captions = [one for one in above if any(one.glob("round-[0-9]*"))][:1]
     return list(dict.fromkeys([file.absolute().parent.parent, *of_captions]))
 
 

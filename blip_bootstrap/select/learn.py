@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from blip_bootstrap.query.sql_text import is_number
+from blip_bootstrap.query.rule_score import LENGTHS
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS
 from blip_bootstrap.select import logistic
 from blip_bootstrap.select.calibrate import LEAST_ANSWERS
-from blip_bootstrap.select.features import FARTHEST, LENGTHS, Floats, Moments, feature_of, feature_sql, standardised
+from blip_bootstrap.select.features import Floats, Moments, feature_of, standardised
 from blip_bootstrap.select.label_rows import HUMAN
 
 UNLABELLED = {"web": ("itm", "itc"), "synthetic": ("itc", "logprob")}
@@ -155,17 +155,3 @@ def _calibration(learned: Learned) -> list[dict[str, float]]:
         low, high = logistic.wilson(share, len(part))
         found.append({"predicted": predicted, "share": share, "low": low, "high": high, "number": len(part)})
     return found
-
-
-def learned_sql(record: Mapping[str, Any]) -> str:
-    """SQL of the probability that a row of `captions` fits its picture, by the rule of its source.
-
-    Null where the row has none of the rule's scores.
-    """
-    columns = [SCORE_COLUMNS[one["name"]] for one in record["features"] if one["name"] not in LENGTHS]
-    terms = [f"({record['intercept']!r}::DOUBLE)"]
-    for one in record["features"]:
-        away = f"coalesce(({feature_sql(one['name'])} - ({one['mean']!r}::DOUBLE)) / {one['sd']!r}::DOUBLE, 0)"
-        terms.append(f"({one['weight']!r}::DOUBLE) * greatest(-{FARTHEST}, least({FARTHEST}, {away}))")
-    scored = " OR ".join(is_number(column) for column in columns) or "true"
-    return f"CASE WHEN {scored} THEN 1 / (1 + exp(-({' + '.join(terms)}))) END"

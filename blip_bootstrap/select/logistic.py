@@ -162,14 +162,16 @@ def auc(scores: Floats, answers: Floats) -> float:
 
 
 def auc_interval(value: float, answers: Floats) -> tuple[float, float]:
-    """The 95 % interval of an AUC (Hanley and McNeil 1982), on the scale of its log-odds, so within 0..1."""
+    """The 95 % interval of an AUC (Hanley and McNeil 1982), within 0..1, as the audit `filter_quality` has it.
+
+    Its width is that at an area which one more text of each kind makes less sure: 1.0 of few is not taken for certain.
+    """
     num_yes, num_no = answers.sum(), len(answers) - answers.sum()
-    held = min(max(value, 0.5 / len(answers)), 1 - 0.5 / len(answers))
+    held = (value * min(num_yes, num_no) + 1) / (min(num_yes, num_no) + 2)
     one, two = held / (2 - held), 2 * held**2 / (1 + held)
     variance = (held * (1 - held) + (num_yes - 1) * (one - held**2) + (num_no - 1) * (two - held**2)) / num_yes / num_no
-    centre, half = math.log(held / (1 - held)), Z * math.sqrt(variance) / (held * (1 - held))
-    low, high = sigmoid(np.array([centre - half, centre + half])).tolist()
-    return min(low, value), max(high, value)
+    half = Z * math.sqrt(variance)
+    return float(max(0.0, value - half)), float(min(1.0, value + half))
 
 
 def wilson(share: float, number: float) -> tuple[float, float]:

@@ -17,12 +17,19 @@ from blip_bootstrap.query.sql_text import scan, text_list
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
 from blip_bootstrap.select.cuts import Counts, Cut, check_score, find_cut
 from blip_bootstrap.select.informative import count_words
+from blip_bootstrap.select.listed import listed_only, whole_file, with_not_listed
 from blip_bootstrap.select.rule import FOLDED, passing_sql, rule_sql, thinning
 from blip_bootstrap.select.variety import count_texts
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.files import write_whole
 
 Query = Callable[[Sequence[Path]], str]
+
+_OF_TEXTS = tables.Table(
+    "web_texts",
+    "what decides on a web text",
+    tuple(one for one in tables.IMAGES.columns if one.name in ("key", "caption", "cut_from_chars", "status")),
+)
 
 RULE = "rule.json"
 """The file beside the pairs that tells about a rule with scores of its own, where the strategy has one."""
@@ -45,7 +52,13 @@ def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
     """
     files = _files(captions)
     with told_in_one_line(), duckdb.connect() as connection:
-        return _select(connection, out, files, config)
+        return _select(connection, out, listed_only(files, captions, out, tables.CAPTIONS), config)
+
+
+def decides_by_part(config: SelectConfig) -> bool:
+    """Whether each file of captions is decided by itself, whatever the others hold."""
+    is_alone = config.strategy in ("threshold", "best_per_image", "top_k") and not config.goes_by_rank
+    return is_alone and not (config.variety or config.informative_weight) and config.synthetic_share is None
 
 
 def _select(connection: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Path], config: SelectConfig) -> Counts:
@@ -86,7 +99,8 @@ def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
     repetitions are found among web texts, and `synthetic_share` does not apply. Writes, returns and raises as
     `select_pairs` does; raises InputError too where `pairs` does not say by which rule it was made.
     """
-    files, rule = _files(captions), rule_of(schema_of(_files(pairs)[0])) or {}
+    files = listed_only(_files(captions), captions, out, tables.CAPTIONS)
+    rule = rule_of(schema_of(_files(pairs)[0])) or {}
     cut = cut_of(rule)
     if cut is None:
         raise InputError(f"{pairs}: no rule in these files' metadata; the pairs of `select` have one")
@@ -100,11 +114,13 @@ def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
 def take_web_pairs(out: Path, images: Path) -> Counts:
     """Take every web text of a downloaded image as a pair, for the start of the loop (round 0).
 
-    Only texts that are empty or were cut when the list was read are dropped. Writes one file of `tables.PAIRS` for each
+    Only texts that are empty, were cut when the list was read, or are of rows that are not listed any more are dropped.
+    Writes one file of `tables.PAIRS` for each
     file of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
     """
     with told_in_one_line(), duckdb.connect() as connection:
-        return _decide(connection, out, _files(images), _web_texts, {"strategy": "all_web_texts"})
+        files = listed_only(_files(images), images, out, _OF_TEXTS)
+        return _decide(connection, out, files, _web_texts, {"strategy": "all_web_texts"})
 
 
 def _texts(files: Sequence[Path], config: SelectConfig) -> str:
@@ -194,12 +210,14 @@ def _write(
     sizes |= {count["values"]: count["counts"] for count in decided["part"].value_counts().to_pylist()}
     rows, first = decided.drop_columns(["part"]), 0
     for part, file in enumerate(files, start=1):
-        parquet.write_parquet(out / file.name, rows.slice(first, sizes[part]), tables.PAIRS, rule)
+        pairs = with_not_listed(rows.slice(first, sizes[part]), file)
+        parquet.write_parquet(out / file.name, pairs, tables.PAIRS, rule)
         first += sizes[part]
 
 
 def _rows_expected(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> int:
     """The number of rows that must come out: for `images`, those with a picture; for `captions`, all."""
+    files = [whole_file(file) for file in files]
     columns = [str(row[0]) for row in connection.execute(f"DESCRIBE SELECT * FROM {scan(files)}").fetchall()]
     where = "WHERE status = 'success'" if "status" in columns else ""
     ((rows,),) = connection.execute(f"SELECT count(*) FROM {scan(files)} {where}").fetchall()

@@ -2,76 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
 
+from blip_bootstrap.query.rule_score import NUM_RANK_BINS, WIDEST, Ranks, bin_sql, scale_sql
 from blip_bootstrap.query.sql_text import is_number, literal, scan, text_list
 from blip_bootstrap.select.score_cut import find_score_cut
-
-NUM_BINS = 512
 
 _TAIL = 0.005
 """Bins are equal steps between the scores that .5 % and 99.5 % of the texts stay below: a lone -1e30 would put all the
 others into one bin. What lies outside falls into the first and the last bin."""
 
-_WIDEST = 3.5e38
-"""A number beyond the largest float32, in place of infinity."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Ranks 0..1 by one column: within bin i the rank of a score x is starts[i] + slopes[i] * (x - origins[i]).
-
-    `low` is where the first bin begins and `step` its width, both of `scale_sql`. Texts of one score have one rank, the
-    middle of theirs.
-    """
-
-    column: str
-    low: float
-    step: float
-    origins: tuple[float, ...]
-    starts: tuple[float, ...]
-    slopes: tuple[float, ...]
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Ranks:
-        """From the record of a rule, where lists stand for tuples."""
-        lists = (tuple(record[name]) for name in ("origins", "starts", "slopes"))
-        return cls(record["column"], record["low"], record["step"], *lists)
-
-    def sql(self) -> str:
-        """SQL of the rank of a row of `captions`, 0..1; null where it has no score."""
-        x, lists = scale_sql(self.column), [_list(each) for each in (self.starts, self.slopes, self.origins)]
-        at = f"[{_bin_sql(x, self.low, self.step)} + 1]"
-        start, slope, origin = (f"({each}){at}" for each in lists)
-        rank = f"greatest(0, least(1, {start} + {slope} * ({x} - {origin})))"
-        return f"CASE WHEN {is_number(self.column)} THEN {rank} END"
-
-
-def scale_sql(column: str) -> str:
-    """SQL of a score on the scale on which it is binned: ITM by its log-odds, since most are near 0 or 1."""
-    if column == "itm_score":
-        clipped = f"greatest(1e-9, least({column}::DOUBLE, 1 - 1e-9))"
-        return f"(ln({clipped}) - ln(1 - {clipped}))"
-    return f"greatest(-{_WIDEST}, least({_WIDEST}, {column}::DOUBLE))"
-
 
 def find_ranks(files: Sequence[Path], column: str, source: str) -> Ranks | None:
     """The ranks of the texts of one source by a column of `captions`; None where none of them has that score.
 
-    Reads the column six times at most, and keeps the counts of `NUM_BINS` bins.
+    Reads the column six times at most, and keeps the counts of `NUM_RANK_BINS` bins.
     """
     low, high = (_scaled(column, find_score_cut(files, column, (source,), share).at) for share in (1 - _TAIL, _TAIL))
-    step = (high - low) / NUM_BINS if high > low else 1.0
+    step = (high - low) / NUM_RANK_BINS if high > low else 1.0
     x = scale_sql(column)
     with duckdb.connect() as connection:
         bins = connection.execute(
-            f"SELECT {_bin_sql(x, low, step)} AS bin, count(*), min({x}), max({x}) FROM {scan(files)} "
+            f"SELECT {bin_sql(x, low, step)} AS bin, count(*), min({x}), max({x}) FROM {scan(files)} "
             f"WHERE source = {literal(source)} AND {is_number(column)} GROUP BY bin ORDER BY bin"
         ).fetchall()
     return _ranks_of(column, low, step, bins) if bins else None
@@ -79,14 +35,14 @@ def find_ranks(files: Sequence[Path], column: str, source: str) -> Ranks | None:
 
 def _scaled(column: str, score: float) -> float:
     if column != "itm_score":
-        return float(np.clip(score, -_WIDEST, _WIDEST))
+        return float(np.clip(score, -WIDEST, WIDEST))
     clipped = float(np.clip(score, 1e-9, 1 - 1e-9))
     return float(np.log(clipped) - np.log1p(-clipped))
 
 
 def _ranks_of(column: str, low: float, step: float, bins: Sequence[tuple[int, int, float, float]]) -> Ranks:
     """Ranks from the bins that have texts: place, number, least and highest scaled score, in order."""
-    origins, starts, slopes = (np.zeros(NUM_BINS) for _ in range(3))
+    origins, starts, slopes = (np.zeros(NUM_RANK_BINS) for _ in range(3))
     total, before, reached = sum(number for _, number, _, _ in bins), 0, 0
     for place, number, least, most in bins:
         starts[reached:place] = before / total  # empty bins
@@ -97,16 +53,6 @@ def _ranks_of(column: str, low: float, step: float, bins: Sequence[tuple[int, in
     starts[reached:] = 1
     rounded = [tuple(float(f"{value:.9g}") for value in each) for each in (origins, starts, slopes)]
     return Ranks(column, low, step, *rounded)
-
-
-def _bin_sql(x: str, low: float, step: float) -> str:
-    place = f"floor(({x} - ({low!r}::DOUBLE)) / {step!r}::DOUBLE)"
-    return f"greatest(0, least({NUM_BINS - 1}, {place}))::INTEGER"
-
-
-def _list(values: Sequence[float]) -> str:
-    """SQL of a list of numbers, from text: DuckDB plans it in a third of the time of single literals."""
-    return f"'[{', '.join(f'{value:.9g}' for value in values)}]'::DOUBLE[]"
 
 
 def scores_there(files: Sequence[Path], columns: Sequence[str], sources: Sequence[str]) -> dict[str, dict[str, int]]:

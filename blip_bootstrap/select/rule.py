@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.query.rule_score import score_sql
 from blip_bootstrap.query.sql_text import text_list
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS, below_sql, below_sql_by_source
 from blip_bootstrap.select.cuts import Cut
 from blip_bootstrap.select.informative import INFORMATIVENESS, words_sql
-from blip_bootstrap.select.judge import score_sql
 from blip_bootstrap.select.variety import SAID_OFTEN
 
 FOLDED = r"trim(regexp_replace(coalesce(caption, ''), '[\s\p{Z}\x{0b}\x{1c}-\x{1f}\x{85}]+', ' ', 'g'))"

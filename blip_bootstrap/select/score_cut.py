@@ -35,23 +35,30 @@ def find_score_cut(files: Sequence[Path], column: str, sources: Sequence[str], s
     score; where all scores are equal, all texts reach it. A share of 0 gives a cut above every score; where no text has
     a score, the cut is 0.
 
-    Counts the texts in equal bins between the least and the highest score, then again within the bin where the cut
-    lies, until that holds one score: the column is read two or three times, where sorting it would fill the memory.
+    `column` may be SQL. Counts the texts in equal bins between the least and the highest score, then again within the
+    bin where the cut lies, until that holds one score: the column is read two or three times, where sorting it would
+    fill the memory.
     """
-    score = f"greatest(-{_WIDEST}, least({_WIDEST}, {column}::DOUBLE)) AS score"
-    where = f"{is_number(column)} AND list_contains({text_list(sources)}, source)"
     with duckdb.connect() as connection:
-        texts = f"(SELECT {score} FROM {scan(files)} WHERE {where})"
+        texts = _texts_sql(files, column, sources)
         number, low, high = _row(connection, f"SELECT count(*), min(score), max(score) FROM {texts}")
         wanted = math.ceil(Fraction(repr(share)) * number)
         if not wanted:
             return ScoreCut(_above(high) if number else 0.0, 0.0)
-        above = 0
+        above, within = 0, number
         while low < high:
             bins = connection.execute(_bins_sql(texts, low, high)).fetchall()
-            above, low, high = _bin_of_cut(bins, above, wanted)
-        (reached,) = _row(connection, f"SELECT count(*) FROM {texts} WHERE score >= {low!r}::DOUBLE")
-    return ScoreCut(low if abs(low) < _WIDEST else math.copysign(math.inf, low), reached / number)
+            above, within, low, high = _bin_of_cut(bins, above, wanted)
+    return ScoreCut(low if abs(low) < _WIDEST else math.copysign(math.inf, low), (above + within) / number)
+
+
+def _texts_sql(files: Sequence[Path], column: str, sources: Sequence[str]) -> str:
+    """SQL of the scores of the scored texts of `sources`."""
+    score = f"greatest(-{_WIDEST}, least({_WIDEST}, s::DOUBLE)) AS score"
+    # Behind unnest a long expression is computed once a row; a filter on it alone would compute it up to five times.
+    own = column if column.isidentifier() else f"unnest([{column}])"
+    of_sources = f"SELECT {own} AS s FROM {scan(files)} WHERE list_contains({text_list(sources)}, source)"
+    return f"(SELECT {score} FROM ({of_sources}) WHERE {is_number('s')})"
 
 
 def _row(connection: duckdb.DuckDBPyConnection, question: str) -> tuple[Any, ...]:
@@ -68,14 +75,14 @@ def _bins_sql(texts: str, low: float, high: float) -> str:
     )
 
 
-def _bin_of_cut(bins: Iterable[tuple[int, float, float]], above: int, wanted: int) -> tuple[int, float, float]:
-    """The number of texts above the bin that holds the cut, and that bin's least and highest score.
+def _bin_of_cut(bins: Iterable[tuple[int, float, float]], above: int, wanted: int) -> tuple[int, int, float, float]:
+    """The numbers of texts above the bin that holds the cut and in it, and that bin's least and highest score.
 
     `bins` are as `_bins_sql` has them, and `above` is how many texts are above all of these.
     """
     for number, low, high in bins:
         if above + number >= wanted:
-            return above, low, high
+            return above, number, low, high
         above += number
     raise AssertionError("fewer texts than a moment ago")
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blip_bootstrap.errors import writing
 from blip_bootstrap.storage.store import publish
+
+STAGED = re.compile(r"\.(.+?)(?:\.MANIFEST\.json)?\.[0-9a-f]{32}\.tmp")
+"""The name of a file that is being written, and in it the name that it is to get, or that the MANIFEST is of."""
 
 
 @contextmanager
@@ -31,6 +36,17 @@ def staged_file(path: Path) -> Iterator[Path]:
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, shared: Collection[str] = ()) -> None:
+    """Delete what processes that were killed were writing in `folder` by `staged_file`, and had not finished.
+
+    Hold the run's lock. Of files called as in `shared`, which are written without it, only what is an hour old.
+    """
+    for path in folder.glob(".*.tmp"):
+        name = STAGED.fullmatch(path.name)
+        if name and (name[1].strip(".") not in shared or time.time() - path.lstat().st_mtime > 3600):
+            path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -55,6 +71,15 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, so that a power cut after it takes no name of them back."""
+    made = [one for one in (path, *path.parents) if not one.is_dir()]
+    path.mkdir(parents=True, exist_ok=True)
+    for above in dict.fromkeys((path.parent, *(one.parent for one in made))):
+        with suppress(PermissionError):  # of a folder that may be passed through and not read
+            sync(above)
 
 
 def check_writable(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
-from blip_bootstrap.config.marks import ByContent, CountsAs, IdleWhere, Later, ListPath, Speed, mark_of
-from blip_bootstrap.storage.parquet import open_parquet
-from blip_bootstrap.storage.run_folder import MANIFEST
+from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, Later, ListPath, Speed, mark_of
+from blip_bootstrap.storage.parquet import open_parquet, reading
+from blip_bootstrap.storage.parts import borrowed_from, home_of_part
+from blip_bootstrap.storage.run_folder import MANIFEST, checksum, read_json
 
 
 def digest_of_path(path: Path) -> str:
@@ -41,6 +42,17 @@ def recipe_by_today(recipe: Mapping[str, Any], section: Section | None) -> dict[
     Settings that change nothing (`CountsAs`, `IdleWhere`, `ListPath`) have the value there that today's recipe has.
     """
     return {**recipe, "config": _by_today(recipe["config"], section) if section else dict(recipe["config"])}
+
+
+def without_growth(recipe: Mapping[str, Any], section: Section | None, grows: Callable[[str], bool]) -> dict[str, Any]:
+    """A recipe without the settings that decide which rows there are (`Grows`), and without the inputs that `grows`.
+
+    Two artifacts of which this is equal are kin: made of the same row, their rows are the same.
+    """
+    by_today = recipe_by_today(recipe, section)
+    fields = type(section).model_fields if section else {}
+    config = {k: v for k, v in by_today["config"].items() if not (k in fields and mark_of(fields[k], Grows))}
+    return {**by_today, "config": config, "inputs": {k: v for k, v in recipe["inputs"].items() if not grows(k)}}
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -110,6 +122,7 @@ def manifest_of(
 ) -> dict[str, Any]:
     """The MANIFEST of something that was just made; `files` as `describe_files` has them."""
     return {
+        "check": checksum(counts, files),
         "digest": digest_of_recipe(recipe),
         "recipe": recipe,
         "name": name,
@@ -128,16 +141,45 @@ def short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def describe_files(folder: Path) -> list[dict[str, Any]]:
-    """Name, rows (Parquet), bytes and sha256 of every file of an artifact but its MANIFEST, hidden ones left out."""
-    entries = []
+def describe_files(folder: Path, made_of: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """Name, rows (Parquet), bytes and sha256 of every file of an artifact but its MANIFEST, hidden ones left out.
+
+    A borrowed part is described as its home's MANIFEST does, with the home (`at`). `made_of` has the digest of what
+    each part was made of, by its name, which its entry gets as `of`.
+    """
+    entries, homes = [], _Homes()
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = file.relative_to(folder)
         if any(part.startswith(".") for part in name.parts) or str(name) == MANIFEST:
             continue
-        entry: dict[str, Any] = {"name": str(name), "bytes": file.stat().st_size, "sha256": digest_of_path(file)}
-        if file.suffix == ".parquet":
-            with open_parquet(file) as opened:
-                entry["rows"] = opened.metadata.num_rows
-        entries.append(entry)
+        entry = homes.entry(file) or _described(file, str(name))
+        entries.append(entry | ({"of": made_of[str(name)]} if made_of and str(name) in made_of else {}))
     return entries
+
+
+def _described(file: Path, name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": name, "bytes": file.stat().st_size, "sha256": digest_of_path(file)}
+    if file.suffix == ".parquet":
+        with reading(file), open_parquet(file) as opened:
+            entry["rows"] = opened.metadata.num_rows
+    return entry
+
+
+class _Homes:
+    """The artifacts from which parts are borrowed, each MANIFEST read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, dict[str, dict[str, Any]]] = {}
+
+    def entry(self, file: Path) -> dict[str, Any] | None:
+        """A borrowed part as its home describes it; None for an artifact's own file."""
+        if (at := borrowed_from(file)) is None:
+            return None
+        name = "/".join(at.split("/")[3:])  # artifacts/STEP/DIGEST/name
+        home = home_of_part(file).parents[name.count("/")]
+        if home not in self._known:
+            files = (read_json(home / MANIFEST) or {}).get("files", [])  # a half-made home has none
+            self._known[home] = {one["name"]: one for one in files}
+        told = self._known[home].get(name, {})
+        entry = told if told.get("bytes") == file.stat().st_size else _described(file, name)
+        return {key: entry[key] for key in ("name", "bytes", "sha256", "rows") if key in entry} | {"at": at}

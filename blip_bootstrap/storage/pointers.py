@@ -29,21 +29,26 @@ DIGITS = 16
 """Digits of a recipe's digest in a folder's name: 64 bits tell more artifacts apart than a run can have."""
 
 
+UNKNOWN = f"{ARTIFACTS}/unknown"
+"""Where that is moved which stood at a place of the run and that no step has made."""
+
+
 def artifact_folder(step: str, digest: str) -> str:
     """Where the artifact of a recipe lies, under the root."""
     return f"{ARTIFACTS}/{step}/{digest[:DIGITS]}"
 
 
-def point(root: Path, name: str, folder: str, digest: str, number: int | None) -> None:
+def point(root: Path, name: str, folder: str, digest: str, number: int | None) -> str | None:
     """Let the place `name` be the artifact in `folder`, for the round `number` that is being made, if one is.
 
-    What rounds share is noted in the record of the run and in that of the round; what stood at the place stays.
+    What rounds share is noted in the record of the run and in that of the round. What stood at the place stays; the
+    folder that it was moved to is returned, if it was.
     """
     of = round_of(name)
     pointer = {name: {"folder": folder, "digest": digest}}
     for record in {of, number if number is not None else of}:
         note(root, record, pointer)
-    link(root, name, folder)
+    return link(root, name, folder)
 
 
 def note(root: Path, number: int | None, pointers: Mapping[str, Mapping[str, str]], finished: bool = False) -> None:
@@ -99,14 +104,17 @@ def relink(root: Path) -> None:
             link(root, name, folder)
 
 
-def link(root: Path, name: str, folder: str) -> None:
-    """Make the place `name` a link to `folder`, in one rename; a folder that stands there is moved aside before."""
+def link(root: Path, name: str, folder: str) -> str | None:
+    """Make the place `name` a link to `folder`, in one rename; a folder that stands there is moved aside before.
+
+    Returns where that one lies then, if there was one.
+    """
     place = root / name
     target = "../" * name.count("/") + folder  # relative: a root that is moved or copied opens as before
     if place.is_symlink() and str(place.readlink()) == target:
-        return
+        return None
     place.parent.mkdir(parents=True, exist_ok=True)
-    put_aside(root, name)
+    aside = put_aside(root, name)
     staged = place.with_name(f".{place.name}.{uuid.uuid4().hex}.tmp")
     try:
         staged.symlink_to(target, target_is_directory=True)
@@ -114,14 +122,18 @@ def link(root: Path, name: str, folder: str) -> None:
         raise InputError(f"{place}: cannot be made a link ({error.strerror}); take another root") from error
     staged.replace(place)
     sync(place.parent)
+    return aside
+
+
+def shown_at(root: Path, name: str) -> str | None:
+    """The folder, under the root, that a place shows by a link of ours."""
+    place = root / name
+    return str(place.readlink()).removeprefix("../") if is_ours(root, place) else None
 
 
 def folder_at(root: Path, name: str) -> str:
     """The folder, under the root, that a place shows; one that stands there by itself is moved among the artifacts."""
-    place = root / name
-    if is_ours(root, place):
-        return str(place.readlink()).removeprefix("../")
-    return put_aside(root, name) or name
+    return shown_at(root, name) or put_aside(root, name) or name
 
 
 def put_aside(root: Path, name: str) -> str | None:
@@ -132,7 +144,7 @@ def put_aside(root: Path, name: str) -> str | None:
     place = root / name
     if not _exists(place) or is_ours(root, place):
         return None
-    folder = free_folder(root, home_of(place) or f"{ARTIFACTS}/unknown/{place.name}")
+    folder = free_folder(root, home_of(place) or f"{UNKNOWN}/{place.name}")
     target = root / folder
     target.parent.mkdir(parents=True, exist_ok=True)
     if place.is_symlink():  # a user's own, to another disk: a relative one would not open from there

@@ -32,7 +32,7 @@ from blip_bootstrap.paths import path_argument, user_folder
 from blip_bootstrap.storage.parquet import missing_part
 from blip_bootstrap.storage.pointers import all_pointers, relink
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, named_files, read_json
-from blip_bootstrap.storage.store import HERE_ALONE, LISTING, forget_stores, known_stores, store_of
+from blip_bootstrap.storage.store import BORROWED, HERE_ALONE, LISTING, forget_stores, known_stores, store_of
 from blip_bootstrap.storage.store_client import Store, is_same, why
 
 _URI = re.compile(r"(s3|gs):/+(.+)")
@@ -83,10 +83,9 @@ class Remote:
         top = self.folder.resolve()
         place = folder.resolve().relative_to(top).as_posix()  # a link of `relink` is no key there
         known, named = {*self.files, *self.written}, named_files(folder)
-        if named is None:
-            named = sorted(file.rpartition("/")[2] for file in self.files if file.rpartition("/")[0] == place)
+        there = sorted(file.rpartition("/")[2] for file in self.files if file.rpartition("/")[0] == place)
         found = []
-        for name in named:
+        for name in there if named is None else named:
             file = (folder / name).resolve().relative_to(top).as_posix()  # a part may be borrowed from another artifact
             if not (is_here := (folder / name).is_file()) and file not in known:
                 raise InputError(missing_part(f"{self.start}/{file}"))
@@ -257,19 +256,24 @@ def _refresh(store: Store, folder: Path, stamps: Mapping[str, tuple[int, int]]) 
         if not (folder / name).is_symlink() and not is_same(folder / name, stamp):
             (folder / name).unlink(missing_ok=True)
     store.fetch_all({name: stamp for name, stamp in stamps.items() if _is_small(name, stamp[0])})
-    _borrow(folder)
+    _borrow(folder, stamps)
     relink(folder)
 
 
-def _borrow(folder: Path) -> None:
+def _borrow(folder: Path, stamps: Mapping[str, tuple[int, int]]) -> None:
     """Make the links to parts that artifacts have in common, by their MANIFESTs."""
     for manifest in (folder / ARTIFACTS).glob(f"*/*/{MANIFEST}"):
         for entry in (read_json(manifest) or {}).get("files", []):
             place = manifest.parent / str(entry["name"])
-            if (home := entry.get("at")) and not place.is_symlink():
+            is_own = place.relative_to(folder).as_posix() in stamps  # made anew, after it was damaged
+            if (home := entry.get("at")) and not place.is_symlink() and not is_own:
                 place.unlink(missing_ok=True)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.symlink_to(os.path.relpath((folder / home).resolve(), place.parent.resolve()))
+    for note in (folder / ARTIFACTS).glob(f"*/*/{BORROWED}/*.txt"):
+        place, home = note.parents[1] / note.stem, note.read_text(encoding="utf-8")
+        if not place.exists() and not place.is_symlink() and place.relative_to(folder).as_posix() not in stamps:
+            place.symlink_to(os.path.relpath((folder / home).resolve(), place.parent.resolve()))
 
 
 def _is_small(name: str, size: int) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,29 @@ ARTIFACTS = "artifacts"
 """Under the root: everything that steps make, each under its step's name and the digest of its recipe."""
 
 
-def named_files(folder: Path) -> list[str] | None:
+def named_files(folder: Path) -> dict[str, str | None] | None:
     """The names of a folder's Parquet files in its MANIFEST, sorted; None where there is none.
+
+    Each has, where it is borrowed from another artifact, the place of that one's file from the run's root.
 
     Raises InputError where the MANIFEST is damaged.
     """
     path = folder / MANIFEST
     try:
-        names = [str(entry["name"]) for entry in json.loads(path.read_text(encoding="utf-8"))["files"]]
+        names = {str(one["name"]): one.get("at") for one in json.loads(path.read_text(encoding="utf-8"))["files"]}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error}); delete it to make its folder anew") from error
-    return sorted(name for name in names if name.endswith(".parquet") and "/" not in name)
+    return {name: names[name] for name in sorted(names) if name.endswith(".parquet") and "/" not in name}
+
+
+def place_of(folder: Path, name: str, at: str | None) -> Path:
+    """Where a file of an artifact lies: in its folder, or where the link to a borrowed part lacks, at its home `at`."""
+    if at and not (folder / name).is_file():
+        above = (*folder.absolute().parents, *folder.resolve().parents)
+        return next((home for root in above if (home := root / at).is_file()), folder / name)
+    return folder / name
 
 
 def check_run(root: Path) -> None:
@@ -80,11 +91,19 @@ def read_json(path: Path) -> Any:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("it holds no object")
+        if "check" in found and found["check"] != checksum(found["counts"], found["files"]):
+            raise ValueError("its counts or files are not those that were written")
         return found
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not readable JSON ({error}); delete it and run again") from error
+
+
+def checksum(counts: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
+    """What a MANIFEST has as `check`, so that a damaged one shows no wrong figure: 16 hex digits."""
+    as_read = json.loads(json.dumps([counts, files]))  # where a whole number as a key is a text
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def record_path(root: Path, number: int | None) -> Path:

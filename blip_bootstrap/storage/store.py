@@ -22,7 +22,10 @@ from blip_bootstrap.storage.store_client import THREADS, Store, is_same
 LISTING = ".remote.json"
 """In a working copy: the URI of its run, and what was there when it was last compared."""
 
-HERE_ALONE = (".lists", ".lists.tmp", ".ray_train", "world")
+BORROWED = ".at"
+"""In what is half-made on a store: for each part that is borrowed where it lies, as its MANIFEST will say."""
+
+HERE_ALONE = (".growth", ".lists", ".lists.tmp", ".ray_train", "world")
 """Folders of a run that are not put to its store: each is made again in seconds where it lacks."""
 
 _known: dict[Path, Store] = {}
@@ -100,10 +103,17 @@ def gone(path: Path) -> None:
         with store.asking("read", name):
             below = sorted(store.listing(name)) if not path.is_file() else []
         store.delete(below or [name])
+    if path.is_symlink() and store_of(path.parent):
+        gone(borrowed_note(path))
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def borrowed_note(link: Path) -> Path:
+    """Where a half-made artifact on a store says that it borrows a part, since links are not there."""
+    return link.parent / BORROWED / f"{link.name}.txt"
 
 
 def size_of(path: Path) -> int | None:
@@ -150,6 +160,8 @@ def fetched(path: Path) -> Path:
         stamp = None if path.is_dir() else store.stat(name)
         stamps = {name: stamp} if stamp else store.listing(name)
     store.fetch_all(stamps)
+    if not stamp:  # parts that are borrowed from other artifacts
+        all_fetched([one for one in path.rglob("*") if one.is_symlink() and not one.exists()])
     return path
 
 

@@ -49,11 +49,13 @@ SOURCES = ("web", "synthetic", "human")
 """Where a caption comes from: the page's alt text, the captioner, a person."""
 
 REASONS = (
-    "empty_text", "text_too_long", "not_scored", "below_threshold", "too_short", "too_long", "degenerate_text",
-    "duplicate_text", "too_common", "not_selected",
+    "not_listed", "empty_text", "text_too_long", "not_scored", "below_threshold", "too_short", "too_long",
+    "degenerate_text", "duplicate_text", "too_common", "not_selected",
 )  # fmt: skip
-"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: the filter's
-verdict comes before what else speaks against a text."""
+"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: a row that is
+in no URL list any more is not judged at all, and the filter's verdict comes before what else speaks against a text."""
+
+NOT_LISTED = REASONS[0]
 
 FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long")
 """What may be wrong with a synthetic caption. Web texts have the last one alone: it was cut when the list was read."""
@@ -180,7 +182,7 @@ PAIRS = Table(
             "rejected",
             pa.bool_(),
             "the filter's verdict, whether kept or not: true where the score is below the rule's cut; null where there "
-            "is no score. The noise ratio is the share of true ones",
+            "is no score, or the reason is not_listed. The noise ratio is the share of true ones",
         ),
         Column(
             "rule_score",
@@ -287,6 +289,13 @@ LABELS = Table(
 
 ROUND = Column("round", pa.int16(), "number of the round, from its folder's name")
 
+LISTED = Column(
+    "listed",
+    pa.bool_(),
+    "whether the row is in a URL list of the run; false: it was in one once. A row that was fetched again is here once",
+)
+"""A column of the view `images` that its files do not have."""
+
 _SHARES = tuple(
     Column(f"{name}_{source}{end}", pa.float64(), f"{which}{meaning.format(source)}, 0..1")
     for name, meaning in (
@@ -322,6 +331,7 @@ ROUNDS = Table(
         Column("human_only_cider", pa.float64(), "CIDEr of the control trained on the human set alone"),
         Column("human_only_tr1", pa.float64(), "image-to-text R@1 of that control, 0..1"),
         Column("filter_auc_web", pa.float64(), "area under the ROC curve of the ITM score against the truth, 0..1"),
+        Column("out_of_date", pa.string(), "why the round does not fit what it was made from any more; null: it does"),
     ),
 )
 

@@ -95,6 +95,7 @@ RULES: dict[str, Rule] = {
     "various50": half(learned(50, variety=0.5)),
     "informative50": half(learned(50, most_per_image=1, informative_weight=0.5)),
     "hard": lambda labels, share: PAPER,
+    "weighed50": lambda labels, share: learned(50, weights="rule")(labels, {"web": 1.0, "synthetic": 1.0}),
 }
 """The rule of each arm that this script trains, from the folder of labels and the share of each source ITM keeps."""
 

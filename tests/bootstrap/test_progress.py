@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import sys
 import time
 
 import pytest
 
-from blip_bootstrap.progress import Progress
+from blip_bootstrap import progress as progress_module
+from blip_bootstrap.progress import Progress, tell
 
 
 class Clock:
@@ -88,3 +92,35 @@ def test_what_was_done_before_is_no_change(clock: Clock, capsys: pytest.CaptureF
         progress.update(4)
         assert lines(capsys) == []
     assert lines(capsys) == ["pretrain  4/10 steps  0.0/s  100 s"]
+
+
+class Closed(io.StringIO):
+    """Standard error of a terminal that was closed, or of a pipe that nobody reads; `kind` is what a write raises."""
+
+    kind: Exception = ValueError("I/O operation on closed file")
+
+    def write(self, text: str) -> int:
+        raise self.kind
+
+    def isatty(self) -> bool:
+        return isinstance(self.kind, OSError) and self.kind.errno == errno.EIO
+
+
+@pytest.mark.parametrize(
+    "kind", [ValueError("closed file"), BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.EIO, "hung up")]
+)
+def test_work_goes_on_where_standard_error_was_closed(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: Exception
+) -> None:
+    """In order: a stream that was closed, a pipe without a reader (for which rich ends the process), a terminal."""
+    monkeypatch.setattr(progress_module, "_failures", set())
+    monkeypatch.setattr(Closed, "kind", kind)
+    monkeypatch.setattr(sys, "stderr", Closed())
+    with Progress("download", 100, unit="images") as progress:
+        for done in range(5):
+            clock.now += 60
+            progress.update(done)
+        tell("and a line of its own")
+    assert progress.done == 4
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("progress cannot be shown (")

@@ -62,12 +62,12 @@ class StubRounds:
         given = [*lists, "filter_check.pictures=0"]
         return load_config(None, [*given, *settings], root=self.root)
 
-    def run(self, number: int, *settings: str, remake: tuple[int, ...] = ()) -> list[str]:
+    def run(self, number: int, *settings: str, remake: tuple[int, ...] = (), retry: str | None = None) -> list[str]:
         """Run rounds; what was said. `made` has this call's steps."""
         self.made.clear()
         self.said.clear()
         self.pages.clear()
-        rounds.run_rounds(self.config(*settings), number, self.said.append, remake)
+        rounds.run_rounds(self.config(*settings), number, self.said.append, remake, retry)
         return list(self.said)
 
     def text(self, place: str) -> str:
@@ -91,3 +91,8 @@ def as_before(root: Path) -> None:
     for folder in sorted((root / "artifacts").glob("*")):
         folder.rmdir()
     (root / "artifacts").rmdir()
+
+
+def current(said: list[str]) -> bool:
+    """Whether a run has said of all that it is current."""
+    return all(line.endswith(": current") for line in said if not line.startswith("overview"))

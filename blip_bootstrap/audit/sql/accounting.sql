@@ -9,7 +9,8 @@ WITH read AS (
         error_class AS reason, count(*) AS number
     FROM read GROUP BY step, place, kept, reason
 ), pictures AS (
-    SELECT coalesce(sum(number) FILTER (kept), 0)::BIGINT AS pictures FROM counted WHERE step = 'download'
+    -- A picture of a row that was fetched again, or is in no list any more, has captions all the same.
+    SELECT count(*) AS pictures FROM every_image WHERE status = 'success'
 ), captioned AS MATERIALIZED (
     SELECT round, count(*) AS texts, count(*) FILTER (source = 'web') AS web FROM captions GROUP BY round
 ), every AS (

@@ -1,5 +1,5 @@
 -- What the scores can tell
--- `auc`: how often a right text scores higher than a wrong one, .5: no better than chance; with its 95 % interval. `basis`: human_captions: texts of pictures with human captions, for web one of these and a web text of another image, for synthetic what the captioner writes about them, right where it agrees with the human captions as well as these with each other; answers: an answered sample of the round, each text counted for those of its source that were kept or dropped as it was. Where the rule cuts by the score: of the texts that it keeps, the share that is right (`precision`, of web texts by human captions among as many wrong as right ones), and of the right ones the share that it keeps (`recall`), with Wilson intervals. The `auc` of a learned rule is the cross-validated one, since its answers would flatter it.
+-- `auc`: how often a right text scores higher than a wrong one, .5: no better than chance; with its 95 % interval. `basis`: human_captions: texts of pictures with human captions, for web one of these and a web text of another image, for synthetic what the captioner writes about them, right where it agrees with the human captions as well as these with each other; answers: an answered sample of the round, each text counted for those of its source that were kept or dropped as it was. Where the rule cuts by the score: of the texts that it keeps, the share that is right (`precision`, of web texts by human captions among as many wrong as right ones), and of the right ones the share that it keeps (`recall`), with Wilson intervals. `rule` is the score of a rule that has its own: of texts with human captions the one that it would give them among the round's. By answers the `auc` of a learned rule is the cross-validated one, since its answers would flatter it.
 WITH answered AS (
     SELECT *, stratum_rows / count(*) OVER (PARTITION BY round, source, kept) AS weight
     FROM labels WHERE answer IN ('yes', 'no') AND source IN ('web', 'synthetic') AND stratum_rows > 0
@@ -8,8 +8,7 @@ WITH answered AS (
     WHERE rule_score IS NOT NULL AND key IN (SELECT key FROM answered)
 ), texts AS (
     SELECT round, source, 'human_captions' AS basis, fits, 1.0 AS weight, NULL::BOOLEAN AS kept, itm_score,
-        itc_score, logprob, clip_score, logprob_per_token, lift, agreement, captioner_itc, distinctness,
-        NULL::FLOAT AS rule_score
+        itc_score, logprob, clip_score, logprob_per_token, lift, agreement, captioner_itc, distinctness, rule_score
     FROM filter_check WHERE fits IS NOT NULL
     UNION ALL
     SELECT round, source, 'answers', answer = 'yes' AS fits, weight, kept, itm_score, itc_score, logprob, clip_score,
@@ -25,11 +24,12 @@ WITH answered AS (
     ], recursive := true)
     FROM texts
 ), decided AS (
-    SELECT s.*, c.score IS NOT NULL AS cuts, c.auc AS known_auc, c.auc_low AS known_low, c.auc_high AS known_high,
+    SELECT s.* EXCLUDE (is_own), c.score IS NOT NULL AS cuts, CASE WHEN is_own THEN c.auc END AS known_auc,
+        CASE WHEN is_own THEN c.auc_low END AS known_low, CASE WHEN is_own THEN c.auc_high END AS known_high,
         CASE WHEN c.score IS NOT NULL THEN coalesce(s.kept, value >= c.cut::FLOAT) END AS passed,
         sum(if(fits, 0, weight)) OVER (PARTITION BY s.round, s.source, basis, s.score ORDER BY value) AS reached,
         sum(if(fits, 0, weight)) OVER (PARTITION BY s.round, s.source, basis, s.score, value) AS tied
-    FROM scored s LEFT JOIN cuts c ON c.round = s.round AND c.source = s.source AND c.score = s.score
+    FROM (SELECT *, basis = 'answers' AS is_own FROM scored) s LEFT JOIN cuts c ON c.round = s.round AND c.source = s.source AND c.score = s.score
     WHERE isfinite(value)
 ), summed AS (
     SELECT round, source, place, score, cuts, basis, any_value(known_auc) AS known_auc,

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from blip_bootstrap.config import CaptionConfig
-from blip_bootstrap.storage.parquet import open_parquet, read_parquet, write_parquet
+from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading, write_parquet
+from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.references import Reference
@@ -121,7 +122,7 @@ def read_rows(part: Path, first: int, count: int) -> pa.Table:
 
     Row groups without any of them are not read: at the end of a file of 10,000 images they were all of it.
     """
-    with open_parquet(part) as file:
+    with reading(part), open_parquet(part) as file:
         ends = list(accumulate(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
         groups = range(bisect_right(ends, first), min(bisect_left(ends, first + count) + 1, len(ends)))
         at = ends[groups[0] - 1] if groups and groups[0] else 0
@@ -154,4 +155,4 @@ class Merger:
         joined = pa.concat_tables(map(with_all_columns, tables))
         write_parquet(self._out / name, joined, CAPTIONS, metadata)
         for file in files:
-            file.unlink()
+            gone(file)

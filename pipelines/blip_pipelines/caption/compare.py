@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -64,8 +66,27 @@ class Compared:
     def __bool__(self) -> bool:
         return bool(self._references)
 
+    def of_pictures(self, rows: Sequence[Mapping[str, Any]]) -> Self:
+        """The same references for texts of the pictures `rows` (`key`, `jpg`), which may be of another set.
+
+        The keys of two sets may be equal, so that here the reference with a picture's own bytes is its own.
+        """
+        of_bytes = {reference.jpg: place for place, reference in reversed([*enumerate(self._references)])}
+        known = {row["key"]: of_bytes[row["jpg"]] for row in rows if row["jpg"] in of_bytes}
+        same = {
+            row["key"]: place
+            for row in rows
+            if (place := self._places.get(row["key"])) is not None and self._references[place].jpg == row["jpg"]
+        }
+        found = copy.copy(self)
+        found._places = known | same  # of two equal pictures the one with the same key
+        return found
+
     def beside(self, key: str) -> list[int]:
-        """The references of a text of the picture `key`: all but its own, or but the last, which stands in for it."""
+        """The references of a text of the picture `key`: all but its own, or but the last, which stands in for it.
+
+        Where there are no more than asked for, none stands in: a text of another picture then has one more.
+        """
         own = self._places.get(key, self._count)
         return [place for place in range(len(self._references)) if place != own]
 
@@ -76,17 +97,22 @@ class Compared:
         as similar counts half.
         """
         beside = [self.beside(row.key) for row in rows]
-        if not rows or not beside[0]:
+        if not any(beside):
             return
-        places = torch.tensor(beside, device=texts.device)
+        is_beside = torch.zeros(len(rows), len(self._references))  # by rows, which need not have equally many
+        for at, places in enumerate(beside):
+            is_beside[at, places] = 1
+        is_beside = is_beside.to(texts.device)
         with torch.autocast(texts.device.type, enabled=False):  # bfloat16 would make many of them equal
-            similar = (texts.float() @ self.embeddings(filter).float().T).gather(1, places)
+            similar = texts.float() @ self.embeddings(filter).float().T
         ahead = cosines.float()[:, None] - similar
-        shares = ((ahead > AS_SIMILAR).float() + (ahead >= -AS_SIMILAR).float()).mean(1) / 2
+        wins = ((ahead > AS_SIMILAR).float() + (ahead >= -AS_SIMILAR).float()) * is_beside
+        shares = wins.sum(1) / 2 / is_beside.sum(1).clamp(min=1)
+        similar = similar.masked_fill(is_beside == 0, -torch.inf)
         nearest = first_of(similar, self.num_lift) if self.num_lift else torch.zeros_like(similar, dtype=torch.bool)
         for row, share, near, own in zip(rows, shares.tolist(), nearest.tolist(), beside, strict=True):
-            row.distinctness = share
-            row.nearest = tuple(place for place, is_near in zip(own, near, strict=True) if is_near)
+            row.distinctness = share if own else None
+            row.nearest = tuple(place for place in own if near[place])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.parquet import open_parquet, parquet_files
+from blip_bootstrap.storage.parquet import open_parquet, parquet_files, reading
 from blip_training.data.decode import decode_image
 
 ROWS_PER_READ = 128
@@ -51,7 +51,7 @@ def first_readable(rows: Iterable[dict[str, Any]], count: int) -> list[Reference
 
 def _rows(images: Path) -> Iterator[dict[str, Any]]:
     for part in parquet_files(images):
-        with open_parquet(part) as file:
+        with reading(part), open_parquet(part) as file:
             for batch in file.iter_batches(ROWS_PER_READ, columns=["key", "status", "jpg"]):
                 yield from batch.filter(pc.equal(batch["status"], "success")).to_pylist()
 

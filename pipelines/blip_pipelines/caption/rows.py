@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from blip_bootstrap.storage.tables import CAPTIONS
 
-IMAGE_COLUMNS = ["key", "status", "caption", "jpg", "cut_from_chars"]
+IMAGE_COLUMNS = ["key", "uid", "status", "caption", "jpg", "cut_from_chars"]
 """What captioning needs of the table `images`; the last is absent from those of earlier versions."""
 
 TOO_LONG = "text_too_long"

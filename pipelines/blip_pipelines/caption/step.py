@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -15,7 +14,9 @@ import pyarrow.compute as pc
 from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet
+from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, reading
+from blip_bootstrap.storage.parts import Spans, of_rows, read_left_out, write_left_out
+from blip_bootstrap.storage.store import gone
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
 from blip_pipelines.caption.references import Reference, pick_references
 from blip_pipelines.caption.sources import absolute, with_absolute_models
@@ -36,6 +37,7 @@ def caption_and_score(
 
     `images` is a folder of the table `images`; `captioner` and `filter` are what `load_med` reads. Writes
     `out/part-NNNNN.parquet` (table `captions`) for each file of images; files and blocks that are in `out` are kept.
+    Rows that a later list left out are captioned as others are; which of these have texts is noted in `out`, too.
     Returns the number of images, of rows by source, of images that could not be decoded, and of flags.
     Raises CheckpointError for a model that cannot be used, RunFailed where Ray has too few CPUs, AccountingError
     where an image got lost.
@@ -53,12 +55,18 @@ def caption_and_score(
         if blocks:
             references = pick_references(images, config.references)
             _run(blocks, merge, absolute(captioner), absolute(filter), config, ray, references, progress, done)
-    shutil.rmtree(out / BLOCKS, ignore_errors=True)
+    gone(out / BLOCKS)
+    write_left_out(out, {name: _of_texts(out / name, spans) for name, spans in read_left_out(images).items()})
     return _check(out, successes)
 
 
+def _of_texts(captions: Path, spans: Spans) -> Spans:
+    """The rows of a part that are left out and have texts: those of pictures that were fetched."""
+    return of_rows(spans, read_parquet(captions, ["key"])["key"])
+
+
 def _blocks(part: Path, out: Path) -> list[Block]:
-    with open_parquet(part) as file:
+    with reading(part), open_parquet(part) as file:
         num_rows = file.metadata.num_rows
     out = out.absolute()
     firsts = range(0, max(num_rows, 1), BLOCK_ROWS)  # an empty file of images has an empty file of captions

@@ -106,12 +106,14 @@ class CaptionWorker:
         """Score given texts of given pictures as a run scores web texts, and caption the pictures beside.
 
         `images` are rows with `key`, `status`, `jpg` and `texts` (list of strings). Each of these is a row of source
-        `web`, candidate 0, 1, ...; the captioners' own follow as in a run. A worker without references compares with
-        the first of these pictures.
+        `web`, candidate 0, 1, ...; the captioners' own follow as in a run. The pictures may be of another set than the
+        references: a reference is a picture's own where it has the same bytes. A worker without references compares
+        with the first of these pictures.
         """
         rows, before = images.select(["key", "status", "jpg", "texts"]).to_pylist(), self._compared
         if not before:
             self.compare_with(first_readable(rows, self.config.references))
+        self._compared = self._compared.of_pictures(rows)
         try:
             return to_table([row for batch in self.in_batches(rows) for row in batch])
         finally:
@@ -228,7 +230,7 @@ class CaptionWorker:
         captioner, first = self.models.captioners[place], place * self.config.candidates
         numbers = range(first, first + self.config.candidates)
         num_prompt = len(captioner.tokenizer.piece_ids(self.config.prompt))
-        seeds = [[seed_of(self.config.seed, p.key, number) for number in numbers] for p in pictures]
+        seeds = [[seed_of(self.config.seed, p.uid, number) for number in numbers] for p in pictures]
         written = generate(captioner.med, captioner.tokenizer, states, self.config.prompt, self.sampler, seeds)
         for picture, of_image, captions, own in zip(pictures, rows, written, seeds, strict=True):
             for number, made, seed in zip(numbers, captions, own, strict=True):
@@ -274,7 +276,10 @@ class CaptionWorker:
         return known | ({"scorer": digest_of_model(config.scorer)} if config.scorer else {})
 
 
-def seed_of(seed: int, key: str, candidate: int) -> int:
-    """The seed of one caption, 63 bits, from the run's seed, the image and the candidate's number alone."""
-    digest = hashlib.blake2b(f"{seed}/{key}/{candidate}".encode(), digest_size=8).digest()
+def seed_of(seed: int, uid: str, candidate: int) -> int:
+    """The seed of one caption, 63 bits, from the run's seed, the image's uid and the candidate's number alone.
+
+    So a row of a list gets the same captions wherever it stands in the list, and in which part its picture lies.
+    """
+    digest = hashlib.blake2b(f"{seed}/{uid}/{candidate}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

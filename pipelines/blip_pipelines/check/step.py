@@ -23,8 +23,7 @@ from blip_pipelines.train.runner import Counts, Training, place_of_task, run_tas
 PART = "part-00000.parquet"
 
 OF_ANOTHER_SET = "known/"
-"""Stands before the keys of pictures while they are scored, so that a reference picture with the same key, which is one
-of the images, is not taken for the text's own."""
+"""Stands before the keys of pictures while they are captioned: keys seed captions, and these are no images'."""
 
 Judge = Callable[[pa.Table], pa.Table]
 """`CaptionWorker.judge`: rows with `key`, `status`, `jpg` and `texts` to rows of `captions`."""

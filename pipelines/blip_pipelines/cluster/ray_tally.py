@@ -12,7 +12,11 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from blip_bootstrap.progress import never_failing
 from blip_pipelines.cluster.tally import Tally
+
+TOTAL_TIMEOUT_S = 10.0
+"""How long the driver waits for the actor: one that hangs must not keep a step that is done from ending."""
 
 
 class Tallies:
@@ -35,18 +39,23 @@ class Tallies:
 
 
 class RemoteTally:
-    """One tally in the actor; workers and driver use it like a Tally."""
+    """One tally in the actor; workers and driver use it like a Tally. The actor's death fails no worker."""
 
     def __init__(self, actor: Any, name: str) -> None:
         self._actor, self._name = actor, name
 
     def put(self, unit: str, counts: dict[str, int]) -> None:
         """Replace the counts of `unit`; does not wait for the actor."""
-        self._actor.put.remote(self._name, unit, counts)
+        with never_failing():
+            self._actor.put.remote(self._name, unit, counts)
 
     def total(self) -> dict[str, int]:
-        """The sum over all units; waits for the actor."""
-        found: dict[str, int] = ray.get(self._actor.total.remote(self._name))
+        """The sum over all units; waits for the actor. Raises Ray's error where it is dead or does not answer."""
+        try:
+            found: dict[str, int] = ray.get(self._actor.total.remote(self._name), timeout=TOTAL_TIMEOUT_S)
+        except ray.exceptions.RayError:
+            _actor.cache_clear()  # the next step has an actor that lives
+            raise
         return found
 
     def forget(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from blip_bootstrap.progress import Progress
+from blip_bootstrap.progress import Progress, never_failing
 
 POLL_S = 0.5
 
@@ -52,7 +52,8 @@ class Tally:
 def shown(progress: Progress, tally: Counts, before: dict[str, int]) -> Iterator[None]:
     """Show the tally's sum plus `before` (what an earlier run had done) in `progress` while the body runs.
 
-    A count named like the progress's unit moves the bar; the others are shown beside it.
+    A count named like the progress's unit moves the bar; the others are shown beside it. Where the tally cannot be
+    reached, as after the death of its actor, the body runs on without a word of progress.
     """
     stop = threading.Event()
 
@@ -67,14 +68,16 @@ def shown(progress: Progress, tally: Counts, before: dict[str, int]) -> Iterator
         stop.set()
         thread.join()
         _show(progress, tally, before)
-        tally.forget()
+        with never_failing():
+            tally.forget()
     finally:
         stop.set()
         thread.join()
 
 
 def _show(progress: Progress, tally: Counts, before: dict[str, int]) -> None:
-    counts = Counter(before)
-    counts.update(tally.total())
-    done = counts.pop(progress.unit, 0)
-    progress.update(done, **{name.replace("_", " "): count for name, count in sorted(counts.items()) if count})
+    with never_failing():
+        counts = Counter(before)
+        counts.update(tally.total())
+        done = counts.pop(progress.unit, 0)
+        progress.update(done, **{name.replace("_", " "): count for name, count in sorted(counts.items()) if count})

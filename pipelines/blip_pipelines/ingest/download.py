@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,66 +14,65 @@ from queue import SimpleQueue
 from typing import Any
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
-from blip_bootstrap.errors import AccountingError, InputError, RunFailed
+from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.ingest.accounts import settle
 from blip_pipelines.ingest.fetch import Fetched, fetch
 from blip_pipelines.ingest.local_server import serve_folder
 from blip_pipelines.ingest.pictures import WebStore
+from blip_pipelines.ingest.plan import plan_parts, plan_repair
 from blip_pipelines.ingest.proxies import Proxies
-from blip_pipelines.ingest.url_lists import write_shards
+from blip_pipelines.ingest.url_lists import num_rows
 from blip_training.data.decode import PictureError
-
-LISTS = ".lists"
 
 TALLY_EVERY_ROWS = 25
 
 Row = dict[str, Any]
 
 
-def download_images(out: Path, *urls: Path, config: DownloadConfig, ray: RayConfig) -> dict[str, int | float | str]:
+def download_images(
+    out: Path,
+    *urls: Path,
+    config: DownloadConfig,
+    ray: RayConfig,
+    kin: Sequence[Path] = (),
+    retry: str | None = None,
+) -> dict[str, int | float | str]:
     """Download and resize the images of the URL lists `urls`: the paths of `config.urls`, in their order.
 
-    Writes one `part-NNNNN.parquet` (table `images`) for each shard of `config.rows_per_shard` rows; parts that are in
-    `out` already are kept. Returns counts: of all rows (`rows`), of each status, of each error class, and of the texts
-    that were cut (`texts_too_long`). Raises InputError for a list that cannot be read, AccountingError where a part has
-    more or fewer rows than its shard.
+    Writes one `part-NNNNN.parquet` (table `images`) for each shard of `config.rows_per_shard` rows, and the rows of the
+    lists that it is of to `rows/part-NNNNN.parquet` (table `shard`). Rows are known by their uids: those that are in
+    parts of `out` or of `kin`, other artifacts of this step, are not fetched again, and these parts become parts of
+    `out`, as links. `retry` names rows to be fetched again in new parts all the same, `failed` or `failed:CLASS`. Where
+    `out` is whole but for some parts, these alone are fetched, under their keys.
+
+    What of the parts is no row of the lists, or no more than an earlier try at one, is noted in `left_out.json`.
+    Returns counts of the rows of the lists and those that were in them once, each once: of all (`rows`), of each
+    status, of each error class, of the texts that were cut (`texts_too_long`), and of rows that no list has any more
+    (`removed`). Raises InputError for a list that cannot be read, and where there is nothing to try again,
+    AccountingError where a row is missing or there twice.
     """
     lists = _lists(urls, config)
-    shards = _cut(lists, out, config)
-    todo = [shard for shard in shards if not (out / shard.name).exists()]
-    before = _count(out / shard.name for shard in shards if shard not in todo)
-    total = sum(_num_rows(shard) for shard in shards)
-    with Progress("download", total, unit="images") as progress:
+    plan = plan_repair(out, lists, config, kin) or plan_parts(out, lists, config, kin, retry)
+    todo = [shard for shard in plan.shards if not (out / shard.name).exists()]
+    before = _count(out / shard.name for shard in plan.shards if shard not in todo)
+    with Progress("download", sum(map(num_rows, plan.shards)), unit="images") as progress:
         progress.begin(before.get("images", 0))
         if todo:
             _run(todo, out, lists, config, ray, progress, before)
-    counts = _check(shards, out, total)
-    shutil.rmtree(out / LISTS)
-    return counts
+    return settle(out, plan)
 
 
 def _lists(urls: Sequence[Path], config: DownloadConfig) -> list[UrlList]:
     if not config.urls:
         raise InputError("download.urls: no URL list is given; add one with its path")
     return [known.model_copy(update={"path": path}) for known, path in zip(config.urls, urls, strict=True)]
-
-
-def _cut(lists: list[UrlList], out: Path, config: DownloadConfig) -> list[Path]:
-    """The files of shards, written unless an earlier run has written all of them."""
-    folder, cutting = out / LISTS, out / f"{LISTS}.tmp"
-    if not folder.exists():
-        shutil.rmtree(cutting, ignore_errors=True)
-        cutting.mkdir(parents=True)
-        if not write_shards(lists, cutting, config.rows_per_shard, config.limit, config.max_text_chars):
-            raise InputError(f"{', '.join(str(urls.path) for urls in lists)}: no rows")
-        cutting.rename(folder)
-    return parquet_files(folder)
 
 
 def _run(
@@ -226,11 +224,6 @@ def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
     return row | {"status": "success"} | columns | {"jpg": jpg}
 
 
-def _num_rows(path: Path) -> int:
-    with open_parquet(path) as file:
-        return int(file.metadata.num_rows)
-
-
 def _count(parts: Iterator[Path]) -> dict[str, int]:
     """The number of rows in finished parts: all (`images`), by status, and by error class."""
     counts: Counter[str] = Counter()
@@ -240,27 +233,3 @@ def _count(parts: Iterator[Path]) -> dict[str, int]:
         for column in table.columns:
             counts.update({entry["values"]: entry["counts"] for entry in column.drop_null().value_counts().to_pylist()})
     return dict(counts)
-
-
-def _check(shards: list[Path], out: Path, total: int) -> dict[str, int | float | str]:
-    """The counts that the step returns. Raises AccountingError where a part has more or fewer rows than its shard."""
-    for shard in shards:
-        rows, made = _num_rows(shard), _num_rows(out / shard.name)
-        if rows != made:
-            raise AccountingError(f"{out / shard.name}: {made} rows for {rows} of the list; delete it and run again")
-    counts = _count(out / shard.name for shard in shards)
-    if counts["images"] != total:
-        raise AccountingError(f"{out}: {counts['images']} rows for {total} of the lists; delete it and run again")
-    found: dict[str, int | float | str] = {
-        "rows": total,
-        **{name: count for name, count in counts.items() if name != "images"},
-    }
-    if num_cut := sum(_num_cut(out / shard.name) for shard in shards):
-        found["texts_too_long"] = num_cut
-    return found
-
-
-def _num_cut(part: Path) -> int:
-    """How many texts of a part were cut; parts written before texts were cut lack the column, and count 0."""
-    table = read_parquet(part, ["cut_from_chars"])
-    return sum(len(column) - int(column.null_count) for column in table.columns)

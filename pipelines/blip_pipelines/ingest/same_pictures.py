@@ -12,12 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from blip_bootstrap.config import SamePicturesConfig
-from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import open_parquet, parquet_files, rows_to_table, write_parquet
+from blip_bootstrap.storage.parquet import open_parquet, parquet_files, reading, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import SAME_PICTURES
 
 PART = "part-00000.parquet"
@@ -79,12 +76,9 @@ def _read_set(folder: Path) -> Digests:
 
 
 def _rows(file: Path) -> Iterator[Row]:
-    try:
-        with open_parquet(file) as parquet:
-            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=["key", "sha256", "jpg"]):
-                yield from batch.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file}: not a readable Parquet file ({error}); delete it and run again") from error
+    with reading(file), open_parquet(file) as parquet:
+        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=["key", "sha256", "jpg"]):
+            yield from batch.to_pylist()
 
 
 def _among_human(human: Digests, held_out: Digests) -> Iterator[Row]:

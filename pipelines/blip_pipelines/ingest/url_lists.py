@@ -11,14 +11,17 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.records import Record, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, text_of
-from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import SHARD
+from blip_bootstrap.storage.parquet import open_parquet, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.tables import SHARD, Table
 
 KEPT_CHARS = 200
 """How many characters are stored of a text that is too long: enough to see what it is."""
@@ -39,8 +42,8 @@ class Sharder:
 
     rows_per_shard: int
     max_text_chars: int
-    _seen: set[bytes] = field(default_factory=set)
     _num_rows: int = 0
+    _seen: set[bytes] = field(default_factory=set)
 
     def place(self, row: ListRow, dataset: str) -> dict[str, object]:
         """The next row of the table `shard`; the uid is a hash of URL and whole text, also where the text is cut."""
@@ -78,6 +81,7 @@ def write_shards(
     rows_per_shard: int,
     limit: int | None = None,
     max_text_chars: int = 10_000,
+    first: int = 0,
 ) -> list[Path]:
     """Cut the lists into `folder/part-NNNNN.parquet` (table `shard`), `rows_per_shard` rows each, in order.
 
@@ -85,11 +89,59 @@ def write_shards(
     status `rejected`; all others have no status yet. `limit` takes the first rows of each list. A text of more than
     `max_text_chars` characters is stored cut, with its length; no model or audit reads it. Lists are streamed: memory
     holds one shard, and a digest of 16 bytes of every row.
-    Raises InputError where a list cannot be read or lacks a column.
+    The numbers of the parts begin with `first`. Raises InputError where a list cannot be read or lacks a column.
     """
-    sharder = Sharder(rows_per_shard, max_text_chars)
-    rows = (sharder.place(_located(row, urls), urls.name) for urls in lists for row in islice(read_list(urls), limit))
-    return [_write_shard(folder / f"part-{number:05d}.parquet", part) for number, part in _chunks(rows, rows_per_shard)]
+    sharder = Sharder(rows_per_shard, max_text_chars, first * rows_per_shard)
+    return write_rows(place_rows(lists, sharder, 0, limit), folder, rows_per_shard, first)
+
+
+def write_rows(rows: Iterator[dict[str, object]], folder: Path, size: int, first: int = 0) -> list[Path]:
+    """Write rows of the table `shard` to `folder/part-NNNNN.parquet`, `size` rows each, numbered from `first` on."""
+    chunks = enumerate(_chunks(rows, size), first)
+    return [_write_shard(folder / f"part-{number:05d}.parquet", chunk) for number, chunk in chunks]
+
+
+def place_rows(lists: Sequence[UrlList], sharder: Sharder, start: int, stop: int | None) -> Iterator[dict[str, object]]:
+    """Rows `start` up to `stop` of each list as rows of the table `shard`."""
+    return (
+        sharder.place(_located(row, urls), urls.name) for urls in lists for row in islice(read_list(urls), start, stop)
+    )
+
+
+def num_rows(path: Path) -> int:
+    """The number of rows of a Parquet file, from its footer."""
+    with open_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def write_rows_of(part: Path, path: Path) -> None:
+    """Write the rows of the lists that a part was made of, as they were before it was fetched, to `path`."""
+    write_parquet(path, as_shard(read_parquet(part, SHARD.schema.names)), SHARD)
+
+
+def copy_rows(source: Path, path: Path, keys: Sequence[str]) -> None:
+    """Write those rows of a shard that have one of these keys; nothing where they are there already."""
+    rows = read_parquet(source)
+    if source != path or len(rows) != len(keys):
+        write_parquet(path, rows.filter(pc.is_in(rows["key"], pa.array(keys))), SHARD)
+
+
+def with_columns(rows: pa.Table, table: Table) -> pa.Table:
+    """Rows of an earlier version with all columns of today, null where they had not been there."""
+    for column in table.columns:
+        if column.name not in rows.column_names:
+            rows = rows.append_column(column.name, pa.nulls(len(rows), column.type))
+    return rows.select(table.schema.names)
+
+
+def as_shard(rows: pa.Table) -> pa.Table:
+    """Rows of images as they were before they were fetched: only those that were rejected have a status."""
+    rows = with_columns(rows, SHARD)
+    is_rejected = pc.equal(rows["status"], "rejected")
+    for name in ("status", "error_class", "error_message"):
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, name, pc.if_else(is_rejected, rows[name], pa.scalar(None, pa.string())))
+    return rows.cast(SHARD.schema)
 
 
 def _located(row: ListRow, urls: UrlList) -> ListRow:
@@ -106,11 +158,9 @@ def _write_shard(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def _chunks(rows: Iterator[dict[str, object]], size: int) -> Iterator[tuple[int, list[dict[str, object]]]]:
-    number = 0
+def _chunks(rows: Iterator[dict[str, object]], size: int) -> Iterator[list[dict[str, object]]]:
     while chunk := list(islice(rows, size)):
-        yield number, chunk
-        number += 1
+        yield chunk
 
 
 def read_list(urls: UrlList) -> Iterator[ListRow]:

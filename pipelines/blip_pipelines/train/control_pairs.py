@@ -13,7 +13,8 @@ from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
 from blip_bootstrap.select.pairs import select_pairs, select_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
-from blip_bootstrap.storage.tables import PAIRS
+from blip_bootstrap.storage.parts import Spans, is_left_out, read_left_out
+from blip_bootstrap.storage.tables import NOT_LISTED, PAIRS
 
 NOT_SELECTED = "not_selected"
 
@@ -47,9 +48,11 @@ def write_arm_pairs(out: Path, arm: str, captions: Path, pairs: Path, truth_pair
     if arm == "filter_only" and _has_rule(pairs):
         select_web_pairs(out, captions, pairs)
         return out
+    left_out = read_left_out(captions)
     for file in parquet_files(captions if arm == "captioner_only" else pairs):
         if not (out / file.name).exists():
-            table = _unfiltered(read_parquet(file)) if arm == "captioner_only" else _web_only(read_parquet(file))
+            rows, spans = read_parquet(file), left_out.get(file.name, {})
+            table = _unfiltered(rows, spans) if arm == "captioner_only" else _web_only(rows)
             write_parquet(out / file.name, table, PAIRS, {"arm": arm})
     return out
 
@@ -67,11 +70,12 @@ def _web_only(pairs: pa.Table) -> pa.Table:
     return pairs.set_column(pairs.schema.get_field_index("reason"), "reason", reason)
 
 
-def _unfiltered(captions: pa.Table) -> pa.Table:
-    """Every text of the round, whatever its score."""
+def _unfiltered(captions: pa.Table, left_out: Spans) -> pa.Table:
+    """Every text of the round, whatever its score, but those of rows that are not listed any more."""
     text = pc.utf8_trim_whitespace(pc.fill_null(captions["caption"], ""))
-    kept = pc.greater(pc.utf8_length(text), 0)
-    reason = pc.if_else(kept, pa.scalar(None, pa.string()), "empty_text")
+    is_listed = pa.array(~is_left_out(captions["key"], left_out))
+    kept = pc.and_(pc.greater(pc.utf8_length(text), 0), is_listed)
+    reason = pc.if_else(kept, pa.scalar(None, pa.string()), pc.if_else(is_listed, "empty_text", NOT_LISTED))
     texts = captions.select(["key", "source", "candidate", "caption", "itm_score"])
     texts = texts.append_column("kept", kept).append_column("reason", reason)
     for column in PAIRS.schema:

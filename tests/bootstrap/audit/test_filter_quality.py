@@ -16,8 +16,10 @@ import pytest
 from blip_bootstrap.audit.alarms import BLIND, LEAST_ANSWERS, alarms, blindness
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.query.macros import MACROS
+from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import write_figures
 from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.select.pairs import select_pairs
@@ -242,6 +244,84 @@ def test_a_fraction_by_another_score_is_judged_by_that_score(run: Path) -> None:
     assert {row["score"] for row in quality(run) if row["cuts"]} == {"itc"}
 
 
+RULES = {
+    "ranks": {"strategy": "fraction", "score": ["itm", "itc"], "keep_fraction": {"web": 0.3, "synthetic": 0.6}},
+    "learned": {"strategy": "learned", "cut_by": "share", "keep_fraction": 0.5},
+    "top_k": {"strategy": "top_k", "score": ["itm", "itc"]},
+}
+
+
+def select_by(run: Path, name: str) -> list[dict[str, Any]]:
+    """Select anew by a rule with scores of its own; its pairs."""
+    labels = {}
+    if name == "learned":
+        answered(run, 70)
+        labels = {"labels": Path(shutil.copy(labels_path(run, 1), run / "mine.parquet"))}
+        labels_path(run, 1).unlink()
+    pairs = run / "round-01/pairs"
+    shutil.rmtree(pairs)
+    pairs.mkdir()
+    select_pairs(pairs, run / "round-01/captions", SelectConfig.model_validate({**RULES[name], **labels}))
+    return [row for file in parquet.parquet_files(pairs) for row in parquet.read_parquet(file).to_pylist()]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_known_texts_get_the_rules_score_as_texts_of_the_round_do(run: Path, name: str) -> None:
+    """Checked with texts of the round itself, whose score and verdict are in `pairs`."""
+    rng, pairs = random.Random(2), select_by(run, name)
+    folder = run / "round-01/captions"
+    captions = [row for file in parquet.parquet_files(folder) for row in parquet.read_parquet(file).to_pylist()]
+    empty = dict.fromkeys(tables.FILTER_CHECK.schema.names)
+    rows = [
+        {**{name: row[name] for name in empty if name in row}, "name": "", "kind": "synthetic", "human_agreement": None,
+         "fits": rng.random() < (pair["itm_score"] or 0)}
+        for row, pair in zip(captions, pairs, strict=True)
+    ]  # fmt: skip
+    data = parquet.rows_to_table(rows, tables.FILTER_CHECK)
+    parquet.write_parquet(run / "round-01/filter_check/part-00000.parquet", data, tables.FILTER_CHECK)
+    with connect(run) as connection:
+        given = connection.execute("SELECT key, source, rule_score FROM filter_check").fetchall()
+    assert given == [(pair["key"], pair["source"], pair["rule_score"]) for pair in pairs]
+    assert any(score is not None for _, _, score in given)
+    for row in (row for row in quality(run) if row["score"] == "rule"):
+        mine = [(p, r["fits"]) for p, r in zip(pairs, rows, strict=True) if p["source"] == row["source"]]
+        mine = [(pair, fits) for pair, fits in mine if pair["rule_score"] is not None]
+        assert row["basis"] == "human_captions"
+        assert row["auc"] == pytest.approx(area([(pair["rule_score"], fits, 1) for pair, fits in mine]))
+        assert row["auc_low"] < row["auc"] < row["auc_high"]
+        assert row["cuts"] == (name != "top_k"), "top_k cuts by ITM"
+        if row["cuts"]:
+            passed = [fits for pair, fits in mine if not pair["rejected"]]
+            found = sum(passed) / len(passed), sum(passed) / sum(fits for _, fits in mine)
+            assert (row["precision"], row["recall"]) == pytest.approx(found)
+            assert row["precision_low"] < row["precision"] < row["precision_high"]
+
+
+@pytest.mark.parametrize("name", ["ranks", "learned"])
+def test_a_rule_of_its_own_is_found_blind_without_an_answer(run: Path, name: str) -> None:
+    select_by(run, name)
+    path, rng = run / "round-01/filter_check/part-00000.parquet", random.Random(1)
+    empty = dict.fromkeys(tables.FILTER_CHECK.schema.names)
+    rows = [
+        empty | {"key": str(at), "source": "synthetic", "kind": "synthetic", "caption": "a red cube", "num_tokens": 6,
+                 "fits": at % 2 == 0, "itm_score": rng.random(), "itc_score": rng.random()}
+        for at in range(400)
+    ]  # fmt: skip
+    parquet.write_parquet(path, parquet.rows_to_table(rows, tables.FILTER_CHECK), tables.FILTER_CHECK)
+    assert "filter_blind" in [alarm.name for alarm in alarms(run, 1)]
+    figures = json.loads(write_figures(run, 1).read_text())
+    assert figures["rule_auc_synthetic"] == figures["filter_quality"]["synthetic"]["rule"] < 0.6
+
+
+def test_a_rule_that_names_no_score_there_is_is_told(run: Path) -> None:
+    judge = {"web": {"kind": "learned", "intercept": 0, "features": [{"name": "x", "mean": 0, "sd": 1, "weight": 1}]}}
+    rule = {"rule": json.dumps({"strategy": "learned", "judge": judge})}
+    pairs = parquet.rows_to_table([], tables.PAIRS)
+    parquet.write_parquet(run / "round-01/pairs/part-00000.parquet", pairs, tables.PAIRS, rule)
+    with pytest.raises(InputError, match="a rule in the pairs' metadata goes by 'x'; known are itm, itc"):
+        quality(run)
+
+
 def test_a_learned_rule_is_not_flattered_by_its_own_answers(run: Path) -> None:
     answered(run, 70)
     labels, pairs = shutil.copy(labels_path(run, 1), run / "mine.parquet"), run / "round-01/pairs"
@@ -250,7 +330,7 @@ def test_a_learned_rule_is_not_flattered_by_its_own_answers(run: Path) -> None:
     rule = SelectConfig(strategy="learned", labels=Path(labels), cut_by="share")
     select_pairs(pairs, run / "round-01/captions", rule)
     record = json.loads((pairs / "rule.json").read_text())["sources"]
-    rows = [row for row in quality(run) if row["score"] == "rule"]
+    rows = [row for row in quality(run) if row["score"] == "rule" and row["basis"] == "answers"]
     assert {row["source"]: row["auc"] for row in rows} == {source: one["auc"] for source, one in record.items()}
     assert all(
         (row["auc_low"], row["auc_high"]) == (record[row["source"]]["auc_low"], record[row["source"]]["auc_high"])

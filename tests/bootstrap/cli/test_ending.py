@@ -25,7 +25,7 @@ from blip_bootstrap.storage.labels import read_labels
 from tests.support.finished_run import make_run
 
 WAITS = """
-import sys, time
+import sys, time, typer
 from contextlib import suppress
 from blip_bootstrap.__main__ import _end, _prepare
 from blip_bootstrap.ending import ended_early, sigterm_held
@@ -35,6 +35,8 @@ try:
         {body}
 except SystemExit as end:
     _end(end.code)
+except typer.Exit as end:
+    _end(end.exit_code)
 """
 GO = "print('go', flush=True); time.sleep"
 BODIES = {
@@ -57,6 +59,34 @@ def test_sigterm_ends_with_143_and_a_line(body: str) -> None:
         out, told = child.communicate(timeout=60)
     assert (child.returncode, told) == (143, "terminated; the same command goes on from here\n")
     assert ("kept" in out) == (body == "holds it")
+
+
+@pytest.mark.parametrize("body", ["waits", "loses the first"])
+def test_ctrl_c_ends_with_130_and_a_line(body: str) -> None:
+    lost = "loses the first"
+    bodies = BODIES | {lost: f"\n        with suppress(KeyboardInterrupt): {GO}(60)\n        time.sleep(60)"}
+    command = [sys.executable, "-c", WAITS.format(body=bodies[body])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        told = child.communicate(timeout=60)[1]
+    assert (child.returncode, told) == (130, "interrupted; the same command goes on from here\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_no_exception_ends_is_left_after_a_while(number: signal.Signals) -> None:
+    """As where a library that was interrupted waits for itself."""
+    stuck = "\n        while True:\n            with suppress(BaseException): print('go', flush=True); time.sleep(60)"
+    soon = "import blip_bootstrap.ending as ending\nending.AGAIN_S, ending.ENOUGH_S = .2, .5\n"
+    command = [sys.executable, "-c", soon + WAITS.format(body=stuck)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        child.stdout.readline()
+        child.send_signal(number)
+        told = child.communicate(timeout=60)[1]
+    word, code = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}[number]
+    assert (child.returncode, told) == (code, f"{word}; the same command goes on from here\n")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from blip_bootstrap.config import Config
+from blip_bootstrap.planning.annotated import cost_of_check
 from blip_bootstrap.planning.cost import Cost, busiest, duration, for_people, plan_steps, size
 from blip_bootstrap.storage.tables import PLAN
 
@@ -31,6 +33,34 @@ def test_busiest_is_what_dealing_units_one_at_a_time_gives() -> None:
             left -= taken
         assert busiest(images, workers, unit) == max(loads)
     assert busiest(0, 3, 512) == 0
+
+
+@pytest.mark.parametrize(
+    ("pictures", "sizes", "checked"),
+    [
+        (300, {"human": 1_000, "held_out": 5_000}, 300),
+        (300, {"held_out": 120}, 120),
+        (0, {"human": 9}, 0),
+        (300, {}, 0),
+    ],
+)
+def test_checking_the_filter_costs_some_pictures_whatever_the_images(
+    pictures: int, sizes: dict[str, int], checked: int
+) -> None:
+    config = Config.model_validate({"root": "run", "filter_check": {"pictures": pictures}})
+    cost = cost_of_check(config, sizes, CAPTION)
+    if not checked:
+        assert cost is None
+        return
+    assert cost
+    for images, workers in ((1_000, None), (10_000_000, 64)):
+        check, caption = plan_steps([cost, CAPTION], images, workers, FAST_DISK).to_pylist()[:2]
+        assert check["step"] == "filter_check"
+        assert check["seconds"] == pytest.approx(10 + checked * 0.1)
+        assert check["size_bytes"] == round(checked * 200 * 4 / 3), "one more text than an image has"
+        assert check["device_hours"] == pytest.approx(check["seconds"] / 3600), "one worker"
+        assert check["bound_by"] == "model"
+    assert check["seconds"] < caption["seconds"] / 100
 
 
 def test_a_plan_of_a_million_images() -> None:

@@ -167,8 +167,8 @@ def test_every_step_of_a_round_is_planned(tmp_path: Path, models: Models, ray_co
     costs, disk = measure_steps(config, 24, 5.0, said.append)
     planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 1_000, None, disk).to_pylist()}
     assert list(planned) == [
-        "start", "human", "held_out", "same pictures", "captioner", "filter", "caption + score", "select", "pretrain",
-        "evaluate", "controls", "report", "all",
+        "start", "human", "held_out", "same pictures", "captioner", "filter", "caption + score", "filter_check",
+        "select", "pretrain", "evaluate", "controls", "report", "all",
     ]  # fmt: skip
     assert said == ["plan: 24 images, drawn pictures; untrained models, whose captions are cut at the usual length"]
     (same,) = (cost for cost in costs if cost.step == "same pictures")
@@ -176,6 +176,9 @@ def test_every_step_of_a_round_is_planned(tmp_path: Path, models: Models, ray_co
     assert planned["same pictures"]["seconds"] == pytest.approx(  # one file, which one thread reads
         same.fixed_s + 1_000 * same.seconds_per_image
     )
+    by_step = {cost.step: cost for cost in costs}
+    caption = by_step["caption + score"]
+    assert by_step["filter_check"].fixed_s == pytest.approx(caption.fixed_s + 30 * caption.seconds_per_image)
     fixed_s = {cost.step: cost.fixed_s for cost in costs}  # two arms at a time, without what goes to the disk
     assert fixed_s["controls"] == pytest.approx(fixed_s["pretrain"] + fixed_s["evaluate"])
     assert planned["controls"]["size_bytes"] > planned["pretrain"]["size_bytes"] > 10_000

@@ -21,6 +21,7 @@ from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.round_page import page_html, write_report
+from blip_bootstrap.report.why import story_html, why
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.labels import read_labels, write_labels
@@ -250,6 +251,76 @@ def test_galleries_of_a_large_round_are_chosen_among_an_even_sample(
     for title, keys in some.items():
         assert set(keys) <= among & set(every[title])
     assert some == shown()
+
+
+def selected_by(finished_run: Path, root: Path, **rule: Any) -> Path:
+    """A copy of the run whose round 1 was selected by another rule."""
+    shutil.copytree(finished_run, root)
+    shutil.rmtree(root / "round-01/pairs")
+    select_pairs(root / "round-01/pairs", root / "round-01/captions", SelectConfig.model_validate(rule))
+    return root
+
+
+ITC = {"strategy": "fraction", "score": "itc", "keep_fraction": 0.4}
+RANKS = {"strategy": "fraction", "score": ["itm", "itc"], "keep_fraction": {"web": 0.3, "synthetic": 0.6}}
+TOP = {"strategy": "top_k", "score": ["itm", "itc"]}
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ({}, r"ITM (?P<score>\d\.\d{3}) \(cut (?P<cut>0\.500)\)"),
+        (ITC, r"ITC (?P<score>\d\.\d{3}) \(cut (?P<cut>\d\.\d{3})\) · ITM \d\.\d{3}"),
+        (RANKS, r"rule (?P<score>\d\.\d{3}) \(cut (?P<cut>\d\.\d{3})\) · ITM \d\.\d{3}"),
+        (TOP, r"ITM (?P<score>\d\.\d{3}) \(cut (?P<cut>0\.500)\) · rule \d\.\d{3}"),
+    ],
+)
+def test_galleries_and_stories_show_the_score_that_decided(
+    finished_run: Path, tmp_path: Path, rule: dict[str, Any], told: str
+) -> None:
+    root = selected_by(finished_run, tmp_path / "run", **rule)
+    with connect(root, [1]) as connection:
+        found = galleries_html(connection, 1, 30, seed=0, threshold=None)
+    texts = re.findall(
+        r'<span class="fate"><b>(\w+)</b> · (\w+) · ([^<]*)</span>', dict(found_titles(found))["Any pictures"]
+    )
+    assert len(texts) > 30
+    cuts: dict[str, set[str]] = {}
+    for fate, source, scores in texts:
+        if scores in ("empty_text", "not_scored"):
+            continue
+        match = re.match(told, scores)
+        assert match, scores
+        cuts.setdefault(source, set()).add(match["cut"])
+        below = float(match["score"]) < float(match["cut"])
+        if match["score"] != match["cut"]:
+            assert ("below_threshold" in scores) == below or fate == "dropped"
+    assert all(len(each) == 1 for each in cuts.values())
+    assert (cuts["web"] != cuts["synthetic"]) == (rule == RANKS), "ranks have a cut of each source"
+    assert re.search(told, story_html(why(root, "0000000010")))
+
+
+def found_titles(found: list[tuple[gallery_module.Gallery, str]]) -> list[tuple[str, str]]:
+    return [(gallery.title, html) for gallery, html in found]
+
+
+def test_the_page_says_what_the_rules_own_score_can_tell_without_an_answer(finished_run: Path, tmp_path: Path) -> None:
+    page = page_html(selected_by(finished_run, tmp_path / "run", **RANKS), 1, ReportConfig(num_gallery=1))
+    assert page.count("the rule&#x27;s own score, by which the rule cuts") == 2, "web and synthetic"
+    assert re.search(r"The rule cuts by its own score: of what it keeps \d+% are right", page)
+
+
+def test_near_the_threshold_is_near_the_cut_of_the_rule(finished_run: Path, tmp_path: Path) -> None:
+    root = selected_by(finished_run, tmp_path / "run", **RANKS)
+    with connect(root, [1]) as connection:
+        html = dict(found_titles(galleries_html(connection, 1, 6, seed=0, threshold=None)))["Near the threshold"]
+        cuts = {row["source"]: row["cut"] for row in query(connection, "FROM cuts").to_pylist()}
+        rows = query(connection, "FROM pairs WHERE round = 1 AND rule_score IS NOT NULL").to_pylist()
+    away: dict[str, float] = {}
+    for row in rows:
+        away[row["key"]] = min(away.get(row["key"], 9), abs(row["rule_score"] - cuts[row["source"]]))
+    shown = re.findall(r'<span class="key">(\d+)</span>', html)
+    assert shown == sorted(away, key=lambda key: (away[key], key))[:6]
 
 
 @pytest.mark.parametrize(("score", "told"), [("itm", "threshold 0."), ("itc", None)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.macros import MACROS
+from blip_bootstrap.query.rule_score import FARTHEST, score_sql
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS
 from blip_bootstrap.report.rule_section import rule_html
 from blip_bootstrap.select import logistic
 from blip_bootstrap.select.enough import enough
-from blip_bootstrap.select.features import FARTHEST, Moments, feature_of, find_moments, standardised
-from blip_bootstrap.select.judge import score_sql
+from blip_bootstrap.select.features import Moments, feature_of, find_moments, standardised
 from blip_bootstrap.select.label_rows import read_answers
 from blip_bootstrap.select.learn import learn, record_of
 from blip_bootstrap.select.pairs import select_web_pairs
@@ -107,9 +110,18 @@ def test_a_separation_leaves_finite_weights() -> None:
 def test_auc_counts_ties_half() -> None:
     assert logistic.auc(np.array([1.0, 2, 2, 3]), np.array([0.0, 0, 1, 1])) == 0.875
     assert np.isnan(logistic.auc(np.ones(2), np.ones(2)))
-    low, high = logistic.auc_interval(0.9, np.repeat([0.0, 1.0], 50))
-    assert 0.8 < low < 0.86 < 0.93 < high < 0.96
-    assert logistic.auc_interval(1.0, np.repeat([0.0, 1.0], 5))[1] == 1
+
+
+@pytest.mark.parametrize(("area", "num_yes", "num_no"), [(0.9, 50, 50), (1.0, 7, 43), (0.62, 12, 200), (0.0, 5, 5)])
+def test_the_interval_of_an_area_is_that_of_the_audit(area: float, num_yes: int, num_no: int) -> None:
+    answers = np.repeat([1.0, 0.0], [num_yes, num_no])
+    with duckdb.connect() as connection:
+        connection.execute(MACROS)
+        ((half,),) = connection.execute(f"SELECT auc_half({area}, {num_yes}, {num_no})").fetchall()
+    low, high = logistic.auc_interval(area, answers)
+    assert (low, high) == pytest.approx((max(0, area - half), min(1, area + half)))
+    assert low < high
+    assert (low, high) != (1, 1), "1.0 of seven is not certain"
 
 
 def test_texts_of_an_image_share_a_fold_and_answers_are_spread() -> None:
@@ -324,6 +336,46 @@ def test_more_answers_help_until_they_do_not(captions: Path) -> None:
         return enough([answered_row(row) for row in some(captions, number, "synthetic")])
 
     assert told(8).startswith("synthetic: too few answers")
-    assert "more answers would help" in told(24)
+    assert "place the cut more surely" in told(24)
     assert "more answers would not change much" in told(1200)
     assert enough([]) == ""
+
+
+def answered_by(sure: Sequence[float], unsure: Sequence[float] = ()) -> list[dict[str, Any]]:
+    """Answered texts whose scores all say `sure` apart from noise: above 0 yes, below no; `unsure` ones either."""
+    rng, rows = random.Random(3), []
+    for at, sign in enumerate([*sure, *unsure]):
+        yes = sign > 0 if at < len(sure) else rng.random() < 0.5
+        score = sign + rng.gauss(0, 0.1)
+        row = dict.fromkeys(tables.LABELS.schema.names)
+        rows.append(row | {"round": 1, "key": f"{at:010d}", "source": "web", "candidate": 0, "caption": "a red cube",
+                           "itm_score": float(1 / (1 + np.exp(-score))), "itc_score": 0.3 + 0.1 * score,
+                           "answer": "yes" if yes else "no"})  # fmt: skip
+    return rows
+
+
+def test_where_the_ranking_is_perfect_more_answers_are_for_the_cut() -> None:
+    """12 yes among 50, all told apart: nothing is left to gain by ranking, but 12 say little about the cut."""
+    told = enough(answered_by([2.0] * 12 + [-2.0] * 38))
+    assert "more answers would help" not in told
+    assert "more answers would hardly rank the texts better, but place the cut more surely" in told
+    assert re.search(r"AUC 1\.00 \(0\.\d\d to 1\.00\) with 50 answers", told)
+    assert re.search(r"100% \((6|7)\d% to 100%\) of 1[12] taken for right are", told)
+
+
+def test_many_of_both_kinds_told_apart_are_enough() -> None:
+    told = enough(answered_by([2.0] * 60 + [-2.0] * 60))
+    assert "more answers would not change much (AUC 1.00" in told
+
+
+def test_where_more_answers_ranked_better_still_more_would_help() -> None:
+    told = enough(answered_by([], [0.01 * at for at in range(40)]) + answered_by([-1.0] * 200))
+    assert "more answers would help" in told
+
+
+def test_a_cut_without_a_text_above_it_is_not_sure() -> None:
+    """A few are right, and no score tells which."""
+    rows = [row | {"answer": "yes" if at % 7 == 0 else "no"} for at, row in enumerate(answered_by([-1.0] * 100))]
+    told = enough(rows)
+    assert "none is taken for right" in told
+    assert "would not change much" not in told

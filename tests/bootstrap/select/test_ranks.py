@@ -202,3 +202,15 @@ def test_mistakes_are_told_in_one_line(setting: str, told: str) -> None:
 def test_target_noise_takes_one_file(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="takes one file of labels"):
         SelectConfig(strategy="target_noise", labels=(tmp_path / "a", tmp_path / "b"))
+
+
+def test_weights_stand_in_the_pairs_metadata_and_need_a_score_of_the_rule(tmp_path: Path) -> None:
+    folder = write(tmp_path / "captions", scored(50))
+    rows, _ = selected(folder, strategy="fraction", score=["itm", "itc"], keep_fraction=1, weights="rule")
+    pairs = next(path for path in tmp_path.iterdir() if path.name.startswith("pairs"))
+    assert (rule_of(schema_of(parquet.parquet_files(pairs)[0])) or {})["weights"] == "rule"
+    assert all(0 <= row["rule_score"] <= 1 for row in rows if row["kept"])
+    assert recipe_of("select_pairs", SelectConfig(weights="equal"), {}) == recipe_of("select_pairs", SelectConfig(), {})
+    for strategy in ("threshold", "top_k"):
+        with pytest.raises(ValidationError, match=f"in place of strategy {strategy}, score itm"):
+            SelectConfig(strategy=strategy, weights="rule")

@@ -334,3 +334,34 @@ def test_a_judge_without_references_compares_with_the_given_pictures(
     bare, whole = CaptionWorker(*models, CONFIG), CaptionWorker(*models, CONFIG, references=references)
     assert bare.judge(asked).equals(whole.judge(asked))
     assert {row["lift"] for row in rows_of(bare, images.slice(0, 3))} == {None}, "as before"
+
+
+@pytest.mark.parametrize("num_references", [3, 7])
+def test_pictures_of_another_set_may_have_the_keys_of_references(
+    images: pa.Table, models: Models, references: list[Reference], num_references: int
+) -> None:
+    """Fewer references than asked for, or enough: a picture's own is the one with its bytes, whatever their keys."""
+    few = references[:num_references]
+    own, other = images.slice(0, 1), images.slice(20, 2)
+    keys = [few[1].key, few[0].key, "of no image"]
+    asked = pa.concat_tables([own, other]).select(["status", "jpg"]).append_column("key", pa.array(keys))
+    asked = asked.append_column("texts", pa.array([["a dog", "two cats"]] * 3))
+    worker = CaptionWorker(*models, CONFIG, references=few)
+    compared = worker._compared.of_pictures(asked.to_pylist())
+    places = list(range(num_references))
+    assert few[0].jpg == own["jpg"][0].as_py()
+    assert compared.beside(keys[0]) == places[1:]
+    assert compared.beside(keys[1]) == compared.beside(keys[2]) == places[:6], "none is left out of 3"
+    rows = worker.judge(asked).to_pylist()
+    assert all(row["distinctness"] is not None and row["lift"] is not None for row in rows)
+    alone = [row for at in range(3) for row in worker.judge(asked.slice(at, 1)).to_pylist()]
+    for row, same in zip(rows, alone, strict=True):
+        assert (row["distinctness"], row["lift"]) == pytest.approx((same["distinctness"], same["lift"]), abs=1e-3)
+
+
+def test_equal_pictures_are_each_their_own(images: pa.Table, models: Models) -> None:
+    twice = [Reference("a", b"1"), Reference("b", b"1"), Reference("c", b"2")]
+    worker = CaptionWorker(*models, CONFIG, references=twice)
+    rows = [{"key": key, "jpg": jpg} for key, jpg in (("b", b"1"), ("d", b"1"), ("c", b"1"), ("e", None))]
+    found = worker._compared.of_pictures(rows)
+    assert [found.beside(key) for key in ("b", "d", "c", "e")] == [[0, 2], [1, 2], [1, 2], [0, 1, 2]]

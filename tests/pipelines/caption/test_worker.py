@@ -90,6 +90,19 @@ def test_shuffled_images_give_the_same_captions(images: pa.Table, captions: pa.T
     assert texts(CaptionWorker(*models, CONFIG)(images.take(order))) == texts(captions)
 
 
+def test_a_row_has_its_captions_under_any_key(images: pa.Table, models: Models) -> None:
+    """Fetched again it has another key; a row of a set without uids is known by its key."""
+    some = images.slice(0, 5).drop_columns(["uid"])
+    known = some.append_column("uid", pa.array([f"{i:032x}" for i in range(5)]))
+    moved = known.set_column(0, "key", pa.array([f"{i:010d}" for i in range(700_000, 700_005)]))
+    here, there, without = (CaptionWorker(*models, CONFIG)(table) for table in (known, moved, some))
+    assert here["key"] != there["key"]
+    assert here.drop_columns(["key"]).equals(there.drop_columns(["key"]))
+    seeds = {seed_of(7, f"{i:032x}", k) for i in range(1, 5) for k in (0, 1)}
+    assert seeds < set(here["seed"].to_pylist())
+    assert {seed_of(7, f"{i:010d}", k) for i in range(1, 5) for k in (0, 1)} < set(without["seed"].to_pylist())
+
+
 def test_scores_are_those_of_the_filter_alone(images: pa.Table, captions: pa.Table, models: Models) -> None:
     """Each text by itself, against its own image."""
     med, tokenizer = load_med(models[1])
@@ -235,7 +248,7 @@ def test_a_model_without_the_needed_part_is_refused(
 
 
 def test_seeds_differ_by_each_of_their_parts() -> None:
-    seeds = {seed_of(s, key, k) for s in range(3) for key in ("0000000001", "0000000010") for k in range(10)}
+    seeds = {seed_of(s, uid, k) for s in range(3) for uid in ("0000000001", "0000000010") for k in range(10)}
     assert len(seeds) == 60
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(0, "0000000000", 0) == seed_of(0, "0000000000", 0)

@@ -1,12 +1,21 @@
-"""Counts from Ray workers: each step's own, in one actor."""
+"""Counts from workers: each step's own, on Ray in one actor; one that cannot be reached fails no step."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from blip_bootstrap import progress as progress_module
 from blip_bootstrap.config import RayConfig
+from blip_bootstrap.progress import Progress
+from blip_pipelines.cluster import tally as tally_module
+from blip_pipelines.cluster.items import Pool, run_items
 from blip_pipelines.cluster.ray_tally import start_tally
 from blip_pipelines.cluster.session import connect
+from blip_pipelines.cluster.tally import Counts, Tally, shown
 
 
 @pytest.mark.ray
@@ -23,3 +32,53 @@ def test_tallies_of_one_driver_are_apart_and_share_an_actor(ray_config: RayConfi
     one.forget()
     assert one.total() == {}
     assert other.total() == {"images": 10}
+
+
+class Gone(Tally):
+    """A tally whose actor is dead."""
+
+    def total(self) -> dict[str, int]:
+        raise ConnectionError("the actor is dead")
+
+    def forget(self) -> None:
+        raise ConnectionError("the actor is dead")
+
+
+def test_a_tally_that_is_gone_fails_no_step(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(progress_module, "_failures", set())
+    monkeypatch.setattr(tally_module, "POLL_S", 0.01)
+    done = []
+    with Progress("download", 3, unit="images") as progress, shown(progress, Gone(), {}):
+        time.sleep(0.1)  # the thread that polls fails some ten times
+        done.append("work")
+    assert done == ["work"]
+    assert caplog.messages == ["progress cannot be shown (ConnectionError: the actor is dead); the work goes on"]
+
+
+class Killing:
+    """A worker whose first item ends the actor that the counts go to."""
+
+    def __init__(self, *, tally: Counts) -> None:
+        self._tally: Any = tally
+
+    def __call__(self, item: int) -> list[int]:
+        import ray
+
+        if item == 0:
+            ray.kill(self._tally._actor)
+            time.sleep(1)
+        self._tally.put(str(item), {"images": 1})
+        return [item]
+
+
+@pytest.mark.ray
+def test_the_death_of_the_actor_fails_no_step_and_the_next_has_another(tmp_path: Path, ray_config: RayConfig) -> None:
+    connect(ray_config)
+    before, found = start_tally(), list[int]()
+    with Progress("download", 3, unit="images") as progress:
+        run_items("download", [0, 1, 2], Killing, Pool(2), found.append, progress, {})
+    assert sorted(found) == [0, 1, 2]
+    after = start_tally()
+    assert after._actor is not before._actor
+    after.put("a", {"images": 1})
+    assert after.total() == {"images": 1}

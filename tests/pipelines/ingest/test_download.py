@@ -14,12 +14,13 @@ from PIL import Image
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError, RunFailed
-from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.tally import Tally
 from blip_pipelines.ingest.download import Shard, ShardDownload, download_images, fetch_rows
 from blip_pipelines.ingest.local_server import serve_folder
 from blip_pipelines.ingest.pictures import WebStore
+from blip_pipelines.ingest.plan import plan_parts
 
 NAMES = {
     "picture1.jpg": (None, "success"),
@@ -70,8 +71,9 @@ def test_every_row_of_the_lists_is_one_row_with_its_outcome(
     ]
     assert (counts["rows"], counts["success"], counts["rejected"]) == (13, 3, 1)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
-        "part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "web.tsv",
+        "part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "rows", "web.tsv",
     ]  # fmt: skip
+    assert [path.name for path in parquet_files(tmp_path / "rows")] == [path.name for path in parquet_files(tmp_path)]
 
 
 def test_rows_of_a_shard(rude_server: Any) -> None:
@@ -199,11 +201,12 @@ def wait_for(condition: Any, child: subprocess.Popen[bytes], timeout_s: float = 
 
 
 @pytest.mark.ray
-def test_a_part_of_another_list_is_refused(tmp_path: Path, rude_server: Any, ray_config: RayConfig) -> None:
-    path = write_list(tmp_path / "web.tsv", [rude_server.url("picture1.jpg"), rude_server.url("picture2.jpg")])
+def test_a_part_with_too_few_rows_is_refused(tmp_path: Path, rude_server: Any, ray_config: RayConfig) -> None:
+    path = write_list(tmp_path / "web.tsv", [rude_server.url("picture1.jpg"), rude_server.url("slow_body?refused")])
     config = settings(UrlList(path=path), allow_private_addresses=True)
-    out = tmp_path / "out"
-    download_images(out, path, config=config.model_copy(update={"limit": 1}), ray=ray_config)
+    plan = plan_parts(out := tmp_path / "out", config.urls, config, (), None)
+    rows = [dict.fromkeys(IMAGES.schema.names) | row for row in read_parquet(plan.shards[0]).to_pylist()[:1]]
+    write_parquet(out / plan.shards[0].name, rows_to_table(rows, IMAGES), IMAGES)
     with pytest.raises(AccountingError, match="1 rows for 2 of the list; delete it and run again"):
         download_images(out, path, config=config, ray=ray_config)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +18,7 @@ from PIL import Image
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import parquet_files, write_parquet
-from blip_bootstrap.storage.tables import IMAGES
+from blip_bootstrap.storage.tables import IMAGES, PAIRS
 from blip_training.data.batches import Feed, TrainingData, open_training_data
 from blip_training.data.pixels import decode_pixels, to_pixels
 from blip_training.data.shards import Stream, annotated_shards, web_shards
@@ -257,3 +261,61 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
     for mode in ("L", "RGBA", "P", "LA", "1"):
         Image.new(mode, (8, 8)).save(tmp_path / "picture.png")
         assert decode_pixels((tmp_path / "picture.png").read_bytes(), 8, "here").shape == (3, 8, 8)
+
+
+def weighted(world: Path, folder: Path) -> Path:
+    """The world's pairs, with weights from 0 to 1 that a rule gave them."""
+    for part, file in enumerate(parquet_files(world / "pairs")):
+        table = pq.read_table(file)
+        scores = [None if at == 1 else (7 * at + part) % 21 / 20 for at in range(len(table))]
+        at = table.schema.get_field_index("rule_score")
+        table = table.set_column(at, table.schema.field(at), [pa.array(scores, pa.float32())])
+        write_parquet(folder / file.name, table, PAIRS, {"rule": json.dumps({"weights": "rule"})})
+    return folder
+
+
+@pytest.mark.parametrize("window_bytes", [1, 1 << 30])
+def test_a_text_is_in_such_a_share_of_the_epochs_as_its_weight(world: Path, tmp_path: Path, window_bytes: int) -> None:
+    pairs, epochs = weighted(world, tmp_path / "pairs"), 400
+    stream = Stream(web_shards(world / "images", pairs), 1, window_bytes)
+    tables = [pq.read_table(file).filter(pc.field("kept")).to_pylist() for file in parquet_files(pairs)]
+    weights = {(row["key"], row["caption"]): row["rule_score"] or 0 for table in tables for row in table}
+    assert stream.num_samples == sum(round(sum(row["rule_score"] or 0 for row in table)) for table in tables)
+    drawn: Counter[tuple[str, str]] = Counter()
+    for epoch in range(epochs):
+        some = Counter(stream_rows(stream, epoch * stream.num_samples, stream.num_samples))
+        assert max(some.values()) == 1 or max(weights[key] for key, n in some.items() if n > 1) > 0.9
+        drawn += some
+    assert 0 in weights.values()
+    assert max(weights.values()) > 0.75
+    for key, weight in weights.items():
+        assert drawn[key] / epochs == pytest.approx(weight, abs=0.12)
+        assert (drawn[key] == 0) == (weight == 0)
+    assert len({tuple(sorted(stream_rows(stream, e * stream.num_samples, stream.num_samples))) for e in range(3)}) > 1
+
+
+def test_weighted_batches_are_the_same_after_a_restart_and_for_every_worker(world: Path, tmp_path: Path) -> None:
+    pairs = weighted(world, tmp_path / "pairs")
+
+    def opened(**changes: Any) -> TrainingData:
+        return open_training_data(world / "images", pairs, world / "human", replace(FEED, **changes))
+
+    straight = [rows(opened(), step) for step in range(12)]
+    resumed = opened()
+    assert [rows(resumed, step) for step in range(7, 12)] == straight[7:]
+    parts = [opened(rank=rank, world=2).micro_batches(9)[0].texts for rank in range(2)]
+    assert [text for part in parts for text in part] == [text for _, _, text in straight[9]]
+    assert straight != [rows(open_world(world), step) for step in range(12)]
+
+
+def test_pairs_without_any_weight_give_no_samples(world: Path, tmp_path: Path) -> None:
+    file = parquet_files(world / "pairs")[0]
+    write_parquet(tmp_path / file.name, pq.read_table(file), PAIRS, {"rule": json.dumps({"weights": "rule"})})
+    assert Stream(web_shards(world / "images", tmp_path), 1).num_samples == 0, "no rule score is there"
+
+
+def test_half_written_pairs_are_told(world: Path, tmp_path: Path) -> None:
+    file = parquet_files(world / "pairs")[0]
+    (tmp_path / file.name).write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match="not a readable Parquet file"):
+        Stream(web_shards(world / "images", tmp_path), 1)

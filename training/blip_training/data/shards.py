@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+from blip_bootstrap.storage.parquet import parquet_files, read_metadata, read_parquet
 from blip_bootstrap.storage.store import is_there, size_of
 
 WINDOW_BYTES = 1 << 30
@@ -62,12 +64,16 @@ def image_id_of(name: str, key: str) -> int:
 
 @dataclass(frozen=True)
 class ShardContents:
-    """A shard in memory: encoded pictures with their keys, and for each sample its row among them and its text."""
+    """A shard in memory: encoded pictures with their keys, and for each text its row among them.
+
+    `weights` are the texts' shares of epochs, 0..1, where the shard is drawn by weight.
+    """
 
     pictures: pa.ChunkedArray
     keys: list[str]
     rows: list[int]
     texts: list[str]
+    weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Shard:
     """An image file joined with its pairs file; a human set's captions are in the image file itself.
 
     Pictures whose keys are in `left_out` give no samples. `split` divides a human set by a hash of the pictures' keys.
+    Where the rule that made the pairs says `weights: rule`, a text is in such a share of the epochs as its rule score.
     """
 
     name: str
@@ -85,11 +92,43 @@ class Shard:
 
     @cached_property
     def num_samples(self) -> int:
-        """The number of kept pairs, or of human captions; reads the small columns only."""
+        """The number of samples of an epoch: kept pairs (by weight: the sum of their weights) or human captions.
+
+        Reads the small columns only.
+        """
+        if self.pairs and self.is_weighted:
+            total = float(_weights(self._kept(self.pairs, ["kept", "rule_score"])).sum())
+            return max(round(total), int(total > 0))
         if self.pairs:
             return len(self._kept(self.pairs, ["kept"]))
         table = self._usable(read_parquet(self.images, ["key", "captions", "status"]))
         return int(pc.sum(pc.list_value_length(table["captions"])).as_py() or 0)
+
+    @cached_property
+    def is_weighted(self) -> bool:
+        """Whether an epoch draws texts by their weights, in place of taking each once."""
+        rule = read_metadata(self.pairs).get(b"rule") if self.pairs else None
+        return rule is not None and json.loads(rule).get("weights") == "rule"
+
+    @property
+    def num_texts(self) -> int:
+        """The number of texts from which an epoch's samples come."""
+        return len(self.contents.texts) if self.is_weighted else self.num_samples
+
+    def drawn(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The texts of one epoch, `num_samples` of them: all, or drawn by weight.
+
+        Systematic sampling: one random start, then equal steps along the sum of the weights. A text of weight w comes
+        in a share w of the epochs, none twice in one but for rounding, and similar texts of a picture, which stand side
+        by side, seldom together.
+        """
+        if not self.is_weighted:
+            return np.arange(self.num_samples)
+        assert self.contents.weights is not None
+        ends = np.cumsum(self.contents.weights)
+        points = (np.arange(self.num_samples) + rng.random()) * (ends[-1] / self.num_samples)
+        found: NDArray[np.int64] = np.minimum(np.searchsorted(ends, points, side="right"), len(ends) - 1)
+        return found
 
     @cached_property
     def size_bytes(self) -> int:
@@ -112,7 +151,8 @@ class Shard:
         self.__dict__.pop("contents", None)
 
     def _read_web(self, pairs: Path) -> ShardContents:
-        kept = self._kept(pairs, ["key", "caption", "kept"])
+        scores = ["rule_score"] if self.is_weighted else []
+        kept = self._kept(pairs, ["key", "caption", "kept", *scores])
         images = read_parquet(self.images, ["key", "jpg"])
         images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
         row_of = {key: row for row, key in enumerate(images["key"].to_pylist())}
@@ -120,7 +160,8 @@ class Shard:
         if missing := next((key for key in keys if key not in row_of), None):
             raise InputError(f"{pairs}: key {missing} is not in {self.images}; make the pairs anew")
         texts = [" ".join(text.split()) for text in kept["caption"].to_pylist()]
-        return ShardContents(images["jpg"], list(row_of), [row_of[key] for key in keys], texts)
+        rows, weights = [row_of[key] for key in keys], _weights(kept) if scores else None
+        return ShardContents(images["jpg"], list(row_of), rows, texts, weights)
 
     def _read_annotated(self) -> ShardContents:
         table = self._usable(read_parquet(self.images, ["key", "captions", "status", "jpg"]))
@@ -150,6 +191,13 @@ class Shard:
         return table.filter(pa.array([(zlib.crc32(k.encode()) % 10 == 0) == wanted for k in table["key"].to_pylist()]))
 
 
+def _weights(pairs: pa.Table) -> NDArray[np.float64]:
+    """Rule scores as weights, 0..1; a text without one has none."""
+    scores = pairs["rule_score"].to_numpy().astype(np.float64)
+    weights: NDArray[np.float64] = np.clip(np.nan_to_num(scores), 0.0, 1.0)
+    return weights
+
+
 def web_shards(images: Path, pairs: Path, left_out: frozenset[str] = frozenset()) -> list[Shard]:
     """Image files with the pairs files of the same names, without the pictures whose keys are in `left_out`.
 
@@ -172,8 +220,8 @@ class Stream:
     """Endless shuffled samples of one set: the sample at a position is fixed, on every worker and after every restart.
 
     Each epoch permutes the shards, cuts them into windows of about `window_bytes` of encoded pictures, and permutes
-    the samples in each window. Only one window is in memory; a set that fits is read once. A position is found by
-    arithmetic, so that a resumed run does not read again what it has passed.
+    the samples in each window, those that it draws where texts have weights. Only one window is in memory; a set that
+    fits is read once. A position is found by arithmetic, so that a resumed run does not read again what it has passed.
     """
 
     def __init__(self, shards: Sequence[Shard], seed: int, window_bytes: int = WINDOW_BYTES) -> None:
@@ -196,10 +244,10 @@ class Stream:
         self._enter(epoch, number, windows[number])
         index = int(self._order[offset - starts[number]])
         for shard in windows[number]:
-            if index < shard.num_samples:
+            if index < shard.num_texts:
                 row = shard.contents.rows[index]
                 return Sample(shard, row, shard.contents.keys[row], shard.contents.texts[index], epoch, position)
-            index -= shard.num_samples
+            index -= shard.num_texts
         raise AssertionError(f"position {position} is past its window")
 
     def _windows(self, epoch: int) -> tuple[list[tuple[Shard, ...]], list[int]]:
@@ -217,12 +265,14 @@ class Stream:
         return self._plan[1], self._plan[2]
 
     def _enter(self, epoch: int, number: int, window: tuple[Shard, ...]) -> None:
-        """Permute the samples of a new window, and forget the shards that are not in it."""
+        """Forget the shards that are not in a new window, then draw and permute its samples."""
         if self._window == (epoch, number):
             return
         self._window = epoch, number
-        size = sum(shard.num_samples for shard in window)
-        self._order = np.random.default_rng((self.seed, epoch, number)).permutation(size)
         for shard in self.shards:
             if shard not in window:
                 shard.forget()
+        rng = np.random.default_rng((self.seed, epoch, number))
+        firsts = accumulate((shard.num_texts for shard in window), initial=0)
+        texts = [first + shard.drawn(rng) for first, shard in zip(firsts, window, strict=False)]
+        self._order = rng.permutation(np.concatenate(texts))

@@ -1,0 +1,99 @@
+"""The end of a download: every row of the lists is there once, what is not one of them is noted, all are counted."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from blip_bootstrap.errors import AccountingError
+from blip_bootstrap.storage.parts import LEFT_OUT, write_left_out
+from blip_bootstrap.storage.store import gone
+from blip_pipelines.ingest.plan import PLAN, Plan
+from blip_pipelines.ingest.pool import (
+    BEFORE,
+    CURRENT,
+    ROWS_PER_PART,
+    create_pool,
+    insert,
+    number_of,
+    read_columns,
+    scratch,
+    spans_of,
+)
+from blip_pipelines.ingest.url_lists import num_rows
+
+Counts = dict[str, int | float | str]
+
+
+def settle(out: Path, plan: Plan) -> Counts:
+    """Check the parts by their shards, note what is left out, and return the counts of the other rows.
+
+    Raises AccountingError where a part has more or fewer rows than its shard, or a row of the lists is missing or there
+    twice.
+    """
+    for shard in plan.shards:
+        rows, made = num_rows(shard), num_rows(out / shard.name)
+        if rows != made:
+            raise AccountingError(f"{out / shard.name}: {made} rows for {rows} of the list; delete it and run again")
+    counts = _count_all(out, plan) if plan.is_plain else _count_listed(out, plan)
+    if (found := int(counts["rows"]) - int(counts.get("removed", 0))) != plan.num_listed:
+        raise AccountingError(f"{out}: {found} rows for {plan.num_listed} of the lists; delete it and run again")
+    shutil.rmtree(out / BEFORE, ignore_errors=True)
+    gone(out / PLAN)
+    return counts
+
+
+def _count_all(out: Path, plan: Plan) -> Counts:
+    counts: Counter[str] = Counter()
+    for shard in plan.shards:
+        table = read_columns(out / shard.name)
+        counts["rows"] += len(table)
+        for column in (table["status"], table["error_class"]):
+            counts.update({entry["values"]: entry["counts"] for entry in column.drop_null().value_counts().to_pylist()})
+        if "cut_from_chars" in table.column_names:
+            counts["texts_too_long"] += len(table) - table["cut_from_chars"].null_count
+    return dict(+counts)
+
+
+def _count_listed(out: Path, plan: Plan) -> Counts:
+    with scratch(out) as db:
+        create_pool(db)
+        for shard in plan.shards:
+            insert(db, read_columns(out / shard.name))
+        db.execute(CURRENT)
+        _place(db, plan)
+        left_out = spans_of(db, "place <> 'listed'")
+        gone(out / LEFT_OUT)  # it may be of a plan before this one
+        write_left_out(out, left_out)
+        return _counted(db)
+
+
+def _place(db: duckdb.DuckDBPyConnection, plan: Plan) -> None:
+    """The table `placed` of the parts as they are now; what is removed is so whichever try at it is the current one."""
+    spans = [(number_of(part), *span) for part, spans in plan.removed.items() for span in spans]
+    ranges = [np.arange(first, last + 1) + number * ROWS_PER_PART for number, first, last in spans]
+    db.register("gone", pa.table({"id": np.concatenate([np.empty(0, np.int64), *ranges])}))
+    db.execute("CREATE TABLE removed AS SELECT id, uid, kind FROM pool SEMI JOIN gone USING (id)")
+    db.unregister("gone")
+    db.execute(
+        "CREATE TABLE placed AS SELECT *, CASE WHEN nth = 0 THEN 'retried' "
+        "WHEN kind = '' AND uid IN (SELECT uid FROM removed WHERE kind = '') THEN 'removed' "
+        "WHEN kind <> '' AND id IN (SELECT id FROM removed) THEN 'removed' ELSE 'listed' END AS place FROM standing"
+    )
+
+
+def _counted(db: duckdb.DuckDBPyConnection) -> Counts:
+    (rows, num_cut, removed), *_ = db.execute(
+        "SELECT count(*), count(*) FILTER (is_cut), count(*) FILTER (place = 'removed') FROM placed "
+        "WHERE place <> 'retried'"
+    ).fetchall()
+    counts: Counter[str] = Counter({"rows": rows})
+    for column in ("status", "error_class"):
+        sql = f"SELECT {column}, count(*) FROM placed WHERE place <> 'retried' AND {column} IS NOT NULL GROUP BY ALL"
+        counts.update(dict(db.execute(f"{sql} ORDER BY 2 DESC, 1").fetchall()))
+    return dict(+(counts + Counter({"texts_too_long": num_cut, "removed": removed})))

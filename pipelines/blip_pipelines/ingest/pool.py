@@ -1,0 +1,211 @@
+"""Finds the parts that an artifact of images and its kin have, and tells of each row whether it is one of the lists."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.progress import tell
+from blip_bootstrap.storage.parquet import read_parquet
+from blip_bootstrap.storage.run_folder import named_files
+from blip_bootstrap.storage.store import gone
+
+ROWS = "rows"
+"""In an artifact of images: for each part a file of the same name with its rows of the lists (table `shard`), by which
+it can be fetched again. One whose part is not there is a shard that is still to be fetched."""
+
+BEFORE = ".lists"
+"""Where versions before this one had shards, while the download was at work."""
+
+ROWS_PER_PART = 100_000
+"""Keys have five digits for the part, and five for the row in it."""
+
+SCRATCH = ".growth"
+"""In an artifact that is being made: what DuckDB works on, and the lists as it reads them."""
+
+MEMORY_LIMIT = "2GB"
+"""Of DuckDB, which keeps on disk what is more."""
+
+_PART = re.compile(r"part-([0-9]{5})\.parquet")
+
+_COLUMNS = ["key", "uid", "status", "error_class", "cut_from_chars"]
+
+CURRENT = """
+CREATE OR REPLACE TABLE standing AS
+WITH current AS (
+    SELECT uid, coalesce(min(id) FILTER (status = 'success'), max(id)) AS id FROM pool WHERE kind = '' GROUP BY uid
+)
+SELECT pool.*, if(pool.id = current.id, 1, 0) AS nth FROM pool JOIN current USING (uid) WHERE kind = ''
+UNION ALL
+SELECT *, row_number() OVER (PARTITION BY uid, kind ORDER BY id) FROM pool WHERE kind <> ''
+"""
+"""Of the tries at one row of the lists the current one has `nth` 1 and the others 0: the first that succeeded, else the
+last. Rows that were rejected (blank, repeated) are told from others of the same uid by their number alone."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All that is fetched already: `parts` by name, each once; and shards, by name, whose parts nobody has."""
+
+    parts: Mapping[str, Path]
+    shards: Mapping[str, Path]
+
+
+@contextmanager
+def scratch(out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB of its own in a hidden folder of `out`, which goes with it."""
+    folder = out / SCRATCH
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    settings = {
+        "temp_directory": str(folder / "spill"),
+        "memory_limit": MEMORY_LIMIT,
+        "preserve_insertion_order": False,
+    }
+    try:
+        with duckdb.connect(str(folder / "pool.duckdb"), config=settings) as db:
+            yield db
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def number_of(name: str) -> int:
+    """The number in a part's name, with which the keys of its rows begin."""
+    return int(name[5:10])
+
+
+def part_named(number: int) -> str:
+    """The name of the part with this number. Raises InputError where it has more than the five digits of a key."""
+    if number > 99_999:
+        raise InputError(f"the images would have more than 100,000 parts ({number:,}); raise download.rows_per_shard")
+    return f"part-{number:05d}.parquet"
+
+
+def part_names(folder: Path) -> list[str]:
+    """The names of the parts, or shards, in a folder, in order; a link to what is not there is none."""
+    return sorted(path.name for path in folder.glob("part-*.parquet") if _PART.fullmatch(path.name) and path.exists())
+
+
+def free_number(folders: Sequence[Path]) -> int:
+    """The least number such that no part and no shard of these artifacts has it, or one above it."""
+    of_shards = (folder / name for folder in folders for name in (ROWS, BEFORE))
+    return 1 + max((number_of(name) for folder in (*folders, *of_shards) for name in part_names(folder)), default=-1)
+
+
+def fill_pool(db: duckdb.DuckDBPyConnection, out: Path, kin: Sequence[Path]) -> Pool:
+    """Find the parts of `out` and of `kin`, and put what is known of their rows into the table `pool` of `db`.
+
+    A part that cannot be read is left aside, and in `out` taken away. Of several of one name one is taken (`_best`).
+    """
+    create_pool(db)
+    folders, parts = [out, *kin], dict[str, Path]()
+    for name, places in sorted(_places(folders).items()):
+        read = {place: table for place in places if (table := _read(place)) is not None}
+        for place in places.keys() - read.keys():
+            if place.parent == out:
+                gone(place)
+        if read:
+            parts[name] = _best(read)
+            insert(db, read[parts[name]], is_made_in(out, parts[name]))
+    shards: dict[str, Path] = {}
+    for folder in folders:
+        if folder == out or named_files(folder) is not None:  # a half-made one fetches its shards itself
+            lost = {name: folder / ROWS / name for name in part_names(folder / ROWS) if name not in parts}
+            shards = lost | shards
+    return Pool(parts, shards)
+
+
+def create_pool(db: duckdb.DuckDBPyConnection) -> None:
+    """Make the table `pool`, one row per row of a part: `id` is its key as a number.
+
+    `kind` is why the row was rejected, and empty for one that was fetched or tried; `is_own`: it was made in this
+    artifact.
+    """
+    db.execute(
+        "CREATE OR REPLACE TABLE pool (id BIGINT, uid VARCHAR, kind VARCHAR, status VARCHAR, error_class VARCHAR, "
+        "is_cut BOOLEAN, is_own BOOLEAN)"
+    )
+
+
+def insert(db: duckdb.DuckDBPyConnection, rows: pa.Table, is_own: bool = True) -> None:
+    """Put the rows of a part into the table `pool`; those of parts that are older lack `cut_from_chars`."""
+    is_cut = "cut_from_chars IS NOT NULL" if "cut_from_chars" in rows.column_names else "false"
+    db.register("loaded", rows)
+    db.execute(
+        "INSERT INTO pool SELECT key::BIGINT, uid, if(status = 'rejected', error_class, ''), status, error_class, "
+        f"{is_cut}, ? FROM loaded",
+        [is_own],
+    )
+    db.unregister("loaded")
+
+
+def read_columns(part: Path) -> pa.Table:
+    """What the table `pool` has of a part. Raises InputError where it cannot be read."""
+    return read_parquet(part, _COLUMNS)
+
+
+def spans_of(db: duckdb.DuckDBPyConnection, condition: str) -> dict[str, dict[str, list[list[int]]]]:
+    """First and last position of the rows of the table `placed` that meet a condition, by part and place."""
+    found = db.execute(
+        f"SELECT id // {ROWS_PER_PART} AS number, place, min(id) % {ROWS_PER_PART}, max(id) % {ROWS_PER_PART} FROM "
+        "(SELECT id, place, id - row_number() OVER (PARTITION BY place ORDER BY id) AS run FROM placed "
+        f"WHERE {condition}) GROUP BY number, place, run ORDER BY 1, 2, 3"
+    ).fetchall()
+    spans: dict[str, dict[str, list[list[int]]]] = {}
+    for number, place, first, last in found:
+        spans.setdefault(part_named(number), {}).setdefault(place, []).append([first, last])
+    return spans
+
+
+def is_made_in(folder: Path, part: Path) -> bool:
+    """Whether a part was made in this artifact; it may be there as a link."""
+    return part.resolve().parent == folder.resolve()
+
+
+def _places(folders: Sequence[Path]) -> dict[str, dict[Path, None]]:
+    """Where the parts of each name lie, in the order of the folders; several links to one file count once."""
+    found: dict[str, dict[Path, None]] = {}
+    homes = set[Path]()
+    for folder in folders:
+        for name in part_names(folder):
+            if (home := (folder / name).resolve()) not in homes:
+                homes.add(home)
+                found.setdefault(name, {})[folder / name] = None
+    return found
+
+
+def _read(part: Path) -> pa.Table | None:
+    try:
+        return read_columns(part)
+    except InputError as error:
+        tell(f"left aside: {error}")
+        return None
+
+
+def _best(read: Mapping[Path, pa.Table]) -> Path:
+    """Which of several parts of one name is taken: the one with the most rows among those that agree with the first.
+
+    A part of which a limit took some rows agrees with the whole one. Parts of other lists, of runs before parts had
+    their numbers for themselves, do not: the first, that of the artifact which is shown, counts.
+    """
+    first, *others = read
+    known = _uids(read[first]) if others else {}
+    best = first
+    for other in others:
+        if any(known.get(key, uid) != uid for key, uid in _uids(read[other]).items()):
+            tell(f"left aside: {other} has other rows than {first}, under the same keys")
+        elif len(read[other]) > len(read[best]):
+            best = other
+    return best
+
+
+def _uids(rows: pa.Table) -> dict[str, str]:
+    return dict(zip(rows["key"].to_pylist(), rows["uid"].to_pylist(), strict=True))

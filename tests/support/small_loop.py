@@ -1,0 +1,239 @@
+"""A run of one round in a third of a second: real steps over a dozen drawn pictures, models of one layer, no Ray, no web.
+
+Fetching answers from memory; captioning writes blocks of four pictures by a stand-in for the models; a training is a
+linear layer in the real loop, with its log, checkpoints and weights. Everything is written by the package's own code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from blip_bootstrap.config import Config, DownloadConfig, FinetuneConfig, PretrainConfig, load_config
+from blip_bootstrap.loop import rounds
+from blip_bootstrap.progress import Say
+from blip_bootstrap.storage.files import write_whole
+from blip_pipelines.caption import blocks, step, worker
+from blip_pipelines.caption.rows import CaptionRow
+from blip_pipelines.ingest import annotated, download
+from blip_pipelines.ingest.fetch import Fetched
+from blip_pipelines.ingest.pictures import store_human, store_web
+from blip_training.checkpoint.store import _write_weights as write_weights
+from blip_training.runtime.stored import read_safetensors
+from blip_training.runtime.workers import Worker
+from blip_training.train import log
+from blip_training.train.run import Run
+from tests.support.tiny_pipeline import encode
+
+ROWS, ROWS_PER_PART, BLOCK_ROWS, HUMAN = 12, 6, 4, 3
+
+Note = Callable[..., None]
+"""Notes in the ledger what was paid for: `fetch` and a URL, `caption` and a key, `step` and a number."""
+
+
+def write_inputs(folder: Path, first: int = 0, rows: int = ROWS) -> None:
+    """The URL list and the human set; the list's rows are numbered from `first` on. One row is a 404, one is blank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    urls = ["http://web/missing" if i == 5 else "" if i == 7 else f"http://web/{i}.jpg" for i in range(first, rows)]
+    lines = [f"{url}\ta text of picture {i}" for i, url in enumerate(urls, first)]
+    (folder / "web.tsv").write_text("\n".join(["url\tcaption", *lines]) + "\n")
+    (folder / "tokenizer").mkdir(exist_ok=True)
+    (folder / "tokenizer/vocab.txt").write_text("[PAD]\n")
+    for i in range(HUMAN):
+        (folder / f"{i}.jpg").write_bytes(encode(100 + i))
+    listed = [{"image": f"{i}.jpg", "captions": [f"a picture {i}"]} for i in range(HUMAN)]
+    (folder / "human.jsonl").write_text("".join(json.dumps(one) + "\n" for one in listed))
+
+
+def config_of(root: Path, given: Path, settings: tuple[str, ...] = ()) -> Config:
+    """The configuration of the run under `root` over the inputs in `given`."""
+    lists = [f"download.urls=[{{path: {given / 'web.tsv'}}}]", f"human.path={given / 'human.jsonl'}"]
+    lists += [
+        f"held_out.path={given / 'human.jsonl'}",
+        "filter_check.pictures=0",
+        "select.itm_threshold=0.4",
+        "controls.arms=[human_only]",
+    ]
+    small = [f"download.rows_per_shard={ROWS_PER_PART}", "download.num_threads=1", "caption.references=0"]
+    small += [f"pretrain.model.text.tokenizer={given / 'tokenizer'}"]
+    small += [f"{name}.optimizer.{one}" for name in ("pretrain", "captioner", "filter") for one in _OPTIMIZER]
+    return load_config(None, [*lists, *small, *settings], root=root, ray__address="none")
+
+
+_OPTIMIZER = ("steps=3", "checkpoint_every_steps=1", "log_every_steps=1", "device=cpu", "warmup_steps=0")
+
+
+def run(config: Config, last: int, say: Say, note: Note, pages: bool = False) -> None:
+    """Run the rounds up to `last` in this process, which is changed for good."""
+    torch.set_num_threads(1)
+    stand_in(note, pages)
+    rounds.run_rounds(config, last, say)
+
+
+def stand_in(note: Note, pages: bool = False) -> None:
+    """Put stand-ins for the web, decoding children and models into this process; without `pages` also for the pages."""
+    for module in (step, blocks):
+        if hasattr(module, "BLOCK_ROWS"):
+            module.BLOCK_ROWS = BLOCK_ROWS
+    download.fetch = partial(_fetch, note)
+    download.WebStore = _Here(_web)  # type: ignore[assignment, misc]
+    annotated.HumanStore = _Here(_human)  # type: ignore[assignment, misc]
+    worker.CaptionWorker = partial(_Captions, note)  # type: ignore[assignment, misc]
+    log.time = _NoClock  # type: ignore[assignment]
+    for name in ("finetune_captioner", "finetune_filter", "pretrain"):
+        setattr(rounds, name, _named(partial(_train, note), name))
+    rounds.evaluate = _named(_evaluate, "evaluate")  # type: ignore[assignment]
+    rounds.train_controls = _named(_controls, "train_controls")
+    rounds.resolve_dtypes = lambda config, say: config
+    rounds.check_given = lambda config, number: []
+    if not pages:
+        rounds.write_overview = lambda root, run: _page(root / "report.html", root.name)  # type: ignore[assignment]
+        rounds.write_report = _round_page  # type: ignore[assignment]
+        rounds.write_figures = lambda root, number, truth, say: None  # type: ignore[assignment]
+
+
+def _named(function: Callable[..., Any], name: str) -> Any:
+    def named(*arguments: Any, config: Any) -> Any:
+        return function(*arguments, config=config)
+
+    named.__name__ = name
+    return named
+
+
+class _NoClock:
+    """Stands for `time` where a log of a training has seconds in it, which no two runs have alike."""
+
+    @staticmethod
+    def perf_counter() -> float:
+        return 0.0
+
+
+class _Here:
+    """Makes what stands for the children that decode: the same work, in this process."""
+
+    def __init__(self, work: Callable[[Any, bytes], Any]) -> None:
+        self.work = work
+
+    def __call__(self, config: Any, count: int | None = None) -> _Here:
+        return _Here(partial(self.work, config))  # type: ignore[arg-type]
+
+    def __enter__(self) -> Callable[..., Any]:
+        return self.work
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _web(config: DownloadConfig, body: bytes) -> Any:
+    size = config.image_size, config.resize_mode, config.encode_quality, config.min_image_size, config.max_aspect_ratio
+    return store_web(body, config.max_pixels, *size)
+
+
+def _human(config: Any, body: bytes) -> Any:
+    return store_human(body, config.max_pixels, config.image_size, config.resize_mode, config.encode_quality)
+
+
+def _fetch(note: Note, url: str, *_: object) -> Fetched:
+    note("fetch", url)
+    if "missing" in url:
+        return Fetched(None, error_class="http_4xx", error_message="404")
+    return Fetched(encode(int(url.rpartition("/")[2].removesuffix(".jpg"))), "image/jpeg")
+
+
+class _Captions:
+    """Stands for CaptionWorker: texts and scores by key, candidate and the models' weights alone."""
+
+    def __init__(self, note: Note, captioner: str, filter: str, config: Any, *_: object) -> None:
+        self.note, self.config = note, config
+        self.weights = [float(read_safetensors(Path(one) / "model.safetensors")["bias"]) for one in (captioner, filter)]
+        self.metadata = {"captioner": str(self.weights[0]), "candidates": str(config.candidates)}
+
+    def in_blocks(self, blocks: Any) -> Iterator[tuple[list[CaptionRow], bool]]:
+        for images in blocks:
+            yield [row for image in images if image["status"] == "success" for row in self._of(image)], True
+
+    def _of(self, image: Mapping[str, Any]) -> Iterator[CaptionRow]:
+        self.note("caption", image["key"])
+        yield self._row(image["key"], "web", 0, image["caption"])
+        for candidate in range(self.config.candidates):
+            told = _number(image["key"], candidate, self.config.seed, self.weights[0])
+            yield self._row(image["key"], "synthetic", candidate, f"a picture like {told:.4f}")
+
+    def _row(self, key: str, source: str, candidate: int, text: str) -> CaptionRow:
+        row = CaptionRow(key, source, candidate, text, len(text.split()))
+        row.itm_score, row.itc_score = _number(key, text, self.weights[1]), 0.5
+        row.itm_scores, row.itc_scores = [row.itm_score], [0.5]
+        if source == "synthetic":
+            row.seed, row.captioner, row.logprob = candidate, "round-01/captioner", -3.0
+        return row
+
+
+def _number(*of: object) -> float:
+    """A number in [0, 1) that these decide, exact in float32."""
+    return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:2], "big") / 2**16
+
+
+def _train(
+    note: Note, out: Path, *inputs: Path | None, config: PretrainConfig | FinetuneConfig
+) -> dict[str, int | float]:
+    """A linear layer trained on numbers made of its inputs, which are read."""
+    told = [_number(*digests_in(one)) for one in inputs if one]
+    torch.manual_seed(0)
+    layer = nn.Linear(1, 1)
+    training = Run(out, layer, config.optimizer, Worker(torch.device("cpu")))
+    for number in training.count():
+        note("step", f"{out.parent.name}/{out.name} {number}")
+        loss = (layer(torch.tensor([[sum(told) + number]])) - 1).square().mean()
+        training.backward({"lm": loss})
+        training.update()
+    write_weights(out / "model.safetensors", layer.state_dict())
+    write_whole(out / "config.json", json.dumps({"layer": "linear"}))
+    return {"steps": training.step, **training.finish()}
+
+
+def digests_in(folder: Path) -> list[str]:
+    """What the tables and weights of an artifact hold, as its readers see it."""
+    if (weights := folder / "model.safetensors").exists():
+        return [repr({name: one.tolist() for name, one in sorted(read_safetensors(weights).items())})]
+    return [repr(download.read_parquet(part).to_pylist()) for part in download.parquet_files(folder)]
+
+
+def _evaluate(out: Path, model: Path, held_out: Path, *_: Path | None, config: Any) -> dict[str, float]:
+    figures = {"cider": _number(*digests_in(model), *digests_in(held_out))}
+    write_whole(out / "metrics.json", json.dumps(figures))
+    return figures
+
+
+def _controls(out: Path, *_: Path | None, config: Any) -> dict[str, float]:
+    (out / "human_only/model").mkdir(parents=True, exist_ok=True)
+    write_whole(out / "human_only/model/config.json", "{}")
+    write_whole(out / "human_only/metrics.json", json.dumps({"cider": 0.5}))
+    return {"human_only_cider": 0.5}
+
+
+def _page(path: Path, text: str) -> Path:
+    write_whole(path, text)
+    return path
+
+
+def _round_page(root: Path, number: int, *_: object) -> Path:
+    write_whole(root / f"round-{number:02d}" / "metrics.json", json.dumps({"round": number}))
+    return _page(root / f"round-{number:02d}" / "report.html", "page")
+
+
+def ledger(path: Path) -> Note:
+    """Notes lines in a file, each of them whole even where the process dies."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def note(*words: object) -> None:
+        os.write(descriptor, (json.dumps([str(word) for word in words]) + "\n").encode())
+
+    return note
