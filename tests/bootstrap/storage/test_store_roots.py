@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
+from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import remote, store, store_client, store_lock
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.remote import local_folder, opened
 from blip_bootstrap.storage.store import fetched, gone, is_there, publish, size_of, store_of
 from blip_bootstrap.storage.store_client import Store
 from blip_bootstrap.storage.store_lock import break_lock, locked
+from tests.support.growing_rounds import FIRST, MORE, GrowingRounds
 from tests.support.moto_store import Bucket, environment, moto_server
 from tests.support.stub_rounds import StubRounds
 
@@ -135,6 +138,58 @@ def test_a_file_that_is_damaged_there_is_made_anew(bucket: Bucket, stub: StubRou
     bucket[key] = b"cut"
     stub.run(1)
     assert (stub.made, on_store(bucket)) == (["select_pairs"], before)
+
+
+def test_a_list_that_grows_is_gone_on_with_by_part_on_another_machine(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown = GrowingRounds(tmp_path, monkeypatch)
+    grown.root = URI  # type: ignore[assignment]
+    grown.run(1, grown.lists(FIRST))
+    on_another_machine(monkeypatch, tmp_path / "second")
+    grown.run(1, grown.lists([*FIRST, *MORE]))
+    assert {part.partition("/")[2] for part in grown.parts} == {"part-00002", "part-00003"}
+    on_another_machine(monkeypatch, tmp_path / "third")
+    grown.run(1, grown.lists([*FIRST, *MORE]))
+    assert (grown.made, grown.parts) == ([], [])
+    with connect(URI) as connection:
+        found = connection.execute("SELECT count(*), count(DISTINCT key) FROM images").fetchall()
+        pairs = connection.execute("SELECT count(*) FROM pairs WHERE round = 1").fetchall()
+    assert (found, pairs) == ([(10, 10)], [(20,)])
+    borrowed = [one for one in opened(URI).glob("artifacts/download_images/*/part-*") if one.is_symlink()]
+    part = next(one for one in borrowed if one.name == "part-00000.parquet")
+    home = part.resolve().relative_to(opened(URI).resolve()).as_posix()
+    bucket[f"runs/mine/{home}"] = b"cut"
+    grown.run(1, grown.lists([*FIRST, *MORE]))
+    assert grown.parts == ["images/part-00000"]
+    assert bucket[f"runs/mine/{home}"] == b"cut"  # a borrowed part is made anew where it is borrowed
+    before = bucket.names()
+    grown.run(1, grown.lists([*FIRST, *MORE]))
+    assert (grown.parts, bucket.names()) == ([], before)
+
+
+def test_parts_that_something_half_made_borrows_are_known_on_another_machine(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket["runs/mine/artifacts/step/1/part-00000.parquet"] = b"1"
+    bucket["runs/mine/artifacts/step/1/part-00001.parquet"] = b"2"
+    folder = opened(URI) / "artifacts/step/2"
+    for at in (0, 1):
+        write_whole(folder.parent / "1" / f"part-0000{at}.parquet", b"1")
+    write_whole(make(folder) / ".recipe.json", b"{}")
+    for at in (0, 1):
+        borrow(folder, folder.parent / "1" / f"part-0000{at}.parquet")
+    gone(folder / "part-00001.parquet")
+    on_another_machine(monkeypatch, tmp_path / "other")
+    there = opened(URI) / "artifacts/step/2"
+    assert [one.name for one in there.glob("part-*")] == ["part-00000.parquet"]
+    assert (fetched(there) / "part-00000.parquet").read_bytes() == b"1"
+    assert "runs/mine/artifacts/step/1/part-00001.parquet" in bucket.names()
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 # --- killed before each request that changes something
