@@ -153,6 +153,7 @@ def why(error: BaseException) -> str:
 
 
 _SAID = {
+    "Path does not exist": "there is no such run",
     "NoSuchBucket|bucket does not exist|NO_SUCH_BUCKET": "there is no such bucket",
     "AccessDenied|403 Forbidden|ACCESS_DENIED|HTTP status 403|PermissionDenied": "the credentials do not allow it",
     "InvalidAccessKeyId|SignatureDoesNotMatch|401 Unauthorized|INVALID_ACCESS_KEY_ID": "the credentials are wrong",
