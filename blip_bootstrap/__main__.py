@@ -28,7 +28,7 @@ def main() -> None:
     except KeyboardInterrupt:  # before a command has begun
         code = INTERRUPTED
     except BlipBootstrapError as error:
-        sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
+        sys.stderr.write("".join(f"error: {line}\n" for line in _shown(str(error)).splitlines()))
         code = error.exit_code
     except BrokenPipeError:
         _drop_output()
@@ -39,6 +39,12 @@ def main() -> None:
         sys.stderr.write(f"error: {told}\n")
         code = 1
     _end(code)
+
+
+def _shown(text: str) -> str:
+    """A message in which a run's URI stands for its working copy, where there can be one."""
+    store = sys.modules.get("blip_bootstrap.storage.store")  # not to load pyarrow for the message of a wrong option
+    return str(store.shown(text)) if store else text
 
 
 def _prepare() -> None:

@@ -15,6 +15,8 @@ from blip_bootstrap.errors import InputError
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(s3|gs|file|https?|hdfs):/")
 """The second alternative: pathlib makes one slash of two."""
 
+_STORE = re.compile(r"^(s3|gs):/+")
+
 Found = TypeVar("Found")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -84,9 +86,35 @@ def path_argument(text: str) -> Path:
     return _told(local_path, text)
 
 
+def run_root(value: object) -> Path:
+    """The root of a run: a path as `local_path` reads it, or an s3:// or gs:// URI. Raises ValueError.
+
+    pathlib makes one slash of a URI's two, which is told here from a URI that was typed so.
+    """
+    text = str(value)
+    if isinstance(value, Path) and _STORE.match(text):
+        return value
+    if not isinstance(value, str) or not (scheme := re.match(r"(s3|gs|s3a|s3n|gcs|file)(?::|$)", text, re.IGNORECASE)):
+        return local_path(value)
+    if not re.fullmatch(r"(s3|gs)://[^/].*", text):
+        known = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "gcs": "gs"}.get(scheme[1].lower())
+        rest = text[len(scheme[0]) :].strip("/") or "BUCKET/FOLDER"
+        if ":" in scheme[0]:
+            raise ValueError(f"{text}: write {known}://{rest}" if known else f"{text}: write the path, /{rest}")
+        return local_path(value)
+    if _CONTROL.search(text) or not _is_utf8(text):
+        raise ValueError(f"{text!a} holds characters that are not plain UTF-8 text; give another one")
+    return Path(text)
+
+
+def root_text(root: Path) -> str:
+    """A root as people write it: with both slashes of a URI."""
+    return _STORE.sub(r"\1://", str(root))
+
+
 def run_argument(text: str) -> Path:
-    """A run to read, from the command line: a path, or an s3:// or gs:// URI unchanged. Raises InputError."""
-    return Path(text) if text.startswith(("s3://", "gs://")) else path_argument(text)
+    """A run, from the command line: a path, or an s3:// or gs:// URI. Raises InputError as `run_root`."""
+    return _told(run_root, text)
 
 
 def model_argument(text: str) -> str:

@@ -18,7 +18,7 @@ from blip_bootstrap.query.questions import query_few
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage.run_folder import resolve_round
 
-AUDITS = (
+AUDITS: tuple[str, ...] = (
     "accounting", "downloads", "reasons", "noise", "noise_by_host", "noise_by_length", "noise_by_sampler", "languages",
     "scores", "thresholds", "agreement", "filter_quality", "variety", "diversity", "phrases", "common", "vocabulary",
     "details", "repetition", "flags", "people", "steps",

@@ -8,11 +8,10 @@ import typer
 
 from blip_bootstrap.cli.artifacts import print_rows, told_size
 from blip_bootstrap.cli.asked_run import Root, run_folder
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.cli.options import BreakLock, say
 from blip_bootstrap.loop import leftovers
-from blip_bootstrap.loop.maker import locked
-from blip_bootstrap.storage.remote import remote_of
 from blip_bootstrap.storage.run_folder import check_run
+from blip_bootstrap.storage.store_lock import break_lock, locked
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
@@ -21,12 +20,13 @@ commands = typer.Typer(rich_markup_mode="markdown")
 def gc(
     root: Root = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed; it cannot be had back.")] = False,
+    broken: BreakLock = False,
 ) -> None:
     """List what no round points to, with its size and age; with --delete, delete it."""
     folder = run_folder(root)
     check_run(folder)
-    if remote_of(folder):
-        raise InputError(f"{root}: gc works on runs that lie on this machine")
+    if broken:
+        say(break_lock(folder))
     with locked(folder):
         found = leftovers.leftovers(folder)
         rows = [

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from blip_bootstrap.config import Config, load_config
-from blip_bootstrap.paths import path_argument
+from blip_bootstrap.paths import path_argument, run_argument
+from blip_bootstrap.storage.remote import at_hand
+from blip_bootstrap.storage.store import shown
 
 ConfigFile = Annotated[
     Path | None,
@@ -26,9 +28,9 @@ NewRoot = Annotated[
     Path | None,
     typer.Option(
         "--root",
-        parser=path_argument,
+        parser=run_argument,
         metavar="PATH",
-        help="Folder of the run. Default: `root` of the configuration, which is runs/default.",
+        help="Folder of the run, or s3:// or gs://. Default: `root` of the configuration, which is runs/default.",
     ),
 ]
 
@@ -43,6 +45,11 @@ Remake = Annotated[
         min=0,
         help="Make this earlier round anew by the settings, which else stays as it was made; may be repeated.",
     ),
+]
+
+BreakLock = Annotated[
+    bool,
+    typer.Option("--break-lock", help="Take the lock of a run on a store from a process that is gone for sure."),
 ]
 
 Retry = Annotated[
@@ -66,10 +73,12 @@ GOES_ON = "the same command goes on from here"
 def load(
     path: Path | None, root: Path | None, settings: list[str] | None, ray: str | None = None, limit: int | None = None
 ) -> Config:
-    """The configuration: the file, changed by `--set`, and by the options that have a name. Raises ConfigError."""
-    return load_config(path, settings or [], root=root, ray__address=ray, download__limit=limit)
+    """The configuration: the file, changed by `--set`, and by the options that have a name; `root` is where the run
+    can be worked on. Raises ConfigError, and InputError where a store refuses.
+    """
+    return at_hand(load_config(path, settings or [], root=root, ray__address=ray, download__limit=limit))
 
 
 def say(line: str) -> None:
     """Print one line of progress, on standard error."""
-    typer.echo(line, err=True)
+    typer.echo(shown(line), err=True)

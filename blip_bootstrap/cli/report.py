@@ -8,6 +8,7 @@ from blip_bootstrap.audit.open_run import OpenRun
 from blip_bootstrap.cli.asked_run import Root, RoundNumber, run_folder
 from blip_bootstrap.report.overview_page import write_overview
 from blip_bootstrap.report.round_page import write_report
+from blip_bootstrap.storage.store import shown
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
@@ -17,6 +18,6 @@ def report(root: Root = None, number: RoundNumber = None) -> None:
     """Write the page of a round again; without --round the last one's, and that over all rounds. Prints their paths."""
     folder = run_folder(root)
     with OpenRun(folder) as run:
-        typer.echo(str(write_report(folder, number, run=run, always=True)))
+        typer.echo(shown(str(write_report(folder, number, run=run, always=True))))
         if number is None:
-            typer.echo(str(write_overview(folder, run, always=True)))
+            typer.echo(shown(str(write_overview(folder, run, always=True))))

@@ -8,6 +8,7 @@ import typer
 
 from blip_bootstrap.cli.options import (
     GOES_ON,
+    BreakLock,
     ConfigFile,
     LastRound,
     NewRoot,
@@ -22,6 +23,8 @@ from blip_bootstrap.ending import ended_early
 from blip_bootstrap.errors import NothingLeft
 from blip_bootstrap.loop.rounds import run_rounds
 from blip_bootstrap.report.summary import print_summary
+from blip_bootstrap.storage.store import shown
+from blip_bootstrap.storage.store_lock import break_lock
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
@@ -37,15 +40,18 @@ def run(
         int | None, typer.Option("--limit", min=1, help="Use only so many first rows of each URL list.")
     ] = None,
     remake: Remake = None,
+    broken: BreakLock = False,
     retry: Retry = None,
 ) -> None:
     """Run CapFilt up to a round; makes only what is missing or out of date."""
     with ended_early(GOES_ON):
         loaded = load(config, root, settings, ray, limit)
+        if broken:
+            say(break_lock(loaded.root))
         try:
             report = run_rounds(loaded, number, say, remake or (), retry)
         except NothingLeft:
             print_summary(loaded.root)
             raise
     print_summary(loaded.root)
-    typer.echo(f"report: {report}")
+    typer.echo(shown(f"report: {report}"))

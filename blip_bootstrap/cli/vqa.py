@@ -12,8 +12,10 @@ import typer
 from blip_bootstrap.cli.options import ConfigFile, Settings, load, say
 from blip_bootstrap.ending import ended_early
 from blip_bootstrap.loop.vqa import answer_vqa, train_vqa
-from blip_bootstrap.paths import model_argument, path_argument
+from blip_bootstrap.paths import model_argument, path_argument, run_argument
 from blip_bootstrap.query.formats import write_file
+from blip_bootstrap.storage.remote import opened
+from blip_bootstrap.storage.store import shown
 
 GOES_ON = "the same command goes on from the last checkpoint"
 
@@ -62,9 +64,9 @@ def train(
         Path,
         typer.Option(
             "--out",
-            parser=path_argument,
+            parser=run_argument,
             metavar="PATH",
-            help="Folder for the model; a run that was stopped goes on from its checkpoint there.",
+            help="Folder for the model, or s3:// or gs://; a run that was stopped goes on from its checkpoint there.",
         ),
     ],
     image_root: ImageRoot = None,
@@ -76,12 +78,13 @@ def train(
     Its settings are the section `vqa` of the configuration.
     """
     with ended_early(GOES_ON):
+        out = opened(out, make=True)
         counts = train_vqa(start, questions, out, image_root, load(config, None, settings), say)
     if counts is None:
         say(f"{out}: made already by these settings")
         return
     say(json.dumps(counts))
-    typer.echo(str(out))
+    typer.echo(shown(str(out)))
 
 
 @vqa_app.command(epilog="Example: `blip-bootstrap vqa answer runs/vqa questions.jsonl --mode rank --answers list.txt`")

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from blip_bootstrap.config.marks import ByContent, Seeded
-from blip_bootstrap.paths import local_path, model_name
+from blip_bootstrap.paths import local_path, model_name, root_text, run_root
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -29,8 +29,15 @@ def _path_text(value: object) -> str:
     return str(local_path(value))
 
 
+def _root_text(value: object) -> str:
+    return str(run_root(value))
+
+
 LocalPath = Annotated[Path, BeforeValidator(_path_text)]
 """A path of this machine, `~` expanded; see `paths.local_path`."""
+
+RunRoot = Annotated[Path, BeforeValidator(_root_text), PlainSerializer(root_text, return_type=str)]
+"""Where a run lies: a path of this machine, or an s3:// or gs:// URI; see `paths.run_root`."""
 
 ModelName = Annotated[str, BeforeValidator(model_name), ByContent()]
 """A model or tokenizer: a folder or file, `package:NAME` or a hub name; see `paths.model_name`."""

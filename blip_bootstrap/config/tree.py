@@ -13,7 +13,7 @@ from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, Repor
 from blip_bootstrap.config.filter_check import CheckFilterConfig, FilterCheckConfig, Untrained
 from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, PictureRule, SamePicturesConfig
 from blip_bootstrap.config.marks import Seeded, mark_of
-from blip_bootstrap.config.section import Count, LocalPath, Section
+from blip_bootstrap.config.section import Count, LocalPath, RunRoot, Section
 from blip_bootstrap.config.select import SelectConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
 
@@ -45,8 +45,9 @@ class RayConfig(Section):
 class Config(Section):
     """The whole configuration of a run."""
 
-    root: LocalPath = Field(
-        Path("runs/default"), description="the folder of the run: everything that it makes lies there"
+    root: RunRoot = Field(
+        Path("runs/default"),
+        description="the folder of the run, or s3:// or gs://: everything that it makes lies there",
     )
     seed: int = Field(0, description="seed of every section that does not set its own")
     download: DownloadConfig = DownloadConfig()

@@ -15,6 +15,8 @@ from blip_bootstrap.demo.settings import VISION_START, demo_config
 from blip_bootstrap.loop.rounds import run_download, run_rounds
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.remote import opened
+from blip_bootstrap.storage.store import store_of
 from blip_bootstrap.world.server import WorldServer
 from blip_bootstrap.world.world import World, WorldConfig, make_world
 
@@ -26,8 +28,9 @@ def run_demo(
 
     The configuration is written to `world/demo.yaml`, to be copied and changed; `settings` override it.
     """
+    root = opened(root, make=True)
     say("world: drawing pictures, writing the web's texts")
-    world = make_world(root / "world", world_config)
+    world = _world(root, world_config)
     start = vision_start_folder(world)
     path = world.folder / "demo.yaml"
     write_whole(path, yaml.safe_dump(demo_config(root, world, start), sort_keys=False))
@@ -36,6 +39,15 @@ def run_demo(
         with beside(lambda: make_vision_start(world, start, say)):
             run_download(config, say)
         return run_rounds(config, number, say)
+
+
+def _world(root: Path, config: WorldConfig | None) -> World:
+    """The world, with the port of before where it is drawn anew: on a store it is not kept, and URLs name the port."""
+    kept = root / "world.port"
+    made = make_world(root / "world", config, int(kept.read_text()) if kept.is_file() else 0)
+    if store_of(root) and not kept.is_file():
+        write_whole(kept, str(made.port))
+    return made
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.report.report_file import REPORT_FILES
 from blip_bootstrap.storage.files import sweep
 from blip_bootstrap.storage.pointers import (
@@ -27,6 +28,7 @@ from blip_bootstrap.storage.run_folder import (
     round_numbers,
     round_of,
 )
+from blip_bootstrap.storage.store import store_of
 
 Pointers = Mapping[str, Mapping[str, str]]
 
@@ -44,6 +46,9 @@ def adopt(root: Path) -> None:
     pointers: dict[str, Mapping[str, str]] = {}
     for name, home in found.items():
         pointers[name] = _pointer(root, name, home, {one["folder"] for one in pointers.values()})
+    if pointers and (store := store_of(root)):
+        told = f"{store.told}: of the layout before ({next(iter(pointers))}), and nothing can be moved on a store"
+        raise InputError(f"{told}; copy it to a disk, run it there once, and copy it back")
     if pointers:
         _note_all(root, pointers)
         for name in pointers:

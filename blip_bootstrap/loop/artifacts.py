@@ -7,7 +7,6 @@ MANIFEST is there; a damaged file, which is made anew; and a download of which e
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.pointers import artifact_folder
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, place_of, read_json
+from blip_bootstrap.storage.store import fetched, gone, publish_rest, sizes_there, store_of
 
 STAGING = ".staging"
 """Where the layout before kept what was half-made."""
@@ -63,7 +63,7 @@ def begin(root: Path, output: Artifact, recipe: Mapping[str, Any], retry: str | 
         note = {"name": output.name, "recipe": recipe} | ({"retry": retry} if retry else {})
         write_whole(folder / RECIPE, json.dumps(note, indent=1))
         sync(folder.parent)
-    return folder
+    return fetched(folder)  # of a run on a store: what another machine has made of it
 
 
 def _is_other_try(folder: Path, retry: str | None) -> bool:
@@ -122,15 +122,18 @@ def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     within = {above for name in names for above in name.parents if above.is_relative_to(folder)}
     for path in (*names, *sorted(within | {folder, folder.parent, folder.parent.parent})):
         sync(path)
+    publish_rest(folder, [entry["name"] for entry in manifest["files"]])
     write_durable(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     tidy(folder)
 
 
 def tidy(folder: Path) -> None:
     """Delete what the step kept for itself while it was at work: checkpoints, blocks, lists."""
-    hidden = list(folder.glob(".*"))
-    for one in hidden:
-        shutil.rmtree(one) if one.is_dir() else one.unlink()
+    hidden = {one.name for one in folder.glob(".*")}
+    if store_of(folder):
+        hidden |= {name.partition("/")[0] for name in sizes_there(folder) if name.startswith(".")}
+    for name in sorted(hidden):
+        gone(folder / name)
     for within in folder.rglob("*/"):  # a control arm's, where a kill left a file half-written
         sweep(within)
     if hidden:
@@ -144,9 +147,27 @@ def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     """
     anew = (read_json(folder / REPAIRED) or {}).get("files", [])
     sizes = {entry["name"]: entry["bytes"] for entry in manifest["files"]}
-    places = {entry["name"]: place_of(folder, entry["name"], entry.get("at")) for entry in manifest["files"]}
-    there = {name: place.stat().st_size for name, place in places.items() if place.is_file()}
+    there = _sizes(folder, manifest)
     return [name for name, size in sizes.items() if name not in there or (name not in anew and there[name] != size)]
+
+
+def _sizes(folder: Path, manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of those of an artifact's files that are there; of a run on a store, there."""
+    ats = {entry["name"]: entry.get("at") for entry in manifest["files"]}
+    if (store := store_of(folder)) is None:
+        places = {name: place_of(folder, name, at) for name, at in ats.items()}
+        return {name: place.stat().st_size for name, place in places.items() if place.is_file()}
+    own = folder.resolve()
+    homes = {name: store.folder / at if at and not _is_own(folder / name) else own / name for name, at in ats.items()}
+    there: dict[Path, int] = {}
+    for above in {own, *(home.parent for home in homes.values() if not home.is_relative_to(own))}:
+        there |= {above / name: size for name, size in sizes_there(above).items()}
+    return {name: there[home] for name, home in homes.items() if home in there}
+
+
+def _is_own(part: Path) -> bool:
+    """Whether a part that was borrowed is a file by now, made anew after it was damaged."""
+    return part.exists() and not part.is_symlink()
 
 
 def is_half_repaired(folder: Path) -> bool:
@@ -168,18 +189,19 @@ def begin_repair(folder: Path, damaged: Sequence[str]) -> None:
     Of a borrowed part the link alone goes: what is made anew is the artifact's own.
     """
     for name in damaged:
-        (folder / name).unlink(missing_ok=True)
+        gone(folder / name)
     sync(folder)
     before = (read_json(folder / REPAIRED) or {}).get("files", [])
     write_durable(folder / REPAIRED, json.dumps({"files": sorted({*before, *damaged})}))
+    fetched(folder)
 
 
 def forget_failures(folder: Path) -> None:
     """Take away the rows of a download that all failed, so that the next run tries them again."""
     for part in sorted(folder.glob("*.parquet")):
-        part.unlink()
+        gone(part)
     if not (folder / REPAIRED).exists():
-        (folder / MANIFEST).unlink(missing_ok=True)
+        gone(folder / MANIFEST)
     sync(folder)
 
 

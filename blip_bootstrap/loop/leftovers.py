@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from blip_bootstrap.storage.run_folder import (
     round_name,
     round_of,
 )
+from blip_bootstrap.storage.store import gone, sizes_below
 
 State = Literal["current", "out of date", "pointed to", "not pointed to", "half-made"]
 """current: a place shows it; out of date: so, and its round is; pointed to: by the record of a round, or borrowed from
@@ -107,7 +107,7 @@ def _entry(folder: Path, names: list[str], old: set[str]) -> Entry:
         str(begun.get("recipe", {}).get("step", "")),
         str((manifest or {}).get("digest", folder.name.rpartition("--")[2]))[:16],
         sum(entry.get("rows", 0) for entry in files),
-        max(own_bytes, sum(stat.st_size for stat in stats)),
+        max(own_bytes, sum(sizes_below(folder).values())),
         str((manifest or {}).get("made", "")),
         max(time.time() - max(stamps), 0.0),
     )
@@ -145,10 +145,10 @@ def delete(entries: list[Entry]) -> Iterator[Entry]:
     """
     for entry in entries:
         if not entry.folder.is_symlink():
-            (entry.folder / MANIFEST).unlink(missing_ok=True)
+            gone(entry.folder / MANIFEST)
     for entry in entries:
         if entry.folder.is_symlink():  # a user's own folder on another disk stays
             entry.folder.unlink()
         else:
-            shutil.rmtree(entry.folder)
+            gone(entry.folder)
         yield entry

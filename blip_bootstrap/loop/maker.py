@@ -1,19 +1,17 @@
-"""The Maker, which makes an artifact where it is missing or out of date, and the lock on a run."""
+"""The Maker, which makes an artifact where it is missing or out of date."""
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.audit.shortfalls import all_failed, no_pictures
 from blip_bootstrap.config import Config
-from blip_bootstrap.errors import ConfigError, RunFailed
+from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.loop.artifacts import (
     begin,
     begin_repair,
@@ -32,9 +30,9 @@ from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
 from blip_bootstrap.progress import Say
-from blip_bootstrap.storage.files import make_folder
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
+from blip_bootstrap.storage.store import fetched
 
 Step = Callable[..., Mapping[str, Any]]
 """Makes an artifact in a folder, and returns what it counted."""
@@ -158,6 +156,7 @@ class Maker:
         output, step, folder = at.output, at.step, at.folder
         root, is_begun = self.config.root, has_parts(folder)
         kin = find_kin(root, at.recipe, output.section, folder, root / (shown_at(root, output.name) or "."))
+        kin = [fetched(one) for one in kin]  # of a run on a store: what another machine has made
         made_of = origins(at.recipe, at.inputs)
         borrowed = borrow_parts(root, folder, kin, made_of, at.recipe, output.section, at.inputs)
         told = ["going on"] * is_begun + [f"{borrowed} of {len(made_of)} parts as they are"] * bool(borrowed)
@@ -232,19 +231,3 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     found = [f"{name} {was} -> {now}" for name, was, now in changed_settings(old, new)]
     found += [f"another {name.lstrip('0123456789 ')}" for name in changed_inputs(old, new)]
     return "; ".join(found) or "another version of the step"
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the run's lock, so that two processes never write one root; RunFailed where another holds it."""
-    try:
-        make_folder(root)
-        file = (root / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError([f"root: {root} cannot be written ({error.strerror})"]) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFailed(f"{root}: another run is working on it; wait for it or stop it") from error
-        yield

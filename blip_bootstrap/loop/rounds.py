@@ -17,7 +17,7 @@ from blip_bootstrap.loop.check import check_config, check_retry
 from blip_bootstrap.loop.given import check_given, note_given
 from blip_bootstrap.loop.kept import Keeper, damage_of, is_kept
 from blip_bootstrap.loop.layout import Artifact, Layout
-from blip_bootstrap.loop.maker import Maker, locked
+from blip_bootstrap.loop.maker import Maker
 from blip_bootstrap.loop.whole import counts_of
 from blip_bootstrap.progress import Say
 from blip_bootstrap.report.figures import write_figures
@@ -26,6 +26,7 @@ from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.pointers import settle
+from blip_bootstrap.storage.remote import at_hand
 from blip_bootstrap.storage.run_folder import (
     made_by_steps,
     made_from_another,
@@ -35,6 +36,8 @@ from blip_bootstrap.storage.run_folder import (
     round_name,
     round_of,
 )
+from blip_bootstrap.storage.store import shown
+from blip_bootstrap.storage.store_lock import locked
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.check.step import check_filter
 from blip_pipelines.cluster.devices import resolve_dtypes
@@ -59,13 +62,13 @@ def run_rounds(
     mistakes = _mistakes(config, last, remake) + check_retry(retry)
     if mistakes:
         raise ConfigError(mistakes)
-    config = resolve_dtypes(config, say)
+    config = at_hand(resolve_dtypes(config, say))
     page, nothing_left = None, None
     with locked(config.root), OpenRun(config.root) as run:
         adopt(config.root)
         before = out_of_date(config.root)
         note_given(config.of_round(last), last)
-        write_whole(config.root / "config.yaml", dump_yaml(config))
+        write_whole(config.root / "config.yaml", shown(dump_yaml(config)))
         for number in _numbers(config, last, remake):
             run.close()
             try:
@@ -116,6 +119,7 @@ def run_download(config: Config, say: Say, retry: str | None = None) -> None:
     """Make the images alone, which no model is needed for; a later `run_rounds` finds them current."""
     if mistakes := check_retry(retry):
         raise ConfigError(mistakes)
+    config = at_hand(config)
     at = Layout(config, 0)
     with locked(config.root):
         adopt(config.root)

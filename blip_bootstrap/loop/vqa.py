@@ -12,6 +12,8 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, flat, recipe_of
+from blip_bootstrap.storage.remote import AT_WORK
+from blip_bootstrap.storage.store import LISTING, fetched
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_training.data.questions import check_pictures, read_answers, read_questions
 
@@ -39,6 +41,7 @@ def train_vqa(
     from blip_training.train.finetune_vqa import check_vqa_start, finetune_vqa_model  # loads torch
 
     vqa = resolve_dtypes(config, say, ["vqa"]).vqa
+    fetched(out)  # of a folder on a store: what another machine has made of it
     read = read_questions(questions, image_root)
     goes_on = (out / CHECKPOINT).exists()
     is_made = (out / MODEL).is_file() and not goes_on
@@ -123,7 +126,7 @@ def keep_recipe(out: Path, start: str, questions: Path, image_root: Path | None,
         was, now = flat(kept), flat(recipe)
         differs = ", ".join(sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name)))
         raise InputError(f"{out}: begun with another recipe ({differs} differ); give another --out, or delete it")
-    if kept is None and out.is_dir() and any(out.iterdir()):
+    if kept is None and out.is_dir() and any(not one.name.startswith((LISTING, AT_WORK)) for one in out.iterdir()):
         raise InputError(f"{out}: not empty, and not made by this command; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(recipe, indent=1))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 
+from blip_bootstrap.storage.store import all_fetched
+
 
 def literal(text: str) -> str:
     """A string literal."""
@@ -31,8 +33,10 @@ def scan(files: Sequence[Path | str], options: str = "") -> str:
 
     Columns are matched by name, since later files may have more of them, and nothing is read from folder names:
     DuckDB would take a folder `round=2` for a column. No character of a name has a meaning: stars and brackets are
-    escaped, and a relative path is made absolute, since DuckDB would take a `~` at its start for the home folder.
+    escaped, and a relative path is made absolute, since DuckDB would take a `~` at its start for the home folder. Paths
+    of a run on a store are brought here first, if they are not.
     """
+    all_fetched([one for one in files if isinstance(one, Path)])
     names = text_list([escape(name) for name in map(_whole, files)])
     settings = ["union_by_name = true", "hive_partitioning = false", *([options] if options else [])]
     return f"read_parquet({names}, {', '.join(settings)})"

@@ -24,7 +24,7 @@ from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.remote import Remote, attach, remote_of
 from blip_bootstrap.storage.tables import NOT_LISTED
 
-SCORE_COLUMNS = {
+SCORE_COLUMNS: dict[str, str] = {
     "itm": "itm_score", "itc": "itc_score", "logprob": "logprob", "clip": "clip_score",
     "logprob_per_token": "logprob_per_token", "lift": "lift", "agreement": "agreement",
     "captioner_itc": "captioner_itc", "distinctness": "distinctness",
@@ -82,7 +82,9 @@ def cuts_of(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
 def schema_of(file: Path | str, remote: Remote | None = None) -> pa.Schema:
     """The Arrow schema of one Parquet file. Raises InputError, naming the file, where it is damaged."""
     try:
-        return remote.schema(str(file)) if remote else parquet.open_parquet(Path(file)).schema_arrow
+        if remote and "://" in str(file):
+            return remote.schema(str(file))
+        return parquet.open_parquet(Path(file)).schema_arrow
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{file}: not a readable Parquet file ({error}); delete it and run again") from error
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from blip_bootstrap.audit.shortfalls import shortfalls
 from blip_bootstrap.query import json_tables
 from blip_bootstrap.storage import run_folder
+from blip_bootstrap.storage.store import shown
 
 FIGURES = (
     ("URLs", "urls", ",d"), ("downloaded", "downloaded", ",d"), ("failed", "failed_by_reason", "counts"),
@@ -38,7 +39,7 @@ def print_summary(root: Path) -> None:
         run_folder.round_folder(root, n).name: json_tables.read_figures(root, n) for n in run_folder.round_numbers(root)
     }
     rounds = {name: figures for name, figures in read.items() if figures is not None}
-    table = Table(title=str(root), header_style="bold", title_justify="left")
+    table = Table(title=shown(str(root)), header_style="bold", title_justify="left")
     table.add_column("")
     old = run_folder.out_of_date(root)
     for name in rounds:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blip_bootstrap.errors import writing
+from blip_bootstrap.storage.store import publish
 
 STAGED = re.compile(r"\.(.+?)(?:\.MANIFEST\.json)?\.[0-9a-f]{32}\.tmp")
 """The name of a file that is being written, and in it the name that it is to get, or that the MANIFEST is of."""
@@ -21,7 +22,8 @@ STAGED = re.compile(r"\.(.+?)(?:\.MANIFEST\.json)?\.[0-9a-f]{32}\.tmp")
 def staged_file(path: Path) -> Iterator[Path]:
     """A hidden file beside `path` for the body to write; it becomes `path` in one rename when the body ends.
 
-    Where the body raises, `path` is as it was and the hidden file is gone.
+    Where the body raises, `path` is as it was and the hidden file is gone. In the working copy of a run on a store the
+    file is put there, too; RunFailed where that fails, and `path` is as it was.
     """
     # Never the same name twice, on hosts that share the folder neither: Ray does a block again where a node is lost to
     # it, and the lost one may still be writing.
@@ -30,6 +32,7 @@ def staged_file(path: Path) -> Iterator[Path]:
         yield staged
         if staged.exists():
             sync(staged)  # before the rename: after a power cut a file is whole under its name, or not there
+            publish(path, staged)  # before it, too: what is here under its name is on the run's store, if it has one
         staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)

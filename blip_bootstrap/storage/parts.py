@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.run_folder import ARTIFACTS, read_json
+from blip_bootstrap.storage.store import borrowed_note, store_of
 
 LEFT_OUT = "left_out.json"
 """In an artifact of images: rows of its parts that are not rows of its lists any more, where there are such."""
@@ -38,6 +39,10 @@ def borrow(folder: Path, part: Path) -> None:
     if not place.exists():
         place.unlink(missing_ok=True)
         place.symlink_to(os.path.relpath(home, folder.absolute()))
+        if store_of(folder) and (at := borrowed_from(place)):  # links are not there
+            note = borrowed_note(place)
+            note.parent.mkdir(exist_ok=True)
+            write_whole(note, at)
 
 
 def home_of_part(part: Path) -> Path:

@@ -1,16 +1,19 @@
-"""Runs on an object store (s3://, gs://), read only: small files are copied here, Parquet is read where it lies.
+"""Runs on an object store (s3://, gs://): a working copy here has their small files; Parquet is read where it lies.
 
-The copy lies under ~/.cache/blip-bootstrap (or $XDG_CACHE_HOME), one folder for each run; labels and pages that are
-made of such a run lie there, too. Credentials and endpoint are the environment's (AWS_ACCESS_KEY_ID,
-AWS_ENDPOINT_URL, ...), or in the URI as pyarrow takes them (`?endpoint_override=...&region=...`).
+The copy lies under ~/.cache/blip-bootstrap (or $XDG_CACHE_HOME), one folder for each run. What is written in it is put
+to the store at once (`storage/store.py`), so that the copy can be deleted whenever no command is at work on the run.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -21,17 +24,16 @@ from urllib.parse import quote, urlsplit
 
 import duckdb
 import pyarrow as pa
-import pyarrow.fs
 import pyarrow.parquet as pq
 
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.config import Config
+from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.paths import path_argument, user_folder
-from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parquet import missing_part
 from blip_bootstrap.storage.pointers import all_pointers, relink
-from blip_bootstrap.storage.run_folder import named_files
-
-LISTING = ".remote.json"
+from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, named_files, read_json
+from blip_bootstrap.storage.store import BORROWED, HERE_ALONE, LISTING, forget_stores, known_stores, store_of
+from blip_bootstrap.storage.store_client import Store, is_same, why
 
 _URI = re.compile(r"(s3|gs):/+(.+)")
 
@@ -41,6 +43,11 @@ _URI_SIGNS = "%/?&=:@+,;!$'()*~-._"
 _SMALL = re.compile(
     r"(.*/)?(MANIFEST\.json|\.[^/]*\.MANIFEST\.json|metrics\.jsonl?|config\.yaml|shared\.json|round\.json)|(labels|languages)/[^/]*\.parquet"
 )
+
+
+SMALL_BYTES = 1 << 20
+
+LOCK, AT_WORK = ".lock", ".at_work"
 
 
 @dataclass(frozen=True)
@@ -56,20 +63,34 @@ class Remote:
         """The beginning of the paths that DuckDB sees: the URI without its settings, `%20` read as a space."""
         return f"{self.uri.partition('://')[0]}://{self.store[1]}"
 
+    @property
+    def written(self) -> set[str]:
+        """What this process has put there since."""
+        store = store_of(self.folder)
+        return store.written if store else set()
+
     @cached_property
     def store(self) -> tuple[Any, str]:
         """The file system of pyarrow, and the run's path in it."""
-        return _store(self.uri)
+        store = store_of(self.folder) or Store(self.uri, self.folder)
+        return store.reader, f"{store.bucket}/{store.prefix}"
 
     def parquet_files(self, folder: Path) -> list[str]:
-        """The Parquet files on the store that `parquet.parquet_files` would name, for a folder of the local copy."""
-        place = folder.resolve().relative_to(self.folder.resolve()).as_posix()  # a link of `relink` is no key there
-        there = sorted(file for file in self.files if file.rpartition("/")[0] == place)
-        if (named := named_files(folder)) is not None:
-            there = [f"{place}/{name}" for name in named]
-            if lacking := next((file for file in there if file not in self.files), None):
-                raise InputError(missing_part(f"{self.start}/{lacking}"))
-        return [f"{self.start}/{file}" for file in there]
+        """The Parquet files that `parquet.parquet_files` would name, for a folder of the working copy.
+
+        Those that are here, since this machine made them, are read here; the others by their URI.
+        """
+        top = self.folder.resolve()
+        place = folder.resolve().relative_to(top).as_posix()  # a link of `relink` is no key there
+        known, named = {*self.files, *self.written}, named_files(folder)
+        there = sorted(file.rpartition("/")[2] for file in self.files if file.rpartition("/")[0] == place)
+        found = []
+        for name in there if named is None else named:
+            file = (folder / name).resolve().relative_to(top).as_posix()  # a part may be borrowed from another artifact
+            if not (is_here := (folder / name).is_file()) and file not in known:
+                raise InputError(missing_part(f"{self.start}/{file}"))
+            found.append(str(folder / name) if is_here else f"{self.start}/{file}")
+        return found
 
     def schema(self, file: str) -> pa.Schema:
         """The Arrow schema of one of the files."""
@@ -111,22 +132,78 @@ def attach(connection: duckdb.DuckDBPyConnection, remotes: Sequence[Remote]) -> 
         connection.register_filesystem(ReadOnly(mine[0].store[0]))
 
 
-def opened(root: Path | str) -> Path:
-    """The folder where a run can be read: `root`, or for an s3:// or gs:// URI its local copy, brought up to date.
+def opened(root: Path | str, make: bool = False) -> Path:
+    """The folder where a run can be read and worked on: `root`, or for an s3:// or gs:// URI its working copy.
 
-    Every function with a parameter `root` takes this folder. Raises InputError where the store has no such run or
-    refuses to show it.
+    Every function with a parameter `root` takes this folder. The copy is compared with the store first, unless a
+    command of this machine is at work in it. With `make` there may be no such run yet. Raises InputError where the
+    store has no such run or refuses to show it.
     """
     found = _URI.fullmatch(str(root))  # a Path has lost one of the slashes
     if not found:
         return root if isinstance(root, Path) else path_argument(root)
     uri = f"{found[1]}://{quote(found[2], safe=_URI_SIGNS)}"
+    folder = local_folder(uri)
     try:
-        return _copied(uri)
+        with working_in(folder) as is_free:
+            return _compared(uri, folder, make, refresh=is_free)
     except UnicodeDecodeError as error:
         raise InputError(f"{uri}: a % stands before two hex digits in a URI; write %25 for the sign itself") from error
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{uri}: cannot be read ({str(error).splitlines()[0][:300]})") from error
+        raise InputError(f"{uri.partition('?')[0]}: cannot be read ({why(error)})") from error
+    except RunFailed as error:
+        raise InputError(str(error)) from error
+
+
+def at_hand(config: Config) -> Config:
+    """The configuration with the folder where its run can be worked on, in place of an s3:// or gs:// URI."""
+    return config.model_copy(update={"root": opened(config.root, make=True)})
+
+
+def working_copies() -> dict[str, str]:
+    """The working copies that this process knows, folder and URI, for workers on machines that may lack them."""
+    return {str(folder): store.uri for folder, store in known_stores().items() if (folder / LISTING).is_file()}
+
+
+def bring_copies(copies: Mapping[str, str]) -> None:
+    """Make those working copies that lack on this machine, in the folders where a worker's paths expect them."""
+    for folder, uri in copies.items():
+        if not (Path(folder) / LISTING).is_file():
+            with working_in(Path(folder), alone=True):
+                _compared(uri, Path(folder), make=True, refresh=True)
+
+
+@contextmanager
+def working_in(folder: Path, alone: bool = False) -> Iterator[bool]:
+    """Keep a working copy as it is while one works in it, `alone` or beside others; whether one may."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / AT_WORK).open("w") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def compare(store: Store) -> None:
+    """Make a working copy what the store has, and nothing else; for who holds the run's lock and works in it alone."""
+    there = store.listing()
+    for file in _files(store.folder):
+        name = file.relative_to(store.folder).as_posix()
+        if file.is_symlink() or name not in there or not is_same(file, there[name]):
+            file.unlink()
+    for folder in sorted((one for one in store.folder.rglob("*") if one.is_dir()), reverse=True):
+        if not folder.is_symlink() and not any(folder.iterdir()):
+            folder.rmdir()
+    _compared(store.uri, store.folder, make=True, refresh=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files and links of a working copy that its store has, too, or should have."""
+    files = (one for one in folder.rglob("*") if one.is_symlink() or one.is_file())
+    own = (one for one in files if not one.name.startswith((AT_WORK, LISTING)))
+    return [one for one in own if not set(one.relative_to(folder).parts) & set(HERE_ALONE)]
 
 
 def remote_of(root: Path) -> Remote | None:
@@ -135,7 +212,7 @@ def remote_of(root: Path) -> Remote | None:
     if not path.is_file():
         return None
     listing = json.loads(path.read_text(encoding="utf-8"))
-    return Remote(listing["uri"], tuple(sorted(f for f in listing["files"] if _is_table(f))), root)
+    return Remote(listing["uri"], tuple(sorted(f for f in listing["files"] if _is_table(f) and not _hidden(f))), root)
 
 
 def local_folder(uri: str) -> Path:
@@ -149,36 +226,59 @@ def local_folder(uri: str) -> Path:
     )
 
 
-def _copied(uri: str) -> Path:
-    """List the run, copy its small files that are new or changed, and drop those that are gone."""
-    (filesystem, place), folder = _store(uri), local_folder(uri)
-    if "?" in place:  # fsspec cuts the names of files there
+def _compared(uri: str, folder: Path, make: bool, refresh: bool) -> Path:
+    """List the run; copy its small files that are new or changed, and drop those that are gone."""
+    store = store_of(folder)
+    if store is None or store.uri != uri:
+        store = Store(uri, folder)
+    if "?" in store.prefix:  # fsspec cuts the names of files there
         raise InputError(f"{uri}: a key with a question mark cannot be read; copy the run to another one")
-    found = filesystem.get_file_info(pyarrow.fs.FileSelector(place, recursive=True))
-    stamps = {
-        info.path.removeprefix(f"{place}/"): f"{info.size} {info.mtime_ns}"
-        for info in found
-        if info.type == pyarrow.fs.FileType.File and not _hidden(info.path.removeprefix(f"{place}/"))
-    }
+    stamps = store.listing(missing_ok=make)
+    if refresh:
+        _refresh(store, folder, stamps)
+    told = json.dumps({"uri": uri, "files": {name: list(stamp) for name, stamp in stamps.items()}})
+    staged = folder / f"{LISTING}.{uuid.uuid4().hex}.tmp"
+    staged.write_text(told, encoding="utf-8")
+    staged.replace(folder / LISTING)
+    forget_stores()
+    return folder
+
+
+def _refresh(store: Store, folder: Path, stamps: Mapping[str, tuple[int, int]]) -> None:
     for _, name, _ in list(all_pointers(folder)):
         if (folder / name).is_symlink():  # made below where the store, as it is now, lacks it
             (folder / name).unlink()
-    was: Mapping[str, str] = json.loads(_text(folder / LISTING) or "{}").get("files", {})
+    was = json.loads(_text(folder / LISTING) or "{}").get("files", {})
     for name in was.keys() - stamps.keys():
         (folder / name).unlink(missing_ok=True)
     for name, stamp in stamps.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if _SMALL.fullmatch(name) and (was.get(name) != stamp or not (folder / name).exists()):
-            write_whole(folder / name, filesystem.open_input_file(f"{place}/{name}").readall())
-    folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / name).is_symlink() and not is_same(folder / name, stamp):
+            (folder / name).unlink(missing_ok=True)
+    store.fetch_all({name: stamp for name, stamp in stamps.items() if _is_small(name, stamp[0])})
+    _borrow(folder, stamps)
     relink(folder)
-    write_whole(folder / LISTING, json.dumps({"uri": uri, "files": stamps}).encode())
-    return folder
 
 
-def _store(uri: str) -> tuple[Any, str]:
-    filesystem, place = pyarrow.fs.FileSystem.from_uri(uri)
-    return filesystem, place.rstrip("/")
+def _borrow(folder: Path, stamps: Mapping[str, tuple[int, int]]) -> None:
+    """Make the links to parts that artifacts have in common, by their MANIFESTs."""
+    for manifest in (folder / ARTIFACTS).glob(f"*/*/{MANIFEST}"):
+        for entry in (read_json(manifest) or {}).get("files", []):
+            place = manifest.parent / str(entry["name"])
+            is_own = place.relative_to(folder).as_posix() in stamps  # made anew, after it was damaged
+            if (home := entry.get("at")) and not place.is_symlink() and not is_own:
+                place.unlink(missing_ok=True)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.symlink_to(os.path.relpath((folder / home).resolve(), place.parent.resolve()))
+    for note in (folder / ARTIFACTS).glob(f"*/*/{BORROWED}/*.txt"):
+        place, home = note.parents[1] / note.stem, note.read_text(encoding="utf-8")
+        if not place.exists() and not place.is_symlink() and place.relative_to(folder).as_posix() not in stamps:
+            place.symlink_to(os.path.relpath((folder / home).resolve(), place.parent.resolve()))
+
+
+def _is_small(name: str, size: int) -> bool:
+    """Whether a file is copied here at once: all that is no table, model or checkpoint."""
+    return bool(_SMALL.fullmatch(name)) or (not name.endswith(".parquet") and size <= SMALL_BYTES and name != LOCK)
 
 
 def _hidden(name: str) -> bool:

@@ -109,7 +109,7 @@ def test_what_is_no_path_is_one_line(value: object, told: str) -> None:
 
 
 def test_a_wrong_root_is_one_mistake_of_the_configuration() -> None:
-    for setting in ("root=~", "root=s3://bucket/run", "root=2024", "root=", "root=~nobody-of-that-name/x"):
+    for setting in ("root=~", "root=s3:/bucket/run", "root=2024", "root=", "root=~nobody-of-that-name/x"):
         with pytest.raises(ConfigError, match=r"^root: ") as caught:
             load_config(None, [setting])
         assert len(caught.value.mistakes) == 1

@@ -155,8 +155,8 @@ def _act(job: Job, operations: list[Operation], note: Callable[..., None]) -> Ca
 
 
 def _switch_off(guard: Guard) -> None:
-    from blip_bootstrap.loop import artifacts, maker
-    from blip_bootstrap.storage import files, parquet
+    from blip_bootstrap.loop import artifacts
+    from blip_bootstrap.storage import files, parquet, store_lock
     from tests.support.operations import replace_everywhere
 
     if guard == "sync":
@@ -170,7 +170,7 @@ def _switch_off(guard: Guard) -> None:
     elif guard == "kept":
         replace_everywhere(artifacts.begin, _alone(artifacts.begin))
     elif guard == "lock":
-        maker.fcntl.flock = lambda *_: None  # type: ignore[assignment]
+        store_lock.fcntl.flock = lambda *_: None  # type: ignore[assignment]
 
 
 def _with_manifest_first(write: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A loopback server that speaks as much S3 as reading needs: a folder is a bucket, listing, HEAD and ranged GET."""
+"""A loopback server that speaks a little S3: a folder is a bucket, listing, HEAD, ranged GET, and small PUTs."""
 
 from __future__ import annotations
 
@@ -46,6 +46,13 @@ def handler_of(folder: Path, asked: list[str]) -> type[BaseHTTPRequestHandler]:
 
         def do_HEAD(self) -> None:
             self.do_GET()
+
+        def do_PUT(self) -> None:
+            asked.append(f"{self.command} {self.path}")
+            path = folder / unquote(urlsplit(self.path).path).strip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+            self._send(200, b"")
 
         def do_GET(self) -> None:
             asked.append(f"{self.command} {self.path}")

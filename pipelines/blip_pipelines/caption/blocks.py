@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading, write_parquet
+from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.references import Reference
@@ -154,4 +155,4 @@ class Merger:
         joined = pa.concat_tables(map(with_all_columns, tables))
         write_parquet(self._out / name, joined, CAPTIONS, metadata)
         for file in files:
-            file.unlink()
+            gone(file)

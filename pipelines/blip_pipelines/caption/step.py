@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, reading
 from blip_bootstrap.storage.parts import Spans, of_rows, read_left_out, write_left_out
+from blip_bootstrap.storage.store import gone
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
 from blip_pipelines.caption.references import Reference, pick_references
 from blip_pipelines.caption.sources import absolute, with_absolute_models
@@ -55,7 +55,7 @@ def caption_and_score(
         if blocks:
             references = pick_references(images, config.references)
             _run(blocks, merge, absolute(captioner), absolute(filter), config, ray, references, progress, done)
-    shutil.rmtree(out / BLOCKS, ignore_errors=True)
+    gone(out / BLOCKS)
     write_left_out(out, {name: _of_texts(out / name, spans) for name, spans in read_left_out(images).items()})
     return _check(out, successes)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from blip_bootstrap.errors import AccountingError
 from blip_bootstrap.storage.parts import LEFT_OUT, write_left_out
+from blip_bootstrap.storage.store import gone
 from blip_pipelines.ingest.plan import PLAN, Plan
 from blip_pipelines.ingest.pool import (
     BEFORE,
@@ -44,7 +45,7 @@ def settle(out: Path, plan: Plan) -> Counts:
         (out / PLAN).unlink(missing_ok=True)
         raise AccountingError(f"{out}: {found} rows for {plan.num_listed} of the lists; run again")
     shutil.rmtree(out / BEFORE, ignore_errors=True)
-    (out / PLAN).unlink(missing_ok=True)
+    gone(out / PLAN)
     return counts
 
 
@@ -68,7 +69,7 @@ def _count_listed(out: Path, plan: Plan) -> Counts:
         db.execute(CURRENT)
         _place(db, plan)
         left_out = spans_of(db, "place <> 'listed'")
-        (out / LEFT_OUT).unlink(missing_ok=True)  # it may be of a plan before this one
+        gone(out / LEFT_OUT)  # it may be of a plan before this one
         write_left_out(out, left_out)
         return _counted(db)
 

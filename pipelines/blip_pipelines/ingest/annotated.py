@@ -20,6 +20,7 @@ from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.records import JSON_ENDINGS, Record
 from blip_bootstrap.storage.cells import NotTextError, folded_text_of, text_of
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import ANNOTATED
 from blip_pipelines.ingest.pictures import HumanStore
 from blip_training.data.decode import PictureError
@@ -140,7 +141,7 @@ def _counts(out: Path, source: Path) -> dict[str, int | float | str]:
             counts["captions"] += len(row["captions"]) if row["status"] == "success" else 0
     if not counts["success"]:
         for path in parquet_files(out):
-            path.unlink()  # the pictures may be there the next time, and a part that is there is kept
+            gone(path)  # the pictures may be there the next time, and a part that is there is kept
         first = f" (the first: {why})" if why else ""
         raise InputError(f"{source}: none of {counts['rows']} rows has a readable picture and a caption{first}")
     return dict(counts)

@@ -18,6 +18,7 @@ from blip_bootstrap.progress import tell
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parquet import read_parquet, write_parquet
 from blip_bootstrap.storage.parts import borrow
+from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.ingest.pool import (
     CURRENT,
@@ -221,16 +222,16 @@ class Growing:
         """Have the parts that are taken over, and drop links and shards that are not in the plan."""
         for path in self.out.glob("part-*.parquet"):
             if path.is_symlink() and path.name not in taken:
-                path.unlink()
+                gone(path)
         for name in taken:
             self._cut(name) if name in cut else self._borrow(name)
         for name in {*part_names(self.out / ROWS)} - {*taken} - kept:
-            (self.out / ROWS / name).unlink()
+            gone(self.out / ROWS / name)
 
     def _borrow(self, name: str) -> None:
         part, place = self.pool.parts[name], self.out / name
         if place.resolve() != part.resolve():
-            place.unlink(missing_ok=True)  # a link to, or a copy of some rows of, what `part` has more of
+            gone(place)  # a link to, or a copy of some rows of, what `part` has more of
             borrow(self.out, part)
         rows, there = self.out / ROWS / name, part.parent / ROWS / name
         if not _has(rows, num_rows(part)):

@@ -14,6 +14,7 @@ from blip_bootstrap.storage.files import sync, write_durable
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, borrow, read_left_out
 from blip_bootstrap.storage.run_folder import MANIFEST, named_files, read_json
+from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import ERROR_CLASSES
 from blip_pipelines.ingest.growth import Growing, no_rows
 from blip_pipelines.ingest.pool import (
@@ -96,7 +97,7 @@ def _cut_anew(out: Path, lists: Sequence[UrlList], config: DownloadConfig, kin: 
     first = free_number(kin)
     made = write_shards(lists, out / ROWS, config.rows_per_shard, config.limit, config.max_text_chars, first)
     for name in {*part_names(out / ROWS)} - {path.name for path in made}:
-        (out / ROWS / name).unlink()
+        gone(out / ROWS / name)
     if not made:
         raise no_rows(lists)
     part_named(number_of(made[-1].name))

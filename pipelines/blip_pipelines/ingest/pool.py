@@ -16,6 +16,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import tell
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.run_folder import named_files
+from blip_bootstrap.storage.store import gone
 
 ROWS = "rows"
 """In an artifact of images: for each part a file of the same name with its rows of the lists (table `shard`), by which
@@ -110,7 +111,7 @@ def fill_pool(db: duckdb.DuckDBPyConnection, out: Path, kin: Sequence[Path]) -> 
         read, errors = _read_all(places)
         for place in errors:
             if place.parent == out:
-                place.unlink()
+                gone(place)
         for error in [] if read else errors.values():
             tell(f"  download  {error}")
         if read:

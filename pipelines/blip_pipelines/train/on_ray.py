@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer
 from blip_bootstrap.ending import sigterm_came
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.remote import bring_copies, working_copies
 from blip_pipelines.cluster.errors import Raised, errors_in_one_line, first_line, packed, unpacked
 from blip_pipelines.train.runner import Call, Counts, Training, run_call
 
@@ -37,13 +38,14 @@ def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Co
     remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=MAX_FAILURES)(_outcome_of)
     share = max(1, (os.cpu_count() or 1) // num_parallel)
     running: dict[Any, int] = {}
+    copies = working_copies()
     counts: dict[int, Counts] = {}
     waiting = list(enumerate(jobs))
     while waiting or running:
         while waiting and len(running) < num_parallel:
             number, job = waiting.pop(0)
             # Ray gives a one-CPU task one thread; a training alone on the machine may have them all.
-            running[remote.remote(job.call, job.threads or share)] = number
+            running[remote.remote(job.call, job.threads or share, copies)] = number
         done, _ = ray.wait(list(running), num_returns=1)
         number = running.pop(done[0])
         with errors_in_one_line(jobs[number].name):
@@ -54,9 +56,10 @@ def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Co
     return [counts[number] for number in range(len(jobs))]
 
 
-def _outcome_of(call: Call, threads: int) -> Counts | Raised:
-    """In the worker: the counts of a training, or what it raised."""
+def _outcome_of(call: Call, threads: int, copies: Mapping[str, str]) -> Counts | Raised:
+    """In the worker: the counts of a training, or what it raised. `copies` are working copies of runs on stores."""
     try:
+        bring_copies(copies)
         return run_call(call, threads)
     except Exception as error:  # noqa: BLE001 - raised by the driver
         return packed(error)

@@ -100,7 +100,7 @@ def test_the_commands_list_and_delete(stub: StubRounds) -> None:
 def test_gc_waits_for_no_run_and_takes_nothing_from_one(stub: StubRounds) -> None:
     stub.run(0)
     code = (
-        "import sys; from pathlib import Path; from blip_bootstrap.loop.maker import locked\n"
+        "import sys; from pathlib import Path; from blip_bootstrap.storage.store_lock import locked\n"
         f"with locked(Path({str(stub.root)!r})): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

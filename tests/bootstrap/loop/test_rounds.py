@@ -14,10 +14,11 @@ from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.check import check_config
 from blip_bootstrap.loop.layout import Artifact, Layout
-from blip_bootstrap.loop.maker import Maker, locked
+from blip_bootstrap.loop.maker import Maker
 from blip_bootstrap.loop.whole import read_manifest
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_of
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
+from blip_bootstrap.storage.store_lock import locked
 from blip_bootstrap.storage.tables import PAIRS
 
 
@@ -322,7 +323,7 @@ def test_candidates_are_no_more_than_the_beams(tmp_path: Path, sampler: str, can
 
 def test_two_runs_on_one_root_are_refused(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from blip_bootstrap.loop.maker import locked\n"
+        "import sys; from pathlib import Path; from blip_bootstrap.storage.store_lock import locked\n"
         f"with locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

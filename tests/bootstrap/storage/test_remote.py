@@ -27,8 +27,9 @@ from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.why import why
 from blip_bootstrap.storage import run_folder
-from blip_bootstrap.storage.remote import LISTING, local_folder, opened, remote_of
+from blip_bootstrap.storage.remote import local_folder, opened, remote_of
 from blip_bootstrap.storage.run_folder import labels_path
+from blip_bootstrap.storage.store import LISTING
 from tests.support.s3_server import serving
 
 URI = "s3://bucket/runs/mine"
@@ -107,7 +108,7 @@ def test_the_store_is_only_read(store: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
 
 
-def test_what_changes_there_is_seen_and_what_is_made_here_stays(store: Path) -> None:
+def test_what_changes_there_is_seen_and_what_is_made_here_is_put_there(store: Path) -> None:
     root = opened(URI)
     assert run_folder.round_numbers(root) == [0, 1]
     assert not list(root.rglob("part-*"))
@@ -117,7 +118,7 @@ def test_what_changes_there_is_seen_and_what_is_made_here_stays(store: Path) -> 
     assert opened(URI) == root == local_folder(URI)
     assert run_folder.round_numbers(root) == [0, 1, 2]
     assert json_tables.rounds_table(root)["round"].to_pylist() == [1, 2]
-    assert labels.exists()
+    assert labels.read_bytes() == (store / "labels/round-01.parquet").read_bytes()
     remote = remote_of(root)
     assert remote is not None
     assert f"{URI}/round-02/pairs/part-00001.parquet" in remote.parquet_files(root / "round-02/pairs")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import parquet_files, read_metadata, read_parquet
+from blip_bootstrap.storage.store import is_there, size_of
 
 WINDOW_BYTES = 1 << 30
 
@@ -132,7 +133,7 @@ class Shard:
     @cached_property
     def size_bytes(self) -> int:
         """The size of the image file on disk."""
-        return self.images.stat().st_size
+        return size_of(self.images) or 0
 
     @cached_property
     def contents(self) -> ShardContents:
@@ -204,7 +205,7 @@ def web_shards(images: Path, pairs: Path, left_out: frozenset[str] = frozenset()
     """
     shards = []
     for file in parquet_files(pairs):
-        if not (images / file.name).exists():
+        if not is_there(images / file.name):
             raise InputError(f"{file}: its image file {images / file.name} is missing; make the images anew")
         shards.append(Shard("web", images / file.name, file, left_out=left_out))
     return shards

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer as WordPieces
 
 from blip_bootstrap.errors import CheckpointError
+from blip_bootstrap.storage.files import staged_file, write_whole
 from blip_training.data.vocabulary import ADDED, LONGEST_WORD, SETTINGS, read_pieces, word_pieces
 from blip_training.model.vqa import Vqa
 from blip_training.runtime.sources import resolve_source
@@ -99,18 +100,19 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and vocab.txt, by which transformers cuts texts alike."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._pieces.save(str(folder / "tokenizer.json"))
+        with staged_file(folder / "tokenizer.json") as staged:
+            self._pieces.save(str(staged))
         content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         config = _config_of(content) | {
             "model_max_length": 512, "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
             "sep_token": "[SEP]", "mask_token": "[MASK]",
         }  # fmt: skip
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        write_whole(folder / "tokenizer_config.json", json.dumps(config, indent=2))
         words = sorted(content["model"]["vocab"].items(), key=lambda item: item[1])
         lines = [""] * (1 + words[-1][1])
         for piece, i in words:
             lines[i] = piece
-        (folder / "vocab.txt").write_bytes("".join(f"{piece}\n" for piece in lines).encode())
+        write_whole(folder / "vocab.txt", "".join(f"{piece}\n" for piece in lines))
 
 
 def _config_of(content: dict[str, Any]) -> dict[str, Any]:

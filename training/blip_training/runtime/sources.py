@@ -7,6 +7,7 @@ from pathlib import Path
 
 from blip_bootstrap.errors import CheckpointError
 from blip_bootstrap.paths import is_there
+from blip_bootstrap.storage.store import fetched
 
 PACKAGE_PREFIX = "package:"
 
@@ -22,7 +23,7 @@ def resolve_source(source: str | Path) -> Path:
     if name.startswith(PACKAGE_PREFIX):
         return _package_folder(name.removeprefix(PACKAGE_PREFIX))
     if is_there(Path(name)):
-        return Path(name)
+        return fetched(Path(name))
     if _is_path(name):
         raise CheckpointError(f"{name}: no such file or folder")
     from blip_training.runtime import hub  # start-up: 0.3 s of httpx, for hub names alone

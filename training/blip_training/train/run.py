@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from blip_bootstrap.config import OptimizerConfig
 from blip_bootstrap.errors import CheckpointError, RunFailed
 from blip_bootstrap.storage.files import staged_file
+from blip_bootstrap.storage.store import gone, publish
 from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.fresh import started_names
 from blip_training.data.batches import BatchT, StepBatches
@@ -143,6 +144,7 @@ class Run:
 
     def _save(self) -> None:
         state = self._weights() | {"step": self.step, "log": self.log.state()}
+        publish(self.log.path)  # with the lines up to the checkpoint, for who goes on from it on another machine
         with staged_file(self.out / CHECKPOINT) as staged, staged.open("wb") as file:
             torch.save(state, file)  # given a path, torch would not report a full disk
 
@@ -170,7 +172,8 @@ class Run:
         Waits for all workers, so that none goes on before the first one has saved the model.
         """
         if self.worker.first:
-            (self.out / CHECKPOINT).unlink(missing_ok=True)
+            publish(self.log.path)
+            gone(self.out / CHECKPOINT)
         wait_for_all()
         watched = {"itm_at_rest": int(self.log.at_rest()), "skipped_steps": self.log.skipped}
         return {"steps": self.step, **self.log.last, **watched}
