@@ -143,6 +143,7 @@ class Run:
 
     def _save(self) -> None:
         state = self._weights() | {"step": self.step, "log": self.log.state()}
+        self.log.keep()
         with staged_file(self.out / CHECKPOINT) as staged, staged.open("wb") as file:
             torch.save(state, file)  # given a path, torch would not report a full disk
 
