@@ -31,6 +31,7 @@ from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import make_folder
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import folder_at, point
+from blip_bootstrap.storage.verify import check_input
 
 Step = Callable[..., Mapping[str, Any]]
 """Makes an artifact in a folder, and returns what it counted."""
@@ -105,6 +106,9 @@ class Maker:
         settings: dict[str, Any] = {"config": output.section} if output.section else {}
         if "ray" in inspect.signature(step).parameters:
             settings["ray"] = self.config.ray
+        for one in inputs:
+            if one and not one.given:
+                check_input(one.local, read_manifest(one) or {"files": []})
         started = time.monotonic()
         counts = step(folder, *[artifact.argument if artifact else None for artifact in inputs], **settings)
         if all_failed(counts) and before and not all_failed(before["counts"]):
