@@ -57,7 +57,7 @@ def turn_a_bit(path: Path, at: float) -> None:
 
 
 def wrong_after(made: Path, half: bool, file: str, at: float, folder: Path, off: Guard = "") -> list[str]:
-    """What is wrong after a bit of a file was turned: in the same command, in one that reads it, and once it is gone."""
+    """What is wrong after a bit of a file was turned: by the same command, and by one that reads it."""
     given, source = made / "given", made / "half/disk" if half else made / "disk"
     shutil.copytree(source, folder / "disk", symlinks=True)
     turn_a_bit(folder / "disk/run" / file, at)

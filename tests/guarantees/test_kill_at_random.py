@@ -1,4 +1,4 @@
-"""The real command, killed by SIGKILL at 50 random moments over all steps: nothing lost, nothing twice, tables equal."""
+"""The real command, killed at 50 random moments over all steps: nothing lost, nothing twice, tables equal."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         assert names(one) == names(tmp_path / "right")
         assert wrong_digests(one) == []
         _no_row_lost_or_twice(one)
-    print(f"{kills} kills over {len(roots)} runs, at: {dict(at)}")  # noqa: T201 - the figures, with -s
+    print(f"{kills} kills over {len(roots)} runs, at: {dict(at)}")  # with -s
 
 
 def _killed(arguments: list[str], after_s: float, root: Path) -> str:

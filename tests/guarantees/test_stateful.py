@@ -137,7 +137,7 @@ class Run(RuleBasedStateMachine):
         return sorted(str(path) for path in self.root.rglob("*") if path.name != ".lock")
 
     def check_rows(self) -> None:
-        """Rows of the list are rows of images; those that succeeded have captions; each text is a pair or has a reason."""
+        """Rows of the list are rows of images; pictures have captions; each text is a pair or has a reason."""
         listed = ROWS_PER_PART if "limit" in self.setting else self.rows
         images = self._read("images", ["key", "status"])
         assert len(images) == listed
@@ -213,7 +213,7 @@ def test_where_what_is_made_takes_the_place_of_what_was_it_fails() -> None:
     run.off = "kept"
     run.begin()
     run.run()
-    run.change_a_setting("caption.candidates=2")
+    run.change_a_setting("download.limit=6")
     run.do()
     with pytest.raises(AssertionError):
         run.nothing_paid_for_is_gone()

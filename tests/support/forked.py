@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -91,10 +92,8 @@ def run_forked(job: Job) -> Outcome:
     child.start()
     here.close()
     operations: list[Operation] = []
-    try:
+    with suppress(EOFError):  # of a child that died
         operations = there.recv()
-    except EOFError:
-        pass
     child.join()
     lines = [json.loads(line) for line in noted.read_text().splitlines()] if noted.exists() else []
     # As the child noted it: the process that forks children now and then loses the status of one, and says 255.
@@ -198,8 +197,6 @@ def _with_manifest_first(write: Any) -> Any:
 
 
 def _in_place(path: Path) -> Any:
-    from contextlib import nullcontext
-
     return nullcontext(path)
 
 
