@@ -80,10 +80,8 @@ def operation(died: str) -> tuple[str, str]:
     name = TEMPORARY.sub(r"\1", Path(path).name)
     name = "its folder" if re.fullmatch("[0-9a-f]{16}", name) else re.sub(r"(?<=-)\d{5,}", "N", name)
     kind = "rename" if kind == "replace" else kind
-    return f"`{name}`" if name not in (
-        "its folder",
-        "",
-    ) else name or "the folder above", f"half of the {kind}" if when == "half" else kind
+    told = f"`{name}`" if name not in ("its folder", "") else name or "the folder above"
+    return told, f"half of the {kind}" if when == "half" else kind
 
 
 def _told(place: Path) -> str:

@@ -193,7 +193,7 @@ class Run(RuleBasedStateMachine):
 
 
 SHORT = settings(
-    max_examples=3, stateful_step_count=7, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+    max_examples=3, stateful_step_count=6, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 
