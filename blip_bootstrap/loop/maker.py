@@ -33,6 +33,7 @@ from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
 from blip_bootstrap.storage.store import fetched
+from blip_bootstrap.storage.verify import check_input
 
 Step = Callable[..., Mapping[str, Any]]
 """Makes an artifact in a folder, and returns what it counted."""
@@ -161,6 +162,9 @@ class Maker:
         borrowed = borrow_parts(root, folder, kin, made_of, at.recipe, output.section, at.inputs)
         told = ["going on"] * is_begun + [f"{borrowed} of {len(made_of)} parts as they are"] * bool(borrowed)
         self.say(f"{output.name}: {_name(step)}" + (f" ({', '.join(told)})" if told else ""))
+        for one in at.inputs:
+            if one and not one.given:
+                check_input(one.local, read_manifest(one) or {"files": []})
         started = time.monotonic()
         try:
             counts = step(folder, *[one.argument if one else None for one in at.inputs], **self._settings(at, kin))
