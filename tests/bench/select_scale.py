@@ -1,6 +1,6 @@
 """Seconds and memory of selection rules over many captions, made up by chance around a hidden truth.
 
-    .venv/bin/python tests/bench/select_scale.py [--rows 10000000] [--rules NAME ...] [--root DIR] [--json]
+    .venv/bin/python tests/bench/select_scale.py [--rows 1000000] [--rules NAME ...] [--root DIR] [--json]
 
 Three texts an image, 10,000 rows a file, as a run has them; the answers of the learned rules are 50 of each source.
 Each rule runs in a process of its own, so that its memory is its own.
@@ -23,6 +23,7 @@ from typing import Any
 
 import duckdb
 
+import __main__
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet
@@ -95,6 +96,7 @@ def make_labels(path: Path, captions: Path) -> None:
 
 def measure(out: Path, captions: Path, rule: Mapping[str, Any]) -> dict[str, float]:
     """What one rule takes, in this process."""
+    __main__.__file__ = __file__  # a spawned process has none, and DuckDB then draws progress bars on standard output
     started = time.perf_counter()
     counts = select_pairs(out, captions, SelectConfig.model_validate(rule))
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -109,7 +111,7 @@ def measure(out: Path, captions: Path, rule: Mapping[str, Any]) -> dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rules", nargs="*", default=list(RULES), choices=list(RULES), metavar="NAME")
     parser.add_argument("--root", type=Path, help="where captions are kept; default: a temporary folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object: rule, figure")
