@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import remote, store, store_client, store_lock
@@ -257,6 +259,22 @@ def test_killed_before_a_change_of_the_store_the_same_command_goes_on_from_an_em
     changes, expected = int((tmp_path / "changes").read_text()), on_store(bucket)
     assert changes > 40
     kill_at(iter(range(0, changes, step)), bucket, tmp_path, expected)
+
+
+def test_gc_lists_and_deletes_on_the_store(bucket: Bucket, stub: StubRounds) -> None:
+    stub.run(1)
+    stub.run(1, "select.itm_threshold=0.9")
+    listed = CliRunner().invoke(app, ["gc", "--root", URI])
+    assert "2 that no round points to" in listed.stdout
+    assert f"working copy: {local_folder(URI)}, " in listed.stdout
+    stub.run(1)
+    before = bucket.names()
+    deleted = CliRunner().invoke(app, ["gc", "--root", URI, "--delete"])
+    assert deleted.exit_code == 0, deleted.output
+    gone_names = {*before} - {*bucket.names()}
+    assert {name.split("/")[3] for name in gone_names} == {"select_pairs", "pretrain"}
+    stub.run(1)
+    assert stub.made == []
 
 
 # --- the lock
