@@ -284,7 +284,8 @@ def test_a_second_run_is_told_who_works_on_it(bucket: Bucket, tmp_path: Path, mo
     root = opened(URI, make=True)
     with locked(root):
         assert json.loads(bucket["runs/mine/.lock"])["pid"] == os.getpid()
-        with pytest.raises(RunFailed, match="another run of this machine"), locked(root):
+        monkeypatch.setattr(store_lock, "PATIENCE_S", 0.1)
+        with pytest.raises(RunFailed, match=rf"another run is working on it \(.+, process {os.getpid()}"), locked(root):
             pass
         on_another_machine(monkeypatch, tmp_path / "other")
         other = opened(URI, make=True)
