@@ -19,6 +19,7 @@ from blip_bootstrap.labels.sample import SOURCES, draw_sample
 from blip_bootstrap.paths import path_argument, run_argument
 from blip_bootstrap.query.formats import print_table
 from blip_bootstrap.report.why import print_why
+from blip_bootstrap.storage.store import shown
 from blip_pipelines.check.step import score_given
 
 commands = typer.Typer(rich_markup_mode="markdown")
@@ -79,7 +80,7 @@ def sample(
 ) -> None:
     """Draw texts of a round for people to judge, kept and dropped ones; prints the path of the label file."""
     sources = (source.value,) if source else SOURCES
-    typer.echo(str(draw_sample(run_folder(root), number, size, seed, sources)))
+    typer.echo(shown(str(draw_sample(run_folder(root), number, size, seed, sources))))
 
 
 @audit_app.command(epilog="Example: `blip-bootstrap audit label --round 1`")
@@ -111,7 +112,7 @@ def identify(
 ) -> None:
     """Identify the language of a round's texts and keep it beside the round; prints the audit `languages`."""
     folder = run_folder(root)
-    typer.echo(str(languages.identify_languages(folder, number, texts)))
+    typer.echo(shown(str(languages.identify_languages(folder, number, texts))))
     audits.print_audit(folder, number, ["languages"])
 
 
@@ -127,7 +128,7 @@ def calibrate(
     They are for `select.labels`, where `select.strategy` is `target_noise`.
     """
     labels = human_pairs.label_human_pairs(run_folder(root), number, size, seed, score_given)
-    typer.echo(str(labels))
+    typer.echo(shown(str(labels)))
     typer.echo("What select.strategy target_noise would do with them, web texts only:")
     print_table(human_pairs.thresholds_with(labels, run_folder(root), number))
 
@@ -147,7 +148,7 @@ def why(
         page = Path(tempfile.mkdtemp(prefix="blip-bootstrap-")) / "why.html"
     print_why(run_folder(root), name, page)
     if page:
-        typer.echo(str(page))
+        typer.echo(shown(str(page)))
     if open_page and page:
         typer.launch(page.resolve().as_uri())
 

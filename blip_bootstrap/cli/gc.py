@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from blip_bootstrap.cli.asked_run import Root, run_folder
 from blip_bootstrap.cli.options import BreakLock, say
 from blip_bootstrap.loop import leftovers
 from blip_bootstrap.storage.run_folder import check_run
+from blip_bootstrap.storage.store import store_of
 from blip_bootstrap.storage.store_lock import break_lock, locked
 
 commands = typer.Typer(rich_markup_mode="markdown")
@@ -37,10 +39,18 @@ def gc(
         total = f"{len(found)} that no round points to, {told_size(sum(one.size_bytes for one in found))}"
         if not delete:
             typer.echo(f"{total}{'; --delete deletes them' if found else ''}")
+            _tell_of_copy(folder)
             return
         for one in leftovers.delete(found):
             typer.echo(f"deleted {one.folder.relative_to(folder).as_posix()} ({told_size(one.size_bytes)})")
         typer.echo(f"deleted: {total}")
+
+
+def _tell_of_copy(folder: Path) -> None:
+    """Say where the working copy of a run on a store lies, and what it takes."""
+    if store := store_of(folder):
+        size = told_size(sum(one.stat().st_size for one in store.folder.rglob("*") if one.is_file()))
+        typer.echo(f"working copy: {store.folder}, {size}; may be deleted while no command is at work on the run")
 
 
 def _age(age_s: float) -> str:

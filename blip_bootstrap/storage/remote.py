@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from glob import escape
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 from urllib.parse import quote, urlsplit
 
 import duckdb
@@ -174,16 +175,25 @@ def bring_copies(copies: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def working_in(folder: Path, alone: bool = False) -> Iterator[bool]:
-    """Keep a working copy as it is while one works in it, `alone` or beside others; whether one may."""
+def working_in(folder: Path, alone: bool = False, patience_s: float = 0.0) -> Iterator[bool]:
+    """Keep a working copy as it is while one works in it, `alone` or beside others; whether one may.
+
+    Waits for others `patience_s` seconds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + patience_s
     with (folder / AT_WORK).open("w") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        while not (is_free := _try_lock(file, alone)) and time.monotonic() < until:
+            time.sleep(0.05)
+        yield is_free
+
+
+def _try_lock(file: TextIO, alone: bool) -> bool:
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def compare(store: Store) -> None:

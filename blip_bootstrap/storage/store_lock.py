@@ -28,6 +28,9 @@ from blip_bootstrap.storage.store_client import Store, why
 
 BEAT_S, STALE_S = 30.0, 600.0
 
+PATIENCE_S = 3.0
+"""Seconds for a command that reads the run to have compared the working copy."""
+
 Holder = Mapping[str, Any]
 
 _held: set[str] = set()
@@ -90,9 +93,11 @@ def _holder_in(file: Any) -> str:
 
 @contextmanager
 def _locked_there(store: Store) -> Iterator[None]:
-    with working_in(store.folder, alone=True) as is_free:
+    with working_in(store.folder, alone=True, patience_s=PATIENCE_S) as is_free:
         if not is_free:
-            raise RunFailed(f"{store.told}: another run of this machine is working on it; wait for it or stop it")
+            with store.asking("read", LOCK):
+                found = _read(store)
+            raise RunFailed(_taken(store, found[0] if found else {"seen": _now(), "who": "of this machine"}))
         lock = StoreLock(store)
         lock.take()
         store.check = lock.check

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import remote, store, store_client, store_lock
@@ -259,6 +261,22 @@ def test_killed_before_a_change_of_the_store_the_same_command_goes_on_from_an_em
     kill_at(iter(range(0, changes, step)), bucket, tmp_path, expected)
 
 
+def test_gc_lists_and_deletes_on_the_store(bucket: Bucket, stub: StubRounds) -> None:
+    stub.run(1)
+    stub.run(1, "select.itm_threshold=0.9")
+    listed = CliRunner().invoke(app, ["gc", "--root", URI])
+    assert "2 that no round points to" in listed.stdout
+    assert f"working copy: {local_folder(URI)}, " in listed.stdout
+    stub.run(1)
+    before = bucket.names()
+    deleted = CliRunner().invoke(app, ["gc", "--root", URI, "--delete"])
+    assert deleted.exit_code == 0, deleted.output
+    gone_names = {*before} - {*bucket.names()}
+    assert {name.split("/")[3] for name in gone_names} == {"select_pairs", "pretrain"}
+    stub.run(1)
+    assert stub.made == []
+
+
 # --- the lock
 
 
@@ -266,7 +284,8 @@ def test_a_second_run_is_told_who_works_on_it(bucket: Bucket, tmp_path: Path, mo
     root = opened(URI, make=True)
     with locked(root):
         assert json.loads(bucket["runs/mine/.lock"])["pid"] == os.getpid()
-        with pytest.raises(RunFailed, match="another run of this machine"), locked(root):
+        monkeypatch.setattr(store_lock, "PATIENCE_S", 0.1)
+        with pytest.raises(RunFailed, match=rf"another run is working on it \(.+, process {os.getpid()}"), locked(root):
             pass
         on_another_machine(monkeypatch, tmp_path / "other")
         other = opened(URI, make=True)
