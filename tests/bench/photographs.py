@@ -4,8 +4,8 @@
                                               [--answers tests/bench/flickr8k_answers.csv]
 
 Web texts are judged by the run's truth file, where `clean` is right, and synthetic ones by the answers. An answer
-counts for the captions of the round that were kept or dropped as its own was. `learned N` is the rule from N answers of
-each source, where the truth file answers for web texts; its AUC is the product's nested cross-validated one, and
+counts for the captions of the round that were kept or dropped as its own was. `learned N` is the rule from N answers and
+from 50 about web texts, which the truth file gives; its AUC is the product's nested cross-validated one, and
 `unseen` that over the answers which it was not given. `--train` trains models of round 1 on the pairs of these rules,
 as many as ITM's cut keeps, with the steps of the run. All this lies under ROOT/photographs; the rest of the run stays
 as it is.
@@ -36,6 +36,9 @@ from blip_pipelines.train.calls import call_arm
 
 ANSWERS = Path(__file__).with_name("flickr8k_answers.csv")
 NUMBERS = (50, 100, 200)
+NUM_WEB = 50
+"""Web texts that the truth file answers for a learned rule."""
+
 KINDS = ("mismatch", "unrelated", "damaged")
 RANKS = {
     "rank": {"web": ["itm", "itc"], "synthetic": ["itc", "logprob"]},
@@ -130,11 +133,11 @@ class Round:
         ]
 
     def labels(self, number: int) -> Path:
-        """A labels file of the first so many answers, and of as many web texts, kept and dropped ones alike."""
+        """A labels file of the first so many answers, and of web texts, kept and dropped ones alike."""
         path = self.root / "photographs" / f"labels-{number}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         web = sorted(self.web(), key=lambda row: str(row["key"]))
-        told = [row for kept in (True, False) for row in [row for row in web if row["kept"] is kept][: number // 2]]
+        told = [row for kept in (True, False) for row in [row for row in web if row["kept"] is kept][: NUM_WEB // 2]]
         write_labels(
             path, [{name: row.get(name) for name in LABELS.schema.names} for row in [*self.answers[:number], *told]]
         )
