@@ -46,6 +46,7 @@ OF_SOURCES = {
 }
 
 OF_REASONS = {
+    "not_listed": "its row is in no URL list of the run any more, or was fetched again with success twice",
     "empty_text": "there is no text",
     "text_too_long": "the alt text was longer than `download.max_text_chars` and was cut when the list was read",
     "not_scored": "it lacks the score that the rule cuts by",
@@ -92,7 +93,7 @@ PLACES = {
     "captions": "`round-NN/captions/part-*.parquet`",
     "filter_check": "`round-NN/filter_check/part-*.parquet`",
     "pairs": "`round-NN/pairs/part-*.parquet`",
-    "same_pictures": "`same_pictures/part-*.parquet`",
+    "same_pictures": "`same_pictures/human.parquet` (the human set's) and `same_pictures/part-*.parquet` (the web's)",
     "languages": "`languages/round-NN.parquet`",
     "labels": "`labels/round-NN.parquet`",
     "cuts": "the view `cuts`, made from each round's manifest of `pairs`",
@@ -101,6 +102,6 @@ PLACES = {
     "runs": "the view `runs`, made from every `MANIFEST.json`",
     "evaluated": "`captions.parquet` beside `metrics.json`, in the folders of an evaluation",
     "plan": "printed by `blip-bootstrap plan`",
-    "shard": "`images/.lists/` while the download is at work",
+    "shard": "`images/rows/part-*.parquet`, one file for each part, from which the part can be fetched again alone",
 }
 """Where each table is found; one that is not named here is said to be internal."""
