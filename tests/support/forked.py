@@ -160,7 +160,7 @@ def _act(job: Job, operations: list[Operation], note: Callable[..., None]) -> Ca
 def _switch_off(guard: Guard) -> None:
     import pyarrow.parquet as pq
 
-    from blip_bootstrap.loop import artifacts, maker
+    from blip_bootstrap.loop import artifacts
     from blip_bootstrap.storage import files, parquet, verify
     from tests.support.operations import replace_everywhere
 
@@ -177,7 +177,7 @@ def _switch_off(guard: Guard) -> None:
     elif guard == "kept":
         replace_everywhere(artifacts.begin, _alone(artifacts.begin))
     elif guard == "lock":
-        maker.fcntl.flock = lambda *_: None  # type: ignore[assignment]
+        sys.modules["fcntl"].flock = lambda *_: None  # type: ignore[attr-defined]
 
 
 def _with_manifest_first(write: Any) -> Any:
