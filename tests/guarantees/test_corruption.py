@@ -86,7 +86,9 @@ def _is_its_table(root: Path, name: str, file: str) -> bool:
 def all_wrongs(made: Path, cases: Sequence[tuple[bool, str, float]], folder: Path, off: Guard = "") -> list[str]:
     with ThreadPoolExecutor(2) as pool:
         numbered = enumerate(cases)
-        found = pool.map(lambda one: wrong_after(made, *one[1], folder / f"{one[0]}", off), numbered)
+        found = pool.map(
+            lambda one: wrong_after(made, one[1][0], one[1][1], one[1][2], folder / f"{one[0]}", off), numbered
+        )
         return [line for lines in found for line in lines]
 
 

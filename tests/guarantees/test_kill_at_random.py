@@ -41,6 +41,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
             if said := _killed(command(*arguments, root), rng.uniform(0, whole_s / 3), root):
                 kills += 1
                 at[said] += 1
+                print(f"kill {kills} in {root.name}: {said}", flush=True)
             else:  # it came to its end: begin another one
                 root = tmp_path / f"killed-{len(roots)}"
                 roots.append(root)

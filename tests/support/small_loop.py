@@ -21,6 +21,7 @@ from blip_bootstrap.config import Config, DownloadConfig, FinetuneConfig, Pretra
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step, worker
 from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.ingest import annotated, download
@@ -82,22 +83,23 @@ def stand_in(note: Note, pages: bool = False) -> None:
     """Put stand-ins for the web, decoding children and models into this process; without `pages` also for the pages."""
     for module in (step, blocks):
         if hasattr(module, "BLOCK_ROWS"):
-            module.BLOCK_ROWS = BLOCK_ROWS
-    download.fetch = partial(_fetch, note)
-    download.WebStore = _Here(_web)  # type: ignore[assignment, misc]
-    annotated.HumanStore = _Here(_human)  # type: ignore[assignment, misc]
-    worker.CaptionWorker = partial(_Captions, note)  # type: ignore[assignment, misc]
-    log.time = _NoClock  # type: ignore[assignment]
+            _put(module, BLOCK_ROWS=BLOCK_ROWS)
+    _put(download, fetch=partial(_fetch, note), WebStore=_Here(_web))
+    _put(annotated, HumanStore=_Here(_human))
+    _put(worker, CaptionWorker=partial(_Captions, note))
+    _put(log, time=_NoClock)
     for name in ("finetune_captioner", "finetune_filter", "pretrain"):
-        setattr(rounds, name, _named(partial(_train, note), name))
-    rounds.evaluate = _named(_evaluate, "evaluate")  # type: ignore[assignment]
-    rounds.train_controls = _named(_controls, "train_controls")
-    rounds.resolve_dtypes = lambda config, say: config
-    rounds.check_given = lambda config, number: []
+        _put(rounds, **{name: _named(partial(_train, note), name)})
+    _put(rounds, evaluate=_named(_evaluate, "evaluate"), train_controls=_named(_controls, "train_controls"))
+    _put(rounds, resolve_dtypes=lambda config, say: config, check_given=lambda config, number: [])
     if not pages:
-        rounds.write_overview = lambda root, run: _page(root / "report.html", root.name)  # type: ignore[assignment]
-        rounds.write_report = _round_page  # type: ignore[assignment]
-        rounds.write_figures = lambda root, number, truth, say: None  # type: ignore[assignment]
+        _put(rounds, write_overview=lambda root, run: _page(root / "report.html", root.name))
+        _put(rounds, write_report=_round_page, write_figures=lambda root, number, truth, say: None)
+
+
+def _put(module: object, **values: object) -> None:
+    for name, value in values.items():
+        setattr(module, name, value)
 
 
 def _named(function: Callable[..., Any], name: str) -> Any:
@@ -123,7 +125,7 @@ class _Here:
         self.work = work
 
     def __call__(self, config: Any, count: int | None = None) -> _Here:
-        return _Here(partial(self.work, config))  # type: ignore[arg-type]
+        return _Here(partial(self.work, config))
 
     def __enter__(self) -> Callable[..., Any]:
         return self.work
@@ -203,7 +205,7 @@ def digests_in(folder: Path) -> list[str]:
     """What the tables and weights of an artifact hold, as its readers see it."""
     if (weights := folder / "model.safetensors").exists():
         return [repr({name: one.tolist() for name, one in sorted(read_safetensors(weights).items())})]
-    return [repr(download.read_parquet(part).to_pylist()) for part in download.parquet_files(folder)]
+    return [repr(read_parquet(part).to_pylist()) for part in parquet_files(folder)]
 
 
 def _evaluate(out: Path, model: Path, held_out: Path, *_: Path | None, config: Any) -> dict[str, float]:
