@@ -82,7 +82,7 @@ def run_trainer(job: Training, gpu: bool) -> Counts:
             "threads": threads,
             "scratch": str(scratch),
             "copies": working_copies(),
-        },  # fmt: skip
+        },
         scaling_config=ScalingConfig(num_workers=job.num_workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
             name=job.name.replace(" ", "-"),
