@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -10,16 +11,31 @@ from rich.table import Table
 
 from blip_bootstrap.cli.asked_run import Root, run_folder
 from blip_bootstrap.loop.leftovers import list_artifacts
+from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.storage.run_folder import check_run
+from blip_bootstrap.storage.verify import damaged_bytes
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
 
 @commands.command(epilog="Example: `blip-bootstrap artifacts --root runs/demo`")
-def artifacts(root: Root = None) -> None:
-    """List what steps have made: by which round it is used, step, recipe digest, rows, size, state."""
+def artifacts(
+    root: Root = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file, and compare it with the digest that it was made with.")
+    ] = False,
+) -> None:
+    """List what steps have made: by which round it is used, step, recipe digest, rows, size, state.
+
+    With `--verify` instead the files that are missing or damaged; exit code 1 where there are any.
+    """
     folder = run_folder(root)
     check_run(folder)
+    if verify:
+        found = [f"{one.folder / name}: damaged or missing" for one in list_artifacts(folder)
+                 for name in damaged_bytes(one.folder, manifest_in(one.folder) or {"files": []})]  # fmt: skip
+        typer.echo("\n".join([*found, f"{len(found)} files damaged or missing"]))
+        raise typer.Exit(1 if found else 0)
     rows = [
         (", ".join(one.names), one.step, one.digest, f"{one.rows:,}" if one.rows else "", told_size(one.size_bytes),
          one.made[:16].replace("T", " "), one.state)

@@ -22,13 +22,15 @@ class Artifact:
     """Something on disk that a step makes (a folder) or reads (a folder, or a file).
 
     A step makes it from `section` and its inputs; one that is `given` is the user's own. `path` is a string where it
-    may be the name of a model on the hub.
+    may be the name of a model on the hub. As an input of a step that depends on one of its files alone, it names that
+    (`file`).
     """
 
     name: str
     path: Path | str
     section: Section | None = None
     given: bool = False
+    file: str | None = None
 
     @property
     def local(self) -> Path:

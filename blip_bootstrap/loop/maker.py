@@ -33,6 +33,7 @@ from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
 from blip_bootstrap.storage.store import fetched
+from blip_bootstrap.storage.verify import check_input
 
 Step = Callable[..., Mapping[str, Any]]
 """Makes an artifact in a folder, and returns what it counted."""
@@ -161,6 +162,9 @@ class Maker:
         borrowed = borrow_parts(root, folder, kin, made_of, at.recipe, output.section, at.inputs)
         told = ["going on"] * is_begun + [f"{borrowed} of {len(made_of)} parts as they are"] * bool(borrowed)
         self.say(f"{output.name}: {_name(step)}" + (f" ({', '.join(told)})" if told else ""))
+        for one in at.inputs:
+            if one and not one.given:
+                check_input(one.local, read_manifest(one) or {"files": []})
         started = time.monotonic()
         try:
             counts = step(folder, *[one.argument if one else None for one in at.inputs], **self._settings(at, kin))
@@ -203,9 +207,21 @@ def _name(step: Step) -> str:
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Which settings differ between two recipes: name, value before, value now."""
-    was, now = flat(old["config"]), flat(new["config"])
+    was, now = _settings_by_name(old["config"], new["config"]), _settings_by_name(new["config"], old["config"])
     names = sorted(was.keys() | now.keys())
     return [(name, was.get(name), now.get(name)) for name in names if was.get(name) != now.get(name)]
+
+
+def _settings_by_name(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted names; lists of sections, as `download.urls`, one by one, or by their number where that is
+    another one in `other`."""
+    found = flat(config)
+    for name, value in [*found.items()]:
+        if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            same = isinstance(there := other.get(name), list) and len(there) == len(value)
+            del found[name]
+            found |= flat(dict(enumerate(value)), f"{name}.") if same else {name: f"{len(value)} of them"}
+    return found
 
 
 def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -217,5 +233,5 @@ def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Which settings and inputs differ between two recipes, in words."""
     found = [f"{name} {was} -> {now}" for name, was, now in changed_settings(old, new)]
-    found += [f"another {name}" for name in changed_inputs(old, new)]
+    found += [f"another {name.lstrip('0123456789 ')}" for name in changed_inputs(old, new)]
     return "; ".join(found) or "another version of the step"

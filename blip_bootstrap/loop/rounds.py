@@ -43,7 +43,7 @@ from blip_pipelines.check.step import check_filter
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_pipelines.ingest.annotated import ingest_annotated
 from blip_pipelines.ingest.download import download_images
-from blip_pipelines.ingest.same_pictures import find_same_pictures
+from blip_pipelines.ingest.same_pictures import HUMAN_PART, find_same_pictures
 from blip_pipelines.train.steps import evaluate, finetune_captioner, finetune_filter, pretrain, train_controls
 
 
@@ -188,4 +188,6 @@ def _steps(config: Config, at: Layout, make: Maker | Keeper) -> None:
 def _left_out(same_pictures: Artifact | None, *sets: str) -> Artifact | None:
     """The pictures that are in two sets, as an input of a training; None where it leaves none out of these sets."""
     counts = counts_of(same_pictures)
-    return same_pictures if any(counts.get(f"left_out_{name}") for name in sets) else None
+    if not same_pictures or not any(counts.get(f"left_out_{name}") for name in sets):
+        return None
+    return replace(same_pictures, file=HUMAN_PART) if sets == ("human",) else same_pictures

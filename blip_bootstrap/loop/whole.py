@@ -49,7 +49,8 @@ def digest_of_input(artifact: Artifact) -> str:
         manifest = read_manifest(artifact)
         if manifest is None:
             raise InputError(f"{artifact.path}: not there or half-made; run the round that makes it first")
-        return str(manifest["content"])
+        of_file = [entry["sha256"] for entry in manifest["files"] if entry["name"] == artifact.file]
+        return str(of_file[0] if of_file else manifest["content"])
     if artifact.local.exists():
         return digest_of_path(artifact.local)
     if isinstance(artifact.path, Path):

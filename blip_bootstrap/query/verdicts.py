@@ -22,6 +22,7 @@ from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import is_number, literal, scan
 from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.remote import Remote, attach, remote_of
+from blip_bootstrap.storage.tables import NOT_LISTED
 
 SCORE_COLUMNS: dict[str, str] = {
     "itm": "itm_score", "itc": "itc_score", "logprob": "logprob", "clip": "clip_score",
@@ -105,7 +106,7 @@ def pairs_sql(files: Sequence[Path | str], schema: pa.Schema) -> str:
         return f"(SELECT {columns}, p.rejected FROM {scan(files)} p)"
     found = _from_reason(schema) if cut is None or cut[0] != "itm_score" else below_sql("p.itm_score", cut[1])
     if said:  # no verdict on what is in no list any more
-        found = f"CASE WHEN p.reason IS DISTINCT FROM 'not_listed' THEN {found} END"
+        found = f"CASE WHEN p.reason IS DISTINCT FROM {literal(NOT_LISTED)} THEN {found} END"
     return f"(SELECT {columns}, {f'coalesce(p.rejected, {found})' if said else found} AS rejected FROM {scan(files)} p)"
 
 
@@ -132,7 +133,7 @@ def pair_figures(files: Sequence[Path | str], remote: Remote | None = None) -> d
     - `noise_ratio_<source>`: rejected of scored texts (section 4.2), repetitions and flagged ones among them;
     - `dropped_share_<source>`: texts that were not kept, for whatever reason, of all texts;
     - `..._low`, `..._high`: the ends of the two shares' intervals;
-    - `dropped_by_reason`: texts of both sources.
+    - `dropped_by_reason`: texts of both sources. Those that are `not_listed` count here alone.
 
     A share of nothing is None. Raises InputError where a file is damaged.
     """
@@ -146,7 +147,8 @@ def pair_figures(files: Sequence[Path | str], remote: Remote | None = None) -> d
         ).fetchall()
         found: dict[str, Any] = {"dropped_by_reason": {}}
         for source in ("web", "synthetic"):
-            found |= _source_figures(connection, source, [cell[1:] for cell in cells if cell[0] == source])
+            listed = [cell[1:] for cell in cells if cell[0] == source and cell[1] != NOT_LISTED]
+            found |= _source_figures(connection, source, listed)
     for _, reason, _, number in cells:
         if reason is not None:
             found["dropped_by_reason"][reason] = found["dropped_by_reason"].get(reason, 0) + number

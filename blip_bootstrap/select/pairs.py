@@ -189,7 +189,7 @@ def _decide(
     metadata = {"rule": json.dumps(rule)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         connection.execute("SET threads = 1; SET parquet_metadata_cache = true")  # the pool is what runs in parallel
-        done = [pool.submit(_write, connection.cursor(), out, group, query_of(group), metadata) for group in groups]
+        done = [pool.submit(_write, connection.cursor(), out, group, query_of, metadata) for group in groups]
         for future in done:
             future.result()
         return _account(connection, out, _rows_expected(connection, files))
@@ -201,11 +201,11 @@ def _is_decided(path: Path) -> bool:
 
 
 def _write(
-    cursor: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Path], query: str, rule: dict[str, str]
+    cursor: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Path], query_of: Query, rule: dict[str, str]
 ) -> None:
     """Decide some files with one query, and write a file of pairs for each, also where it has no rows."""
     with cursor:
-        decided = cursor.sql(query).to_arrow_table()
+        decided = cursor.sql(query_of(files)).to_arrow_table()  # made here: by ranks a query has 70 kB of numbers
     sizes = dict.fromkeys(range(1, len(files) + 1), 0)
     sizes |= {count["values"]: count["counts"] for count in decided["part"].value_counts().to_pylist()}
     rows, first = decided.drop_columns(["part"]), 0

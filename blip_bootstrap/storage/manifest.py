@@ -55,7 +55,7 @@ def without_growth(recipe: Mapping[str, Any], section: Section | None, grows: Ca
     return {**by_today, "config": config, "inputs": {k: v for k, v in recipe["inputs"].items() if not grows(k)}}
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """A nested mapping as one level of dotted names: `{"a": {"b": 1}}` is `{"a.b": 1}`."""
     found: dict[str, Any] = {}
     for name, value in tree.items():

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -96,14 +96,14 @@ def write_list(path: Path, server: Pictures, numbers: range) -> str:
     return f"{{path: {path}}}"
 
 
-def config_of(folder: Path, lists: list[str], rows_per_shard: int) -> Config:
-    """A round with given models and no training."""
+def config_of(folder: Path, lists: list[str], rows_per_shard: int, own: Sequence[str]) -> Config:
+    """A round with given models and no training; `own` are further settings."""
     settings = [
         f"download.urls=[{', '.join(lists)}]", f"download.rows_per_shard={rows_per_shard}", "download.num_retries=0",
         "download.allow_private_addresses=true", f"captioner.checkpoint={folder / 'captioner'}",
         f"filter.checkpoint={folder / 'filter'}", "pretrain.optimizer.steps=0", "filter_check.pictures=0",
         "caption.sampler.preset=greedy", "caption.sampler.max_tokens=5", "caption.sampler.min_tokens=1",
-        "select.itm_threshold=0.3", "ray.address=none",
+        "select.itm_threshold=0.3", "ray.address=none", *own,
     ]  # fmt: skip
     return load_config(None, settings, root=folder / "run")
 
@@ -138,8 +138,8 @@ def cut_short(part: Path) -> None:
     part.resolve().write_bytes(data[: len(data) // 2])
 
 
-def rows(folder: Path, num_rows: int, num_added: int, num_failing: int) -> list[dict[str, Any]]:
-    """One row for each command."""
+def rows(folder: Path, num_rows: int, num_added: int, num_failing: int, *own: str) -> list[dict[str, Any]]:
+    """One row for each command; `own` are settings of all of them."""
     from tests.support.tiny_pipeline import save_tiny
 
     save_tiny(folder / "captioner", 32, seed=0)
@@ -151,7 +151,7 @@ def rows(folder: Path, num_rows: int, num_added: int, num_failing: int) -> list[
         second = write_list(folder / "second.tsv", server, range(num_rows, num_rows + num_added))
 
         def run(lists: list[str], retry: str | None = None) -> Callable[[list[str]], object]:
-            config = config_of(folder, lists, per_shard)
+            config = config_of(folder, lists, per_shard, own)
             return lambda said: run_rounds(config, 1, said.append, retry=retry)
 
         found = [

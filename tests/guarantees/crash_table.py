@@ -11,13 +11,13 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.guarantees.points import Seen, all_points, place_of, tried, undisturbed_run
+from tests.guarantees.points import TEMPORARY, Seen, all_points, place_of, tried, undisturbed_run
 
 GUARANTEES = Path(__file__).parents[2] / "docs/guarantees.md"
 
 BEGIN, END = "<!-- crash points: made by tests/guarantees/crash_table.py -->\n", "<!-- end of crash points -->\n"
 
-HEAD = "| of | dies at | there after it | the next run |\n| --- | --- | --- | --- |\n"
+HEAD = "| of | dies before | there then | the next run |\n| --- | --- | --- | --- |\n"
 
 
 def main() -> int:
@@ -37,14 +37,31 @@ def main() -> int:
 
 def table(seen: Iterable[Seen]) -> str:
     """A row for each step, or file beside the steps, and for each state that a kill leaves of it."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
+    rows: dict[str, dict[tuple[str, str], dict[str, list[str]]]] = {}
     for one in seen:
-        mine = rows.setdefault((of(one.died), one.there, one.then), [])
-        if (told := operation(one.died)) not in mine:
-            mine.append(told)
+        name, verb = operation(one.died)
+        verbs = rows.setdefault(of(one.died), {}).setdefault((one.there, one.then), {}).setdefault(name, [])
+        if verb not in verbs:
+            verbs.append(verb)
     return HEAD + "".join(
-        f"| {name} | {'; '.join(told)} | {there} | {then} |\n" for (name, there, then), told in rows.items()
+        f"| {name} | {_listed(files)} | {there} | {then} |\n"
+        for name, states in rows.items()
+        for (there, then), files in states.items()
     )
+
+
+def _listed(files: dict[str, list[str]]) -> str:
+    return "; ".join(f"{file}: {', '.join(verbs)}" for file, verbs in files.items())
+
+
+def entries(text: str) -> set[tuple[str, str, str]]:
+    """What a table has: of what, the file, and the operation before which, or half of which, a process died."""
+    found = set()
+    for line in text.removeprefix(HEAD).splitlines():
+        name, files, _, _ = line.strip("| ").split(" | ")
+        for file, _, verbs in (one.partition(": ") for one in files.split("; ")):
+            found |= {(name, file, verb) for verb in verbs.split(", ")}
+    return found
 
 
 def of(died: str) -> str:
@@ -53,21 +70,23 @@ def of(died: str) -> str:
     if place.parts[1:2] == ("artifacts",):
         return f"`{place.parts[2]}`" if len(place.parts) > 3 else "`artifacts/`"
     if died.split()[2] == "symlink" or not place.suffix:
-        return "links" if len(place.parts) > 1 and not place.name.startswith(("round-", ".")) else f"`{_open(place)}`"
-    return f"`{_open(place)}`"
+        return "links" if len(place.parts) > 1 and not place.name.startswith(("round-", ".")) else _told(place)
+    return _told(place)
 
 
-def operation(died: str) -> str:
-    """`before rename of part-N.parquet`."""
-    when, _, kind, path = re.sub(r" -> .*", "", died).split(" ", 3)
-    name = re.sub(r"^\.(.+)\.[0-9a-f]{32}\.tmp$", r"\1", Path(path).name)
-    name = "its folder" if re.fullmatch("[0-9a-f]{16}", name) else re.sub(r"\d{3,}", "N", name)
-    kind = {"replace": "rename", "fsync folder": "fsync"}.get(kind, kind)
-    return f"{kind} `{name}`" if when == "before" else f"half of `{name}`"
+def operation(died: str) -> tuple[str, str]:
+    """The file that an operation is on, and the operation: `half of the write` where it died amid it."""
+    when, _, kind, path = re.sub(r" -> .*", "", died).replace("fsync folder", "fsync").split(" ", 3)
+    name = TEMPORARY.sub(r"\1", Path(path).name)
+    name = "its folder" if re.fullmatch("[0-9a-f]{16}", name) else re.sub(r"(?<=-)\d{5,}", "N", name)
+    kind = "rename" if kind == "replace" else kind
+    told = f"`{name}`" if name not in ("its folder", "") else name or "the folder above"
+    return told, f"half of the {kind}" if when == "half" else kind
 
 
-def _open(place: Path) -> str:
-    return re.sub(r"round-\d\d", "round-NN", "/".join(place.parts[1:])) or "the root"
+def _told(place: Path) -> str:
+    told = re.sub(r"round-\d\d", "round-NN", "/".join(place.parts[1:]))
+    return f"`{told}`" if told else "the root"
 
 
 if __name__ == "__main__":

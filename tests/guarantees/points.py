@@ -159,8 +159,7 @@ class Seen:
 
 def place_of(died: str) -> Path:
     """What an operation is about: an artifact's folder, or the file or link that is to get its name."""
-    words = died.split(" -> ")[0].split(" run", 1)[1]
-    path = Path("run" + words)
+    path = Path("run" + died.split(" -> ")[0].partition(" run")[2])
     if path.parts[1:2] == ("artifacts",) and len(path.parts) > 3:
         return Path(*path.parts[:4])
     return path.with_name(TEMPORARY.sub(r"\1", path.name))

@@ -7,7 +7,6 @@ folder to another is one change, which the fsync of either makes last. The order
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ class Node:
 
 @dataclass(eq=False)
 class Change:
-    """Names that one operation changed and the disk may not have yet: folder, name, what is there now (None: nothing)."""
+    """Names that an operation changed and the disk may not have yet: folder, name, what is there now, if anything."""
 
     names: list[tuple[Node, str, Node | None]]
 
@@ -127,7 +126,7 @@ class Disk:
             for name, child in (node.inside if loss in ("bytes", "none") else node.kept_inside).items():
                 self._write(child, path / name, loss, rng)
         elif node.target:
-            os.symlink(node.target, path)
+            path.symlink_to(node.target)
         elif loss == "none" or node.kept_data == node.data:
             path.write_bytes(node.data)
         else:

@@ -52,11 +52,12 @@ class GrowingRounds(StubRounds):
         return super().run(number, *FEW, *settings, remake=remake, retry=retry)
 
     def _step(self, name: str) -> Callable[..., Any]:
-        own: dict[str, Callable[..., Any]] = {
+        own: dict[str, Any] = {
             "download_images": self.download_images, "caption_and_score": self.caption_and_score,
             "select_pairs": self.select_pairs, "take_web_pairs": self.take_web_pairs,
-        }.get(name)  # fmt: skip
-        return own or super()._step(name)
+        }  # fmt: skip
+        step: Callable[..., Any] = own[name] if name in own else super()._step(name)
+        return step
 
     def select_pairs(self, out: Path, captions: Path, config: Any) -> Any:
         with self._noting("pairs", out):

@@ -55,7 +55,7 @@ class Watch:
     """Tells `act` of every operation under `folder`, one at a time, from now on until the process ends."""
 
     def __init__(self, folder: Path, act: Act) -> None:
-        self.folder, self.act = os.path.realpath(folder), act
+        self.folder, self.act = folder.resolve(), act
         self.done = 0
         self._turn = threading.RLock()
         for name in NAMES:
@@ -73,11 +73,10 @@ class Watch:
 
     def under(self, path: Any, folder: int | None = None) -> str | None:
         """A path as the operations name it; None where it does not lie under the folder."""
-        named = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fsdecode(path)
-        above = os.readlink(f"/proc/self/fd/{folder}") if folder is not None else os.getcwd()
-        named = os.path.join(above, named)
-        whole = os.path.join(os.path.realpath(os.path.dirname(named)), os.path.basename(named))
-        return whole[len(self.folder) + 1 :] if whole.startswith(self.folder + os.sep) else None
+        named = _opened(path) if isinstance(path, int) else Path(os.fsdecode(path))
+        named = (_opened(folder) if folder is not None else Path.cwd()) / named
+        whole = named.parent.resolve() / named.name
+        return whole.relative_to(self.folder).as_posix() if self.folder in whole.parents else None
 
     def doing(self, kind: str, path: str, real: Callable[[], Any], **known: Any) -> Any:
         """Do one operation, and tell of it."""
@@ -108,10 +107,11 @@ class Watch:
     def fsync(self, descriptor: Any) -> None:
         number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
         path = self.under(number)
-        if path is None and os.readlink(f"/proc/self/fd/{number}") == self.folder:
+        if path is None and _opened(number) == self.folder:
             path = "."
         if path is None:
-            return self._fsync(descriptor)
+            self._fsync(descriptor)
+            return
         is_folder = stat.S_ISDIR(os.fstat(number).st_mode)
         data = b"" if is_folder else self._read(number)
         # Without the call itself: nobody cuts the power of this machine, and 300 of them are a second.
@@ -142,7 +142,7 @@ class Watch:
         named = self.under(file) if set(mode) & set("wax+") and not isinstance(file, int) else None
         if named is None:
             return self._open(file, mode, buffering, encoding, errors, newline, *rest)
-        fresh = "a" not in mode or not os.path.exists(file)
+        fresh = "a" not in mode or not Path(file).exists()
         raw_mode = mode.replace("b", "").replace("t", "")
         make = lambda: _WatchedFile(self, named, os.fspath(file), raw_mode)  # noqa: E731
         raw = self.doing("create", named, make) if fresh and "r" not in mode else make()
@@ -200,6 +200,10 @@ class _WatchedFile(io.FileIO):
     def write(self, data: Any, /) -> int:
         at = os.fstat(self.fileno()).st_size if "a" in self.mode else self.tell()
         return self._watch.written(self._named, bytes(data), at, super().write)
+
+
+def _opened(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
 def replace_everywhere(real: object, by: object) -> int:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip_bootstrap.storage.manifest import digest_of_path
@@ -30,7 +31,7 @@ def contents(root: Path) -> dict[str, Any]:
         told = read_json(manifest)
         found[f"{name} counts"] = {key: one for key, one in told["counts"].items() if key not in DATED}
         if place.is_dir():
-            found[name] = [pq.read_table(part).to_pylist() for part in parquet_files(place)]
+            found[name] = [_rows(part) for part in parquet_files(place)]
             for other in sorted(place.rglob("*")):
                 if other.is_file() and other.suffix in (".safetensors", ".json", ".jsonl") and other.name[0] != "M":
                     found[other.relative_to(root).as_posix()] = other.read_bytes()
@@ -40,6 +41,13 @@ def contents(root: Path) -> dict[str, Any]:
                  for name, one in pointers_in(record).items()}  # fmt: skip
         found[record.relative_to(root).as_posix()] = names, told.get("finished")
     return found
+
+
+def _rows(part: Path) -> Any:
+    try:
+        return pq.ParquetFile(part).read().to_pylist()
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        return f"damaged: {error}"
 
 
 def names(root: Path) -> Counter[str]:

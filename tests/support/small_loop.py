@@ -1,4 +1,4 @@
-"""A run of one round in a third of a second: real steps over a dozen drawn pictures, models of one layer, no Ray, no web.
+"""A run of one round in a third of a second: real steps over a dozen pictures, models of one layer, no Ray, no web.
 
 Fetching answers from memory; captioning writes blocks of four pictures by a stand-in for the models; a training is a
 linear layer in the real loop, with its log, checkpoints and weights. Everything is written by the package's own code.

@@ -42,7 +42,8 @@ def settle(out: Path, plan: Plan) -> Counts:
             raise AccountingError(f"{out / shard.name}: {made} rows for {rows} of the list; delete it and run again")
     counts = _count_all(out, plan) if plan.is_plain else _count_listed(out, plan)
     if (found := int(counts["rows"]) - int(counts.get("removed", 0))) != plan.num_listed:
-        raise AccountingError(f"{out}: {found} rows for {plan.num_listed} of the lists; delete it and run again")
+        (out / PLAN).unlink(missing_ok=True)
+        raise AccountingError(f"{out}: {found} rows for {plan.num_listed} of the lists; run again")
     shutil.rmtree(out / BEFORE, ignore_errors=True)
     gone(out / PLAN)
     return counts

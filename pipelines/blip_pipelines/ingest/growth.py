@@ -74,7 +74,7 @@ class Growing:
         """Whether anything was fetched, or can be fetched again under the name that it had."""
         return bool(self.pool.parts) or any(path.parent.parent != self.out for path in self.pool.shards.values())
 
-    def grow(self, again: bool, error_class: str | None) -> tuple[int, dict[str, list[list[int]]]]:
+    def grow(self, again: bool, error_class: str | None) -> tuple[int, dict[str, list[tuple[int, int]]]]:
         """Decide, tell in a line what, and do it: link, copy and write; `again`: failed rows are tried again.
 
         Returns the number of rows of the lists, and the rows of parts that are in no list any more. Raises InputError
@@ -94,8 +94,8 @@ class Growing:
         kept = self._keep_shards()
         self._take(taken, cut, kept)
         self._write_new()
-        told = [f"{len(taken):,} parts as they are", f"{num_new:,} rows are new"]
-        told += [f"{num_again:,} that failed are tried again"] if again else []
+        told = [f"{len(taken):,} parts as they are", f"{num_new:,} new rows"]
+        told += [f"{num_again:,} failed rows tried again"] if again else []
         tell(f"  download  {', '.join(told)}")
         # Of a row that no list has, every try that is in these parts: the current one may be in a part that is not.
         self.db.execute("UPDATE placed SET place = 'removed' WHERE place = 'retried' AND num = 0")

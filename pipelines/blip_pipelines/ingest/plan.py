@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blip_bootstrap.config import DownloadConfig, UrlList
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.files import write_durable
+from blip_bootstrap.storage.files import sync, write_durable
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, borrow, read_left_out
 from blip_bootstrap.storage.run_folder import MANIFEST, named_files, read_json
@@ -71,6 +71,7 @@ def plan_parts(
             else:
                 plan = _cut_anew(out, lists, config, kin)
         note = {"seen": seen, "retry": retry, "plan": {k: v for k, v in vars(plan).items() if k != "shards"}}
+        sync(out / ROWS)  # before the plan: after a power cut, too, it stands for all of its shards
         write_durable(out / PLAN, json.dumps(note))
     return Plan([out / ROWS / name for name in part_names(out / ROWS)], **note["plan"])
 

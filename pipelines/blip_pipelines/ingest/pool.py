@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def scratch(out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     folder = out / SCRATCH
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    settings = {
+    settings: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": str(folder / "spill"),
         "memory_limit": MEMORY_LIMIT,
         "preserve_insertion_order": False,
@@ -108,10 +108,12 @@ def fill_pool(db: duckdb.DuckDBPyConnection, out: Path, kin: Sequence[Path]) -> 
     create_pool(db)
     folders, parts = [out, *kin], dict[str, Path]()
     for name, places in sorted(_places(folders).items()):
-        read = {place: table for place in places if (table := _read(place)) is not None}
-        for place in places.keys() - read.keys():
+        read, errors = _read_all(places)
+        for place in errors:
             if place.parent == out:
                 gone(place)
+        for error in [] if read else errors.values():
+            tell(f"  download  {error}")
         if read:
             parts[name] = _best(read)
             insert(db, read[parts[name]], is_made_in(out, parts[name]))
@@ -149,19 +151,19 @@ def insert(db: duckdb.DuckDBPyConnection, rows: pa.Table, is_own: bool = True) -
 
 def read_columns(part: Path) -> pa.Table:
     """What the table `pool` has of a part. Raises InputError where it cannot be read."""
-    return read_parquet(part, _COLUMNS)
+    return read_parquet(part, _COLUMNS, "its rows of the lists are fetched again")
 
 
-def spans_of(db: duckdb.DuckDBPyConnection, condition: str) -> dict[str, dict[str, list[list[int]]]]:
+def spans_of(db: duckdb.DuckDBPyConnection, condition: str) -> dict[str, dict[str, list[tuple[int, int]]]]:
     """First and last position of the rows of the table `placed` that meet a condition, by part and place."""
     found = db.execute(
         f"SELECT id // {ROWS_PER_PART} AS number, place, min(id) % {ROWS_PER_PART}, max(id) % {ROWS_PER_PART} FROM "
         "(SELECT id, place, id - row_number() OVER (PARTITION BY place ORDER BY id) AS run FROM placed "
         f"WHERE {condition}) GROUP BY number, place, run ORDER BY 1, 2, 3"
     ).fetchall()
-    spans: dict[str, dict[str, list[list[int]]]] = {}
+    spans: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for number, place, first, last in found:
-        spans.setdefault(part_named(number), {}).setdefault(place, []).append([first, last])
+        spans.setdefault(part_named(number), {}).setdefault(place, []).append((first, last))
     return spans
 
 
@@ -182,12 +184,15 @@ def _places(folders: Sequence[Path]) -> dict[str, dict[Path, None]]:
     return found
 
 
-def _read(part: Path) -> pa.Table | None:
-    try:
-        return read_columns(part)
-    except InputError as error:
-        tell(f"left aside: {error}")
-        return None
+def _read_all(places: Iterable[Path]) -> tuple[dict[Path, pa.Table], dict[Path, InputError]]:
+    """The parts that can be read, and what is wrong with the others."""
+    read, errors = dict[Path, pa.Table](), dict[Path, InputError]()
+    for place in places:
+        try:
+            read[place] = read_columns(place)
+        except InputError as error:
+            errors[place] = error
+    return read, errors
 
 
 def _best(read: Mapping[Path, pa.Table]) -> Path:
@@ -201,7 +206,7 @@ def _best(read: Mapping[Path, pa.Table]) -> Path:
     best = first
     for other in others:
         if any(known.get(key, uid) != uid for key, uid in _uids(read[other]).items()):
-            tell(f"left aside: {other} has other rows than {first}, under the same keys")
+            tell(f"  download  {other}: left aside, it has other rows than {first} under the same keys")
         elif len(read[other]) > len(read[best]):
             best = other
     return best

@@ -17,7 +17,10 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, reading, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import SAME_PICTURES
 
-PART = "part-00000.parquet"
+WEB_PART = "part-00000.parquet"
+
+HUMAN_PART = "human.parquet"
+"""A file of its own: what is trained on the human set alone does not depend on a list that grows."""
 
 ROWS_AT_ONCE = 500
 
@@ -52,7 +55,9 @@ def find_same_pictures(
             bar.advance(1)
     for row in rows:
         row["left_out"] = KINDS[row["set"], row["same_as"]] in config.leave_out
-    write_parquet(out / PART, rows_to_table(rows, SAME_PICTURES), SAME_PICTURES)
+    for name, kind in ((HUMAN_PART, "human"), (WEB_PART, "web")):
+        mine = [row for row in rows if row["set"] == kind]
+        write_parquet(out / name, rows_to_table(mine, SAME_PICTURES), SAME_PICTURES)
     return _counts(rows)
 
 

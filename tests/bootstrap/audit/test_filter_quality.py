@@ -244,7 +244,7 @@ def test_a_fraction_by_another_score_is_judged_by_that_score(run: Path) -> None:
     assert {row["score"] for row in quality(run) if row["cuts"]} == {"itc"}
 
 
-RULES = {
+RULES: dict[str, dict[str, Any]] = {
     "ranks": {"strategy": "fraction", "score": ["itm", "itc"], "keep_fraction": {"web": 0.3, "synthetic": 0.6}},
     "learned": {"strategy": "learned", "cut_by": "share", "keep_fraction": 0.5},
     "top_k": {"strategy": "top_k", "score": ["itm", "itc"]},

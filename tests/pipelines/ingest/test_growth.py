@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.storage.manifest import describe_files
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out
@@ -262,7 +262,7 @@ def test_failed_rows_are_tried_again(run: Run, web: Web, capsys: pytest.CaptureF
     web.gone = {"/2": 404}
     second = run(whole, name="d0-2", retry="failed:http_4xx")
     assert (web.fetched(), own(second)) == ([2, 7], parts(3))
-    assert "2 that failed are tried again" in capsys.readouterr().err
+    assert "0 new rows, 2 failed rows tried again" in capsys.readouterr().err
     assert run.counts == {"rows": 10, "success": 8, "failed_to_download": 2, "http_5xx": 1, "http_4xx": 1}
     assert read_left_out(second) == {
         "part-00000.parquet": {"retried": [(2, 2)]},
@@ -378,6 +378,19 @@ def test_killed_while_the_lists_are_cut(run: Run, web: Web) -> None:
     assert (own(half), web.fetched()) == (parts(0, 1, 2), [*range(12)])
 
 
+def test_a_plan_that_lost_a_shard_is_made_anew(run: Run, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = web.rows(range(12))
+    live = kill_after(monkeypatch, 1)
+    with pytest.raises(Killed):
+        run(whole, name="half")
+    live()
+    (run.begin("half") / "rows" / "part-00001.parquet").unlink()
+    with pytest.raises(AccountingError, match="8 rows for 12 of the lists; run again"):
+        run(whole, name="half")
+    half = run(whole, name="half")
+    assert (own(half), web.fetched()) == (parts(0, 2, 3), [*range(12)])
+
+
 @pytest.mark.parametrize("damage", ["lost", "cut short"])
 def test_a_lost_part_is_fetched_alone_under_its_keys(run: Run, web: Web, damage: str) -> None:
     """Of a whole artifact, as the loop has it made anew: the damaged file is taken away, the MANIFEST stays."""
@@ -450,7 +463,7 @@ def test_the_list_grows_and_a_part_is_damaged(
     grown = run(web.rows([*range(5), *range(6, 12)]))
     assert (web.fetched(), own(grown)) == ([4, 6, 7, 10, 11], parts(1, 3))
     assert [row["key"] for row in rows_of(grown, "listed")][4:7] == ["0000100000", "0000100002", "0000100003"]
-    assert ("left aside" in capsys.readouterr().err) == (damage == "cut short")
+    assert ("not a readable Parquet file" in capsys.readouterr().err) == (damage == "cut short")
 
 
 def as_before(out: Path) -> None:
@@ -508,7 +521,7 @@ def test_two_artifacts_of_a_version_before_that_are_at_odds(
     run.kin = [*shown.kin, *other.kin]
     both = run(web.rows([*range(100, 107), *range(6)]))
     assert web.fetched() == [100, 101, 102, 103, 104, 105, 106]
-    assert (own(both), "other rows than" in capsys.readouterr().err) == (parts(2, 3), True)
+    assert (own(both), "left aside, it has other rows than" in capsys.readouterr().err) == (parts(2, 3), True)
 
 
 def stub(row: dict[str, Any], gone: set[str], asked: Counter[str]) -> dict[str, Any]:

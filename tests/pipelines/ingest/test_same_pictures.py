@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.config import Config, FinetuneConfig, PretrainConfig, SamePicturesConfig, load_config
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.loop.layout import Layout
+from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.rounds import _left_out
-from blip_bootstrap.storage.manifest import recipe_of
+from blip_bootstrap.loop.whole import digest_of_input
+from blip_bootstrap.storage.manifest import describe_files, manifest_of, recipe_of
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import ANNOTATED, IMAGES, PAIRS, SAME_PICTURES
 from blip_pipelines.ingest.annotated import ingest_annotated
@@ -81,7 +84,7 @@ def find(tmp_path: Path, images: Path, human: Path | None, held_out: Path | None
 
 
 def rows_of(tmp_path: Path) -> set[tuple[Any, ...]]:
-    table = read_parquet(tmp_path / "same" / "part-00000.parquet")
+    table = pa.concat_tables(read_parquet(tmp_path / "same" / name) for name in ("human.parquet", "part-00000.parquet"))
     assert table.schema.names == SAME_PICTURES.schema.names
     return {tuple(row.values()) for row in table.to_pylist()}
 
@@ -270,3 +273,22 @@ def test_sections_that_are_made_already_are_held_to_it_too() -> None:
     assert Config(captioner=tuned, pretrain=PretrainConfig(human_share=0.5)).pretrain.hold_out_validation
     own = PretrainConfig(hold_out_validation=False)
     assert not Config(captioner=tuned, pretrain=own).pretrain.hold_out_validation
+
+
+def test_a_list_that_grows_is_nothing_new_to_what_trains_on_the_human_set_alone(tmp_path: Path) -> None:
+    human, held_out = write_set(tmp_path / "human", P[5:9]), write_set(tmp_path / "held_out", [P[8], P[0]])
+    digests = []
+    for images in (write_web(tmp_path / "few", P[:2]), write_web(tmp_path / "more", P[:7])):
+        folder = images.parent / "same"
+        counts = find(images.parent, images, human, held_out)
+        recipe = recipe_of("find_same_pictures", SamePicturesConfig(), {})
+        manifest = manifest_of("same_pictures", recipe, SamePicturesConfig(), counts, 0, describe_files(folder))
+        (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+        same = Artifact("same_pictures", folder, SamePicturesConfig())
+        of_human, of_all = _left_out(same, "human"), _left_out(same, "human", "web")
+        assert of_human
+        assert of_all
+        digests.append((digest_of_input(of_human), digest_of_input(of_all)))
+    (human_before, all_before), (human_after, all_after) = digests
+    assert human_before == human_after
+    assert all_before != all_after

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from blip_bootstrap.storage.files import sync, write_whole
+
 OnStep = Callable[[int, Mapping[str, float]], None]
 """Called after each line of the log with the number of steps done and the line's figures."""
 
@@ -55,7 +57,12 @@ class TrainingLog:
         self.clock, self._timed = time.perf_counter(), 0
         if self.writes:
             lines = self.path.read_text().splitlines() if self.path.exists() else []
-            self.path.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+            write_whole(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+
+    def keep(self) -> None:
+        """Have the lines on the disk, before a checkpoint that goes on after them is."""
+        if self.writes and self.path.exists():
+            sync(self.path)
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Add one micro-batch's share of the losses of the step under way."""

@@ -144,6 +144,7 @@ class Run:
 
     def _save(self) -> None:
         state = self._weights() | {"step": self.step, "log": self.log.state()}
+        self.log.keep()
         publish(self.log.path)  # with the lines up to the checkpoint, for who goes on from it on another machine
         with staged_file(self.out / CHECKPOINT) as staged, staged.open("wb") as file:
             torch.save(state, file)  # given a path, torch would not report a full disk

@@ -1,0 +1,49 @@
+"""Whether the bytes of an artifact are those that its step wrote: by the digests in its MANIFEST."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.manifest import digest_of_path
+from blip_bootstrap.storage.parquet import open_parquet, reading
+from blip_bootstrap.storage.run_folder import place_of
+from blip_bootstrap.storage.store import store_of
+
+PICTURES = ("jpg", "exif")
+"""Columns that make up nearly all of a table with pictures; steps compare their pages when they read them."""
+
+
+def check_input(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise InputError where a file that a step is to read has not the bytes that it was made with.
+
+    Weights and texts are hashed (1 GB: about a second). Of tables with pictures all other columns are compared with the
+    checksums of their pages, which DuckDB does not do; pictures are, where they are decoded.
+    """
+    for entry in manifest["files"]:
+        file = place_of(folder, entry["name"], entry.get("at"))
+        if not file.is_file() and store_of(folder):
+            continue  # read where it lies; a store compares bytes with checksums of its own
+        if not (file.suffix == ".parquet" and _other_columns_fit(file)) and digest_of_path(file) != entry["sha256"]:
+            raise InputError(f"{file}: damaged, its bytes are not those that were made; delete it and run again")
+
+
+def _other_columns_fit(file: Path) -> bool:
+    """Whether a table has pictures; its other columns are read for that. Raises InputError where one is damaged."""
+    with reading(file), open_parquet(file) as parquet:
+        names = parquet.schema_arrow.names
+        if PICTURES[0] not in names:
+            return False
+        for group in range(parquet.num_row_groups):
+            parquet.read_row_group(group, [name for name in names if name not in PICTURES])
+    return True
+
+
+def damaged_bytes(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """The names of an artifact's files that are missing or have other bytes than its MANIFEST says; all are read."""
+    for entry in manifest["files"]:
+        file = place_of(folder, entry["name"], entry.get("at"))
+        if not file.is_file() or digest_of_path(file) != entry["sha256"]:
+            yield entry["name"]
