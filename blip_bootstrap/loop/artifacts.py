@@ -198,7 +198,7 @@ def begin_repair(folder: Path, damaged: Sequence[str]) -> None:
 
 def forget_failures(folder: Path) -> None:
     """Take away the rows of a download that all failed, so that the next run tries them again."""
-    for part in sorted(folder.glob("*.parquet")):
+    for part in sorted(fetched(folder).glob("*.parquet")):
         gone(part)
     if not (folder / REPAIRED).exists():
         gone(folder / MANIFEST)

@@ -19,7 +19,7 @@ CLIP = 1e-6
 FARTHEST = 4.0
 """Standard deviations to which a feature is cut: a web text of 200 words has a log-likelihood of -800."""
 
-LENGTHS = ("words", "log_words")
+LENGTHS: tuple[str, ...] = ("words", "log_words")
 """Features without a direction: what a text's length says differs from world to world."""
 
 NUM_RANK_BINS = 512

@@ -59,7 +59,7 @@ def known_stores() -> dict[Path, Store]:
 
 def shown(text: str) -> str:
     """A text for people, in which a run's URI stands for its working copy."""
-    for folder, store in _known.items():
+    for folder, store in list(_known.items()):
         text = text.replace(str(folder), store.told)
     return text
 

@@ -77,7 +77,12 @@ def run_trainer(job: Training, gpu: bool) -> Counts:
     threads = job.threads or max(1, (os.cpu_count() or 1) // job.num_workers)
     trainer = TorchTrainer(
         _run_worker,
-        train_loop_config={"call": job.call, "threads": threads, "scratch": str(scratch)},
+        train_loop_config={
+            "call": job.call,
+            "threads": threads,
+            "scratch": str(scratch),
+            "copies": working_copies(),
+        },
         scaling_config=ScalingConfig(num_workers=job.num_workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
             name=job.name.replace(" ", "-"),
@@ -116,6 +121,7 @@ def _run_worker(config: dict[str, Any]) -> None:
     if outcome.exists():
         return
     try:
+        bring_copies(config.get("copies", {}))
         counts = run_call(config["call"], config["threads"])
     except Exception as error:
         write_whole(outcome if isinstance(error, BlipBootstrapError) else scratch / RAISED, pickle.dumps(packed(error)))

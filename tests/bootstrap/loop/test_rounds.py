@@ -329,7 +329,10 @@ def test_two_runs_on_one_root_are_refused(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(RunFailed, match="another run"), locked(tmp_path):
+        with (
+            pytest.raises(RunFailed, match=r"another run is working on it \(.+@.+, process \d+, since 20"),
+            locked(tmp_path),
+        ):
             pass
         other.communicate()
     with locked(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from blip_bootstrap.cli.app import app
-from blip_bootstrap.errors import ConfigError, InputError, RunFailed
+from blip_bootstrap.errors import ConfigError, InputError, NothingLeft, RunFailed
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import remote, store, store_client, store_lock
 from blip_bootstrap.storage.files import write_whole
@@ -192,6 +192,20 @@ def test_parts_that_something_half_made_borrows_are_known_on_another_machine(
 def make(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def test_a_download_that_all_failed_is_tried_again_on_another_machine(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown = GrowingRounds(tmp_path, monkeypatch)
+    grown.root, grown.gone = URI, {*FIRST}  # type: ignore[assignment]
+    with pytest.raises(NothingLeft):
+        grown.run(0, grown.lists(FIRST))
+    grown.gone.clear()
+    on_another_machine(monkeypatch, tmp_path / "second")
+    grown.run(0, grown.lists(FIRST))
+    with connect(URI) as connection:
+        assert connection.execute("SELECT status, count(*) FROM images GROUP BY ALL").fetchall() == [("success", 6)]
 
 
 # --- killed before each request that changes something
