@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
+from blip_bootstrap.storage.files import make_folder
 from blip_bootstrap.storage.remote import LOCK, compare, working_in
 from blip_bootstrap.storage.store import store_of
 from blip_bootstrap.storage.store_client import Store, why
@@ -66,7 +67,7 @@ def break_lock(root: Path) -> str:
 @contextmanager
 def _locked_here(root: Path) -> Iterator[None]:
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         file = (root / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"root: {root} cannot be written ({error.strerror})"]) from error

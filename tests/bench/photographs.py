@@ -4,7 +4,8 @@
                                               [--answers tests/bench/flickr8k_answers.csv]
 
 Web texts are judged by the run's truth file, where `clean` is right, and synthetic ones by the answers. An answer
-counts for the captions of the round that were kept or dropped as its own was. `learned N` is the rule from N answers and
+counts for the captions of the round that were kept or dropped as its own was. `learned N` is the rule from N answers
+and
 from 50 about web texts, which the truth file gives; its AUC is the product's nested cross-validated one, and
 `unseen` that over the answers which it was not given. `--train` trains models of round 1 on the pairs of these rules,
 as many as ITM's cut keeps, with the steps of the run. All this lies under ROOT/photographs; the rest of the run stays

@@ -39,5 +39,5 @@ def test_without_its_guard_it_fails(right: Undisturbed, tmp_path: Path, off: Gua
     write_inputs(tmp_path / "first/given")
     done = run_forked(Job(tmp_path / "first", records=True, off=off))
     writes = [one for one in done.operations if one.kind == "write" and "part-00001.parquet" in one.path]
-    of_images = [one for one in writes if "download_images" in one.path and ".lists" not in one.path]
+    of_images = [one for one in writes if "download_images" in one.path and "/rows/" not in one.path]
     assert wrongs([Plan(of_images[0].number, "half")], tmp_path / "then", right, off)

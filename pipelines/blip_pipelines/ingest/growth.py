@@ -24,11 +24,11 @@ from blip_pipelines.ingest.pool import (
     CURRENT,
     ROWS,
     ROWS_PER_PART,
-    SCRATCH,
     Pool,
     number_of,
     part_named,
     part_names,
+    scratch_folder,
     spans_of,
 )
 from blip_pipelines.ingest.url_lists import (
@@ -66,7 +66,7 @@ class Growing:
         free: int,
     ) -> None:
         self.db, self.out, self.lists, self.config, self.pool, self.free = db, out, lists, config, pool, free
-        self.folder = out / SCRATCH / "listed"
+        self.folder = scratch_folder(out) / "listed"
         self.sharder = Sharder(LIST_ROWS, config.max_text_chars)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.paths import spill_folder
 from blip_bootstrap.progress import tell
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.run_folder import named_files
@@ -27,9 +29,6 @@ BEFORE = ".lists"
 
 ROWS_PER_PART = 100_000
 """Keys have five digits for the part, and five for the row in it."""
-
-SCRATCH = ".growth"
-"""In an artifact that is being made: what DuckDB works on, and the lists as it reads them."""
 
 MEMORY_LIMIT = "2GB"
 """Of DuckDB, which keeps on disk what is more."""
@@ -59,10 +58,16 @@ class Pool:
     shards: Mapping[str, Path]
 
 
+def scratch_folder(out: Path) -> Path:
+    """Where scratch files for `out` lie: not in the run, which may be on a store; what a kill left is found again."""
+    name = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]
+    return (spill_folder() or out) / f".growth-{name}"
+
+
 @contextmanager
 def scratch(out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB of its own in a hidden folder of `out`, which goes with it."""
-    folder = out / SCRATCH
+    """A DuckDB of its own for what is to become `out`, in a folder for temporary files, which goes with it."""
+    folder = scratch_folder(out)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     settings: dict[str, str | bool | int | float | list[str]] = {
