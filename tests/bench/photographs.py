@@ -5,11 +5,10 @@
 
 Web texts are judged by the run's truth file, where `clean` is right, and synthetic ones by the answers. An answer
 counts for the captions of the round that were kept or dropped as its own was. `learned N` is the rule from N answers
-and
-from 50 about web texts, which the truth file gives; its AUC is the product's nested cross-validated one, and
-`unseen` that over the answers which it was not given. `--train` trains models of round 1 on the pairs of these rules,
-as many as ITM's cut keeps, with the steps of the run. All this lies under ROOT/photographs; the rest of the run stays
-as it is.
+and from 50 about web texts, which the truth file gives; its AUC is the product's nested cross-validated one, and
+`unseen` that over the answers which it was not given. The rules keep as many texts as ITM's cut; `noise N` is the same
+rule with the default cut. `--train` trains models of round 1 on a rule's pairs, with the steps of the run. All this
+lies under ROOT/photographs; the rest of the run stays as it is.
 """
 
 from __future__ import annotations
@@ -39,6 +38,9 @@ ANSWERS = Path(__file__).with_name("flickr8k_answers.csv")
 NUMBERS = (50, 100, 200)
 NUM_WEB = 50
 """Web texts that the truth file answers for a learned rule."""
+
+LEAST_UNSEEN = 50
+"""Fewer answers that a rule has not seen are not measured."""
 
 KINDS = ("mismatch", "unrelated", "damaged")
 RANKS = {
@@ -133,15 +135,17 @@ class Round:
             for row in known
         ]
 
+    def answered_web(self) -> list[Row]:
+        """The web texts that the truth file answers for learned rules: of the kept and of the dropped ones alike."""
+        web = sorted(self.web(), key=lambda row: str(row["key"]))
+        return [row for kept in (True, False) for row in [row for row in web if row["kept"] is kept][: NUM_WEB // 2]]
+
     def labels(self, number: int) -> Path:
-        """A labels file of the first so many answers, and of web texts, kept and dropped ones alike."""
+        """A labels file of the first so many answers, and of the answered web texts."""
         path = self.root / "photographs" / f"labels-{number}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        web = sorted(self.web(), key=lambda row: str(row["key"]))
-        told = [row for kept in (True, False) for row in [row for row in web if row["kept"] is kept][: NUM_WEB // 2]]
-        write_labels(
-            path, [{name: row.get(name) for name in LABELS.schema.names} for row in [*self.answers[:number], *told]]
-        )
+        rows = [*self.answers[:number], *self.answered_web()]
+        write_labels(path, [{name: row.get(name) for name in LABELS.schema.names} for row in rows])
         return path
 
     @cached_property
@@ -154,14 +158,14 @@ class Round:
         return found
 
     def select(self, name: str) -> Path:
-        """The pairs of a rule, which keeps as many of each source as ITM's cut; made where they are not there."""
+        """The pairs of a rule with as many of each source as ITM's cut keeps; of `noise N`, as the default cuts."""
         out = self.root / "photographs" / name / "pairs"
-        rule: dict[str, Any] = {"keep_fraction": self.share}
         if name in RANKS:
-            rule |= {"strategy": "fraction", "score": RANKS[name]}
+            rule: dict[str, Any] = {"strategy": "fraction", "score": RANKS[name], "keep_fraction": self.share}
         else:
-            labels = self.labels(int(name.removeprefix("learned ")))
-            rule |= {"strategy": "learned", "cut_by": "share", "labels": str(labels)}
+            kind, number = name.split()
+            rule = {"strategy": "learned", "labels": str(self.labels(int(number)))}
+            rule |= {"cut_by": "share", "keep_fraction": self.share} if kind == "learned" else {}
         out.mkdir(parents=True, exist_ok=True)
         select_pairs(out, self.root / "round-01" / "captions", SelectConfig.model_validate(rule))
         return out
@@ -175,9 +179,9 @@ class Round:
         }
 
 
-def web_figures(run: Round, column: str, texts: Mapping[tuple[Any, ...], Row]) -> dict[str, Figure]:
+def web_figures(web: Sequence[Row], column: str, texts: Mapping[tuple[Any, ...], Row]) -> dict[str, Figure]:
     """The AUC over web texts of clean ones against all others, and against each kind of these."""
-    rows = [texts[_id(row)] for row in run.web()]
+    rows = [texts[_id(row)] for row in web]
     found = {}
     for name, kinds in {"all": KINDS, **{kind: (kind,) for kind in KINDS}}.items():
         some = [row for row in rows if row["kind"] in ("clean", *kinds)]
@@ -206,36 +210,48 @@ def kept_figures(run: Round, texts: Mapping[tuple[Any, ...], Row], chosen: str) 
 
 
 def figures(run: Round) -> dict[str, Any]:
-    """The AUC of every score and rule for each source, and what the rules keep at ITM's number."""
+    """The AUC of every score and rule for each source, and what the rules keep."""
     texts = {_id(row): row for row in run.texts}
     found: dict[str, Any] = {"web": {}, "synthetic": {}, "kept": {"itm": kept_figures(run, texts, "kept")}}
     for name, column in SCORE_COLUMNS.items():
         if any(row[column] is not None for row in run.texts):
-            found["web"][name] = web_figures(run, column, texts)
+            found["web"][name] = web_figures(run.web(), column, texts)
             found["synthetic"][name] = of_answers(run.answers, column)
-    for name in [*RANKS, *(f"learned {number}" for number in NUMBERS if number <= len(run.answers))]:
+    for name in RANKS:
         texts = run.judged(name)
-        found["web"][name] = web_figures(run, "rule", texts)
+        found["web"][name] = web_figures(run.web(), "rule", texts)
+        found["synthetic"][name] = of_answers(ruled(run.answers, texts), "rule")
         found["kept"][name] = kept_figures(run, texts, "chosen")
-        ruled = [row | {"rule": texts[_id(row)]["rule"]} for row in run.answers]
-        if name in RANKS:
-            found["synthetic"][name] = of_answers(ruled, "rule")
-            continue
-        told = json.loads((run.root / "photographs" / name / "pairs" / RULE).read_text())["sources"]
-        for source in ("web", "synthetic"):
-            one = told[source]
-            if one["kind"] == "learned":
-                cross = {
-                    "auc": one["auc"],
-                    "low": one["auc_low"],
-                    "high": one["auc_high"],
-                    "texts": one["yes"] + one["no"],
-                }
-                found[source][f"{name}, cross-validated"] = {"all": cross} if source == "web" else cross
-        unseen = ruled[int(name.removeprefix("learned ")) :]
-        if len(unseen) > 20:
-            found["synthetic"][f"{name}, unseen"] = of_answers(unseen, "rule", run.answers)
+    for number in [number for number in NUMBERS if number <= len(run.answers)]:
+        add_learned(found, run, number)
     return found
+
+
+def ruled(rows: Sequence[Row], texts: Mapping[tuple[Any, ...], Row]) -> list[Row]:
+    """Rows with the score that a rule gives them."""
+    return [row | {"rule": texts[_id(row)]["rule"]} for row in rows]
+
+
+def add_learned(found: dict[str, Any], run: Round, number: int) -> None:
+    """Add the figures of the rule learned from so many answers; of web texts those of the first, as all are one."""
+    name = f"learned {number}"
+    texts = run.judged(name)
+    found["kept"][name] = kept_figures(run, texts, "chosen")
+    found["kept"][f"noise {number}"] = kept_figures(run, run.judged(f"noise {number}"), "chosen")
+    sources = json.loads((run.root / "photographs" / name / "pairs" / RULE).read_text())["sources"]
+    cross = {
+        source: {"auc": one["auc"], "low": one["auc_low"], "high": one["auc_high"], "texts": one["yes"] + one["no"]}
+        for source, one in sources.items()
+        if one["kind"] == "learned"
+    }
+    if "synthetic" in cross:
+        found["synthetic"][f"{name}, cross-validated"] = cross["synthetic"]
+    if len(unseen := run.answers[number:]) >= LEAST_UNSEEN:
+        found["synthetic"][f"{name}, unseen"] = of_answers(ruled(unseen, texts), "rule", run.answers)
+    if "web" in cross and "learned, unseen" not in found["web"]:
+        known = {_id(row) for row in run.answered_web()}
+        found["web"]["learned, cross-validated"] = {"all": cross["web"]}
+        found["web"]["learned, unseen"] = web_figures([w for w in run.web() if _id(w) not in known], "rule", texts)
 
 
 def train(run: Round, config: Config, arm: str, seed: int | None) -> Figure:
