@@ -16,6 +16,7 @@ from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.storage.files import make_folder, sweep, sync, write_durable, write_whole
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today
+from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.pointers import artifact_folder
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, place_of, read_json
@@ -203,6 +204,23 @@ def forget_failures(folder: Path) -> None:
     if not (folder / REPAIRED).exists():
         gone(folder / MANIFEST)
     sync(folder)
+
+
+def lost_pictures(folder: Path, before: Mapping[str, Any], counts: Mapping[str, Any]) -> list[str]:
+    """Parts of a download that were made anew and have no picture now, where `before`, its MANIFEST, has more pictures.
+
+    They are taken away again, so that the next run tries them again: what was made of their pictures stays current.
+    """
+    if int(before.get("counts", {}).get("success", 0)) <= int(counts.get("success", 0)):
+        return []
+    anew = [folder / name for name in (read_json(folder / REPAIRED) or {}).get("files", []) if "/" not in name]
+    parts = [part for part in anew if part.suffix == ".parquet" and part.is_file()]
+    if any("success" in read_parquet(part, ["status"])["status"].unique().to_pylist() for part in parts):
+        return []
+    for part in parts:
+        gone(part)
+    sync(folder)
+    return [part.name for part in parts]
 
 
 def artifact_folders(root: Path) -> list[Path]:

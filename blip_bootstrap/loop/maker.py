@@ -24,6 +24,7 @@ from blip_bootstrap.loop.artifacts import (
     is_half_repaired,
     is_made_by,
     link_parts,
+    lost_pictures,
     tidy,
 )
 from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins
@@ -32,6 +33,7 @@ from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifes
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
+from blip_bootstrap.storage.run_folder import MANIFEST
 from blip_bootstrap.storage.store import fetched
 from blip_bootstrap.storage.verify import check_input
 
@@ -174,6 +176,11 @@ class Maker:
         if all_failed(counts) and before and not all_failed(before["counts"]):
             forget_failures(folder)
             raise RunFailed(f"{output.name}: {no_pictures(counts)}; those of before stay, run again to try all again")
+        if not at.retry and (lost := lost_pictures(folder, at.whole or {}, counts)):
+            raise RunFailed(
+                f"{output.name}: no row of {', '.join(lost)} can be fetched again, which had pictures; run again to "
+                f"try it, or put it back; to go on without its pictures, delete {folder / MANIFEST} and run again"
+            )
         seconds, files = time.monotonic() - started, describe_files(folder, made_of)
         manifest = manifest_of(output.name, at.recipe, output.section, counts, seconds, files)
         finish(folder, manifest | at.version)
