@@ -18,8 +18,8 @@ from blip_bootstrap.storage.files import make_folder, sweep, sync, write_durable
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import borrow
-from blip_bootstrap.storage.pointers import artifact_folder
-from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, place_of, read_json
+from blip_bootstrap.storage.pointers import artifact_folder, shown_at
+from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, place_of, read_json, read_pointers, round_of
 from blip_bootstrap.storage.store import fetched, gone, publish_rest, sizes_there, store_of
 
 STAGING = ".staging"
@@ -43,6 +43,29 @@ def find_whole(root: Path, recipe: Mapping[str, Any], section: Section | None) -
     made = ((folder, manifest_in(folder)) for folder in _candidates(root, recipe))
     whole = {one: manifest for one, manifest in made if manifest and is_made_by(manifest, recipe, section)}
     return max(whole, key=lambda one: int(whole[one].get("version_of_recipe", 1)), default=None)
+
+
+def last_version(root: Path, recipe: Mapping[str, Any], section: Section | None) -> int:
+    """The number of the last version of a recipe that is whole; 0 where none is."""
+    found = find_whole(root, recipe, section)
+    return int((manifest_in(found) or {}).get("version_of_recipe", 1)) if found else 0
+
+
+def take_up(root: Path, output: Artifact, recipe: Mapping[str, Any]) -> bool:
+    """Whether what is pointed to was made by `recipe` and has lost its MANIFEST; it is half-made from now on.
+
+    Without this an earlier version of it, which lacks the rows that were fetched again since, would take its place.
+    """
+    shown = shown_at(root, output.name)
+    pointer = read_pointers(root, round_of(output.name)).get(output.name)
+    if not shown or not pointer or pointer != {"folder": shown, "digest": digest_of_recipe(recipe)}:
+        return False
+    folder = root / shown
+    if not folder.is_dir() or (folder / MANIFEST).exists() or not has_parts(folder):
+        return False
+    if not (folder / RECIPE).exists():
+        write_whole(folder / RECIPE, json.dumps({"name": output.name, "recipe": recipe}, indent=1))
+    return True
 
 
 def begin(root: Path, output: Artifact, recipe: Mapping[str, Any], retry: str | None = None) -> Path:

@@ -23,8 +23,10 @@ from blip_bootstrap.loop.artifacts import (
     has_parts,
     is_half_repaired,
     is_made_by,
+    last_version,
     link_parts,
     lost_pictures,
+    take_up,
     tidy,
 )
 from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins
@@ -45,7 +47,8 @@ Step = Callable[..., Mapping[str, Any]]
 class Making:
     """An artifact that is about to be made: by which step, of what, where, by which recipe.
 
-    `whole` is the MANIFEST of what is whole by this recipe, and `retry` which of its rows are tried again.
+    `whole` is the MANIFEST of what is whole by this recipe, and `retry` which of its rows are tried again. `last` is
+    the number of the last version that is whole, where this one has lost its MANIFEST; else 0.
     """
 
     output: Artifact
@@ -55,6 +58,7 @@ class Making:
     recipe: Mapping[str, Any]
     whole: Mapping[str, Any] | None
     retry: str | None = None
+    last: int = 0
 
     @property
     def version(self) -> dict[str, Any]:
@@ -62,6 +66,8 @@ class Making:
         was = self.whole or {}
         if self.retry and was:
             return {"version_of_recipe": int(was.get("version_of_recipe", 1)) + 1, "retry": self.retry}
+        if self.last and not was:
+            return {"version_of_recipe": self.last + 1}
         return {name: was[name] for name in ("version_of_recipe", "retry") if name in was}
 
 
@@ -90,6 +96,8 @@ class Maker:
         before = read_manifest(output)
         folder, is_current = self._folder(output, before, recipe)
         making = Making(output, step, inputs, folder, recipe, manifest_in(folder))
+        if not is_current and not making.whole:
+            making = replace(making, last=last_version(self.config.root, recipe, output.section))
         if not is_current:
             self._make(making, before)
             if before and self._can_retry(step):
@@ -153,6 +161,8 @@ class Maker:
         """The whole artifact that counts as made by `recipe`: the one that is pointed to, or another that is there."""
         if before and is_made_by(before, recipe, output.section):
             return self.config.root / folder_at(self.config.root, output.name)
+        if not before and take_up(self.config.root, output, recipe):
+            return None
         return find_whole(self.config.root, recipe, output.section)
 
     def _make(self, at: Making, before: Mapping[str, Any] | None) -> None:

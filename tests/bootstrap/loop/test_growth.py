@@ -180,6 +180,25 @@ def test_a_killed_retry_is_gone_on_with_by_the_same_command(grown: GrowingRounds
     assert (grown.root / "images").resolve() == again
 
 
+def test_rows_that_were_fetched_again_outlive_their_manifest(grown: GrowingRounds) -> None:
+    """The version before lacks them, and does not come back in its place."""
+    one, grown.gone = grown.lists(FIRST), {"u1"}
+    grown.run(1, one)
+    exact, grown.gone = (grown.root / "images").resolve(), set()
+    grown.run(1, one, retry="failed")
+    content = manifest(grown, "images")["content"]
+    (grown.root / "images/MANIFEST.json").unlink()
+    said = grown.run(1, one)
+    assert "images: download_images (going on)" in said
+    assert grown.parts == []
+    assert (grown.root / "images").resolve() == exact.with_name(f"{exact.name}-2")
+    assert manifest(grown, "images")["content"] == content
+    assert ask(grown.root, "SELECT count(*) FILTER (status = 'success') FROM images") == [(6,)]
+    grown.run(1, grown.lists(FIRST, MORE))
+    grown.run(1, grown.lists(FIRST))  # back to the last version
+    assert manifest(grown, "images")["content"] == content
+
+
 def test_a_limit_shows_the_first_rows_and_costs_nothing_either_way(grown: GrowingRounds) -> None:
     one = grown.lists(FIRST)
     grown.run(1, one, "download.limit=3")
