@@ -221,9 +221,13 @@ def begin_repair(folder: Path, damaged: Sequence[str]) -> None:
 
 
 def forget_failures(folder: Path) -> None:
-    """Take away the rows of a download that all failed, so that the next run tries them again."""
+    """Take away the rows of a download that all failed, so that the next run tries them again.
+
+    A part with pictures stays: that of rows that are in no list any more.
+    """
     for part in sorted(fetched(folder).glob("*.parquet")):
-        gone(part)
+        if not _has_pictures(part):
+            gone(part)
     if not (folder / REPAIRED).exists():
         gone(folder / MANIFEST)
     sync(folder)
@@ -238,12 +242,16 @@ def lost_pictures(folder: Path, before: Mapping[str, Any], counts: Mapping[str, 
         return []
     anew = [folder / name for name in (read_json(folder / REPAIRED) or {}).get("files", []) if "/" not in name]
     parts = [part for part in anew if part.suffix == ".parquet" and part.is_file()]
-    if any("success" in read_parquet(part, ["status"])["status"].unique().to_pylist() for part in parts):
+    if any(_has_pictures(part) for part in parts):
         return []
     for part in parts:
         gone(part)
     sync(folder)
     return [part.name for part in parts]
+
+
+def _has_pictures(part: Path) -> bool:
+    return "success" in read_parquet(part, ["status"])["status"].unique().to_pylist()
 
 
 def artifact_folders(root: Path) -> list[Path]:

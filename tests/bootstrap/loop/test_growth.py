@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from blip_bootstrap.audit.audits import audit
-from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.audit.shortfalls import shortfalls
+from blip_bootstrap.errors import ConfigError, RunFailed
 from blip_bootstrap.query.verdicts import pair_figures
 from blip_bootstrap.storage.parquet import parquet_files
 from tests.support.growing_rounds import FIRST, MORE, GrowingRounds, ask, manifest, no_gap, of
@@ -94,6 +95,34 @@ def test_rows_that_leave_a_list_stay_and_become_no_pairs(grown: GrowingRounds) -
     assert no_gap(grown.root, 0)
     grown.run(1, two)
     assert grown.parts == []
+
+
+def test_dead_urls_that_leave_a_list_count_no_more(grown: GrowingRounds) -> None:
+    grown.gone = {"u4", "u5"}
+    grown.run(1, grown.lists(FIRST), "download.max_failed_share=0.3")
+    assert [name for name, _ in shortfalls(grown.root, 1)] == ["failed_images"]
+    less = grown.lists(FIRST[:4])
+    grown.run(1, less, "download.max_failed_share=0.3")
+    assert manifest(grown, "images")["counts"] == {"rows": 6, "success": 4, "removed": 2}
+    assert [*shortfalls(grown.root, 1)] == []
+    downloads = audit(grown.root, 1, ["downloads"])[0].table.to_pylist()
+    assert [(one["status"], one["urls"], one["share"]) for one in downloads] == [("success", 4, 1)]
+    said = grown.run(1, less, "download.max_failed_share=0.3", retry="failed")
+    assert "images: no row failed, so that there is none to try again" in said
+    assert no_gap(grown.root)
+
+
+def test_a_list_of_dead_urls_takes_no_place(grown: GrowingRounds) -> None:
+    """Pictures of rows that left the lists, in parts of which some rows stay, are none of theirs."""
+    grown.gone = {"u0"}
+    grown.run(1, grown.lists(FIRST))
+    shown = (grown.root / "images").resolve()
+    with pytest.raises(RunFailed, match=r"^images: none of 1 URLs gave a picture .*; those of before stay"):
+        grown.run(1, grown.lists(["u0"]))
+    assert (grown.root / "images").resolve() == shown
+    assert (shown / "part-00000.parquet").is_file()
+    grown.gone = set()
+    assert "images: current" in grown.run(1, grown.lists(FIRST))
 
 
 def test_every_rule_leaves_rows_out_that_are_not_listed(grown: GrowingRounds) -> None:
