@@ -69,13 +69,22 @@ def is_disk_full(error: BaseException | None) -> bool:
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+BY_DUCKDB = ("Error", "IOException", "InvalidInputException", "OutOfMemoryException")
+"""DuckDB's errors, by name, about bytes that it cannot read and memory that it has not."""
+
+
 def in_one_line(error: BaseException) -> str | None:
     """The line to show for an error of the machine: a full disk, a place that cannot be read or written.
 
-    None for any other error, which is a fault of this program and is shown with its traceback.
+    So is one of DuckDB's, about a file that it cannot read. None for any other error, which is a fault of this program
+    and is shown with its traceback.
     """
     if is_disk_full(error):
         return "no space left on a disk; make room, and run the same command again"
+    kind = type(error)
+    if kind.__module__ in ("duckdb", "_duckdb") and kind.__name__ in BY_DUCKDB:  # by name: it is not loaded for this
+        told = str(error).strip().partition("\n")[0]
+        return f"{told}; a file may be damaged, which blip-bootstrap artifacts --verify names"
     if not isinstance(error, OSError):
         return None
     if error.errno in REFUSED:

@@ -49,7 +49,7 @@ def shortfalls(root: Path, number: int) -> Iterator[tuple[str, str]]:
 
 def failed_share(counts: Counts) -> float:
     """The share 0..1 of a list's rows that failed; blank and repeated rows, which were never tried, do not count."""
-    tried = counts["rows"] - counts.get("rejected", 0)
+    tried = _listed_rows(counts) - counts.get("rejected", 0)
     return 1 - counts.get("success", 0) / tried if tried else 1.0
 
 
@@ -63,7 +63,7 @@ def no_pictures(counts: Counts) -> str | None:
     """A sentence that a download gave no picture; None where it gave one."""
     if counts.get("success"):
         return None
-    return f"none of {counts.get('rows', 0):,} URLs gave a picture ({_told(counts)})"
+    return f"none of {_listed_rows(counts):,} URLs gave a picture ({_told(counts)})"
 
 
 def no_pairs(counts: Counts) -> str | None:
@@ -72,6 +72,11 @@ def no_pairs(counts: Counts) -> str | None:
         return None
     reasons = {reason: counts.get(f"dropped_{reason}", 0) for reason in REASONS}
     return f"none of {counts['rows']:,} texts was kept ({_listed(reasons)})"
+
+
+def _listed_rows(counts: Counts) -> int:
+    """Rows of a list, without those of an earlier one that stay though they are in none any more."""
+    return int(counts.get("rows", 0)) - int(counts.get("removed", 0))
 
 
 def _told(counts: Counts) -> str:

@@ -16,9 +16,10 @@ from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.storage.files import make_folder, sweep, sync, write_durable, write_whole
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today
+from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import borrow
-from blip_bootstrap.storage.pointers import artifact_folder
-from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, place_of, read_json
+from blip_bootstrap.storage.pointers import artifact_folder, shown_at
+from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, place_of, read_json, read_pointers, round_of
 from blip_bootstrap.storage.store import fetched, gone, publish_rest, sizes_there, store_of
 
 STAGING = ".staging"
@@ -42,6 +43,29 @@ def find_whole(root: Path, recipe: Mapping[str, Any], section: Section | None) -
     made = ((folder, manifest_in(folder)) for folder in _candidates(root, recipe))
     whole = {one: manifest for one, manifest in made if manifest and is_made_by(manifest, recipe, section)}
     return max(whole, key=lambda one: int(whole[one].get("version_of_recipe", 1)), default=None)
+
+
+def last_version(root: Path, recipe: Mapping[str, Any], section: Section | None) -> int:
+    """The number of the last version of a recipe that is whole; 0 where none is."""
+    found = find_whole(root, recipe, section)
+    return int((manifest_in(found) or {}).get("version_of_recipe", 1)) if found else 0
+
+
+def take_up(root: Path, output: Artifact, recipe: Mapping[str, Any]) -> bool:
+    """Whether what is pointed to was made by `recipe` and has lost its MANIFEST; it is half-made from now on.
+
+    Without this an earlier version of it, which lacks the rows that were fetched again since, would take its place.
+    """
+    shown = shown_at(root, output.name)
+    pointer = read_pointers(root, round_of(output.name)).get(output.name)
+    if not shown or not pointer or pointer != {"folder": shown, "digest": digest_of_recipe(recipe)}:
+        return False
+    folder = root / shown
+    if not folder.is_dir() or (folder / MANIFEST).exists() or not has_parts(folder):
+        return False
+    if not (folder / RECIPE).exists():
+        write_whole(folder / RECIPE, json.dumps({"name": output.name, "recipe": recipe}, indent=1))
+    return True
 
 
 def begin(root: Path, output: Artifact, recipe: Mapping[str, Any], retry: str | None = None) -> Path:
@@ -197,12 +221,37 @@ def begin_repair(folder: Path, damaged: Sequence[str]) -> None:
 
 
 def forget_failures(folder: Path) -> None:
-    """Take away the rows of a download that all failed, so that the next run tries them again."""
+    """Take away the rows of a download that all failed, so that the next run tries them again.
+
+    A part with pictures stays: that of rows that are in no list any more.
+    """
     for part in sorted(fetched(folder).glob("*.parquet")):
-        gone(part)
+        if not _has_pictures(part):
+            gone(part)
     if not (folder / REPAIRED).exists():
         gone(folder / MANIFEST)
     sync(folder)
+
+
+def lost_pictures(folder: Path, before: Mapping[str, Any], counts: Mapping[str, Any]) -> list[str]:
+    """Parts of a download that were made anew and have no picture now, where `before`, its MANIFEST, has more pictures.
+
+    They are taken away again, so that the next run tries them again: what was made of their pictures stays current.
+    """
+    if int(before.get("counts", {}).get("success", 0)) <= int(counts.get("success", 0)):
+        return []
+    anew = [folder / name for name in (read_json(folder / REPAIRED) or {}).get("files", []) if "/" not in name]
+    parts = [part for part in anew if part.suffix == ".parquet" and part.is_file()]
+    if any(_has_pictures(part) for part in parts):
+        return []
+    for part in parts:
+        gone(part)
+    sync(folder)
+    return [part.name for part in parts]
+
+
+def _has_pictures(part: Path) -> bool:
+    return "success" in read_parquet(part, ["status"])["status"].unique().to_pylist()
 
 
 def artifact_folders(root: Path) -> list[Path]:

@@ -33,7 +33,7 @@ by an artifact that is pointed to."""
 class Entry:
     """An artifact on disk: where, the names by which rounds point to it, and what it is and costs.
 
-    `rows` are all that it has, `size_bytes` is that of its own files, without what it borrows.
+    `rows` are those of its parts, `size_bytes` is that of its own files, without what it borrows.
     """
 
     folder: Path
@@ -106,7 +106,7 @@ def _entry(folder: Path, names: list[str], old: set[str]) -> Entry:
         _state(manifest, names, places, old),
         str(begun.get("recipe", {}).get("step", "")),
         str((manifest or {}).get("digest", folder.name.rpartition("--")[2]))[:16],
-        sum(entry.get("rows", 0) for entry in files),
+        sum(entry.get("rows", 0) for entry in files if "/" not in entry["name"]),  # images/rows/ has each row again
         max(own_bytes, sum(sizes_below(folder).values())),
         str((manifest or {}).get("made", "")),
         max(time.time() - max(stamps), 0.0),

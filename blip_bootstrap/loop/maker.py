@@ -23,7 +23,10 @@ from blip_bootstrap.loop.artifacts import (
     has_parts,
     is_half_repaired,
     is_made_by,
+    last_version,
     link_parts,
+    lost_pictures,
+    take_up,
     tidy,
 )
 from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins
@@ -32,6 +35,7 @@ from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifes
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
+from blip_bootstrap.storage.run_folder import MANIFEST
 from blip_bootstrap.storage.store import fetched
 from blip_bootstrap.storage.verify import check_input
 
@@ -43,7 +47,8 @@ Step = Callable[..., Mapping[str, Any]]
 class Making:
     """An artifact that is about to be made: by which step, of what, where, by which recipe.
 
-    `whole` is the MANIFEST of what is whole by this recipe, and `retry` which of its rows are tried again.
+    `whole` is the MANIFEST of what is whole by this recipe, and `retry` which of its rows are tried again. `last` is
+    the number of the last version that is whole, where this one has lost its MANIFEST; else 0.
     """
 
     output: Artifact
@@ -53,6 +58,7 @@ class Making:
     recipe: Mapping[str, Any]
     whole: Mapping[str, Any] | None
     retry: str | None = None
+    last: int = 0
 
     @property
     def version(self) -> dict[str, Any]:
@@ -60,6 +66,8 @@ class Making:
         was = self.whole or {}
         if self.retry and was:
             return {"version_of_recipe": int(was.get("version_of_recipe", 1)) + 1, "retry": self.retry}
+        if self.last and not was:
+            return {"version_of_recipe": self.last + 1}
         return {name: was[name] for name in ("version_of_recipe", "retry") if name in was}
 
 
@@ -88,6 +96,8 @@ class Maker:
         before = read_manifest(output)
         folder, is_current = self._folder(output, before, recipe)
         making = Making(output, step, inputs, folder, recipe, manifest_in(folder))
+        if not is_current and not making.whole:
+            making = replace(making, last=last_version(self.config.root, recipe, output.section))
         if not is_current:
             self._make(making, before)
             if before and self._can_retry(step):
@@ -151,6 +161,8 @@ class Maker:
         """The whole artifact that counts as made by `recipe`: the one that is pointed to, or another that is there."""
         if before and is_made_by(before, recipe, output.section):
             return self.config.root / folder_at(self.config.root, output.name)
+        if not before and take_up(self.config.root, output, recipe):
+            return None
         return find_whole(self.config.root, recipe, output.section)
 
     def _make(self, at: Making, before: Mapping[str, Any] | None) -> None:
@@ -174,6 +186,11 @@ class Maker:
         if all_failed(counts) and before and not all_failed(before["counts"]):
             forget_failures(folder)
             raise RunFailed(f"{output.name}: {no_pictures(counts)}; those of before stay, run again to try all again")
+        if not at.retry and (lost := lost_pictures(folder, at.whole or {}, counts)):
+            raise RunFailed(
+                f"{output.name}: no row of {', '.join(lost)} can be fetched again, which had pictures; run again to "
+                f"try it, or put it back; to go on without its pictures, delete {folder / MANIFEST} and run again"
+            )
         seconds, files = time.monotonic() - started, describe_files(folder, made_of)
         manifest = manifest_of(output.name, at.recipe, output.section, counts, seconds, files)
         finish(folder, manifest | at.version)

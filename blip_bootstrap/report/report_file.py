@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from blip_bootstrap.config import Section
-from blip_bootstrap.errors import writing
+from blip_bootstrap.errors import InputError, writing
 from blip_bootstrap.progress import Say
+from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.storage.files import check_writable, write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, digest_of_recipe, manifest_of, recipe_of, short
 from blip_bootstrap.storage.run_folder import MANIFEST, manifest_path, manifests, read_json, round_folder, used_folder
+from blip_bootstrap.storage.verify import damaged_bytes, told_damaged
 
 REPORT_FILES = ("metrics.json", "report.html")
 """What tells about a round or a run. No step makes these, and no step reads them."""
@@ -69,7 +74,8 @@ def write_if_changed(file: ReportFile, content: Callable[[], Content], say: Say,
     check_writable(file.path)
     say(f"{file.name}: {file.written_by}{_because(record, recipe)}")
     started = time.monotonic()
-    text, counts = content()
+    with _naming_damage(file):
+        text, counts = content()
     written = text.encode()
     seconds = time.monotonic() - started
     files = [{"name": file.path.name, "bytes": len(written), "sha256": hashlib.sha256(written).hexdigest()}]
@@ -81,6 +87,22 @@ def write_if_changed(file: ReportFile, content: Callable[[], Content], say: Say,
     shown = "  ".join(f"{key} {short(value)}" for key, value in counts.items())
     say(f"{file.name}: done in {seconds:.1f} s  {shown}")
     return file.path
+
+
+@contextmanager
+def _naming_damage(file: ReportFile) -> Iterator[None]:
+    """A context in which DuckDB's error is one line; it names the damaged file where one of those read is.
+
+    DuckDB compares no checksums, and many of its messages name no file.
+    """
+    try:
+        yield
+    except (duckdb.Error, InputError) as error:
+        for path in (one for one in file.reads.values() if isinstance(one, Path) and one.name == MANIFEST):
+            for name in damaged_bytes(path.parent, read_json(path) or {"files": []}):
+                raise told_damaged(path.parent / name) from error
+        with told_in_one_line():
+            raise
 
 
 def _is_current(file: ReportFile, record: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.manifest import digest_of_path
 from blip_bootstrap.storage.parquet import open_parquet, reading
+from blip_bootstrap.storage.parts import home_of_part
 from blip_bootstrap.storage.run_folder import place_of
 from blip_bootstrap.storage.store import store_of
 
@@ -27,7 +28,12 @@ def check_input(folder: Path, manifest: Mapping[str, Any]) -> None:
         if not file.is_file() and store_of(folder):
             continue  # read where it lies; a store compares bytes with checksums of its own
         if not (file.suffix == ".parquet" and _other_columns_fit(file)) and digest_of_path(file) != entry["sha256"]:
-            raise InputError(f"{file}: damaged, its bytes are not those that were made; delete it and run again")
+            raise told_damaged(file)
+
+
+def told_damaged(file: Path) -> InputError:
+    """The error that names a damaged file; of a borrowed part its home, since a link that is deleted is made again."""
+    return InputError(f"{home_of_part(file)}: damaged, its bytes are not those that were made; delete it and run again")
 
 
 def _other_columns_fit(file: Path) -> bool:

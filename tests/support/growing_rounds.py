@@ -132,7 +132,8 @@ class GrowingRounds(StubRounds):
                 place = int(row["key"][5:])
                 left_out.setdefault(name, {}).setdefault(kind, []).append((place, place))
             if kind != "retried":
-                counts.update(one for one in ("rows", row["status"], row["error_class"], kind) if one)
+                told = (kind,) if kind else (row["status"], row["error_class"])
+                counts.update(one for one in ("rows", *told) if one)
         write_left_out(out, left_out)
         return dict(counts)
 

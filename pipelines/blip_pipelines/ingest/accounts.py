@@ -89,12 +89,13 @@ def _place(db: duckdb.DuckDBPyConnection, plan: Plan) -> None:
 
 
 def _counted(db: duckdb.DuckDBPyConnection) -> Counts:
+    """Of the rows of the lists; `rows` has those that were removed as well, of which `removed` is the number."""
     (rows, num_cut, removed), *_ = db.execute(
-        "SELECT count(*), count(*) FILTER (is_cut), count(*) FILTER (place = 'removed') FROM placed "
-        "WHERE place <> 'retried'"
+        "SELECT count(*), count(*) FILTER (is_cut AND place = 'listed'), count(*) FILTER (place = 'removed') "
+        "FROM placed WHERE place <> 'retried'"
     ).fetchall()
     counts: Counter[str] = Counter({"rows": rows})
     for column in ("status", "error_class"):
-        sql = f"SELECT {column}, count(*) FROM placed WHERE place <> 'retried' AND {column} IS NOT NULL GROUP BY ALL"
+        sql = f"SELECT {column}, count(*) FROM placed WHERE place = 'listed' AND {column} IS NOT NULL GROUP BY ALL"
         counts.update(dict(db.execute(f"{sql} ORDER BY 2 DESC, 1").fetchall()))
     return dict(+(counts + Counter({"texts_too_long": num_cut, "removed": removed})))

@@ -53,9 +53,9 @@ def download_images(
     `out` is whole but for some parts, these alone are fetched, under their keys.
 
     What of the parts is no row of the lists, or no more than an earlier try at one, is noted in `left_out.json`.
-    Returns counts of the rows of the lists and those that were in them once, each once: of all (`rows`), of each
-    status, of each error class, of the texts that were cut (`texts_too_long`), and of rows that no list has any more
-    (`removed`). Raises InputError for a list that cannot be read, and where there is nothing to try again,
+    Returns counts of the rows of the lists and those that were in them once, each once (`rows`), of those that no list
+    has any more (`removed`), and, of the others, of each status, of each error class and of the texts that were cut
+    (`texts_too_long`). Raises InputError for a list that cannot be read, and where there is nothing to try again,
     AccountingError where a row is missing or there twice.
     """
     lists = _lists(urls, config)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from blip_bootstrap.audit.audits import audit
-from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.audit.shortfalls import shortfalls
+from blip_bootstrap.errors import ConfigError, RunFailed
 from blip_bootstrap.query.verdicts import pair_figures
 from blip_bootstrap.storage.parquet import parquet_files
 from tests.support.growing_rounds import FIRST, MORE, GrowingRounds, ask, manifest, no_gap, of
@@ -96,6 +97,34 @@ def test_rows_that_leave_a_list_stay_and_become_no_pairs(grown: GrowingRounds) -
     assert grown.parts == []
 
 
+def test_dead_urls_that_leave_a_list_count_no_more(grown: GrowingRounds) -> None:
+    grown.gone = {"u4", "u5"}
+    grown.run(1, grown.lists(FIRST), "download.max_failed_share=0.3")
+    assert [name for name, _ in shortfalls(grown.root, 1)] == ["failed_images"]
+    less = grown.lists(FIRST[:4])
+    grown.run(1, less, "download.max_failed_share=0.3")
+    assert manifest(grown, "images")["counts"] == {"rows": 6, "success": 4, "removed": 2}
+    assert [*shortfalls(grown.root, 1)] == []
+    downloads = audit(grown.root, 1, ["downloads"])[0].table.to_pylist()
+    assert [(one["status"], one["urls"], one["share"]) for one in downloads] == [("success", 4, 1)]
+    said = grown.run(1, less, "download.max_failed_share=0.3", retry="failed")
+    assert "images: no row failed, so that there is none to try again" in said
+    assert no_gap(grown.root)
+
+
+def test_a_list_of_dead_urls_takes_no_place(grown: GrowingRounds) -> None:
+    """Pictures of rows that left the lists, in parts of which some rows stay, are none of theirs."""
+    grown.gone = {"u0"}
+    grown.run(1, grown.lists(FIRST))
+    shown = (grown.root / "images").resolve()
+    with pytest.raises(RunFailed, match=r"^images: none of 1 URLs gave a picture .*; those of before stay"):
+        grown.run(1, grown.lists(["u0"]))
+    assert (grown.root / "images").resolve() == shown
+    assert (shown / "part-00000.parquet").is_file()
+    grown.gone = set()
+    assert "images: current" in grown.run(1, grown.lists(FIRST))
+
+
 def test_every_rule_leaves_rows_out_that_are_not_listed(grown: GrowingRounds) -> None:
     for rule in (
         ("strategy=fraction", "keep_fraction=0.5"), ("strategy=best_per_image",), ("variety=1.0",),
@@ -178,6 +207,25 @@ def test_a_killed_retry_is_gone_on_with_by_the_same_command(grown: GrowingRounds
     assert "images: download_images (going on)" in said
     assert [part for part in grown.parts if part.startswith("images")] == []
     assert (grown.root / "images").resolve() == again
+
+
+def test_rows_that_were_fetched_again_outlive_their_manifest(grown: GrowingRounds) -> None:
+    """The version before lacks them, and does not come back in its place."""
+    one, grown.gone = grown.lists(FIRST), {"u1"}
+    grown.run(1, one)
+    exact, grown.gone = (grown.root / "images").resolve(), set()
+    grown.run(1, one, retry="failed")
+    content = manifest(grown, "images")["content"]
+    (grown.root / "images/MANIFEST.json").unlink()
+    said = grown.run(1, one)
+    assert "images: download_images (going on)" in said
+    assert grown.parts == []
+    assert (grown.root / "images").resolve() == exact.with_name(f"{exact.name}-2")
+    assert manifest(grown, "images")["content"] == content
+    assert ask(grown.root, "SELECT count(*) FILTER (status = 'success') FROM images") == [(6,)]
+    grown.run(1, grown.lists(FIRST, MORE))
+    grown.run(1, grown.lists(FIRST))  # back to the last version
+    assert manifest(grown, "images")["content"] == content
 
 
 def test_a_limit_shows_the_first_rows_and_costs_nothing_either_way(grown: GrowingRounds) -> None:

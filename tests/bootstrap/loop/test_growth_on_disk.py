@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -12,10 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from blip_bootstrap.cli.app import app
-from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.leftovers import delete, leftovers, list_artifacts
 from blip_bootstrap.progress import quiet
+from blip_bootstrap.report.figures import write_figures
+from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.manifest import describe_files
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from tests.support.growing_rounds import FEW, FIRST, MORE, GrowingRounds, ask, manifest, no_gap, of
 from tests.support.kills import every_kill
@@ -44,6 +48,65 @@ def test_a_damaged_borrowed_part_is_made_anew_in_the_borrower(grown: GrowingRoun
         assert "at" not in next(one for one in manifest(grown, place)["files"] if one["name"] == part.name)
         assert (own / part.name).read_bytes() == good
         assert all(line.endswith(": current") for line in grown.run(1, two) if line.startswith(("im", "round-01")))
+
+
+def test_a_lost_part_is_not_given_up_while_the_web_is_away(grown: GrowingRounds) -> None:
+    """Its captions are there, and would be made a second time once its pictures came by other keys."""
+    first = grown.lists(FIRST)
+    grown.run(1, first)
+    part = grown.root / "images/part-00001.parquet"
+    good, captions = part.read_bytes(), manifest(grown, "round-01/captions")
+    grown.gone = {*FIRST}
+    for _ in range(2):
+        part.unlink(missing_ok=True)
+        with pytest.raises(RunFailed, match=r"^images: no row of part-00001.parquet can be fetched again"):
+            grown.run(1, first)
+        assert not part.exists()
+    grown.gone = set()
+    grown.run(1, first)
+    assert grown.parts == ["images/part-00001"]
+    assert (part.read_bytes(), manifest(grown, "round-01/captions")) == (good, captions)
+
+
+def test_a_lost_part_can_be_given_up(grown: GrowingRounds) -> None:
+    first = grown.lists(FIRST)
+    grown.run(1, first)
+    part = grown.root / "images/part-00001.parquet"
+    grown.gone = {FIRST[-1]}
+    part.unlink()
+    grown.run(1, first)  # one of three is gone by now
+    assert manifest(grown, "images")["counts"]["success"] == len(FIRST) - 1
+    grown.gone = {*FIRST}
+    part.unlink()
+    (part.parent / "MANIFEST.json").unlink()
+    grown.run(1, first)
+    assert manifest(grown, "images")["counts"]["success"] == len(FIRST) / 2
+    assert no_gap(grown.root)
+
+
+def test_figures_of_a_damaged_part_name_its_home(grown: GrowingRounds) -> None:
+    """DuckDB's own message names no file, and a link that is deleted would only be made again."""
+    grown.run(1, grown.lists(FIRST))
+    grown.run(1, grown.lists(FIRST, MORE))
+    home = (grown.root / "images/part-00001.parquet").resolve()
+    good = home.read_bytes()
+    home.write_bytes(good[:8] + bytes(len(good) - 500) + good[-492:])
+    (grown.root / "round-01/metrics.json").unlink()
+    with pytest.raises(InputError, match=f"^{home}: damaged, .*delete it and run again$"):
+        write_figures(grown.root, 1)
+    home.unlink()
+    grown.run(1, grown.lists(FIRST, MORE))
+    assert write_figures(grown.root, 1).is_file()
+
+
+def test_rows_of_images_are_told_once(grown: GrowingRounds) -> None:
+    grown.run(1, grown.lists(FIRST))
+    images = (grown.root / "images").resolve()
+    (images / "rows").mkdir()
+    shutil.copy(images / "part-00000.parquet", images / "rows")
+    told = {name: value for name, value in manifest(grown, "images").items() if name != "check"}
+    write_whole(images / "MANIFEST.json", json.dumps({**told, "files": describe_files(images)}))
+    assert {one.rows for one in list_artifacts(grown.root) if one.folder == images} == {len(FIRST)}
 
 
 def test_gc_takes_nothing_that_is_borrowed(grown: GrowingRounds) -> None:
