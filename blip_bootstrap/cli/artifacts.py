@@ -13,6 +13,7 @@ from blip_bootstrap.cli.asked_run import Root, run_folder
 from blip_bootstrap.loop.leftovers import list_artifacts
 from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.storage.run_folder import check_run
+from blip_bootstrap.storage.store import shown
 from blip_bootstrap.storage.verify import damaged_bytes
 
 commands = typer.Typer(rich_markup_mode="markdown")
@@ -34,7 +35,7 @@ def artifacts(
     if verify:
         found = [f"{one.folder / name}: damaged or missing" for one in list_artifacts(folder)
                  for name in damaged_bytes(one.folder, manifest_in(one.folder) or {"files": []})]  # fmt: skip
-        typer.echo("\n".join([*found, f"{len(found)} files damaged or missing"]))
+        typer.echo(shown("\n".join([*found, f"{len(found)} files damaged or missing"])))
         raise typer.Exit(1 if found else 0)
     rows = [
         (", ".join(one.names), one.step, one.digest, f"{one.rows:,}" if one.rows else "", told_size(one.size_bytes),

@@ -6,6 +6,7 @@ to the store at once (`storage/store.py`), so that the copy can be deleted whene
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -13,9 +14,10 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import cached_property
 from glob import escape
@@ -56,8 +58,14 @@ class Remote:
     """A run on an object store: its URI, its Parquet files by their place in the run, and its local folder."""
 
     uri: str
-    files: tuple[str, ...]
+    stamps: Mapping[str, tuple[int, int]]
+    """Size and time (s) of each Parquet file, in the order of their places."""
     folder: Path
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Their places."""
+        return tuple(self.stamps)
 
     @cached_property
     def start(self) -> str:
@@ -99,20 +107,44 @@ class Remote:
         return pq.read_schema(file.partition("://")[2], filesystem=filesystem)
 
 
+class _Ranges:
+    """A file of a store as DuckDB reads one: each handle has its own place in a source that all of them share."""
+
+    def __init__(self, source: Callable[[], pa.NativeFile], size: int) -> None:
+        self.source, self.size, self.place, self.closed = source, size, 0, False
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        self.place = place + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self.size - self.place, 0)
+        content: bytes = self.source().read_at(left if size < 0 else min(size, left), self.place)
+        self.place += len(content)
+        return content
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def attach(connection: duckdb.DuckDBPyConnection, remotes: Sequence[Remote]) -> None:
     """Let a connection read the Parquet files of these runs, and nothing else of their stores."""
     from fsspec.implementations.arrow import ArrowFSWrapper  # start-up: only runs on stores need it
 
     for scheme in {urlsplit(one.uri).scheme for one in remotes}:
         mine = [one for one in remotes if urlsplit(one.uri).scheme == scheme]
-        known = {f"{one.start}/{file}".partition("://")[2] for one in mine for file in one.files}
+        known = {f"{one.start}/{file}".partition("://")[2]: stamp for one in mine for file, stamp in one.stamps.items()}
 
         class ReadOnly(ArrowFSWrapper):  # type: ignore[misc]
             """The store as DuckDB sees it, whose `allowed_paths` would take `run/../other` for a file of the run."""
 
             protocol = scheme
             cachable = False  # an instance belongs to these lists of files
-            files = frozenset(known)
+            files = known
+            sources: ClassVar[dict[str, pa.NativeFile]] = {}
             patterns: ClassVar = {escape(file): file for file in known}
 
             def glob(self, path: str, **settings: Any) -> list[str]:
@@ -125,10 +157,32 @@ def attach(connection: duckdb.DuckDBPyConnection, remotes: Sequence[Remote]) -> 
                     return [self.patterns[pattern]]
                 return sorted(file for file in self.files if fnmatchcase(file, pattern))
 
+            def info(self, path: str, **settings: Any) -> dict[str, Any]:
+                """What the list says: DuckDB asks some fifteen times about each file, which were as many requests."""
+                path = path.partition("://")[2] or path
+                if path not in self.files:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+                size, time_s = self.files[path]
+                return {"name": path, "size": size, "type": "file", "mtime": datetime.fromtimestamp(time_s, UTC)}
+
+            def modified(self, path: str) -> datetime:
+                """When a file was put there, as the list says."""
+                found: datetime = self.info(path)["mtime"]
+                return found
+
             def _open(self, path: str, mode: str = "rb", **settings: Any) -> Any:
                 if mode != "rb" or path not in self.files:
                     raise PermissionError(f"{path}: only Parquet files of the run can be read")
-                return super()._open(path, mode, **settings)
+                return _Ranges(lambda: self.source(path), self.files[path][0])
+
+            def source(self, path: str) -> pa.NativeFile:
+                """A file opened once, at its first read: DuckDB opens each one seven times, a request each."""
+                if path not in self.sources:
+                    found = self.fs.open_input_file(path)
+                    if found.size() != self.files[path][0]:
+                        raise OSError(f"{path} is another one since it was listed; ask again")
+                    self.sources[path] = found
+                return self.sources[path]
 
         connection.register_filesystem(ReadOnly(mine[0].store[0]))
 
@@ -222,7 +276,8 @@ def remote_of(root: Path) -> Remote | None:
     if not path.is_file():
         return None
     listing = json.loads(path.read_text(encoding="utf-8"))
-    return Remote(listing["uri"], tuple(sorted(f for f in listing["files"] if _is_table(f) and not _hidden(f))), root)
+    tables = sorted((file, stamp) for file, stamp in listing["files"].items() if _is_table(file) and not _hidden(file))
+    return Remote(listing["uri"], {file: (stamp[0], stamp[1]) for file, stamp in tables}, root)
 
 
 def local_folder(uri: str) -> Path:

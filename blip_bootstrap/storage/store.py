@@ -9,6 +9,7 @@ takes them (`?endpoint_override=...&region=...`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -180,3 +181,18 @@ def open_input(path: Path) -> Any:
         return None
     store, name = found
     return store.reader.open_input_file(f"{store.bucket}/{store.key(name)}")
+
+
+def digest_there(path: Path) -> str | None:
+    """The sha256 of a file's bytes on the store, empty where it is not there; None for a path of this machine alone."""
+    if (found := _place(path, through_links=True)) is None:
+        return None
+    store, name = found
+    with store.asking("read", name):
+        if store.stat(name) is None:
+            return ""
+        whole = hashlib.sha256()
+        with store.reader.open_input_stream(f"{store.bucket}/{store.key(name)}") as source:
+            while block := source.read(1 << 22):
+                whole.update(block)
+    return whole.hexdigest()

@@ -55,13 +55,16 @@ class Bucket:
     def __setitem__(self, key: str, content: bytes) -> None:
         self._client.put_object(Bucket=BUCKET, Key=key, Body=content)
 
+    def delete(self, key: str) -> None:
+        self._client.delete_object(Bucket=BUCKET, Key=key)
+
     def names(self, prefix: str = "") -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         return sorted(one["Key"] for page in pages for one in page.get("Contents", []))
 
     def clear(self) -> None:
         for key in self.names():
-            self._client.delete_object(Bucket=BUCKET, Key=key)
+            self.delete(key)
 
 
 def environment(endpoint: str, cache: Path) -> dict[str, str]:

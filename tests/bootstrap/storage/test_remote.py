@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
@@ -27,9 +29,10 @@ from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.why import why
 from blip_bootstrap.storage import run_folder
-from blip_bootstrap.storage.remote import local_folder, opened, remote_of
+from blip_bootstrap.storage.remote import attach, local_folder, opened, remote_of
 from blip_bootstrap.storage.run_folder import labels_path
 from blip_bootstrap.storage.store import LISTING
+from tests.support.moto_store import environment
 from tests.support.s3_server import serving
 
 URI = "s3://bucket/runs/mine"
@@ -186,3 +189,28 @@ def test_a_run_whose_links_were_left_out_is_read_by_its_records(store: Path, tmp
     with connect(URI) as there, connect(tmp_path / "local") as here:
         for question in QUESTIONS:
             assert query(there, question).equals(query(here, question)), question
+
+
+def test_a_question_asks_of_each_file_a_few_times(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "store" / "bucket" / "mine")
+    with serving(tmp_path / "store") as (endpoint, requests):
+        for name, value in environment(endpoint, tmp_path / "cache").items():
+            monkeypatch.setenv(name, value)
+        with connect("s3://bucket/mine") as connection:
+            query(connection, "SELECT round, source, sum(itm_score) FROM captions GROUP BY ALL")
+        asked = Counter(one.partition("?")[0] for one in requests if "captions/part" in one)
+    assert asked
+    assert max(asked.values()) <= 6, asked  # two of them for the schema, and each reading a request of its own
+
+
+def test_a_file_that_was_replaced_while_one_asks_is_told(store: Path) -> None:
+    remote = remote_of(opened(URI))
+    assert remote
+    name = next(file for file in remote.files if "captions" in file)
+    pq.write_table(pa.table({"other": list(range(10_000))}), store / name)
+    with duckdb.connect() as connection:
+        attach(connection, [remote])
+        with pytest.raises(Exception, match="is another one since it was listed"):
+            connection.execute(f"FROM read_parquet('{URI}/{name}')").fetchall()

@@ -464,3 +464,23 @@ def test_without_permission_to_write_nothing_begins(
     with pytest.raises(ConfigError, match=re.escape(told)):
         stub.run(0)
     assert (stub.made, bucket.names()) == ([], [])
+
+
+def test_verify_reads_what_lies_on_the_store(
+    bucket: Bucket, stub: StubRounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.run(1)
+    on_another_machine(monkeypatch, tmp_path / "other")
+    assert verified() == "0 files damaged or missing\n"
+    damaged, lacking = (next(key for key in bucket.names() if f"/{step}/" in key and key.endswith("/text"))
+                        for step in ("pretrain", "select_pairs"))  # fmt: skip
+    bucket[damaged] = bytes([bucket[damaged][0] ^ 1]) + bucket[damaged][1:]
+    bucket.delete(lacking)
+    said = verified()
+    assert "2 files damaged or missing" in said
+    assert f"s3://bucket/{damaged}: damaged or missing\n" in said
+    assert f"s3://bucket/{lacking}: damaged or missing\n" in said
+
+
+def verified() -> str:
+    return CliRunner().invoke(app, ["artifacts", "--verify", "--root", URI]).stdout
