@@ -79,8 +79,9 @@ class Cluster:
 
     def __init__(self, environment: dict[str, str], head_cpus: int = 0, dashboard: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))  # short: the paths of Ray's sockets have a limit
-        self.port, self.dashboard = free_port(), free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        port, jobs = free_port(), free_port()
+        self.address = f"127.0.0.1:{port}"
+        self.jobs = f"http://127.0.0.1:{jobs}"
         self.environment = {
             **environment,
             "RAY_AUTH_MODE": "token",
@@ -96,8 +97,8 @@ class Cluster:
         }
         self.nodes: list[Node] = []
         asked = [
-            "--head", f"--port={self.port}", f"--temp-dir={self.folder}", f"--num-cpus={head_cpus}",
-            f"--include-dashboard={str(dashboard).lower()}", f"--dashboard-port={self.dashboard}",
+            "--head", f"--port={port}", f"--temp-dir={self.folder}", f"--num-cpus={head_cpus}",
+            f"--include-dashboard={str(dashboard).lower()}", f"--dashboard-port={jobs}",
             f"--ray-client-server-port={free_port()}",
         ]  # fmt: skip
         self.head = self._start(asked, "127.0.0.1", [])
