@@ -38,7 +38,7 @@ def test_a_download_outlives_a_worker_and_a_node(
     (variables, bucket), (config, folder) = store, small
     local = begun(download(written(config, folder, "local", folder / "local", "none")), {})
     with Cluster(variables) as cluster:
-        nodes = [cluster.add(2, [folder, *NOT_THE_PACKAGE]) for _ in range(2)]
+        nodes = cluster.add_all([2, 2], [folder, *NOT_THE_PACKAGE])
         killer = Killer(cluster)
         said(local)
         run = begun(download(written(config, folder, "there", URI, cluster.address)), cluster.environment)
@@ -48,8 +48,8 @@ def test_a_download_outlives_a_worker_and_a_node(
 
         until(lambda: parts() > 0)
         until(killer.worker)
-        until(lambda: len(nodes[1].workers()) > 0 or parts() > 5)
-        killer.node(nodes[1])
+        until(lambda: any(node.workers() for node in nodes))
+        killer.node(next(node for node in nodes if node.workers()))
         told = said(run)
     assert killer.workers
     assert "images: done" in told
@@ -67,7 +67,7 @@ NODE_DIES_IN = ("download_images", "pretrain", "finetune_filter", "caption_and_s
 def test_two_rounds_outlive_workers_and_a_node_in_each_step(
     store: tuple[dict[str, str], Bucket], tmp_path: Path
 ) -> None:
-    """A worker is killed every 15 s, and a node in each of five steps, for which another comes."""
+    """A worker is killed every 40 s, and a node in each of five steps, for which another comes."""
     variables, _ = store
     config, server = small_config(tmp_path / "local", tmp_path / "world")
     hidden = [tmp_path, *NOT_THE_PACKAGE]
@@ -81,7 +81,7 @@ def test_two_rounds_outlive_workers_and_a_node_in_each_step(
         run = begun(rounds(written(config, tmp_path, "there", URI, cluster.address), 2), cluster.environment)
         assert run.stdout
         lines = []
-        with killer.every(15.0):
+        with killer.every(40.0):
             for line in run.stdout:
                 lines.append(f"{time.monotonic() - began:6.1f}  {line.rstrip()}")
                 if left and line.rstrip().endswith(f": {left[0]}"):

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
-from blip_bootstrap.query.questions import query
-from blip_bootstrap.query.views import connect
+from tests.support.cluster_runs import URI, begun, differences, download, rounds, said, written
 from tests.support.moto_store import environment, moto_server
-from tests.support.small_world import blip, small_config
+from tests.support.small_world import small_config
 from tests.support.two_nodes import NOT_THE_PACKAGE, Cluster, needs_namespaces
 
 pytestmark = [needs_namespaces, pytest.mark.ray]
-
-URI = "s3://bucket/runs/mine"
-
-TABLES = {
-    "images": "SELECT * EXCLUDE jpg, md5(jpg) AS jpg FROM images ORDER BY key",
-    "human": "SELECT * EXCLUDE jpg, md5(jpg) AS jpg FROM human ORDER BY key",
-    "captions": "SELECT * FROM captions ORDER BY ALL",
-    "filter_check": "SELECT * FROM filter_check ORDER BY ALL",
-    "pairs": "SELECT * FROM pairs ORDER BY ALL",
-    "metrics": "SELECT * FROM metrics WHERE name NOT LIKE 'seconds%' ORDER BY ALL",
-}
 
 
 @pytest.fixture
@@ -40,30 +27,54 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
         yield found
 
 
+def made_on(node_view: Path) -> set[str]:
+    """The steps of which a node's working copy has something."""
+    return {one.name for one in node_view.glob("cache/blip-bootstrap/*/mine/artifacts/*")}
+
+
+def test_a_root_that_a_node_does_not_see_is_told_before_any_work(store: dict[str, str], tmp_path: Path) -> None:
+    lists = tmp_path / "list.tsv"
+    lists.write_text("https://127.0.0.1:9/1.jpg\ta cat\n")
+    config: dict[str, Any] = {"download": {"urls": [{"path": str(lists)}]}}
+    with Cluster(store) as cluster:
+        cluster.add(1, [tmp_path])
+        run = begun(
+            download(written(config, tmp_path, "there", tmp_path / "run", cluster.address)), cluster.environment
+        )
+        told, _ = run.communicate(timeout=120)
+    assert run.returncode != 0
+    last = told.strip().splitlines()[-1]
+    assert f"{tmp_path}/run: node " in last
+    assert "(127.0.0.3) does not see this folder; mount the run's folder there under the same path, or put" in last
+    assert not list((tmp_path / "run").glob("artifacts/*/*/rows"))
+
+
 @pytest.mark.long
-def test_two_rounds_on_a_node_without_the_drivers_disk(
-    store: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_rounds_on_a_node_without_the_drivers_disk(store: dict[str, str], tmp_path: Path) -> None:
+    """The second node sees nothing of this test's folder, where lists, human sets, tokenizer and the root's copy lie."""
     config, server = small_config(tmp_path / "local", tmp_path / "world")
-    (tmp_path / "local.yaml").write_text(yaml.safe_dump({**config, "ray": {"address": "none"}}))
     with server, Cluster(store) as cluster:
         began = time.monotonic()
-        done = blip("run", "--round", "2", "--config", tmp_path / "local.yaml")
-        assert done.returncode == 0, done.stderr
-        print(f"here: {time.monotonic() - began:.0f} s")
-        node = cluster.add(2, [tmp_path, *NOT_THE_PACKAGE])
+        said(begun(rounds(written(config, tmp_path, "local", tmp_path / "local", "none"), 2), {}))
+        print(f"in one process: {time.monotonic() - began:.0f} s")
+        node = cluster.add(3, [tmp_path, *NOT_THE_PACKAGE])
         assert not any(node.view(tmp_path).iterdir())
-        for name, value in cluster.environment.items():
-            monkeypatch.setenv(name, value)
-        there = {**config, "root": URI, "ray": {"address": cluster.address}}
-        (tmp_path / "store.yaml").write_text(yaml.safe_dump(there))
         began = time.monotonic()
-        done = blip("run", "--round", "2", "--config", tmp_path / "store.yaml")
-        print(f"there: {time.monotonic() - began:.0f} s\n{done.stderr}")
-        assert done.returncode == 0, done.stderr
+        told = said(begun(rounds(written(config, tmp_path, "there", URI, cluster.address), 2), cluster.environment))
+        print(f"on the node: {time.monotonic() - began:.0f} s\n{told}")
         assert sorted(one.name for one in node.view(tmp_path).iterdir()) == ["cache"]
-        made_there = {one.name for one in node.view(tmp_path).glob("cache/blip-bootstrap/*/mine/artifacts/*")}
-        assert {"download_images", "caption_and_score", "pretrain", "finetune_filter"} <= made_there
-    with connect(URI) as on_store, connect(tmp_path / "local") as here:
-        for name, question in TABLES.items():
-            assert query(on_store, question).equals(query(here, question)), name
+        steps = {"download_images", "caption_and_score", "check_filter", "pretrain", "finetune_filter", "evaluate"}
+        assert steps <= made_on(node.view(tmp_path))
+    assert differences(tmp_path / "local", URI) == []
+
+
+@pytest.mark.long
+def test_workers_of_a_trainer_on_two_nodes_without_a_disk_in_common(store: dict[str, str], tmp_path: Path) -> None:
+    config, server = small_config(tmp_path / "local", tmp_path / "world", num_web=60)
+    config["pretrain"] |= {"num_workers": 2}
+    config["controls"] = {"arms": []}
+    with server, Cluster(store) as cluster:
+        nodes = [cluster.add(cpus, [tmp_path, *NOT_THE_PACKAGE]) for cpus in (1, 2)]
+        told = said(begun(rounds(written(config, tmp_path, "there", URI, cluster.address), 0), cluster.environment))
+        assert all("pretrain" in made_on(node.view(tmp_path)) for node in nodes)
+    assert "round-00/model: done" in told

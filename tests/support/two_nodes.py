@@ -102,11 +102,21 @@ class Cluster:
             f"--ray-client-server-port={free_port()}",
         ]  # fmt: skip
         self.head = self._start(asked, "127.0.0.1", [])
+        self._wait(self.head)
 
     def add(self, cpus: int, hidden: Sequence[Path] = ()) -> Node:
         """Start a node that sees the folders `hidden` empty."""
-        asked = [f"--address={self.address}", f"--num-cpus={cpus}"]
-        return self._start(asked, f"127.0.0.{2 + len(self.nodes)}", hidden)
+        return self.add_all([cpus], hidden)[0]
+
+    def add_all(self, cpus: Sequence[int], hidden: Sequence[Path] = ()) -> list[Node]:
+        """Start several such nodes at once, with so many CPUs."""
+        started = [
+            self._start([f"--address={self.address}", f"--num-cpus={one}"], f"127.0.0.{2 + len(self.nodes)}", hidden)
+            for one in cpus
+        ]
+        for node in started:
+            self._wait(node)
+        return started
 
     def _start(self, asked: list[str], ip: str, hidden: Sequence[Path]) -> Node:
         ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={ip}", *asked]
@@ -121,11 +131,13 @@ class Cluster:
             )  # fmt: skip
         node = Node(process, ip)
         self.nodes.append(node)
-        until = time.monotonic() + STARTED_S
-        while b"Ray runtime started" not in (said := (self.folder / f"{ip}.log").read_bytes()):
-            assert process.poll() is None and time.monotonic() < until, said.decode()
-            time.sleep(0.1)
         return node
+
+    def _wait(self, node: Node) -> None:
+        until = time.monotonic() + STARTED_S
+        while b"Ray runtime started" not in (said := (self.folder / f"{node.ip}.log").read_bytes()):
+            assert node.process.poll() is None and time.monotonic() < until, said.decode()
+            time.sleep(0.1)
 
     def __enter__(self) -> Cluster:
         return self
