@@ -31,6 +31,7 @@ from blip_bootstrap.loop.artifacts import (
 )
 from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins
 from blip_bootstrap.loop.layout import Artifact
+from blip_bootstrap.loop.sent import with_sent
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
@@ -38,6 +39,7 @@ from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
 from blip_bootstrap.storage.run_folder import MANIFEST
 from blip_bootstrap.storage.store import fetched
 from blip_bootstrap.storage.verify import check_input
+from blip_pipelines.cluster.sees_root import check_nodes
 
 Step = Callable[..., Mapping[str, Any]]
 """Makes an artifact in a folder, and returns what it counted."""
@@ -168,6 +170,7 @@ class Maker:
     def _make(self, at: Making, before: Mapping[str, Any] | None) -> None:
         output, step, folder = at.output, at.step, at.folder
         root, is_begun = self.config.root, has_parts(folder)
+        check_nodes(root, self.config.ray)
         kin = find_kin(root, at.recipe, output.section, folder, root / (shown_at(root, output.name) or "."))
         kin = [fetched(one) for one in kin]  # of a run on a store: what another machine has made
         made_of = origins(at.recipe, at.inputs)
@@ -179,7 +182,7 @@ class Maker:
                 check_input(one.local, read_manifest(one) or {"files": []})
         started = time.monotonic()
         try:
-            counts = step(folder, *[one.argument if one else None for one in at.inputs], **self._settings(at, kin))
+            counts = step(folder, *map(self._argument, at.inputs), **self._settings(at, kin))
         except BaseException:
             drop_empty(folder)
             raise
@@ -197,12 +200,17 @@ class Maker:
         shown = "  ".join(f"{name} {short(value)}" for name, value in counts.items() if not isinstance(value, dict))
         self.say(f"{output.name}: done in {seconds:.1f} s  {shown}")
 
+    def _argument(self, one: Artifact | None) -> Path | str | None:
+        """An input as the step gets it: a given model where its workers find it; lists are read by this process."""
+        is_model = one is not None and one.given and one.section is not None
+        return with_sent(self.config, one.argument) if one and is_model else one and one.argument
+
     def _settings(self, at: Making, kin: Sequence[Path]) -> dict[str, Any]:
         """What a step gets by name: those of these that it has parameters for."""
         known = {"ray": self.config.ray, "kin": kin, "retry": at.retry}
         wanted = inspect.signature(at.step).parameters
         found = {name: value for name, value in known.items() if name in wanted}
-        return found | ({"config": at.output.section} if at.output.section else {})
+        return found | ({"config": with_sent(self.config, at.output.section)} if at.output.section else {})
 
 
 def _failed(manifest: Mapping[str, Any], retry: str) -> int:

@@ -90,7 +90,8 @@ def parquet_files(folder: Path) -> list[Path]:
     """
     named = named_files(folder)
     if named is None:
-        return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+        names = {path.name for path in folder.glob("*.parquet")} | {one for one in sizes_there(folder) if "/" not in one}
+        return [folder / one for one in sorted(names) if one.endswith(".parquet") and not one.startswith(".")]
     found = [place_of(folder, name, at) for name, at in named.items()]
     lacking = [path for path in found if not path.is_file()]
     if lacking and store_of(folder):

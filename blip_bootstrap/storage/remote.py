@@ -35,7 +35,7 @@ from blip_bootstrap.paths import path_argument, user_folder
 from blip_bootstrap.storage.parquet import missing_part
 from blip_bootstrap.storage.pointers import all_pointers, relink
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, named_files, read_json
-from blip_bootstrap.storage.store import BORROWED, HERE_ALONE, LISTING, forget_stores, known_stores, store_of
+from blip_bootstrap.storage.store import BORROWED, LISTING, forget_stores, is_here_alone, known_stores, store_of
 from blip_bootstrap.storage.store_client import Store, is_same, why
 
 _URI = re.compile(r"(s3|gs):/+(.+)")
@@ -220,14 +220,6 @@ def working_copies() -> dict[str, str]:
     return {str(folder): store.uri for folder, store in known_stores().items() if (folder / LISTING).is_file()}
 
 
-def bring_copies(copies: Mapping[str, str]) -> None:
-    """Make those working copies that lack on this machine, in the folders where a worker's paths expect them."""
-    for folder, uri in copies.items():
-        if not (Path(folder) / LISTING).is_file():
-            with working_in(Path(folder), alone=True):
-                _compared(uri, Path(folder), make=True, refresh=True)
-
-
 @contextmanager
 def working_in(folder: Path, alone: bool = False, patience_s: float = 0.0) -> Iterator[bool]:
     """Keep a working copy as it is while one works in it, `alone` or beside others; whether one may.
@@ -267,7 +259,7 @@ def _files(folder: Path) -> list[Path]:
     """The files and links of a working copy that its store has, too, or should have."""
     files = (one for one in folder.rglob("*") if one.is_symlink() or one.is_file())
     own = (one for one in files if not one.name.startswith((AT_WORK, LISTING)))
-    return [one for one in own if not set(one.relative_to(folder).parts) & set(HERE_ALONE)]
+    return [one for one in own if not is_here_alone(one.relative_to(folder).as_posix())]
 
 
 def remote_of(root: Path) -> Remote | None:

@@ -26,8 +26,11 @@ LISTING = ".remote.json"
 BORROWED = ".at"
 """In what is half-made on a store: for each part that is borrowed where it lies, as its MANIFEST will say."""
 
-HERE_ALONE = (".growth", ".lists", ".lists.tmp", ".ray_train", "world")
-"""Folders of a run that are not put to its store: each is made again in seconds where it lacks."""
+HERE_ALONE = (".growth", ".lists", ".lists.tmp")
+"""Folders in a run that are not put to its store: each is made again in seconds where it lacks. So is the demo's world,
+`WORLD`, at its top."""
+
+WORLD = "world"
 
 _known: dict[Path, Store] = {}
 
@@ -73,7 +76,13 @@ def _place(path: Path, through_links: bool) -> tuple[Store, str] | None:
     if not real.is_relative_to(store.folder):
         return None  # a link out of the copy
     name = real.relative_to(store.folder).as_posix()
-    return None if set(name.split("/")) & set(HERE_ALONE) else (store, name)
+    return None if is_here_alone(name) else (store, name)
+
+
+def is_here_alone(name: str) -> bool:
+    """Whether what has this name in a run is not put to its store."""
+    parts = name.split("/")
+    return parts[0] == WORLD or bool(set(parts) & set(HERE_ALONE))
 
 
 def publish(path: Path, source: Path | None = None) -> None:

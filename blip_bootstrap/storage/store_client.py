@@ -48,6 +48,10 @@ class Store:
         """The key of a name under the run."""
         return f"{self.prefix}/{name}" if self.prefix else name
 
+    def place(self, path: Path) -> str:
+        """Where a path of the working copy lies for `reader`: bucket and key."""
+        return f"{self.bucket}/{self.key(path.resolve().relative_to(self.folder).as_posix())}"
+
     @property
     def reader(self) -> Any:
         """pyarrow's file system."""

@@ -40,12 +40,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "COLUMNS": "160"}
 
 
-def small_config(root: Path, folder: Path) -> tuple[dict[str, Any], WorldServer]:
-    """The demo's configuration on 240 pictures with a dozen steps a training, and the server of its world."""
+def small_config(root: Path, folder: Path, num_web: int = 240) -> tuple[dict[str, Any], WorldServer]:
+    """The demo's configuration on some pictures with a dozen steps a training, and the server of its world."""
     world = make_world(
         folder,
         WorldConfig(
-            num_web=240,
+            num_web=num_web,
             num_human=40,
             num_held_out=40,
             num_validation=1,

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading, write_parquet
-from blip_bootstrap.storage.store import gone
+from blip_bootstrap.storage.store import gone, is_there
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.references import Reference
@@ -48,7 +48,7 @@ class Block:
     def made(self) -> bool:
         """Whether it was finished, by an earlier run or by a task whose answer was lost with its node."""
         # In this order: the merged file is there before a block of it goes.
-        return Path(self.output).exists() or Path(self.merged).exists()
+        return is_there(Path(self.output)) or is_there(Path(self.merged))
 
 
 def num_threads(config: CaptionConfig) -> int:

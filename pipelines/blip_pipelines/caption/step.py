@@ -16,7 +16,7 @@ from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, reading
 from blip_bootstrap.storage.parts import Spans, of_rows, read_left_out, write_left_out
-from blip_bootstrap.storage.store import gone
+from blip_bootstrap.storage.store import fetched, gone
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
 from blip_pipelines.caption.references import Reference, pick_references
 from blip_pipelines.caption.sources import absolute, with_absolute_models
@@ -97,6 +97,7 @@ def _run(
     work = partial(CaptionBlocks, captioner, filter, config, num_lanes, references)
 
     def take(block: Block) -> None:
+        fetched(Path(block.output))  # of a run on a store, what another machine has made
         merge.when_whole(Path(block.part).name)
 
     run_items("caption", tasks, work, pool, take, progress, dict(before))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -11,11 +11,11 @@ import pyarrow as pa
 import ray
 
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.remote import bring_copies, working_copies
 from blip_pipelines.cluster.errors import Raised, errors_in_one_line, packed, unpacked
 from blip_pipelines.cluster.items import Pool, Work
 from blip_pipelines.cluster.ray_session import quiet_data
 from blip_pipelines.cluster.ray_tally import start_tally
+from blip_pipelines.cluster.sees_root import Roots, roots_now, see
 from blip_pipelines.cluster.tally import Counts, shown
 
 Item = TypeVar("Item")
@@ -39,7 +39,7 @@ def run_on_ray(
     blocks = ray.data.from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=len(items))
     map_batches: Any = blocks.map_batches
     settings: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    known: dict[str, Any] = {"work": work, "tally": tally, "copies": working_copies()}
+    known: dict[str, Any] = {"work": work, "tally": tally, "roots": roots_now()}
     if pool.kept:
         # Ray puts the class in the process's title: named after the work, `ps` shows what the process does.
         made_of: Any = getattr(work, "func", work)
@@ -65,8 +65,8 @@ def _outcomes(done: Any) -> Generator[Any, None, None]:
 class Worker:
     """Runs in a process of Ray's: does items, and returns their results, or what it raised, as data."""
 
-    def __init__(self, work: Work[Any, Any], tally: Counts, copies: Mapping[str, str] | None = None) -> None:
-        self._work, self._tally, self._copies = work, tally, copies or {}
+    def __init__(self, work: Work[Any, Any], tally: Counts, roots: Roots | None = None) -> None:
+        self._work, self._tally, self._roots = work, tally, roots or Roots()
         self._do: Callable[[Any], Iterable[Any]] | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -75,7 +75,7 @@ class Worker:
         try:
             # Made here: an error in an actor's constructor is retried for ever.
             if self._do is None:
-                bring_copies(self._copies)  # of runs on stores; another machine has none
+                see(self._roots)
                 self._do = self._work(tally=self._tally)
             for item in batch["item"].to_pylist():
                 outcomes += self._do(pickle.loads(item))
@@ -84,6 +84,6 @@ class Worker:
         return pa.table({"outcome": pa.array([pickle.dumps(outcome) for outcome in outcomes], pa.binary())})
 
 
-def do_once(batch: pa.Table, work: Work[Any, Any], tally: Counts, copies: Mapping[str, str] | None = None) -> pa.Table:
+def do_once(batch: pa.Table, work: Work[Any, Any], tally: Counts, roots: Roots | None = None) -> pa.Table:
     """Do one item with a new Worker; the function of a Ray task."""
-    return Worker(work, tally, copies)(batch)
+    return Worker(work, tally, roots)(batch)

@@ -17,6 +17,7 @@ from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.store import fetched, is_there
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
@@ -88,9 +89,13 @@ def _run(
     proxies = Proxies.of_environment() if config.use_proxies else Proxies()
     pool = _pool(ray, len(todo))
     items = [Shard(str(shard.absolute()), str((out / shard.name).absolute())) for shard in todo]
+
+    def take(shard: Shard) -> None:
+        fetched(Path(shard.part))  # of a run on a store, what another machine has made
+
     with ExitStack() as stack:
         work = partial(ShardDownload, config, serve_lists(lists, stack), proxies)
-        run_items("download", items, work, pool, lambda _: None, progress, before)
+        run_items("download", items, work, pool, take, progress, before)
 
 
 def _pool(ray: RayConfig, num_shards: int) -> Pool:
@@ -139,7 +144,7 @@ class ShardDownload:
     def __call__(self, shard: Shard) -> Iterator[Shard]:
         """Write the part of `shard` unless it is there: Ray repeats a finished task whose result was lost."""
         part = Path(shard.part)
-        if not part.exists():
+        if not is_there(part):
             with WebStore(self._config) as store:
                 self._fetch(read_parquet(Path(shard.rows)).to_pylist(), part, store)
         yield shard

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from ray.train.torch import TorchTrainer
 from blip_bootstrap.ending import sigterm_came
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.remote import bring_copies, working_copies
+from blip_bootstrap.storage.store import fetched, gone, is_there, publish_rest, store_of
 from blip_pipelines.cluster.errors import Raised, errors_in_one_line, first_line, packed, unpacked
+from blip_pipelines.cluster.sees_root import Roots, roots_now, see
 from blip_pipelines.train.runner import Call, Counts, Training, run_call
 
-SCRATCH, OUTCOME, RAISED = ".ray_train", "outcome.pickle", "raised.pickle"
+SCRATCH, OUTCOME, RAISED = ".trainer", "outcome.pickle", "raised.pickle"
 
 MAX_FAILURES = 3
 
@@ -38,31 +38,41 @@ def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Co
     remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=MAX_FAILURES)(_outcome_of)
     share = max(1, (os.cpu_count() or 1) // num_parallel)
     running: dict[Any, int] = {}
-    copies = working_copies()
+    roots = roots_now()
     counts: dict[int, Counts] = {}
     waiting = list(enumerate(jobs))
     while waiting or running:
         while waiting and len(running) < num_parallel:
             number, job = waiting.pop(0)
             # Ray gives a one-CPU task one thread; a training alone on the machine may have them all.
-            running[remote.remote(job.call, job.threads or share, copies)] = number
+            running[remote.remote(job, job.threads or share, roots)] = number
         done, _ = ray.wait(list(running), num_returns=1)
         number = running.pop(done[0])
         with errors_in_one_line(jobs[number].name):
             outcome = ray.get(done[0])
         if isinstance(outcome, Raised):
             raise unpacked(jobs[number].name, outcome)
+        fetched(jobs[number].out)  # of a run on a store, what another machine has made
         counts[number] = outcome
     return [counts[number] for number in range(len(jobs))]
 
 
-def _outcome_of(call: Call, threads: int, copies: Mapping[str, str]) -> Counts | Raised:
-    """In the worker: the counts of a training, or what it raised. `copies` are working copies of runs on stores."""
+def _outcome_of(job: Training, threads: int, roots: Roots) -> Counts | Raised:
+    """In the worker: the counts of a training, or what it raised."""
     try:
-        bring_copies(copies)
-        return run_call(call, threads)
+        return _train(job.call, job.out, threads, roots)
     except Exception as error:  # noqa: BLE001 - raised by the driver
         return packed(error)
+
+
+def _train(call: Call, out: Path, threads: int, roots: Roots) -> Counts:
+    """In a worker: go on with what is made in `out`, by whichever node, and leave all that is made on the run's store."""
+    see(roots)
+    fetched(out)
+    counts = run_call(call, threads)
+    files = (file.relative_to(out) for file in out.rglob("*") if file.is_file())
+    publish_rest(out, [str(name) for name in files if not any(part.startswith(".") for part in name.parts)])
+    return counts
 
 
 def run_trainer(job: Training, gpu: bool) -> Counts:
@@ -72,8 +82,9 @@ def run_trainer(job: Training, gpu: bool) -> Counts:
     that are not ours and where workers die again and again.
     """
     scratch = job.out.resolve() / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)
+    gone(scratch)
     scratch.mkdir(parents=True)
+    store = store_of(scratch)
     threads = job.threads or max(1, (os.cpu_count() or 1) // job.num_workers)
     trainer = TorchTrainer(
         _run_worker,
@@ -81,12 +92,14 @@ def run_trainer(job: Training, gpu: bool) -> Counts:
             "call": job.call,
             "threads": threads,
             "scratch": str(scratch),
-            "copies": working_copies(),
+            "out": job.out,
+            "roots": roots_now(),
         },
         scaling_config=ScalingConfig(num_workers=job.num_workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
             name=job.name.replace(" ", "-"),
-            storage_path=str(scratch),
+            storage_path=store.place(scratch) if store else str(scratch),
+            storage_filesystem=store.reader if store else None,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
@@ -99,7 +112,8 @@ def run_trainer(job: Training, gpu: bool) -> Counts:
             raise unpacked(job.name, raised) from error
         raise RunFailed(f"{job.name}: {first_line(error)}; run again to go on") from error
     outcome = _read(scratch / OUTCOME)
-    shutil.rmtree(scratch)
+    gone(scratch)
+    fetched(job.out)  # of a run on a store, what another machine has made
     if isinstance(outcome, Raised):
         raise unpacked(job.name, outcome)
     counts: Counts = outcome
@@ -108,7 +122,7 @@ def run_trainer(job: Training, gpu: bool) -> Counts:
 
 def _read(file: Path) -> Any:
     """What a worker has written; None where it has not."""
-    return pickle.loads(file.read_bytes()) if file.exists() else None
+    return pickle.loads(fetched(file).read_bytes()) if is_there(file) else None
 
 
 def _run_worker(config: dict[str, Any]) -> None:
@@ -118,11 +132,10 @@ def _run_worker(config: dict[str, Any]) -> None:
     """
     scratch = Path(config["scratch"])
     outcome = scratch / OUTCOME
-    if outcome.exists():
+    if is_there(outcome):
         return
     try:
-        bring_copies(config.get("copies", {}))
-        counts = run_call(config["call"], config["threads"])
+        counts = _train(config["call"], config["out"], config["threads"], config["roots"])
     except Exception as error:
         write_whole(outcome if isinstance(error, BlipBootstrapError) else scratch / RAISED, pickle.dumps(packed(error)))
         raise

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from blip_bootstrap.config import Device, RayConfig
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.storage.store import open_input
 from blip_pipelines.cluster.resources import NO_RAY, takes_gpu
 from blip_pipelines.cluster.session import connect
 
@@ -24,7 +25,7 @@ Call = Callable[[], Mapping[str, Any]]
 
 METRICS = "metrics.jsonl"
 
-POLL_S = 0.5
+POLL_S, POLL_STORE_S = 0.5, 3.0
 
 SHOWN = ("loss", "itc", "itm", "lm", "skipped_steps")
 
@@ -132,7 +133,7 @@ def following(files: Sequence[Path], name: str, total: int) -> Iterator[None]:
 
 def _follow(files: Sequence[Path], progress: Progress, stop: threading.Event) -> None:
     while True:
-        ended = stop.wait(POLL_S)
+        ended = stop.wait(POLL_S if any(file.exists() for file in files) else POLL_STORE_S)
         steps, last = _num_steps(files)
         if last:
             progress.update(steps, **{key: last[key] for key in SHOWN if key in last})
@@ -146,11 +147,16 @@ def _num_steps(files: Sequence[Path]) -> tuple[int, dict[str, float]]:
     return int(sum(line["step"] for line in lines)), lines[-1] if lines else {}
 
 
+def _opened(file: Path) -> Any:
+    """A file to be read: here, or on a run's store, where a worker of another machine puts it at each checkpoint."""
+    return (None if file.exists() else open_input(file)) or file.open("rb")
+
+
 def _last_line(file: Path) -> dict[str, float]:
     """The last whole line of a metrics.jsonl, or nothing where there is none yet."""
     try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - 4096))
+        with _opened(file) as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
             found: dict[str, float] = json.loads(stream.read().decode().splitlines()[-1])
     except (OSError, ValueError, IndexError):
         return {}

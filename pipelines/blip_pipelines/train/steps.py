@@ -75,8 +75,8 @@ def train_controls(
         arm_pairs = write_arm_pairs(out / arm / "pairs", arm, captions, pairs, truth_pairs)
         data = images, arm_pairs, human, held_out
         call = _call(call_arm, out / arm, *data, config.pretrain, config.evaluate, same_pictures)
-        jobs.append(_job(arm, out / arm / "model", call, config.pretrain))
-    files, steps = [job.out / METRICS for job in jobs], sum(job.steps for job in jobs)
+        jobs.append(_job(arm, out / arm, call, config.pretrain))
+    files, steps = [job.out / "model" / METRICS for job in jobs], sum(job.steps for job in jobs)
     with following(files, "controls", steps):
         found = run_tasks(jobs, config.num_parallel, place)
     counts = dict(zip(config.arms, found, strict=True))

@@ -24,6 +24,7 @@ from blip_bootstrap.storage.remote import local_folder, opened
 from blip_bootstrap.storage.store import fetched, gone, is_there, publish, size_of, store_of
 from blip_bootstrap.storage.store_client import Store
 from blip_bootstrap.storage.store_lock import break_lock, locked
+from blip_pipelines.cluster.sees_root import Roots, roots_now, see
 from tests.support.growing_rounds import FIRST, MORE, GrowingRounds
 from tests.support.moto_store import Bucket, environment, moto_server
 from tests.support.stub_rounds import StubRounds
@@ -398,16 +399,23 @@ def test_a_part_that_is_borrowed_is_read_where_it_lies(bucket: Bucket) -> None:
 def test_a_worker_on_another_machine_is_given_the_copy(bucket: Bucket, stub: StubRounds, tmp_path: Path) -> None:
     """Within one process, in another folder, which a worker of Ray's would have under the same name."""
     stub.run(1)
-    copies = remote.working_copies()
-    assert copies[str(local_folder(URI).resolve())] == URI
+    roots = roots_now()
+    assert roots.copies[str(local_folder(URI).resolve())] == URI
     there = tmp_path / "node-2"
-    remote.bring_copies({str(there): URI})
+    see(Roots(copies={str(there): URI}, state="1"))
     assert (there / "round-01/pairs/text").read_text().startswith("<select_pairs")
     write_whole(there / "artifacts/part", b"1")
     assert bucket["runs/mine/artifacts/part"] == b"1"
     assert is_there(local_folder(URI) / "artifacts/part")
-    remote.bring_copies({str(there): "s3://elsewhere/run"})  # it is there, and stays as it is
     assert store_of(there) is not None
+    write_whole(local_folder(URI) / "artifacts/later", b"2")
+    (there / "artifacts/half-written").write_bytes(b"by a worker that was killed")
+    see(Roots(copies={str(there): URI}, state="1"))  # within a step a machine's copy stays as it is
+    assert not (there / "artifacts/later").exists()
+    see(Roots(copies={str(there): URI}, state="2"))
+    assert (there / "artifacts/later").read_bytes() == b"2"
+    assert not (there / "artifacts/half-written").exists()
+    see(roots)  # where the driver works nothing is to be done
 
 
 # --- what is wrong is one line

@@ -22,8 +22,8 @@ def resolve_source(source: str | Path) -> Path:
     name = str(source)
     if name.startswith(PACKAGE_PREFIX):
         return _package_folder(name.removeprefix(PACKAGE_PREFIX))
-    if is_there(Path(name)):
-        return fetched(Path(name))
+    if is_there(fetched(Path(name))):
+        return Path(name)
     if _is_path(name):
         raise CheckpointError(f"{name}: no such file or folder")
     from blip_training.runtime import hub  # start-up: 0.3 s of httpx, for hub names alone

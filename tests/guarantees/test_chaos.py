@@ -1,0 +1,109 @@
+"""Workers and a whole node are killed while a cluster works: the run goes on, and its tables are an undisturbed run's."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.cluster_runs import URI, TABLES, Killer, begun, differences, download, rounds, said, small, until, written
+from tests.support.moto_store import Bucket, environment, moto_server
+from tests.support.small_world import small_config
+from tests.support.two_nodes import NOT_THE_PACKAGE, Cluster, needs_namespaces
+
+pytestmark = [needs_namespaces, pytest.mark.ray]
+
+__all__ = ["small"]
+
+IMAGES = {"images": TABLES["images"]}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[dict[str, str], Bucket]]:
+    with moto_server() as endpoint:
+        found = environment(endpoint, tmp_path / "cache")
+        for name, value in found.items():
+            monkeypatch.setenv(name, value)
+        yield found, Bucket(endpoint)
+
+
+def test_a_download_outlives_a_worker_and_a_node(
+    store: tuple[dict[str, str], Bucket], small: tuple[dict[str, Any], Path]
+) -> None:
+    (variables, bucket), (config, folder) = store, small
+    local = begun(download(written(config, folder, "local", folder / "local", "none")), {})
+    with Cluster(variables) as cluster:
+        nodes = cluster.add_all([2, 2], [folder, *NOT_THE_PACKAGE])
+        killer = Killer(cluster)
+        said(local)
+        run = begun(download(written(config, folder, "there", URI, cluster.address)), cluster.environment)
+
+        def parts() -> int:
+            return sum("/part-" in key and "/rows/" not in key for key in bucket.names())
+
+        until(lambda: parts() > 0)
+        until(killer.worker)
+        until(lambda: any(node.workers() for node in nodes))
+        killer.node(next(node for node in nodes if node.workers()))
+        told = said(run)
+    assert killer.workers
+    assert "images: done" in told
+    assert differences(folder / "local", URI, IMAGES) == []
+    # The comparison sees a row that is lost.
+    part = next((folder / "local").glob("artifacts/download_images/*/part-00001.parquet"))
+    pq.write_table(pq.read_table(part).slice(1), part)
+    assert differences(folder / "local", URI, IMAGES) == ["images"]
+
+
+NODE_DIES_IN = ("download_images", "pretrain", "finetune_filter", "caption_and_score", "evaluate")
+
+
+@pytest.mark.long
+def test_two_rounds_outlive_workers_and_a_node_in_each_step(
+    store: tuple[dict[str, str], Bucket], tmp_path: Path
+) -> None:
+    """A worker is killed every 40 s, and a node in each of five steps, for which another comes."""
+    variables, _ = store
+    config, server = small_config(tmp_path / "local", tmp_path / "world")
+    hidden = [tmp_path, *NOT_THE_PACKAGE]
+    with server, Cluster(variables) as cluster:
+        began = time.monotonic()
+        said(begun(rounds(written(config, tmp_path, "local", tmp_path / "local", "none"), 2), {}))
+        print(f"undisturbed, in one process: {time.monotonic() - began:.0f} s")
+        cluster.add(2, hidden)
+        killer, left = Killer(cluster), list(NODE_DIES_IN)
+        began = time.monotonic()
+        run = begun(rounds(written(config, tmp_path, "there", URI, cluster.address), 2), cluster.environment)
+        assert run.stdout
+        lines = []
+        with killer.every(40.0):
+            for line in run.stdout:
+                lines.append(f"{time.monotonic() - began:6.1f}  {line.rstrip()}")
+                if left and line.rstrip().endswith(f": {left[0]}"):
+                    left.pop(0)
+                    until(lambda: bool(killer.alive()[-1].workers()))
+                    time.sleep(1.0)
+                    killer.node(killer.alive()[-1])
+                    cluster.add(2, hidden)
+        run.wait()
+    print("\n".join(lines))
+    print(f"killed: {killer.workers}, nodes {killer.nodes}")
+    assert run.returncode == 0
+    assert not left
+    assert len(killer.nodes) == len(NODE_DIES_IN)
+    assert killer.workers
+    assert differences(tmp_path / "local", URI) == []
+
+
+def test_the_comparison_knows_a_lost_row(finished_run: Path, tmp_path: Path) -> None:
+    some = {name: TABLES[name] for name in ("images", "captions", "pairs")}
+    shutil.copytree(finished_run, tmp_path / "run", symlinks=True)
+    assert differences(finished_run, tmp_path / "run", some) == []
+    part = next((tmp_path / "run/round-01/captions").glob("part-00000.parquet"))
+    pq.write_table(pq.read_table(part).slice(1), part)
+    assert differences(finished_run, tmp_path / "run", some) == ["captions"]
