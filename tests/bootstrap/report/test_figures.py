@@ -77,6 +77,17 @@ def test_filter_figures_against_counting_by_hand() -> None:
     assert (found["truth_web"], found["kept_truth_synthetic"]) == (pytest.approx(2 / 6), 1.0)
 
 
+def test_texts_that_are_in_no_list_any_more_are_not_dropped_by_the_filter() -> None:
+    rows = [("web", True, "true", 0.9, None), ("web", False, "false", 0.1, "low_score"),
+            ("web", False, "true", 0.8, "not_listed")]  # fmt: skip
+    names = ("source", "kept", "verdict", "itm_score", "reason")
+    judged = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
+    with duckdb.connect() as connection:
+        found = truth_figures(connection, judged)
+    assert (found["filter_recall_web"], found["truth_web"]) == (1.0, 0.5)
+    assert found["truth_counts"] == {"web": {"kept": {"true": 1}, "dropped": {"false": 1}}}
+
+
 def test_truth_from_a_tsv_knows_web_texts_only(tmp_path: Path) -> None:
     path = tmp_path / "truth.tsv"
     path.write_text("image\tkind\na.jpg\tclean\nb.jpg\tmismatch\nc.jpg\tpartial\n")
