@@ -324,7 +324,8 @@ def _refresh(store: Store, folder: Path, stamps: Mapping[str, tuple[int, int]]) 
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if not (folder / name).is_symlink() and not is_same(folder / name, stamp):
             (folder / name).unlink(missing_ok=True)
-    store.fetch_all({name: stamp for name, stamp in stamps.items() if _is_small(name, stamp[0])})
+    small = {name: stamp for name, stamp in stamps.items() if _is_small(name, stamp[0])}
+    store.fetch_all(small, gone_ok=True)  # a run at work deletes some since they were listed
     _borrow(folder, stamps)
     relink(folder)
 

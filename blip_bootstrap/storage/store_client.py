@@ -128,11 +128,22 @@ class Store:
         finally:
             staged.unlink(missing_ok=True)
 
-    def fetch_all(self, stamps: Mapping[str, tuple[int, int]]) -> None:
-        """Copy those files that are not here, or are others here."""
+    def fetch_all(self, stamps: Mapping[str, tuple[int, int]], gone_ok: bool = False) -> None:
+        """Copy those files that are not here, or are others here; `gone_ok`: those that a run at work has not deleted.
+
+        Raises RunFailed for others that are not there.
+        """
         lacking = [name for name, stamp in stamps.items() if not is_same(self.folder / name, stamp)]
+
+        def copied(name: str) -> None:
+            try:
+                self.fetch(name, stamps[name])
+            except RunFailed as error:
+                if not (gone_ok and isinstance(error.__cause__, FileNotFoundError)):
+                    raise
+
         with ThreadPoolExecutor(THREADS, thread_name_prefix="fetch") as pool:
-            for _ in pool.map(lambda name: self.fetch(name, stamps[name]), lacking):
+            for _ in pool.map(copied, lacking):
                 pass
 
     @contextmanager
