@@ -104,6 +104,8 @@ def run_root(value: object) -> Path:
         return local_path(value)
     if _CONTROL.search(text) or not _is_utf8(text):
         raise ValueError(f"{text!a} holds characters that are not plain UTF-8 text; give another one")
+    if bad := next((part for part in text.partition("?")[0].split("/")[3:] if part in (".", "..")), ""):
+        raise ValueError(f"{text}: a store has no folder {bad}; write the key in full")
     return Path(text)
 
 

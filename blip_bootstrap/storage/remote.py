@@ -23,7 +23,7 @@ from functools import cached_property
 from glob import escape
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import duckdb
 import pyarrow as pa
@@ -36,7 +36,7 @@ from blip_bootstrap.storage.parquet import missing_part
 from blip_bootstrap.storage.pointers import all_pointers, relink
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, named_files, read_json
 from blip_bootstrap.storage.store import BORROWED, LISTING, forget_stores, is_here_alone, known_stores, store_of
-from blip_bootstrap.storage.store_client import Store, is_same, why
+from blip_bootstrap.storage.store_client import Store, is_same, told_uri, why
 
 _URI = re.compile(r"(s3|gs):/+(.+)")
 
@@ -198,14 +198,18 @@ def opened(root: Path | str, make: bool = False) -> Path:
     if not found:
         return root if isinstance(root, Path) else path_argument(root)
     uri = f"{found[1]}://{quote(found[2], safe=_URI_SIGNS)}"
+    if {".", ".."} & set(unquote(found[2].partition("?")[0]).split("/")):
+        raise InputError(f"{told_uri(uri)}: a store has no folders . and ..; write the key in full")
     folder = local_folder(uri)
     try:
         with working_in(folder) as is_free:
             return _compared(uri, folder, make, refresh=is_free)
     except UnicodeDecodeError as error:
-        raise InputError(f"{uri}: a % stands before two hex digits in a URI; write %25 for the sign itself") from error
+        raise InputError(
+            f"{told_uri(uri)}: a % stands before two hex digits in a URI; write %25 for the sign itself"
+        ) from error
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{uri.partition('?')[0]}: cannot be read ({why(error)})") from error
+        raise InputError(f"{told_uri(uri)}: cannot be read ({why(error)})") from error
     except RunFailed as error:
         raise InputError(str(error)) from error
 
@@ -289,7 +293,7 @@ def _compared(uri: str, folder: Path, make: bool, refresh: bool) -> Path:
     if store is None or store.uri != uri:
         store = Store(uri, folder)
     if "?" in store.prefix:  # fsspec cuts the names of files there
-        raise InputError(f"{uri}: a key with a question mark cannot be read; copy the run to another one")
+        raise InputError(f"{store.told}: a key with a question mark cannot be read; copy the run to another one")
     stamps = store.listing(missing_ok=make)
     if refresh:
         _refresh(store, folder, stamps)
@@ -312,7 +316,8 @@ def _refresh(store: Store, folder: Path, stamps: Mapping[str, tuple[int, int]]) 
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if not (folder / name).is_symlink() and not is_same(folder / name, stamp):
             (folder / name).unlink(missing_ok=True)
-    store.fetch_all({name: stamp for name, stamp in stamps.items() if _is_small(name, stamp[0])})
+    small = {name: stamp for name, stamp in stamps.items() if _is_small(name, stamp[0])}
+    store.fetch_all(small, gone_ok=True)  # a run at work deletes some since they were listed
     _borrow(folder, stamps)
     relink(folder)
 

@@ -27,6 +27,8 @@ RECORDS = ("MANIFEST.json", "round.json", "shared.json")
 
 RETRIES: dict[str, Any] = {"max_retries": 8, "retry_timeout": timedelta(seconds=60)}
 
+GOOGLE_RETRY_S = 15
+
 THREADS = 16
 """Requests at a time, of some 30 ms each."""
 
@@ -36,8 +38,8 @@ class Store:
 
     def __init__(self, uri: str, folder: Path) -> None:
         self.uri, self.folder = uri, folder.resolve()
-        self.told = uri.partition("?")[0].rstrip("/")  # without settings, which may hold a password
         parts = urlsplit(uri.partition("?")[0])
+        self.told = told_uri(uri)
         self.scheme, self.settings = parts.scheme, dict(parse_qsl(uri.partition("?")[2]))
         self.bucket, self.prefix = parts.netloc.rpartition("@")[2], unquote(parts.path).strip("/")
         self.written: set[str] = set()  # by this process, since the copy was compared
@@ -55,7 +57,7 @@ class Store:
     @property
     def reader(self) -> Any:
         """pyarrow's file system."""
-        return self._client("reader", lambda: pyarrow.fs.FileSystem.from_uri(self.uri)[0])
+        return self._client("reader", lambda: pyarrow.fs.FileSystem.from_uri(_within_seconds(self.uri))[0])
 
     @property
     def writer(self) -> Any:
@@ -130,11 +132,22 @@ class Store:
         finally:
             staged.unlink(missing_ok=True)
 
-    def fetch_all(self, stamps: Mapping[str, tuple[int, int]]) -> None:
-        """Copy those files that are not here, or are others here."""
+    def fetch_all(self, stamps: Mapping[str, tuple[int, int]], gone_ok: bool = False) -> None:
+        """Copy those files that are not here, or are others here; `gone_ok`: those that a run at work has not deleted.
+
+        Raises RunFailed for others that are not there.
+        """
         lacking = [name for name, stamp in stamps.items() if not is_same(self.folder / name, stamp)]
+
+        def copied(name: str) -> None:
+            try:
+                self.fetch(name, stamps[name])
+            except RunFailed as error:
+                if not (gone_ok and isinstance(error.__cause__, FileNotFoundError)):
+                    raise
+
         with ThreadPoolExecutor(THREADS, thread_name_prefix="fetch") as pool:
-            for _ in pool.map(lambda name: self.fetch(name, stamps[name]), lacking):
+            for _ in pool.map(copied, lacking):
                 pass
 
     @contextmanager
@@ -149,6 +162,20 @@ class Store:
             raise RunFailed(f"{where}: cannot be {what} ({why(error)}); the same command goes on from here") from error
 
 
+def told_uri(uri: str) -> str:
+    """A URI for people: without its settings and keys, which may be secret."""
+    scheme, _, rest = uri.partition("?")[0].rstrip("/").partition("://")
+    bucket, slash, key = rest.partition("/")
+    return f"{scheme}://{bucket.rpartition('@')[2]}{slash}{key}"
+
+
+def _within_seconds(uri: str) -> str:
+    """A URI for pyarrow, whose client of Google else tries for 15 minutes, deaf to signals, without credentials too."""
+    if not uri.startswith("gs:") or "retry_limit_seconds=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={GOOGLE_RETRY_S}"
+
+
 def why(error: BaseException) -> str:
     """What a store said, in a few words."""
     text = str(error)
@@ -161,6 +188,8 @@ _SAID = {
     "NoSuchBucket|bucket does not exist|NO_SUCH_BUCKET": "there is no such bucket",
     "AccessDenied|403 Forbidden|ACCESS_DENIED|HTTP status 403|PermissionDenied": "the credentials do not allow it",
     "InvalidAccessKeyId|SignatureDoesNotMatch|401 Unauthorized|INVALID_ACCESS_KEY_ID": "the credentials are wrong",
+    "Cannot parse URI": "it is no URI; write %25 for the sign %",
+    "OAuth2 access token|default credentials": "no credentials were found; set GOOGLE_APPLICATION_CREDENTIALS",
     "error sending request|curlCode|Couldn't connect|NETWORK_CONNECTION": "it does not answer",
     "169.254.169.254|metadata.google|NO_CREDENTIALS|Anonymous caller": "no credentials were found",
 }

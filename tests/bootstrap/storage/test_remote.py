@@ -28,10 +28,11 @@ from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.why import why
-from blip_bootstrap.storage import run_folder
+from blip_bootstrap.storage import run_folder, store_client
 from blip_bootstrap.storage.remote import attach, local_folder, opened, remote_of
 from blip_bootstrap.storage.run_folder import labels_path
 from blip_bootstrap.storage.store import LISTING
+from blip_bootstrap.storage.store_client import Store
 from tests.support.moto_store import environment
 from tests.support.s3_server import serving
 
@@ -214,3 +215,33 @@ def test_a_file_that_was_replaced_while_one_asks_is_told(store: Path) -> None:
         attach(connection, [remote])
         with pytest.raises(Exception, match="is another one since it was listed"):
             connection.execute(f"FROM read_parquet('{URI}/{name}')").fetchall()
+
+
+@pytest.mark.parametrize("key", ["..", "runs/../mine", "runs/%2E%2E/mine"])
+def test_a_key_with_dots_is_told_before_a_copy_is_made(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"write the key in full"):
+        opened(f"s3://bucket/{key}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("store")
+def test_lines_hold_no_secret() -> None:
+    with pytest.raises(InputError, match=r"^s3://bucket/nothing: cannot be read") as told:
+        opened("s3://me:secret@bucket/nothing?region=us-east-1")
+    assert "secret" not in str(told.value)
+    assert "secret" not in Store("s3://me:secret@bucket/x", Path()).told
+
+
+def test_google_without_credentials_is_told_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(pyarrow.fs, "GcsFileSystem"):
+        pytest.skip("this pyarrow was built without GCS")
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GCE_METADATA_ROOT", "127.0.0.1:1")
+    monkeypatch.setattr(store_client, "GOOGLE_RETRY_S", 1)
+    with pytest.raises(InputError, match=r"gs://bucket/x: cannot be read \(no credentials were found"):
+        opened("gs://bucket/x")

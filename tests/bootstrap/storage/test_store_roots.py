@@ -474,6 +474,25 @@ def test_without_permission_to_write_nothing_begins(
     assert (stub.made, bucket.names()) == ([], [])
 
 
+def test_a_file_that_a_run_deletes_while_another_command_reads_is_none(
+    bucket: Bucket, stub: StubRounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.run(0)
+    listing = Store.listing
+
+    def older(self: Store, below: str = "", missing_ok: bool = True) -> dict[str, tuple[int, int]]:
+        return {
+            **listing(self, below, missing_ok),
+            "artifacts/pretrain/x/.recipe.json": (9, 9),
+            "metrics.jsonl": (9, 9),
+        }
+
+    monkeypatch.setattr(Store, "listing", older)
+    on_another_machine(monkeypatch, tmp_path / "other")
+    with connect(opened(URI)) as connection:
+        assert connection.execute("SELECT count(*) FROM rounds").fetchone()
+
+
 def test_verify_reads_what_lies_on_the_store(
     bucket: Bucket, stub: StubRounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
