@@ -90,7 +90,9 @@ def parquet_files(folder: Path) -> list[Path]:
     """
     named = named_files(folder)
     if named is None:
-        names = {path.name for path in folder.glob("*.parquet")} | {one for one in sizes_there(folder) if "/" not in one}
+        names = {path.name for path in folder.glob("*.parquet")} | {
+            one for one in sizes_there(folder) if "/" not in one
+        }
         return [folder / one for one in sorted(names) if one.endswith(".parquet") and not one.startswith(".")]
     found = [place_of(folder, name, at) for name, at in named.items()]
     lacking = [path for path in found if not path.is_file()]

@@ -51,7 +51,7 @@ def test_a_root_that_a_node_does_not_see_is_told_before_any_work(store: dict[str
 
 @pytest.mark.long
 def test_two_rounds_on_a_node_without_the_drivers_disk(store: dict[str, str], tmp_path: Path) -> None:
-    """The second node sees nothing of this test's folder, where lists, human sets, tokenizer and the root's copy lie."""
+    """The second node sees nothing of this test's folder, where lists, pictures, tokenizer and the root's copy lie."""
     config, server = small_config(tmp_path / "local", tmp_path / "world")
     with server, Cluster(store) as cluster:
         began = time.monotonic()
@@ -74,7 +74,7 @@ def test_workers_of_a_trainer_on_two_nodes_without_a_disk_in_common(store: dict[
     config["pretrain"] |= {"num_workers": 2}
     config["controls"] = {"arms": []}
     with server, Cluster(store) as cluster:
-        nodes = [cluster.add(cpus, [tmp_path, *NOT_THE_PACKAGE]) for cpus in (1, 2)]
+        nodes = [cluster.add(cpus, [tmp_path, *NOT_THE_PACKAGE]) for cpus in (1, 1)]
         told = said(begun(rounds(written(config, tmp_path, "there", URI, cluster.address), 0), cluster.environment))
         assert all("pretrain" in made_on(node.view(tmp_path)) for node in nodes)
     assert "round-00/model: done" in told

@@ -62,6 +62,16 @@ def begun(asked: list[str], environment: Mapping[str, str]) -> subprocess.Popen[
     )
 
 
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """End a command with the body, however that ends."""
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise
+
+
 def said(process: subprocess.Popen[str], timeout_s: float = 900) -> str:
     """What a command says until it ends; it ends well."""
     told, _ = process.communicate(timeout=timeout_s)
@@ -83,7 +93,11 @@ class Killer:
         self.cluster, self.chance = cluster, random.Random(seed)
         self.workers: list[str] = []
         self.nodes: list[str] = []
-        self._ends = threading.Event()
+        self._ends, self._step = threading.Event(), ("", 0)
+
+    def at(self, step: str) -> None:
+        """The run has got to a step: in each one worker is killed at most, since a training starts again thrice."""
+        self._step = step, 0
 
     def worker(self) -> bool:
         """Kill one worker of any node; whether there was one."""
@@ -115,7 +129,9 @@ class Killer:
 
         def work() -> None:
             while not self._ends.wait(seconds):
-                self.worker()
+                step, kills = self._step
+                if not kills and self.worker() and self._step[0] == step:
+                    self._step = step, 1
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()

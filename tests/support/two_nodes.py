@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).parents[2]
 NOT_THE_PACKAGE = [path for name in ("tests", "docs", "runs") if (path := CHECKOUT / name).is_dir()]
 """What a checkout holds beside the packages, which no worker may need."""
 
-STARTED_S = 60.0
+STARTED_S = 120.0
 
 
 def no_namespaces() -> str:
@@ -136,7 +136,8 @@ class Cluster:
     def _wait(self, node: Node) -> None:
         until = time.monotonic() + STARTED_S
         while b"Ray runtime started" not in (said := (self.folder / f"{node.ip}.log").read_bytes()):
-            assert node.process.poll() is None and time.monotonic() < until, said.decode()
+            assert node.process.poll() is None, said.decode()
+            assert time.monotonic() < until, said.decode()
             time.sleep(0.1)
 
     def __enter__(self) -> Cluster:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import ConfigError, InputError, NothingLeft, RunFailed
 from blip_bootstrap.query.views import connect
-from blip_bootstrap.storage import remote, store, store_client, store_lock
+from blip_bootstrap.storage import store, store_client, store_lock
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.remote import local_folder, opened
