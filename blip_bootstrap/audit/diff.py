@@ -20,7 +20,8 @@ from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import pairs_sql, schema_of
 from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.manifest import flat
-from blip_bootstrap.storage.remote import attach, remote_of
+from blip_bootstrap.storage.remote import remote_of
+from blip_bootstrap.storage.remote_files import attach
 from blip_bootstrap.storage.run_folder import resolve_round
 
 DIFFS = ("changes", "noise", "settings", "newly_kept", "newly_dropped")

@@ -21,7 +21,8 @@ from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import is_number, literal, scan
 from blip_bootstrap.storage import parquet
-from blip_bootstrap.storage.remote import Remote, attach, remote_of
+from blip_bootstrap.storage.remote import Remote, remote_of
+from blip_bootstrap.storage.remote_files import attach
 from blip_bootstrap.storage.tables import NOT_LISTED
 
 SCORE_COLUMNS: dict[str, str] = {

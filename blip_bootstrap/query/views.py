@@ -21,7 +21,8 @@ from blip_bootstrap.query.sql_text import allowed, literal, scan
 from blip_bootstrap.query.verdicts import cuts_of, pairs_sql, rule_of, schema_of
 from blip_bootstrap.storage import parquet, run_folder, tables
 from blip_bootstrap.storage.labels import read_labels
-from blip_bootstrap.storage.remote import Remote, attach, opened, remote_of
+from blip_bootstrap.storage.remote import Remote, opened, remote_of
+from blip_bootstrap.storage.remote_files import attach
 from blip_bootstrap.storage.run_folder import labels_path, languages_path
 
 HUMAN = tables.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)

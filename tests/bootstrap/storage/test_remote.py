@@ -29,7 +29,8 @@ from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.why import why
 from blip_bootstrap.storage import run_folder, store_client
-from blip_bootstrap.storage.remote import attach, local_folder, opened, remote_of
+from blip_bootstrap.storage.remote import local_folder, opened, remote_of
+from blip_bootstrap.storage.remote_files import attach
 from blip_bootstrap.storage.run_folder import labels_path
 from blip_bootstrap.storage.store import LISTING
 from blip_bootstrap.storage.store_client import Store
