@@ -66,7 +66,7 @@ def _outcome_of(job: Training, threads: int, roots: Roots) -> Counts | Raised:
 
 
 def _train(call: Call, out: Path, threads: int, roots: Roots) -> Counts:
-    """In a worker: go on with what is made in `out`, by whichever node, and leave all that is made on the run's store."""
+    """In a worker: go on with what any node has made in `out`, and leave all that is made on the store."""
     see(roots)
     fetched(out)
     counts = run_call(call, threads)
