@@ -185,8 +185,10 @@ class Maker:
 
     def _argument(self, one: Artifact | None) -> Path | str | None:
         """An input as the step gets it: a given model where its workers find it; lists are read by this process."""
-        is_model = one is not None and one.given and one.section is not None
-        return with_sent(self.config, one.argument) if one and is_model else one and one.argument
+        if one is None:
+            return None
+        is_model = one.given and one.section is not None
+        return with_sent(self.config, one.argument) if is_model else one.argument
 
     def _settings(self, at: Making, kin: Sequence[Path]) -> dict[str, Any]:
         """What a step gets by name: those of these that it has parameters for."""

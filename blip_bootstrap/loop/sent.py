@@ -32,7 +32,8 @@ def with_sent(config: Config, value: Value) -> Value:
     """
     if config.ray.address in (NO_RAY, "local") or store_of(config.root) is None:
         return value
-    return _sent(config.root, value)
+    sent: Value = _sent(config.root, value)
+    return sent
 
 
 def _sent(root: Path, value: Any) -> Any:
