@@ -42,7 +42,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[dic
         found = environment(endpoint, tmp_path / "cache")
         for name, value in found.items():
             monkeypatch.setenv(name, value)
-        yield found, Bucket(endpoint)
+        bucket = Bucket(endpoint)
+        bucket.clear()  # servers of one process have one memory
+        yield found, bucket
 
 
 def test_a_download_outlives_a_worker_and_a_node(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.cluster_runs import URI, begun, differences, download, rounds, said, written
-from tests.support.moto_store import environment, moto_server
+from tests.support.moto_store import Bucket, environment, moto_server
 from tests.support.small_world import small_config
 from tests.support.two_nodes import NOT_THE_PACKAGE, Cluster, needs_namespaces
 
@@ -24,6 +24,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
         found = environment(endpoint, tmp_path / "cache")
         for name, value in found.items():
             monkeypatch.setenv(name, value)
+        Bucket(endpoint).clear()  # servers of one process have one memory
         yield found
 
 

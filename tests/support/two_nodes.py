@@ -27,6 +27,11 @@ NOT_THE_PACKAGE = [path for name in ("tests", "docs", "runs") if (path := CHECKO
 
 STARTED_S = 120.0
 
+NO_WORKERS = tuple(
+    f"ray::{name}" for name in ("IDLE", "Tallies", "DashboardAgent", "RuntimeEnvAgent", "_Stats", "_Autoscaling")
+)
+"""Processes of Ray's that do no work of a step. With an agent its whole node would die."""
+
 
 def no_namespaces() -> str:
     """Why a node cannot be started apart here; empty where it can."""
@@ -60,7 +65,7 @@ class Node:
         found = []
         for pid in _descendants(self.process.pid):
             title = _read(Path(f"/proc/{pid}/cmdline"))
-            if title.startswith("ray::") and not title.startswith(("ray::IDLE", "ray::Tallies")):
+            if title.startswith("ray::") and not title.startswith(NO_WORKERS):
                 found.append(pid)
         return found
 
