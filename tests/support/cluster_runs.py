@@ -70,6 +70,10 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
     except BaseException:
         process.kill()
         raise
+    finally:
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 def said(process: subprocess.Popen[str], timeout_s: float = 900) -> str:

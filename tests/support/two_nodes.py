@@ -114,13 +114,12 @@ class Cluster:
         return self.add_all([cpus], hidden)[0]
 
     def add_all(self, cpus: Sequence[int], hidden: Sequence[Path] = ()) -> list[Node]:
-        """Start several such nodes at once, with so many CPUs."""
-        started = [
-            self._start([f"--address={self.address}", f"--num-cpus={one}"], f"127.0.0.{2 + len(self.nodes)}", hidden)
-            for one in cpus
-        ]
-        for node in started:
-            self._wait(node)
+        """Start several such nodes, with so many CPUs; one after another: two at once take each other's ports."""
+        started = []
+        for one in cpus:
+            asked = [f"--address={self.address}", f"--num-cpus={one}"]
+            started.append(self._start(asked, f"127.0.0.{2 + len(self.nodes)}", hidden))
+            self._wait(started[-1])
         return started
 
     def _start(self, asked: list[str], ip: str, hidden: Sequence[Path]) -> Node:
