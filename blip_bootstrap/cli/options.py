@@ -9,8 +9,6 @@ import typer
 
 from blip_bootstrap.config import Config, load_config
 from blip_bootstrap.paths import path_argument, run_argument
-from blip_bootstrap.storage.remote import at_hand
-from blip_bootstrap.storage.store import shown
 
 ConfigFile = Annotated[
     Path | None,
@@ -76,9 +74,16 @@ def load(
     """The configuration: the file, changed by `--set`, and by the options that have a name; `root` is where the run
     can be worked on. Raises ConfigError, and InputError where a store refuses.
     """
-    return at_hand(load_config(path, settings or [], root=root, ray__address=ray, download__limit=limit))
+    config = load_config(path, settings or [], root=root, ray__address=ray, download__limit=limit)
+    if ":" not in str(config.root):  # a folder
+        return config
+    from blip_bootstrap.storage.remote import at_hand  # start-up: pyarrow, for runs on stores alone
+
+    return at_hand(config)
 
 
 def say(line: str) -> None:
     """Print one line of progress, on standard error."""
+    from blip_bootstrap.storage.store import shown  # start-up: pyarrow, for what makes something
+
     typer.echo(shown(line), err=True)

@@ -79,7 +79,7 @@ def test_a_misspelt_command_is_answered_with_a_guess(words: str, meant: str) -> 
     ("words", "typed", "shown"),
     [
         ([], "r", ["run", "report"]),
-        (["run"], "--r", ["--round", "--root", "--ray", "--remake"]),
+        (["run"], "--r", ["--round", "--root", "--ray", "--remake", "--retry"]),
         (["audit"], "l", ["label", "languages"]),
         (["config"], "c", ["check"]),
         (["config", "check"], "--ro", ["--root", "--round"]),
