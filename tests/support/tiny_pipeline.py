@@ -9,8 +9,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from PIL import Image
 from blip_bootstrap.config import ModelConfig, RayConfig, TextConfig, VisionConfig
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
+
+Served = TypeVar("Served", bound=ThreadingHTTPServer)
 
 WORDS = [
     "the", "a", "picture", "of", "dog", "cat", "red", "blue", "green", "small", "large", "circle", "square", "on",
@@ -271,12 +275,18 @@ class RudeServer(ThreadingHTTPServer):
         """Clients that hang up on endless answers are what is wanted."""
 
 
-@pytest.fixture(scope="session")
-def rude_server() -> Iterator[RudeServer]:
-    server = RudeServer()
+@contextmanager
+def serving(server: Served) -> Iterator[Served]:
+    """A server that answers, in a thread of its own, while the body runs."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield server
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture(scope="session")
+def rude_server() -> Iterator[RudeServer]:
+    with serving(RudeServer()) as server:
+        yield server

@@ -60,8 +60,10 @@ class Pool:
 
 def scratch_folder(out: Path) -> Path:
     """Where scratch files for `out` lie: not in the run, which may be on a store; what a kill left is found again."""
-    name = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]
-    return (spill_folder() or out) / f".growth-{name}"
+    spill = spill_folder()
+    if spill is None:
+        return out / ".growth"
+    return spill / f"growth-{hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]}"
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.loop.leftovers import delete, leftovers, list_artifacts
 from blip_bootstrap.storage.run_folder import made_by_steps
+from tests.support.other_process import locked_elsewhere
 from tests.support.stub_rounds import StubRounds, current
 
 ROUND_1 = ["finetune_captioner", "finetune_filter", "caption_and_score", "select_pairs", "pretrain"]
@@ -99,13 +98,6 @@ def test_the_commands_list_and_delete(stub: StubRounds) -> None:
 
 def test_gc_waits_for_no_run_and_takes_nothing_from_one(stub: StubRounds) -> None:
     stub.run(0)
-    code = (
-        "import sys; from pathlib import Path; from blip_bootstrap.storage.store_lock import locked\n"
-        f"with locked(Path({str(stub.root)!r})): print('held', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout
-        assert other.stdout.readline() == b"held\n"
+    with locked_elsewhere(stub.root):
         done = CliRunner().invoke(app, ["gc", "--root", str(stub.root), "--delete"])
         assert isinstance(done.exception, RunFailed)
-        other.communicate()

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +18,7 @@ from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_of
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.store_lock import locked
 from blip_bootstrap.storage.tables import PAIRS
+from tests.support.other_process import locked_elsewhere
 
 
 class Recorder:
@@ -322,19 +321,12 @@ def test_candidates_are_no_more_than_the_beams(tmp_path: Path, sampler: str, can
 
 
 def test_two_runs_on_one_root_are_refused(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from blip_bootstrap.storage.store_lock import locked\n"
-        f"with locked(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout
-        assert other.stdout.readline() == b"held\n"
-        with (
-            pytest.raises(RunFailed, match=r"another run is working on it \(.+@.+, process \d+, since 20"),
-            locked(tmp_path),
-        ):
-            pass
-        other.communicate()
+    with (
+        locked_elsewhere(tmp_path),
+        pytest.raises(RunFailed, match=r"another run is working on it \(.+@.+, process \d+, since 20"),
+        locked(tmp_path),
+    ):
+        pass
     with locked(tmp_path):
         pass
 

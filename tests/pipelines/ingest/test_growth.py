@@ -6,7 +6,6 @@ import io
 import json
 import random
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.ingest import download
 from blip_pipelines.ingest.download import ShardDownload, download_images
 from blip_pipelines.ingest.url_lists import write_shards
+from tests.support.tiny_pipeline import serving
 
 HERE = RayConfig(address="none")
 
@@ -73,13 +73,8 @@ class WebHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    server = Web()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Web()) as server:
+        yield server
 
 
 class Run:
