@@ -23,8 +23,8 @@ from blip_bootstrap.audit.audits import AUDITS, audit_sql
 from blip_bootstrap.config import Config
 from blip_bootstrap.config.marks import Speed, mark_of
 from blip_bootstrap.query.views import SOME_FILES, VIEWS
-from blip_bootstrap.storage import tables
-from blip_bootstrap.storage.tables import Column, Table
+from blip_bootstrap.storage import shown_tables, tables
+from blip_bootstrap.storage.schema import Column, Table
 
 DOCS = Path(__file__).parent
 
@@ -65,7 +65,7 @@ def configuration_page() -> str:
 
 def tables_page() -> str:
     """Every table, view, closed list and audit."""
-    found = [one for one in vars(tables).values() if isinstance(one, Table)]
+    found = [one for module in (tables, shown_tables) for one in vars(module).values() if isinstance(one, Table)]
     parts = [_head("Tables", _TABLES.format(some=SOME_FILES))]
     parts += [f"## Table `{one.name}`\n\n{_place(one)}\n\n{_columns_table(one.columns)}" for one in found]
     parts.append("## Views\n\n" + _VIEWS.format(some=SOME_FILES) + "\n\n" + _views_table())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from blip_bootstrap.storage import labels, tables
+from blip_bootstrap.storage import closed_lists, labels
 
 OF_STATUSES = {
     "success": "the row has its picture",
@@ -74,16 +74,16 @@ OF_ANSWERS = {
 }
 
 CLOSED_LISTS: tuple[tuple[str, str, Sequence[str], Mapping[str, str]], ...] = (
-    ("Statuses", "`status` of a picture's row.", tables.STATUSES, OF_STATUSES),
-    ("Error classes", "`error_class`: why a row has no picture.", tables.ERROR_CLASSES, OF_ERROR_CLASSES),
-    ("Sources", "`source`: where a text comes from.", tables.SOURCES, OF_SOURCES),
+    ("Statuses", "`status` of a picture's row.", closed_lists.STATUSES, OF_STATUSES),
+    ("Error classes", "`error_class`: why a row has no picture.", closed_lists.ERROR_CLASSES, OF_ERROR_CLASSES),
+    ("Sources", "`source`: where a text comes from.", closed_lists.SOURCES, OF_SOURCES),
     (
         "Reasons",
         "`reason`: why a text is no training pair; the first that applies, in this order.",
-        tables.REASONS,
+        closed_lists.REASONS,
         OF_REASONS,
     ),
-    ("Flags", "`flags`: what may be wrong with a text.", tables.FLAGS, OF_FLAGS),
+    ("Flags", "`flags`: what may be wrong with a text.", closed_lists.FLAGS, OF_FLAGS),
     ("Answers", "`answer` of a spot check: does the text fit the picture?", labels.ANSWERS, OF_ANSWERS),
 )
 

@@ -15,7 +15,7 @@ from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.files import check_writable
 from blip_bootstrap.storage.run_folder import languages_path, resolve_round
-from blip_bootstrap.storage.tables import LANGUAGES
+from blip_bootstrap.storage.shown_tables import LANGUAGES
 
 Classify = Callable[[str], tuple[str, float]]
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from blip_bootstrap.storage import run_folder
-from blip_bootstrap.storage.tables import ERROR_CLASSES, REASONS, STATUSES
+from blip_bootstrap.storage.closed_lists import ERROR_CLASSES, REASONS, STATUSES
 
 Counts = Mapping[str, Any]
 

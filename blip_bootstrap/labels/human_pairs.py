@@ -18,7 +18,7 @@ from blip_bootstrap.select.calibrate import thresholds_table
 from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.files import check_writable
 from blip_bootstrap.storage.run_folder import resolve_round, round_name
-from blip_bootstrap.storage.tables import LABELS
+from blip_bootstrap.storage.shown_tables import LABELS
 
 Pair = tuple[bytes, str, str]
 

@@ -17,7 +17,8 @@ from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.labels import read_labels, write_labels
 from blip_bootstrap.storage.parquet import rows_to_table
 from blip_bootstrap.storage.run_folder import labels_path, resolve_round
-from blip_bootstrap.storage.tables import LABELS, SCORES
+from blip_bootstrap.storage.shown_tables import LABELS
+from blip_bootstrap.storage.tables import SCORES
 
 SOURCES = ("web", "synthetic")
 

@@ -16,7 +16,7 @@ from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.records import JSON_ENDINGS, Record, read_records
 from blip_bootstrap.reading.text_files import plain_suffix
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import closed_lists, parquet, tables
 from blip_bootstrap.storage.cells import NotTextError, text_of
 from blip_bootstrap.storage.parts import is_left_out, read_left_out
 from blip_bootstrap.world.judge import Verdict, judge
@@ -120,7 +120,7 @@ def oracle_pairs(out: Path, images: Path, captions: Path, truth: Path) -> dict[s
             name = file_name(urls.get(row["key"], ""))
             is_true = known.verdict(name, row["source"], row["caption"] or "") == "true"
             row["kept"] = is_true and not is_unlisted
-            row["reason"] = None if row["kept"] else tables.NOT_LISTED if is_unlisted else "not_selected"
+            row["reason"] = None if row["kept"] else closed_lists.NOT_LISTED if is_unlisted else "not_selected"
         parquet.write_parquet(out / file.name, parquet.rows_to_table(rows, tables.PAIRS), tables.PAIRS)
         counts["rows"] += len(rows)
         counts["kept"] += sum(row["kept"] for row in rows)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, HardTextsConfig
 from blip_bootstrap.loop.input_paths import missing_paths
-from blip_bootstrap.storage.tables import ERROR_CLASSES
+from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
 from blip_training.decoding.sampler import resolve_sampler
 
 NEVER_FETCHED = ("blank_url", "duplicate_row")

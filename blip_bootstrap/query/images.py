@@ -8,12 +8,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from blip_bootstrap.storage import tables
+from blip_bootstrap.storage import schema, shown_tables, tables
 from blip_bootstrap.storage.parts import ROWS_PER_PART, read_left_out
 
-IMAGES = tables.Table("images", tables.IMAGES.row, (*tables.IMAGES.columns, tables.LISTED))
+IMAGES = schema.Table("images", tables.IMAGES.row, (*tables.IMAGES.columns, shown_tables.LISTED))
 
-EVERY_IMAGE = tables.Table("every_image", "one row per row of the files of `images`", tables.IMAGES.columns)
+EVERY_IMAGE = schema.Table("every_image", "one row per row of the files of `images`", tables.IMAGES.columns)
 """The files as they are: a row that was fetched again with success is there twice. No view of `views.VIEWS`."""
 
 

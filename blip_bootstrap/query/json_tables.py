@@ -13,7 +13,7 @@ from blip_bootstrap.query.verdicts import renewed
 from blip_bootstrap.storage.manifest import flat
 from blip_bootstrap.storage.parquet import rows_to_table
 from blip_bootstrap.storage.run_folder import manifests, out_of_date, read_json, round_folder, round_numbers, round_of
-from blip_bootstrap.storage.tables import METRICS, ROUNDS, RUNS
+from blip_bootstrap.storage.shown_tables import METRICS, ROUNDS, RUNS
 
 
 def rounds_table(root: Path) -> pa.Table:

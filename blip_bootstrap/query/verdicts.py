@@ -21,9 +21,9 @@ from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import is_number, literal, scan
 from blip_bootstrap.storage import parquet
+from blip_bootstrap.storage.closed_lists import NOT_LISTED
 from blip_bootstrap.storage.remote import Remote, remote_of
 from blip_bootstrap.storage.remote_files import attach
-from blip_bootstrap.storage.tables import NOT_LISTED
 
 SCORE_COLUMNS: dict[str, str] = {
     "itm": "itm_score", "itc": "itc_score", "logprob": "logprob", "clip": "clip_score",

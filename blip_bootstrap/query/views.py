@@ -19,45 +19,45 @@ from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.rule_score import score_sql
 from blip_bootstrap.query.sql_text import allowed, literal, scan
 from blip_bootstrap.query.verdicts import cuts_of, pairs_sql, rule_of, schema_of
-from blip_bootstrap.storage import parquet, run_folder, tables
+from blip_bootstrap.storage import parquet, run_folder, schema, shown_tables, tables
 from blip_bootstrap.storage.labels import read_labels
 from blip_bootstrap.storage.remote import Remote, opened, remote_of
 from blip_bootstrap.storage.remote_files import attach
 from blip_bootstrap.storage.run_folder import labels_path, languages_path
 
-HUMAN = tables.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
+HUMAN = schema.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
 
-HELD_OUT = tables.Table("held_out", "one row per picture of the held-out set", tables.ANNOTATED.columns)
+HELD_OUT = schema.Table("held_out", "one row per picture of the held-out set", tables.ANNOTATED.columns)
 
-CAPTIONS = tables.Table("captions", tables.CAPTIONS.row, (tables.ROUND, *tables.CAPTIONS.columns))
+CAPTIONS = schema.Table("captions", tables.CAPTIONS.row, (shown_tables.ROUND, *tables.CAPTIONS.columns))
 
-PAIRS = tables.Table("pairs", tables.PAIRS.row, (tables.ROUND, *tables.PAIRS.columns))
+PAIRS = schema.Table("pairs", tables.PAIRS.row, (shown_tables.ROUND, *tables.PAIRS.columns))
 
-RULE_SCORE = tables.Column(
+RULE_SCORE = schema.Column(
     "rule_score",
     pa.float32(),
     "what the round's rule gives the text where it has scores of its own, as `pairs` has it of the round's texts: the "
     "probability that it fits, or the rank that it would have among them; else null",
 )
 
-FILTER_CHECK = tables.Table(
-    "filter_check", tables.FILTER_CHECK.row, (tables.ROUND, *tables.FILTER_CHECK.columns, RULE_SCORE)
+FILTER_CHECK = schema.Table(
+    "filter_check", tables.FILTER_CHECK.row, (shown_tables.ROUND, *tables.FILTER_CHECK.columns, RULE_SCORE)
 )
 
-COLUMNS = tables.Table(
+COLUMNS = schema.Table(
     "columns",
     "one row per column of every view",
     (
-        tables.Column("view", pa.string(), "the view that it belongs to"),
-        tables.Column("column", pa.string(), "its name"),
-        tables.Column("type", pa.string(), "its Arrow type"),
-        tables.Column("meaning", pa.string(), "what a value means, with its unit"),
+        schema.Column("view", pa.string(), "the view that it belongs to"),
+        schema.Column("column", pa.string(), "its name"),
+        schema.Column("type", pa.string(), "its Arrow type"),
+        schema.Column("meaning", pa.string(), "what a value means, with its unit"),
     ),
 )
 
 VIEWS = (
-    IMAGES, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, tables.LABELS, tables.LANGUAGES, tables.CUTS,
-    tables.ROUNDS, tables.METRICS, tables.RUNS, COLUMNS,
+    IMAGES, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS, shown_tables.LANGUAGES,
+    shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS, COLUMNS,
 )  # fmt: skip
 """Every view with its columns, as the view `columns` lists them too."""
 
@@ -103,9 +103,9 @@ def connect(
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
             files += _create(connection, table, places, remote, rules)
     _create_records(connection, root, numbers if with_figures else None)
-    _create_table(connection, tables.LANGUAGES, _languages(root, numbers))
-    _create_table(connection, tables.LABELS, _labels(root, numbers))
-    _create_table(connection, tables.CUTS, _cuts(rules))
+    _create_table(connection, shown_tables.LANGUAGES, _languages(root, numbers))
+    _create_table(connection, shown_tables.LABELS, _labels(root, numbers))
+    _create_table(connection, shown_tables.CUTS, _cuts(rules))
     _document(connection)
     _lock(connection, files)
     return connection
@@ -117,7 +117,7 @@ def _evenly(files: Sequence[str], most: int) -> list[str]:
 
 
 def _files_sql(
-    table: tables.Table, files: Sequence[str], remote: Remote | None, number: int | None, rule: Mapping[str, Any]
+    table: schema.Table, files: Sequence[str], remote: Remote | None, number: int | None, rule: Mapping[str, Any]
 ) -> str:
     """A SELECT over a folder's files; an empty text where there are none. A column that an older run lacks is null.
 
@@ -132,7 +132,7 @@ def _files_sql(
         rows, there = pairs_sql(files, schema), there | {"rejected"}
     own = f"{number}::SMALLINT AS round"
     stored = [c for c in table.columns if c is not RULE_SCORE]
-    columns = [own if c is tables.ROUND else c.name if c.name in there else _null(c) for c in stored]
+    columns = [own if c is shown_tables.ROUND else c.name if c.name in there else _null(c) for c in stored]
     select = f"SELECT {', '.join(columns)} FROM {rows}"
     return (
         f"SELECT *, {score_sql(rule.get('judge', {}))} AS rule_score FROM ({select})"
@@ -141,7 +141,7 @@ def _files_sql(
     )
 
 
-def _null(column: tables.Column) -> str:
+def _null(column: schema.Column) -> str:
     """A column of nulls of its declared type, without which sums and lists over it would not bind."""
     kind = duckdb.from_arrow(pa.table({"one": pa.nulls(0, column.type)})).types[0]
     return f"NULL::{kind} AS {column.name}"
@@ -151,17 +151,17 @@ def _languages(root: Path, numbers: Sequence[int]) -> pa.Table:
     """The rows that `audit languages` wrote for these rounds: a sample, which fits in memory."""
     paths = [languages_path(root, number) for number in numbers]
     found = [parquet.read_parquet(path) for path in paths if path.is_file()]
-    return pa.concat_tables([tables.LANGUAGES.schema.empty_table(), *found])
+    return pa.concat_tables([shown_tables.LANGUAGES.schema.empty_table(), *found])
 
 
 def _labels(root: Path, numbers: Sequence[int]) -> pa.Table:
     """The samples of these rounds that people answer: some hundred rows each."""
     paths = [labels_path(root, number) for number in numbers]
     rows = [(path, read_labels(path)) for path in paths if path.is_file()]
-    found = [tables.LABELS.schema.empty_table()]
+    found = [shown_tables.LABELS.schema.empty_table()]
     for path, of_round in rows:
         try:
-            found.append(parquet.rows_to_table(of_round, tables.LABELS))
+            found.append(parquet.rows_to_table(of_round, shown_tables.LABELS))
         except pa.ArrowException as error:
             raise InputError(f"{path}: not a labels file ({error}); draw a sample anew (`audit sample`)") from error
     return pa.concat_tables(found)
@@ -183,12 +183,12 @@ def _cuts(rules: Mapping[int, Mapping[str, Any]]) -> pa.Table:
     rows: list[dict[str, object]] = [
         {"round": number, **cut} for number, rule in rules.items() for cut in cuts_of(rule)
     ]
-    return parquet.rows_to_table(rows, tables.CUTS)
+    return parquet.rows_to_table(rows, shown_tables.CUTS)
 
 
 def _create(
     connection: duckdb.DuckDBPyConnection,
-    table: tables.Table,
+    table: schema.Table,
     folders: Sequence[tuple[Path, int | None]],
     remote: Remote | None,
     rules: Mapping[int, Mapping[str, Any]] | None = None,
@@ -218,14 +218,14 @@ def _create(
     return every
 
 
-def _check_keys(connection: duckdb.DuckDBPyConnection, table: tables.Table, files: Sequence[str]) -> None:
+def _check_keys(connection: duckdb.DuckDBPyConnection, table: schema.Table, files: Sequence[str]) -> None:
     """Raise InputError where a file of another kind lies among a table's files, which the footers' statistics tell."""
     rows = f"FROM {scan(files, 'filename = true')} WHERE key IS NULL" if files else ""
     if rows and (found := connection.execute(f"SELECT filename {rows} LIMIT 1").fetchone()):
         raise InputError(f"{found[0]}: no file of the table {table.name}, it has rows without a key; move it away")
 
 
-def _create_table(connection: duckdb.DuckDBPyConnection, table: tables.Table, data: pa.Table) -> None:
+def _create_table(connection: duckdb.DuckDBPyConnection, table: schema.Table, data: pa.Table) -> None:
     connection.register("arrow_rows", data)
     connection.execute(f"CREATE TABLE {table.name} AS SELECT * FROM arrow_rows")
     connection.unregister("arrow_rows")
@@ -233,10 +233,13 @@ def _create_table(connection: duckdb.DuckDBPyConnection, table: tables.Table, da
 
 def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int] | None) -> None:
     """The small tables from JSON, held in memory; None: without those of rounds' figures."""
-    for table, read in ((tables.ROUNDS, json_tables.rounds_table), (tables.METRICS, json_tables.metrics_table)):
+    for table, read in (
+        (shown_tables.ROUNDS, json_tables.rounds_table),
+        (shown_tables.METRICS, json_tables.metrics_table),
+    ):
         data = table.schema.empty_table() if numbers is None else read(root)
         _create_table(connection, table, data.filter(pc.is_in(data["round"], pa.array(numbers or [], pa.int16()))))
-    _create_table(connection, tables.RUNS, json_tables.runs_table(root))
+    _create_table(connection, shown_tables.RUNS, json_tables.runs_table(root))
 
 
 def _document(connection: duckdb.DuckDBPyConnection) -> None:

@@ -27,7 +27,7 @@ from blip_bootstrap.report.report_file import (
     write_if_changed,
 )
 from blip_bootstrap.storage import parquet, run_folder
-from blip_bootstrap.storage.tables import NOT_LISTED
+from blip_bootstrap.storage.closed_lists import NOT_LISTED
 
 ALWAYS = (
     "caption_truth", "noise_ratio_web", "noise_ratio_synthetic", "dropped_share_web", "dropped_share_synthetic",

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.storage import parquet
+from blip_bootstrap.storage.closed_lists import NOT_LISTED
 from blip_bootstrap.storage.parts import LEFT_OUT, is_left_out, read_left_out
-from blip_bootstrap.storage.tables import NOT_LISTED, PAIRS, Table
+from blip_bootstrap.storage.schema import Table
+from blip_bootstrap.storage.tables import PAIRS
 
 LISTED = ".listed"
 """In the folder that pairs are made in: copies of the few files with such rows, without these."""

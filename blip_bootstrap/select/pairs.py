@@ -20,12 +20,12 @@ from blip_bootstrap.select.informative import count_words
 from blip_bootstrap.select.listed import listed_only, whole_file, with_not_listed
 from blip_bootstrap.select.rule import FOLDED, passing_sql, rule_sql, thinning
 from blip_bootstrap.select.variety import count_texts
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import closed_lists, parquet, schema, tables
 from blip_bootstrap.storage.files import write_whole
 
 Query = Callable[[Sequence[Path]], str]
 
-_OF_TEXTS = tables.Table(
+_OF_TEXTS = schema.Table(
     "web_texts",
     "what decides on a web text",
     tuple(one for one in tables.IMAGES.columns if one.name in ("key", "caption", "cut_from_chars", "status")),
@@ -42,9 +42,9 @@ def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
     """Decide for every row of `captions` whether it becomes a training pair, and if not, why.
 
     Writes one file of `tables.PAIRS` into `out` for each file of `captions`, with the same rows in the same order. A
-    dropped row carries the first reason of `tables.REASONS` that applies. `rejected` is the filter's verdict on every
-    text with a score, also where something else drops it. `duplicate_text` is a text that the same image already has,
-    letter case apart, among the rows that could still be kept.
+    dropped row carries the first reason of `closed_lists.REASONS` that applies. `rejected` is the filter's verdict on
+    every text with a score, also where something else drops it. `duplicate_text` is a text that the same image
+    already has, letter case apart, among the rows that could still be kept.
     Returns the numbers of rows, of kept rows, of kept and dropped rows by source and of dropped rows by reason, and the
     cut.
     Raises AccountingError where rows in are not rows kept plus rows per reason, and InputError where a file is damaged.
@@ -229,7 +229,7 @@ def _account(connection: duckdb.DuckDBPyConnection, pairs: Path, expected: int) 
     query = f"SELECT source, kept, reason, count(*) FROM {scan(parquet.parquet_files(pairs))} GROUP BY ALL ORDER BY ALL"
     counts: dict[str, int] = {"rows": 0, "kept": 0}
     for source, kept, reason, number in connection.execute(query).fetchall():
-        if kept != (reason is None) or (reason is not None and reason not in tables.REASONS):
+        if kept != (reason is None) or (reason is not None and reason not in closed_lists.REASONS):
             raise AccountingError(f"{pairs}: {number} {source} rows have kept={kept} and reason={reason}")
         names = ("rows", "kept", f"kept_{source}") if kept else ("rows", f"dropped_{source}", f"dropped_{reason}")
         for name in names:

@@ -9,7 +9,7 @@ from blip_bootstrap.errors import InputError, writing
 from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.cells import NotTextError, text_of
 from blip_bootstrap.storage.parquet import rows_to_table
-from blip_bootstrap.storage.tables import LABELS
+from blip_bootstrap.storage.shown_tables import LABELS
 
 ANSWERS = ("yes", "no", "unsure")
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.storage.files import staged_file
 from blip_bootstrap.storage.run_folder import named_files, place_of
+from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.store import open_input, sizes_there, store_of
 from blip_bootstrap.storage.store_client import why
-from blip_bootstrap.storage.tables import Table
 
 
 def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[str, str] | None = None) -> None:

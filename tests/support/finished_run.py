@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.report.figures import write_figures
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet, schema, shown_tables, tables
 
 COLOURS = {"red": "#d33", "green": "#2a2", "blue": "#36c", "yellow": "#ec3"}
 SHAPES = ("circle", "square")
@@ -127,7 +127,7 @@ def write_languages(root: Path, captions: Path) -> None:
     told = ("round", "key", "source", "candidate", "caption", "language", "confidence")
     rows = [row | {"round": 1, "language": "en", "confidence": 0.2 + at / 100} for at, row in enumerate(part)]
     path = root / "languages" / "round-01.parquet"
-    write_part(path, [{name: row[name] for name in told} for row in rows if row["caption"]], tables.LANGUAGES)
+    write_part(path, [{name: row[name] for name in told} for row in rows if row["caption"]], shown_tables.LANGUAGES)
 
 
 def write_filter_check(folder: Path, name: str) -> None:
@@ -161,7 +161,7 @@ def caption_row(key: str, source: str, text: str, right: bool, rng: random.Rando
     }  # fmt: skip
 
 
-def write_part(path: Path, rows: list[dict[str, Any]], table: tables.Table) -> None:
+def write_part(path: Path, rows: list[dict[str, Any]], table: schema.Table) -> None:
     parquet.write_parquet(path, parquet.rows_to_table(rows, table), table)
 
 

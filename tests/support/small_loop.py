@@ -24,8 +24,8 @@ from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step, worker
 from blip_pipelines.caption.rows import CaptionRow
+from blip_pipelines.fetch.fetch import Fetched
 from blip_pipelines.ingest import annotated, download
-from blip_pipelines.ingest.fetch import Fetched
 from blip_pipelines.ingest.pictures import store_human, store_web
 from blip_training.checkpoint.store import _write_weights as write_weights
 from blip_training.runtime.stored import read_safetensors

@@ -23,12 +23,12 @@ from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.fetch.fetch import Fetched, fetch
+from blip_pipelines.fetch.local_server import serve_folder
+from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.ingest.accounts import settle
-from blip_pipelines.ingest.fetch import Fetched, fetch
-from blip_pipelines.ingest.local_server import serve_folder
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
-from blip_pipelines.ingest.proxies import Proxies
 from blip_pipelines.ingest.url_lists import num_rows
 from blip_training.data.decode import PictureError
 

@@ -21,7 +21,8 @@ from blip_bootstrap.reading.records import Record, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, text_of
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import SHARD, Table
+from blip_bootstrap.storage.schema import Table
+from blip_bootstrap.storage.tables import SHARD
 
 KEPT_CHARS = 200
 """How many characters are stored of a text that is too long: enough to see what it is."""

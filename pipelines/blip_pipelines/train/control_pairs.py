@@ -12,9 +12,10 @@ from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
 from blip_bootstrap.select.pairs import select_pairs, select_web_pairs
+from blip_bootstrap.storage.closed_lists import NOT_LISTED
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.parts import Spans, is_left_out, read_left_out
-from blip_bootstrap.storage.tables import NOT_LISTED, PAIRS
+from blip_bootstrap.storage.tables import PAIRS
 
 NOT_SELECTED = "not_selected"
 

@@ -12,7 +12,7 @@ from blip_bootstrap.audit import languages as module
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.audit.languages import identify_languages
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet, shown_tables, tables
 from blip_bootstrap.storage.run_folder import languages_path
 
 TOLD = {
@@ -47,7 +47,7 @@ def test_the_noise_ratio_of_each_language(run: Path) -> None:
     pytest.importorskip("py3langid")
     path = identify_languages(run, 1, size=0)
     assert path == languages_path(run, 1)
-    assert parquet.read_parquet(path).schema.equals(tables.LANGUAGES.schema)
+    assert parquet.read_parquet(path).schema.equals(shown_tables.LANGUAGES.schema)
     found = by_language(run)
     assert set(found) == {"en", "de", "fr", "und"}
     assert found["en"]["noise_ratio"] == 0

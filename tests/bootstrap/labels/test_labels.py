@@ -23,7 +23,7 @@ from blip_bootstrap.labels.truth import Truth, load_truth
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.select.logistic import wilson
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet, shown_tables, tables
 from blip_bootstrap.storage.labels import read_labels, write_labels
 from blip_bootstrap.storage.run_folder import labels_path
 
@@ -83,7 +83,7 @@ def test_a_sample_has_every_score_of_its_texts(run: Path) -> None:
     captions = [row for file in files for row in parquet.read_parquet(file).to_pylist()]
     known = {(row["key"], row["source"], row["candidate"]): row for row in captions}
     path = draw_sample(run, 1, size=40)
-    assert parquet.read_parquet(path).schema.equals(tables.LABELS.schema)
+    assert parquet.read_parquet(path).schema.equals(shown_tables.LABELS.schema)
     rows = read_labels(path)
     for row in rows:
         of_captions = known[row["key"], row["source"], row["candidate"]]

@@ -27,7 +27,7 @@ from blip_bootstrap.report.summary import print_summary
 from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet, tables
-from blip_bootstrap.storage.tables import LABELS
+from blip_bootstrap.storage.shown_tables import LABELS
 
 SHARES = [f"{name}_{source}" for name in ("noise_ratio", "dropped_share") for source in ("web", "synthetic")]
 OLD_ORDER = (

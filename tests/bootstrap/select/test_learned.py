@@ -27,7 +27,7 @@ from blip_bootstrap.select.features import Moments, feature_of, find_moments, st
 from blip_bootstrap.select.label_rows import read_answers
 from blip_bootstrap.select.learn import learn, record_of
 from blip_bootstrap.select.pairs import select_web_pairs
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet, shown_tables, tables
 from tests.support.scored_texts import selected
 
 FREE = -np.inf
@@ -56,9 +56,9 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def label_file(path: Path, rows: list[dict[str, Any]], **more: Any) -> Path:
-    answered = [{**dict.fromkeys(tables.LABELS.schema.names), **answered_row(row), **more} for row in rows]
-    known = [{name: row[name] for name in tables.LABELS.schema.names} for row in answered]
-    parquet.write_parquet(path, parquet.rows_to_table(known, tables.LABELS), tables.LABELS)
+    answered = [{**dict.fromkeys(shown_tables.LABELS.schema.names), **answered_row(row), **more} for row in rows]
+    known = [{name: row[name] for name in shown_tables.LABELS.schema.names} for row in answered]
+    parquet.write_parquet(path, parquet.rows_to_table(known, shown_tables.LABELS), shown_tables.LABELS)
     return path
 
 
@@ -257,7 +257,7 @@ def test_older_labels_get_their_scores_from_the_captions_of_their_round(captions
     drawn = some(captions, 60, "synthetic")
     labels = label_file(captions.parents[1] / "labels" / "round-01.parquet", drawn)
     older = captions.parents[1] / "labels" / "older.parquet"
-    names = tables.LABELS.schema.names
+    names = shown_tables.LABELS.schema.names
     pq.write_table(pq.read_table(labels).select(names[: names.index("answer") + 1]), older)
     whole, filled = read_answers([labels]), read_answers([older], captions)
     assert [row["logprob"] for row in filled.rows] == [row["logprob"] for row in whole.rows]
@@ -347,7 +347,7 @@ def answered_by(sure: Sequence[float], unsure: Sequence[float] = ()) -> list[dic
     for at, sign in enumerate([*sure, *unsure]):
         yes = sign > 0 if at < len(sure) else rng.random() < 0.5
         score = sign + rng.gauss(0, 0.1)
-        row = dict.fromkeys(tables.LABELS.schema.names)
+        row = dict.fromkeys(shown_tables.LABELS.schema.names)
         rows.append(row | {"round": 1, "key": f"{at:010d}", "source": "web", "candidate": 0, "caption": "a red cube",
                            "itm_score": float(1 / (1 + np.exp(-score))), "itc_score": 0.3 + 0.1 * score,
                            "answer": "yes" if yes else "no"})  # fmt: skip

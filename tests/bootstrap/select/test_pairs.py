@@ -13,7 +13,7 @@ import pytest
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import closed_lists, parquet, tables
 
 
 def text(key: str, source: str, caption: str | None, itm: float | None, **more: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def test_each_row_gets_the_first_reason_that_applies(captions: Path) -> None:
     ]  # fmt: skip
     assert counts["rows"] == 10
     assert counts["kept"] == 2 == counts["kept_web"] + counts["kept_synthetic"]  # type: ignore[operator]
-    assert sum(int(n) for name, n in counts.items() if name.removeprefix("dropped_") in tables.REASONS) == 8
+    assert sum(int(n) for name, n in counts.items() if name.removeprefix("dropped_") in closed_lists.REASONS) == 8
 
 
 def test_best_per_image_keeps_one_text_of_each_image(captions: Path) -> None:
@@ -82,7 +82,12 @@ def test_best_per_image_keeps_one_text_of_each_image(captions: Path) -> None:
 
 def test_every_reason_can_be_reached(captions: Path) -> None:
     fates, _ = run(captions, min_tokens=2, max_tokens=5, sources=("synthetic",))
-    assert set(fates) == {"kept", *tables.REASONS} - {"duplicate_text", "text_too_long", "too_common", "not_listed"}
+    assert set(fates) == {"kept", *closed_lists.REASONS} - {
+        "duplicate_text",
+        "text_too_long",
+        "too_common",
+        "not_listed",
+    }
     assert fates[0] == "not_selected"
     assert fates[1] == "kept", "a text is no repetition of one that could not be kept"
 

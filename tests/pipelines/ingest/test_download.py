@@ -17,8 +17,8 @@ from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.tally import Tally
+from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.ingest.download import Shard, ShardDownload, download_images, fetch_rows
-from blip_pipelines.ingest.local_server import serve_folder
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from blip_bootstrap.errors import InputError
-from blip_pipelines.ingest.addresses import literal
+from blip_pipelines.fetch.addresses import literal
 
 
 @dataclass(frozen=True)

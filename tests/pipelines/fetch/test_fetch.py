@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from blip_bootstrap.config import DownloadConfig
-from blip_bootstrap.storage.tables import ERROR_CLASSES
-from blip_pipelines.ingest.addresses import resolve
-from blip_pipelines.ingest.deadlines import Deadline, FetchError
-from blip_pipelines.ingest.fetch import fetch, is_disallowed
+from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
+from blip_pipelines.fetch.addresses import resolve
+from blip_pipelines.fetch.deadlines import Deadline, FetchError
+from blip_pipelines.fetch.fetch import fetch, is_disallowed
 
 CONFIG = DownloadConfig(timeout_s=20, num_retries=0, max_bytes=2_000_000)
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.config import DownloadConfig
-from blip_pipelines.ingest import addresses
-from blip_pipelines.ingest.addresses import is_private_name, is_public, literal, resolve
-from blip_pipelines.ingest.deadlines import Deadline, FetchError
-from blip_pipelines.ingest.fetch import fetch
+from blip_pipelines.fetch import addresses
+from blip_pipelines.fetch.addresses import is_private_name, is_public, literal, resolve
+from blip_pipelines.fetch.deadlines import Deadline, FetchError
+from blip_pipelines.fetch.fetch import fetch
 
 
 @pytest.mark.parametrize(

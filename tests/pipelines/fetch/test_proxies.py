@@ -16,12 +16,12 @@ import pytest
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.tables import ERROR_CLASSES
-from blip_pipelines.ingest import connection
-from blip_pipelines.ingest.deadlines import Deadline, FetchError
+from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
+from blip_pipelines.fetch import connection
+from blip_pipelines.fetch.deadlines import Deadline, FetchError
+from blip_pipelines.fetch.fetch import fetch
+from blip_pipelines.fetch.proxies import Proxies, Proxy
 from blip_pipelines.ingest.download import download_images
-from blip_pipelines.ingest.fetch import fetch
-from blip_pipelines.ingest.proxies import Proxies, Proxy
 from tests.support.tiny_pipeline import encode
 
 CONFIG = DownloadConfig(timeout_s=20, num_retries=0)

@@ -8,8 +8,8 @@ import zlib
 
 import pytest
 
-from blip_pipelines.ingest.bodies import codings_of, unpack
-from blip_pipelines.ingest.deadlines import FetchError
+from blip_pipelines.fetch.bodies import codings_of, unpack
+from blip_pipelines.fetch.deadlines import FetchError
 from tests.support.tiny_pipeline import encode
 
 PICTURE = encode(1)

@@ -12,11 +12,11 @@ from ipaddress import ip_address
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from blip_bootstrap.config import DownloadConfig
-from blip_pipelines.ingest.addresses import literal
-from blip_pipelines.ingest.bodies import codings_of, unpack
-from blip_pipelines.ingest.connection import CheckedConnection, refused_by
-from blip_pipelines.ingest.deadlines import Deadline, FetchError
-from blip_pipelines.ingest.proxies import Proxies, Proxy, basic_authorization
+from blip_pipelines.fetch.addresses import literal
+from blip_pipelines.fetch.bodies import codings_of, unpack
+from blip_pipelines.fetch.connection import CheckedConnection, refused_by
+from blip_pipelines.fetch.deadlines import Deadline, FetchError
+from blip_pipelines.fetch.proxies import Proxies, Proxy, basic_authorization
 
 MAX_REDIRECTS = 5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
-from blip_pipelines.ingest.deadlines import FetchError
+from blip_pipelines.fetch.deadlines import FetchError
 
 GZIP_MAGIC = b"\x1f\x8b"
 

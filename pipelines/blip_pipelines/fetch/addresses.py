@@ -8,7 +8,7 @@ import socket
 import threading
 from concurrent.futures import Future
 
-from blip_pipelines.ingest.deadlines import Deadline, FetchError
+from blip_pipelines.fetch.deadlines import Deadline, FetchError
 
 MAX_LOOKUPS = 256
 """The most name lookups at a time, timed-out ones included: a silent name server holds each for some 30 s, and Python

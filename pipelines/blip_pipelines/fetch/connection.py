@@ -9,9 +9,9 @@ import ssl
 from functools import cache
 from typing import Any
 
-from blip_pipelines.ingest.addresses import is_private_name, is_public, literal, resolve
-from blip_pipelines.ingest.deadlines import Deadline, FetchError
-from blip_pipelines.ingest.proxies import Proxy
+from blip_pipelines.fetch.addresses import is_private_name, is_public, literal, resolve
+from blip_pipelines.fetch.deadlines import Deadline, FetchError
+from blip_pipelines.fetch.proxies import Proxy
 
 LOOKUP_S = 1.0
 """Seconds to look up a name here that the proxy will look up again; never more than half of the time left."""

@@ -1,0 +1,34 @@
+"""What a table is: its columns, each with type, unit and meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Arrow type, and what a value means."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's name, its columns in order, and what one row is."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+    rows_per_group: int = 10_000
+    repeating: tuple[str, ...] | None = None
+    """Columns of few different values, which alone get a dictionary; None: all get one. One for columns of many
+    different values would take a third of the time of writing."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema with each column's meaning in its field metadata."""
+        return pa.schema([pa.field(c.name, c.type, metadata={"meaning": c.meaning}) for c in self.columns])
