@@ -47,6 +47,14 @@ OF_SOURCES = {
 
 OF_REASONS = {
     "not_listed": "its row is in no URL list of the run any more, or was fetched again with success twice",
+    "duplicate_picture": "another picture of the run, an earlier one, is the same or nearly the same",
+    "boilerplate": "text rule: what a template writes about any picture, as `click to enlarge`, and nothing else",
+    "file_name": "text rule: the name of a file, an address, or a number",
+    "text_length": "text rule: fewer words than text_rules.min_words, or more than text_rules.max_words",
+    "repeated_words": "text rule: more of its words repeat earlier ones than text_rules.max_repeated_share",
+    "language": "text rule: py3langid is sure of a language that is not in text_rules.languages",
+    "contact_details": "text rule: it has an e-mail address or a phone number",
+    "few_letters": "text rule: fewer of its characters are letters than text_rules.min_letters_share",
     "empty_text": "there is no text",
     "text_too_long": "the alt text was longer than `download.max_text_chars` and was cut when the list was read",
     "not_scored": "it lacks the score that the rule cuts by",

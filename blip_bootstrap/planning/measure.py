@@ -177,7 +177,7 @@ def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path,
     out = folder / "pairs"
     out.mkdir()
     started = time.perf_counter()
-    select_pairs(out, folder / "captions", config.select)
+    select_pairs(out, folder / "captions", config=config.select)
     seconds = time.perf_counter() - started
     images = 10 * parts * num_images
     pairs = [{name: row.get(name) for name in PAIRS.schema.names} | {"kept": True} for row in captions]

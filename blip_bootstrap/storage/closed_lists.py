@@ -16,14 +16,22 @@ ERROR_CLASSES = (
 SOURCES = ("web", "synthetic", "human")
 """Where a caption comes from: the page's alt text, the captioner, a person."""
 
+NOT_LISTED, DUPLICATE_PICTURE = "not_listed", "duplicate_picture"
+
+TEXT_RULES = (
+    "boilerplate", "file_name", "text_length", "repeated_words", "language", "contact_details", "few_letters",
+)  # fmt: skip
+"""The rules that can be run over web texts before any model; each is the reason of what it drops."""
+
+SET_ASIDE = (NOT_LISTED, DUPLICATE_PICTURE, *TEXT_RULES)
+"""Reasons of texts that the filter's rule does not see: they have no verdict, and count in no noise ratio."""
+
 REASONS = (
-    "not_listed", "empty_text", "text_too_long", "not_scored", "below_threshold", "too_short", "too_long",
+    *SET_ASIDE, "empty_text", "text_too_long", "not_scored", "below_threshold", "too_short", "too_long",
     "degenerate_text", "duplicate_text", "too_common", "not_selected",
 )  # fmt: skip
-"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: a row that is
-in no URL list any more is not judged at all, and the filter's verdict comes before what else speaks against a text."""
-
-NOT_LISTED = REASONS[0]
+"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: what is set
+aside is not judged at all, and the filter's verdict comes before what else speaks against a text."""
 
 FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long")
 """What may be wrong with a synthetic caption. Web texts have the last one alone: it was cut when the list was read."""

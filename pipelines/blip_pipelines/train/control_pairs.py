@@ -44,7 +44,7 @@ def write_arm_pairs(out: Path, arm: str, captions: Path, pairs: Path, truth_pair
     if arm == "oracle":
         return truth_pairs
     if arm == "paper_rule":
-        select_pairs(out, captions, SelectConfig())
+        select_pairs(out, captions, config=SelectConfig())
         return out
     if arm == "filter_only" and _has_rule(pairs):
         select_web_pairs(out, captions, pairs)
