@@ -65,6 +65,16 @@ def select_pairs(
         return _select(connection, out, judged_only(files, out, tables.CAPTIONS, asides), config)
 
 
+def select_by(out: Path, captions: Path, pairs: Path, config: SelectConfig) -> Counts:
+    """Run another rule on the texts of `captions` that were not set aside when `pairs` were made.
+
+    Writes, returns and raises as `select_pairs` does.
+    """
+    files = judged_only(_files(captions), out, tables.CAPTIONS, as_in(pairs))
+    with told_in_one_line(), duckdb.connect() as connection:
+        return _select(connection, out, files, config)
+
+
 def decides_by_part(config: SelectConfig) -> bool:
     """Whether each file of captions is decided by itself, whatever the others hold."""
     is_alone = config.strategy in ("threshold", "best_per_image", "top_k") and not config.goes_by_rank
@@ -125,8 +135,8 @@ def take_web_pairs(out: Path, images: Path, groups: Path | None = None, text_che
     """Take every web text of a downloaded image as a pair, for the start of the loop (round 0).
 
     Only texts that are empty, were cut when the list was read, are of rows that are not listed any more, or are set
-    aside by `groups` or `text_checks` (as `select_pairs` has it) are dropped. Writes one file of `tables.PAIRS` for each file
-    of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
+    aside by `groups` or `text_checks` (as `select_pairs` has it) are dropped. Writes one file of `tables.PAIRS` for each
+    file of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
     """
     with told_in_one_line(), duckdb.connect() as connection:
         asides = [*not_listed(images), *by_key(groups), *by_key(text_checks)]
