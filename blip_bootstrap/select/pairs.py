@@ -135,8 +135,8 @@ def take_web_pairs(out: Path, images: Path, groups: Path | None = None, text_che
     """Take every web text of a downloaded image as a pair, for the start of the loop (round 0).
 
     Only texts that are empty, were cut when the list was read, are of rows that are not listed any more, or are set
-    aside by `groups` or `text_checks` (as `select_pairs` has it) are dropped. Writes one file of `tables.PAIRS` for each
-    file of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
+    aside by `groups` or `text_checks` (as `select_pairs` has it) are dropped. Writes one file of `tables.PAIRS` for
+    each file of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
     """
     with told_in_one_line(), duckdb.connect() as connection:
         asides = [*not_listed(images), *by_key(groups), *by_key(text_checks)]
