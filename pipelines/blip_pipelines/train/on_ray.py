@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import shutil
 import signal
@@ -20,6 +19,7 @@ from ray.train.torch import TorchTrainer
 
 from blip_bootstrap.ending import sigterm_came
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.remote import bring_copies, working_copies
 from blip_pipelines.cluster.errors import Raised, errors_in_one_line, first_line, packed, unpacked
@@ -36,7 +36,7 @@ def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Co
     Raises what the first job that fails raises, RunFailed for errors that are not ours.
     """
     remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=MAX_FAILURES)(_outcome_of)
-    share = max(1, (os.cpu_count() or 1) // num_parallel)
+    share = max(1, num_cores() // num_parallel)
     running: dict[Any, int] = {}
     copies = working_copies()
     counts: dict[int, Counts] = {}
@@ -74,7 +74,7 @@ def run_trainer(job: Training, gpu: bool) -> Counts:
     scratch = job.out.resolve() / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    threads = job.threads or max(1, (os.cpu_count() or 1) // job.num_workers)
+    threads = job.threads or max(1, num_cores() // job.num_workers)
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={
