@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_pipelines.caption.decoders import DecodeProcesses
+from blip_pipelines.caption.rows import fold
 from blip_training.data.decode import decode_image
 from blip_training.data.pixels import to_pixels
 from blip_training.evaluate.clip_scorer import ClipScorer
@@ -51,8 +52,3 @@ class Picture:
     def decoded(self) -> bool:
         """Whether the bytes were a picture."""
         return bool(self.pixels)
-
-
-def fold(text: str) -> str:
-    """The text with every run of whitespace as one space, none at the ends."""
-    return " ".join(text.split())

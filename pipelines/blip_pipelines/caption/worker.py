@@ -24,9 +24,9 @@ from blip_pipelines.caption.decoders import DecodeProcesses
 from blip_pipelines.caption.lanes import Lanes
 from blip_pipelines.caption.likelihoods import set_captioner_itc, set_logprob
 from blip_pipelines.caption.models import Model, Models
-from blip_pipelines.caption.picture import Picture, fold
+from blip_pipelines.caption.picture import Picture
 from blip_pipelines.caption.references import Reference, first_readable
-from blip_pipelines.caption.rows import IMAGE_COLUMNS, TOO_LONG, CaptionRow, Texts, to_table
+from blip_pipelines.caption.rows import IMAGE_COLUMNS, TOO_LONG, CaptionRow, Texts, fold, to_table
 from blip_pipelines.caption.scores import Looks, combine_scores, score_again, score_with, to_read
 from blip_pipelines.caption.sources import digest_of_model
 from blip_training.decoding.generate import generate
