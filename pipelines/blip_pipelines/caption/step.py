@@ -93,7 +93,8 @@ def _run(
 ) -> int:
     """Have the blocks captioned, and merge each file of images as soon as its last block is done; returns retries."""
     pool = _pool(config, ray, len(blocks))
-    config = with_absolute_models(config)
+    if pool != HERE:
+        config = with_absolute_models(config)
     known = captioner, filter, config, idle_lanes(config, ray, pool.num_workers or 1), references, Limits.of(ray)
     carefully = partial(CarefulBlocks, *known)
 

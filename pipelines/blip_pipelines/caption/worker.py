@@ -247,7 +247,10 @@ class CaptionWorker:
             return [CaptionRow(picture.key, "web", 0, picture.texts[0], num_tokens=0, flags=[TOO_LONG])]
         tokenizer = self.models.filters[0].tokenizer
         counts = [min(len(tokenizer.piece_ids(text)), 2**15 - 1) for text in picture.texts]
-        return [CaptionRow(picture.key, "web", i, text, counts[i]) for i, text in enumerate(picture.texts)]
+        return [
+            CaptionRow(picture.key, "web", i, text, counts[i], flags=list(picture.flags))
+            for i, text in enumerate(picture.texts)
+        ]
 
     def _metadata(self, captioner: str | Path, filter: str | Path) -> dict[str, str]:
         """What is the same for every row of a file."""

@@ -64,7 +64,11 @@ class Aside:
         self._step, self._make, self._limits = step, pickle.dumps(make), limits
         self._held: list[Child] = []
         self.num_deaths = 0
-        self.close = weakref.finalize(self, _end, self._held)
+        weakref.finalize(self, _end, self._held)
+
+    def close(self) -> None:
+        """End the child; the next piece of work starts another one."""
+        _end(self._held)
 
     def __call__(self, piece: Any, num_rows: int = 1) -> Any:
         """What the child makes of `piece`, which is so many rows. Raises Died, or what the work raised."""
