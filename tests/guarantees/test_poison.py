@@ -122,3 +122,18 @@ def test_the_same_command_gets_past_what_crashed_it(tmp_path: Path, rude_server:
     assert dead["error_message"] == "the process was ended by SIGSEGV"
     assert not [path.name for path in out.rglob("*") if path.name.endswith(".tries")]
     assert "retries" not in json.loads(step(tmp_path / "control", what, poisoned=False).stdout)
+
+
+@pytest.mark.long
+@pytest.mark.ray
+def test_downloads_on_ray(tmp_path: Path, rude_server: Any) -> None:
+    names = [f"picture{i}.jpg" for i in range(16)]
+    for at, name in zip((1, 6, 11), ACTS, strict=True):
+        names[at] = f"{name}.jpg"
+    done = step(tmp_path / "out", downloads(tmp_path, rude_server, names, object_store_bytes=100_000_000))
+    assert done.returncode == 0, done.stderr
+    told = next(line for line in done.stdout.splitlines() if line.startswith("{"))  # Ray prints there, too
+    counts = json.loads(told)
+    assert (counts["success"], counts["retries"]) == (13, 3 * (2 + 1 + 2))
+    dead = {row["url"]: row["error_class"] for row in images(tmp_path / "out") if row["status"] != "success"}
+    assert dead == {rude_server.url(f"{name}.jpg"): reason for name, reason in REASON.items()}

@@ -36,7 +36,8 @@ def test_a_picture_that_crashes_its_worker_is_a_flagged_row(
     monkeypatch.syspath_prepend(str(POISON))  # the child has this process's path: it is poisoned, this one is not
     output = tmp_path / "blocks" / "part-00000-000000.parquet"
     block, tally = Block(str(part), 0, str(output), str(tmp_path / "part-00000.parquet")), Tally()
-    assert list(CarefulBlocks(*map(str, models), CONFIG, 1, references, tally=tally)([block])) == [block]
+    captioner, filter = map(str, models)
+    assert list(CarefulBlocks(captioner, filter, CONFIG, 1, references, tally=tally)([block])) == [block]
     made = read_parquet(output)
     (bad,) = [row for row in made.to_pylist() if row["key"] == rows[7]["key"]]
     assert (bad["source"], bad["flags"], bad["itm_score"]) == ("web", ["crashed"], None)
