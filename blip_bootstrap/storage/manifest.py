@@ -35,6 +35,12 @@ def digest_of_path(path: Path) -> str:
     return whole.hexdigest()
 
 
+def stamp_of(file: Path) -> tuple[int, ...]:
+    """By what is seen that a file has changed: size, times (also of its inode, which nobody can set), inode."""
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
 def recipe_of(step: str, section: Section | None, inputs: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides a step's output: its name, its settings by their marks, and its inputs' digests."""
     return {"step": step, "config": _settings(section) if section else {}, "inputs": dict(inputs)}
