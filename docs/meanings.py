@@ -13,6 +13,12 @@ OF_STATUSES = {
     "rejected": "never fetched: blank, repeated, or a line that is no record",
 }
 
+OF_DEATHS = {
+    "crashed": "the process that worked on this row alone was ended by a signal, twice, as by a fault in a library",
+    "hung": "the process that worked on this row alone was not done after `ray.row_timeout_s`, twice",
+    "out_of_memory": "the process that worked on this row alone took more memory than it may have, twice",
+}
+
 OF_ERROR_CLASSES = {
     "blank_url": "the row has no URL",
     "duplicate_row": "an earlier row has the same URL and the same text",
@@ -36,6 +42,7 @@ OF_ERROR_CLASSES = {
     "too_small": "the short side is under `download.min_image_size`",
     "aspect_ratio": "long side over short side is more than `download.max_aspect_ratio`",
     "too_large": "the picture is larger than img2dataset's resizer takes",
+    **OF_DEATHS,
     "other": "anything else; `error_message` says what",
 }
 
@@ -65,6 +72,7 @@ OF_FLAGS = {
     "prompt_leak": "the prompt's words stand in the text again",
     "cut_at_max_length": "the text reached `max_tokens` before its end",
     "text_too_long": "a web text that was cut when the list was read",
+    **OF_DEATHS,
 }
 
 OF_ANSWERS = {

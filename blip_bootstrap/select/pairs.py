@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan, text_list
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
@@ -190,7 +190,7 @@ def _decide(
     """Decide the files that are not decided yet, a few with each query, then count and check the pairs of all files."""
     groups = _grouped([file for file in files if not _is_decided(out / file.name)])
     metadata = {"rule": json.dumps(rule)}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         connection.execute("SET threads = 1; SET parquet_metadata_cache = true")  # the pool is what runs in parallel
         done = [pool.submit(_write, connection.cursor(), out, group, query_of, metadata) for group in groups]
         for future in done:

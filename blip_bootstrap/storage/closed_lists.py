@@ -5,11 +5,14 @@ from __future__ import annotations
 STATUSES = ("success", "failed_to_download", "failed_to_resize", "rejected")
 """img2dataset's three, and `rejected`: the row was never fetched (blank or repeated)."""
 
+DEATHS = ("crashed", "hung", "out_of_memory")
+"""What a process can die of that works on a row alone; it is then the row's reason."""
+
 ERROR_CLASSES = (
     "blank_url", "duplicate_row", "unsupported_scheme", "private_address", "dns", "proxy", "connection", "timeout",
     "http_4xx", "http_5xx", "too_many_redirects", "disallowed", "too_many_bytes", "not_an_image", "truncated_image",
     "too_many_pixels", "too_many_scans", "decode_timeout", "decoder_died", "too_small", "aspect_ratio", "too_large",
-    "other",
+    *DEATHS, "other",
 )  # fmt: skip
 """Why a row of `images` has no picture; null where `status` is `success`."""
 
@@ -25,5 +28,6 @@ in no URL list any more is not judged at all, and the filter's verdict comes bef
 
 NOT_LISTED = REASONS[0]
 
-FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long")
-"""What may be wrong with a synthetic caption. Web texts have the last one alone: it was cut when the list was read."""
+FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long", *DEATHS)
+"""What may be wrong with a synthetic caption. Web texts have the last ones alone: it was cut when the list was read, or
+whoever captioned its picture died of it."""

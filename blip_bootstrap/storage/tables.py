@@ -101,7 +101,8 @@ CAPTIONS = Table(
         Column(
             "flags",
             pa.list_(pa.string()),
-            "what may be wrong: empty, repetition, prompt_leak, cut_at_max_length; for web: text_too_long; mostly none",
+            "what may be wrong: empty, repetition, prompt_leak, cut_at_max_length; for web: text_too_long, or "
+            "crashed, hung, out_of_memory: what a worker died of at the picture; mostly none",
         ),
         Column("seed", pa.int64(), "seed of this candidate's sampling; null for web"),
         Column("captioner", pa.string(), "the model that wrote the text, by name or end of its path; null for web"),
