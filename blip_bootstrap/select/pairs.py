@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import AccountingError, InputError
@@ -22,6 +23,8 @@ from blip_bootstrap.select.rule import FOLDED, passing_sql, rule_sql, thinning
 from blip_bootstrap.select.variety import count_texts
 from blip_bootstrap.storage import closed_lists, parquet, schema, tables
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.manifest import KnownParts
+from blip_bootstrap.storage.notes import total, values
 
 Query = Callable[[Sequence[Path]], str]
 
@@ -213,7 +216,7 @@ def _decide(
         done = [pool.submit(_write, connection.cursor(), out, group, query_of, metadata) for group in groups]
         for future in done:
             future.result()
-        return _account(connection, out, _rows_expected(connection, files))
+    return _account(out, _rows_expected(files))
 
 
 def _is_decided(path: Path) -> bool:
@@ -232,31 +235,53 @@ def _write(
     rows, first = decided.drop_columns(["part"]), 0
     for part, file in enumerate(files, start=1):
         pairs = with_aside(rows.slice(first, sizes[part]), file)
-        parquet.write_parquet(out / file.name, pairs, tables.PAIRS, rule)
+        parquet.write_parquet(out / file.name, pairs, tables.PAIRS, rule, counts_of(out / file.name, pairs))
         first += sizes[part]
 
 
-def _rows_expected(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> int:
+def _rows_expected(files: Sequence[Path]) -> int:
     """The number of rows that must come out: for `images`, those with a picture; for `captions`, all."""
-    files = [whole_file(file) for file in files]
-    columns = [str(row[0]) for row in connection.execute(f"DESCRIBE SELECT * FROM {scan(files)}").fetchall()]
-    where = "WHERE status = 'success'" if "status" in columns else ""
-    ((rows,),) = connection.execute(f"SELECT count(*) FROM {scan(files)} {where}").fetchall()
-    return int(rows)
+    known = KnownParts()
+    return sum(_rows_of(whole_file(file), known) for file in files)
 
 
-def _account(connection: duckdb.DuckDBPyConnection, pairs: Path, expected: int) -> Counts:
+def _rows_of(file: Path, known: KnownParts) -> int:
+    note = known(file)
+    if note is not None:
+        return note.counts.get("success", 0) if "images" in note.counts and "web" not in note.counts else note.rows
+    with parquet.reading(file), parquet.open_parquet(file) as opened:
+        if "status" not in opened.schema_arrow.names:
+            return int(opened.metadata.num_rows)
+        return values(opened.read(["status"])["status"]).get("success", 0)
+
+
+def _account(pairs: Path, expected: int) -> Counts:
     """Count the pairs by source and reason. Raises AccountingError where a row is lost, doubled or undecided."""
-    query = f"SELECT source, kept, reason, count(*) FROM {scan(parquet.parquet_files(pairs))} GROUP BY ALL ORDER BY ALL"
-    counts: dict[str, int] = {"rows": 0, "kept": 0}
-    for source, kept, reason, number in connection.execute(query).fetchall():
-        if kept != (reason is None) or (reason is not None and reason not in closed_lists.REASONS):
-            raise AccountingError(f"{pairs}: {number} {source} rows have kept={kept} and reason={reason}")
-        names = ("rows", "kept", f"kept_{source}") if kept else ("rows", f"dropped_{source}", f"dropped_{reason}")
-        for name in names:
-            counts[name] = counts.get(name, 0) + number
+    known = KnownParts()
+    counts = {"rows": 0, "kept": 0} | total([_counted(file, known) for file in parquet.parquet_files(pairs)])
     if counts["rows"] != expected:
         raise AccountingError(
             f"{pairs}: {expected} rows in, {counts['rows']} rows decided; delete the folder, run again"
         )
-    return dict(counts)
+    return {name: counts[name] for name in ("rows", "kept", *sorted(counts.keys() - {"rows", "kept"}))}
+
+
+def _counted(file: Path, known: KnownParts) -> Mapping[str, int]:
+    note = known(file)
+    return note.counts if note else counts_of(file, parquet.read_parquet(file, ["source", "kept", "reason"]))
+
+
+def counts_of(file: Path, pairs: pa.Table) -> dict[str, int]:
+    """The counts of one file of pairs. Raises AccountingError where a row is undecided, or has an unknown reason."""
+    grouped = (
+        pairs.select(["source", "kept", "reason"]).group_by(["source", "kept", "reason"]).aggregate([([], "count_all")])
+    )
+    counts: dict[str, int] = {"rows": 0, "kept": 0}
+    for row in grouped.to_pylist():
+        source, kept, reason, number = row["source"], row["kept"], row["reason"], row["count_all"]
+        if kept != (reason is None) or (reason is not None and reason not in closed_lists.REASONS):
+            raise AccountingError(f"{file}: {number} {source} rows have kept={kept} and reason={reason}")
+        names = ("rows", "kept", f"kept_{source}") if kept else ("rows", f"dropped_{source}", f"dropped_{reason}")
+        for name in names:
+            counts[name] = counts.get(name, 0) + number
+    return counts
