@@ -15,6 +15,7 @@ from blip_bootstrap.loop.artifacts import RECIPE, damaged_files
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.select.pairs import decides_by_part
+from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.manifest import digest_of_recipe, without_growth
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet
 from blip_bootstrap.storage.parts import borrow, of_rows, read_left_out
@@ -145,7 +146,8 @@ def _has_references(section: Section | None, images: Path, was: Origins, now: Or
     if not isinstance(section, CaptionConfig) or not section.references or dict(was) == dict(now):
         return True
     pictures = 0
-    for before, after in zip(sorted(was.items()), sorted(now.items()), strict=False):
+    first, then = (sorted(of.items(), key=lambda one: by_number(one[0])) for of in (was, now))
+    for before, after in zip(first, then, strict=False):
         if before != after:
             break
         pictures += pc.sum(pc.equal(read_parquet(images / after[0], ["status"])["status"], "success")).as_py() or 0

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
 from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, Later, ListPath, Speed, mark_of
+from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import borrowed_from, home_of_part
 from blip_bootstrap.storage.run_folder import MANIFEST, checksum, read_json
@@ -148,7 +149,7 @@ def describe_files(folder: Path, made_of: Mapping[str, str] | None = None) -> li
     each part was made of, by its name, which its entry gets as `of`.
     """
     entries, homes = [], _Homes()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for file in sorted((p for p in folder.rglob("*") if p.is_file()), key=by_number):
         name = file.relative_to(folder)
         if any(part.startswith(".") for part in name.parts) or str(name) == MANIFEST:
             continue

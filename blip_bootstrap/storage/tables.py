@@ -10,7 +10,7 @@ IMAGES = Table(
     "images",
     "one row per row of the URL lists, failed ones too; written once",
     (
-        Column("key", pa.string(), "unique in the run: shard number (5 digits) and row in the shard (5 digits)"),
+        Column("key", pa.string(), "unique in the run: number of the part (5 digits or more) and row in it (5 digits)"),
         Column("uid", pa.string(), "32 hex digits of the sha256 of URL and alt text: the same row in any run"),
         Column("dataset", pa.string(), "the URL list that the row came from"),
         Column("url", pa.string(), "as given in the list"),
