@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.ingest.accounts import settle
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
+from blip_pipelines.ingest.stats import write_stats
 from blip_pipelines.ingest.url_lists import num_rows
 from blip_training.data.decode import PictureError
 
@@ -152,12 +154,15 @@ class ShardDownload:
     def _fetch(self, listed: list[Row], part: Path, store: WebStore) -> None:
         rows: list[Row] = []
         seen: Counter[str] = Counter()
+        started = time.time()
         for row in fetch_rows(listed, self._config, self._own_hosts, store, self._proxies):
             rows.append(row)
             seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
             if len(rows) % TALLY_EVERY_ROWS == 0:
                 self._tally.put(str(part), dict(seen))
-        write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
+        table = rows_to_table(rows, IMAGES)
+        write_stats(part, seen, started, time.time())  # first: a part that is there is done
+        write_parquet(part, table, IMAGES)
         self._tally.put(str(part), dict(seen))
 
 
