@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -33,6 +34,7 @@ from blip_pipelines.fetch.turns import Fetching, Task, Turns
 from blip_pipelines.ingest.accounts import settle
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
+from blip_pipelines.ingest.stats import write_stats
 from blip_pipelines.ingest.url_lists import num_rows
 from blip_training.data.decode import PictureError
 
@@ -240,13 +242,16 @@ def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts) -> N
     """Write rows of the table `images`, each with the number of times that work was done again until then."""
     rows: list[Row] = []
     seen: Counter[str] = Counter()
+    started = time.time()
     for row, retries in found:
         rows.append(row)
         seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
         seen[RETRIES] = retries
         if len(rows) % TALLY_EVERY_ROWS == 0:
             tally.put(str(part), dict(seen))
-    write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
+    table = rows_to_table(rows, IMAGES)
+    write_stats(part, seen, started, time.time())  # first: a part that is there is done
+    write_parquet(part, table, IMAGES)
     tally.put(str(part), dict(seen))
 
 
