@@ -21,7 +21,7 @@ from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import is_number, literal, scan
 from blip_bootstrap.storage import parquet
-from blip_bootstrap.storage.closed_lists import NOT_LISTED
+from blip_bootstrap.storage.closed_lists import NOT_LISTED, UNJUDGED
 from blip_bootstrap.storage.remote import Remote, remote_of
 from blip_bootstrap.storage.remote_files import attach
 
@@ -106,8 +106,8 @@ def pairs_sql(files: Sequence[Path | str], schema: pa.Schema) -> str:
     if cut and cut[0] == "rule_score":
         return f"(SELECT {columns}, p.rejected FROM {scan(files)} p)"
     found = _from_reason(schema) if cut is None or cut[0] != "itm_score" else below_sql("p.itm_score", cut[1])
-    if said:  # no verdict on what is in no list any more
-        found = f"CASE WHEN p.reason IS DISTINCT FROM {literal(NOT_LISTED)} THEN {found} END"
+    if said:  # no verdict on what is in no list any more, or another row's picture
+        found = f"CASE WHEN coalesce(p.reason, '') NOT IN ({', '.join(map(literal, UNJUDGED))}) THEN {found} END"
     return f"(SELECT {columns}, {f'coalesce(p.rejected, {found})' if said else found} AS rejected FROM {scan(files)} p)"
 
 

@@ -12,7 +12,8 @@ from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
 from blip_bootstrap.select.pairs import select_pairs, select_web_pairs
-from blip_bootstrap.storage.closed_lists import NOT_LISTED
+from blip_bootstrap.storage.closed_lists import DUPLICATE_PICTURE, NOT_LISTED
+from blip_bootstrap.storage.groups import duplicates_in
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.parts import Spans, is_left_out, read_left_out
 from blip_bootstrap.storage.tables import PAIRS
@@ -31,29 +32,35 @@ def check_arms(arms: Sequence[str], human: Path | None, truth_pairs: Path | None
         raise ConfigError(mistakes)
 
 
-def write_arm_pairs(out: Path, arm: str, captions: Path, pairs: Path, truth_pairs: Path | None) -> Path | None:
+def write_arm_pairs(
+    out: Path, arm: str, captions: Path, pairs: Path, truth_pairs: Path | None, groups: Path | None = None
+) -> Path | None:
     """The folder of an arm's pairs, aligned with the image files; None for `human_only`, which has no web pairs.
 
     `filter_only` runs the round's rule, with the cut that it found, on the web texts alone: nothing is left out for a
     synthetic text's sake. Pairs that no rule of ours made (without its record in their metadata) are taken as they are,
     web texts alone. `captioner_only` keeps every web and synthetic text that is not empty, unfiltered; `paper_rule`
-    keeps what has an ITM score of .5 or more; `oracle` is `truth_pairs` as given.
+    keeps what has an ITM score of .5 or more; `oracle` is `truth_pairs` as given. No arm has duplicates by `groups`.
     """
     if arm == "human_only":
         return None
     if arm == "oracle":
         return truth_pairs
     if arm == "paper_rule":
-        select_pairs(out, captions, SelectConfig())
+        select_pairs(out, captions, SelectConfig(), groups)
         return out
     if arm == "filter_only" and _has_rule(pairs):
-        select_web_pairs(out, captions, pairs)
+        select_web_pairs(out, captions, pairs, groups)
         return out
     left_out = read_left_out(captions)
     for file in parquet_files(captions if arm == "captioner_only" else pairs):
         if not (out / file.name).exists():
             rows, spans = read_parquet(file), left_out.get(file.name, {})
-            table = _unfiltered(rows, spans) if arm == "captioner_only" else _web_only(rows)
+            table = (
+                _unfiltered(rows, spans, duplicates_in(groups, file.name))
+                if arm == "captioner_only"
+                else _web_only(rows)
+            )
             write_parquet(out / file.name, table, PAIRS, {"arm": arm})
     return out
 
@@ -71,12 +78,14 @@ def _web_only(pairs: pa.Table) -> pa.Table:
     return pairs.set_column(pairs.schema.get_field_index("reason"), "reason", reason)
 
 
-def _unfiltered(captions: pa.Table, left_out: Spans) -> pa.Table:
-    """Every text of the round, whatever its score, but those of rows that are not listed any more."""
+def _unfiltered(captions: pa.Table, left_out: Spans, duplicates: pa.Array) -> pa.Table:
+    """Every text of the round, whatever its score, but those that no rule sees."""
     text = pc.utf8_trim_whitespace(pc.fill_null(captions["caption"], ""))
     is_listed = pa.array(~is_left_out(captions["key"], left_out))
-    kept = pc.and_(pc.greater(pc.utf8_length(text), 0), is_listed)
-    reason = pc.if_else(kept, pa.scalar(None, pa.string()), pc.if_else(is_listed, "empty_text", NOT_LISTED))
+    is_first = pc.invert(pc.is_in(captions["key"], duplicates))
+    kept = pc.and_(pc.greater(pc.utf8_length(text), 0), pc.and_(is_first, is_listed))
+    unseen = pc.if_else(is_listed, pc.if_else(is_first, "empty_text", DUPLICATE_PICTURE), NOT_LISTED)
+    reason = pc.if_else(kept, pa.scalar(None, pa.string()), unseen)
     texts = captions.select(["key", "source", "candidate", "caption", "itm_score"])
     texts = texts.append_column("kept", kept).append_column("reason", reason)
     for column in PAIRS.schema:

@@ -61,18 +61,20 @@ def evaluate(
 
 def train_controls(
     out: Path, images: Path, captions: Path, pairs: Path, human: Path | None, held_out: Path,
-    truth_pairs: Path | None = None, same_pictures: Path | None = None, *, config: TrainControlsConfig, ray: RayConfig,
+    truth_pairs: Path | None = None, same_pictures: Path | None = None, groups: Path | None = None, *,
+    config: TrainControlsConfig, ray: RayConfig,
 ) -> Counts:  # fmt: skip
     """Train and measure the arms of Table 1 beside the round's model, with its settings and seed on other pairs.
 
     Each arm has a folder with its pairs, model and metrics.json; one that has its metrics is not made again. `oracle`
-    trains on `truth_pairs`, a folder like `pairs`. Raises ConfigError where an arm lacks its input.
+    trains on `truth_pairs`, a folder like `pairs`. Duplicates by `groups` are no pairs of any arm. Raises ConfigError
+    where an arm lacks its input.
     """
     check_arms(config.arms, human, truth_pairs)
     place = place_of_task(ray, config.pretrain.optimizer.device)
     jobs = []
     for arm in config.arms:
-        arm_pairs = write_arm_pairs(out / arm / "pairs", arm, captions, pairs, truth_pairs)
+        arm_pairs = write_arm_pairs(out / arm / "pairs", arm, captions, pairs, truth_pairs, groups)
         data = images, arm_pairs, human, held_out
         call = _call(call_arm, out / arm, *data, config.pretrain, config.evaluate, same_pictures)
         jobs.append(_job(arm, out / arm, call, config.pretrain))
