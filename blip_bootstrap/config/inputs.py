@@ -113,6 +113,13 @@ class SamePicturesConfig(Section):
     )
 
 
+class FindSamePicturesConfig(SamePicturesConfig):
+    """The settings on which the list of such pictures depends; those of pictures that look alike where it has them."""
+
+    near_radius: Annotated[int | None, Later()] = None
+    least_quality: Annotated[int, Later()] = 50
+
+
 class DownloadConfig(PictureRule):
     """Fetching and resizing the web's images, by img2dataset's functions and words."""
 
