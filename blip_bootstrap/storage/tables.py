@@ -30,6 +30,20 @@ IMAGES = Table(
         Column("exif", pa.string(), "JSON of EXIF tags, or null"),
         Column("sha256", pa.string(), "hex digest of the bytes as fetched"),
         Column("jpg", pa.binary(), "encoded picture as stored (JPEG); null where status is not success"),
+        Column(
+            "source_key",
+            pa.string(),
+            "the key that a picture of download.pictures had where it was; null for one that was fetched",
+        ),
+        Column(
+            "extra", pa.string(), "JSON object of what else the list or the picture's record said; null where nothing"
+        ),
+        Column(
+            "origin",
+            pa.string(),
+            "JSON of where a picture of download.pictures lay: its file and the place in it; null for one that was "
+            "fetched",
+        ),
     ),
     rows_per_group=500,  # pictures are large, and captioning reads some hundred rows at a time
 )
@@ -189,7 +203,10 @@ SAME_PICTURES = Table(
 
 TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
 
-_NAMES = ("key", "uid", "dataset", "url", "caption", "cut_from_chars", "status", "error_class", "error_message")
+_NAMES = (
+    "key", "uid", "dataset", "url", "caption", "cut_from_chars", "status", "error_class", "error_message",
+    "source_key", "extra", "origin",
+)  # fmt: skip
 
 SHARD = Table(
     "shard",
