@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from blip_bootstrap.config import (
     AnnotatedSet,
@@ -12,6 +13,7 @@ from blip_bootstrap.config import (
     FinetuneConfig,
     Section,
     TrainControlsConfig,
+    UrlList,
     check_filter_config,
     same_pictures_config,
 )
@@ -33,6 +35,8 @@ class Artifact:
     given: bool = False
     file: str | None = None
     keyword: str | None = None
+    holds: Literal["", "list", "pictures"] = ""
+    """Of what the user gives: a list, which may be many files, or pictures, which are told by their files' times."""
 
     @property
     def local(self) -> Path:
@@ -45,6 +49,10 @@ class Artifact:
         return self.local if isinstance(self.path, Path) or self.local.exists() else self.path
 
 
+def _given(kind: Literal["list", "pictures"], found: Iterable[UrlList]) -> tuple[Artifact, ...]:
+    return tuple(Artifact(f"{kind} {one.name}", one.path, given=True, holds=kind) for one in found)
+
+
 class Layout:
     """The artifacts of one round under `config.root`; None for those that the configuration does without."""
 
@@ -52,7 +60,7 @@ class Layout:
         self.config, self.number = config, number
         self.root = config.root
         self.round = round_folder(self.root, number)
-        self.urls = tuple(Artifact(f"list {one.name}", one.path, given=True) for one in config.download.urls)
+        self.urls = _given("list", config.download.urls)
         self.images = Artifact("images", self.root / "images", config.download)
         self.human_list, self.human = self._annotated("human", config.human)
         self.held_out_list, self.held_out = self._annotated("held_out", config.held_out)

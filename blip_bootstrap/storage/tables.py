@@ -71,6 +71,20 @@ IMAGES = Table(
             "Content-Usage about the URL with its source (header or robots.txt), and when; null where there is none",
         ),
         Column("jpg", pa.binary(), "encoded picture as stored (JPEG); null where status is not success"),
+        Column(
+            "source_key",
+            pa.string(),
+            "the key that a picture of download.pictures had where it was; null for one that was fetched",
+        ),
+        Column(
+            "extra", pa.string(), "JSON object of what else the list or the picture's record said; null where nothing"
+        ),
+        Column(
+            "origin",
+            pa.string(),
+            "JSON of where a picture of download.pictures lay: its file and the place in it; null for one that was "
+            "fetched",
+        ),
     ),
     rows_per_group=500,  # pictures are large, and captioning reads some hundred rows at a time
 )
@@ -277,8 +291,10 @@ PICTURE_HASHES = Table(
 
 TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
 
-_NAMES = ("key", "uid", "dataset", "url", "caption", "cut_from_chars", "same_as", "status", "error_class",
-          "error_message", "attempts")  # fmt: skip
+_NAMES = (
+    "key", "uid", "dataset", "url", "caption", "cut_from_chars", "same_as", "status", "error_class",
+    "error_message", "attempts", "source_key", "extra", "origin",
+)  # fmt: skip
 
 SHARD = Table(
     "shard",
