@@ -16,8 +16,10 @@ from typing import Any
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.storage.manifest import KnownParts
+from blip_bootstrap.storage.notes import total, values
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.store import fetched, is_there
+from blip_bootstrap.storage.store import is_there
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.aside import Aside, Died
@@ -34,6 +36,9 @@ from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
 from blip_pipelines.ingest.url_lists import num_rows
 from blip_training.data.decode import PictureError
+
+TOO_LONG = "texts_too_long"
+"""What texts are counted as that were cut."""
 
 TALLY_EVERY_ROWS = 25
 
@@ -99,7 +104,7 @@ def _run(
     items = [Shard(str(shard.absolute()), str((out / shard.name).absolute())) for shard in todo]
 
     def take(shard: Shard) -> None:
-        fetched(Path(shard.part))  # of a run on a store, what another machine has made
+        """Nothing is read here of what a worker has made."""
 
     with ExitStack() as stack:
         known = config, serve_lists(lists, stack), proxies, limits_of(config, ray)
@@ -245,7 +250,9 @@ def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts) -> N
         seen[RETRIES] = retries
         if len(rows) % TALLY_EVERY_ROWS == 0:
             tally.put(str(part), dict(seen))
-    write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
+    counts = {name: number for name, number in seen.items() if name != RETRIES}
+    counts[TOO_LONG] = sum(row["cut_from_chars"] is not None for row in rows)
+    write_parquet(part, rows_to_table(rows, IMAGES), IMAGES, counts=counts)
     tally.put(str(part), dict(seen))
 
 
@@ -324,10 +331,11 @@ def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
 
 def _count(parts: Iterator[Path]) -> dict[str, int]:
     """The number of rows in finished parts: all (`images`), by status, and by error class."""
-    counts: Counter[str] = Counter()
-    for part in parts:
-        table = read_parquet(part, ["status", "error_class"])
-        counts["images"] += len(table)
-        for column in table.columns:
-            counts.update({entry["values"]: entry["counts"] for entry in column.drop_null().value_counts().to_pylist()})
-    return dict(counts)
+    known = KnownParts()
+    found = total([note.counts if (note := known(part)) else _counts_of(part) for part in parts])
+    return {name: number for name, number in found.items() if name != TOO_LONG}
+
+
+def _counts_of(part: Path) -> dict[str, int]:
+    table = read_parquet(part, ["status", "error_class"])
+    return total([{"images": len(table)}, *map(values, table.columns)])
