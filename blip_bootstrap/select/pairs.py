@@ -16,9 +16,9 @@ from blip_bootstrap.machine import num_cores
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan, text_list
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
+from blip_bootstrap.select.aside import as_in, by_key, duplicates, judged_only, not_listed, whole_file, with_aside
 from blip_bootstrap.select.cuts import Counts, Cut, check_score, find_cut
 from blip_bootstrap.select.informative import count_words
-from blip_bootstrap.select.listed import listed_only, whole_file, with_not_listed
 from blip_bootstrap.select.rule import FOLDED, passing_sql, rule_sql, thinning
 from blip_bootstrap.select.variety import count_texts
 from blip_bootstrap.storage import closed_lists, parquet, schema, tables
@@ -41,13 +41,22 @@ FILES_PER_QUERY = 8
 """Planning a query takes as long as deciding some 5,000 rows; more files in one query only take more memory."""
 
 
-def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
+def select_pairs(
+    out: Path,
+    captions: Path,
+    groups: Path | None = None,
+    text_checks: Path | None = None,
+    *,
+    config: SelectConfig,
+) -> Counts:
     """Decide for every row of `captions` whether it becomes a training pair, and if not, why.
 
     Writes one file of `tables.PAIRS` into `out` for each file of `captions`, with the same rows in the same order. A
     dropped row carries the first reason of `closed_lists.REASONS` that applies. `rejected` is the filter's verdict on
     every text with a score, also where something else drops it. `duplicate_text` is a text that the same image
     already has, letter case apart, among the rows that could still be kept.
+    The files of `groups` and `text_checks` are aligned with those of images; where they name a `reason` for a picture,
+    its texts, or its web text, are dropped by it before the rule.
     Returns the numbers of rows, of kept rows, of kept and dropped rows by source and of dropped rows by reason, and the
     cut.
     Raises AccountingError where rows in are not rows kept plus rows per reason, and InputError where a file is damaged.
@@ -55,7 +64,18 @@ def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
     """
     files = _files(captions)
     with told_in_one_line(), duckdb.connect() as connection:
-        return _select(connection, out, listed_only(files, captions, out, tables.CAPTIONS), config)
+        asides = [*not_listed(captions), *duplicates(groups), *by_key(text_checks, ["web"])]
+        return _select(connection, out, judged_only(files, out, tables.CAPTIONS, asides), config)
+
+
+def select_by(out: Path, captions: Path, pairs: Path, config: SelectConfig) -> Counts:
+    """Run another rule on the texts of `captions` that were not set aside when `pairs` were made.
+
+    Writes, returns and raises as `select_pairs` does.
+    """
+    files = judged_only(_files(captions), out, tables.CAPTIONS, as_in(pairs))
+    with told_in_one_line(), duckdb.connect() as connection:
+        return _select(connection, out, files, config)
 
 
 def decides_by_part(config: SelectConfig) -> bool:
@@ -95,14 +115,14 @@ def _rule(
     return decide
 
 
-def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
+def select_web_pairs(out: Path, captions: Path, pairs: Path, groups: Path | None = None) -> Counts:
     """Run the rule that made `pairs` on the web texts of `captions` alone: Table 1's arm with the filter only.
 
     The cut is the round's own, so that the arm has the round's filter and lacks only its synthetic texts. Ranks and
     repetitions are found among web texts, and `synthetic_share` does not apply. Writes, returns and raises as
     `select_pairs` does; raises InputError too where `pairs` does not say by which rule it was made.
     """
-    files = listed_only(_files(captions), captions, out, tables.CAPTIONS)
+    files = judged_only(_files(captions), out, tables.CAPTIONS, as_in(pairs))
     rule = rule_of(schema_of(_files(pairs)[0])) or {}
     cut = cut_of(rule)
     if cut is None:
@@ -114,15 +134,16 @@ def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
         return _decide(connection, out, files, decide({}), rule | config.model_dump(mode="json"))
 
 
-def take_web_pairs(out: Path, images: Path) -> Counts:
+def take_web_pairs(out: Path, images: Path, groups: Path | None = None, text_checks: Path | None = None) -> Counts:
     """Take every web text of a downloaded image as a pair, for the start of the loop (round 0).
 
-    Only texts that are empty, were cut when the list was read, or are of rows that are not listed any more are dropped.
-    Writes one file of `tables.PAIRS` for each
-    file of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
+    Only texts that are empty, were cut when the list was read, are of rows that are not listed any more, or are set
+    aside by `groups` or `text_checks` (as `select_pairs` has it) are dropped. Writes one file of `tables.PAIRS` for
+    each file of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
     """
     with told_in_one_line(), duckdb.connect() as connection:
-        files = listed_only(_files(images), images, out, _OF_TEXTS)
+        asides = [*not_listed(images), *duplicates(groups), *by_key(text_checks)]
+        files = judged_only(_files(images), out, _OF_TEXTS, asides)
         return _decide(connection, out, files, _web_texts, {"strategy": "all_web_texts"})
 
 
@@ -213,7 +234,7 @@ def _write(
     sizes |= {count["values"]: count["counts"] for count in decided["part"].value_counts().to_pylist()}
     rows, first = decided.drop_columns(["part"]), 0
     for part, file in enumerate(files, start=1):
-        pairs = with_not_listed(rows.slice(first, sizes[part]), file)
+        pairs = with_aside(rows.slice(first, sizes[part]), file)
         parquet.write_parquet(out / file.name, pairs, tables.PAIRS, rule, counts_of(out / file.name, pairs))
         first += sizes[part]
 

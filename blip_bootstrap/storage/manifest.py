@@ -15,6 +15,7 @@ from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
 from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, Later, ListPath, Speed, mark_of
 from blip_bootstrap.storage.files import write_durable
+from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, pointer_to
 from blip_bootstrap.storage.notes import Note, read_note
 from blip_bootstrap.storage.parquet import open_parquet, reading
@@ -160,7 +161,7 @@ def describe_files(folder: Path, made_of: Mapping[str, str] | None = None) -> li
     """
     entries, known = [], KnownParts()
     here = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    for name in sorted(here | sizes_there(folder).keys()):
+    for name in sorted(here | sizes_there(folder).keys(), key=by_number):
         if any(part.startswith(".") for part in name.split("/")) or name in (MANIFEST, FILES):
             continue
         entry = known.entry(folder / name, name)

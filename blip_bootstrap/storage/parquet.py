@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.storage.files import staged_file
+from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.notes import Hashing, Note, write_note
 from blip_bootstrap.storage.run_folder import named_files, place_of
 from blip_bootstrap.storage.schema import Table
@@ -107,10 +108,9 @@ def parquet_files(folder: Path) -> list[Path]:
     """
     named = named_files(folder)
     if named is None:
-        names = {path.name for path in folder.glob("*.parquet")} | {
-            one for one in sizes_there(folder) if "/" not in one
-        }
-        return [folder / one for one in sorted(names) if one.endswith(".parquet") and not one.startswith(".")]
+        there = {path.name for path in folder.glob("*.parquet")} | {*sizes_there(folder)}
+        names = (one for one in there if one.endswith(".parquet") and "/" not in one and not one.startswith("."))
+        return [folder / one for one in sorted(names, key=by_number)]
     found = [place_of(folder, name, at) for name, at in named.items()]
     lacking = [path for path in found if not path.is_file()]
     if lacking and store_of(folder):

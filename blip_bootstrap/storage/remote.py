@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from blip_bootstrap.config import Config
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.paths import path_argument, user_folder
+from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.notes import NOTES
 from blip_bootstrap.storage.parquet import missing_part
 from blip_bootstrap.storage.pointers import all_pointers, relink
@@ -88,9 +89,9 @@ class Remote:
         top = self.folder.resolve()
         place = folder.resolve().relative_to(top).as_posix()  # a link of `relink` is no key there
         known, named = {*self.files, *self.written}, named_files(folder)
-        there = sorted(file.rpartition("/")[2] for file in self.files if file.rpartition("/")[0] == place)
+        names = (file.rpartition("/")[2] for file in self.files if file.rpartition("/")[0] == place)
         found = []
-        for name in there if named is None else named:
+        for name in sorted(names, key=by_number) if named is None else named:
             file = (folder / name).resolve().relative_to(top).as_posix()  # a part may be borrowed from another artifact
             if not (is_here := (folder / name).is_file()) and file not in known:
                 raise InputError(missing_part(f"{self.start}/{file}"))

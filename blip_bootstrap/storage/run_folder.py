@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.many_files import FILES_IN, Files, read_files
 
 MANIFEST = "MANIFEST.json"
@@ -20,7 +21,7 @@ ARTIFACTS = "artifacts"
 
 
 def named_files(folder: Path) -> dict[str, str | None] | None:
-    """The names of a folder's Parquet files in its MANIFEST, sorted; None where there is none.
+    """The names of a folder's Parquet files in its MANIFEST, parts by their numbers; None where there is none.
 
     Each has, where it is borrowed from another artifact, the place of that one's file from the run's root.
 
@@ -36,7 +37,7 @@ def named_files(folder: Path) -> dict[str, str | None] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error}); delete it to make its folder anew") from error
-    return {name: names[name] for name in sorted(names) if name.endswith(".parquet") and "/" not in name}
+    return {name: names[name] for name in sorted(names, key=by_number) if name.endswith(".parquet") and "/" not in name}
 
 
 def place_of(folder: Path, name: str, at: str | None) -> Path:
