@@ -5,7 +5,7 @@ from __future__ import annotations
 from blip_bootstrap.config.caption import CaptionConfig, SamplerConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.filter_check import CheckFilterConfig, FilterCheckConfig
-from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, SamePicturesConfig, UrlList
+from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, PictureSource, SamePicturesConfig, UrlList
 from blip_bootstrap.config.load import dump_yaml, load_config
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
 from blip_bootstrap.config.section import Count, Device, Dtype, Fraction, NonNegative, Section
@@ -43,6 +43,7 @@ __all__ = [
     "ModelConfig",
     "NonNegative",
     "OptimizerConfig",
+    "PictureSource",
     "PretrainConfig",
     "RayConfig",
     "ReportConfig",

@@ -19,6 +19,8 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.store import fetched, is_there
 from blip_bootstrap.storage.tables import IMAGES
+from blip_pipelines.bring.index import INDEX, PictureRows
+from blip_pipelines.bring.read import bring_rows, is_brought
 from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
 from blip_pipelines.cluster.session import connect
@@ -27,9 +29,9 @@ from blip_pipelines.fetch.fetch import Fetched, fetch
 from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.ingest.accounts import settle
-from blip_pipelines.ingest.pictures import WebStore
+from blip_pipelines.ingest.pictures import BroughtStore, WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
-from blip_pipelines.ingest.url_lists import num_rows
+from blip_pipelines.ingest.url_lists import AnyList, num_rows
 from blip_training.data.decode import PictureError
 
 TALLY_EVERY_ROWS = 25
@@ -59,7 +61,7 @@ def download_images(
     (`texts_too_long`). Raises InputError for a list that cannot be read, and where there is nothing to try again,
     AccountingError where a row is missing or there twice.
     """
-    lists = _lists(urls, config)
+    lists = _lists(out, urls, config, ray)
     plan = plan_repair(out, lists, config, kin) or plan_parts(out, lists, config, kin, retry)
     todo = [shard for shard in plan.shards if not (out / shard.name).exists()]
     before = _count(out / shard.name for shard in plan.shards if shard not in todo)
@@ -70,16 +72,20 @@ def download_images(
     return settle(out, plan)
 
 
-def _lists(urls: Sequence[Path], config: DownloadConfig) -> list[UrlList]:
-    if not config.urls:
+def _lists(out: Path, paths: Sequence[Path], config: DownloadConfig, ray: RayConfig) -> list[AnyList]:
+    """What rows come from, pictures that are there before what is to be fetched, so that it is not fetched."""
+    if not config.urls and not config.pictures:
         raise InputError("download.urls: no URL list is given; add one with its path")
-    return [known.model_copy(update={"path": path}) for known, path in zip(config.urls, urls, strict=True)]
+    urls, pictures = paths[: len(config.urls)], paths[len(config.urls) :]
+    lists = [known.model_copy(update={"path": path}) for known, path in zip(config.urls, urls, strict=True)]
+    found = [one.model_copy(update={"path": path}) for one, path in zip(config.pictures, pictures, strict=True)]
+    return [*(PictureRows(one, out / INDEX, ray) for one in found), *lists]
 
 
 def _run(
     todo: list[Path],
     out: Path,
-    lists: list[UrlList],
+    lists: list[AnyList],
     config: DownloadConfig,
     ray: RayConfig,
     progress: Progress,
@@ -94,7 +100,8 @@ def _run(
         fetched(Path(shard.part))  # of a run on a store, what another machine has made
 
     with ExitStack() as stack:
-        work = partial(ShardDownload, config, serve_lists(lists, stack), proxies)
+        served = [one for one in lists if isinstance(one, UrlList)]
+        work = partial(ShardDownload, config, serve_lists(served, stack), proxies)
         run_items("download", items, work, pool, take, progress, before)
 
 
@@ -152,13 +159,28 @@ class ShardDownload:
     def _fetch(self, listed: list[Row], part: Path, store: WebStore) -> None:
         rows: list[Row] = []
         seen: Counter[str] = Counter()
-        for row in fetch_rows(listed, self._config, self._own_hosts, store, self._proxies):
+        fetched = fetch_rows(
+            [one for one in listed if not is_brought(one)], self._config, self._own_hosts, store, self._proxies
+        )
+        for row in with_pictures(listed, fetched, self._config):
             rows.append(row)
             seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
             if len(rows) % TALLY_EVERY_ROWS == 0:
                 self._tally.put(str(part), dict(seen))
         write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
         self._tally.put(str(part), dict(seen))
+
+
+def with_pictures(listed: list[Row], fetched: Iterator[Row], config: DownloadConfig) -> Iterator[Row]:
+    """Rows of the table `images` in the order of the shard's: those that are `fetched`, and pictures that are there."""
+    there = [one for one in listed if is_brought(one)]
+    if not there:
+        yield from fetched
+        return
+    with BroughtStore(config) as store:
+        brought = bring_rows(there, config.pictures, store, config.max_bytes)
+        for one in listed:
+            yield next(brought if is_brought(one) else fetched)
 
 
 def fetch_rows(
