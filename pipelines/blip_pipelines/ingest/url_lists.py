@@ -22,6 +22,7 @@ from blip_bootstrap.reading.places import files_of
 from blip_bootstrap.reading.records import Record, is_list_file, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, text_of
+from blip_bootstrap.storage.keys import key_of, part_name
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.tables import SHARD
@@ -69,7 +70,7 @@ class Sharder:
         own_uid = self._own_uid(row) if row.uid and error_class is None else None
         is_long = len(row.caption) > self.max_text_chars
         return {
-            "key": f"{shard:05d}{position:05d}",
+            "key": key_of(shard, position),
             "uid": own_uid or digest.hexdigest()[:32],
             "dataset": dataset,
             "url": row.url,
@@ -125,7 +126,7 @@ def write_shards(
 def write_rows(rows: Iterator[dict[str, object]], folder: Path, size: int, first: int = 0) -> list[Path]:
     """Write rows of the table `shard` to `folder/part-NNNNN.parquet`, `size` rows each, numbered from `first` on."""
     chunks = enumerate(_chunks(rows, size), first)
-    return [_write_shard(folder / f"part-{number:05d}.parquet", chunk) for number, chunk in chunks]
+    return [_write_shard(folder / part_name(number), chunk) for number, chunk in chunks]
 
 
 def place_rows(lists: Sequence[AnyList], sharder: Sharder, start: int, stop: int | None) -> Iterator[dict[str, object]]:
