@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
-from blip_bootstrap.errors import InputError, RunFailed
+from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import total, values
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.store import is_there
 from blip_bootstrap.storage.tables import IMAGES
+from blip_pipelines.bring.read import is_brought
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.aside import Aside, Died
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
@@ -34,10 +35,11 @@ from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.fetch.turns import Fetching, Task, Turns
 from blip_pipelines.ingest.accounts import settle
+from blip_pipelines.ingest.brought import lists_of, with_pictures
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
 from blip_pipelines.ingest.stats import write_stats
-from blip_pipelines.ingest.url_lists import num_rows
+from blip_pipelines.ingest.url_lists import AnyList, num_rows
 from blip_training.data.decode import PictureError
 
 TOO_LONG = "texts_too_long"
@@ -73,7 +75,7 @@ def download_images(
     (`texts_too_long`), and of work that was done again after a worker's death (`retries`). Raises InputError for a list
     that cannot be read, and where there is nothing to try again, AccountingError where a row is missing or there twice.
     """
-    lists = _lists(urls, config)
+    lists = lists_of(out, urls, config, ray)
     plan = plan_repair(out, lists, config, kin) or plan_parts(out, lists, config, kin, retry)
     todo = [shard for shard in plan.shards if not (out / shard.name).exists()]
     before = _count(out / shard.name for shard in plan.shards if shard not in todo)
@@ -83,16 +85,10 @@ def download_images(
     return settle(out, plan) | ({RETRIES: retries} if retries else {})
 
 
-def _lists(urls: Sequence[Path], config: DownloadConfig) -> list[UrlList]:
-    if not config.urls:
-        raise InputError("download.urls: no URL list is given; add one with its path")
-    return [known.model_copy(update={"path": path}) for known, path in zip(config.urls, urls, strict=True)]
-
-
 def _run(
     todo: list[Path],
     out: Path,
-    lists: list[UrlList],
+    lists: list[AnyList],
     config: DownloadConfig,
     ray: RayConfig,
     progress: Progress,
@@ -110,7 +106,8 @@ def _run(
         """Nothing is read here of what a worker has made."""
 
     with ExitStack() as stack:
-        known = config, serve_lists(lists, stack), proxies, limits_of(config, ray)
+        served = [one for one in lists if isinstance(one, UrlList)]
+        known = config, serve_lists(served, stack), proxies, limits_of(config, ray)
         carefully = partial(CarefulDownload, *known)
 
         def run(items: Sequence[Shard], work: Work[Shard, Shard]) -> int:
@@ -199,7 +196,7 @@ class ShardDownload:
     def _rows(self, listed: list[Row]) -> Iterator[tuple[Row, int]]:
         """The rows of the table `images`; this process ends where one hangs."""
         with WebStore(self._config) as store, Watch("download", self._limits).watching() as watch:
-            rows = fetch_rows(listed, self._config, self._own_hosts, store, self._proxies)
+            rows = all_rows(listed, self._config, self._own_hosts, store, self._proxies)
             for _ in listed:
                 with watch.batch(1):
                     row = next(rows)
@@ -240,7 +237,7 @@ def fetching(known: tuple[DownloadConfig, frozenset[str], Proxies | None]) -> Ca
     """In the child: the function that downloads rows of the table `shard`."""
     config, own_hosts, proxies = known
     store = WebStore(config)
-    return lambda rows: list(fetch_rows(rows, config, own_hosts, store, proxies))
+    return lambda rows: list(all_rows(rows, config, own_hosts, store, proxies))
 
 
 def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts) -> None:
@@ -260,6 +257,14 @@ def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts) -> N
     write_stats(part, seen, started, time.time())  # first: a part that is there is done
     write_parquet(part, table, IMAGES, counts=counts)
     tally.put(str(part), dict(seen))
+
+
+def all_rows(
+    rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str], store: WebStore, proxies: Proxies | None
+) -> Iterator[Row]:
+    """Rows of the table `shard` as those of `images`, in order: fetched, or read where the picture is there already."""
+    fetched = fetch_rows([one for one in rows if not is_brought(one)], config, own_hosts, store, proxies)
+    return with_pictures(rows, fetched, config)
 
 
 def fetch_rows(
