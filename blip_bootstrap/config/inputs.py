@@ -10,7 +10,7 @@ from blip_bootstrap import __version__
 from blip_bootstrap.config.marks import CountsAs, Grows, Later, ListPath, Speed
 from blip_bootstrap.config.section import Count, LocalPath, NonNegative, Positive, Section, ShardRows
 
-AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])} (image dataset builder)"
+AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])}"
 
 FIRST_AGENT = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1504/img2dataset)"
 """The default of the first releases, which their recipes hold."""
@@ -19,6 +19,9 @@ HeaderText = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", strip_w
 """Text that an HTTP header can carry: printable ASCII on one line."""
 
 AlarmShare = Annotated[float, Field(gt=0, le=1)]
+
+Respect = Literal["obey", "record", "ignore"]
+"""What is done about a host's words: a picture is not fetched, or only a column says so, or nobody asks."""
 
 
 class UrlList(Section):
@@ -138,6 +141,49 @@ class DownloadConfig(PictureRule):
     )
     allow_private_addresses: bool = Field(False, description="fetch from loopback and private networks too")
     honour_noai: bool = Field(True, description="refuse images whose X-Robots-Tag says noai or noimageai")
+    honour_noindex: Annotated[bool, Later()] = Field(
+        False, description="refuse images whose X-Robots-Tag says noindex, noimageindex or none"
+    )
+    robots: Annotated[Respect, Later()] = Field(
+        "obey",
+        description="robots.txt of each host. obey: what it disallows is not fetched (error class robots_txt); record: "
+        "the column robots_txt has what it says; ignore: it is not asked for",
+    )
+    tdm_reservation: Annotated[Respect, Later()] = Field(
+        "obey",
+        description="reservations of text and data mining, by TDM-Reservation headers and /.well-known/tdmrep.json. "
+        "obey: what is reserved is refused (error class disallowed); record: the column tdm_reservation has them; "
+        "ignore: the file is not asked for",
+    )
+    content_usage: Annotated[Respect, Later()] = Field(
+        "obey",
+        description="train-ai=n by Content-Usage headers, and in robots.txt where that is asked for. obey: it is "
+        "refused (error class disallowed); record and ignore: the column content_usage has it",
+    )
+    host_connections: Annotated[int, Field(ge=1, le=1_000), Speed()] = Field(
+        8, description="connections to one host at a time, of all workers of a machine together"
+    )
+    host_requests_per_s: Annotated[Annotated[float, Field(gt=0)] | None, Speed()] = Field(
+        None,
+        description="requests to one host in a second, of all workers together; null: 30 to public hosts, as many as "
+        "go to private ones; .inf: as many as go",
+    )
+    host_failures: Annotated[Count, Speed()] = Field(
+        25, description="a host that fails so often in a row rests; its rows get the error class host_rests at last"
+    )
+    host_rest_s: Annotated[Positive, Speed()] = Field(300.0, description="seconds for which such a host rests")
+    host_pause_s: Annotated[Positive, Speed()] = Field(
+        60.0,
+        description="the longest Retry-After that is waited for, s; a host that asks for more rests for as long",
+    )
+    max_crawl_delay_s: Annotated[Annotated[float, Field(ge=0)], Speed()] = Field(
+        10.0, description="the longest Crawl-delay of a robots.txt that is kept, s; a longer one counts as this"
+    )
+    host_patience_s: Annotated[Positive, Speed()] = Field(
+        3_600.0,
+        description="seconds that a worker waits in one part for slow hosts alone; then their rows get the error class "
+        "host_rests",
+    )
     use_proxies: Annotated[bool, Speed()] = Field(
         True,
         description="go through the environment's http_proxy, https_proxy and all_proxy, except to no_proxy's hosts",
@@ -158,6 +204,7 @@ class DownloadConfig(PictureRule):
         """The User-Agent header: `user_agent`, the contact in its comment or as one."""
         if not self.contact:
             return self.user_agent
+        contact = self.contact if self.contact.startswith("+") else f"+{self.contact}"
         if self.user_agent.endswith(")"):
-            return f"{self.user_agent[:-1]}; {self.contact})"
-        return f"{self.user_agent} ({self.contact})"
+            return f"{self.user_agent[:-1]}; {contact})"
+        return f"{self.user_agent} ({contact})"

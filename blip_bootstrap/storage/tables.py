@@ -6,6 +6,18 @@ import pyarrow as pa
 
 from blip_bootstrap.storage.schema import Column, Table
 
+_SAID = pa.struct([pa.field("said", pa.string()), pa.field("at", pa.timestamp("ms"))])
+
+ATTEMPT = pa.struct(
+    [
+        pa.field("time", pa.timestamp("ms")),
+        pa.field("status", pa.string()),
+        pa.field("error_class", pa.string()),
+        pa.field("http_status", pa.int16()),
+    ]
+)
+"""One try at a row: when it ended (UTC), how, and the status of the server's answer, null where there was none."""
+
 IMAGES = Table(
     "images",
     "one row per row of the URL lists, failed ones too; written once",
@@ -29,6 +41,30 @@ IMAGES = Table(
         Column("original_height", pa.int32(), "height before resizing, px"),
         Column("exif", pa.string(), "JSON of EXIF tags, or null"),
         Column("sha256", pa.string(), "hex digest of the bytes as fetched"),
+        Column(
+            "attempts",
+            pa.list_(ATTEMPT),
+            "every try at the row, those of earlier runs first: time (UTC), status, error_class and http_status; null "
+            "in older files and where nothing was tried",
+        ),
+        Column(
+            "robots_txt",
+            _SAID,
+            "the host's robots.txt about the URL: allowed, disallowed, none (there is none) or unreachable; and when "
+            "(UTC); null where nobody asked",
+        ),
+        Column("x_robots_tag", _SAID, "the answer's X-Robots-Tag, and when; null where it had none"),
+        Column(
+            "tdm_reservation",
+            _SAID,
+            "the reservation of text and data mining with its source (header or tdmrep.json) and policy, and when: 1 "
+            "is reserved, 0 is not; null where there is none",
+        ),
+        Column(
+            "content_usage",
+            _SAID,
+            "Content-Usage about the URL with its source (header or robots.txt), and when; null where there is none",
+        ),
         Column("jpg", pa.binary(), "encoded picture as stored (JPEG); null where status is not success"),
     ),
     rows_per_group=500,  # pictures are large, and captioning reads some hundred rows at a time
@@ -101,7 +137,8 @@ CAPTIONS = Table(
         Column(
             "flags",
             pa.list_(pa.string()),
-            "what may be wrong: empty, repetition, prompt_leak, cut_at_max_length; for web: text_too_long; mostly none",
+            "what may be wrong: empty, repetition, prompt_leak, cut_at_max_length; for web: text_too_long, or "
+            "crashed, hung, out_of_memory: what a worker died of at the picture; mostly none",
         ),
         Column("seed", pa.int64(), "seed of this candidate's sampling; null for web"),
         Column("captioner", pa.string(), "the model that wrote the text, by name or end of its path; null for web"),
@@ -189,7 +226,8 @@ SAME_PICTURES = Table(
 
 TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
 
-_NAMES = ("key", "uid", "dataset", "url", "caption", "cut_from_chars", "status", "error_class", "error_message")
+_NAMES = ("key", "uid", "dataset", "url", "caption", "cut_from_chars", "status", "error_class", "error_message",
+          "attempts")  # fmt: skip
 
 SHARD = Table(
     "shard",
