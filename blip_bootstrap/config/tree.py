@@ -13,7 +13,7 @@ from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, Repor
 from blip_bootstrap.config.filter_check import CheckFilterConfig, FilterCheckConfig, Untrained
 from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, PictureRule, SamePicturesConfig
 from blip_bootstrap.config.marks import Seeded, mark_of
-from blip_bootstrap.config.section import Count, LocalPath, RunRoot, Section
+from blip_bootstrap.config.section import Count, LocalPath, Positive, RunRoot, Section
 from blip_bootstrap.config.select import SelectConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
 
@@ -39,6 +39,14 @@ class RayConfig(Section):
     num_cpus: Count | None = Field(None, description="logical CPUs of a local Ray; null: those of the machine")
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] = Field(
         500_000_000, description="shared memory of a local Ray"
+    )
+    row_timeout_s: Positive = Field(
+        60.0,
+        description="a worker hangs that is at a batch for longer than this for each of its rows; once it has done "
+        "some, for longer than 20 times as long as they took, and than this",
+    )
+    worker_memory_bytes: Count | None = Field(
+        None, description="a worker that holds more memory is ended; null: as much as there is"
     )
 
 

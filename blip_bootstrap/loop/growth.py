@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from blip_bootstrap.loop.artifacts import RECIPE, damaged_files
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.select.pairs import decides_by_part
+from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.manifest import digest_of_recipe, without_growth
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet
 from blip_bootstrap.storage.parts import borrow, of_rows, read_left_out
@@ -107,7 +108,7 @@ def borrow_parts(
 ) -> int:  # fmt: skip
     """Let the artifact that is made in `folder` have the parts of its kin that are made of the same; how many."""
     growth = GROWTH.get(str(recipe["step"]))
-    if not growth or not made_of or (isinstance(section, SelectConfig) and not decides_by_part(section)):
+    if not growth or not made_of or not _is_by_part(section):
         return 0
     grown = next(one for one in inputs if one and _is(one.name, growth.grows))
     count = 0
@@ -121,6 +122,18 @@ def borrow_parts(
                     borrow(folder, one / name)
                     count += 1
     return count
+
+
+def reads_of(recipe: Mapping[str, Any], section: Section | None, one: Artifact, folder: Path) -> Callable[[str], bool]:
+    """Which files of an input the step reads that makes the artifact in `folder`: not those of parts that it has."""
+    growth = GROWTH.get(str(recipe["step"]))
+    if not growth or not _is(one.name, growth.grows) or not _is_by_part(section):
+        return lambda name: True
+    return lambda name: "/" not in name and not (_is_part(name) and (folder / name).exists())
+
+
+def _is_by_part(section: Section | None) -> bool:
+    return not isinstance(section, SelectConfig) or decides_by_part(section)
 
 
 def _origins_then(root: Path, kin: Path, source: Path, growth: Growth) -> dict[str, str]:
@@ -145,7 +158,8 @@ def _has_references(section: Section | None, images: Path, was: Origins, now: Or
     if not isinstance(section, CaptionConfig) or not section.references or dict(was) == dict(now):
         return True
     pictures = 0
-    for before, after in zip(sorted(was.items()), sorted(now.items()), strict=False):
+    first, then = (sorted(of.items(), key=lambda one: by_number(one[0])) for of in (was, now))
+    for before, after in zip(first, then, strict=False):
         if before != after:
             break
         pictures += pc.sum(pc.equal(read_parquet(images / after[0], ["status"])["status"], "success")).as_py() or 0

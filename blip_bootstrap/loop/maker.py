@@ -29,7 +29,7 @@ from blip_bootstrap.loop.artifacts import (
     take_up,
     tidy,
 )
-from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins
+from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins, reads_of
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.sent import with_sent
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
@@ -94,7 +94,7 @@ class Maker:
         """
         if output is None or output.given:
             return output
-        recipe = recipe_for(output, step, inputs)
+        recipe = recipe_for(output, step, inputs, self.config.root)
         before = read_manifest(output)
         folder, is_current = self._folder(output, before, recipe)
         making = Making(output, step, inputs, folder, recipe, manifest_in(folder))
@@ -179,7 +179,8 @@ class Maker:
         self.say(f"{output.name}: {_name(step)}" + (f" ({', '.join(told)})" if told else ""))
         for one in at.inputs:
             if one and not one.given:
-                check_input(one.local, read_manifest(one) or {"files": []})
+                reads = reads_of(at.recipe, output.section, one, folder)
+                check_input(one.local, read_manifest(one) or {"files": []}, reads)
         started = time.monotonic()
         try:
             counts = step(folder, *map(self._argument, at.inputs), **self._settings(at, kin))
@@ -222,9 +223,11 @@ def _failed(manifest: Mapping[str, Any], retry: str) -> int:
     return sum(int(counts.get(name, 0)) for name in names)
 
 
-def recipe_for(output: Artifact, step: Step, inputs: Sequence[Artifact | None]) -> dict[str, Any]:
-    """The recipe of `output`. Raises InputError where an input is missing."""
-    digests = {f"{i} {a.name}" if a.given else a.name: digest_of_input(a) for i, a in enumerate(inputs) if a}
+def recipe_for(
+    output: Artifact, step: Step, inputs: Sequence[Artifact | None], root: Path | None = None
+) -> dict[str, Any]:
+    """The recipe of `output`; digests of large files are remembered under `root`. InputError where one is missing."""
+    digests = {f"{i} {a.name}" if a.given else a.name: digest_of_input(a, root) for i, a in enumerate(inputs) if a}
     return recipe_of(_name(step), output.section, digests)
 
 

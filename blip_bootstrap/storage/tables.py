@@ -22,7 +22,7 @@ IMAGES = Table(
     "images",
     "one row per row of the URL lists, failed ones too; written once",
     (
-        Column("key", pa.string(), "unique in the run: shard number (5 digits) and row in the shard (5 digits)"),
+        Column("key", pa.string(), "unique in the run: number of the part (5 digits or more) and row in it (5 digits)"),
         Column("uid", pa.string(), "32 hex digits of the sha256 of URL and alt text: the same row in any run"),
         Column("dataset", pa.string(), "the URL list that the row came from"),
         Column("url", pa.string(), "as given in the list"),
@@ -137,7 +137,8 @@ CAPTIONS = Table(
         Column(
             "flags",
             pa.list_(pa.string()),
-            "what may be wrong: empty, repetition, prompt_leak, cut_at_max_length; for web: text_too_long; mostly none",
+            "what may be wrong: empty, repetition, prompt_leak, cut_at_max_length; for web: text_too_long, or "
+            "crashed, hung, out_of_memory: what a worker died of at the picture; mostly none",
         ),
         Column("seed", pa.int64(), "seed of this candidate's sampling; null for web"),
         Column("captioner", pa.string(), "the model that wrote the text, by name or end of its path; null for web"),

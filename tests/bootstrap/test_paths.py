@@ -57,7 +57,7 @@ def test_a_run_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.Monkey
     assert why(root, "0000000001").texts.num_rows == 3
     assert write_report(root, 1).is_file()
     assert draw_sample(root, 1, size=4).is_file()
-    counts = select_pairs(tmp_path / "out", root / "round-01" / "captions", SelectConfig())
+    counts = select_pairs(tmp_path / "out", root / "round-01" / "captions", config=SelectConfig())
     assert counts["rows"] == round_metrics(root, 1)["web_captions"] + round_metrics(root, 1)["synthetic_captions"]
 
 

@@ -21,6 +21,8 @@ from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.references import Reference
 from blip_pipelines.caption.rows import IMAGE_COLUMNS, CaptionRow, to_table
+from blip_pipelines.cluster import tries
+from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.tally import Counts
 
 if TYPE_CHECKING:
@@ -50,6 +52,11 @@ class Block:
         # In this order: the merged file is there before a block of it goes.
         return is_there(Path(self.output)) or is_there(Path(self.merged))
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether commands that captioned it in their own process died of it."""
+        return tries.is_suspect(Path(self.output))
+
 
 def num_threads(config: CaptionConfig) -> int:
     """Torch's threads in an actor."""
@@ -57,7 +64,10 @@ def num_threads(config: CaptionConfig) -> int:
 
 
 class CaptionBlocks:
-    """One CaptionWorker that takes blocks, writes their captions, and reports each batch to a tally."""
+    """One CaptionWorker that takes blocks, writes their captions, and reports each batch to a tally.
+
+    `noted`: nobody watches this process, and a note beside each block says that it is at work (`cluster/tries.py`).
+    """
 
     def __init__(
         self,
@@ -66,11 +76,14 @@ class CaptionBlocks:
         config: CaptionConfig,
         num_lanes: int = 1,
         references: Sequence[Reference] = (),
+        limits: Limits | None = None,
+        noted: bool = False,
         *,
         tally: Counts,
     ) -> None:
         self._arguments = captioner, filter, config, num_threads(config), num_lanes, references
-        self._tally = tally
+        self._tally, self._noted = tally, noted
+        self._watch = Watch("caption", limits or Limits())
 
     @cached_property
     def _worker(self) -> CaptionWorker:
@@ -87,23 +100,30 @@ class CaptionBlocks:
                 yield block
             else:
                 todo.append(block)
-        if todo:
-            batches = self._worker.in_blocks(self._images(todo))
-            for block in todo:
-                self._caption(block, batches)
-                yield block
+        if not todo:
+            return
+        try:
+            with self._watch.watching():
+                batches = self._worker.in_blocks(self._images(todo))
+                for block in todo:
+                    self._caption(block, batches)
+                    yield block
+        finally:
+            self._no_longer_at_work(todo)
 
     def _caption(self, block: Block, batches: Iterator[tuple[list[CaptionRow], bool]]) -> None:
         """Write the captions of the block whose batches are the next ones."""
         rows: list[CaptionRow] = []
         counts: Counter[str] = Counter()
-        for done, is_last in batches:
+        is_last = False
+        while not is_last:
+            with self._watch.batch(self._worker.batch_size):
+                done, is_last = next(batches)
             rows += done
             counts.update(name for row in done for name in row.counters)
             self._tally.put(block.output, dict(counts))
-            if is_last:
-                break
         write_parquet(Path(block.output), to_table(rows), CAPTIONS, self._worker.metadata)
+        self._no_longer_at_work([block])
 
     def _images(self, blocks: Sequence[Block]) -> Iterator[list[dict[str, Any]]]:
         """The rows of each block's images, read while those of the one before are worked on."""
@@ -112,7 +132,13 @@ class CaptionBlocks:
             for read in one_ahead(reads):
                 yield read.result()
 
+    def _no_longer_at_work(self, blocks: Sequence[Block]) -> None:
+        for block in blocks if self._noted else ():
+            tries.end(Path(block.output))
+
     def _read(self, block: Block) -> list[dict[str, Any]]:
+        if self._noted:
+            tries.begin(Path(block.output))
         rows: list[dict[str, Any]] = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
         return rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -13,14 +12,17 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, reading
 from blip_bootstrap.storage.parts import Spans, of_rows, read_left_out, write_left_out
 from blip_bootstrap.storage.store import fetched, gone
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
+from blip_pipelines.caption.careful import CarefulBlocks
 from blip_pipelines.caption.references import Reference, pick_references
 from blip_pipelines.caption.sources import absolute, with_absolute_models
-from blip_pipelines.cluster.items import HERE, Pool, run_items
+from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
+from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
 from blip_pipelines.cluster.session import connect
 
@@ -38,7 +40,9 @@ def caption_and_score(
     `images` is a folder of the table `images`; `captioner` and `filter` are what `load_med` reads. Writes
     `out/part-NNNNN.parquet` (table `captions`) for each file of images; files and blocks that are in `out` are kept.
     Rows that a later list left out are captioned as others are; which of these have texts is noted in `out`, too.
-    Returns the number of images, of rows by source, of images that could not be decoded, and of flags.
+    A picture that kills or hangs its worker keeps its web text alone, flagged with what the worker died of. Returns the
+    number of images, of rows by source, of images that could not be decoded, of flags, and of work that was done again
+    after a worker's death (`retries`).
     Raises CheckpointError for a model that cannot be used, RunFailed where Ray has too few CPUs, AccountingError
     where an image got lost.
     """
@@ -52,12 +56,14 @@ def caption_and_score(
         done = _count([*(out / p.name for p in parts), *(Path(b.output) for of in todo.values() for b in of)])
         progress.begin(done["images"])
         merge = Merger(out, todo)
+        retries = 0
         if blocks:
             references = pick_references(images, config.references)
-            _run(blocks, merge, absolute(captioner), absolute(filter), config, ray, references, progress, done)
+            models = absolute(captioner), absolute(filter)
+            retries = _run(blocks, merge, *models, config, ray, references, progress, done)
     gone(out / BLOCKS)
     write_left_out(out, {name: _of_texts(out / name, spans) for name, spans in read_left_out(images).items()})
-    return _check(out, successes)
+    return _check(out, successes) | ({RETRIES: retries} if retries else {})
 
 
 def _of_texts(captions: Path, spans: Spans) -> Spans:
@@ -84,23 +90,28 @@ def _run(
     references: Sequence[Reference],
     progress: Progress,
     before: Mapping[str, int],
-) -> None:
-    """Have the blocks captioned, and merge each file of images as soon as its last block is done."""
+) -> int:
+    """Have the blocks captioned, and merge each file of images as soon as its last block is done; returns retries."""
     pool = _pool(config, ray, len(blocks))
-    if pool == HERE:
-        tasks = [blocks]  # the first pictures of a block are then decoded while the one before is captioned
-    else:
-        size = blocks_per_task(len(blocks), pool.num_workers, pool.gpus)
-        tasks = [blocks[first : first + size] for first in range(0, len(blocks), size)]
+    if pool != HERE:
         config = with_absolute_models(config)
-    num_lanes = idle_lanes(config, ray, pool.num_workers or 1)
-    work = partial(CaptionBlocks, captioner, filter, config, num_lanes, references)
+    known = captioner, filter, config, idle_lanes(config, ray, pool.num_workers or 1), references, Limits.of(ray)
+    carefully = partial(CarefulBlocks, *known)
 
     def take(block: Block) -> None:
         fetched(Path(block.output))  # of a run on a store, what another machine has made
         merge.when_whole(Path(block.part).name)
 
-    run_items("caption", tasks, work, pool, take, progress, dict(before))
+    def run(tasks: Sequence[Sequence[Block]], work: Work[Sequence[Block], Block]) -> int:
+        return run_items("caption", tasks, work, pool, take, progress, dict(before), carefully)
+
+    if pool != HERE:
+        size = blocks_per_task(len(blocks), pool.num_workers, pool.gpus)
+        return run([blocks[at : at + size] for at in range(0, len(blocks), size)], partial(CaptionBlocks, *known))
+    # All in one task: the first pictures of a block are then decoded while the one before is captioned.
+    suspects = [block for block in blocks if block.is_suspect]
+    retries = run([[block for block in blocks if block not in suspects]], partial(CaptionBlocks, *known, noted=True))
+    return retries + (run([suspects], carefully) if suspects else 0)
 
 
 def _pool(config: CaptionConfig, ray: RayConfig, num_blocks: int) -> Pool:
@@ -111,7 +122,7 @@ def _pool(config: CaptionConfig, ray: RayConfig, num_blocks: int) -> Pool:
     gpus = gpus_of_actor(config)
     num_actors = num_workers(ray, config.num_actors, config.cpus_per_actor, gpus, at_most=num_blocks)
     check_cpus(num_actors * config.cpus_per_actor, "captioning")
-    return Pool(num_actors, config.cpus_per_actor, gpus, kept=True)
+    return Pool(num_actors, config.cpus_per_actor, gpus)
 
 
 def blocks_per_task(num_blocks: int, num_actors: int, gpus: float) -> int:
@@ -134,7 +145,7 @@ def idle_lanes(config: CaptionConfig, ray: RayConfig, num_actors: int) -> int:
     """
     if ray.address not in (NO_RAY, "local"):
         return 1
-    return max(1, (os.cpu_count() or 1) // (num_actors * num_threads(config)))
+    return max(1, num_cores() // (num_actors * num_threads(config)))
 
 
 def _count(files: Iterable[Path]) -> Counter[str]:

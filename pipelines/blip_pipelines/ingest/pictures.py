@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blip_bootstrap.machine import num_cores
 from blip_training.data.decode import PictureError, open_picture
 from blip_training.data.picture_processes import Answer, PictureProcesses
 
@@ -40,7 +40,7 @@ class HumanStore(PictureProcesses):
             store_human, max_pixels=config.max_pixels, image_size=config.image_size, mode=config.resize_mode,
             quality=config.encode_quality,
         )  # fmt: skip
-        super().__init__(work, config.max_pixels, config.decode_timeout_s, count or os.cpu_count() or 1)
+        super().__init__(work, config.max_pixels, config.decode_timeout_s, count or num_cores())
 
 
 def store_web(

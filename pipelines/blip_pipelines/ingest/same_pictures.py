@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.config import SamePicturesConfig
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, reading, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import SAME_PICTURES
@@ -49,7 +49,7 @@ def find_same_pictures(
     rows = list(_among_human(sets.get("human", {}), sets.get("held_out", {})))
     known = {name: _keys_of(pictures) for name, pictures in sets.items()}
     files = parquet_files(images)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, Progress("same pictures", len(files), "files") as bar:
+    with ThreadPoolExecutor(min(8, num_cores())) as pool, Progress("same pictures", len(files), "files") as bar:
         for found in pool.map(partial(_in_file, known=known), files):
             rows += found
             bar.advance(1)

@@ -20,6 +20,7 @@ from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.records import Record, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, text_of
+from blip_bootstrap.storage.keys import key_of, part_name
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.tables import SHARD
@@ -54,7 +55,7 @@ class Sharder:
         error_class, error_message = self._judge(row, digest.digest()[:16])
         is_long = len(row.caption) > self.max_text_chars
         return {
-            "key": f"{shard:05d}{position:05d}",
+            "key": key_of(shard, position),
             "uid": digest.hexdigest()[:32],
             "dataset": dataset,
             "url": row.url,
@@ -99,7 +100,7 @@ def write_shards(
 def write_rows(rows: Iterator[dict[str, object]], folder: Path, size: int, first: int = 0) -> list[Path]:
     """Write rows of the table `shard` to `folder/part-NNNNN.parquet`, `size` rows each, numbered from `first` on."""
     chunks = enumerate(_chunks(rows, size), first)
-    return [_write_shard(folder / f"part-{number:05d}.parquet", chunk) for number, chunk in chunks]
+    return [_write_shard(folder / part_name(number), chunk) for number, chunk in chunks]
 
 
 def place_rows(lists: Sequence[UrlList], sharder: Sharder, start: int, stop: int | None) -> Iterator[dict[str, object]]:

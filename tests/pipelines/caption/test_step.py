@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
 from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, RunFailed
@@ -23,7 +22,8 @@ from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.rows import IMAGE_COLUMNS
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
-from blip_pipelines.cluster import resources
+from blip_pipelines.cluster import ray_items, resources
+from blip_pipelines.cluster.items import Pool
 from blip_pipelines.cluster.tally import Tally
 
 Models = tuple[Path, Path]
@@ -238,16 +238,15 @@ def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
     kept = Path(todo[1].output).stat().st_ino
     assert list(worker(todo[:2])) == first_two, "the one that is there comes first"
     assert Path(todo[1].output).stat().st_ino == kept
-    num_tasks: list[int] = []
-    map_batches = ray.data.Dataset.map_batches
+    gpus: list[float] = []
+    options_of = ray_items.options_of
 
-    def without_gpus(data: ray.data.Dataset, work: Any, **settings: Any) -> ray.data.Dataset:
-        if settings.get("num_gpus"):
-            num_tasks.append(data.count())
-            map_batches(data, work, **settings)  # as asked for: Ray refuses some settings beside GPUs
-        return map_batches(data, work, **settings | {"num_gpus": 0})
+    def without_gpus(pool: Pool) -> dict[str, Any]:
+        asked = options_of(pool)
+        gpus.append(asked["num_gpus"])
+        return asked | {"num_gpus": 0}
 
-    monkeypatch.setattr(ray.data.Dataset, "map_batches", without_gpus)
+    monkeypatch.setattr(ray_items, "options_of", without_gpus)
     caption_and_score(tmp_path, images, *models, CONFIG, ray_config)
-    assert num_tasks == [1]
+    assert gpus == [0.5]
     assert made(tmp_path) == expected
