@@ -27,13 +27,10 @@ PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Shared:
-    """What the processes of a run share: a folder for files on each machine (None: one process), limits on `machines`."""
+    """What the processes of a run share: a folder on each machine (None: there is one), limits over `machines`."""
 
     folder: Path | None = None
     machines: int = 1
-
-
-ALONE = Shared()
 
 
 class Courtesy:

@@ -23,7 +23,7 @@ from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts
-from blip_pipelines.fetch.courtesy import ALONE, Courtesy, Shared
+from blip_pipelines.fetch.courtesy import Courtesy, Shared
 from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.ingest.accounts import settle
@@ -173,7 +173,7 @@ class ShardDownload:
         proxies: Proxies | None = None,
         limits: Limits | None = None,
         noted: bool = False,
-        shared: Shared = ALONE,
+        shared: Shared | None = None,
         *,
         tally: Counts,
     ) -> None:
@@ -216,7 +216,7 @@ class CarefulDownload:
         own_hosts: frozenset[str],
         proxies: Proxies | None = None,
         limits: Limits | None = None,
-        shared: Shared = ALONE,
+        shared: Shared | None = None,
         *,
         tally: Counts,
     ) -> None:
@@ -239,7 +239,9 @@ class CarefulDownload:
                 yield row, self._aside.num_deaths - before
 
 
-def fetching(known: tuple[DownloadConfig, frozenset[str], Proxies | None, Shared]) -> Callable[[list[Row]], list[Row]]:
+def fetching(
+    known: tuple[DownloadConfig, frozenset[str], Proxies | None, Shared | None],
+) -> Callable[[list[Row]], list[Row]]:
     """In the child: the function that downloads rows of the table `shard`."""
     config, own_hosts, proxies, shared = known
     store, courtesy = WebStore(config), Courtesy(config, own_hosts, proxies, shared)

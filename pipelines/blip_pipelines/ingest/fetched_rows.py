@@ -101,8 +101,7 @@ def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
 
 def _said(said: Said) -> Row:
     """What a host said about a URL, as columns."""
-    columns = ("robots_txt", "x_robots_tag", "tdm_reservation", "content_usage")
-    return {name: {"said": words, "at": said.at} for name in columns if (words := getattr(said, name)) is not None}
+    return {"said_at" if name == "at" else name: value for name, value in vars(said).items()}
 
 
 def _with_attempts(row: Row, fetched: Fetched) -> Row:
