@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config.marks import CountsAs, Grows, Later, ListPath, Speed
-from blip_bootstrap.config.section import Count, LocalPath, NonNegative, Positive, Section, ShardRows
+from blip_bootstrap.config.section import Count, InputPath, LocalPath, NonNegative, Positive, Section, ShardRows
+from blip_bootstrap.paths import root_text
 
 AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])}"
 
@@ -25,16 +27,21 @@ Respect = Literal["obey", "record", "ignore"]
 
 
 class UrlList(Section):
-    """One list of URLs with alt texts: TSV, CSV, JSON or Parquet."""
+    """One list of URLs with alt texts: TSV, CSV, JSON or Parquet, of one file or many."""
 
-    path: Annotated[LocalPath, ListPath()] = Field(
-        description="the file; its format is told by its ending (.tsv .csv .txt .jsonl .json .parquet, and with .gz "
+    path: Annotated[InputPath, ListPath()] = Field(
+        description="the file, or a folder or a pattern (`lists/*.parquet`) of many, of this machine or of a store "
+        "(s3://, gs://); a file's format is told by its ending (.tsv .csv .txt .jsonl .json .parquet, and with .gz "
         ".bz2 .xz .zst after it)"
     )
     dataset: str | None = Field(None, description="name of the list in the tables; null: the file's name")
-    url_column: str = Field("url", description="column with the URLs")
+    url_column: str = Field(
+        "url", description="column with the URLs; where the list has no `url`, the name that LAION's and others have"
+    )
     caption_column: str | None = Field(
-        "caption", description="column with the alt texts; null: the list has URLs alone"
+        "caption",
+        description="column with the alt texts; where the list has no `caption`, the name that published lists have "
+        "(text, TEXT, alt_text, ...); null: the list has URLs alone",
     )
     caption_lists: Annotated[bool, Later()] = Field(
         False, description="a cell may be a list of texts, each of which makes a row"
@@ -60,7 +67,14 @@ class UrlList(Section):
     @property
     def name(self) -> str:
         """The dataset's name in the tables."""
-        return self.dataset or self.path.stem
+        return self.dataset or _name_of(self.path)
+
+
+def _name_of(path: Path) -> str:
+    """The file's name without its ending; of a pattern, that of the folder before it."""
+    path = Path(str(path).partition("?")[0]) if root_text(path) != str(path) else path
+    plain = next((part for part in reversed(path.parts) if not any(sign in part for sign in "*?[")), path.name)
+    return Path(plain).stem if plain == path.name else plain
 
 
 class PictureRule(Section):
@@ -111,6 +125,13 @@ class SamePicturesConfig(Section):
         description="pictures that are not trained on: held-out ones in the human set or in the web's, human ones in "
         "the web's",
     )
+
+
+class FindSamePicturesConfig(SamePicturesConfig):
+    """The settings on which the list of such pictures depends; those of pictures that look alike where it has them."""
+
+    near_radius: Annotated[int | None, Later()] = None
+    least_quality: Annotated[int, Later()] = 50
 
 
 class DownloadConfig(PictureRule):

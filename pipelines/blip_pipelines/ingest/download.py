@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -31,6 +32,7 @@ from blip_pipelines.ingest.fetched_rows import NO_PICTURE, fetch_rows, rows_or_w
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
 from blip_pipelines.ingest.respect import count_hosts, shared_folder, tell_of_contact, tell_of_lost
+from blip_pipelines.ingest.stats import write_stats
 from blip_pipelines.ingest.url_lists import num_rows
 
 TALLY_EVERY_ROWS = 25
@@ -252,13 +254,16 @@ def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts, cour
     """Write rows of the table `images`, each with the number of times that work was done again until then."""
     rows: list[Row] = []
     seen: Counter[str] = Counter()
+    started = time.time()
     for row, retries in found:
         rows.append(row)
         seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
         seen[RETRIES] = retries
         if len(rows) % TALLY_EVERY_ROWS == 0:
             tally.put(str(part), dict(seen))
-    write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
+    table = rows_to_table(rows, IMAGES)
+    write_stats(part, seen, started, time.time())  # first: a part that is there is done
+    write_parquet(part, table, IMAGES)
     tally.put(str(part), dict(seen))
     if courtesy:
         count_hosts(rows, courtesy)
