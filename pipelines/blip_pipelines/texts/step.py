@@ -38,7 +38,7 @@ def check_texts(out: Path, images: Path, *, config: TextRulesConfig, ray: RayCon
     with Progress("texts", sum(_num_rows(Path(one.images)) for one in todo), unit="texts") as progress:
         if todo:
             run_items("texts", todo, partial(TextChecker, config), pool, _fetched, progress, {})
-    counts: Counter[str] = Counter({name: 0 for name in ("rows", *config.in_order)})
+    counts: Counter[str] = Counter(dict.fromkeys(("rows", *config.in_order), 0))
     for one in files:
         reasons = read_parquet(out / one.name, ["reason"])["reason"]
         counts["rows"] += len(reasons)
