@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.audit.audits import audit
-from blip_bootstrap.config import DownloadConfig, RayConfig
+from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
@@ -20,7 +20,6 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_
 from blip_bootstrap.storage.parts import borrow, of_rows, read_left_out, write_left_out
 from blip_bootstrap.storage.run_folder import named_files
 from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS
-from blip_pipelines.texts.step import check_texts
 from tests.support.stub_rounds import StubRounds
 
 FEW = ("download.rows_per_shard=3", "caption.references=0")
@@ -56,7 +55,6 @@ class GrowingRounds(StubRounds):
         own: dict[str, Any] = {
             "download_images": self.download_images, "caption_and_score": self.caption_and_score,
             "select_pairs": self.select_pairs, "take_web_pairs": self.take_web_pairs,
-            "check_texts": self.check_texts,
         }  # fmt: skip
         step: Callable[..., Any] = own[name] if name in own else super()._step(name)
         return step
@@ -68,10 +66,6 @@ class GrowingRounds(StubRounds):
     def take_web_pairs(self, out: Path, images: Path, **beside: Path) -> Any:
         with self._noting("pairs", out):
             return take_web_pairs(out, images, **beside)
-
-    def check_texts(self, out: Path, images: Path, config: Any) -> Any:
-        with self._noting("text_checks", out):
-            return check_texts(out, images, config=config, ray=RayConfig(address="none"))
 
     def few_pairs(self, out: Path, images: Path, config: Any = None) -> dict[str, int]:
         """Pairs without DuckDB, of captions or of images, where only their parts matter."""
