@@ -20,7 +20,7 @@ from blip_bootstrap.storage.store import fetched, gone
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
 from blip_pipelines.caption.careful import CarefulBlocks
 from blip_pipelines.caption.references import Reference, pick_references
-from blip_pipelines.caption.sources import absolute, with_absolute_models
+from blip_pipelines.caption.sources import absolute, with_absolute_models, worker_bytes
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
 from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
@@ -93,6 +93,7 @@ def _run(
 ) -> int:
     """Have the blocks captioned, and merge each file of images as soon as its last block is done; returns retries."""
     pool = _pool(config, ray, len(blocks))
+    pool = pool if pool == HERE else pool.with_memory(ray, worker_bytes(captioner, filter, config))
     if pool != HERE:
         config = with_absolute_models(config)
     known = captioner, filter, config, idle_lanes(config, ray, pool.num_workers or 1), references, Limits.of(ray)
