@@ -34,6 +34,7 @@ from blip_bootstrap.planning.sample import (
 )
 from blip_bootstrap.planning.training import measure_controls, measure_finetunes, measure_pretraining
 from blip_bootstrap.select.pairs import select_pairs
+from blip_bootstrap.storage.keys import part_name
 from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS, PAIRS
 from blip_pipelines.caption.blocks import BLOCK_ROWS
@@ -173,11 +174,11 @@ def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path,
     parts = -(-SELECT_ROWS // (10 * len(captions)))  # some ten repetitions are one file
     for part in range(parts):
         rows = [row | {"key": f"{part}.{i}.{row['key']}"} for i in range(10) for row in captions]
-        write_parquet(folder / "captions" / f"part-{part:05d}.parquet", rows_to_table(rows, CAPTIONS), CAPTIONS)
+        write_parquet(folder / "captions" / part_name(part), rows_to_table(rows, CAPTIONS), CAPTIONS)
     out = folder / "pairs"
     out.mkdir()
     started = time.perf_counter()
-    select_pairs(out, folder / "captions", config.select)
+    select_pairs(out, folder / "captions", config=config.select)
     seconds = time.perf_counter() - started
     images = 10 * parts * num_images
     pairs = [{name: row.get(name) for name in PAIRS.schema.names} | {"kept": True} for row in captions]

@@ -11,16 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from blip_bootstrap.errors import AccountingError
+from blip_bootstrap.storage.keys import ROWS_PER_PART, number_of
 from blip_bootstrap.storage.parts import LEFT_OUT, write_left_out
 from blip_bootstrap.storage.store import gone
 from blip_pipelines.ingest.plan import PLAN, Plan
 from blip_pipelines.ingest.pool import (
     BEFORE,
     CURRENT,
-    ROWS_PER_PART,
     create_pool,
     insert,
-    number_of,
     read_columns,
     scratch,
     spans_of,

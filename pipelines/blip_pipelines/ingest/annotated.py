@@ -19,6 +19,7 @@ from blip_bootstrap.reading import records
 from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.records import JSON_ENDINGS, Record
 from blip_bootstrap.storage.cells import NotTextError, folded_text_of, text_of
+from blip_bootstrap.storage.keys import key_of, part_name
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import ANNOTATED
@@ -46,7 +47,7 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
             part = list(islice(rows, config.rows_per_shard))
             if not part:
                 break
-            path = out / f"part-{number:05d}.parquet"
+            path = out / part_name(number)
             if path.exists():
                 progress.begin(progress.done + len(part))
                 continue
@@ -85,7 +86,7 @@ def _place(records: Iterator[Record], config: AnnotatedSet, left_out: Counter[st
     """
     for number, record in enumerate(records):
         shard, position = divmod(number, config.rows_per_shard)
-        row: Row = {"key": f"{shard:05d}{position:05d}", "name": "", "domain": None, "captions": []}
+        row: Row = {"key": key_of(shard, position), "name": "", "domain": None, "captions": []}
         row["mistake"] = record.mistake
         try:
             row["name"] = text_of(record.cells.get(config.image_column))

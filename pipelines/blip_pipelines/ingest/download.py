@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
@@ -26,12 +25,16 @@ from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts
-from blip_pipelines.fetch.fetch import Fetched, fetch
+from blip_pipelines.fetch.courtesy import Courtesy
+from blip_pipelines.fetch.directives import Said
+from blip_pipelines.fetch.fetch import Fetched, try_once
 from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
+from blip_pipelines.fetch.turns import Fetching, Task, Turns
 from blip_pipelines.ingest.accounts import settle
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
+from blip_pipelines.ingest.stats import write_stats
 from blip_pipelines.ingest.url_lists import num_rows
 from blip_training.data.decode import PictureError
 
@@ -242,13 +245,16 @@ def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts) -> N
     """Write rows of the table `images`, each with the number of times that work was done again until then."""
     rows: list[Row] = []
     seen: Counter[str] = Counter()
+    started = time.time()
     for row, retries in found:
         rows.append(row)
         seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
         seen[RETRIES] = retries
         if len(rows) % TALLY_EVERY_ROWS == 0:
             tally.put(str(part), dict(seen))
-    write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
+    table = rows_to_table(rows, IMAGES)
+    write_stats(part, seen, started, time.time())  # first: a part that is there is done
+    write_parquet(part, table, IMAGES)
     tally.put(str(part), dict(seen))
 
 
@@ -258,48 +264,41 @@ def fetch_rows(
     own_hosts: frozenset[str],
     store: WebStore,
     proxies: Proxies | None = None,
+    courtesy: Courtesy | None = None,
 ) -> Iterator[Row]:
     """Download rows of the table `shard`; yields rows of the table `images`, in the same order.
 
-    `config.num_threads` threads fetch while the child process of `store` decodes and resizes. At most twice as many
-    rows are fetched ahead of being resized, which bounds memory. A row that is done waits for those before it: a slow
-    server holds back the output, not the other downloads.
+    `config.num_threads` threads fetch, host by host in turn, as fast as `courtesy` lets them, while the child process
+    of `store` decodes and resizes. At most twice as many rows are fetched ahead of being resized, which bounds memory.
+    A row that is done waits for those before it: a slow server holds back the output, not the other downloads.
     """
+    if proxies is None:
+        proxies = Proxies.of_environment() if config.use_proxies else Proxies()
+    courtesy = courtesy or Courtesy(config, own_hosts, proxies)
     ready, at = dict[int, Row](), 0
-    with ThreadPoolExecutor(config.num_threads, thread_name_prefix="fetch") as pool:
-        for place, fetched in _as_they_come(rows, pool, config, own_hosts, proxies):
-            row = rows[place]
-            ready[place] = _finish(row, fetched, store) if fetched else {**_EMPTY, **row}
-            while at in ready:
-                yield ready.pop(at)
-                at += 1
+    for place, result in _as_they_come(rows, config, own_hosts, proxies, courtesy):
+        row = rows[place]
+        ready[place] = _finish(row, result, store) if result else {**_EMPTY, **row}
+        while at in ready:
+            yield ready.pop(at)
+            at += 1
 
 
 def _as_they_come(
-    rows: list[Row],
-    pool: ThreadPoolExecutor,
-    config: DownloadConfig,
-    own_hosts: frozenset[str],
-    proxies: Proxies | None,
+    rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies, courtesy: Courtesy
 ) -> Iterator[tuple[int, Fetched | None]]:
     """The index of each row and what was fetched, as downloads end; None for a row rejected before any fetch."""
-    done: SimpleQueue[Future[tuple[int, Fetched]]] = SimpleQueue()
+    yield from ((place, None) for place, row in enumerate(rows) if row["status"] is not None)
+    urls = [(place, row["url"]) for place, row in enumerate(rows) if row["status"] is None]
+    tasks = (Task(place, url, courtesy.host_of(url)) for place, url in urls)
 
-    def fetch_one(place: int) -> tuple[int, Fetched]:
-        return place, fetch(rows[place]["url"], config, own_hosts, proxies)
+    def ask(task: Task) -> Fetched:
+        return try_once(task.url, config, own_hosts, proxies, courtesy)
 
-    num_held = 0
-    for place, row in enumerate(rows):
-        if row["status"] is not None:
-            yield place, None
-            continue
-        if num_held == 2 * config.num_threads:
-            yield done.get().result()
-            num_held -= 1
-        pool.submit(fetch_one, place).add_done_callback(done.put)
-        num_held += 1
-    for _ in range(num_held):
-        yield done.get().result()
+    threads = min(config.num_threads, len(urls))
+    turns = Turns(tasks, courtesy.hosts)
+    with Fetching(turns, ask, threads, config.num_retries, config.host_patience_s) as fetching:
+        yield from fetching.results()
 
 
 _EMPTY: Row = dict.fromkeys(IMAGES.schema.names)
@@ -312,17 +311,32 @@ def _dead(row: Row, died: Died) -> Row:
 
 def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
     """The row of the table `images`: with its picture, or with the error class and message why it has none."""
-    row = {**_EMPTY, **row}
+    row = {**_EMPTY, **row} | _said(fetched.said)
     if fetched.body is None:
         failure = {"error_class": fetched.error_class, "error_message": fetched.error_message}
-        return row | {"status": "failed_to_download"} | failure
+        return _with_attempts(row | {"status": "failed_to_download"} | failure, fetched)
     row["sha256"] = hashlib.sha256(fetched.body).hexdigest()
     try:
         columns, jpg = store(fetched.body)
     except PictureError as error:
         message = f"{error.message} (Content-Type {fetched.content_type or 'not given'})"
-        return row | {"status": "failed_to_resize", "error_class": error.error_class, "error_message": message}
-    return row | {"status": "success"} | columns | {"jpg": jpg}
+        failure = {"error_class": error.error_class, "error_message": message}
+        return _with_attempts(row | {"status": "failed_to_resize"} | failure, fetched)
+    return _with_attempts(row | {"status": "success"} | columns | {"jpg": jpg}, fetched)
+
+
+def _said(said: Said) -> Row:
+    """What a host said about a URL, as columns."""
+    columns = ("robots_txt", "x_robots_tag", "tdm_reservation", "content_usage")
+    return {name: {"said": words, "at": said.at} for name in columns if (words := getattr(said, name)) is not None}
+
+
+def _with_attempts(row: Row, fetched: Fetched) -> Row:
+    """The row with the tries at it after those of earlier runs; the last of them ended as the row did."""
+    tries: list[Row] = [vars(one) | {"status": "failed_to_download"} for one in fetched.tries]
+    for last in tries[-1:]:
+        last |= {"status": row["status"], "error_class": row["error_class"]}
+    return row | {"attempts": [*(row["attempts"] or []), *tries] or None}
 
 
 def _count(parts: Iterator[Path]) -> dict[str, int]:

@@ -23,8 +23,6 @@ from blip_pipelines.ingest.pool import (
     fill_pool,
     free_number,
     is_made_in,
-    number_of,
-    part_named,
     part_names,
     scratch,
 )
@@ -100,7 +98,6 @@ def _cut_anew(out: Path, lists: Sequence[UrlList], config: DownloadConfig, kin: 
         gone(out / ROWS / name)
     if not made:
         raise no_rows(lists)
-    part_named(number_of(made[-1].name))
     return Plan(made, sum(map(num_rows, made)), {}, is_plain=True)
 
 
