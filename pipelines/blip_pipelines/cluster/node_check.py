@@ -45,19 +45,20 @@ def check_versions(expected: Mapping[str, str]) -> None:
         raise RunFailed(f"{this_node()} has {found}; use the same image or environment there, or {install}")
 
 
-def models_here(sources: Iterable[str]) -> dict[str, str]:
+def models_here(root: Path, sources: Iterable[str]) -> dict[str, str]:
     """In the driver: the given models that its workers must see, with the digests of their bytes, or their commits.
 
-    Left out is what the run's store brings to them, and what this machine does not have either.
+    Left out are folders and files of this machine where the run is on a store, which brings them to the workers, and
+    what this machine does not have either.
     """
-    found, commits = dict[str, str](), pinned()
+    found, commits, is_sent = dict[str, str](), pinned(), store_of(root) is not None
     for source in sources:
         path = Path(source)
         if source in commits:
             found[source] = commits[source]
         elif source.startswith(PACKAGE_PREFIX):
             found[source] = ""
-        elif path.exists() and store_of(path.absolute().parent) is None:
+        elif path.exists() and not is_sent:
             found[str(path.absolute())] = digest_of_path(path)
     return found
 

@@ -89,7 +89,7 @@ def check_nodes(root: Path, config: RayConfig, models: Iterable[str] = ()) -> No
 
     roots = roots_now()
     on_each_node("root", see, roots)
-    if found := models_here(models):
+    if found := models_here(root, models):
         on_each_node("models", check_models, found, roots.commits, answer_s=FETCH_S)
 
 

@@ -48,7 +48,7 @@ def test_a_model_with_the_same_bytes_is_right(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"weights")
     monkeypatch.chdir(tmp_path)
-    found = models_here(["model", "nowhere", "someone/unpinned"])
+    found = models_here(tmp_path, ["model", "nowhere", "someone/unpinned"])
     assert list(found) == [str(tmp_path / "model")]
     check_models(found, {})
 
@@ -56,7 +56,7 @@ def test_a_model_with_the_same_bytes_is_right(tmp_path: Path, monkeypatch: pytes
 def test_another_model_or_none(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.write_bytes(b"weights")
-    found = models_here([str(model)])
+    found = models_here(tmp_path, [str(model)])
     model.write_bytes(b"Weights")
     with pytest.raises(RunFailed, match=f"{model}: {NODE}.* has another model there than the driver"):
         check_models(found, {})
@@ -70,8 +70,14 @@ def test_a_package_or_a_hub_model_that_cannot_be_had(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(RunFailed, match=rf"{NODE}.*: package of_nobody is not installed; install it"):
-        check_models(models_here(["package:of_nobody"]), {})
+        check_models(models_here(tmp_path, ["package:of_nobody"]), {})
     with pytest.raises(RunFailed, match=rf"{NODE}.*: some/model: at commit 0123456789ab, with which") as it:
         check_models({"some/model": "0123456789abcdef"}, {"some/model": "0123456789abcdef"})
     assert len(str(it.value).splitlines()) == 1
     assert commits.pinned() == {"some/model": "0123456789abcdef"}
+
+
+def test_a_store_brings_models_to_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").write_bytes(b"weights")
+    monkeypatch.setattr(node_check, "store_of", lambda folder: object())
+    assert models_here(tmp_path, [str(tmp_path / "model"), "package:of_somebody"]) == {"package:of_somebody": ""}
