@@ -20,6 +20,11 @@ IMAGES = Table(
             pa.int64(),
             "characters of a text over download.max_text_chars before the cut; null: not cut",
         ),
+        Column(
+            "same_as",
+            pa.string(),
+            "key of the first row with the same URL, where this one has another text: both have one picture; else null",
+        ),
         Column("status", pa.string(), "success, failed_to_download, failed_to_resize or rejected"),
         Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
         Column("error_message", pa.string(), "the fetcher's or decoder's own words; null where status is success"),
@@ -189,12 +194,24 @@ SAME_PICTURES = Table(
 
 TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
 
-_NAMES = ("key", "uid", "dataset", "url", "caption", "cut_from_chars", "status", "error_class", "error_message")
+_NAMES = (
+    "key",
+    "uid",
+    "dataset",
+    "url",
+    "caption",
+    "cut_from_chars",
+    "same_as",
+    "status",
+    "error_class",
+    "error_message",
+)
 
 SHARD = Table(
     "shard",
     "one row of the URL lists before it is fetched; only a rejected row has a status",
     tuple(column for column in IMAGES.columns if column.name in _NAMES),
+    repeating=("dataset", "status", "error_class", "error_message"),
 )
 
 EVALUATED = Table(
