@@ -28,6 +28,7 @@ from blip_bootstrap.config import Config
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.paths import path_argument, user_folder
 from blip_bootstrap.storage.keys import by_number
+from blip_bootstrap.storage.notes import NOTES
 from blip_bootstrap.storage.parquet import missing_part
 from blip_bootstrap.storage.pointers import all_pointers, relink
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, named_files, read_json
@@ -40,7 +41,7 @@ _URI_SIGNS = "%/?&=:@+,;!$'()*~-._"
 """Signs that a URI may hold; spaces, brackets and letters beyond ASCII, which users write, are percent-encoded."""
 
 _SMALL = re.compile(
-    r"(.*/)?(MANIFEST\.json|\.[^/]*\.MANIFEST\.json|metrics\.jsonl?|config\.yaml|shared\.json|round\.json)|(labels|languages)/[^/]*\.parquet"
+    r"(.*/)?(MANIFEST\.json|MANIFEST\.files|\.[^/]*\.MANIFEST\.json|metrics\.jsonl?|config\.yaml|shared\.json|round\.json)|(labels|languages)/[^/]*\.parquet"
 )
 
 
@@ -255,7 +256,9 @@ def _borrow(folder: Path, stamps: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _is_small(name: str, size: int) -> bool:
-    """Whether a file is copied here at once: all that is no table, model or checkpoint."""
+    """Whether a file is copied here at once: all that is no table, model or checkpoint, and no note of a part."""
+    if f"/{NOTES}/" in name:
+        return False
     return bool(_SMALL.fullmatch(name)) or (not name.endswith(".parquet") and size <= SMALL_BYTES and name != LOCK)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -63,7 +62,7 @@ def wrong_digests(root: Path) -> list[str]:
     """Files of whole artifacts that are not as their MANIFEST says."""
     found = []
     for manifest in root.glob("artifacts/*/*/MANIFEST.json"):
-        for entry in json.loads(manifest.read_text())["files"]:
+        for entry in (read_json(manifest) or {})["files"]:
             file = manifest.parent / entry["name"]
             if not file.is_file() or digest_of_path(file) != entry["sha256"]:
                 found.append(str(file.relative_to(root)))

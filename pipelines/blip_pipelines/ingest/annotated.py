@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 
 from blip_bootstrap.config import AnnotatedSet
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.reading import records
 from blip_bootstrap.reading.header import Header
@@ -42,7 +42,7 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
     left_out: Counter[str] = Counter()
     rows = _place(read_records(source, config), config, left_out)
     root = config.image_root or source.parent
-    with HumanStore(config) as store, ThreadPoolExecutor(os.cpu_count() or 1) as pool, _progress() as progress:
+    with HumanStore(config) as store, ThreadPoolExecutor(num_cores()) as pool, _progress() as progress:
         for number in range(10**9):
             part = list(islice(rows, config.rows_per_shard))
             if not part:

@@ -21,18 +21,23 @@ from blip_bootstrap.storage.tables import SHARD
 KNOWN = "known"
 """In an artifact of images: files of the table `known`, each called like the first part that it is of."""
 
+HASH = "hash"
+"""Beside the columns of the table `shard` while shards are cut: the hash of URL and text, which most uids are."""
+
 TABLE = Table(
     "known",
     "one row per row of the URL lists, in the order of their keys",
     (
         Column("id", pa.int64(), "the key as a number"),
-        Column("high", pa.uint64(), "the first 16 hex digits of the uid"),
-        Column("low", pa.uint64(), "the last 16 hex digits of the uid"),
+        Column("high", pa.uint64(), "of the hash of URL and text the first 16 hex digits"),
+        Column("low", pa.uint64(), "of the hash of URL and text the last 16 hex digits"),
         Column("url", pa.uint64(), "eight bytes of the md5 of the URL"),
+        Column("own", pa.uint64(), "of a uid that the list gives the first 16 hex digits; else null"),
         Column("rejected", pa.bool_(), "whether its line cannot be read or its URL is blank"),
+        Column("there", pa.bool_(), "whether its picture is there already"),
     ),
     rows_per_group=100_000,
-    repeating=("rejected",),
+    repeating=("own", "rejected", "there"),
 )
 
 ROWS_PER_FILE = 1_000_000
@@ -40,6 +45,8 @@ ROWS_PER_FILE = 1_000_000
 
 ROWS_AT_ONCE = 1_000_000
 """New rows whose URLs are compared at a time, which takes DuckDB some 150 MB."""
+
+_UID = "lower(lpad(hex(high), 16, '0') || lpad(hex(low), 16, '0'))"
 
 Digests = npt.NDArray[np.uint64]
 
@@ -51,13 +58,19 @@ class KnownWriter:
         self.folder, self.files = folder, list[Path]()
         self._waiting: list[pa.Table] = []
 
-    def add(self, number: int, digests: Sequence[bytes], urls: Sequence[str], rejected: pa.Array) -> None:
-        """Take all rows of the shard `number`: the digests (16 bytes) that are their uids, and their URLs."""
+    def add(self, number: int, rows: pa.Table) -> None:
+        """Take all rows of the shard `number`, with their hashes in `HASH`."""
         first = number * ROWS_PER_PART
-        high, low = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).T
-        ids = np.arange(first, first + len(urls))
-        columns = [ids, high.astype(np.uint64), low.astype(np.uint64), _digests_of(urls), rejected]
-        self._waiting.append(pa.Table.from_arrays([pa.array(one) for one in columns], schema=TABLE.schema))
+        columns = {
+            "id": np.arange(first, first + len(rows)),
+            "high": _hex(rows[HASH], 0),
+            "low": _hex(rows[HASH], 16),
+            "url": _digests_of(rows["url"].to_pylist()),
+            "own": pc.if_else(pc.equal(rows["uid"], rows[HASH]), None, _hex(rows["uid"], 0)),
+            "rejected": pc.is_valid(rows["status"]),
+            "there": pc.is_valid(rows["origin"]),
+        }
+        self._waiting.append(pa.table(columns).cast(TABLE.schema))
         if sum(map(len, self._waiting)) >= ROWS_PER_FILE:
             self.close()
 
@@ -69,6 +82,12 @@ class KnownWriter:
             write_parquet(path, rows, TABLE)
             self.files.append(path)
             self._waiting = []
+
+
+def _hex(uids: pa.ChunkedArray, first: int) -> pa.Array:
+    """Sixteen hex digits of each uid, from the one at `first` on, as a number."""
+    digits = "".join(uid[first : first + 16] for uid in uids.to_pylist())
+    return pa.array(np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64))
 
 
 def _digests_of(urls: Sequence[str]) -> Digests:
@@ -85,7 +104,8 @@ def create_known(db: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]
 def rows_of(files: Sequence[Path]) -> str:
     """SQL for the rows of files of the table `known`; there may be none."""
     if not files:
-        return "SELECT 0 AS id, 0::UBIGINT AS high, 0::UBIGINT AS low, 0::UBIGINT AS url, false AS rejected WHERE false"
+        numbers = ", ".join(f"0::UBIGINT AS {name}" for name in ("high", "low", "url", "own"))
+        return f"SELECT 0 AS id, {numbers}, false AS rejected, false AS there WHERE false"
     names = ", ".join(literal(str(file.absolute())) for file in files)
     return f"SELECT * FROM read_parquet([{names}])"
 
@@ -97,25 +117,45 @@ def mark_repeats(db: duckdb.DuckDBPyConnection, shards: Mapping[int, Path]) -> N
     Of rows with one URL and one text the first stays as it is. Memory does not grow with the rows.
     """
     _find_repeats(db)
+    _find_uids(db)
     for number, rows in _by_part(db):
         _mark(shards[number], rows)
 
 
 def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
     """The table `repeats` of rows that are not the first of a URL: `id`, `first` (its id), `again` (the same text)."""
-    (num_new,), *_ = db.execute("SELECT count(*) FROM new_rows").fetchall()
-    slices = -(-num_new // ROWS_AT_ONCE)
-    db.execute("CREATE OR REPLACE TABLE repeats (id BIGINT, first BIGINT, again BOOLEAN)")
+    slices = _slices(db, "new_rows")
+    db.execute("CREATE OR REPLACE TABLE repeats (id BIGINT, first BIGINT, again BOOLEAN, uid VARCHAR)")
     for one in range(slices):
+        # Of pictures that are there, and that a host may not have any more, only such are the same.
         db.execute(
             "INSERT INTO repeats WITH fresh AS MATERIALIZED "
             f"(SELECT *, true AS is_new FROM new_rows WHERE NOT rejected AND url % {slices} = {one}), "
             "rows AS (FROM fresh UNION ALL SELECT *, false FROM earlier_rows SEMI JOIN fresh USING (url) "
             "WHERE NOT rejected), "
             "several AS (FROM rows SEMI JOIN (SELECT url FROM rows GROUP BY url HAVING count(*) > 1) USING (url)) "
-            "SELECT id, first, again FROM (SELECT id, is_new, min(id) OVER (PARTITION BY url) AS first, "
-            "id <> min(id) OVER (PARTITION BY url, high, low) AS again FROM several) WHERE is_new AND id <> first"
+            f"SELECT id, first, again, if(again, {_UID}, NULL) FROM (SELECT id, is_new, high, low, "
+            "if(there, min(id) FILTER (there) OVER (PARTITION BY url), min(id) OVER (PARTITION BY url)) AS first, "
+            "id <> min(id) OVER (PARTITION BY url, high, low) AS again FROM several) "
+            "WHERE is_new AND (again OR id <> first)"
         )
+
+
+def _find_uids(db: duckdb.DuckDBPyConnection) -> None:
+    """Add rows to `repeats` whose uid, which the list gives, an earlier row has: theirs is their hash."""
+    slices = _slices(db, "new_rows WHERE own IS NOT NULL")
+    for one in range(slices):
+        db.execute(
+            "INSERT INTO repeats WITH fresh AS MATERIALIZED (SELECT * FROM new_rows "
+            f"ANTI JOIN (SELECT id FROM repeats WHERE again) USING (id) WHERE own % {slices} = {one}), "
+            "rows AS (SELECT id, own FROM fresh UNION ALL SELECT id, own FROM earlier_rows), "
+            "firsts AS (SELECT own, min(id) AS first FROM rows SEMI JOIN fresh USING (own) GROUP BY own) "
+            f"SELECT id, NULL, NULL, {_UID} FROM fresh JOIN firsts USING (own) WHERE id <> first"
+        )
+
+
+def _slices(db: duckdb.DuckDBPyConnection, rows: str) -> int:
+    return -(-int(db.execute(f"SELECT count(*) FROM {rows}").fetchall()[0][0]) // ROWS_AT_ONCE)
 
 
 def _by_part(db: duckdb.DuckDBPyConnection) -> Iterator[tuple[int, pa.Table]]:
@@ -129,22 +169,23 @@ def _by_part(db: duckdb.DuckDBPyConnection) -> Iterator[tuple[int, pa.Table]]:
 
 def _mark(shard: Path, found: pa.Table) -> None:
     rows = read_parquet(shard)
-    first = number_of(shard.name) * ROWS_PER_PART
-    at = np.asarray(found["id"]) - first
-    again, same_as = np.zeros(len(rows), bool), np.full(len(rows), None, object)
-    again[at] = found["again"]
-    same_as[at] = [
-        None if repeated else key_of_id(one)
-        for one, repeated in zip(found["first"].to_pylist(), found["again"].to_pylist(), strict=True)
-    ]
-    told = {
-        "status": "rejected",
-        "error_class": "duplicate_row",
-        "error_message": "an earlier row has this URL and this text",
-    }
-    mask = pa.array(again)
-    for name, value in told.items():
-        column = pc.if_else(mask, pa.scalar(value), rows[name])
+    first_id = number_of(shard.name) * ROWS_PER_PART
+    again, same_as, uids = [False] * len(rows), rows["same_as"].to_pylist(), rows["uid"].to_pylist()
+    for one in found.to_pylist():
+        at = one["id"] - first_id
+        again[at] |= bool(one["again"])
+        uids[at] = one["uid"] or uids[at]
+        if one["first"] is not None and not one["again"]:
+            same_as[at] = key_of_id(one["first"])
+    made = {"uid": pa.array(uids, pa.string()), "same_as": pa.array(same_as, pa.string())}
+    told = {name: pc.if_else(pa.array(again), pa.scalar(value), rows[name]) for name, value in _AGAIN.items()}
+    for name, column in (made | told).items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
-    rows = rows.set_column(rows.schema.get_field_index("same_as"), "same_as", pa.array(same_as, pa.string()))
     write_parquet(shard, rows, SHARD)
+
+
+_AGAIN = {
+    "status": "rejected",
+    "error_class": "duplicate_row",
+    "error_message": "an earlier row has this URL and this text",
+}

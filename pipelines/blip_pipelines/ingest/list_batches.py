@@ -15,7 +15,8 @@ from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.text_files import plain_suffix
 from blip_bootstrap.storage.cells import is_text_type
 from blip_bootstrap.storage.parquet import open_parquet
-from blip_pipelines.ingest.url_lists import Columns, ListRow, located, read_list
+from blip_pipelines.bring.index import PictureRows
+from blip_pipelines.ingest.url_lists import AnyList, Columns, ListRow, located, one_by_one, read_file, read_list
 
 BATCH_ROWS = 10_000
 
@@ -23,10 +24,10 @@ LISTED = pa.schema([(name, pa.string()) for name in ListRow._fields])
 """The columns of a table of rows of a list: those of `ListRow`."""
 
 
-def list_batches(urls: UrlList, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
+def list_batches(urls: AnyList, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
     """Rows `start` up to `stop` of a list in tables of the schema `LISTED`. Raises InputError as `read_list` does."""
     at = 0
-    for table in _of_texts(urls) if plain_suffix(urls.path) == ".parquet" else _of_rows(read_list(urls), urls):
+    for table in _tables(urls, every=stop is None):
         first, last = max(start - at, 0), len(table) if stop is None else min(stop - at, len(table))
         at += len(table)
         if first < last:
@@ -35,7 +36,16 @@ def list_batches(urls: UrlList, start: int = 0, stop: int | None = None) -> Iter
             return
 
 
-def _of_rows(rows: Iterable[ListRow], urls: UrlList) -> Iterator[pa.Table]:
+def _tables(urls: AnyList, every: bool) -> Iterator[pa.Table]:
+    if isinstance(urls, PictureRows):
+        yield from _of_rows(read_list(urls, every), urls)
+        return
+    for one in one_by_one(urls):
+        is_parquet = plain_suffix(one.path) == ".parquet"
+        yield from _of_texts(one) if is_parquet else _of_rows(read_file(one), one)
+
+
+def _of_rows(rows: Iterable[ListRow], urls: AnyList) -> Iterator[pa.Table]:
     rows = iter(rows)
     while some := list(islice(rows, BATCH_ROWS)):
         columns = zip(*(located(row, urls) for row in some), strict=True)
@@ -59,7 +69,7 @@ def _of_texts(urls: UrlList) -> Iterator[pa.Table]:
         raise InputError(f"{urls.path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
     except OSError as error:
         raise InputError(f"{urls.path}: cannot be read ({error.strerror or error})") from error
-    yield from _of_rows(read_list(urls), urls)
+    yield from _of_rows(read_file(urls), urls)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -68,7 +78,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _checked(batch: pa.RecordBatch, columns: Columns, urls: UrlList) -> Iterator[pa.Table]:
     """The rows of a batch; row by row where a text is not UTF-8, which no other cell of a text can be."""
-    names = [urls.url_column, columns.caption]
+    names = [columns.url, columns.caption]
     found: dict[str, pa.Array] = {}
     try:
         batch.validate(full=True)

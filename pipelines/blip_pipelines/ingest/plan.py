@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from blip_bootstrap.config import DownloadConfig, UrlList
+from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
 from blip_bootstrap.storage.files import sync, write_durable
@@ -30,7 +30,7 @@ from blip_pipelines.ingest.pool import (
     scratch,
 )
 from blip_pipelines.ingest.shards import Cutter, write_shards
-from blip_pipelines.ingest.url_lists import num_rows, write_rows_of
+from blip_pipelines.ingest.url_lists import AnyList, num_rows, write_rows_of
 
 PLAN = ".plan.json"
 """In what is half-made: the plan, written once all of its shards are."""
@@ -51,7 +51,7 @@ class Plan:
 
 
 def plan_parts(
-    out: Path, lists: Sequence[UrlList], config: DownloadConfig, kin: Sequence[Path], retry: str | None
+    out: Path, lists: Sequence[AnyList], config: DownloadConfig, kin: Sequence[Path], retry: str | None
 ) -> Plan:
     """Decide which parts of `kin` the artifact in `out` has, link them, and write the shards that are to be fetched.
 
@@ -95,7 +95,7 @@ def _take_over_shards(out: Path) -> None:
 
 
 def _cut_anew(
-    db: duckdb.DuckDBPyConnection, out: Path, lists: Sequence[UrlList], config: DownloadConfig, kin: Sequence[Path]
+    db: duckdb.DuckDBPyConnection, out: Path, lists: Sequence[AnyList], config: DownloadConfig, kin: Sequence[Path]
 ) -> Plan:
     """Cut the lists into shards, where nothing was fetched yet."""
     first = free_number(kin)
@@ -108,7 +108,7 @@ def _cut_anew(
     return Plan(made, sum(map(num_rows, made)), {}, is_plain=True)
 
 
-def plan_repair(out: Path, lists: Sequence[UrlList], config: DownloadConfig, kin: Sequence[Path]) -> Plan | None:
+def plan_repair(out: Path, lists: Sequence[AnyList], config: DownloadConfig, kin: Sequence[Path]) -> Plan | None:
     """The parts that the MANIFEST in `out` names, of which some are lost; None where there is no MANIFEST.
 
     None, too, where the rows of a lost part are lost with it, so that only the lists can tell what is missing. A lost
@@ -153,7 +153,7 @@ def _rows_in(path: Path) -> list[tuple[str, str]] | None:
     return [*zip(rows["key"].to_pylist(), rows["uid"].to_pylist(), strict=True)]
 
 
-def _cut_as_before(out: Path, lists: Sequence[UrlList], config: DownloadConfig, names: Sequence[str]) -> Plan:
+def _cut_as_before(out: Path, lists: Sequence[AnyList], config: DownloadConfig, names: Sequence[str]) -> Plan:
     """Cut the lists as the version did that made this artifact, which kept no rows of them.
 
     Raises InputError where the lists give other parts than it has.

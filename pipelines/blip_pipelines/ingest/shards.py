@@ -10,20 +10,20 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_bootstrap.config import UrlList
 from blip_bootstrap.storage.keys import keys_of, number_of, part_name
 from blip_bootstrap.storage.parquet import write_parquet
 from blip_bootstrap.storage.tables import SHARD
-from blip_pipelines.ingest.known import KnownWriter, create_known, mark_repeats
+from blip_pipelines.ingest.known import HASH, KnownWriter, create_known, mark_repeats
 from blip_pipelines.ingest.list_batches import list_batches
 from blip_pipelines.ingest.pool import scratch, scratch_folder
+from blip_pipelines.ingest.url_lists import AnyList
 
 KEPT_CHARS = 200
 """How many characters are stored of a text that is too long: enough to see what it is."""
 
 
 def write_shards(
-    lists: Sequence[UrlList],
+    lists: Sequence[AnyList],
     folder: Path,
     rows_per_shard: int,
     limit: int | None = None,
@@ -59,7 +59,7 @@ class Cutter:
     def cut(
         self,
         db: duckdb.DuckDBPyConnection,
-        lists: Sequence[UrlList],
+        lists: Sequence[AnyList],
         start: int,
         stop: int | None,
         earlier: Sequence[Path] = (),
@@ -79,21 +79,20 @@ class Cutter:
         return self.shards[done:]
 
     def _placed(self, table: pa.Table, dataset: str) -> pa.Table:
-        """Rows of a list as rows of the table `shard`, without keys; the uid is a hash of URL and whole text.
+        """Rows of a list as rows of the table `shard`, without keys, and with `HASH`.
 
-        It is that of the whole text also where the text is cut.
+        The uid is that, or the one that the list gives. Also where a text is cut, the hash is of the whole one.
         """
         urls, texts = table["url"].to_pylist(), table["caption"].to_pylist()
         sha256, pairs = hashlib.sha256, zip(urls, texts, strict=True)
-        uids = [sha256(f"{url}\n{text}".encode()).digest()[:16].hex() for url, text in pairs]
+        hashes = pa.array([sha256(f"{url}\n{text}".encode()).digest()[:16].hex() for url, text in pairs], pa.string())
         blank = pc.and_(pa.array([not url.strip() for url in urls]), pc.is_null(table["mistake"]))
         is_wrong = pc.or_(blank, pc.is_valid(table["mistake"]))
         chars = pc.utf8_length(table["caption"])
         is_long = pc.greater(chars, self._max_chars)
         cut = pc.utf8_slice_codeunits(table["caption"], 0, min(KEPT_CHARS, self._max_chars))
         made = {
-            "key": nulls(len(table)),
-            "uid": pa.array(uids, pa.string()),
+            "uid": pc.if_else(is_wrong, hashes, pc.coalesce(table["uid"], hashes)),
             "dataset": pa.array([dataset], pa.string()).take(pa.array([0] * len(table))),
             "caption": pc.if_else(is_long, cut, table["caption"]),
             "cut_from_chars": pc.if_else(is_long, chars, None),
@@ -101,21 +100,20 @@ class Cutter:
             "error_class": pc.if_else(blank, "blank_url", pc.if_else(is_wrong, "other", None)),
             "error_message": pc.if_else(blank, "the URL is blank", table["mistake"]),
         }
-        given = {name: table[name] if name in table.column_names else nulls(len(table)) for name in SHARD.schema.names}
-        return pa.table(given | made).select(SHARD.schema.names).cast(SHARD.schema)
+        given = {
+            one.name: table[one.name] if one.name in table.column_names else pa.nulls(len(table), one.type)
+            for one in SHARD.schema
+        }
+        rows = pa.table(given | made).select(SHARD.schema.names).cast(SHARD.schema)
+        return rows.append_column(HASH, hashes)
 
     def _write(self, rows: pa.Table) -> None:
         number, path = self._number, self._folder / part_name(self._number)
-        digests = [bytes.fromhex(uid) for uid in rows["uid"].to_pylist()]
-        self._known.add(number, digests, rows["url"].to_pylist(), pc.is_valid(rows["status"]).combine_chunks())
-        write_parquet(path, rows.set_column(0, "key", pa.array(keys_of(number, range(len(rows))))), SHARD)
+        self._known.add(number, rows)
+        rows = rows.set_column(0, "key", pa.array(keys_of(number, range(len(rows))))).drop_columns([HASH])
+        write_parquet(path, rows, SHARD)
         self.shards.append(path)
         self._number += 1
-
-
-def nulls(count: int) -> pa.Array:
-    """A column of no texts."""
-    return pa.nulls(count, pa.string())
 
 
 def in_pieces(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
