@@ -184,7 +184,7 @@ def _located(row: ListRow, urls: AnyList) -> ListRow:
 
 
 def _write_shard(path: Path, rows: list[dict[str, object]]) -> Path:
-    write_parquet(path, rows_to_table(rows, SHARD), SHARD)
+    write_parquet(path, rows_to_table(rows, SHARD), SHARD, counts={})
     return path
 
 
