@@ -52,7 +52,7 @@ def test_what_a_note_knows_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(manifests, "digest_of_path", read)
     assert describe_files(tmp_path)[0]["rows"] == 3
     note_path(part).unlink()
-    with pytest.raises(AssertionError, match="part-00000.parquet is read"):
+    with pytest.raises(AssertionError, match="part-00000.* is read"):
         describe_files(tmp_path)
 
 
@@ -133,22 +133,17 @@ def test_few_files_again_leave_no_parquet(many: Path) -> None:
     assert len(read_json(many / MANIFEST)["files"]) == 3
 
 
-@pytest.mark.parametrize("file", [MANIFEST, FILES])
-def test_a_bit_in_either_is_told(many: Path, file: str) -> None:
-    data = bytearray((many / file).read_bytes())
+def test_a_bit_in_the_parquet_is_told(many: Path) -> None:
+    data = bytearray((many / FILES).read_bytes())
     for at in range(0, len(data), 97):
         data[at] ^= 1
-        (many / file).write_bytes(data)
+        (many / FILES).write_bytes(data)
         data[at] ^= 1
-        try:
-            found = read_json(many / MANIFEST)
-        except InputError as error:
-            assert str(many / file) in str(error)
-        else:  # of a figure that nobody goes by: when it was made, by which version
-            assert file == MANIFEST and [one["rows"] for one in found["files"]] == [0, 1, 2, 3, 4]
+        with pytest.raises(InputError, match=r"MANIFEST\.files: damaged"):
+            read_json(many / MANIFEST)
 
 
 def test_without_its_parquet_a_manifest_is_damaged(many: Path) -> None:
     (many / FILES).unlink()
-    with pytest.raises(InputError, match="MANIFEST.files: damaged"):
+    with pytest.raises(InputError, match=r"MANIFEST\.files: damaged"):
         parquet_files(many)
