@@ -52,7 +52,7 @@ def test_what_a_note_knows_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(manifests, "digest_of_path", read)
     assert describe_files(tmp_path)[0]["rows"] == 3
     note_path(part).unlink()
-    with pytest.raises(AssertionError, match="part-00000.* is read"):
+    with pytest.raises(AssertionError, match="is read"):
         describe_files(tmp_path)
 
 
