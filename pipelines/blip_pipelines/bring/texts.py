@@ -51,8 +51,9 @@ class Found:
 def rows_of(found: Found, name: str, caption_column: str | None) -> Iterator[Row]:
     """The rows of a picture, one for each of its texts, the web's first; one without text where it has none.
 
-    `name` is that of its source, with which a picture without a URL gets one. The first row has the uid that is given.
-    Its URL makes the further rows those of the same picture.
+    `name` is that of its entry and source, with which a picture without a URL gets one; that of a picture in a file of
+    its own is the file's, whichever list names it. The first row has the uid that is given. Its URL makes the further
+    rows those of the same picture.
     """
     record, mistake = found.record, found.mistake
     try:
@@ -72,7 +73,7 @@ def rows_of(found: Found, name: str, caption_column: str | None) -> Iterator[Row
             {**_carried(record), **{k: v for k, v in record.items() if k not in used}, **fields} if not at else fields
         )
         yield {
-            "url": url if _URL.fullmatch(url) else f"{name}/{found.key}",
+            "url": url if _URL.fullmatch(url) else _own_url(found, name),
             "caption": text,
             "uid": None if at else uid,
             "source_key": found.key,
@@ -80,6 +81,12 @@ def rows_of(found: Found, name: str, caption_column: str | None) -> Iterator[Row
             "origin": _told(found).to_json() if found.origin else None,
             "mistake": mistake,
         }
+
+
+def _own_url(found: Found, name: str) -> str:
+    if found.origin and found.origin.at is found.origin.row is None:
+        return f"{found.origin.entry}/{found.origin.file}"
+    return f"{name}/{found.key}"
 
 
 def texts_of(cell: object) -> list[tuple[str, Mapping[str, Any]]]:
