@@ -24,7 +24,7 @@ from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out
 from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.ingest import download
 from blip_pipelines.ingest.download import ShardDownload, download_images
-from blip_pipelines.ingest.url_lists import write_shards
+from blip_pipelines.ingest.shards import write_shards
 from tests.support.tiny_pipeline import serving
 
 HERE = RayConfig(address="none")
