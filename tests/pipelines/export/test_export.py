@@ -218,7 +218,7 @@ A, B = "0000000000", "0000000001"
 
 
 def test_the_text_that_stands_for_a_picture_is_the_kept_one_with_the_highest_score(tmp_path: Path) -> None:
-    texts = [
+    texts: list[dict[str, Any]] = [
         {"key": A, "caption": "high but dropped", "itm_score": 0.9, "kept": False, "reason": "too_long"},
         {"key": A, "caption": "low", "itm_score": 0.5, "source": "synthetic"},
         {"key": A, "caption": "first of equals", "itm_score": 0.75, "source": "synthetic", "candidate": 1},
