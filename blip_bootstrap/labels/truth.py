@@ -16,7 +16,7 @@ from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.records import JSON_ENDINGS, Record, read_records
 from blip_bootstrap.reading.text_files import plain_suffix
-from blip_bootstrap.select.aside import by_key, not_listed, reasons_of
+from blip_bootstrap.select.aside import by_key, duplicates, not_listed, reasons_of
 from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.cells import NotTextError, text_of
 from blip_bootstrap.world.judge import Verdict, judge
@@ -119,7 +119,7 @@ def oracle_pairs(
     reason `not_selected`, one that is set aside its own (`select.aside`). Returns the numbers of rows and of kept ones.
     """
     known, counts, urls = load_truth(truth), {"rows": 0, "kept": 0}, _urls(images)
-    asides = [*not_listed(captions), *by_key(groups), *by_key(text_checks, ["web"])]
+    asides = [*not_listed(captions), *duplicates(groups), *by_key(text_checks, ["web"])]
     for file in parquet.parquet_files(captions):
         texts = parquet.read_parquet(file, ["key", "source", "candidate", "caption", "itm_score"])
         rows = texts.to_pylist()

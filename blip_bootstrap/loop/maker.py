@@ -183,7 +183,7 @@ class Maker:
                 check_input(one.local, read_manifest(one) or {"files": []}, reads)
         started = time.monotonic()
         try:
-            counts = step(folder, *map(self._argument, at.inputs), **self._settings(at, kin))
+            counts = step(folder, *self._arguments(at.inputs), **self._settings(at, kin))
         except BaseException:
             drop_empty(folder)
             raise
@@ -201,6 +201,9 @@ class Maker:
         shown = "  ".join(f"{name} {short(value)}" for name, value in counts.items() if not isinstance(value, dict))
         self.say(f"{output.name}: done in {seconds:.1f} s  {shown}")
 
+    def _arguments(self, inputs: Sequence[Artifact | None]) -> list[Path | str | None]:
+        return [self._argument(one) for one in inputs if not (one and one.keyword)]
+
     def _argument(self, one: Artifact | None) -> Path | str | None:
         """An input as the step gets it: a given model where its workers find it; lists are read by this process."""
         if one is None:
@@ -212,7 +215,8 @@ class Maker:
         """What a step gets by name: those of these that it has parameters for."""
         known = {"ray": self.config.ray, "kin": kin, "retry": at.retry}
         wanted = inspect.signature(at.step).parameters
-        found = {name: value for name, value in known.items() if name in wanted}
+        found: dict[str, Any] = {name: value for name, value in known.items() if name in wanted}
+        found |= {one.keyword: self._argument(one) for one in at.inputs if one and one.keyword}
         return found | ({"config": with_sent(self.config, at.output.section)} if at.output.section else {})
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.layout import Artifact
+from blip_bootstrap.reading.places import digest_of_files, digest_of_stamps, files_of
+from blip_bootstrap.reading.records import is_list_file
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, stamp_of
 from blip_bootstrap.storage.run_folder import MANIFEST, read_json
@@ -62,6 +64,10 @@ def digest_of_input(artifact: Artifact, root: Path | None = None) -> str:
             raise InputError(f"{artifact.path}: not there or half-made; run the round that makes it first")
         of_file = [entry["sha256"] for entry in manifest["files"] if entry["name"] == artifact.file]
         return str(of_file[0] if of_file else manifest["content"])
+    if artifact.holds == "list" and not artifact.local.is_file():
+        return digest_of_files(files_of(artifact.local, is_list_file))
+    if artifact.holds == "pictures":
+        return digest_of_stamps(artifact.local)
     if artifact.local.exists():
         return _digest_of_given(artifact.local, root)
     if isinstance(artifact.path, Path):

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.storage import parquet
-from blip_bootstrap.storage.closed_lists import NOT_LISTED, SET_ASIDE
+from blip_bootstrap.storage.closed_lists import DUPLICATE_PICTURE, NOT_LISTED, SET_ASIDE
+from blip_bootstrap.storage.groups import duplicates_in
 from blip_bootstrap.storage.parts import is_left_out, read_left_out
 from blip_bootstrap.storage.schema import Column, Table
 from blip_bootstrap.storage.tables import PAIRS
@@ -46,6 +47,16 @@ def not_listed(folder: Path) -> list[Aside]:
         return pc.if_else(pa.array(at), NOT_LISTED, pa.scalar(None, pa.string()))
 
     return [why] if left_out else []
+
+
+def duplicates(groups: Path | None) -> list[Aside]:
+    """Sets aside the texts of pictures that have another one trained on in their place (`storage/groups.py`)."""
+
+    def why(texts: pa.Table, part: str) -> pa.Array:
+        at = pc.is_in(texts["key"], duplicates_in(groups, part))
+        return pc.if_else(at, DUPLICATE_PICTURE, pa.scalar(None, pa.string()))
+
+    return [why] if groups else []
 
 
 def by_key(folder: Path | None, sources: Sequence[str] = ("web", "synthetic")) -> list[Aside]:

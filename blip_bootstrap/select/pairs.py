@@ -16,7 +16,7 @@ from blip_bootstrap.machine import num_cores
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan, text_list
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
-from blip_bootstrap.select.aside import as_in, by_key, judged_only, not_listed, whole_file, with_aside
+from blip_bootstrap.select.aside import as_in, by_key, duplicates, judged_only, not_listed, whole_file, with_aside
 from blip_bootstrap.select.cuts import Counts, Cut, check_score, find_cut
 from blip_bootstrap.select.informative import count_words
 from blip_bootstrap.select.rule import FOLDED, passing_sql, rule_sql, thinning
@@ -64,7 +64,7 @@ def select_pairs(
     """
     files = _files(captions)
     with told_in_one_line(), duckdb.connect() as connection:
-        asides = [*not_listed(captions), *by_key(groups), *by_key(text_checks, ["web"])]
+        asides = [*not_listed(captions), *duplicates(groups), *by_key(text_checks, ["web"])]
         return _select(connection, out, judged_only(files, out, tables.CAPTIONS, asides), config)
 
 
@@ -115,7 +115,7 @@ def _rule(
     return decide
 
 
-def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
+def select_web_pairs(out: Path, captions: Path, pairs: Path, groups: Path | None = None) -> Counts:
     """Run the rule that made `pairs` on the web texts of `captions` alone: Table 1's arm with the filter only.
 
     The cut is the round's own, so that the arm has the round's filter and lacks only its synthetic texts. Ranks and
@@ -142,7 +142,7 @@ def take_web_pairs(out: Path, images: Path, groups: Path | None = None, text_che
     each file of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
     """
     with told_in_one_line(), duckdb.connect() as connection:
-        asides = [*not_listed(images), *by_key(groups), *by_key(text_checks)]
+        asides = [*not_listed(images), *duplicates(groups), *by_key(text_checks)]
         files = judged_only(_files(images), out, _OF_TEXTS, asides)
         return _decide(connection, out, files, _web_texts, {"strategy": "all_web_texts"})
 

@@ -6,8 +6,6 @@ import pyarrow as pa
 
 from blip_bootstrap.storage.schema import Column, Table
 
-_SAID = pa.struct([pa.field("said", pa.string()), pa.field("at", pa.timestamp("ms"))])
-
 ATTEMPT = pa.struct(
     [
         pa.field("time", pa.timestamp("ms")),
@@ -32,6 +30,11 @@ IMAGES = Table(
             pa.int64(),
             "characters of a text over download.max_text_chars before the cut; null: not cut",
         ),
+        Column(
+            "same_as",
+            pa.string(),
+            "key of an earlier row with the same URL, whose picture and status this row has; null: it was fetched",
+        ),
         Column("status", pa.string(), "success, failed_to_download, failed_to_resize or rejected"),
         Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
         Column("error_message", pa.string(), "the fetcher's or decoder's own words; null where status is success"),
@@ -46,26 +49,42 @@ IMAGES = Table(
             pa.list_(ATTEMPT),
             "every try at the row, those of earlier runs first: time (UTC), status, error_class and http_status; null "
             "in older files and where nothing was tried",
+            dated=True,
         ),
         Column(
             "robots_txt",
-            _SAID,
-            "the host's robots.txt about the URL: allowed, disallowed, none (there is none) or unreachable; and when "
-            "(UTC); null where nobody asked",
+            pa.string(),
+            "what the host's robots.txt says of the URL: allowed, disallowed, none (there is no such file) or "
+            "unreachable; null where nobody asked",
         ),
-        Column("x_robots_tag", _SAID, "the answer's X-Robots-Tag, and when; null where it had none"),
+        Column("x_robots_tag", pa.string(), "the answer's X-Robots-Tag headers; null where it had none"),
         Column(
             "tdm_reservation",
-            _SAID,
-            "the reservation of text and data mining with its source (header or tdmrep.json) and policy, and when: 1 "
-            "is reserved, 0 is not; null where there is none",
+            pa.string(),
+            "the reservation of text and data mining, with its source (header or tdmrep.json) and policy: 1 is "
+            "reserved, 0 is not; null where there is none",
         ),
         Column(
             "content_usage",
-            _SAID,
-            "Content-Usage about the URL with its source (header or robots.txt), and when; null where there is none",
+            pa.string(),
+            "what Content-Usage says of the URL, with its source (header or robots.txt); null where there is none",
         ),
+        Column("said_at", pa.timestamp("ms"), "when the host said so last (UTC); null where nobody asked", dated=True),
         Column("jpg", pa.binary(), "encoded picture as stored (JPEG); null where status is not success"),
+        Column(
+            "source_key",
+            pa.string(),
+            "the key that a picture of download.pictures had where it was; null for one that was fetched",
+        ),
+        Column(
+            "extra", pa.string(), "JSON object of what else the list or the picture's record said; null where nothing"
+        ),
+        Column(
+            "origin",
+            pa.string(),
+            "JSON of where a picture of download.pictures lay: its file and the place in it; null for one that was "
+            "fetched",
+        ),
     ),
     rows_per_group=500,  # pictures are large, and captioning reads some hundred rows at a time
 )
@@ -213,21 +232,69 @@ FILTER_CHECK = Table(
 
 SAME_PICTURES = Table(
     "same_pictures",
-    "one row per picture that is in two sets at once, by the sha256 of its bytes",
+    "one row per picture that is in two sets at once, by the sha256 of its bytes or by its looks",
     (
         Column("set", pa.string(), "web or human: the set of the picture that training would use"),
         Column("key", pa.string(), "its key there, as in `images` or `human`"),
         Column("same_as", pa.string(), "held_out or human: the other set that has the picture"),
         Column("same_key", pa.string(), "its key in the other set"),
+        Column(
+            "distance",
+            pa.int16(),
+            "bits of 256 in which the hashes of the two pictures differ; null where their bytes are the same",
+        ),
         Column("left_out", pa.bool_(), "true: training leaves the picture out"),
     ),
     repeating=("set", "same_as", "left_out"),
 )
 
+PICTURE_GROUPS = Table(
+    "picture_groups",
+    "one row per row of `images`, in its order: which pictures are the same, or look alike",
+    (
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column(
+            "exact_group",
+            pa.string(),
+            "key of the first row with the same bytes, or the same URL and text; its own where it is the first; null "
+            "where there is no picture, its row is not listed any more, or duplicates.exact is off",
+        ),
+        Column(
+            "near_group",
+            pa.string(),
+            "key of the first picture of those that look like it; its own where it is the first; null as above, or "
+            "where duplicates.near is off",
+        ),
+        Column(
+            "near_distance",
+            pa.int16(),
+            "bits of 256 in which its hash differs from that of the first of its near group, 0..31; null without one",
+        ),
+        Column(
+            "duplicate_of",
+            pa.string(),
+            "key of the picture that is trained on in its place; null: it is trained on itself. A row that names its "
+            "first in `images.same_as` is no duplicate of that",
+        ),
+    ),
+)
+
+PICTURE_HASHES = Table(
+    "picture_hashes",
+    "one row per row of a table of pictures, in its order: what its picture looks like",
+    (
+        Column("key", pa.string(), "the picture, as in that table"),
+        Column("pdq", pa.binary(), "PDQ hash of the stored picture, 32 bytes; null where there is none"),
+        Column("quality", pa.int16(), "PDQ's quality of the hash, 0..100: how much structure the picture has"),
+    ),
+)
+
 TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
 
-_NAMES = ("key", "uid", "dataset", "url", "caption", "cut_from_chars", "status", "error_class", "error_message",
-          "attempts")  # fmt: skip
+_NAMES = (
+    "key", "uid", "dataset", "url", "caption", "cut_from_chars", "same_as", "status", "error_class",
+    "error_message", "attempts", "source_key", "extra", "origin",
+)  # fmt: skip
 
 SHARD = Table(
     "shard",

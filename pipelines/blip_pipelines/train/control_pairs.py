@@ -36,7 +36,8 @@ def write_arm_pairs(out: Path, arm: str, captions: Path, pairs: Path, truth_pair
     `filter_only` runs the round's rule, with the cut that it found, on the web texts alone: nothing is left out for a
     synthetic text's sake. Pairs that no rule of ours made (without its record in their metadata) are taken as they are,
     web texts alone. `captioner_only` keeps every web and synthetic text that is not empty, unfiltered; `paper_rule`
-    keeps what has an ITM score of .5 or more; `oracle` is `truth_pairs` as given.
+    keeps what has an ITM score of .5 or more; `oracle` is `truth_pairs` as given. No arm has texts that were
+    set aside when `pairs` were made.
     """
     if arm == "human_only":
         return None
