@@ -170,7 +170,9 @@ def watch_memory(folder: Path, host: str, count: int) -> dict[str, Any]:
         raise SystemExit(f"{count} URLs: exit status {running.returncode}, {len(stats)} shards")
     by_shard = [peaks[shard] for shard in sorted(peaks) if shard < len(stats)]
     half = len(by_shard) // 2
-    first, last = ({k: max(p[k] for p in some) for k in some[0]} for some in (by_shard[:half] or by_shard, by_shard[half:]))
+    first, last = (
+        {k: max(p[k] for p in some) for k in some[0]} for some in (by_shard[:half] or by_shard, by_shard[half:])
+    )
     return {
         "urls": count,
         "images_s": round(count / sum(one["duration"] for one in stats)),
@@ -202,7 +204,9 @@ def main() -> None:
             if arguments.urls:
                 found["memory"] = watch_memory(folder, host, arguments.urls)
     versions = [f"{name} {version(name)}" for name in ("img2dataset", "opencv-python-headless", "pillow", "simplejpeg")]
-    found["made_with"] = f"{'given' if is_there else 'drawn'} photographs, {os.cpu_count()} cores, {', '.join(versions)}"
+    found["made_with"] = (
+        f"{'given' if is_there else 'drawn'} photographs, {os.cpu_count()} cores, {', '.join(versions)}"
+    )
     for name, value in () if arguments.json else found.items():
         print(f"{name:30} {value}")
     if arguments.json:

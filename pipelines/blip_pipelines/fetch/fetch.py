@@ -16,6 +16,7 @@ from blip_pipelines.fetch.addresses import literal
 from blip_pipelines.fetch.bodies import codings_of, unpack
 from blip_pipelines.fetch.connection import CheckedConnection, refused_by
 from blip_pipelines.fetch.deadlines import Deadline, FetchError
+from blip_pipelines.fetch.kept import Connections, Peer
 from blip_pipelines.fetch.proxies import Proxies, Proxy, basic_authorization
 
 MAX_REDIRECTS = 5
@@ -47,20 +48,25 @@ class Fetched:
 # img2dataset's own download_image is not used: its urlopen reads file:// URLs, follows redirects into private
 # networks, reads bodies of any length, and applies its timeout to each read, so that a body that drips never ends.
 def fetch(
-    url: str, config: DownloadConfig, own_hosts: frozenset[str] = frozenset(), proxies: Proxies | None = None
+    url: str,
+    config: DownloadConfig,
+    own_hosts: frozenset[str] = frozenset(),
+    proxies: Proxies | None = None,
+    kept: Connections | None = None,
 ) -> Fetched:
     """Fetch `url` with retries; a failure of the web is returned, not raised.
 
     Each try has `config.timeout_s` for everything, name lookup and redirects included. `own_hosts` ("127.0.0.1:8765")
     are this run's own servers: they may be private, and are reached without a proxy; all others through `proxies`
-    (None: those of the environment).
+    (None: those of the environment). `kept` are open connections, which are used and added to; None: each request has
+    its own.
     Raises InputError where the environment names a proxy that cannot be used.
     """
     if proxies is None:
         proxies = Proxies.of_environment() if config.use_proxies else Proxies()
     for attempt in range(config.num_retries + 1):
         try:
-            return _fetch_once(url.strip(), config, own_hosts, proxies)
+            return _fetch_once(url.strip(), config, own_hosts, proxies, None if attempt else kept)
         except FetchError as error:
             failure = error
         if not failure.retry or attempt == config.num_retries:
@@ -75,28 +81,58 @@ def _pause_s(attempt: int, asked_s: float, at_most_s: float) -> float:
     return min(at_most_s, max(asked_s, back_off_s))
 
 
-def _fetch_once(url: str, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies) -> Fetched:
+def _fetch_once(
+    url: str, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies, kept: Connections | None
+) -> Fetched:
     deadline = Deadline.after(config.timeout_s)
     for _ in range(MAX_REDIRECTS + 1):
         parts = _split(url)
         try:
-            with _connection(parts, config, own_hosts, proxies, deadline) as connection:
-                response = _ask(connection, parts, config)
-                if response.status == 407 and connection.forwarder:
-                    raise refused_by(connection.forwarder, response)
-                if response.status not in REDIRECTS:
-                    return _accept(response, config)
-                url = _target(url, response)
+            peer = _peer(parts, config, own_hosts, proxies)
+            answer = _answer(parts, peer, config, deadline, kept)
         except (http.client.HTTPException, OSError, ValueError) as error:
             raise _as_fetch_error(error, parts, deadline) from error
+        if isinstance(answer, Fetched):
+            return answer
+        url = _target(url, *answer)
     raise FetchError("too_many_redirects", f"more than {MAX_REDIRECTS} redirects, the last to {url[:200]}")
 
 
-def _target(url: str, response: http.client.HTTPResponse) -> str:
+def _answer(
+    parts: SplitResult, peer: Peer, config: DownloadConfig, deadline: Deadline, kept: Connections | None
+) -> Fetched | tuple[str, str]:
+    """What one request gives: the body, or the status and Location of a redirect."""
+    with CheckedConnection(peer, deadline, kept) as connection:
+        try:
+            response = _ask(connection, parts, config, keep=kept is not None)
+        except (http.client.HTTPException, ConnectionError):
+            if not connection.is_used:
+                raise
+            response = None
+        if response:
+            return _read(connection, response, config)
+    # The server has ended the connection between two requests.
+    with CheckedConnection(peer, deadline) as connection:
+        return _read(connection, _ask(connection, parts, config, keep=False), config)
+
+
+def _read(
+    connection: CheckedConnection, response: http.client.HTTPResponse, config: DownloadConfig
+) -> Fetched | tuple[str, str]:
+    if response.status == 407 and connection.forwarder:
+        raise refused_by(connection.forwarder, response)
+    if response.status in REDIRECTS:
+        return f"HTTP {response.status} {response.reason}", response.getheader("Location") or ""
+    fetched = _accept(response, config)
+    connection.keep(response)
+    return fetched
+
+
+def _target(url: str, status: str, given: str) -> str:
     """The URL that a redirect leads to. http.client decodes headers as Latin-1; most servers send UTF-8."""
-    given = (response.getheader("Location") or "").strip()
+    given = given.strip()
     if not given:
-        raise FetchError("other", f"HTTP {response.status} {response.reason}, without a Location")
+        raise FetchError("other", f"{status}, without a Location")
     try:
         location = given.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -119,16 +155,13 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _connection(
-    parts: SplitResult, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies, deadline: Deadline
-) -> CheckedConnection:
+def _peer(parts: SplitResult, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies) -> Peer:
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
     host = _ascii(parts)
     own = f"{parts.hostname}:{port}" in own_hosts
-    allowed = config.allow_private_addresses or own
     proxy = None if own or not config.use_proxies else _proxy_of(proxies, parts.scheme, host, port)
-    return CheckedConnection(host, port, secure=secure, allow_private=allowed, deadline=deadline, proxy=proxy)
+    return Peer(secure, host, port, config.allow_private_addresses or own, proxy)
 
 
 def _proxy_of(proxies: Proxies, scheme: str, host: str, port: int) -> Proxy | None:
@@ -150,13 +183,15 @@ def _ascii(parts: SplitResult) -> str:
     return host.lower()
 
 
-def _ask(connection: CheckedConnection, parts: SplitResult, config: DownloadConfig) -> http.client.HTTPResponse:
+def _ask(
+    connection: CheckedConnection, parts: SplitResult, config: DownloadConfig, *, keep: bool
+) -> http.client.HTTPResponse:
     path = quote(parts.path or "/", safe="/%:=&?~#+!$,;'@()*[]") + ("?" + _quoted_query(parts) if parts.query else "")
     headers = {
         "User-Agent": config.agent,
         "Accept": "image/*,*/*;q=0.5",
         "Accept-Encoding": "identity",
-        "Connection": "close",
+        **({} if keep else {"Connection": "close"}),
     }
     if user := basic_authorization(parts):
         headers["Authorization"] = user

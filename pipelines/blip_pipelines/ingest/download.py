@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts
 from blip_pipelines.fetch.fetch import Fetched, fetch
+from blip_pipelines.fetch.kept import Connections
 from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.ingest.accounts import settle
@@ -33,6 +34,7 @@ from blip_pipelines.ingest.plan import plan_parts, plan_repair
 from blip_pipelines.ingest.stats import write_stats
 from blip_pipelines.ingest.url_lists import num_rows
 from blip_training.data.decode import PictureError
+from blip_training.data.picture_processes import Answer
 
 TALLY_EVERY_ROWS = 25
 
@@ -160,9 +162,8 @@ class ShardDownload:
             seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
             if len(rows) % TALLY_EVERY_ROWS == 0:
                 self._tally.put(str(part), dict(seen))
-        table = rows_to_table(rows, IMAGES)
-        write_stats(part, seen, started, time.time())  # first: a part that is there is done
-        write_parquet(part, table, IMAGES)
+        write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
+        write_stats(part, seen, started, time.time())
         self._tally.put(str(part), dict(seen))
 
 
@@ -180,58 +181,85 @@ def fetch_rows(
     server holds back the output, not the other downloads.
     """
     ready, at = dict[int, Row](), 0
-    with ThreadPoolExecutor(config.num_threads, thread_name_prefix="fetch") as pool:
-        for place, fetched in _as_they_come(rows, pool, config, own_hosts, proxies):
-            row = rows[place]
-            ready[place] = _finish(row, fetched, store) if fetched else {**_EMPTY, **row}
+    with Connections() as kept, ThreadPoolExecutor(config.num_threads, thread_name_prefix="fetch") as pool:
+        ask = partial(fetch, config=config, own_hosts=own_hosts, proxies=proxies, kept=kept)
+        for place, row in _as_they_come(rows, pool, ask, store, 2 * config.num_threads):
+            ready[place] = row
             while at in ready:
                 yield ready.pop(at)
                 at += 1
 
 
-def _as_they_come(
-    rows: list[Row],
-    pool: ThreadPoolExecutor,
-    config: DownloadConfig,
-    own_hosts: frozenset[str],
-    proxies: Proxies | None,
-) -> Iterator[tuple[int, Fetched | None]]:
-    """The index of each row and what was fetched, as downloads end; None for a row rejected before any fetch."""
-    done: SimpleQueue[Future[tuple[int, Fetched]]] = SimpleQueue()
+@dataclass(frozen=True)
+class _Done:
+    """A row that was fetched: `stored` has the picture's columns and bytes, or raises why it has none."""
 
-    def fetch_one(place: int) -> tuple[int, Fetched]:
-        return place, fetch(rows[place]["url"], config, own_hosts, proxies)
+    place: int
+    row: Row
+    content_type: str = ""
+    stored: Future[Answer] | None = None
+
+
+def _as_they_come(
+    rows: list[Row], pool: ThreadPoolExecutor, ask: Callable[[str], Fetched], store: WebStore, most: int
+) -> Iterator[tuple[int, Row]]:
+    """The index of each row and its row of the table `images`, as they are done; a rejected row is not fetched.
+
+    At most `most` are in work, or done and not taken. The thread that has fetched a picture gives it to the decoder,
+    so that the decoder never waits for this one.
+    """
+    done: SimpleQueue[_Done | BaseException] = SimpleQueue()
+
+    def work(place: int) -> None:
+        try:
+            _fetch_row(place, {**_EMPTY, **rows[place]}, ask, store, done.put)
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            done.put(error)
 
     num_held = 0
     for place, row in enumerate(rows):
         if row["status"] is not None:
-            yield place, None
+            yield place, {**_EMPTY, **row}
             continue
-        if num_held == 2 * config.num_threads:
-            yield done.get().result()
+        if num_held == most:
+            yield _finish(done.get())
             num_held -= 1
-        pool.submit(fetch_one, place).add_done_callback(done.put)
+        pool.submit(work, place)
         num_held += 1
     for _ in range(num_held):
-        yield done.get().result()
+        yield _finish(done.get())
 
 
 _EMPTY: Row = dict.fromkeys(IMAGES.schema.names)
 
 
-def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
-    """The row of the table `images`: with its picture, or with the error class and message why it has none."""
-    row = {**_EMPTY, **row}
+def _fetch_row(
+    place: int, row: Row, ask: Callable[[str], Fetched], store: WebStore, put: Callable[[_Done], None]
+) -> None:
+    """Fetch a row and give its picture to the decoder; `put` takes it when that is done."""
+    fetched = ask(row["url"])
     if fetched.body is None:
         failure = {"error_class": fetched.error_class, "error_message": fetched.error_message}
-        return row | {"status": "failed_to_download"} | failure
+        put(_Done(place, row | {"status": "failed_to_download"} | failure))
+        return
     row["sha256"] = hashlib.sha256(fetched.body).hexdigest()
+    stored = store.submit(fetched.body)
+    stored.add_done_callback(lambda _: put(_Done(place, row, fetched.content_type, stored)))
+
+
+def _finish(done: _Done | BaseException) -> tuple[int, Row]:
+    """The row of the table `images`: with its picture, or with the error class and message why it has none."""
+    if isinstance(done, BaseException):
+        raise done
+    if done.stored is None:
+        return done.place, done.row
     try:
-        columns, jpg = store(fetched.body)
+        columns, jpg = done.stored.result()
     except PictureError as error:
-        message = f"{error.message} (Content-Type {fetched.content_type or 'not given'})"
-        return row | {"status": "failed_to_resize", "error_class": error.error_class, "error_message": message}
-    return row | {"status": "success"} | columns | {"jpg": jpg}
+        message = f"{error.message} (Content-Type {done.content_type or 'not given'})"
+        failure = {"status": "failed_to_resize", "error_class": error.error_class, "error_message": message}
+        return done.place, done.row | failure
+    return done.place, done.row | {"status": "success"} | columns | {"jpg": jpg}
 
 
 def _count(parts: Iterator[Path]) -> dict[str, int]:
