@@ -144,6 +144,7 @@ def try_once(
         fetched = _fetch_once(url.strip(), own_hosts, proxies, gate or OpenGate(), Asking(config, accept, seen, kept))
     except FetchError as error:
         fetched = Fetched(None, "", error.error_class, error.message, retry=error.retry, wait_s=error.wait_s)
+        seen.said = (error.said or Said()).over(seen.said)
     return replace(fetched, http_status=seen.http_status, said=seen.said)
 
 
