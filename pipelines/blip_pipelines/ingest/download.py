@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
-from blip_bootstrap.errors import InputError, RunFailed
+from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.storage.manifest import KnownParts
+from blip_bootstrap.storage.notes import total, values
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.store import fetched, is_there
+from blip_bootstrap.storage.store import is_there
 from blip_bootstrap.storage.tables import IMAGES
+from blip_pipelines.bring.read import is_brought
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.aside import Aside, Died
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
@@ -28,12 +31,16 @@ from blip_pipelines.fetch.courtesy import Courtesy, Shared
 from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.ingest.accounts import settle
-from blip_pipelines.ingest.fetched_rows import NO_PICTURE, fetch_rows, rows_or_word
+from blip_pipelines.ingest.brought import lists_of, with_pictures
+from blip_pipelines.ingest.fetched_rows import NO_PICTURE, rows_or_word
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
 from blip_pipelines.ingest.respect import count_hosts, shared_folder, tell_of_contact, tell_of_lost
 from blip_pipelines.ingest.stats import write_stats
-from blip_pipelines.ingest.url_lists import num_rows
+from blip_pipelines.ingest.url_lists import AnyList, num_rows
+
+TOO_LONG = "texts_too_long"
+"""What texts are counted as that were cut."""
 
 TALLY_EVERY_ROWS = 25
 
@@ -68,7 +75,7 @@ def download_images(
     (`texts_too_long`), and of work that was done again after a worker's death (`retries`). Raises InputError for a list
     that cannot be read, and where there is nothing to try again, AccountingError where a row is missing or there twice.
     """
-    lists = _lists(urls, config)
+    lists = lists_of(out, urls, config, ray)
     plan = plan_repair(out, lists, config, kin) or plan_parts(out, lists, config, kin, retry)
     todo = [shard for shard in plan.shards if not (out / shard.name).exists()]
     before = _count(out / shard.name for shard in plan.shards if shard not in todo)
@@ -78,16 +85,10 @@ def download_images(
     return settle(out, plan) | ({RETRIES: retries} if retries else {})
 
 
-def _lists(urls: Sequence[Path], config: DownloadConfig) -> list[UrlList]:
-    if not config.urls:
-        raise InputError("download.urls: no URL list is given; add one with its path")
-    return [known.model_copy(update={"path": path}) for known, path in zip(config.urls, urls, strict=True)]
-
-
 def _run(
     todo: list[Path],
     out: Path,
-    lists: list[UrlList],
+    lists: list[AnyList],
     config: DownloadConfig,
     ray: RayConfig,
     progress: Progress,
@@ -102,11 +103,12 @@ def _run(
     items = [Shard(str(shard.absolute()), str((out / shard.name).absolute())) for shard in todo]
 
     def take(shard: Shard) -> None:
-        fetched(Path(shard.part))  # of a run on a store, what another machine has made
+        """Nothing is read here of what a worker has made."""
 
-    tell_of_contact(config, lists)
+    served = [one for one in lists if isinstance(one, UrlList)]
+    tell_of_contact(config, served)
     with ExitStack() as stack:
-        known = config, serve_lists(lists, stack), proxies, limits_of(config, ray)
+        known = config, serve_lists(served, stack), proxies, limits_of(config, ray)
         shared = Shared(stack.enter_context(shared_folder(out)), 1 if pool == HERE else num_nodes())
         stack.callback(tell_of_lost, config, shared)
         carefully, work = partial(CarefulDownload, *known, shared=shared), partial(ShardDownload, *known, shared=shared)
@@ -199,7 +201,7 @@ class ShardDownload:
     def _rows(self, listed: list[Row]) -> Iterator[tuple[Row, int]]:
         """The rows of the table `images`; this process ends where one hangs."""
         with WebStore(self._config) as store, Watch("download", self._limits).watching() as watch:
-            rows = rows_or_word(listed, self._config, self._own_hosts, store, self._proxies, self._courtesy)
+            rows = all_rows(listed, self._config, self._own_hosts, store, self._proxies, self._courtesy)
             num_left = len(listed)
             while num_left:
                 with watch.batch(1):
@@ -247,7 +249,7 @@ def fetching(
     """In the child: the function that downloads rows of the table `shard`."""
     config, own_hosts, proxies, shared = known
     store, courtesy = WebStore(config), Courtesy(config, own_hosts, proxies, shared)
-    return lambda rows: list(fetch_rows(rows, config, own_hosts, store, proxies, courtesy))
+    return lambda rows: [one for one in all_rows(rows, config, own_hosts, store, proxies, courtesy) if one is not None]
 
 
 def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts, courtesy: Courtesy | None = None) -> None:
@@ -262,11 +264,29 @@ def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts, cour
         if len(rows) % TALLY_EVERY_ROWS == 0:
             tally.put(str(part), dict(seen))
     table = rows_to_table(rows, IMAGES)
+    counts = {name: number for name, number in seen.items() if name != RETRIES}
+    counts[TOO_LONG] = len(rows) - table["cut_from_chars"].null_count
     write_stats(part, seen, started, time.time())  # first: a part that is there is done
-    write_parquet(part, table, IMAGES)
+    write_parquet(part, table, IMAGES, counts=counts)
     tally.put(str(part), dict(seen))
     if courtesy:
         count_hosts(rows, courtesy)
+
+
+def all_rows(
+    rows: list[Row],
+    config: DownloadConfig,
+    own_hosts: frozenset[str],
+    store: WebStore,
+    proxies: Proxies | None,
+    courtesy: Courtesy,
+) -> Iterator[Row | None]:
+    """Rows of the table `shard` as those of `images`, in order: fetched, or read where the picture is there already.
+
+    None, as `rows_or_word` has it, is a word that a row is waited for.
+    """
+    urls = [one for one in rows if not is_brought(one)]
+    return with_pictures(rows, rows_or_word(urls, config, own_hosts, store, proxies, courtesy), config)
 
 
 def _dead(row: Row, died: Died) -> Row:
@@ -276,10 +296,11 @@ def _dead(row: Row, died: Died) -> Row:
 
 def _count(parts: Iterator[Path]) -> dict[str, int]:
     """The number of rows in finished parts: all (`images`), by status, and by error class."""
-    counts: Counter[str] = Counter()
-    for part in parts:
-        table = read_parquet(part, ["status", "error_class"])
-        counts["images"] += len(table)
-        for column in table.columns:
-            counts.update({entry["values"]: entry["counts"] for entry in column.drop_null().value_counts().to_pylist()})
-    return dict(counts)
+    known = KnownParts()
+    found = total([note.counts if (note := known(part)) else _counts_of(part) for part in parts])
+    return {name: number for name, number in found.items() if name != TOO_LONG}
+
+
+def _counts_of(part: Path) -> dict[str, int]:
+    table = read_parquet(part, ["status", "error_class"])
+    return total([{"images": len(table)}, *map(values, table.columns)])

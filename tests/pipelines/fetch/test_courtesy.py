@@ -97,10 +97,8 @@ def config(**settings: object) -> DownloadConfig:
 def rows_of(
     host: Host, store: WebStore, *paths: str, courtesy: Courtesy | None = None, **settings: object
 ) -> list[Any]:
-    rows = [
-        {"key": str(i), "url": f"http://127.0.0.1:{host.server_port}{path}", "status": None} | {"attempts": None}
-        for i, path in enumerate(paths)
-    ]
+    urls = [f"http://127.0.0.1:{host.server_port}{path}" for path in paths]
+    rows = [{"key": str(number), "url": url, "status": None, "attempts": None} for number, url in enumerate(urls)]
     return list(fetch_rows(rows, config(**settings), frozenset(), store, courtesy=courtesy))
 
 
@@ -112,10 +110,10 @@ def test_robots_txt_is_asked_once_and_obeyed(host: Host, store: WebStore) -> Non
     host.says["/robots.txt"] = (200, b"User-agent: *\nDisallow: /no/", {})
     rows = rows_of(host, store, "/1.jpg", "/no/2.jpg", "/3.jpg", "/no/4.jpg", contact="https://lab.example")
     assert classes(rows) == [None, "robots_txt", None, "robots_txt"]
-    assert [row["robots_txt"] for row in rows] == ["allowed", None, "allowed", None]
+    assert [row["robots_txt"] for row in rows] == ["allowed", "disallowed"] * 2
     assert host.asked == {"/robots.txt": 1, "/.well-known/tdmrep.json": 1, "/1.jpg": 1, "/3.jpg": 1}
     assert host.agents == {"blip-bootstrap/0.1 (+https://lab.example)"}
-    assert all(row["said_at"] for row in rows if row["status"] == "success")
+    assert all(row["said_at"] for row in rows)
     assert [one["error_class"] for one in rows[1]["attempts"]] == ["robots_txt"]
 
 
@@ -186,6 +184,7 @@ def test_what_headers_and_files_say_is_a_column_and_obeyed_by_setting(host: Host
         None, None, None, "header: train-ai=n", "header: train-ai=y", None, None,
     ]  # fmt: skip
     assert [row["x_robots_tag"] for row in obeyed[:2]] == ["noai", "noindex"]
+    assert obeyed[5]["tdm_reservation"] == "tdmrep.json: 1"
 
 
 def test_429_with_retry_after_holds_the_whole_host_back(host: Host, store: WebStore) -> None:
@@ -248,7 +247,8 @@ def test_processes_share_limits_and_rules(tmp_path: Path, host: Host, store: Web
     command = [sys.executable, "-W", "ignore", "-c", OTHER, str(tmp_path)]
     ours = Hosts(tmp_path, Limits.of(DownloadConfig(host_connections=2)))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout and b"wait_s=0.0" in other.stdout.readline()
+        assert other.stdout is not None
+        assert b"wait_s=0.0" in other.stdout.readline()
         assert [ours.enter("127.0.0.1").is_full for _ in range(2)] == [False, True]
         other.kill()
     assert not ours.enter("127.0.0.1").is_full

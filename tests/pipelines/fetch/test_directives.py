@@ -23,7 +23,10 @@ Request-rate: 1/5
 """
 
 
-def site(
+OURS = "blip-bootstrap"
+
+
+def site(robots: str | None = None, tdmrep: str | None = None, status: int = 200, token: str = OURS) -> Site:
     robots: str | None = None, tdmrep: str | None = None, status: int = 200, token: str = "blip-bootstrap"
 ) -> Site:
     return Site(SiteFiles(status, robots, tdmrep, utc_now()), token)
