@@ -27,8 +27,6 @@ OURS = "blip-bootstrap"
 
 
 def site(robots: str | None = None, tdmrep: str | None = None, status: int = 200, token: str = OURS) -> Site:
-    robots: str | None = None, tdmrep: str | None = None, status: int = 200, token: str = "blip-bootstrap"
-) -> Site:
     return Site(SiteFiles(status, robots, tdmrep, utc_now()), token)
 
 
