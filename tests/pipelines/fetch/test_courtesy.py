@@ -122,7 +122,7 @@ def test_robots_txt_is_asked_once_and_obeyed(host: Host, store: WebStore) -> Non
     [({"robots": "record"}, "disallowed", 1), ({"robots": "ignore"}, None, 0)],
 )
 def test_robots_txt_recorded_and_ignored(
-    host: Host, store: WebStore, settings: dict[str, str], found: str | None, asks: int
+    host: Host, store: WebStore, settings: dict[str, Any], found: str | None, asks: int
 ) -> None:
     host.says["/robots.txt"] = (200, b"User-agent: *\nDisallow: /", {})
     (row,) = rows_of(host, store, "/1.jpg", **settings)
@@ -173,7 +173,12 @@ def test_what_headers_and_files_say_is_a_column_and_obeyed_by_setting(host: Host
     refused = ["disallowed", None, "disallowed", "disallowed", None, "disallowed", None]
     assert classes(obeyed) == refused
     assert not host.asked["/file.jpg"]
-    settings = {"honour_noai": False, "honour_noindex": True, "tdm_reservation": "record", "content_usage": "record"}
+    settings: dict[str, Any] = {
+        "honour_noai": False,
+        "honour_noindex": True,
+        "tdm_reservation": "record",
+        "content_usage": "record",
+    }
     recorded = rows_of(host, store, *paths, **settings)
     assert classes(recorded) == [None, "disallowed", None, None, None, None, None]
     assert [row["x_robots_tag"] for row in recorded] == ["noai", "noindex", *[None] * 5]
