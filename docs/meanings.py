@@ -13,6 +13,12 @@ OF_STATUSES = {
     "rejected": "never fetched: blank, repeated, or a line that is no record",
 }
 
+OF_DEATHS = {
+    "crashed": "the process that worked on this row alone was ended by a signal, twice, as by a fault in a library",
+    "hung": "the process that worked on this row alone was not done after `ray.row_timeout_s`, twice",
+    "out_of_memory": "the process that worked on this row alone took more memory than it may have, twice",
+}
+
 OF_ERROR_CLASSES = {
     "blank_url": "the row has no URL",
     "duplicate_row": "an earlier row has the same URL and the same text",
@@ -25,7 +31,9 @@ OF_ERROR_CLASSES = {
     "http_4xx": "the server says that there is no such page, or that it may not be had",
     "http_5xx": "the server failed",
     "too_many_redirects": "more than five redirects",
-    "disallowed": "the answer's `X-Robots-Tag` says `noai` or `noimageai`",
+    "robots_txt": "the host's robots.txt disallows it, or could not be had for now (HTTP 5xx)",
+    "disallowed": "the host forbids the use: `X-Robots-Tag`, `TDM-Reservation`, tdmrep.json or `Content-Usage`",
+    "host_rests": "not asked: the host failed too often in a row, or asked to wait too long; `--retry` asks it",
     "too_many_bytes": "the body is larger than `download.max_bytes`",
     "not_an_image": "the bytes are no picture of a format that is read",
     "truncated_image": "the picture ends too early",
@@ -36,6 +44,7 @@ OF_ERROR_CLASSES = {
     "too_small": "the short side is under `download.min_image_size`",
     "aspect_ratio": "long side over short side is more than `download.max_aspect_ratio`",
     "too_large": "the picture is larger than img2dataset's resizer takes",
+    **OF_DEATHS,
     "other": "anything else; `error_message` says what",
 }
 
@@ -47,6 +56,14 @@ OF_SOURCES = {
 
 OF_REASONS = {
     "not_listed": "its row is in no URL list of the run any more, or was fetched again with success twice",
+    "duplicate_picture": "another picture of the run, an earlier one, is the same or nearly the same",
+    "boilerplate": "text rule: what a template writes about any picture, as `click to enlarge`, and nothing else",
+    "file_name": "text rule: the name of a file, an address, or a number",
+    "text_length": "text rule: fewer words than text_rules.min_words, or more than text_rules.max_words",
+    "repeated_words": "text rule: more of its words repeat earlier ones than text_rules.max_repeated_share",
+    "language": "text rule: py3langid is sure of a language that is not in text_rules.languages",
+    "contact_details": "text rule: it has an e-mail address or a phone number",
+    "few_letters": "text rule: fewer of its characters are letters than text_rules.min_letters_share",
     "empty_text": "there is no text",
     "text_too_long": "the alt text was longer than `download.max_text_chars` and was cut when the list was read",
     "not_scored": "it lacks the score that the rule cuts by",
@@ -65,6 +82,7 @@ OF_FLAGS = {
     "prompt_leak": "the prompt's words stand in the text again",
     "cut_at_max_length": "the text reached `max_tokens` before its end",
     "text_too_long": "a web text that was cut when the list was read",
+    **OF_DEATHS,
 }
 
 OF_ANSWERS = {

@@ -40,6 +40,10 @@ class Commands(ListedCommands):
             "blip_bootstrap.cli.audit",
             "Show what changed between two rounds, or between rounds of two runs: texts, reasons, noise, settings.",
         ),
+        "export": Listed(
+            "blip_bootstrap.cli.export",
+            "Write what a round kept as webdataset, for Hugging Face, as BLIP's or COCO's JSON, uids or Parquet.",
+        ),
         "plan": Listed(
             "blip_bootstrap.cli.plan",
             "Measure this machine on a small sample; print rows, disk, time and memory of a round over many images.",

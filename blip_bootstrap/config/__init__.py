@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from blip_bootstrap.config.caption import CaptionConfig, SamplerConfig
+from blip_bootstrap.config.duplicates import DuplicatesConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.filter_check import CheckFilterConfig, FilterCheckConfig
-from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, SamePicturesConfig, UrlList
+from blip_bootstrap.config.inputs import (
+    AnnotatedSet,
+    DownloadConfig,
+    FindSamePicturesConfig,
+    PictureSource,
+    SamePicturesConfig,
+    UrlList,
+)
 from blip_bootstrap.config.load import dump_yaml, load_config
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
 from blip_bootstrap.config.section import Count, Device, Dtype, Fraction, NonNegative, Section
@@ -20,7 +28,7 @@ from blip_bootstrap.config.training import (
     PretrainConfig,
     VqaConfig,
 )
-from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig, check_filter_config
+from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig, check_filter_config, same_pictures_config
 
 __all__ = [
     "AnnotatedSet",
@@ -32,9 +40,11 @@ __all__ = [
     "Device",
     "DownloadConfig",
     "Dtype",
+    "DuplicatesConfig",
     "EqualTexts",
     "EvaluateConfig",
     "FilterCheckConfig",
+    "FindSamePicturesConfig",
     "FinetuneConfig",
     "Fraction",
     "HardTextsConfig",
@@ -43,6 +53,7 @@ __all__ = [
     "ModelConfig",
     "NonNegative",
     "OptimizerConfig",
+    "PictureSource",
     "PretrainConfig",
     "RayConfig",
     "ReportConfig",
@@ -58,4 +69,5 @@ __all__ = [
     "check_filter_config",
     "dump_yaml",
     "load_config",
+    "same_pictures_config",
 ]

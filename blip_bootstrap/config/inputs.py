@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config.marks import CountsAs, Grows, Later, ListPath, Speed
-from blip_bootstrap.config.section import Count, LocalPath, NonNegative, Positive, Section, ShardRows
+from blip_bootstrap.config.section import Count, InputPath, LocalPath, NonNegative, Positive, Section, ShardRows
+from blip_bootstrap.paths import root_text
 
-AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])} (image dataset builder)"
+AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])}"
 
 FIRST_AGENT = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1504/img2dataset)"
 """The default of the first releases, which their recipes hold."""
@@ -23,18 +25,26 @@ Interpolation = Literal["nearest", "linear", "cubic", "area", "lanczos"]
 
 AlarmShare = Annotated[float, Field(gt=0, le=1)]
 
+Respect = Literal["obey", "record", "ignore"]
+"""What is done about a host's words: a picture is not fetched, or only a column says so, or nobody asks."""
+
 
 class UrlList(Section):
-    """One list of URLs with alt texts: TSV, CSV, JSON or Parquet."""
+    """One list of URLs with alt texts: TSV, CSV, JSON or Parquet, of one file or many."""
 
-    path: Annotated[LocalPath, ListPath()] = Field(
-        description="the file; its format is told by its ending (.tsv .csv .txt .jsonl .json .parquet, and with .gz "
+    path: Annotated[InputPath, ListPath()] = Field(
+        description="the file, or a folder or a pattern (`lists/*.parquet`) of many, of this machine or of a store "
+        "(s3://, gs://); a file's format is told by its ending (.tsv .csv .txt .jsonl .json .parquet, and with .gz "
         ".bz2 .xz .zst after it)"
     )
     dataset: str | None = Field(None, description="name of the list in the tables; null: the file's name")
-    url_column: str = Field("url", description="column with the URLs")
+    url_column: str = Field(
+        "url", description="column with the URLs; where the list has no `url`, the name that LAION's and others have"
+    )
     caption_column: str | None = Field(
-        "caption", description="column with the alt texts; null: the list has URLs alone"
+        "caption",
+        description="column with the alt texts; where the list has no `caption`, the name that published lists have "
+        "(text, TEXT, alt_text, ...); null: the list has URLs alone",
     )
     caption_lists: Annotated[bool, Later()] = Field(
         False, description="a cell may be a list of texts, each of which makes a row"
@@ -60,7 +70,44 @@ class UrlList(Section):
     @property
     def name(self) -> str:
         """The dataset's name in the tables."""
-        return self.dataset or self.path.stem
+        return self.dataset or _name_of(self.path)
+
+
+class PictureSource(Section):
+    """Pictures that are there already, which nothing is fetched for: shards, Parquet, a list of files, or a folder."""
+
+    path: Annotated[InputPath, ListPath()] = Field(
+        description="a file, a folder with all that is in it, or a pattern (`shards/*.tar`), of this machine or of a "
+        "store (s3://, gs://)"
+    )
+    dataset: str | None = Field(None, description="name of the pictures in the tables; null: the file's or folder's")
+    format: Literal["auto", "webdataset", "parquet", "list", "files"] = Field(
+        "auto",
+        description="webdataset: tar files; parquet: with a column of pictures; list: a list of file names with texts "
+        "(TSV, CSV, JSON, Parquet; COCO's JSON); files: pictures with .txt and .json of the same name beside them; "
+        "auto: told by what is there",
+    )
+    image_column: str | None = Field(
+        None, description="column with the pictures, or with their file names; null: told by names and types"
+    )
+    caption_column: str | None = Field(
+        None, description="column, or field of the JSON, with the text or a list of them; null: told by names"
+    )
+    image_root: InputPath | None = Field(
+        None, description="folder in which the file names of a list begin; null: that of the list, or one in it"
+    )
+
+    @property
+    def name(self) -> str:
+        """The dataset's name in the tables."""
+        return self.dataset or _name_of(self.path)
+
+
+def _name_of(path: Path) -> str:
+    """The file's name without its ending; of a pattern, that of the folder before it."""
+    path = Path(str(path).partition("?")[0]) if root_text(path) != str(path) else path
+    plain = next((part for part in reversed(path.parts) if not any(sign in part for sign in "*?[")), path.name)
+    return Path(plain).stem if plain == path.name else plain
 
 
 class PictureRule(Section):
@@ -139,10 +186,20 @@ class SamePicturesConfig(Section):
     )
 
 
+class FindSamePicturesConfig(SamePicturesConfig):
+    """The settings on which the list of such pictures depends; those of pictures that look alike where it has them."""
+
+    near_radius: Annotated[int | None, Later()] = None
+    least_quality: Annotated[int, Later()] = 50
+
+
 class DownloadConfig(PictureRule):
     """Fetching and resizing the web's images, by img2dataset's functions and words."""
 
     urls: Annotated[tuple[UrlList, ...], Grows()] = Field((), description="the lists of URLs")
+    pictures: Annotated[tuple[PictureSource, ...], Grows(), Later()] = Field(
+        (), description="pictures that are there already; they become rows of `images` before those of the lists"
+    )
     limit: Annotated[Count | None, Grows()] = Field(None, description="use only the first rows of each list; null: all")
     min_image_size: NonNegative = Field(
         0, description="a picture whose short side has fewer px is dropped (error class too_small)"
@@ -167,6 +224,49 @@ class DownloadConfig(PictureRule):
     )
     allow_private_addresses: bool = Field(False, description="fetch from loopback and private networks too")
     honour_noai: bool = Field(True, description="refuse images whose X-Robots-Tag says noai or noimageai")
+    honour_noindex: Annotated[bool, Later()] = Field(
+        False, description="refuse images whose X-Robots-Tag says noindex, noimageindex or none"
+    )
+    robots: Annotated[Respect, Later()] = Field(
+        "obey",
+        description="robots.txt of each host. obey: what it disallows is not fetched (error class robots_txt); record: "
+        "the column robots_txt has what it says; ignore: it is not asked for",
+    )
+    tdm_reservation: Annotated[Respect, Later()] = Field(
+        "obey",
+        description="reservations of text and data mining, by TDM-Reservation headers and /.well-known/tdmrep.json. "
+        "obey: what is reserved is refused (error class disallowed); record: the column tdm_reservation has them; "
+        "ignore: the file is not asked for",
+    )
+    content_usage: Annotated[Respect, Later()] = Field(
+        "obey",
+        description="train-ai=n by Content-Usage headers, and in robots.txt where that is asked for. obey: it is "
+        "refused (error class disallowed); record and ignore: the column content_usage has it",
+    )
+    host_connections: Annotated[int, Field(ge=1, le=1_000), Speed()] = Field(
+        8, description="connections to one host at a time, of all workers of a machine together"
+    )
+    host_requests_per_s: Annotated[Annotated[float, Field(gt=0)] | None, Speed()] = Field(
+        None,
+        description="requests to one host in a second, of all workers together; null: 30 to public hosts, as many as "
+        "go to private ones; .inf: as many as go",
+    )
+    host_failures: Annotated[Count, Speed()] = Field(
+        25, description="a host that fails so often in a row rests; its rows get the error class host_rests at last"
+    )
+    host_rest_s: Annotated[Positive, Speed()] = Field(300.0, description="seconds for which such a host rests")
+    host_pause_s: Annotated[Positive, Speed()] = Field(
+        60.0,
+        description="the longest Retry-After that is waited for, s; a host that asks for more rests for as long",
+    )
+    max_crawl_delay_s: Annotated[Annotated[float, Field(ge=0)], Speed()] = Field(
+        10.0, description="the longest Crawl-delay of a robots.txt that is kept, s; a longer one counts as this"
+    )
+    host_patience_s: Annotated[Positive, Speed()] = Field(
+        3_600.0,
+        description="seconds that a worker waits in one part for slow hosts alone; then their rows get the error class "
+        "host_rests",
+    )
     use_proxies: Annotated[bool, Speed()] = Field(
         True,
         description="go through the environment's http_proxy, https_proxy and all_proxy, except to no_proxy's hosts",
@@ -182,11 +282,20 @@ class DownloadConfig(PictureRule):
     )
     rows_per_shard: Annotated[ShardRows, Grows()] = Field(10_000, description="rows in each Parquet file")
 
+    @field_validator("pictures")
+    @classmethod
+    def _one_name_each(cls, found: tuple[PictureSource, ...]) -> tuple[PictureSource, ...]:
+        names = [one.name for one in found]
+        if twice := next((one for one in names if names.count(one) > 1), None):
+            raise ValueError(f"two entries are called {twice}; give each a dataset of its own")
+        return found
+
     @property
     def agent(self) -> str:
         """The User-Agent header: `user_agent`, the contact in its comment or as one."""
         if not self.contact:
             return self.user_agent
+        contact = self.contact if self.contact.startswith("+") else f"+{self.contact}"
         if self.user_agent.endswith(")"):
-            return f"{self.user_agent[:-1]}; {self.contact})"
-        return f"{self.user_agent} ({self.contact})"
+            return f"{self.user_agent[:-1]}; {contact})"
+        return f"{self.user_agent} ({contact})"

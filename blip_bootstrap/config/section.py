@@ -39,6 +39,9 @@ LocalPath = Annotated[Path, BeforeValidator(_path_text)]
 RunRoot = Annotated[Path, BeforeValidator(_root_text), PlainSerializer(root_text, return_type=str)]
 """Where a run lies: a path of this machine, or an s3:// or gs:// URI; see `paths.run_root`."""
 
+InputPath = RunRoot
+"""Where an input lies: a file, a folder or a pattern of this machine, or an s3:// or gs:// URI of one."""
+
 ModelName = Annotated[str, BeforeValidator(model_name), ByContent()]
 """A model or tokenizer: a folder or file, `package:NAME` or a hub name; see `paths.model_name`."""
 

@@ -9,11 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializationInfo, WithJsonSchema, field_serializer, model_validator
 
 from blip_bootstrap.config.caption import CaptionConfig
+from blip_bootstrap.config.duplicates import DuplicatesConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.filter_check import CheckFilterConfig, FilterCheckConfig, Untrained
-from blip_bootstrap.config.inputs import AnnotatedSet, DownloadConfig, PictureRule, SamePicturesConfig
+from blip_bootstrap.config.inputs import (
+    AnnotatedSet,
+    DownloadConfig,
+    FindSamePicturesConfig,
+    PictureRule,
+    SamePicturesConfig,
+)
 from blip_bootstrap.config.marks import Seeded, mark_of
-from blip_bootstrap.config.section import Count, LocalPath, RunRoot, Section
+from blip_bootstrap.config.section import Count, LocalPath, Positive, RunRoot, Section
 from blip_bootstrap.config.select import SelectConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
 
@@ -40,6 +47,14 @@ class RayConfig(Section):
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] = Field(
         500_000_000, description="shared memory of a local Ray"
     )
+    row_timeout_s: Positive = Field(
+        60.0,
+        description="a worker hangs that is at a batch for longer than this for each of its rows; once it has done "
+        "some, for longer than 20 times as long as they took, and than this",
+    )
+    worker_memory_bytes: Count | None = Field(
+        None, description="a worker that holds more memory is ended; null: as much as there is"
+    )
 
 
 class Config(Section):
@@ -58,6 +73,7 @@ class Config(Section):
         None, description="pictures with captions on which each round's model is measured"
     )
     same_pictures: SamePicturesConfig = SamePicturesConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
     truth: LocalPath | None = Field(
         None, description="JSON lines that say what is really in the pictures; for figures alone"
     )
@@ -208,6 +224,13 @@ class TrainControlsConfig(ControlsConfig):
     def of(cls, config: Config) -> TrainControlsConfig:
         """The part of a whole configuration that the controls depend on."""
         return cls(**config.controls.model_dump(), pretrain=config.pretrain, evaluate=config.evaluate)
+
+
+def same_pictures_config(config: Config) -> FindSamePicturesConfig:
+    """The part of a whole configuration that decides which pictures are in two sets."""
+    looks = config.duplicates
+    near = {"near_radius": looks.near_radius, "least_quality": looks.least_quality} if looks.near else {}
+    return FindSamePicturesConfig(**config.same_pictures.model_dump(), **near)
 
 
 def check_filter_config(config: Config) -> CheckFilterConfig:

@@ -17,6 +17,7 @@ from blip_bootstrap.query.views import connect
 from blip_bootstrap.select.calibrate import thresholds_table
 from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.files import check_writable
+from blip_bootstrap.storage.keys import key_of_id
 from blip_bootstrap.storage.run_folder import resolve_round, round_name
 from blip_bootstrap.storage.shown_tables import LABELS
 
@@ -146,7 +147,7 @@ def _annotated(root: Path) -> list[dict[str, Any]]:
 
 
 def _key(at: int) -> str:
-    return f"{at:010d}"
+    return key_of_id(at)
 
 
 def _row(number: int, scored: Mapping[str, Any]) -> dict[str, object]:

@@ -16,9 +16,9 @@ from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.records import JSON_ENDINGS, Record, read_records
 from blip_bootstrap.reading.text_files import plain_suffix
-from blip_bootstrap.storage import closed_lists, parquet, tables
+from blip_bootstrap.select.aside import by_key, duplicates, not_listed, reasons_of
+from blip_bootstrap.storage import parquet, tables
 from blip_bootstrap.storage.cells import NotTextError, text_of
-from blip_bootstrap.storage.parts import is_left_out, read_left_out
 from blip_bootstrap.world.judge import Verdict, judge
 
 TRUTH_ENDINGS = (".tsv", *JSON_ENDINGS)
@@ -105,22 +105,28 @@ def judged_pairs(truth: Truth, images: Path, pairs: Path) -> pa.Table:
     return table.append_column("verdict", pa.array(verdicts, pa.string()))
 
 
-def oracle_pairs(out: Path, images: Path, captions: Path, truth: Path) -> dict[str, int]:
+def oracle_pairs(
+    out: Path,
+    images: Path,
+    captions: Path,
+    truth: Path,
+    groups: Path | None = None,
+    text_checks: Path | None = None,
+) -> dict[str, int]:
     """The pairs of a filter without mistakes, for the control arm `oracle`: texts that the truth file calls true.
 
     Writes one file of `tables.PAIRS` for each file of `captions`; a row that is not true, or not known to be, gets the
-    reason `not_selected`, one that is not listed any more `not_listed`. Returns the numbers of rows and of kept ones.
+    reason `not_selected`, one that is set aside its own (`select.aside`). Returns the numbers of rows and of kept ones.
     """
-    known, counts = load_truth(truth), {"rows": 0, "kept": 0}
-    urls, left_out = _urls(images), read_left_out(captions)
+    known, counts, urls = load_truth(truth), {"rows": 0, "kept": 0}, _urls(images)
+    asides = [*not_listed(captions), *duplicates(groups), *by_key(text_checks, ["web"])]
     for file in parquet.parquet_files(captions):
         texts = parquet.read_parquet(file, ["key", "source", "candidate", "caption", "itm_score"])
-        rows, unlisted = texts.to_pylist(), is_left_out(texts["key"], left_out.get(file.name, {}))
-        for row, is_unlisted in zip(rows, unlisted, strict=True):
+        rows = texts.to_pylist()
+        for row, reason in zip(rows, reasons_of(asides, texts, file.name).to_pylist(), strict=True):
             name = file_name(urls.get(row["key"], ""))
-            is_true = known.verdict(name, row["source"], row["caption"] or "") == "true"
-            row["kept"] = is_true and not is_unlisted
-            row["reason"] = None if row["kept"] else closed_lists.NOT_LISTED if is_unlisted else "not_selected"
+            row["kept"] = not reason and known.verdict(name, row["source"], row["caption"] or "") == "true"
+            row["reason"] = reason if reason or row["kept"] else "not_selected"
         parquet.write_parquet(out / file.name, parquet.rows_to_table(rows, tables.PAIRS), tables.PAIRS)
         counts["rows"] += len(rows)
         counts["kept"] += sum(row["kept"] for row in rows)

@@ -15,7 +15,9 @@ from blip_bootstrap.config import Section
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.storage.files import make_folder, sweep, sync, write_durable, write_whole
-from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today
+from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today, stored
+from blip_bootstrap.storage.many_files import FILES
+from blip_bootstrap.storage.notes import NOTES
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.pointers import artifact_folder, shown_at
@@ -128,7 +130,7 @@ def _take_from_staging(root: Path, output: Artifact, recipe: Mapping[str, Any], 
 
 def has_parts(folder: Path) -> bool:
     """Whether something of an artifact is made already."""
-    return any(one.name not in (RECIPE, REPAIRED) for one in folder.iterdir())
+    return any(one.name not in (RECIPE, REPAIRED, FILES) for one in folder.iterdir())
 
 
 def drop_empty(folder: Path) -> None:
@@ -144,10 +146,11 @@ def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
         file.chmod(0o644)  # safetensors writes for the owner alone, and a model is there to be shared
     names = [folder / entry["name"] for entry in manifest["files"]]
     within = {above for name in names for above in name.parents if above.is_relative_to(folder)}
-    for path in (*names, *sorted(within | {folder, folder.parent, folder.parent.parent})):
+    here = [name for name in names if name.is_file()]  # of a run on a store not all are
+    for path in (*here, *sorted(within | {folder, folder.parent, folder.parent.parent})):
         sync(path)
     publish_rest(folder, [entry["name"] for entry in manifest["files"]])
-    write_durable(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_durable(folder / MANIFEST, json.dumps(stored(folder, manifest), indent=1) + "\n")
     tidy(folder)
 
 
@@ -160,6 +163,8 @@ def tidy(folder: Path) -> None:
         gone(folder / name)
     for within in folder.rglob("*/"):  # a control arm's, where a kill left a file half-written
         sweep(within)
+        if (within / NOTES).is_dir():
+            gone(within / NOTES)
     if hidden:
         sync(folder)  # a finished round is not looked into again, and a power cut would bring them back
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from blip_bootstrap.loop.artifacts import RECIPE, damaged_files
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.select.pairs import decides_by_part
+from blip_bootstrap.storage.groups import duplicates_in
+from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.manifest import digest_of_recipe, without_growth
+from blip_bootstrap.storage.notes import digest_in
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet
 from blip_bootstrap.storage.parts import borrow, of_rows, read_left_out
 from blip_bootstrap.storage.run_folder import ARTIFACTS, read_json
@@ -28,17 +31,20 @@ Origins = Mapping[str, str]
 class Growth:
     """How a step's artifacts grow: by the name of the input that does, each part of which makes one part.
 
-    `reads_left_out`: whether rows that are left out change the part that is made.
+    `reads_left_out`: whether rows that are left out change the part that is made. `beside`: another input, if it is
+    given, whose file of the same name decides about the part, too.
     """
 
     grows: str
     reads_left_out: bool = False
+    beside: str | None = None
 
 
 GROWTH = {
+    "hash_pictures": Growth("images"),
     "caption_and_score": Growth("images"),
-    "take_web_pairs": Growth("images", reads_left_out=True),
-    "select_pairs": Growth("captions", reads_left_out=True),
+    "take_web_pairs": Growth("images", reads_left_out=True, beside="groups"),
+    "select_pairs": Growth("captions", reads_left_out=True, beside="groups"),
 }
 """Steps whose parts are each made of one part of an input. A download makes its own parts, of rows of its lists."""
 
@@ -51,7 +57,7 @@ def find_kin(root: Path, recipe: Mapping[str, Any], section: Section | None, fol
     step = str(recipe["step"])
     if step not in GROWTH and step != "download_images":
         return []
-    grows = GROWTH[step].grows if step in GROWTH else ""
+    grows = _grown_by(GROWTH[step]) if step in GROWTH else ()
     wanted = _kinship(recipe, section, grows)
     found = {one: begun for one in sorted((root / ARTIFACTS / step).glob("*")) if (begun := _begun(one))}
     kin = [one for one, begun in found.items() if _kinship(begun["recipe"], section, grows) == wanted]
@@ -65,8 +71,14 @@ def _begun(folder: Path) -> Mapping[str, Any] | None:
     return begun if begun and "recipe" in begun else None
 
 
-def _kinship(recipe: Mapping[str, Any], section: Section | None, grows: str) -> str:
-    return digest_of_recipe(without_growth(recipe, section, lambda name: not grows or _is(name, grows)))
+def _grown_by(growth: Growth) -> tuple[str, ...]:
+    return (growth.grows, *([growth.beside] if growth.beside else []))
+
+
+def _kinship(recipe: Mapping[str, Any], section: Section | None, grows: Sequence[str]) -> str:
+    return digest_of_recipe(
+        without_growth(recipe, section, lambda name: not grows or any(_is(name, one) for one in grows))
+    )
 
 
 def _is(name: str, grows: str) -> bool:
@@ -77,13 +89,22 @@ def origins(recipe: Mapping[str, Any], inputs: Sequence[Artifact | None]) -> dic
     """What each part of an artifact that is made by part is to be made of; empty for one that is not."""
     growth = GROWTH.get(str(recipe["step"]))
     grown = next((one for one in inputs if growth and one and _is(one.name, growth.grows)), None)
-    return _origins(grown.local, growth) if grown and growth else {}
+    beside = next((one for one in inputs if growth and growth.beside and one and _is(one.name, growth.beside)), None)
+    return _with_groups(_origins(grown.local, growth), beside) if grown and growth else {}
+
+
+def _with_groups(parts: dict[str, str], groups: Artifact | None) -> dict[str, str]:
+    """The digests with the pictures that the groups have no pairs of, in those parts that have such pictures."""
+    for name in parts if groups else ():
+        if keys := duplicates_in(groups.local if groups else None, name).to_pylist():
+            parts[name] = digest_of_recipe({"part": parts[name], "duplicates": keys})
+    return parts
 
 
 def _origins(source: Path, growth: Growth) -> dict[str, str]:
     """The digest of each part of an input, with its rows that are left out where these count."""
     files = (manifest_in(source) or {}).get("files", [])
-    parts = {str(one["name"]): str(one["sha256"]) for one in files if _is_part(one["name"])}
+    parts = {str(one["name"]): digest_in(one) for one in files if _is_part(one["name"])}
     for name, spans in read_left_out(source).items() if growth.reads_left_out else ():
         if name in parts and (of_texts := of_rows(spans, _keys(source / name))):
             parts[name] = digest_of_recipe({"part": parts[name], "left_out": of_texts})
@@ -107,7 +128,7 @@ def borrow_parts(
 ) -> int:  # fmt: skip
     """Let the artifact that is made in `folder` have the parts of its kin that are made of the same; how many."""
     growth = GROWTH.get(str(recipe["step"]))
-    if not growth or not made_of or (isinstance(section, SelectConfig) and not decides_by_part(section)):
+    if not growth or not made_of or not _is_by_part(section):
         return 0
     grown = next(one for one in inputs if one and _is(one.name, growth.grows))
     count = 0
@@ -123,6 +144,18 @@ def borrow_parts(
     return count
 
 
+def reads_of(recipe: Mapping[str, Any], section: Section | None, one: Artifact, folder: Path) -> Callable[[str], bool]:
+    """Which files of an input the step reads that makes the artifact in `folder`: not those of parts that it has."""
+    growth = GROWTH.get(str(recipe["step"]))
+    if not growth or not _is(one.name, growth.grows) or not _is_by_part(section):
+        return lambda name: True
+    return lambda name: "/" not in name and not (_is_part(name) and (folder / name).exists())
+
+
+def _is_by_part(section: Section | None) -> bool:
+    return not isinstance(section, SelectConfig) or decides_by_part(section)
+
+
 def _origins_then(root: Path, kin: Path, source: Path, growth: Growth) -> dict[str, str]:
     """What the parts of an artifact were made of; those of an earlier version and half-made ones do not say it."""
     manifest = manifest_in(kin)
@@ -130,6 +163,8 @@ def _origins_then(root: Path, kin: Path, source: Path, growth: Growth) -> dict[s
     if told:
         return told
     begun = _begun(kin) or {}
+    if growth.beside in begun.get("recipe", {}).get("inputs", {}):
+        return {}
     contents = {digest for name, digest in begun.get("recipe", {}).get("inputs", {}).items() if _is(name, growth.grows)}
     step = (manifest_in(source) or {}).get("recipe", {}).get("step", "")
     among = (root / ARTIFACTS / step).glob("*")
@@ -145,7 +180,8 @@ def _has_references(section: Section | None, images: Path, was: Origins, now: Or
     if not isinstance(section, CaptionConfig) or not section.references or dict(was) == dict(now):
         return True
     pictures = 0
-    for before, after in zip(sorted(was.items()), sorted(now.items()), strict=False):
+    first, then = (sorted(of.items(), key=lambda one: by_number(one[0])) for of in (was, now))
+    for before, after in zip(first, then, strict=False):
         if before != after:
             break
         pictures += pc.sum(pc.equal(read_parquet(images / after[0], ["status"])["status"], "success")).as_py() or 0

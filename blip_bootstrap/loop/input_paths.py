@@ -7,15 +7,30 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from blip_bootstrap.config import Config
+from blip_bootstrap.config import Config, UrlList
 from blip_bootstrap.config.mistakes import not_a_list
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.reading.places import files_of, is_remote
+from blip_bootstrap.reading.records import is_list_file
 
 
 def missing_paths(config: Config, number: int) -> list[str]:
     """One line for each file or folder that round `number` needs and that is missing or cannot be read."""
-    return [
+    lists = [f"download.urls.{at}.path: {why}" for at, one in enumerate(config.download.urls) if (why := _many(one))]
+    return lists + [
         f"{name}: {_told(why, name, path)}" for name, path, kind in _read(config, number) if (why := _lack(path, kind))
     ]
+
+
+def _many(urls: UrlList) -> str | None:
+    """What is wrong with the path of a URL list; a store is asked when it is read."""
+    if is_remote(urls.path):
+        return None
+    try:
+        files = files_of(urls.path, is_list_file)
+    except InputError as error:
+        return str(error)
+    return next((f"{why}: {one}" for one in files if (why := _lack(one, "file"))), None)
 
 
 def _told(why: str, name: str, path: Path) -> str:
@@ -27,9 +42,13 @@ def _told(why: str, name: str, path: Path) -> str:
 def _read(config: Config, number: int) -> Iterator[tuple[str, Path, str]]:
     """The settings that name a path, the path, and whether a file or a folder is needed there."""
     for at, one in enumerate(config.download.urls):
-        yield f"download.urls.{at}.path", one.path, "file"
         if one.serve:
             yield f"download.urls.{at}.serve", one.serve, "folder"
+    for at, pictures in enumerate(config.download.pictures):
+        if not is_remote(pictures.path) and not any(sign in str(pictures.path) for sign in "*?["):
+            yield f"download.pictures.{at}.path", pictures.path, "folder" if pictures.path.is_dir() else "file"
+        if pictures.image_root and not is_remote(pictures.image_root):
+            yield f"download.pictures.{at}.image_root", pictures.image_root, "folder"
     for name, annotated in (("human", config.human), ("held_out", config.held_out)):
         if annotated:
             yield f"{name}.path", annotated.path, "file"

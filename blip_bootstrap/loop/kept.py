@@ -17,8 +17,12 @@ from blip_bootstrap.storage.run_folder import made_by_steps, made_from_another, 
 
 SECTIONS = {
     "images": "download", "model": "pretrain", "captions": "caption", "pairs": "select", "evaluation": "evaluate",
+    "groups": "duplicates",
 }  # fmt: skip
 """What is not called as its section of the configuration."""
+
+LATER = ("groups", "hashes", "human_hashes", "held_out_hashes")
+"""What rounds of versions before this one were made without; that it is not there is no difference."""
 
 MOST = 4
 """Differences that the line about a kept round names."""
@@ -65,6 +69,8 @@ class Keeper:
         if output is None or output.given:
             return output
         made = read_manifest(output)
+        if made is None and output.name in LATER:
+            return output
         if made is None or any(one and not one.given and read_manifest(one) is None for one in inputs):
             self.differs.append(f"{_short(output.name)} not made")
             return output

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from blip_bootstrap.config import (
     AnnotatedSet,
     Config,
     FinetuneConfig,
+    PictureSource,
     Section,
     TrainControlsConfig,
+    UrlList,
     check_filter_config,
+    same_pictures_config,
 )
 from blip_bootstrap.storage.run_folder import round_folder
 
@@ -23,7 +27,7 @@ class Artifact:
 
     A step makes it from `section` and its inputs; one that is `given` is the user's own. `path` is a string where it
     may be the name of a model on the hub. As an input of a step that depends on one of its files alone, it names that
-    (`file`).
+    (`file`); a step that may do without it gets it by the name of a parameter (`keyword`).
     """
 
     name: str
@@ -31,6 +35,9 @@ class Artifact:
     section: Section | None = None
     given: bool = False
     file: str | None = None
+    keyword: str | None = None
+    holds: Literal["", "list", "pictures"] = ""
+    """Of what the user gives: a list, which may be many files, or pictures, which are told by their files' times."""
 
     @property
     def local(self) -> Path:
@@ -43,6 +50,10 @@ class Artifact:
         return self.local if isinstance(self.path, Path) or self.local.exists() else self.path
 
 
+def _given(kind: Literal["list", "pictures"], found: Iterable[UrlList | PictureSource]) -> tuple[Artifact, ...]:
+    return tuple(Artifact(f"{kind} {one.name}", one.path, given=True, holds=kind) for one in found)
+
+
 class Layout:
     """The artifacts of one round under `config.root`; None for those that the configuration does without."""
 
@@ -50,11 +61,17 @@ class Layout:
         self.config, self.number = config, number
         self.root = config.root
         self.round = round_folder(self.root, number)
-        self.urls = tuple(Artifact(f"list {one.name}", one.path, given=True) for one in config.download.urls)
+        download = config.download
+        self.urls = (*_given("list", download.urls), *_given("pictures", download.pictures))
         self.images = Artifact("images", self.root / "images", config.download)
         self.human_list, self.human = self._annotated("human", config.human)
         self.held_out_list, self.held_out = self._annotated("held_out", config.held_out)
+        self.hashes = self._hashes("hashes", self.images)
+        wanted = config.duplicates.wanted
+        self.groups = Artifact("groups", self.root / "groups", config.duplicates) if wanted else None
         self.same_pictures = self._same_pictures()
+        self.human_hashes = self._hashes("human_hashes", self.human if self.same_pictures else None)
+        self.held_out_hashes = self._hashes("held_out_hashes", self.held_out if self.same_pictures else None)
         self.truth = Artifact("truth", config.truth, given=True) if config.truth else None
         trains = config.pretrain.optimizer.steps > 0
         self.model = self._made("model", config.pretrain) if trains else None
@@ -88,13 +105,17 @@ class Layout:
             return None, None
         return Artifact(f"list {name}", section.path, given=True), Artifact(name, self.root / name, section)
 
+    def _hashes(self, name: str, pictures: Artifact | None) -> Artifact | None:
+        """What the pictures of a set look like; None where nobody asks."""
+        return Artifact(name, self.root / name) if pictures and self.config.duplicates.near else None
+
     def _same_pictures(self) -> Artifact | None:
         """The pictures that are in two sets; None where there is one set, or no training that could leave them out."""
         given = self.config.captioner.checkpoint and self.config.filter.checkpoint
         trains = self.config.pretrain.optimizer.steps > 0 or (self.number and not given)
         if not trains or not (self.human or self.held_out):
             return None
-        return Artifact("same_pictures", self.root / "same_pictures", self.config.same_pictures)
+        return Artifact("same_pictures", self.root / "same_pictures", same_pictures_config(self.config))
 
     def _finetuned(self, name: str, section: FinetuneConfig) -> Artifact:
         if section.checkpoint:

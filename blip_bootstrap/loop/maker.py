@@ -29,7 +29,7 @@ from blip_bootstrap.loop.artifacts import (
     take_up,
     tidy,
 )
-from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins
+from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins, reads_of
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.sent import with_sent
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
@@ -94,7 +94,7 @@ class Maker:
         """
         if output is None or output.given:
             return output
-        recipe = recipe_for(output, step, inputs)
+        recipe = recipe_for(output, step, inputs, self.config.root)
         before = read_manifest(output)
         folder, is_current = self._folder(output, before, recipe)
         making = Making(output, step, inputs, folder, recipe, manifest_in(folder))
@@ -179,10 +179,11 @@ class Maker:
         self.say(f"{output.name}: {_name(step)}" + (f" ({', '.join(told)})" if told else ""))
         for one in at.inputs:
             if one and not one.given:
-                check_input(one.local, read_manifest(one) or {"files": []})
+                reads = reads_of(at.recipe, output.section, one, folder)
+                check_input(one.local, read_manifest(one) or {"files": []}, reads)
         started = time.monotonic()
         try:
-            counts = step(folder, *map(self._argument, at.inputs), **self._settings(at, kin))
+            counts = step(folder, *self._arguments(at.inputs), **self._settings(at, kin))
         except BaseException:
             drop_empty(folder)
             raise
@@ -200,6 +201,9 @@ class Maker:
         shown = "  ".join(f"{name} {short(value)}" for name, value in counts.items() if not isinstance(value, dict))
         self.say(f"{output.name}: done in {seconds:.1f} s  {shown}")
 
+    def _arguments(self, inputs: Sequence[Artifact | None]) -> list[Path | str | None]:
+        return [self._argument(one) for one in inputs if not (one and one.keyword)]
+
     def _argument(self, one: Artifact | None) -> Path | str | None:
         """An input as the step gets it: a given model where its workers find it; lists are read by this process."""
         if one is None:
@@ -211,7 +215,8 @@ class Maker:
         """What a step gets by name: those of these that it has parameters for."""
         known = {"ray": self.config.ray, "kin": kin, "retry": at.retry}
         wanted = inspect.signature(at.step).parameters
-        found = {name: value for name, value in known.items() if name in wanted}
+        found: dict[str, Any] = {name: value for name, value in known.items() if name in wanted}
+        found |= {one.keyword: self._argument(one) for one in at.inputs if one and one.keyword}
         return found | ({"config": with_sent(self.config, at.output.section)} if at.output.section else {})
 
 
@@ -222,9 +227,11 @@ def _failed(manifest: Mapping[str, Any], retry: str) -> int:
     return sum(int(counts.get(name, 0)) for name in names)
 
 
-def recipe_for(output: Artifact, step: Step, inputs: Sequence[Artifact | None]) -> dict[str, Any]:
-    """The recipe of `output`. Raises InputError where an input is missing."""
-    digests = {f"{i} {a.name}" if a.given else a.name: digest_of_input(a) for i, a in enumerate(inputs) if a}
+def recipe_for(
+    output: Artifact, step: Step, inputs: Sequence[Artifact | None], root: Path | None = None
+) -> dict[str, Any]:
+    """The recipe of `output`; digests of large files are remembered under `root`. InputError where one is missing."""
+    digests = {f"{i} {a.name}" if a.given else a.name: digest_of_input(a, root) for i, a in enumerate(inputs) if a}
     return recipe_of(_name(step), output.section, digests)
 
 

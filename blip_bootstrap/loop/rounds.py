@@ -41,9 +41,11 @@ from blip_bootstrap.storage.store_lock import locked
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.check.step import check_filter
 from blip_pipelines.cluster.devices import resolve_dtypes
+from blip_pipelines.duplicates.groups import group_pictures
+from blip_pipelines.duplicates.hashes import hash_pictures
+from blip_pipelines.duplicates.same_pictures import HUMAN_PART, find_same_pictures
 from blip_pipelines.ingest.annotated import ingest_annotated
 from blip_pipelines.ingest.download import download_images
-from blip_pipelines.ingest.same_pictures import HUMAN_PART, find_same_pictures
 from blip_pipelines.train.steps import evaluate, finetune_captioner, finetune_filter, pretrain, train_controls
 
 
@@ -163,26 +165,37 @@ def _steps(config: Config, at: Layout, make: Maker | Keeper) -> None:
         raise NothingLeft(f"images: {lost}; the same command tries all of them again")
     make(at.human, ingest_annotated, at.human_list)
     make(at.held_out, ingest_annotated, at.held_out_list)
-    make(at.same_pictures, find_same_pictures, at.images, at.human, at.held_out)
+    make(at.hashes, hash_pictures, at.images)
+    make(at.human_hashes, hash_pictures, at.human)
+    make(at.held_out_hashes, hash_pictures, at.held_out)
+    make(at.groups, group_pictures, at.images, at.hashes)
+    groups = _grouped(at.groups)
+    looks = at.hashes, at.human_hashes, at.held_out_hashes
+    make(at.same_pictures, find_same_pictures, at.images, at.human, at.held_out, *looks)
     of_human, of_all = _left_out(at.same_pictures, "human"), _left_out(at.same_pictures, "human", "web")
     if at.number == 0:
-        make(at.pairs, take_web_pairs, at.images)
+        make(at.pairs, take_web_pairs, at.images, *groups)
     else:
         make(at.captioner, finetune_captioner, at.previous_model, at.human, of_human)
         writer = at.captioner if config.filter.hard_texts.needs_captioner else None
         make(at.filter, finetune_filter, at.previous_model, at.human, of_human, writer)
         make(at.captions, caption_and_score, at.images, at.captioner, at.filter)
         make(at.filter_check, check_filter, at.images, at.captioner, at.filter, at.human, at.held_out)
-        make(at.pairs, select_pairs, at.captions)
+        make(at.pairs, select_pairs, at.captions, *groups)
     if (lost := no_pairs(counts_of(at.pairs))) and not (at.model and at.human):
         use = "to train on, and no human set" if at.model else "to give out"
         raise NothingLeft(f"{at.pairs.name}: {lost}, so there is no pair {use}; what was made before it is kept")
     start = at.previous_model if config.pretrain.start_from == "previous" else None  # Table 13 has both
     make(at.model, pretrain, at.images, at.pairs, at.human, start, of_all)
     make(at.evaluation, evaluate, at.model, at.held_out, None, at.references)
-    make(at.truth_pairs, oracle_pairs, at.images, at.captions, at.truth)
+    make(at.truth_pairs, oracle_pairs, at.images, at.captions, at.truth, *groups)
     arms = at.images, at.captions, at.pairs, at.human, at.held_out, at.truth_pairs, of_all
     make(at.controls, train_controls, *arms)
+
+
+def _grouped(groups: Artifact | None) -> list[Artifact]:
+    """The groups of pictures, as an input of what chooses pairs; none where no picture is there twice."""
+    return [replace(groups, keyword="groups")] if groups and counts_of(groups).get("duplicates") else []
 
 
 def _left_out(same_pictures: Artifact | None, *sets: str) -> Artifact | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from blip_bootstrap.config import AnnotatedSet, Config, EvaluateConfig
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.planning.cost import Cost
 from blip_bootstrap.storage.cells import text_of
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
@@ -59,7 +59,7 @@ def _measure_ingest(name: str, section: AnnotatedSet, count: int, folder: Path) 
         fixed_s=seconds * total / len(head),
         fixed_bytes=round(size_bytes * total / len(head)),
         worker_bytes=peak_bytes(),
-        devices_per_worker=os.cpu_count() or 1,
+        devices_per_worker=num_cores(),
         scales=False,
     ), total  # fmt: skip
 

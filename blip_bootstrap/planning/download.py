@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
-from blip_bootstrap.config import Config
+from blip_bootstrap.config import Config, same_pictures_config
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.planning.cost import Cost
 from blip_bootstrap.planning.sample import Sample
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.resources import peak_bytes
-from blip_pipelines.ingest.same_pictures import find_same_pictures
+from blip_pipelines.duplicates.same_pictures import find_same_pictures
 
 CPU_BOUND = 0.7
 """Share of a fetching worker's time on the CPU from which its decoding and resizing bounds it, not the network."""
 
-NUM_THREADS = min(8, os.cpu_count() or 1)
+NUM_THREADS = min(8, num_cores())
 """How many files the search for same pictures reads at a time."""
 
 HASHED_IMAGES, HASHED_BYTES = 5_000, 200_000_000
@@ -78,5 +78,5 @@ def _look(config: Config, images: Path, folders: Mapping[str, Path], out: Path) 
     """Seconds that the step takes."""
     out.mkdir()
     started = time.perf_counter()
-    find_same_pictures(out, images, folders.get("human"), folders.get("held_out"), config=config.same_pictures)
+    find_same_pictures(out, images, folders.get("human"), folders.get("held_out"), config=same_pictures_config(config))
     return time.perf_counter() - started

@@ -11,6 +11,7 @@ from typing import Any
 
 from blip_bootstrap.config import Config
 from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.planning.annotated import (
     captions_of,
     cost_of_check,
@@ -33,6 +34,7 @@ from blip_bootstrap.planning.sample import (
 )
 from blip_bootstrap.planning.training import measure_controls, measure_finetunes, measure_pretraining
 from blip_bootstrap.select.pairs import select_pairs
+from blip_bootstrap.storage.keys import part_name
 from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS, PAIRS
 from blip_pipelines.caption.blocks import BLOCK_ROWS
@@ -42,7 +44,7 @@ from blip_pipelines.caption.step import gpus_of_actor, idle_lanes
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_pipelines.cluster.errors import errors_in_one_line
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, peak_bytes
-from blip_pipelines.cluster.session import connect, quiet_data
+from blip_pipelines.cluster.session import connect
 
 SELECT_ROWS = 100_000
 
@@ -69,7 +71,6 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
         disk_bytes_per_s = measure_disk(scratch)
         started = time.perf_counter()
         connect(config.ray)
-        quiet_data()
         costs = [Cost("start", 0, 0, 0.0, "start", fixed_s=time.perf_counter() - started, scales=False)]
         sample, download = find_sample(config, scratch, count)
         costs += [download] if download else []
@@ -173,11 +174,11 @@ def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path,
     parts = -(-SELECT_ROWS // (10 * len(captions)))  # some ten repetitions are one file
     for part in range(parts):
         rows = [row | {"key": f"{part}.{i}.{row['key']}"} for i in range(10) for row in captions]
-        write_parquet(folder / "captions" / f"part-{part:05d}.parquet", rows_to_table(rows, CAPTIONS), CAPTIONS)
+        write_parquet(folder / "captions" / part_name(part), rows_to_table(rows, CAPTIONS), CAPTIONS)
     out = folder / "pairs"
     out.mkdir()
     started = time.perf_counter()
-    select_pairs(out, folder / "captions", config.select)
+    select_pairs(out, folder / "captions", config=config.select)
     seconds = time.perf_counter() - started
     images = 10 * parts * num_images
     pairs = [{name: row.get(name) for name in PAIRS.schema.names} | {"kept": True} for row in captions]
@@ -189,7 +190,7 @@ def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path,
         bound_by="CPU",
         share=share,
         worker_bytes=peak_bytes(),
-        devices_per_worker=os.cpu_count() or 1,
+        devices_per_worker=num_cores(),
         scales=False,
     )
 

@@ -33,7 +33,7 @@ def measure_report(config: Config, images: pa.Table, captions: list[dict[str, An
     write_parquet(root / "images" / "part-00000.parquet", images, IMAGES)
     write_parquet(at / "captions" / "part-00000.parquet", rows_to_table(captions, CAPTIONS), CAPTIONS)
     (at / "pairs").mkdir()
-    select_pairs(at / "pairs", at / "captions", config.select)
+    select_pairs(at / "pairs", at / "captions", config=config.select)
     started = time.perf_counter()
     figures, page = write_figures(root, 1), write_report(root, 1, config.report)
     seconds = time.perf_counter() - started

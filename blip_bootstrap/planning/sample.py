@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.config import Config, FinetuneConfig
+from blip_bootstrap.storage.keys import key_of_id
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.run_folder import MANIFEST, round_folder, round_numbers
 from blip_bootstrap.storage.schema import Table
@@ -67,7 +68,7 @@ def drawn_sample(folder: Path, count: int) -> Sample:
     for number in range(count):
         scene, stream = sample_scene(rng, 1 + number % 3), io.BytesIO()
         draw_scene(scene, DRAWN_PX).save(stream, "JPEG", quality=95)
-        known = {"key": f"{number:010d}", "status": "success", "caption": describe(scene, rng)}
+        known = {"key": key_of_id(number), "status": "success", "caption": describe(scene, rng)}
         rows.append(empty | known | {"jpg": stream.getvalue(), "width": DRAWN_PX, "height": DRAWN_PX})
     write_parquet(folder / "part-00000.parquet", rows_to_table(rows, IMAGES), IMAGES)
     return stored_sample(folder, count, "drawn pictures")

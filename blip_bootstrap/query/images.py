@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from blip_bootstrap.storage import schema, shown_tables, tables
-from blip_bootstrap.storage.parts import ROWS_PER_PART, read_left_out
+from blip_bootstrap.storage.keys import ROWS_PER_PART, number_of
+from blip_bootstrap.storage.parts import read_left_out
 
 IMAGES = schema.Table("images", tables.IMAGES.row, (*tables.IMAGES.columns, shown_tables.LISTED))
 
@@ -36,8 +37,8 @@ def create_images(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
 
 def listed_sql(rows: str, folder: Path) -> str:
     """SQL to stand after FROM: those of `rows`, a scan of a folder of images, that are listed."""
-    left_out = sorted(read_left_out(folder).items())
-    spans = [(_number(part), *span) for part, kinds in left_out for rows_of in kinds.values() for span in rows_of]
+    left_out = {number_of(part): kinds for part, kinds in read_left_out(folder).items()}
+    spans = [(part, *span) for part, kinds in left_out.items() for rows_of in kinds.values() for span in rows_of]
     if not spans:
         return rows
     starts = [part * ROWS_PER_PART + first for part, first, _ in spans]
@@ -52,11 +53,6 @@ def _left_out(folder: Path) -> pa.Table:
     for part, kinds in read_left_out(folder).items():
         for kind, spans in kinds.items():
             for first, last in spans:
-                rows.append(_number(part) * ROWS_PER_PART + np.arange(first, last + 1))
+                rows.append(number_of(part) * ROWS_PER_PART + np.arange(first, last + 1))
                 retried.append(np.full(last + 1 - first, kind == "retried"))
     return pa.table({"row": np.concatenate(rows), "retried": np.concatenate(retried)})
-
-
-def _number(part: str) -> int:
-    """The number in the name of a part: 3 of part-00003.parquet."""
-    return int(part.rpartition("-")[2].partition(".")[0])

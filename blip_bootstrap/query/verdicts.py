@@ -19,9 +19,9 @@ import pyarrow as pa
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
-from blip_bootstrap.query.sql_text import is_number, literal, scan
+from blip_bootstrap.query.sql_text import is_number, literal, scan, text_list
 from blip_bootstrap.storage import parquet
-from blip_bootstrap.storage.closed_lists import NOT_LISTED
+from blip_bootstrap.storage.closed_lists import NOT_LISTED, SET_ASIDE
 from blip_bootstrap.storage.remote import Remote, remote_of
 from blip_bootstrap.storage.remote_files import attach
 
@@ -107,7 +107,7 @@ def pairs_sql(files: Sequence[Path | str], schema: pa.Schema) -> str:
         return f"(SELECT {columns}, p.rejected FROM {scan(files)} p)"
     found = _from_reason(schema) if cut is None or cut[0] != "itm_score" else below_sql("p.itm_score", cut[1])
     if said:  # no verdict on what is in no list any more
-        found = f"CASE WHEN p.reason IS DISTINCT FROM {literal(NOT_LISTED)} THEN {found} END"
+        found = f"CASE WHEN coalesce(NOT list_contains({text_list(SET_ASIDE)}, p.reason), true) THEN {found} END"
     return f"(SELECT {columns}, {f'coalesce(p.rejected, {found})' if said else found} AS rejected FROM {scan(files)} p)"
 
 

@@ -29,6 +29,12 @@ JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 
 ENDINGS = (*DELIMITERS, *JSON_ENDINGS, ".parquet")
 
+
+def is_list_file(name: str) -> bool:
+    """Whether a file is a list that can be read, by its name."""
+    return plain_suffix(Path(name)) in ENDINGS
+
+
 _URL = re.compile(r"\w+://\S+")
 
 _FILE_NAME = re.compile(r"\S+/\S+|.*\S\.\w{1,5}")
@@ -48,15 +54,21 @@ class Record:
 
 
 def read_records(
-    path: Path, check: Check, what: str, endings: Collection[str] = ENDINGS, other: str | None = None
+    path: Path,
+    check: Check,
+    what: str,
+    endings: Collection[str] = ENDINGS,
+    other: str | None = None,
+    with_others: bool = False,
 ) -> Iterator[Record]:
     """The records of a list in their order, read as they are asked for.
 
     `check` is called with the list's header before the first record, and returns the columns that are wanted; the first
     of them holds URLs or file names. The format follows from the ending, one of `endings`, with or without that of a
-    compression; a file with another ending is read as if it ended in `other`. TSV and CSV begin with a header. A line
-    that is no record comes out as a Record with a `mistake`. `what` names the list in messages. Raises InputError where
-    the file cannot be read.
+    compression; a file with another ending is read as if it ended in `other`. TSV and CSV begin with a header, but for
+    lists of URLs and texts (`url`, `caption`) as CC3M and CC12M publish them, in either order. A line that is no record
+    comes out as a Record with a `mistake`. `with_others`: records have the cells of the other columns too, but for
+    bytes. `what` names the list in messages. Raises InputError where the file cannot be read.
     """
     ending = plain_suffix(path)
     ending = ending if ending in endings else other or ending
@@ -64,7 +76,7 @@ def read_records(
         packed = f"(or that and {' '.join(COMPRESSED_ENDINGS)})"
         raise InputError(f"{path}: {what} ends in one of {' '.join(endings)}, not {path.suffix!r} {packed}")
     if ending == ".parquet":
-        return _of_parquet(path, check)
+        return _of_parquet(path, check, with_others)
     if ending in JSON_ENDINGS:
         return _of_json(path, check)
     return _of_delimited(path, check, DELIMITERS[ending])
@@ -75,14 +87,22 @@ def _of_delimited(path: Path, check: Check, delimiter: str) -> Iterator[Record]:
     head = next(((number, line) for number, line in lines if line.strip()), (0, ""))
     delimiter = _delimiter(head[1], delimiter)
     names = [name.strip() for name in split_fields(head[1], delimiter)[0]] if head[1] else []
+    if names and (given := _names_without_header(names)):
+        names, lines = given, chain([head], lines)
     wanted = check(Header(path, names))
     is_record = _RecordTest(len(names), names.index(wanted[0]))
     for number, fields, lone in records_of(lines, delimiter, is_record):
         is_record.learn(fields)
-        if delimiter == "," and len(fields) > len(names) and names[-1] in wanted[1:]:
+        if delimiter == "," and len(fields) > len(names) and names[-1] in wanted[1:2]:
             # An unquoted comma in the text, where the text is the last column.
             fields[len(names) - 1 :] = [delimiter.join(fields[len(names) - 1 :])]
         yield Record(f"line {number}", dict(zip(names, fields, strict=False)), has_lone_quote=lone)
+
+
+def _names_without_header(fields: Fields) -> Fields | None:
+    """The names of the columns where the first line is a URL, or a URL and a text, and no header; else None."""
+    urls = [_URL.fullmatch(field) is not None for field in fields]
+    return ["url" if is_url else "caption" for is_url in urls] if len(urls) <= 2 and sum(urls) == 1 else None
 
 
 @dataclass
@@ -144,12 +164,12 @@ def _kind(cells: Iterable[Any]) -> str | None:
     return None
 
 
-def _of_parquet(path: Path, check: Check) -> Iterator[Record]:
+def _of_parquet(path: Path, check: Check, with_others: bool) -> Iterator[Record]:
     try:
         with open_parquet(path) as file:
             schema = file.schema_arrow
             kinds = {one.name: str(one.type) for one in schema if not is_text_type(one.type)}
-            wanted = list(dict.fromkeys(check(Header(path, schema.names, kinds))))
+            wanted = list(dict.fromkeys([*check(Header(path, schema.names, kinds)), *_others(schema, with_others)]))
             row = 0
             for batch in file.iter_batches(columns=wanted):
                 for cells in zip(*(_cells(batch.column(name)) for name in wanted), strict=True):
@@ -159,6 +179,13 @@ def _of_parquet(path: Path, check: Check) -> Iterator[Record]:
         raise InputError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _others(schema: pa.Schema, are_wanted: bool) -> list[str]:
+    """The columns whose cells are no bytes and whose names are there once; none where none are wanted."""
+    if not are_wanted:
+        return []
+    return [one.name for one in schema if schema.names.count(one.name) == 1 and "binary" not in str(one.type)]
 
 
 def _cells(column: pa.Array) -> list[Any]:

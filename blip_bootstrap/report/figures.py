@@ -27,7 +27,7 @@ from blip_bootstrap.report.report_file import (
     write_if_changed,
 )
 from blip_bootstrap.storage import parquet, run_folder
-from blip_bootstrap.storage.closed_lists import NOT_LISTED
+from blip_bootstrap.storage.closed_lists import SET_ASIDE
 
 ALWAYS = (
     "caption_truth", "noise_ratio_web", "noise_ratio_synthetic", "dropped_share_web", "dropped_share_synthetic",
@@ -108,11 +108,11 @@ def truth_figures(connection: duckdb.DuckDBPyConnection, judged: pa.Table) -> di
     `caption_truth`, `caption_partial`: shares of the kept texts; `truth_<source>`: true texts of all of that source,
     before the filter, and `kept_truth_<source>` after it. For web texts, of which those are good that are not false:
     `filter_precision_web` (good of the kept), `filter_recall_web` (kept of the good), and `filter_auc_web`, the area
-    under the ROC curve of the ITM score. `truth_counts`: texts by source, fate and verdict. Texts whose rows are in no
-    list any more, which no rule has dropped, do not count.
+    under the ROC curve of the ITM score. `truth_counts`: texts by source, fate and verdict. Texts that no rule
+    has judged (`not_listed`, `duplicate_picture`) do not count.
     """
     if "reason" in judged.column_names:
-        judged = judged.filter(pc.fill_null(pc.not_equal(judged["reason"], NOT_LISTED), True))
+        judged = judged.filter(pc.invert(pc.is_in(judged["reason"], pa.array(SET_ASIDE))))
     connection.register("judged", judged.select(["source", "kept", "verdict", "itm_score"]))
     cells = connection.execute(
         "SELECT source, kept, verdict, count(*) FROM judged WHERE verdict IS NOT NULL GROUP BY ALL ORDER BY ALL"

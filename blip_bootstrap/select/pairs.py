@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan, text_list
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
+from blip_bootstrap.select.aside import as_in, by_key, duplicates, judged_only, not_listed, whole_file, with_aside
 from blip_bootstrap.select.cuts import Counts, Cut, check_score, find_cut
 from blip_bootstrap.select.informative import count_words
-from blip_bootstrap.select.listed import listed_only, whole_file, with_not_listed
 from blip_bootstrap.select.rule import FOLDED, passing_sql, rule_sql, thinning
 from blip_bootstrap.select.variety import count_texts
 from blip_bootstrap.storage import closed_lists, parquet, schema, tables
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.manifest import KnownParts
+from blip_bootstrap.storage.notes import total, values
 
 Query = Callable[[Sequence[Path]], str]
 
@@ -38,13 +41,22 @@ FILES_PER_QUERY = 8
 """Planning a query takes as long as deciding some 5,000 rows; more files in one query only take more memory."""
 
 
-def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
+def select_pairs(
+    out: Path,
+    captions: Path,
+    groups: Path | None = None,
+    text_checks: Path | None = None,
+    *,
+    config: SelectConfig,
+) -> Counts:
     """Decide for every row of `captions` whether it becomes a training pair, and if not, why.
 
     Writes one file of `tables.PAIRS` into `out` for each file of `captions`, with the same rows in the same order. A
     dropped row carries the first reason of `closed_lists.REASONS` that applies. `rejected` is the filter's verdict on
     every text with a score, also where something else drops it. `duplicate_text` is a text that the same image
     already has, letter case apart, among the rows that could still be kept.
+    The files of `groups` and `text_checks` are aligned with those of images; where they name a `reason` for a picture,
+    its texts, or its web text, are dropped by it before the rule.
     Returns the numbers of rows, of kept rows, of kept and dropped rows by source and of dropped rows by reason, and the
     cut.
     Raises AccountingError where rows in are not rows kept plus rows per reason, and InputError where a file is damaged.
@@ -52,7 +64,18 @@ def select_pairs(out: Path, captions: Path, config: SelectConfig) -> Counts:
     """
     files = _files(captions)
     with told_in_one_line(), duckdb.connect() as connection:
-        return _select(connection, out, listed_only(files, captions, out, tables.CAPTIONS), config)
+        asides = [*not_listed(captions), *duplicates(groups), *by_key(text_checks, ["web"])]
+        return _select(connection, out, judged_only(files, out, tables.CAPTIONS, asides), config)
+
+
+def select_by(out: Path, captions: Path, pairs: Path, config: SelectConfig) -> Counts:
+    """Run another rule on the texts of `captions` that were not set aside when `pairs` were made.
+
+    Writes, returns and raises as `select_pairs` does.
+    """
+    files = judged_only(_files(captions), out, tables.CAPTIONS, as_in(pairs))
+    with told_in_one_line(), duckdb.connect() as connection:
+        return _select(connection, out, files, config)
 
 
 def decides_by_part(config: SelectConfig) -> bool:
@@ -92,14 +115,14 @@ def _rule(
     return decide
 
 
-def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
+def select_web_pairs(out: Path, captions: Path, pairs: Path, groups: Path | None = None) -> Counts:
     """Run the rule that made `pairs` on the web texts of `captions` alone: Table 1's arm with the filter only.
 
     The cut is the round's own, so that the arm has the round's filter and lacks only its synthetic texts. Ranks and
     repetitions are found among web texts, and `synthetic_share` does not apply. Writes, returns and raises as
     `select_pairs` does; raises InputError too where `pairs` does not say by which rule it was made.
     """
-    files = listed_only(_files(captions), captions, out, tables.CAPTIONS)
+    files = judged_only(_files(captions), out, tables.CAPTIONS, as_in(pairs))
     rule = rule_of(schema_of(_files(pairs)[0])) or {}
     cut = cut_of(rule)
     if cut is None:
@@ -111,15 +134,16 @@ def select_web_pairs(out: Path, captions: Path, pairs: Path) -> Counts:
         return _decide(connection, out, files, decide({}), rule | config.model_dump(mode="json"))
 
 
-def take_web_pairs(out: Path, images: Path) -> Counts:
+def take_web_pairs(out: Path, images: Path, groups: Path | None = None, text_checks: Path | None = None) -> Counts:
     """Take every web text of a downloaded image as a pair, for the start of the loop (round 0).
 
-    Only texts that are empty, were cut when the list was read, or are of rows that are not listed any more are dropped.
-    Writes one file of `tables.PAIRS` for each
-    file of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
+    Only texts that are empty, were cut when the list was read, are of rows that are not listed any more, or are set
+    aside by `groups` or `text_checks` (as `select_pairs` has it) are dropped. Writes one file of `tables.PAIRS` for
+    each file of `images`, with a null `itm_score`. Returns counts and raises as `select_pairs` does.
     """
     with told_in_one_line(), duckdb.connect() as connection:
-        files = listed_only(_files(images), images, out, _OF_TEXTS)
+        asides = [*not_listed(images), *duplicates(groups), *by_key(text_checks)]
+        files = judged_only(_files(images), out, _OF_TEXTS, asides)
         return _decide(connection, out, files, _web_texts, {"strategy": "all_web_texts"})
 
 
@@ -187,12 +211,12 @@ def _decide(
     """Decide the files that are not decided yet, a few with each query, then count and check the pairs of all files."""
     groups = _grouped([file for file in files if not _is_decided(out / file.name)])
     metadata = {"rule": json.dumps(rule)}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         connection.execute("SET threads = 1; SET parquet_metadata_cache = true")  # the pool is what runs in parallel
         done = [pool.submit(_write, connection.cursor(), out, group, query_of, metadata) for group in groups]
         for future in done:
             future.result()
-        return _account(connection, out, _rows_expected(connection, files))
+    return _account(out, _rows_expected(files))
 
 
 def _is_decided(path: Path) -> bool:
@@ -210,32 +234,54 @@ def _write(
     sizes |= {count["values"]: count["counts"] for count in decided["part"].value_counts().to_pylist()}
     rows, first = decided.drop_columns(["part"]), 0
     for part, file in enumerate(files, start=1):
-        pairs = with_not_listed(rows.slice(first, sizes[part]), file)
-        parquet.write_parquet(out / file.name, pairs, tables.PAIRS, rule)
+        pairs = with_aside(rows.slice(first, sizes[part]), file)
+        parquet.write_parquet(out / file.name, pairs, tables.PAIRS, rule, counts_of(out / file.name, pairs))
         first += sizes[part]
 
 
-def _rows_expected(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> int:
+def _rows_expected(files: Sequence[Path]) -> int:
     """The number of rows that must come out: for `images`, those with a picture; for `captions`, all."""
-    files = [whole_file(file) for file in files]
-    columns = [str(row[0]) for row in connection.execute(f"DESCRIBE SELECT * FROM {scan(files)}").fetchall()]
-    where = "WHERE status = 'success'" if "status" in columns else ""
-    ((rows,),) = connection.execute(f"SELECT count(*) FROM {scan(files)} {where}").fetchall()
-    return int(rows)
+    known = KnownParts()
+    return sum(_rows_of(whole_file(file), known) for file in files)
 
 
-def _account(connection: duckdb.DuckDBPyConnection, pairs: Path, expected: int) -> Counts:
+def _rows_of(file: Path, known: KnownParts) -> int:
+    note = known(file)
+    if note is not None:
+        return note.counts.get("success", 0) if "images" in note.counts and "web" not in note.counts else note.rows
+    with parquet.reading(file), parquet.open_parquet(file) as opened:
+        if "status" not in opened.schema_arrow.names:
+            return int(opened.metadata.num_rows)
+        return values(opened.read(["status"])["status"]).get("success", 0)
+
+
+def _account(pairs: Path, expected: int) -> Counts:
     """Count the pairs by source and reason. Raises AccountingError where a row is lost, doubled or undecided."""
-    query = f"SELECT source, kept, reason, count(*) FROM {scan(parquet.parquet_files(pairs))} GROUP BY ALL ORDER BY ALL"
-    counts: dict[str, int] = {"rows": 0, "kept": 0}
-    for source, kept, reason, number in connection.execute(query).fetchall():
-        if kept != (reason is None) or (reason is not None and reason not in closed_lists.REASONS):
-            raise AccountingError(f"{pairs}: {number} {source} rows have kept={kept} and reason={reason}")
-        names = ("rows", "kept", f"kept_{source}") if kept else ("rows", f"dropped_{source}", f"dropped_{reason}")
-        for name in names:
-            counts[name] = counts.get(name, 0) + number
+    known = KnownParts()
+    counts = {"rows": 0, "kept": 0} | total([_counted(file, known) for file in parquet.parquet_files(pairs)])
     if counts["rows"] != expected:
         raise AccountingError(
             f"{pairs}: {expected} rows in, {counts['rows']} rows decided; delete the folder, run again"
         )
-    return dict(counts)
+    return {name: counts[name] for name in ("rows", "kept", *sorted(counts.keys() - {"rows", "kept"}))}
+
+
+def _counted(file: Path, known: KnownParts) -> Mapping[str, int]:
+    note = known(file)
+    return note.counts if note else counts_of(file, parquet.read_parquet(file, ["source", "kept", "reason"]))
+
+
+def counts_of(file: Path, pairs: pa.Table) -> dict[str, int]:
+    """The counts of one file of pairs. Raises AccountingError where a row is undecided, or has an unknown reason."""
+    grouped = (
+        pairs.select(["source", "kept", "reason"]).group_by(["source", "kept", "reason"]).aggregate([([], "count_all")])
+    )
+    counts: dict[str, int] = {"rows": 0, "kept": 0}
+    for row in grouped.to_pylist():
+        source, kept, reason, number = row["source"], row["kept"], row["reason"], row["count_all"]
+        if kept != (reason is None) or (reason is not None and reason not in closed_lists.REASONS):
+            raise AccountingError(f"{file}: {number} {source} rows have kept={kept} and reason={reason}")
+        names = ("rows", "kept", f"kept_{source}") if kept else ("rows", f"dropped_{source}", f"dropped_{reason}")
+        for name in names:
+            counts[name] = counts.get(name, 0) + number
+    return counts

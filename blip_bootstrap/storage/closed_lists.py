@@ -5,25 +5,38 @@ from __future__ import annotations
 STATUSES = ("success", "failed_to_download", "failed_to_resize", "rejected")
 """img2dataset's three, and `rejected`: the row was never fetched (blank or repeated)."""
 
+DEATHS = ("crashed", "hung", "out_of_memory")
+"""What a process can die of that works on a row alone; it is then the row's reason."""
+
 ERROR_CLASSES = (
     "blank_url", "duplicate_row", "unsupported_scheme", "private_address", "dns", "proxy", "connection", "timeout",
-    "http_4xx", "http_5xx", "too_many_redirects", "disallowed", "too_many_bytes", "not_an_image", "truncated_image",
+    "http_4xx", "http_5xx", "too_many_redirects", "robots_txt", "disallowed", "host_rests", "too_many_bytes",
+    "not_an_image", "truncated_image",
     "too_many_pixels", "too_many_scans", "decode_timeout", "decoder_died", "too_small", "aspect_ratio", "too_large",
-    "other",
+    *DEATHS, "other",
 )  # fmt: skip
 """Why a row of `images` has no picture; null where `status` is `success`."""
 
 SOURCES = ("web", "synthetic", "human")
 """Where a caption comes from: the page's alt text, the captioner, a person."""
 
+NOT_LISTED, DUPLICATE_PICTURE = "not_listed", "duplicate_picture"
+
+TEXT_RULES = (
+    "boilerplate", "file_name", "text_length", "repeated_words", "language", "contact_details", "few_letters",
+)  # fmt: skip
+"""The rules that can be run over web texts before any model; each is the reason of what it drops."""
+
+SET_ASIDE = (NOT_LISTED, DUPLICATE_PICTURE, *TEXT_RULES)
+"""Reasons of texts that the filter's rule does not see: they have no verdict, and count in no noise ratio."""
+
 REASONS = (
-    "not_listed", "empty_text", "text_too_long", "not_scored", "below_threshold", "too_short", "too_long",
+    *SET_ASIDE, "empty_text", "text_too_long", "not_scored", "below_threshold", "too_short", "too_long",
     "degenerate_text", "duplicate_text", "too_common", "not_selected",
 )  # fmt: skip
-"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: a row that is
-in no URL list any more is not judged at all, and the filter's verdict comes before what else speaks against a text."""
+"""Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: what is set
+aside is not judged at all, and the filter's verdict comes before what else speaks against a text."""
 
-NOT_LISTED = REASONS[0]
-
-FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long")
-"""What may be wrong with a synthetic caption. Web texts have the last one alone: it was cut when the list was read."""
+FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long", *DEATHS)
+"""What may be wrong with a synthetic caption. Web texts have the last ones alone: it was cut when the list was read, or
+whoever captioned its picture died of it."""

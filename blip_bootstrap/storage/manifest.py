@@ -14,9 +14,18 @@ from pydantic import BaseModel
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
 from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, Later, ListPath, Speed, mark_of
+from blip_bootstrap.storage.files import write_durable
+from blip_bootstrap.storage.keys import by_number
+from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, pointer_to
+from blip_bootstrap.storage.notes import Note, digest_in, digest_of_rows, read_note
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import borrowed_from, home_of_part
 from blip_bootstrap.storage.run_folder import MANIFEST, checksum, read_json
+from blip_bootstrap.storage.store import fetched, gone, size_of, sizes_there
+from blip_bootstrap.storage.tables import IMAGES
+
+DATED = {*IMAGES.dated}
+"""Columns with times, of the tables that have such."""
 
 
 def digest_of_path(path: Path) -> str:
@@ -29,6 +38,12 @@ def digest_of_path(path: Path) -> str:
     for one in files:
         whole.update(f"{one.relative_to(path)} {digest_of_path(one)}\n".encode())
     return whole.hexdigest()
+
+
+def stamp_of(file: Path) -> tuple[int, ...]:
+    """By what is seen that a file has changed: size, times (also of its inode, which nobody can set), inode."""
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def recipe_of(step: str, section: Section | None, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -126,7 +141,7 @@ def manifest_of(
         "digest": digest_of_recipe(recipe),
         "recipe": recipe,
         "name": name,
-        "content": digest_of_recipe({"files": [[file["name"], file["sha256"]] for file in files]}),
+        "content": digest_of_recipe({"files": [[file["name"], digest_in(file)] for file in files]}),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
         "version": __version__,
@@ -144,42 +159,79 @@ def short(value: object) -> str:
 def describe_files(folder: Path, made_of: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Name, rows (Parquet), bytes and sha256 of every file of an artifact but its MANIFEST, hidden ones left out.
 
-    A borrowed part is described as its home's MANIFEST does, with the home (`at`). `made_of` has the digest of what
-    each part was made of, by its name, which its entry gets as `of`.
+    What the worker that wrote a part has noted of it is taken, with its counts; other files are read. A borrowed part
+    is described as its home's MANIFEST does, with the home (`at`). `made_of` has the digest of what each part was made
+    of, by its name, which its entry gets as `of`.
     """
-    entries, homes = [], _Homes()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = file.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts) or str(name) == MANIFEST:
+    entries, known = [], KnownParts()
+    here = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    for name in sorted(here | sizes_there(folder).keys(), key=by_number):
+        if any(part.startswith(".") for part in name.split("/")) or name in (MANIFEST, FILES):
             continue
-        entry = homes.entry(file) or _described(file, str(name))
-        entries.append(entry | ({"of": made_of[str(name)]} if made_of and str(name) in made_of else {}))
+        entry = known.entry(folder / name, name)
+        entries.append(entry | ({"of": made_of[name]} if made_of and name in made_of else {}))
     return entries
 
 
+def stored(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A MANIFEST as its JSON has it: where it has many files, these are written beside it and named in their place."""
+    if len(files := manifest["files"]) <= MANY_FILES:
+        gone(folder / FILES)
+        return dict(manifest)
+    write_durable(folder / FILES, data := as_parquet(files))
+    pointer = pointer_to(data, len(files))
+    others = {name: value for name, value in manifest.items() if name != "files"}
+    return others | {"check": checksum(manifest["counts"], [pointer]), FILES_IN: pointer}
+
+
 def _described(file: Path, name: str) -> dict[str, Any]:
+    fetched(file)
     entry: dict[str, Any] = {"name": name, "bytes": file.stat().st_size, "sha256": digest_of_path(file)}
     if file.suffix == ".parquet":
         with reading(file), open_parquet(file) as opened:
             entry["rows"] = opened.metadata.num_rows
+            if left_out := DATED & {*opened.schema_arrow.names}:
+                entry["same"] = digest_of_rows(opened.read(), sorted(left_out))
     return entry
 
 
-class _Homes:
-    """The artifacts from which parts are borrowed, each MANIFEST read once."""
+class KnownParts:
+    """What is known of parts without opening them: by the notes of those who wrote them, or a MANIFEST, each read once.
+
+    Of a borrowed part its home's count.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[Path, dict[str, dict[str, Any]]] = {}
+        self._known: dict[Path, dict[str, Mapping[str, Any]]] = {}
 
-    def entry(self, file: Path) -> dict[str, Any] | None:
-        """A borrowed part as its home describes it; None for an artifact's own file."""
-        if (at := borrowed_from(file)) is None:
+    def __call__(self, part: Path) -> Note | None:
+        """The note of a part; None where nobody has left one, as earlier versions did not, and it is to be read."""
+        home = home_of_part(part)
+        if (note := read_note(home)) is not None:
+            return note
+        at = borrowed_from(part)
+        name = "/".join(at.split("/")[3:]) if at else home.name  # artifacts/STEP/DIGEST/name
+        told = self._told(home.parents[name.count("/")], name)
+        if "counts" not in told or "rows" not in told or told.get("bytes") != size_of(home):
             return None
-        name = "/".join(at.split("/")[3:])  # artifacts/STEP/DIGEST/name
-        home = home_of_part(file).parents[name.count("/")]
-        if home not in self._known:
-            files = (read_json(home / MANIFEST) or {}).get("files", [])  # a half-made home has none
-            self._known[home] = {one["name"]: one for one in files}
-        told = self._known[home].get(name, {})
-        entry = told if told.get("bytes") == file.stat().st_size else _described(file, name)
-        return {key: entry[key] for key in ("name", "bytes", "sha256", "rows") if key in entry} | {"at": at}
+        return Note(told["bytes"], told["sha256"], told["rows"], told["counts"], told.get("same"))
+
+    def entry(self, file: Path, name: str) -> dict[str, Any]:
+        """A file of an artifact as its MANIFEST is to have it."""
+        if (at := borrowed_from(file)) is None:
+            note = read_note(file) if file.suffix == ".parquet" else None
+            return {"name": name, **note.entry} if note else _described(file, name)
+        name = "/".join(at.split("/")[3:])
+        home = home_of_part(file)
+        told = self._told(home.parents[name.count("/")], name)
+        if told.get("bytes") != size_of(file):
+            note = read_note(home)  # of what is half-made
+            told = {"name": name, **note.entry} if note else _described(file, name)
+        return {key: told[key] for key in ("name", "bytes", "sha256", "rows", "counts") if key in told} | {"at": at}
+
+    def _told(self, folder: Path, name: str) -> Mapping[str, Any]:
+        """What the MANIFEST of an artifact says of a file; nothing where it is half-made."""
+        if folder not in self._known:
+            files = (read_json(folder / MANIFEST) or {}).get("files", [])
+            self._known[folder] = {str(one["name"]): one for one in files}
+        return self._known[folder].get(name, {})

@@ -11,17 +11,30 @@ import pyarrow.parquet as pq
 
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.storage.files import staged_file
+from blip_bootstrap.storage.keys import by_number
+from blip_bootstrap.storage.notes import Hashing, Note, digest_of_rows, write_note
 from blip_bootstrap.storage.run_folder import named_files, place_of
 from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.store import open_input, sizes_there, store_of
 from blip_bootstrap.storage.store_client import why
 
+WRITTEN_AT_ONCE = 1 << 20
+"""Bytes that are collected before the system is asked to write them."""
 
-def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[str, str] | None = None) -> None:
+
+def write_parquet(
+    path: Path,
+    data: pa.Table,
+    table: Table,
+    metadata: Mapping[str, str] | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> None:
     """Write one Parquet file with the declared schema; it is either whole under `path` or not there.
 
     Column order and types are those of `table`, even where `data` is empty or a column is all null.
     `metadata` goes into the file's key-value metadata, so that a lone file still says where it comes from.
+    With `counts` (an empty one will do) the file is a part of what a step makes: it is hashed while it is written, and
+    a note beside it has its bytes, sha256, rows and these counts, so that nobody reads it for them (`notes.py`).
     Raises ValueError where `data` lacks a column, has one more, or a value does not fit the type.
     """
     missing = set(table.schema.names) ^ set(data.schema.names)
@@ -29,10 +42,16 @@ def write_parquet(path: Path, data: pa.Table, table: Table, metadata: Mapping[st
         raise ValueError(f"{table.name}: columns {sorted(missing)} are not those of the schema")
     schema = table.schema.with_metadata({"table": table.name, **(metadata or {})})
     rows, dictionary = data.select(schema.names).cast(schema), True if table.repeating is None else [*table.repeating]
-    settings = {"row_group_size": table.rows_per_group, "use_dictionary": dictionary, "write_page_checksum": True}
+    settings = {"use_dictionary": dictionary, "write_page_checksum": True}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with staged_file(path) as staged:
-        pq.write_table(rows, staged.absolute(), compression="zstd", **settings)  # absolute: see open_parquet
+    with staged_file(path) as staged, staged.open("wb", buffering=WRITTEN_AT_ONCE) as file:
+        hashing = Hashing(file)
+        with pq.ParquetWriter(hashing, schema, compression="zstd", **settings) as writer:
+            writer.write_table(rows, row_group_size=table.rows_per_group)
+        file.flush()
+        if counts is not None:
+            same = digest_of_rows(rows, table.dated) if table.dated else None
+            write_note(path, Note(hashing.size, hashing.hexdigest, len(rows), counts, same))
 
 
 def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:
@@ -90,10 +109,9 @@ def parquet_files(folder: Path) -> list[Path]:
     """
     named = named_files(folder)
     if named is None:
-        names = {path.name for path in folder.glob("*.parquet")} | {
-            one for one in sizes_there(folder) if "/" not in one
-        }
-        return [folder / one for one in sorted(names) if one.endswith(".parquet") and not one.startswith(".")]
+        there = {path.name for path in folder.glob("*.parquet")} | {*sizes_there(folder)}
+        names = (one for one in there if one.endswith(".parquet") and "/" not in one and not one.startswith("."))
+        return [folder / one for one in sorted(names, key=by_number)]
     found = [place_of(folder, name, at) for name, at in named.items()]
     lacking = [path for path in found if not path.is_file()]
     if lacking and store_of(folder):

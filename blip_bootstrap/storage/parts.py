@@ -16,14 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.keys import ROWS_PER_PART, by_number
 from blip_bootstrap.storage.run_folder import ARTIFACTS, read_json
 from blip_bootstrap.storage.store import borrowed_note, store_of
 
 LEFT_OUT = "left_out.json"
 """In an artifact of images: rows of its parts that are not rows of its lists any more, where there are such."""
-
-ROWS_PER_PART = 100_000
-"""Keys have five digits for the part, and five for the row's position in it."""
 
 MOST_LINKS = 40
 """Links that are followed one after the other, as Linux does."""
@@ -71,7 +69,7 @@ def write_left_out(folder: Path, left_out: Mapping[str, Spans]) -> None:
     kinds = {
         part: {kind: [*map(list, rows)] for kind, rows in spans.items() if rows} for part, spans in left_out.items()
     }
-    if found := {part: spans for part, spans in sorted(kinds.items()) if spans}:
+    if found := {part: spans for part in sorted(kinds, key=by_number) if (spans := kinds[part])}:
         write_whole(folder / LEFT_OUT, json.dumps(found) + "\n")
 
 

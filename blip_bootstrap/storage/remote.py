@@ -27,6 +27,8 @@ import pyarrow.parquet as pq
 from blip_bootstrap.config import Config
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.paths import path_argument, user_folder
+from blip_bootstrap.storage.keys import by_number
+from blip_bootstrap.storage.notes import NOTES
 from blip_bootstrap.storage.parquet import missing_part
 from blip_bootstrap.storage.pointers import all_pointers, relink
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, named_files, read_json
@@ -39,7 +41,7 @@ _URI_SIGNS = "%/?&=:@+,;!$'()*~-._"
 """Signs that a URI may hold; spaces, brackets and letters beyond ASCII, which users write, are percent-encoded."""
 
 _SMALL = re.compile(
-    r"(.*/)?(MANIFEST\.json|\.[^/]*\.MANIFEST\.json|metrics\.jsonl?|config\.yaml|shared\.json|round\.json)|(labels|languages)/[^/]*\.parquet"
+    r"(.*/)?(MANIFEST\.json|MANIFEST\.files|\.[^/]*\.MANIFEST\.json|metrics\.jsonl?|config\.yaml|shared\.json|round\.json)|(labels|languages)/[^/]*\.parquet"
 )
 
 
@@ -87,9 +89,9 @@ class Remote:
         top = self.folder.resolve()
         place = folder.resolve().relative_to(top).as_posix()  # a link of `relink` is no key there
         known, named = {*self.files, *self.written}, named_files(folder)
-        there = sorted(file.rpartition("/")[2] for file in self.files if file.rpartition("/")[0] == place)
+        names = (file.rpartition("/")[2] for file in self.files if file.rpartition("/")[0] == place)
         found = []
-        for name in there if named is None else named:
+        for name in sorted(names, key=by_number) if named is None else named:
             file = (folder / name).resolve().relative_to(top).as_posix()  # a part may be borrowed from another artifact
             if not (is_here := (folder / name).is_file()) and file not in known:
                 raise InputError(missing_part(f"{self.start}/{file}"))
@@ -254,7 +256,9 @@ def _borrow(folder: Path, stamps: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _is_small(name: str, size: int) -> bool:
-    """Whether a file is copied here at once: all that is no table, model or checkpoint."""
+    """Whether a file is copied here at once: all that is no table, model or checkpoint, and no note of a part."""
+    if f"/{NOTES}/" in name:
+        return False
     return bool(_SMALL.fullmatch(name)) or (not name.endswith(".parquet") and size <= SMALL_BYTES and name != LOCK)
 
 

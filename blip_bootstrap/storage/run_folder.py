@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.keys import by_number
+from blip_bootstrap.storage.many_files import FILES_IN, Files, read_files
 
 MANIFEST = "MANIFEST.json"
 """Written last into the folder of everything that a step makes; it names the files."""
@@ -19,7 +21,7 @@ ARTIFACTS = "artifacts"
 
 
 def named_files(folder: Path) -> dict[str, str | None] | None:
-    """The names of a folder's Parquet files in its MANIFEST, sorted; None where there is none.
+    """The names of a folder's Parquet files in its MANIFEST, parts by their numbers; None where there is none.
 
     Each has, where it is borrowed from another artifact, the place of that one's file from the run's root.
 
@@ -27,12 +29,15 @@ def named_files(folder: Path) -> dict[str, str | None] | None:
     """
     path = folder / MANIFEST
     try:
-        names = {str(one["name"]): one.get("at") for one in json.loads(path.read_text(encoding="utf-8"))["files"]}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        files = read_files(folder, found[FILES_IN]) if FILES_IN in found else found["files"]
+        pairs = files.columns("name", "at") if isinstance(files, Files) else [(f["name"], f.get("at")) for f in files]
+        names = {str(name): at for name, at in pairs}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error}); delete it to make its folder anew") from error
-    return {name: names[name] for name in sorted(names) if name.endswith(".parquet") and "/" not in name}
+    return {name: names[name] for name in sorted(names, key=by_number) if name.endswith(".parquet") and "/" not in name}
 
 
 def place_of(folder: Path, name: str, at: str | None) -> Path:
@@ -86,14 +91,18 @@ def round_folder(root: Path, number: int) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON object; None where the file is missing. Raises InputError, naming the file, where it is damaged."""
+    """A JSON object; None where the file is missing. Raises InputError, naming the file, where it is damaged.
+
+    A MANIFEST has its `files`, also where these lie in a file of their own.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("it holds no object")
-        if "check" in found and found["check"] != checksum(found["counts"], found["files"]):
+        listed = [found[FILES_IN]] if FILES_IN in found else found.get("files")
+        if "check" in found and found["check"] != checksum(found["counts"], listed or []):
             raise ValueError("its counts or files are not those that were written")
-        return found
+        return found | {"files": read_files(path.parent, found[FILES_IN])} if FILES_IN in found else found
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:

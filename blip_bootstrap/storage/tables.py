@@ -6,11 +6,21 @@ import pyarrow as pa
 
 from blip_bootstrap.storage.schema import Column, Table
 
+ATTEMPT = pa.struct(
+    [
+        pa.field("time", pa.timestamp("ms")),
+        pa.field("status", pa.string()),
+        pa.field("error_class", pa.string()),
+        pa.field("http_status", pa.int16()),
+    ]
+)
+"""One try at a row: when it ended (UTC), how, and the status of the server's answer, null where there was none."""
+
 IMAGES = Table(
     "images",
     "one row per row of the URL lists, failed ones too; written once",
     (
-        Column("key", pa.string(), "unique in the run: shard number (5 digits) and row in the shard (5 digits)"),
+        Column("key", pa.string(), "unique in the run: number of the part (5 digits or more) and row in it (5 digits)"),
         Column("uid", pa.string(), "32 hex digits of the sha256 of URL and alt text: the same row in any run"),
         Column("dataset", pa.string(), "the URL list that the row came from"),
         Column("url", pa.string(), "as given in the list"),
@@ -19,6 +29,11 @@ IMAGES = Table(
             "cut_from_chars",
             pa.int64(),
             "characters of a text over download.max_text_chars before the cut; null: not cut",
+        ),
+        Column(
+            "same_as",
+            pa.string(),
+            "key of an earlier row with the same URL, whose picture and status this row has; null: it was fetched",
         ),
         Column("status", pa.string(), "success, failed_to_download, failed_to_resize or rejected"),
         Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
@@ -29,7 +44,47 @@ IMAGES = Table(
         Column("original_height", pa.int32(), "height before resizing, px"),
         Column("exif", pa.string(), "JSON of EXIF tags, or null"),
         Column("sha256", pa.string(), "hex digest of the bytes as fetched"),
+        Column(
+            "attempts",
+            pa.list_(ATTEMPT),
+            "every try at the row, those of earlier runs first: time (UTC), status, error_class and http_status; null "
+            "in older files and where nothing was tried",
+            dated=True,
+        ),
+        Column(
+            "robots_txt",
+            pa.string(),
+            "what the host's robots.txt says of the URL: allowed, disallowed, none (there is no such file) or "
+            "unreachable; null where nobody asked",
+        ),
+        Column("x_robots_tag", pa.string(), "the answer's X-Robots-Tag headers; null where it had none"),
+        Column(
+            "tdm_reservation",
+            pa.string(),
+            "the reservation of text and data mining, with its source (header or tdmrep.json) and policy: 1 is "
+            "reserved, 0 is not; null where there is none",
+        ),
+        Column(
+            "content_usage",
+            pa.string(),
+            "what Content-Usage says of the URL, with its source (header or robots.txt); null where there is none",
+        ),
+        Column("said_at", pa.timestamp("ms"), "when the host said so last (UTC); null where nobody asked", dated=True),
         Column("jpg", pa.binary(), "encoded picture as stored (JPEG); null where status is not success"),
+        Column(
+            "source_key",
+            pa.string(),
+            "the key that a picture of download.pictures had where it was; null for one that was fetched",
+        ),
+        Column(
+            "extra", pa.string(), "JSON object of what else the list or the picture's record said; null where nothing"
+        ),
+        Column(
+            "origin",
+            pa.string(),
+            "JSON of where a picture of download.pictures lay: its file and the place in it; null for one that was "
+            "fetched",
+        ),
     ),
     rows_per_group=500,  # pictures are large, and captioning reads some hundred rows at a time
 )
@@ -101,7 +156,8 @@ CAPTIONS = Table(
         Column(
             "flags",
             pa.list_(pa.string()),
-            "what may be wrong: empty, repetition, prompt_leak, cut_at_max_length; for web: text_too_long; mostly none",
+            "what may be wrong: empty, repetition, prompt_leak, cut_at_max_length; for web: text_too_long, or "
+            "crashed, hung, out_of_memory: what a worker died of at the picture; mostly none",
         ),
         Column("seed", pa.int64(), "seed of this candidate's sampling; null for web"),
         Column("captioner", pa.string(), "the model that wrote the text, by name or end of its path; null for web"),
@@ -176,20 +232,69 @@ FILTER_CHECK = Table(
 
 SAME_PICTURES = Table(
     "same_pictures",
-    "one row per picture that is in two sets at once, by the sha256 of its bytes",
+    "one row per picture that is in two sets at once, by the sha256 of its bytes or by its looks",
     (
         Column("set", pa.string(), "web or human: the set of the picture that training would use"),
         Column("key", pa.string(), "its key there, as in `images` or `human`"),
         Column("same_as", pa.string(), "held_out or human: the other set that has the picture"),
         Column("same_key", pa.string(), "its key in the other set"),
+        Column(
+            "distance",
+            pa.int16(),
+            "bits of 256 in which the hashes of the two pictures differ; null where their bytes are the same",
+        ),
         Column("left_out", pa.bool_(), "true: training leaves the picture out"),
     ),
     repeating=("set", "same_as", "left_out"),
 )
 
+PICTURE_GROUPS = Table(
+    "picture_groups",
+    "one row per row of `images`, in its order: which pictures are the same, or look alike",
+    (
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column(
+            "exact_group",
+            pa.string(),
+            "key of the first row with the same bytes, or the same URL and text; its own where it is the first; null "
+            "where there is no picture, its row is not listed any more, or duplicates.exact is off",
+        ),
+        Column(
+            "near_group",
+            pa.string(),
+            "key of the first picture of those that look like it; its own where it is the first; null as above, or "
+            "where duplicates.near is off",
+        ),
+        Column(
+            "near_distance",
+            pa.int16(),
+            "bits of 256 in which its hash differs from that of the first of its near group, 0..31; null without one",
+        ),
+        Column(
+            "duplicate_of",
+            pa.string(),
+            "key of the picture that is trained on in its place; null: it is trained on itself. A row that names its "
+            "first in `images.same_as` is no duplicate of that",
+        ),
+    ),
+)
+
+PICTURE_HASHES = Table(
+    "picture_hashes",
+    "one row per row of a table of pictures, in its order: what its picture looks like",
+    (
+        Column("key", pa.string(), "the picture, as in that table"),
+        Column("pdq", pa.binary(), "PDQ hash of the stored picture, 32 bytes; null where there is none"),
+        Column("quality", pa.int16(), "PDQ's quality of the hash, 0..100: how much structure the picture has"),
+    ),
+)
+
 TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
 
-_NAMES = ("key", "uid", "dataset", "url", "caption", "cut_from_chars", "status", "error_class", "error_message")
+_NAMES = (
+    "key", "uid", "dataset", "url", "caption", "cut_from_chars", "same_as", "status", "error_class",
+    "error_message", "attempts", "source_key", "extra", "origin",
+)  # fmt: skip
 
 SHARD = Table(
     "shard",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.manifest import digest_of_path
+from blip_bootstrap.machine import num_cores
+from blip_bootstrap.storage.manifest import digest_of_path, stamp_of
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import home_of_part
 from blip_bootstrap.storage.run_folder import place_of
@@ -17,18 +20,37 @@ PICTURES = ("jpg", "exif")
 """Columns that make up nearly all of a table with pictures; steps compare their pages when they read them."""
 
 
-def check_input(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise InputError where a file that a step is to read has not the bytes that it was made with.
+AT_A_TIME = 64
+"""Files that are handed to threads together."""
+
+_compared: dict[Path, tuple[int, ...]] = {}
+"""Files that this process has compared and found whole, as they were by then: no file is compared twice in a run."""
+
+
+def check_input(folder: Path, manifest: Mapping[str, Any], reads: Callable[[str], bool] = lambda name: True) -> None:
+    """Raise InputError where a file that a step is to read (`reads`, by its name) has not the bytes it was made with.
 
     Weights and texts are hashed (1 GB: about a second). Of tables with pictures all other columns are compared with the
-    checksums of their pages, which DuckDB does not do; pictures are, where they are decoded.
+    checksums of their pages, which DuckDB does not do; pictures are, where they are decoded. As many files at a time as
+    there are cores.
     """
-    for entry in manifest["files"]:
-        file = place_of(folder, entry["name"], entry.get("at"))
-        if not file.is_file() and store_of(folder):
-            continue  # read where it lies; a store compares bytes with checksums of its own
-        if not (file.suffix == ".parquet" and _other_columns_fit(file)) and digest_of_path(file) != entry["sha256"]:
-            raise told_damaged(file)
+    files = ((place_of(folder, one["name"], one.get("at")), str(one["sha256"])) for one in manifest["files"]
+             if reads(str(one["name"])))  # fmt: skip
+    with ThreadPoolExecutor(num_cores(), thread_name_prefix="compare") as pool:
+        while some := [pool.submit(_compare, folder, *one) for one in islice(files, AT_A_TIME)]:
+            for one in some:
+                one.result()
+
+
+def _compare(folder: Path, file: Path, sha256: str) -> None:
+    if not file.is_file() and store_of(folder):
+        return  # read where it lies; a store compares bytes with checksums of its own
+    stamp = stamp_of(file) if file.is_file() else ()
+    if stamp and _compared.get(file) == stamp:
+        return
+    if not (file.suffix == ".parquet" and _other_columns_fit(file)) and digest_of_path(file) != sha256:
+        raise told_damaged(file)
+    _compared[file] = stamp
 
 
 def told_damaged(file: Path) -> InputError:

@@ -91,7 +91,7 @@ def measure(root: Path, rows: int) -> dict[str, float | str | dict[str, float]]:
     captions, pairs = root / "round-01" / "captions", root / "round-01" / "pairs"
     make_captions(captions, rows)
     shutil.rmtree(pairs, ignore_errors=True)
-    select_s = seconds(lambda: select_pairs(pairs, captions, SelectConfig()))
+    select_s = seconds(lambda: select_pairs(pairs, captions, config=SelectConfig()))
     identify_languages(root, 1)
     with connect(root) as connection:
         audits = {name: min(seconds(partial(ask, connection, name)) for _ in range(2)) for name in AUDITS}

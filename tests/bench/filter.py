@@ -46,7 +46,7 @@ def figures(root: Path, seed: int) -> dict[str, float]:
         rule = RULES[name](root / "labels", share)
         rule |= {"labels": str(root / "labels" / "fits-50.parquet")} if "labels" in rule else {}
         shutil.rmtree(out, ignore_errors=True)
-        select_pairs(out, root / "round-01" / "captions", SelectConfig.model_validate(rule))
+        select_pairs(out, root / "round-01" / "captions", config=SelectConfig.model_validate(rule))
         rows = rows_of(root, out)
         found |= {f"auc_{source}_{name}": auc(rows, source, "rule_score") for source in ("synthetic", "web")}
         found[f"kept_true_{name}"] = best_true(rows, "rule_score", number)

@@ -140,7 +140,7 @@ def train_arm(root: Path, name: str, split: str) -> dict[str, float]:
     if not (out / "selected.json").exists():
         rule = SelectConfig.model_validate(RULES[name](root / "labels", shares_of_itm(root)))
         shutil.rmtree(out / "pairs", ignore_errors=True)
-        counts = select_pairs(out / "pairs", captions, rule)
+        counts = select_pairs(out / "pairs", captions, config=rule)
         (out / "selected.json").write_text(json.dumps(counts, indent=1))
     if not (out / "model" / "counts.json").exists():
         (out / "model").mkdir(exist_ok=True)

@@ -167,7 +167,7 @@ class Round:
             rule = {"strategy": "learned", "labels": str(self.labels(int(number)))}
             rule |= {"cut_by": "share", "keep_fraction": self.share} if kind == "learned" else {}
         out.mkdir(parents=True, exist_ok=True)
-        select_pairs(out, self.root / "round-01" / "captions", SelectConfig.model_validate(rule))
+        select_pairs(out, self.root / "round-01" / "captions", config=SelectConfig.model_validate(rule))
         return out
 
     def judged(self, name: str) -> dict[tuple[Any, ...], Row]:

@@ -98,7 +98,7 @@ def measure(out: Path, captions: Path, rule: Mapping[str, Any]) -> dict[str, flo
     """What one rule takes, in this process."""
     __main__.__file__ = __file__  # a spawned process has none, and DuckDB then draws progress bars on standard output
     started = time.perf_counter()
-    counts = select_pairs(out, captions, SelectConfig.model_validate(rule))
+    counts = select_pairs(out, captions, config=SelectConfig.model_validate(rule))
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "seconds": time.perf_counter() - started,

@@ -68,7 +68,7 @@ def select_by(here: Path, number: int, truth: Truth, labels: Path, target: float
     config = SelectConfig(strategy="target_noise", labels=labels, target_noise=target, sources=("web",))
     with tempfile.TemporaryDirectory() as out:
         try:
-            counts = select_pairs(Path(out), round_folder(here, number) / "captions", config)
+            counts = select_pairs(Path(out), round_folder(here, number) / "captions", config=config)
         except InputError as error:
             return {"refused": str(error).split(": ", 1)[-1]}
         names = ("itm_threshold", "expected_noise", "expected_noise_low", "expected_noise_high", "kept")

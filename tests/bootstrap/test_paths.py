@@ -57,7 +57,7 @@ def test_a_run_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.Monkey
     assert why(root, "0000000001").texts.num_rows == 3
     assert write_report(root, 1).is_file()
     assert draw_sample(root, 1, size=4).is_file()
-    counts = select_pairs(tmp_path / "out", root / "round-01" / "captions", SelectConfig())
+    counts = select_pairs(tmp_path / "out", root / "round-01" / "captions", config=SelectConfig())
     assert counts["rows"] == round_metrics(root, 1)["web_captions"] + round_metrics(root, 1)["synthetic_captions"]
 
 
@@ -130,7 +130,8 @@ def test_a_root_on_the_command_line_is_no_yaml() -> None:
 
 def test_missing_and_wrong_places_are_told_by_their_setting(tmp_path: Path) -> None:
     (tmp_path / "list.tsv").write_text("url\tcaption\n")
-    urls = [{"path": str(tmp_path / "list.tsv"), "serve": str(tmp_path / "none")}, {"path": str(tmp_path)}]
+    (tmp_path / "empty").mkdir()
+    urls = [{"path": str(tmp_path / "list.tsv"), "serve": str(tmp_path / "none")}, {"path": str(tmp_path / "empty")}]
     long = "x" * 300
     config = load_config(
         None,
@@ -139,9 +140,9 @@ def test_missing_and_wrong_places_are_told_by_their_setting(tmp_path: Path) -> N
     )  # fmt: skip
     told = check_config(config, 1)
     assert [line.partition(": ")[0] for line in told] == [
-        "download.urls.0.serve", "download.urls.1.path", "human.path", "truth", "select.labels",
+        "download.urls.1.path", "download.urls.0.serve", "human.path", "truth", "select.labels",
     ]  # fmt: skip
-    assert told[1].endswith("is a folder; name the file in it")
+    assert told[0].endswith("no file of this folder is one that can be read here; name the file")
     assert "cannot be read (File name too long)" in told[2]
 
 

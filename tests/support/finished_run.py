@@ -89,7 +89,7 @@ def write_round(root: Path, number: int, things: list[tuple[str, str]], kinds: l
         write_manifest(folder / "captions", f"{name}/captions", "caption_and_score", {}, {"candidates": 1})
         write_languages(root, folder / "captions")
         write_filter_check(folder / "filter_check", f"{name}/filter_check")
-        counts = select_pairs(pairs, folder / "captions", SelectConfig())
+        counts = select_pairs(pairs, folder / "captions", config=SelectConfig())
         for arm in ("human_only", "filter_only"):
             write_json(folder / "controls" / arm / "metrics.json", {"cider": 0.8, "tr1": 0.4, "ir1": 0.5})
         write_manifest(folder / "controls", f"{name}/controls", "train_controls", {}, {"arms": ["human_only"]})

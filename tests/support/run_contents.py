@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,8 @@ from blip_bootstrap.storage.run_folder import manifest_places, pointers_in, read
 PAGE = re.compile(r"\.(metrics\.json|report\.html)\..*tmp$")
 
 DATED = {"made", "seconds", "samples_per_s"}
+
+DATED_COLUMNS = {"attempts", "said_at"}
 
 
 def contents(root: Path) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def contents(root: Path) -> dict[str, Any]:
 
 def _rows(part: Path) -> Any:
     try:
-        return pq.ParquetFile(part).read().to_pylist()
+        rows = pq.ParquetFile(part).read()
+        return rows.select([name for name in rows.column_names if name not in DATED_COLUMNS]).to_pylist()
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         return f"damaged: {error}"
 
@@ -63,7 +65,7 @@ def wrong_digests(root: Path) -> list[str]:
     """Files of whole artifacts that are not as their MANIFEST says."""
     found = []
     for manifest in root.glob("artifacts/*/*/MANIFEST.json"):
-        for entry in json.loads(manifest.read_text())["files"]:
+        for entry in (read_json(manifest) or {})["files"]:
             file = manifest.parent / entry["name"]
             if not file.is_file() or digest_of_path(file) != entry["sha256"]:
                 found.append(str(file.relative_to(root)))

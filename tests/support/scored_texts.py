@@ -30,7 +30,7 @@ def scored(number: int, candidates: int = 2, seed: int = 1) -> list[dict[str, An
 
 def selected(captions: Path, **settings: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     out = captions.parent / f"pairs-{len(list(captions.parent.iterdir()))}"
-    counts = select_pairs(out, captions, SelectConfig(**settings))
+    counts = select_pairs(out, captions, config=SelectConfig(**settings))
     rows = [row for file in parquet.parquet_files(out) for row in parquet.read_parquet(file).to_pylist()]
     return rows, dict(counts)
 

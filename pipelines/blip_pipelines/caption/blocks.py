@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading, write_parquet
-from blip_bootstrap.storage.store import gone, is_there
+from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.references import Reference
 from blip_pipelines.caption.rows import IMAGE_COLUMNS, CaptionRow, to_table
+from blip_pipelines.cluster import tries
+from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.tally import Counts
 
 if TYPE_CHECKING:
@@ -32,23 +37,50 @@ BLOCK_ROWS = 512
 the batches, and with them the last digits of the scores, would differ between a run and its continuation."""
 
 
+BLOCKS = ".blocks"
+"""In the folder of captions: those of blocks whose file of images is not done yet."""
+
+
+def firsts_of(num_rows: int) -> range:
+    """The first row of each block of a file; one without rows has one block, since its file of captions has none."""
+    return range(0, max(num_rows, 1), BLOCK_ROWS)
+
+
 @dataclass(frozen=True)
 class Block:
     """`BLOCK_ROWS` rows of one file of images, from row `first` on, and the files where their captions go.
 
-    `output` is the block's own, `merged` the one that all blocks of the file of images end in.
+    `output` is the block's own, `merged` the one that all blocks of the file of images, of `num_rows` rows, end in.
     """
 
     part: str
     first: int
     output: str
     merged: str
+    num_rows: int
+
+    @classmethod
+    def of(cls, part: Path, out: Path, first: int, num_rows: int) -> Block:
+        """The block of a file of images from row `first` on; captions go to the folder `out`."""
+        output = out / BLOCKS / f"{part.stem}-{first:06d}.parquet"
+        return cls(str(part.absolute()), first, str(output), str(out / part.name), num_rows)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of all blocks of its file of images, in order."""
+        name = Path(self.merged).stem
+        return [Path(self.output).with_name(f"{name}-{first:06d}.parquet") for first in firsts_of(self.num_rows)]
 
     @property
     def made(self) -> bool:
         """Whether it was finished, by an earlier run or by a task whose answer was lost with its node."""
         # In this order: the merged file is there before a block of it goes.
         return is_there(Path(self.output)) or is_there(Path(self.merged))
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether commands that captioned it in their own process died of it."""
+        return tries.is_suspect(Path(self.output))
 
 
 def num_threads(config: CaptionConfig) -> int:
@@ -57,7 +89,10 @@ def num_threads(config: CaptionConfig) -> int:
 
 
 class CaptionBlocks:
-    """One CaptionWorker that takes blocks, writes their captions, and reports each batch to a tally."""
+    """One CaptionWorker that takes blocks, writes their captions, and reports each batch to a tally.
+
+    `noted`: nobody watches this process, and a note beside each block says that it is at work (`cluster/tries.py`).
+    """
 
     def __init__(
         self,
@@ -66,11 +101,14 @@ class CaptionBlocks:
         config: CaptionConfig,
         num_lanes: int = 1,
         references: Sequence[Reference] = (),
+        limits: Limits | None = None,
+        noted: bool = False,
         *,
         tally: Counts,
     ) -> None:
         self._arguments = captioner, filter, config, num_threads(config), num_lanes, references
-        self._tally = tally
+        self._tally, self._noted = tally, noted
+        self._watch = Watch("caption", limits or Limits())
 
     @cached_property
     def _worker(self) -> CaptionWorker:
@@ -84,26 +122,35 @@ class CaptionBlocks:
         todo = []
         for block in blocks:
             if block.made:
+                merge_if_whole(block)  # who made it may have died since
                 yield block
             else:
                 todo.append(block)
-        if todo:
-            batches = self._worker.in_blocks(self._images(todo))
-            for block in todo:
-                self._caption(block, batches)
-                yield block
+        if not todo:
+            return
+        try:
+            with self._watch.watching():
+                batches = self._worker.in_blocks(self._images(todo))
+                for block in todo:
+                    self._caption(block, batches)
+                    yield block
+        finally:
+            self._no_longer_at_work(todo)
 
     def _caption(self, block: Block, batches: Iterator[tuple[list[CaptionRow], bool]]) -> None:
         """Write the captions of the block whose batches are the next ones."""
         rows: list[CaptionRow] = []
         counts: Counter[str] = Counter()
-        for done, is_last in batches:
+        is_last = False
+        while not is_last:
+            with self._watch.batch(self._worker.batch_size):
+                done, is_last = next(batches)
             rows += done
             counts.update(name for row in done for name in row.counters)
             self._tally.put(block.output, dict(counts))
-            if is_last:
-                break
         write_parquet(Path(block.output), to_table(rows), CAPTIONS, self._worker.metadata)
+        self._no_longer_at_work([block])
+        merge_if_whole(block)
 
     def _images(self, blocks: Sequence[Block]) -> Iterator[list[dict[str, Any]]]:
         """The rows of each block's images, read while those of the one before are worked on."""
@@ -112,7 +159,13 @@ class CaptionBlocks:
             for read in one_ahead(reads):
                 yield read.result()
 
+    def _no_longer_at_work(self, blocks: Sequence[Block]) -> None:
+        for block in blocks if self._noted else ():
+            tries.end(Path(block.output))
+
     def _read(self, block: Block) -> list[dict[str, Any]]:
+        if self._noted:
+            tries.begin(Path(block.output))
         rows: list[dict[str, Any]] = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
         return rows
 
@@ -137,22 +190,30 @@ def with_all_columns(captions: pa.Table) -> pa.Table:
     return captions.select(CAPTIONS.schema.names)
 
 
-class Merger:
-    """Joins the blocks of a file of images into its file of captions once all are there."""
+def merge_if_whole(block: Block) -> None:
+    """Write the captions of a block's file of images if all of its blocks are done, and drop these.
 
-    def __init__(self, out: Path, blocks: Mapping[str, list[Block]]) -> None:
-        self._out, self._blocks = out, dict(blocks)
-        for name in list(self._blocks):
-            self.when_whole(name)
-
-    def when_whole(self, name: str) -> None:
-        """Write the captions of the images file `name` if its last block is done, and drop the blocks."""
-        files = [Path(block.output) for block in self._blocks[name]]
-        if (self._out / name).exists() or not all(file.exists() for file in files):
+    Whoever finishes the last block does it. Two that finish at a time may both do it: they write the same.
+    """
+    merged, files = Path(block.merged), block.files
+    if not all(map(is_there, files)) or is_there(merged):
+        return
+    try:
+        tables = [read_parquet(fetched(file)) for file in files]
+    except (InputError, OSError):
+        if is_there(merged):  # somebody else has, and dropped them
             return
-        tables = [read_parquet(file) for file in files]
-        metadata = {k.decode(): v.decode() for k, v in (tables[0].schema.metadata or {}).items() if k != b"table"}
-        joined = pa.concat_tables(map(with_all_columns, tables))
-        write_parquet(self._out / name, joined, CAPTIONS, metadata)
-        for file in files:
-            gone(file)
+        raise
+    metadata = {k.decode(): v.decode() for k, v in (tables[0].schema.metadata or {}).items() if k != b"table"}
+    joined = pa.concat_tables(map(with_all_columns, tables))
+    write_parquet(merged, joined, CAPTIONS, metadata, counts_of(joined))
+    for file in files:
+        gone(file)
+
+
+def counts_of(captions: pa.Table) -> dict[str, int]:
+    """Rows of captions by source and flag, those without a score, and the images: each has one web text."""
+    counts = Counter(values(captions["source"])) + Counter(values(pc.list_flatten(captions["flags"])))
+    counts["not_scored"] += captions["itm_score"].null_count
+    counts["images"] = counts["web"]
+    return dict(+counts)

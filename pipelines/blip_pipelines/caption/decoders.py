@@ -6,6 +6,7 @@ Threads of the process that drives the GPU would wait for its interpreter lock, 
 
 from __future__ import annotations
 
+import signal
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,9 +16,10 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from blip_bootstrap.errors import InputError, RunFailed
+from blip_bootstrap.errors import InputError
 from blip_pipelines.caption import decode_process
 from blip_pipelines.caption.decode_process import BROKEN, DECODED, LENGTH_BYTES
+from blip_pipelines.cluster.aside import Died
 from blip_training.runtime.child_process import Child, how_it_ended, start_child, stop_child
 
 Idle = SimpleQueue[Child]
@@ -41,8 +43,8 @@ class DecodeProcesses:
     def pixels(self, encoded: bytes, where: str) -> dict[int, Tensor]:
         """Pixels of an encoded picture by image size, uint8 [3, size, size]; as many threads may call it at a time.
 
-        Raises InputError, which names `where`, for bytes that are no picture, and RunFailed where the process that has
-        this picture dies twice.
+        Raises InputError, which names `where`, for bytes that are no picture, and Died where the process that has this
+        picture dies twice.
         """
         process = self._idle.get()
         try:
@@ -53,8 +55,8 @@ class DecodeProcesses:
                 process = self._start()
         finally:
             self._idle.put(process)
-        how = f"{how_it_ended(code)}, {ATTEMPTS} times"
-        raise RunFailed(f"caption: the process that decodes {where} {how}; run again to go on")
+        reason = "out_of_memory" if code == -signal.SIGKILL else "crashed"
+        raise Died(reason, f"the process that decodes {where} {how_it_ended(code)}, {ATTEMPTS} times")
 
     def close(self) -> None:
         """End the processes."""

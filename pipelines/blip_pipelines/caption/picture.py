@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_pipelines.caption.decoders import DecodeProcesses
+from blip_pipelines.caption.rows import fold
+from blip_pipelines.cluster.aside import Died
 from blip_training.data.decode import decode_image
 from blip_training.data.pixels import to_pixels
 from blip_training.evaluate.clip_scorer import ClipScorer
@@ -18,7 +19,8 @@ class Picture:
     """One image: its key, its given texts, and its pixels by image size; without pixels where the bytes are no picture.
 
     The texts that are given are the row's `texts`; where it has none, the web text alone. `uid` is what the image is
-    known by in any run: its key where its set has no uids, as sets of people's captions have none.
+    known by in any run: its key where its set has no uids, as sets of people's captions have none. `flags` say what the
+    process died of that decoded it.
     """
 
     def __init__(
@@ -36,11 +38,16 @@ class Picture:
         self.scorer_pixels: Tensor | None = None
         encoded = row["jpg"] or b""
         # Where it cannot be decoded, the row stays, unscored: one damaged picture must not cost its batch.
-        with suppress(InputError):
+        self.flags: list[str] = []
+        try:
             if processes:
                 self.pixels = processes.pixels(encoded, self.key)
             else:
                 self._decode(encoded, sizes, scorer)
+        except InputError:
+            pass
+        except Died as died:
+            self.flags.append(died.reason)
 
     def _decode(self, encoded: bytes, sizes: frozenset[int], scorer: ClipScorer | None) -> None:
         image = decode_image(encoded, self.key)
@@ -51,8 +58,3 @@ class Picture:
     def decoded(self) -> bool:
         """Whether the bytes were a picture."""
         return bool(self.pixels)
-
-
-def fold(text: str) -> str:
-    """The text with every run of whitespace as one space, none at the ends."""
-    return " ".join(text.split())

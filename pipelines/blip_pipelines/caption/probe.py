@@ -24,8 +24,6 @@ class SampledCaptioning:
 
     def load(self) -> None:
         """Load the models; not in the constructor, where Ray would hide the error."""
-        import ray.data  # noqa: F401  # its memory counts, too
-
         from blip_pipelines.caption.worker import CaptionWorker  # torch, where captions are made
 
         self._worker = CaptionWorker(*self._arguments)

@@ -64,6 +64,11 @@ class CaptionRow:
         return [*first, *(["not_scored"] if self.itm_score is None else []), *self.flags]
 
 
+def fold(text: str) -> str:
+    """The text with every run of whitespace as one space, none at the ends."""
+    return " ".join(text.split())
+
+
 Texts = list[list[CaptionRow]]
 """For each picture the rows of its texts, the web's first."""
 

@@ -24,9 +24,9 @@ from blip_pipelines.caption.decoders import DecodeProcesses
 from blip_pipelines.caption.lanes import Lanes
 from blip_pipelines.caption.likelihoods import set_captioner_itc, set_logprob
 from blip_pipelines.caption.models import Model, Models
-from blip_pipelines.caption.picture import Picture, fold
+from blip_pipelines.caption.picture import Picture
 from blip_pipelines.caption.references import Reference, first_readable
-from blip_pipelines.caption.rows import IMAGE_COLUMNS, TOO_LONG, CaptionRow, Texts, to_table
+from blip_pipelines.caption.rows import IMAGE_COLUMNS, TOO_LONG, CaptionRow, Texts, fold, to_table
 from blip_pipelines.caption.scores import Looks, combine_scores, score_again, score_with, to_read
 from blip_pipelines.caption.sources import digest_of_model
 from blip_training.decoding.generate import generate
@@ -247,7 +247,10 @@ class CaptionWorker:
             return [CaptionRow(picture.key, "web", 0, picture.texts[0], num_tokens=0, flags=[TOO_LONG])]
         tokenizer = self.models.filters[0].tokenizer
         counts = [min(len(tokenizer.piece_ids(text)), 2**15 - 1) for text in picture.texts]
-        return [CaptionRow(picture.key, "web", i, text, counts[i]) for i, text in enumerate(picture.texts)]
+        return [
+            CaptionRow(picture.key, "web", i, text, counts[i], flags=list(picture.flags))
+            for i, text in enumerate(picture.texts)
+        ]
 
     def _metadata(self, captioner: str | Path, filter: str | Path) -> dict[str, str]:
         """What is the same for every row of a file."""

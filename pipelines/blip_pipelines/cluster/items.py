@@ -18,16 +18,18 @@ Result = TypeVar("Result")
 class Pool:
     """The workers of a step: this process (`num_workers` 0), or that many of Ray's, with `cpus` and `gpus` each.
 
-    `kept`: workers are actors, which load their models once and do one item after another; else tasks of one item.
+    A worker loads its models once, and does one item after another.
     """
 
     num_workers: int = 0
     cpus: float = 1.0
     gpus: float = 0.0
-    kept: bool = False
 
 
 HERE = Pool()
+
+RETRIES = "retries"
+"""What the times are counted as that work was done again after a process had died of it."""
 
 
 Work = Callable[..., Callable[[Item], Iterable[Result]]]
@@ -42,12 +44,15 @@ def run_items(
     take: Callable[[Result], None],
     progress: Progress,
     before: dict[str, int],
-) -> None:
+    carefully: Work[Item, Result] | None = None,
+) -> int:
     """Have the workers of `pool` do the items; `take` is called in this process with each result as it comes.
 
     `progress` shows what the workers count, plus `before`, the counts of an earlier run. On Ray, items and results are
-    pickled, and a worker that dies is replaced and its item done again. Raises what the first failing item raised: a
-    BlipBootstrapError unchanged, any other as RunFailed that names `step`.
+    pickled, and a worker that dies is replaced and its item done again, after the second death by `carefully`, which
+    is made as `work` is. Returns how often work was done again because a process had died of it. Raises what the first
+    failing item raised: a BlipBootstrapError unchanged, any other as RunFailed that names `step`; RunFailed also where
+    workers die of an item again and again.
     """
     if pool == HERE:
         tally = Tally()
@@ -56,7 +61,7 @@ def run_items(
             for item in items:
                 for result in do(item):
                     take(result)
-        return
-    from blip_pipelines.cluster.ray_items import run_on_ray  # ray.data takes seconds to import
+            return tally.total().get(RETRIES, 0)
+    from blip_pipelines.cluster.ray_items import run_on_ray  # ray takes two seconds to import
 
-    run_on_ray(step, items, work, pool, take, progress, before)
+    return run_on_ray(step, items, work, pool, take, progress, before, carefully)

@@ -10,19 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
-import ray.data  # also for its memory: a worker of a real step has it loaded
+import ray
+
+from blip_pipelines.cluster.items import Pool
+from blip_pipelines.cluster.ray_items import Worker, options_of
 
 
 def empty_job_s() -> float:
-    """Seconds of a Ray Data job over one row; a driver's first job starts Ray Data's own actors, which takes longer."""
+    """Seconds that a step takes on Ray beside its work: one worker starts, and answers."""
     started = time.perf_counter()
-    ray.data.from_items([{"row": 0}]).map_batches(_unchanged, batch_format="pyarrow").take_all()
+    kind: Any = ray.remote(Worker)
+    worker = kind.options(**options_of(Pool(1))).remote(None, None, None)
+    ray.get(worker.begin.remote())
+    ray.kill(worker)
     return time.perf_counter() - started
-
-
-def _unchanged(batch: pa.Table) -> pa.Table:
-    return batch
 
 
 def run_together(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -11,7 +11,6 @@ import os
 import secrets
 import socket
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -21,6 +20,7 @@ from ray.exceptions import AuthenticationError
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.ending import sigterm_held
 from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.machine import num_cores
 from blip_pipelines.cluster.errors import first_line
 from blip_pipelines.cluster.resources import MIN_LOCAL_CPUS
 
@@ -119,7 +119,7 @@ def _start_local(config: RayConfig) -> None:
         with _no_stderr():
             ray.init(
                 address="local",
-                num_cpus=config.num_cpus or max(MIN_LOCAL_CPUS, os.cpu_count() or 1),
+                num_cpus=config.num_cpus or max(MIN_LOCAL_CPUS, num_cores()),
                 include_dashboard=False,
                 object_store_memory=config.object_store_bytes,
                 logging_level=logging.ERROR,
@@ -142,17 +142,3 @@ def _no_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def quiet_data() -> None:
-    """Switch off the progress bars and log lines of Ray Data; a step shows its own progress."""
-    import ray.data  # start-up: a second more than ray, which trainings and evaluations do without
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray Data warns of options that it sets itself
-        context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # Ray Data sets the levels of its loggers when the first dataset is made, and overwrites what was set before.
-    ray.data.from_items([{"shard": 0}])
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

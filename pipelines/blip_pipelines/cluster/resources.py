@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import resource
 import sys
 
 from blip_bootstrap.config import Device, RayConfig
 from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.machine import num_cores
 
 MIN_LOCAL_CPUS = 4
 """The fewest logical CPUs of a local Ray: actors that hold every CPU would wait for ever for their input to be read."""
@@ -81,7 +81,7 @@ def num_workers(config: RayConfig, wanted: int, cpus_each: float, gpus_each: flo
         return min(wanted, at_most)
     cpus = cluster_cpus()
     if config.address == "local":
-        cpus = min(cpus, (os.cpu_count() or 1) + 1)
+        cpus = min(cpus, num_cores() + 1)
     carried = int((cpus - 1) / cpus_each)
     if gpus_each:
         carried = min(carried, int(num_gpus() / gpus_each))

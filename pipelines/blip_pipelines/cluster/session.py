@@ -34,10 +34,3 @@ def connect(config: RayConfig) -> None:
     from blip_pipelines.cluster import ray_session  # ray takes two seconds to import
 
     ray_session.join(config, WORKER)
-
-
-def quiet_data() -> None:
-    """Switch off the progress bars and log lines of Ray Data; a step shows its own progress."""
-    from blip_pipelines.cluster import ray_session  # ray takes two seconds to import
-
-    ray_session.quiet_data()

@@ -7,8 +7,13 @@ import random
 import re
 import ssl
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
+from typing import Protocol
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from blip_bootstrap.config import DownloadConfig
@@ -16,6 +21,7 @@ from blip_pipelines.fetch.addresses import literal
 from blip_pipelines.fetch.bodies import codings_of, unpack
 from blip_pipelines.fetch.connection import CheckedConnection, refused_by
 from blip_pipelines.fetch.deadlines import Deadline, FetchError
+from blip_pipelines.fetch.directives import Said, beside, check_headers, said_by_headers
 from blip_pipelines.fetch.kept import Connections, Peer
 from blip_pipelines.fetch.proxies import Proxies, Proxy, basic_authorization
 
@@ -25,24 +31,70 @@ BACK_OFF_S = 0.5
 
 READ_BYTES = 65_536
 
+MAX_TEXT_BYTES = 512_000
+"""What is read of a robots.txt: 500 KiB (RFC 9309, section 2.5)."""
+
 REDIRECTS = (301, 302, 303, 307, 308)
 
 HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?")
 
-NOAI = frozenset(("noai", "noimageai"))
 
-VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
-"""X-Robots-Tag directives that have a value after a colon; any other word before a colon names a crawler."""
+@dataclass(frozen=True)
+class Try:
+    """One try at a URL: when it ended (UTC), the class of its failure, and the status of the server's answer."""
+
+    time: datetime
+    error_class: str | None
+    http_status: int | None
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """The result of one URL: the body, or the error class and message of the failure."""
+    """The result of one URL: the body, or the error class and message of the failure.
+
+    `said` is what the host said about its use. `retry`: another try may give something else, `wait_s` seconds later
+    where the server said so.
+    """
 
     body: bytes | None
     content_type: str = ""
     error_class: str | None = None
     error_message: str | None = None
+    http_status: int | None = None
+    said: Said = field(default_factory=Said)
+    retry: bool = False
+    wait_s: float = 0.0
+    tries: tuple[Try, ...] = ()
+
+
+@dataclass
+class Seen:
+    """What is known of a try, however it ends."""
+
+    said: Said = field(default_factory=Said)
+    http_status: int | None = None
+
+
+class Gate(Protocol):
+    """Decides whether a URL may be asked."""
+
+    def passing(self, parts: SplitResult, hop: int, deadline: Deadline) -> AbstractContextManager[Said]:
+        """A context in which the URL may be asked, the `hop`-th redirect (0: the URL itself); and what was said of it.
+
+        Raises FetchError where it may not.
+        """
+
+
+class OpenGate:
+    """Lets every URL pass."""
+
+    def passing(self, parts: SplitResult, hop: int, deadline: Deadline) -> AbstractContextManager[Said]:
+        """A context that does nothing."""
+        return nullcontext(Said())
+
+
+Accept = Callable[[http.client.HTTPResponse, DownloadConfig, Seen], Fetched]
+"""Takes what it wants of an answer; raises FetchError where it wants none of it."""
 
 
 # img2dataset's own download_image is not used: its urlopen reads file:// URLs, follows redirects into private
@@ -65,65 +117,104 @@ def fetch(
     if proxies is None:
         proxies = Proxies.of_environment() if config.use_proxies else Proxies()
     for attempt in range(config.num_retries + 1):
-        try:
-            return _fetch_once(url.strip(), config, own_hosts, proxies, None if attempt else kept)
-        except FetchError as error:
-            failure = error
-        if not failure.retry or attempt == config.num_retries:
+        fetched = try_once(url, config, own_hosts, proxies, kept=None if attempt else kept)
+        if not fetched.retry or attempt == config.num_retries:
             break
-        time.sleep(_pause_s(attempt, failure.wait_s, config.timeout_s))
-    return Fetched(None, "", failure.error_class, failure.message)
+        time.sleep(min(config.timeout_s, pause_s(attempt, fetched.wait_s)))
+    return fetched
 
 
-def _pause_s(attempt: int, asked_s: float, at_most_s: float) -> float:
-    """Seconds before the next try: doubled each time, with jitter, or the server's Retry-After if longer; capped."""
+def pause_s(attempt: int, asked_s: float) -> float:
+    """Seconds before the next try: doubled each time, with jitter, or the server's Retry-After if longer."""
     back_off_s: float = BACK_OFF_S * 2**attempt * random.uniform(0.8, 1.2)
-    return min(at_most_s, max(asked_s, back_off_s))
+    return max(asked_s, back_off_s)
 
 
-def _fetch_once(
-    url: str, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies, kept: Connections | None
+def try_once(
+    url: str,
+    config: DownloadConfig,
+    own_hosts: frozenset[str],
+    proxies: Proxies,
+    gate: Gate | None = None,
+    kept: Connections | None = None,
 ) -> Fetched:
-    deadline = Deadline.after(config.timeout_s)
-    for _ in range(MAX_REDIRECTS + 1):
-        parts = _split(url)
-        try:
-            peer = _peer(parts, config, own_hosts, proxies)
-            answer = _answer(parts, peer, config, deadline, kept)
-        except (http.client.HTTPException, OSError, ValueError) as error:
-            raise _as_fetch_error(error, parts, deadline) from error
+    """One try at `url`, as `fetch` says, through the `gate`; a failure of the web is returned, not raised."""
+    seen = Seen()
+    try:
+        fetched = _fetch_once(url.strip(), own_hosts, proxies, gate or OpenGate(), Asking(config, accept, seen, kept))
+    except FetchError as error:
+        fetched = Fetched(None, "", error.error_class, error.message, retry=error.retry, wait_s=error.wait_s)
+        seen.said = (error.said or Said()).over(seen.said)
+    return replace(fetched, http_status=seen.http_status, said=seen.said)
+
+
+def fetch_text(
+    url: str, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies
+) -> tuple[int | None, str | None]:
+    """The status and text of a small file about a site, cut at MAX_TEXT_BYTES; the text is None where there is none.
+
+    Raises FetchError.
+    """
+    seen = Seen()
+    fetched = _fetch_once(url, own_hosts, proxies, OpenGate(), Asking(config, _accept_text, seen))
+    return seen.http_status, None if fetched.body is None else fetched.body.decode("utf-8-sig", "replace")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a URL is asked: what is taken of the answer, what is noted of it, and the open connections, if any."""
+
+    config: DownloadConfig
+    take: Accept
+    seen: Seen
+    kept: Connections | None = None
+
+
+def _fetch_once(url: str, own_hosts: frozenset[str], proxies: Proxies, gate: Gate, asking: Asking) -> Fetched:
+    deadline, seen = Deadline.after(asking.config.timeout_s), asking.seen
+    for hop in range(MAX_REDIRECTS + 1):
+        parts = split(url)
+        seen.http_status = None
+        with gate.passing(parts, hop, deadline) as said:
+            seen.said = said.over(seen.said)
+            if not hop:
+                deadline = Deadline.after(asking.config.timeout_s)  # what the gate took is not the server's
+            try:
+                peer = _peer(parts, asking.config, own_hosts, proxies)
+                answer = _answer(parts, peer, asking, deadline)
+            except (http.client.HTTPException, OSError, ValueError) as error:
+                raise _as_fetch_error(error, parts, deadline) from error
         if isinstance(answer, Fetched):
             return answer
         url = _target(url, *answer)
     raise FetchError("too_many_redirects", f"more than {MAX_REDIRECTS} redirects, the last to {url[:200]}")
 
 
-def _answer(
-    parts: SplitResult, peer: Peer, config: DownloadConfig, deadline: Deadline, kept: Connections | None
-) -> Fetched | tuple[str, str]:
+def _answer(parts: SplitResult, peer: Peer, asking: Asking, deadline: Deadline) -> Fetched | tuple[str, str]:
     """What one request gives: the body, or the status and Location of a redirect."""
-    with CheckedConnection(peer, deadline, kept) as connection:
+    with CheckedConnection(peer, deadline, asking.kept) as connection:
         try:
-            response = _ask(connection, parts, config, keep=kept is not None)
+            response = _ask(connection, parts, asking.config, keep=asking.kept is not None)
         except (http.client.HTTPException, ConnectionError):
             if not connection.is_used:
                 raise
             response = None
         if response:
-            return _read(connection, response, config)
+            return _read(connection, response, asking)
     # The server has ended the connection between two requests.
     with CheckedConnection(peer, deadline) as connection:
-        return _read(connection, _ask(connection, parts, config, keep=False), config)
+        return _read(connection, _ask(connection, parts, asking.config, keep=False), asking)
 
 
 def _read(
-    connection: CheckedConnection, response: http.client.HTTPResponse, config: DownloadConfig
+    connection: CheckedConnection, response: http.client.HTTPResponse, asking: Asking
 ) -> Fetched | tuple[str, str]:
+    asking.seen.http_status = response.status
     if response.status == 407 and connection.forwarder:
         raise refused_by(connection.forwarder, response)
     if response.status in REDIRECTS:
         return f"HTTP {response.status} {response.reason}", response.getheader("Location") or ""
-    fetched = _accept(response, config)
+    fetched = asking.take(response, asking.config, asking.seen)
     connection.keep(response)
     return fetched
 
@@ -143,7 +234,7 @@ def _target(url: str, status: str, given: str) -> str:
         raise FetchError("unsupported_scheme", f"redirected to {location[:80]!r}, not a URL ({error})") from error
 
 
-def _split(url: str) -> SplitResult:
+def split(url: str) -> SplitResult:
     """The parts of a URL. Raises FetchError (unsupported_scheme) unless it is http or https and has a host."""
     try:
         parts = urlsplit(url)
@@ -209,20 +300,33 @@ def _quoted_query(parts: SplitResult) -> str:
     return quote(parts.query, safe="/%:=&?~+!$,;'@()*[]|")
 
 
-def _accept(response: http.client.HTTPResponse, config: DownloadConfig) -> Fetched:
+def accept(response: http.client.HTTPResponse, config: DownloadConfig, seen: Seen) -> Fetched:
     """The body of a response whose status and headers allow it. Raises FetchError for all others."""
     status = f"HTTP {response.status} {response.reason}".strip()
+    seen.said = beside(said_by_headers(response.headers), seen.said)
     if response.status >= 500 or response.status == 429:
         error_class = "http_5xx" if response.status >= 500 else "http_4xx"
-        raise FetchError(error_class, status, retry=True, wait_s=_retry_after_s(response))
+        raise FetchError(error_class, status, retry=True, wait_s=retry_after_s(response.getheader("Retry-After")))
     if response.status != 200:
         raise FetchError("http_4xx" if 400 <= response.status < 500 else "other", status)
-    robots = response.headers.get_all("X-Robots-Tag", [])
-    if config.honour_noai and any(is_disallowed(value, _token(config.user_agent)) for value in robots):
-        raise FetchError("disallowed", f"X-Robots-Tag: {', '.join(robots)}")
+    check_headers(response.headers, config)
     body = _read_body(response, config.max_bytes)
     body = unpack(body, codings_of(response.headers.get_all("Content-Encoding", [])), config.max_bytes)
     return Fetched(body, response.getheader("Content-Type") or "")
+
+
+def _accept_text(response: http.client.HTTPResponse, config: DownloadConfig, seen: Seen) -> Fetched:
+    """The first bytes of a file; no body where the server has none, or it cannot be unpacked."""
+    if not 200 <= response.status < 300:
+        return Fetched(None)
+    body, end = bytearray(), time.monotonic() + config.timeout_s
+    while len(body) < MAX_TEXT_BYTES and time.monotonic() < end and (chunk := response.read1(READ_BYTES)):
+        body += chunk
+    codings = codings_of(response.headers.get_all("Content-Encoding", []))
+    try:
+        return Fetched(unpack(bytes(body), codings, 4 * MAX_TEXT_BYTES)[:MAX_TEXT_BYTES])
+    except FetchError:
+        return Fetched(None)
 
 
 def _read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
@@ -239,9 +343,17 @@ def _read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _retry_after_s(response: http.client.HTTPResponse) -> float:
-    value = response.getheader("Retry-After") or ""
-    return float(value) if value.isdecimal() else 0.0
+def retry_after_s(value: str | None, now: datetime | None = None) -> float:
+    """The seconds that a Retry-After header asks to wait, given as such or as a date; 0 where it says nothing."""
+    value = (value or "").strip()
+    if value.isdecimal() and value.isascii():
+        return float(value[:10])
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
 
 
 def _as_fetch_error(error: Exception, parts: SplitResult, deadline: Deadline) -> FetchError:
@@ -251,26 +363,3 @@ def _as_fetch_error(error: Exception, parts: SplitResult, deadline: Deadline) ->
     certificate = isinstance(error, ssl.SSLCertVerificationError)
     what = " ".join(str(error).split()) or type(error).__name__  # a server's own words, where it speaks no HTTP
     return FetchError("connection", f"{parts.hostname}: {what}", retry=not certificate)
-
-
-def is_disallowed(value: str, token: str) -> bool:
-    """Whether an X-Robots-Tag says noai or noimageai to all, or to the crawler named `token` (img2dataset's rule).
-
-    A name before a colon addresses what follows it, up to the next name.
-    """
-    addressed = True
-    for piece in value.split(","):
-        name, colon, directive = piece.strip().lower().partition(":")
-        if colon and name.strip() not in VALUED:
-            addressed = name.strip() in ("*", token)
-        else:
-            directive = name
-        if addressed and directive.strip() in NOAI:
-            return True
-    return False
-
-
-def _token(user_agent: str) -> str:
-    """The crawler name that X-Robots-Tag would use: the product after `compatible;` in the agent, else its first."""
-    name = user_agent.partition("compatible;")[2] or user_agent
-    return name.strip(" ()").split(";")[0].split("/")[0].strip().lower()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +13,13 @@ from typing import Any
 
 from blip_bootstrap.config import AnnotatedSet
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.reading import records
 from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.records import JSON_ENDINGS, Record
 from blip_bootstrap.storage.cells import NotTextError, folded_text_of, text_of
+from blip_bootstrap.storage.keys import key_of, part_name
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import ANNOTATED
@@ -41,12 +42,12 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
     left_out: Counter[str] = Counter()
     rows = _place(read_records(source, config), config, left_out)
     root = config.image_root or source.parent
-    with HumanStore(config) as store, ThreadPoolExecutor(os.cpu_count() or 1) as pool, _progress() as progress:
+    with HumanStore(config) as store, ThreadPoolExecutor(num_cores()) as pool, _progress() as progress:
         for number in range(10**9):
             part = list(islice(rows, config.rows_per_shard))
             if not part:
                 break
-            path = out / f"part-{number:05d}.parquet"
+            path = out / part_name(number)
             if path.exists():
                 progress.begin(progress.done + len(part))
                 continue
@@ -85,7 +86,7 @@ def _place(records: Iterator[Record], config: AnnotatedSet, left_out: Counter[st
     """
     for number, record in enumerate(records):
         shard, position = divmod(number, config.rows_per_shard)
-        row: Row = {"key": f"{shard:05d}{position:05d}", "name": "", "domain": None, "captions": []}
+        row: Row = {"key": key_of(shard, position), "name": "", "domain": None, "captions": []}
         row["mistake"] = record.mistake
         try:
             row["name"] = text_of(record.cells.get(config.image_column))

@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
-from blip_bootstrap.errors import InputError, RunFailed
+from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.storage.manifest import KnownParts
+from blip_bootstrap.storage.notes import total, values
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.store import fetched, is_there
+from blip_bootstrap.storage.store import is_there
 from blip_bootstrap.storage.tables import IMAGES
-from blip_pipelines.cluster.items import HERE, Pool, run_items
+from blip_pipelines.bring.read import is_brought
+from blip_pipelines.cluster import tries
+from blip_pipelines.cluster.aside import Aside, Died
+from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
+from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts
-from blip_pipelines.fetch.fetch import Fetched, fetch
-from blip_pipelines.fetch.kept import Connections
+from blip_pipelines.fetch.courtesy import Courtesy, Shared
 from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.ingest.accounts import settle
+from blip_pipelines.ingest.brought import lists_of, with_pictures
+from blip_pipelines.ingest.fetched_rows import NO_PICTURE, rows_or_word
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
+from blip_pipelines.ingest.respect import count_hosts, shared_folder, tell_of_contact, tell_of_lost
 from blip_pipelines.ingest.stats import write_stats
-from blip_pipelines.ingest.url_lists import num_rows
-from blip_training.data.decode import PictureError
-from blip_training.data.picture_processes import Answer
+from blip_pipelines.ingest.url_lists import AnyList, num_rows
+
+TOO_LONG = "texts_too_long"
+"""What texts are counted as that were cut."""
 
 TALLY_EVERY_ROWS = 25
+
+CAREFUL_PATIENCE_S = 10.0
+"""Seconds that they may wait for slow hosts in such a process, which is taken for one that hangs after some more."""
+
+CAREFUL_ROWS = 64
+"""Rows that a child process fetches together where workers have died of their shard."""
 
 Row = dict[str, Any]
 
@@ -60,46 +72,61 @@ def download_images(
     What of the parts is no row of the lists, or no more than an earlier try at one, is noted in `left_out.json`.
     Returns counts of the rows of the lists and those that were in them once, each once (`rows`), of those that no list
     has any more (`removed`), and, of the others, of each status, of each error class and of the texts that were cut
-    (`texts_too_long`). Raises InputError for a list that cannot be read, and where there is nothing to try again,
-    AccountingError where a row is missing or there twice.
+    (`texts_too_long`), and of work that was done again after a worker's death (`retries`). Raises InputError for a list
+    that cannot be read, and where there is nothing to try again, AccountingError where a row is missing or there twice.
     """
-    lists = _lists(urls, config)
+    lists = lists_of(out, urls, config, ray)
     plan = plan_repair(out, lists, config, kin) or plan_parts(out, lists, config, kin, retry)
     todo = [shard for shard in plan.shards if not (out / shard.name).exists()]
     before = _count(out / shard.name for shard in plan.shards if shard not in todo)
     with Progress("download", sum(map(num_rows, plan.shards)), unit="images") as progress:
         progress.begin(before.get("images", 0))
-        if todo:
-            _run(todo, out, lists, config, ray, progress, before)
-    return settle(out, plan)
-
-
-def _lists(urls: Sequence[Path], config: DownloadConfig) -> list[UrlList]:
-    if not config.urls:
-        raise InputError("download.urls: no URL list is given; add one with its path")
-    return [known.model_copy(update={"path": path}) for known, path in zip(config.urls, urls, strict=True)]
+        retries = _run(todo, out, lists, config, ray, progress, before) if todo else 0
+    return settle(out, plan) | ({RETRIES: retries} if retries else {})
 
 
 def _run(
     todo: list[Path],
     out: Path,
-    lists: list[UrlList],
+    lists: list[AnyList],
     config: DownloadConfig,
     ray: RayConfig,
     progress: Progress,
     before: dict[str, int],
-) -> None:
-    """Download the shards `todo`, one worker a shard, through the proxies that this process's environment names."""
+) -> int:
+    """Download the shards `todo`, one worker a shard, through the proxies that this process's environment names.
+
+    Returns how often work was done again after a death.
+    """
     proxies = Proxies.of_environment() if config.use_proxies else Proxies()
     pool = _pool(ray, len(todo))
     items = [Shard(str(shard.absolute()), str((out / shard.name).absolute())) for shard in todo]
 
     def take(shard: Shard) -> None:
-        fetched(Path(shard.part))  # of a run on a store, what another machine has made
+        """Nothing is read here of what a worker has made."""
 
+    served = [one for one in lists if isinstance(one, UrlList)]
+    tell_of_contact(config, served)
     with ExitStack() as stack:
-        work = partial(ShardDownload, config, serve_lists(lists, stack), proxies)
-        run_items("download", items, work, pool, take, progress, before)
+        known = config, serve_lists(served, stack), proxies, limits_of(config, ray)
+        shared = Shared(stack.enter_context(shared_folder(out)), 1 if pool == HERE else num_nodes())
+        stack.callback(tell_of_lost, config, shared)
+        carefully, work = partial(CarefulDownload, *known, shared=shared), partial(ShardDownload, *known, shared=shared)
+
+        def run(items: Sequence[Shard], work: Work[Shard, Shard]) -> int:
+            return run_items("download", items, work, pool, take, progress, before, carefully)
+
+        if pool != HERE:
+            return run(items, work)
+        suspects = [item for item in items if tries.is_suspect(Path(item.part))]
+        retries = run([item for item in items if item not in suspects], partial(work, noted=True))
+        return retries + (run(suspects, carefully) if suspects else 0)
+
+
+def limits_of(config: DownloadConfig, ray: RayConfig) -> Limits:
+    """A row hangs after its own timeouts, those of a proxy's or a redirect's included, and the worker's beside."""
+    limits = Limits.of(ray)
+    return replace(limits, row_timeout_s=limits.row_timeout_s + 2 * (1 + config.num_retries) * config.timeout_s)
 
 
 def _pool(ray: RayConfig, num_shards: int) -> Pool:
@@ -138,136 +165,142 @@ class Shard:
 
 
 class ShardDownload:
-    """What a worker runs: downloads shards one after another, writes their parts, and counts rows in a tally."""
+    """What a worker runs: downloads shards one after another, writes their parts, and counts rows in a tally.
+
+    `noted`: nobody watches this process, and a note beside each part says that it is at work (`cluster/tries.py`).
+    """
 
     def __init__(
-        self, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies | None = None, *, tally: Counts
+        self,
+        config: DownloadConfig,
+        own_hosts: frozenset[str],
+        proxies: Proxies | None = None,
+        limits: Limits | None = None,
+        noted: bool = False,
+        shared: Shared | None = None,
+        *,
+        tally: Counts,
     ) -> None:
         self._config, self._own_hosts, self._proxies, self._tally = config, own_hosts, proxies, tally
+        self._limits, self._noted = limits or Limits(), noted
+        self._courtesy = Courtesy(config, own_hosts, proxies, shared)
 
     def __call__(self, shard: Shard) -> Iterator[Shard]:
         """Write the part of `shard` unless it is there: Ray repeats a finished task whose result was lost."""
         part = Path(shard.part)
         if not is_there(part):
-            with WebStore(self._config) as store:
-                self._fetch(read_parquet(Path(shard.rows)).to_pylist(), part, store)
+            if self._noted:
+                tries.begin(part)
+            try:
+                write_part(part, self._rows(read_parquet(Path(shard.rows)).to_pylist()), self._tally, self._courtesy)
+            finally:
+                if self._noted:
+                    tries.end(part)
         yield shard
 
-    def _fetch(self, listed: list[Row], part: Path, store: WebStore) -> None:
-        rows: list[Row] = []
-        seen: Counter[str] = Counter()
-        started = time.time()
-        for row in fetch_rows(listed, self._config, self._own_hosts, store, self._proxies):
-            rows.append(row)
-            seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
-            if len(rows) % TALLY_EVERY_ROWS == 0:
-                self._tally.put(str(part), dict(seen))
-        write_parquet(part, rows_to_table(rows, IMAGES), IMAGES)
-        write_stats(part, seen, started, time.time())
-        self._tally.put(str(part), dict(seen))
+    def _rows(self, listed: list[Row]) -> Iterator[tuple[Row, int]]:
+        """The rows of the table `images`; this process ends where one hangs."""
+        with WebStore(self._config) as store, Watch("download", self._limits).watching() as watch:
+            rows = all_rows(listed, self._config, self._own_hosts, store, self._proxies, self._courtesy)
+            num_left = len(listed)
+            while num_left:
+                with watch.batch(1):
+                    row = next(rows)  # None: it is alive, and waits for a host
+                if row is not None:
+                    num_left -= 1
+                    yield row, 0
 
 
-def fetch_rows(
+class CarefulDownload:
+    """Downloads shards as ShardDownload does, in a child process that a row may kill: that one gets its reason."""
+
+    def __init__(
+        self,
+        config: DownloadConfig,
+        own_hosts: frozenset[str],
+        proxies: Proxies | None = None,
+        limits: Limits | None = None,
+        shared: Shared | None = None,
+        *,
+        tally: Counts,
+    ) -> None:
+        quick = config.model_copy(update={"host_patience_s": min(config.host_patience_s, CAREFUL_PATIENCE_S)})
+        self._aside = Aside("download", partial(fetching, (quick, own_hosts, proxies, shared)), limits or Limits())
+        self._tally, self._courtesy = tally, Courtesy(config, own_hosts, proxies, shared)
+
+    def __call__(self, shard: Shard) -> Iterator[Shard]:
+        """Write the part of `shard` unless it is there."""
+        part = Path(shard.part)
+        if not is_there(part):
+            write_part(part, self._rows(read_parquet(Path(shard.rows)).to_pylist()), self._tally, self._courtesy)
+            tries.end(part)
+        yield shard
+
+    def _rows(self, listed: list[Row]) -> Iterator[tuple[Row, int]]:
+        before = self._aside.num_deaths
+        for batch, made in self._aside.each(listed, CAREFUL_ROWS):
+            for row in [_dead(batch[0], made)] if isinstance(made, Died) else made:
+                yield row, self._aside.num_deaths - before
+
+
+def fetching(
+    known: tuple[DownloadConfig, frozenset[str], Proxies | None, Shared | None],
+) -> Callable[[list[Row]], list[Row]]:
+    """In the child: the function that downloads rows of the table `shard`."""
+    config, own_hosts, proxies, shared = known
+    store, courtesy = WebStore(config), Courtesy(config, own_hosts, proxies, shared)
+    return lambda rows: [one for one in all_rows(rows, config, own_hosts, store, proxies, courtesy) if one is not None]
+
+
+def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts, courtesy: Courtesy | None = None) -> None:
+    """Write rows of the table `images`, each with the number of times that work was done again until then."""
+    rows: list[Row] = []
+    seen: Counter[str] = Counter()
+    started = time.time()
+    for row, retries in found:
+        rows.append(row)
+        seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
+        seen[RETRIES] = retries
+        if len(rows) % TALLY_EVERY_ROWS == 0:
+            tally.put(str(part), dict(seen))
+    table = rows_to_table(rows, IMAGES)
+    counts = {name: number for name, number in seen.items() if name != RETRIES}
+    counts[TOO_LONG] = len(rows) - table["cut_from_chars"].null_count
+    write_stats(part, seen, started, time.time())  # first: a part that is there is done
+    write_parquet(part, table, IMAGES, counts=counts)
+    tally.put(str(part), dict(seen))
+    if courtesy:
+        count_hosts(rows, courtesy)
+
+
+def all_rows(
     rows: list[Row],
     config: DownloadConfig,
     own_hosts: frozenset[str],
     store: WebStore,
-    proxies: Proxies | None = None,
-) -> Iterator[Row]:
-    """Download rows of the table `shard`; yields rows of the table `images`, in the same order.
+    proxies: Proxies | None,
+    courtesy: Courtesy,
+) -> Iterator[Row | None]:
+    """Rows of the table `shard` as those of `images`, in order: fetched, or read where the picture is there already.
 
-    `config.num_threads` threads fetch while the child process of `store` decodes and resizes. At most twice as many
-    rows are fetched ahead of being resized, which bounds memory. A row that is done waits for those before it: a slow
-    server holds back the output, not the other downloads.
+    None, as `rows_or_word` has it, is a word that a row is waited for.
     """
-    ready, at = dict[int, Row](), 0
-    with Connections() as kept, ThreadPoolExecutor(config.num_threads, thread_name_prefix="fetch") as pool:
-        ask = partial(fetch, config=config, own_hosts=own_hosts, proxies=proxies, kept=kept)
-        for place, row in _as_they_come(rows, pool, ask, store, 2 * config.num_threads):
-            ready[place] = row
-            while at in ready:
-                yield ready.pop(at)
-                at += 1
+    urls = [one for one in rows if not is_brought(one)]
+    return with_pictures(rows, rows_or_word(urls, config, own_hosts, store, proxies, courtesy), config)
 
 
-@dataclass(frozen=True)
-class _Done:
-    """A row that was fetched: `stored` has the picture's columns and bytes, or raises why it has none."""
-
-    place: int
-    row: Row
-    content_type: str = ""
-    stored: Future[Answer] | None = None
-
-
-def _as_they_come(
-    rows: list[Row], pool: ThreadPoolExecutor, ask: Callable[[str], Fetched], store: WebStore, most: int
-) -> Iterator[tuple[int, Row]]:
-    """The index of each row and its row of the table `images`, as they are done; a rejected row is not fetched.
-
-    At most `most` are in work, or done and not taken. The thread that has fetched a picture gives it to the decoder,
-    so that the decoder never waits for this one.
-    """
-    done: SimpleQueue[_Done | BaseException] = SimpleQueue()
-
-    def work(place: int) -> None:
-        try:
-            _fetch_row(place, {**_EMPTY, **rows[place]}, ask, store, done.put)
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            done.put(error)
-
-    num_held = 0
-    for place, row in enumerate(rows):
-        if row["status"] is not None:
-            yield place, {**_EMPTY, **row}
-            continue
-        if num_held == most:
-            yield _finish(done.get())
-            num_held -= 1
-        pool.submit(work, place)
-        num_held += 1
-    for _ in range(num_held):
-        yield _finish(done.get())
-
-
-_EMPTY: Row = dict.fromkeys(IMAGES.schema.names)
-
-
-def _fetch_row(
-    place: int, row: Row, ask: Callable[[str], Fetched], store: WebStore, put: Callable[[_Done], None]
-) -> None:
-    """Fetch a row and give its picture to the decoder; `put` takes it when that is done."""
-    fetched = ask(row["url"])
-    if fetched.body is None:
-        failure = {"error_class": fetched.error_class, "error_message": fetched.error_message}
-        put(_Done(place, row | {"status": "failed_to_download"} | failure))
-        return
-    row["sha256"] = hashlib.sha256(fetched.body).hexdigest()
-    stored = store.submit(fetched.body)
-    stored.add_done_callback(lambda _: put(_Done(place, row, fetched.content_type, stored)))
-
-
-def _finish(done: _Done | BaseException) -> tuple[int, Row]:
-    """The row of the table `images`: with its picture, or with the error class and message why it has none."""
-    if isinstance(done, BaseException):
-        raise done
-    if done.stored is None:
-        return done.place, done.row
-    try:
-        columns, jpg = done.stored.result()
-    except PictureError as error:
-        message = f"{error.message} (Content-Type {done.content_type or 'not given'})"
-        failure = {"status": "failed_to_resize", "error_class": error.error_class, "error_message": message}
-        return done.place, done.row | failure
-    return done.place, done.row | {"status": "success"} | columns | {"jpg": jpg}
+def _dead(row: Row, died: Died) -> Row:
+    """The row of the table `images` of one that kills whoever fetches it."""
+    return {**NO_PICTURE, **row, "status": "failed_to_download", "error_class": died.reason, "error_message": str(died)}
 
 
 def _count(parts: Iterator[Path]) -> dict[str, int]:
     """The number of rows in finished parts: all (`images`), by status, and by error class."""
-    counts: Counter[str] = Counter()
-    for part in parts:
-        table = read_parquet(part, ["status", "error_class"])
-        counts["images"] += len(table)
-        for column in table.columns:
-            counts.update({entry["values"]: entry["counts"] for entry in column.drop_null().value_counts().to_pylist()})
-    return dict(counts)
+    known = KnownParts()
+    found = total([note.counts if (note := known(part)) else _counts_of(part) for part in parts])
+    return {name: number for name, number in found.items() if name != TOO_LONG}
+
+
+def _counts_of(part: Path) -> dict[str, int]:
+    table = read_parquet(part, ["status", "error_class"])
+    return total([{"images": len(table)}, *map(values, table.columns)])

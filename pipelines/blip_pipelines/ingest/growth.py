@@ -12,10 +12,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_bootstrap.config import DownloadConfig, UrlList
+from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import tell
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.keys import ROWS_PER_PART, key_of_id, keys_of, number_of, part_name
 from blip_bootstrap.storage.parquet import read_parquet, write_parquet
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.store import gone
@@ -23,15 +24,13 @@ from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.ingest.pool import (
     CURRENT,
     ROWS,
-    ROWS_PER_PART,
     Pool,
-    number_of,
-    part_named,
     part_names,
     scratch_folder,
     spans_of,
 )
 from blip_pipelines.ingest.url_lists import (
+    AnyList,
     Sharder,
     as_shard,
     copy_rows,
@@ -48,7 +47,7 @@ LIST_ROWS = 50_000
 FAILED = ("failed_to_download", "failed_to_resize")
 
 
-def no_rows(lists: Sequence[UrlList]) -> InputError:
+def no_rows(lists: Sequence[AnyList]) -> InputError:
     """The error where the lists are empty."""
     return InputError(f"{', '.join(str(urls.path) for urls in lists)}: no rows")
 
@@ -60,7 +59,7 @@ class Growing:
         self,
         db: duckdb.DuckDBPyConnection,
         out: Path,
-        lists: Sequence[UrlList],
+        lists: Sequence[AnyList],
         config: DownloadConfig,
         pool: Pool,
         free: int,
@@ -168,7 +167,7 @@ class Growing:
             "FROM placed GROUP BY number HAVING bool_or(is_own OR (num > 0 AND place <> 'removed'))"
         )
         taken = self.db.execute("SELECT number, is_cut FROM taken ORDER BY number").fetchall()
-        return [part_named(number) for number, _ in taken], [part_named(number) for number, is_cut in taken if is_cut]
+        return [part_name(number) for number, _ in taken], [part_name(number) for number, is_cut in taken if is_cut]
 
     def _want(self) -> None:
         """The table `wanted`: rows of the lists that the pool lacks, by their `line` in the scratch files.
@@ -247,7 +246,7 @@ class Growing:
         found = self.db.execute(
             "SELECT id FROM placed WHERE id BETWEEN ? AND ? AND place <> 'beyond'", [first, first + ROWS_PER_PART - 1]
         ).fetchall()
-        keys, place = [f"{at:010d}" for (at,) in found], self.out / name
+        keys, place = [key_of_id(at) for (at,) in found], self.out / name
         if place.is_symlink() or not place.exists() or {*read_parquet(place, ["key"])["key"].to_pylist()} != {*keys}:
             rows = read_parquet(self.pool.parts[name])
             write_parquet(place, with_columns(rows.filter(pc.is_in(rows["key"], pa.array(keys))), IMAGES), IMAGES)
@@ -273,13 +272,13 @@ class Growing:
         numbers = self.db.execute(f"SELECT DISTINCT id // {ROWS_PER_PART} FROM new WHERE id IS NOT NULL ORDER BY 1")
         for (number,) in numbers.fetchall():
             first = number * ROWS_PER_PART
-            keys = [f"{at:010d}" for (at,) in self.db.execute(again, [first, first + ROWS_PER_PART - 1]).fetchall()]
-            rows = read_parquet(self.pool.parts[part_named(number)], SHARD.schema.names)
+            keys = [key_of_id(at) for (at,) in self.db.execute(again, [first, first + ROWS_PER_PART - 1]).fetchall()]
+            rows = read_parquet(self.pool.parts[part_name(number)], SHARD.schema.names)
             yield as_shard(rows.filter(pc.is_in(rows["key"], pa.array(keys))))
 
     def _write_shard(self, number: int, rows: pa.Table) -> None:
-        keys = pa.array([f"{number:05d}{at:05d}" for at in range(len(rows))])
-        write_parquet(self.out / ROWS / part_named(number), rows.set_column(0, "key", keys), SHARD)
+        keys = pa.array(keys_of(number, range(len(rows))))
+        write_parquet(self.out / ROWS / part_name(number), rows.set_column(0, "key", keys), SHARD)
 
 
 def _has(path: Path, count: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pyarrow as pa
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import spill_folder
 from blip_bootstrap.progress import tell
+from blip_bootstrap.storage.keys import ROWS_PER_PART, by_number, is_part, number_of, part_name
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.run_folder import named_files
 from blip_bootstrap.storage.store import gone
@@ -27,13 +27,8 @@ it can be fetched again. One whose part is not there is a shard that is still to
 BEFORE = ".lists"
 """Where versions before this one had shards, while the download was at work."""
 
-ROWS_PER_PART = 100_000
-"""Keys have five digits for the part, and five for the row in it."""
-
 MEMORY_LIMIT = "2GB"
 """Of DuckDB, which keeps on disk what is more."""
-
-_PART = re.compile(r"part-([0-9]{5})\.parquet")
 
 _COLUMNS = ["key", "uid", "status", "error_class", "cut_from_chars"]
 
@@ -84,21 +79,10 @@ def scratch(out: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def number_of(name: str) -> int:
-    """The number in a part's name, with which the keys of its rows begin."""
-    return int(name[5:10])
-
-
-def part_named(number: int) -> str:
-    """The name of the part with this number. Raises InputError where it has more than the five digits of a key."""
-    if number > 99_999:
-        raise InputError(f"the images would have more than 100,000 parts ({number:,}); raise download.rows_per_shard")
-    return f"part-{number:05d}.parquet"
-
-
 def part_names(folder: Path) -> list[str]:
     """The names of the parts, or shards, in a folder, in order; a link to what is not there is none."""
-    return sorted(path.name for path in folder.glob("part-*.parquet") if _PART.fullmatch(path.name) and path.exists())
+    names = (path.name for path in folder.glob("part-*.parquet") if path.exists())
+    return sorted(filter(is_part, names), key=by_number)
 
 
 def free_number(folders: Sequence[Path]) -> int:
@@ -114,7 +98,7 @@ def fill_pool(db: duckdb.DuckDBPyConnection, out: Path, kin: Sequence[Path]) -> 
     """
     create_pool(db)
     folders, parts = [out, *kin], dict[str, Path]()
-    for name, places in sorted(_places(folders).items()):
+    for name, places in sorted(_places(folders).items(), key=lambda found: by_number(found[0])):
         read, errors = _read_all(places)
         for place in errors:
             if place.parent == out:
@@ -170,7 +154,7 @@ def spans_of(db: duckdb.DuckDBPyConnection, condition: str) -> dict[str, dict[st
     ).fetchall()
     spans: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for number, place, first, last in found:
-        spans.setdefault(part_named(number), {}).setdefault(place, []).append((first, last))
+        spans.setdefault(part_name(number), {}).setdefault(place, []).append((first, last))
     return spans
 
 

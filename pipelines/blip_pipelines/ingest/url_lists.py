@@ -17,12 +17,19 @@ import pyarrow.compute as pc
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.reading.header import Header
-from blip_bootstrap.reading.records import Record, read_records
+from blip_bootstrap.reading.known_names import TEXT_NAMES, UID_NAME, URL_NAMES, extra_of, find_name, uid_of
+from blip_bootstrap.reading.places import files_of
+from blip_bootstrap.reading.records import Record, is_list_file, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, text_of
+from blip_bootstrap.storage.keys import key_of, part_name
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.tables import SHARD
+from blip_pipelines.bring.index import PictureRows
+
+AnyList = UrlList | PictureRows
+"""What rows come from: URLs, or pictures that are there already."""
 
 KEPT_CHARS = 200
 """How many characters are stored of a text that is too long: enough to see what it is."""
@@ -35,6 +42,14 @@ class ListRow:
     url: str
     caption: str
     mistake: str | None = None
+    uid: str | None = None
+    """The row's own uid; None: it gets one."""
+    extra: str | None = None
+    """JSON of the other columns."""
+    source_key: str | None = None
+    """Of a picture that is there already: its key there."""
+    origin: str | None = None
+    """Of a picture that is there already: where (`blip_pipelines.bring`)."""
 
 
 @dataclass
@@ -52,10 +67,11 @@ class Sharder:
         self._num_rows += 1
         digest = hashlib.sha256(f"{row.url}\n{row.caption}".encode())
         error_class, error_message = self._judge(row, digest.digest()[:16])
+        own_uid = self._own_uid(row) if row.uid and error_class is None else None
         is_long = len(row.caption) > self.max_text_chars
         return {
-            "key": f"{shard:05d}{position:05d}",
-            "uid": digest.hexdigest()[:32],
+            "key": key_of(shard, position),
+            "uid": own_uid or digest.hexdigest()[:32],
             "dataset": dataset,
             "url": row.url,
             "caption": row.caption[: min(KEPT_CHARS, self.max_text_chars)] if is_long else row.caption,
@@ -63,7 +79,18 @@ class Sharder:
             "status": "rejected" if error_class else None,
             "error_class": error_class,
             "error_message": error_message,
+            "source_key": row.source_key,
+            "extra": row.extra,
+            "origin": row.origin,
         }
+
+    def _own_uid(self, row: ListRow) -> str | None:
+        """The uid that the list gives; None where an earlier row, with another URL or text, has it."""
+        digest = hashlib.sha256(f"uid {row.uid}".encode()).digest()[:16]
+        if digest in self._seen:
+            return None
+        self._seen.add(digest)
+        return row.uid
 
     def _judge(self, row: ListRow, digest: bytes) -> tuple[str | None, str | None]:
         if row.mistake:
@@ -77,7 +104,7 @@ class Sharder:
 
 
 def write_shards(
-    lists: Sequence[UrlList],
+    lists: Sequence[AnyList],
     folder: Path,
     rows_per_shard: int,
     limit: int | None = None,
@@ -99,13 +126,15 @@ def write_shards(
 def write_rows(rows: Iterator[dict[str, object]], folder: Path, size: int, first: int = 0) -> list[Path]:
     """Write rows of the table `shard` to `folder/part-NNNNN.parquet`, `size` rows each, numbered from `first` on."""
     chunks = enumerate(_chunks(rows, size), first)
-    return [_write_shard(folder / f"part-{number:05d}.parquet", chunk) for number, chunk in chunks]
+    return [_write_shard(folder / part_name(number), chunk) for number, chunk in chunks]
 
 
-def place_rows(lists: Sequence[UrlList], sharder: Sharder, start: int, stop: int | None) -> Iterator[dict[str, object]]:
+def place_rows(lists: Sequence[AnyList], sharder: Sharder, start: int, stop: int | None) -> Iterator[dict[str, object]]:
     """Rows `start` up to `stop` of each list as rows of the table `shard`."""
     return (
-        sharder.place(_located(row, urls), urls.name) for urls in lists for row in islice(read_list(urls), start, stop)
+        sharder.place(_located(row, urls), urls.name)
+        for urls in lists
+        for row in islice(read_list(urls, every=stop is None), start, stop)
     )
 
 
@@ -145,10 +174,10 @@ def as_shard(rows: pa.Table) -> pa.Table:
     return rows.cast(SHARD.schema)
 
 
-def _located(row: ListRow, urls: UrlList) -> ListRow:
+def _located(row: ListRow, urls: AnyList) -> ListRow:
     """The row with its file name as a URL, percent-encoded: of the list's own server, or after `url_prefix`."""
     name = row.url.strip()
-    if not name or not (urls.serve or urls.url_prefix):
+    if not name or isinstance(urls, PictureRows) or not (urls.serve or urls.url_prefix):
         return row
     prefix = f"http://127.0.0.1:{urls.serve_port}/" if urls.serve else urls.url_prefix
     return replace(row, url=f"{prefix}{quote(name)}")
@@ -164,17 +193,26 @@ def _chunks(rows: Iterator[dict[str, object]], size: int) -> Iterator[list[dict[
         yield chunk
 
 
-def read_list(urls: UrlList) -> Iterator[ListRow]:
-    """The rows of one list; a missing text is "". Raises InputError where the list cannot be read or lacks a column.
+def read_list(urls: AnyList, every: bool = True) -> Iterator[ListRow]:
+    """The rows of one list, of one file or several; a missing text is "".
 
-    Prints on standard error how many rows have a quote without an end.
+    `every`: all of its rows will be asked for. Prints on standard error how many rows have a quote without an end.
+    Raises InputError where the list cannot be read or lacks a column.
     """
+    if isinstance(urls, PictureRows):
+        yield from (ListRow(**row) for row in urls.rows(every))
+        return
+    for file in files_of(urls.path, is_list_file):
+        yield from _read_file(urls.model_copy(update={"path": file}))
+
+
+def _read_file(urls: UrlList) -> Iterator[ListRow]:
     if _is_bare(urls):
         yield from (ListRow(line, "") for _, line in lines_of(urls.path) if line)
         return
     columns, num_lone, first = _Columns(urls), 0, ""
     try:
-        for record in read_records(urls.path, columns.check, "a URL list"):
+        for record in read_records(urls.path, columns.check, "a URL list", with_others=True):
             if record.has_lone_quote:
                 num_lone, first = num_lone + 1, first or record.where
             yield from columns.rows(record)
@@ -190,32 +228,42 @@ def _is_bare(urls: UrlList) -> bool:
         return False
     first = next((line for _, line in lines_of(urls.path) if line.strip()), "")
     named = {name.strip(' "').lower() for name in re.split(r"[\t,;|]", first)}
-    return "\t" not in first and urls.url_column.lower() not in named
+    return "\t" not in first and not named & {urls.url_column.lower(), *URL_NAMES}
 
 
 class _Columns:
     """The columns of a list that hold URLs and texts, checked against its header."""
 
     def __init__(self, urls: UrlList) -> None:
-        self.urls, self.caption = urls, urls.caption_column
+        self.urls, self.url, self.caption = urls, urls.url_column, urls.caption_column
+        self.uid: str | None = None
 
     def check(self, found: Header) -> list[str]:
         """The columns to read. Raises InputError where one is missing, or holds something else than texts."""
         urls = self.urls
-        if self.caption not in found.names and set(found.names) == {urls.url_column}:
+        self._recognise(found.names)
+        if self.caption not in found.names and set(found.names) == {self.url}:
             self.caption = None  # a list of URLs alone; their pictures are captioned
-        wanted = {"url_column": urls.url_column} | ({"caption_column": self.caption} if self.caption else {})
+        wanted = {"url_column": self.url} | ({"caption_column": self.caption} if self.caption else {})
         try:
             found.require(wanted)
         except InputError as error:
             alone = set(wanted.values()) - set(found.names) == {self.caption}
             raise InputError(f"{error}{'; caption_column: null where it has no texts' if alone else ''}") from None
-        found.require_text("url_column", urls.url_column, "one URL a row")
+        found.require_text("url_column", self.url, "one URL a row")
         is_lists = bool(self.caption) and _is_lists(found.kinds.get(self.caption or "", ""))
         if self.caption and not (is_lists and urls.caption_lists):
             more = ", or caption_lists: true, which makes each text of a list a row of its own" if is_lists else ""
             found.require_text("caption_column", self.caption, f"one text a row{more}")
         return list(wanted.values())
+
+    def _recognise(self, names: Sequence[str]) -> None:
+        """Take the names that published lists have, where a setting has its default and the list has no such column."""
+        if self.url == "url" and self.url not in names:
+            self.url = find_name(names, URL_NAMES) or self.url
+        if self.caption == "caption" and self.caption not in names:
+            self.caption = find_name(names, TEXT_NAMES) or self.caption
+        self.uid = find_name(names, [UID_NAME])
 
     def rows(self, record: Record) -> Iterator[ListRow]:
         """The row of a record; with `caption_lists`, one row for each text where the cell is a list of texts."""
@@ -224,11 +272,14 @@ class _Columns:
             return
         url = caption = ""
         try:
-            url = text_of(record.cells.get(self.urls.url_column))
+            url = text_of(record.cells.get(self.url))
             cell = record.cells.get(self.caption) if self.caption else None
+            uid = uid_of(record.cells.get(self.uid)) if self.uid else None
+            extra = extra_of(record.cells, {self.url, self.caption, *([self.uid] if uid else [])})
             for text in (cell or [None]) if self.urls.caption_lists and isinstance(cell, list) else [cell]:
                 caption = text_of(text)
-                yield ListRow(url, caption)
+                yield ListRow(url, caption, uid=uid, extra=extra)
+                uid = None  # the picture's other texts are rows of their own
         except NotTextError as error:
             yield ListRow(url, "", f"{record.where}: {error} where a text was expected")
 

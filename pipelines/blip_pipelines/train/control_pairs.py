@@ -11,10 +11,9 @@ import pyarrow.compute as pc
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
-from blip_bootstrap.select.pairs import select_pairs, select_web_pairs
-from blip_bootstrap.storage.closed_lists import NOT_LISTED
+from blip_bootstrap.select.aside import as_in, reasons_of
+from blip_bootstrap.select.pairs import select_by, select_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
-from blip_bootstrap.storage.parts import Spans, is_left_out, read_left_out
 from blip_bootstrap.storage.tables import PAIRS
 
 NOT_SELECTED = "not_selected"
@@ -37,23 +36,23 @@ def write_arm_pairs(out: Path, arm: str, captions: Path, pairs: Path, truth_pair
     `filter_only` runs the round's rule, with the cut that it found, on the web texts alone: nothing is left out for a
     synthetic text's sake. Pairs that no rule of ours made (without its record in their metadata) are taken as they are,
     web texts alone. `captioner_only` keeps every web and synthetic text that is not empty, unfiltered; `paper_rule`
-    keeps what has an ITM score of .5 or more; `oracle` is `truth_pairs` as given.
+    keeps what has an ITM score of .5 or more; `oracle` is `truth_pairs` as given. No arm has texts that were
+    set aside when `pairs` were made.
     """
     if arm == "human_only":
         return None
     if arm == "oracle":
         return truth_pairs
     if arm == "paper_rule":
-        select_pairs(out, captions, SelectConfig())
+        select_by(out, captions, pairs, SelectConfig())
         return out
     if arm == "filter_only" and _has_rule(pairs):
         select_web_pairs(out, captions, pairs)
         return out
-    left_out = read_left_out(captions)
     for file in parquet_files(captions if arm == "captioner_only" else pairs):
         if not (out / file.name).exists():
-            rows, spans = read_parquet(file), left_out.get(file.name, {})
-            table = _unfiltered(rows, spans) if arm == "captioner_only" else _web_only(rows)
+            rows = read_parquet(file)
+            table = _unfiltered(rows, pairs / file.name) if arm == "captioner_only" else _web_only(rows)
             write_parquet(out / file.name, table, PAIRS, {"arm": arm})
     return out
 
@@ -71,12 +70,12 @@ def _web_only(pairs: pa.Table) -> pa.Table:
     return pairs.set_column(pairs.schema.get_field_index("reason"), "reason", reason)
 
 
-def _unfiltered(captions: pa.Table, left_out: Spans) -> pa.Table:
-    """Every text of the round, whatever its score, but those of rows that are not listed any more."""
+def _unfiltered(captions: pa.Table, pairs: Path) -> pa.Table:
+    """Every text of the round, whatever its score, but those that were set aside when its pairs were made."""
     text = pc.utf8_trim_whitespace(pc.fill_null(captions["caption"], ""))
-    is_listed = pa.array(~is_left_out(captions["key"], left_out))
-    kept = pc.and_(pc.greater(pc.utf8_length(text), 0), is_listed)
-    reason = pc.if_else(kept, pa.scalar(None, pa.string()), pc.if_else(is_listed, "empty_text", NOT_LISTED))
+    is_empty = pc.if_else(pc.equal(pc.utf8_length(text), 0), "empty_text", pa.scalar(None, pa.string()))
+    reason = pc.coalesce(reasons_of(as_in(pairs.parent), captions, pairs.name), is_empty.combine_chunks())
+    kept = pc.is_null(reason)
     texts = captions.select(["key", "source", "candidate", "caption", "itm_score"])
     texts = texts.append_column("kept", kept).append_column("reason", reason)
     for column in PAIRS.schema:

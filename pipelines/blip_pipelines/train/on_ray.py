@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import signal
 import threading
@@ -19,6 +18,7 @@ from ray.train.torch import TorchTrainer
 
 from blip_bootstrap.ending import sigterm_came
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.store import fetched, gone, is_there, publish_rest, store_of
 from blip_pipelines.cluster.errors import Raised, errors_in_one_line, first_line, packed, unpacked
@@ -36,7 +36,7 @@ def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Co
     Raises what the first job that fails raises, RunFailed for errors that are not ours.
     """
     remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=MAX_FAILURES)(_outcome_of)
-    share = max(1, (os.cpu_count() or 1) // num_parallel)
+    share = max(1, num_cores() // num_parallel)
     running: dict[Any, int] = {}
     roots = roots_now()
     counts: dict[int, Counts] = {}
@@ -85,7 +85,7 @@ def run_trainer(job: Training, gpu: bool) -> Counts:
     gone(scratch)
     scratch.mkdir(parents=True)
     store = store_of(scratch)
-    threads = job.threads or max(1, (os.cpu_count() or 1) // job.num_workers)
+    threads = job.threads or max(1, num_cores() // job.num_workers)
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={

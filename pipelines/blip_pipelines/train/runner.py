@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from blip_bootstrap.config import Device, RayConfig
 from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.store import open_input
 from blip_pipelines.cluster.resources import NO_RAY, takes_gpu
@@ -102,7 +103,7 @@ def run_tasks(jobs: Sequence[Training], num_parallel: int, place: Place) -> list
     A task whose process dies is run again. Raises what the first job that fails raises.
     """
     if place.kind == "here":
-        return [run_call(job.call, job.threads or os.cpu_count() or 1) for job in jobs]
+        return [run_call(job.call, job.threads or num_cores()) for job in jobs]
     from blip_pipelines.train import on_ray  # ray takes two seconds to import
 
     return on_ray.run_tasks(jobs, num_parallel, place.gpu)

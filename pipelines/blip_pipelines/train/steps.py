@@ -61,12 +61,14 @@ def evaluate(
 
 def train_controls(
     out: Path, images: Path, captions: Path, pairs: Path, human: Path | None, held_out: Path,
-    truth_pairs: Path | None = None, same_pictures: Path | None = None, *, config: TrainControlsConfig, ray: RayConfig,
+    truth_pairs: Path | None = None, same_pictures: Path | None = None, *,
+    config: TrainControlsConfig, ray: RayConfig,
 ) -> Counts:  # fmt: skip
     """Train and measure the arms of Table 1 beside the round's model, with its settings and seed on other pairs.
 
     Each arm has a folder with its pairs, model and metrics.json; one that has its metrics is not made again. `oracle`
-    trains on `truth_pairs`, a folder like `pairs`. Raises ConfigError where an arm lacks its input.
+    trains on `truth_pairs`, a folder like `pairs`. Texts set aside in `pairs` are no pairs of any arm. Raises
+    ConfigError where an arm lacks its input.
     """
     check_arms(config.arms, human, truth_pairs)
     place = place_of_task(ray, config.pretrain.optimizer.device)

@@ -240,7 +240,7 @@ def test_a_fraction_by_another_score_is_judged_by_that_score(run: Path) -> None:
     pairs = run / "round-01/pairs"
     shutil.rmtree(pairs)
     pairs.mkdir()
-    select_pairs(pairs, run / "round-01/captions", SelectConfig(strategy="fraction", score="itc"))
+    select_pairs(pairs, run / "round-01/captions", config=SelectConfig(strategy="fraction", score="itc"))
     assert {row["score"] for row in quality(run) if row["cuts"]} == {"itc"}
 
 
@@ -261,7 +261,7 @@ def select_by(run: Path, name: str) -> list[dict[str, Any]]:
     pairs = run / "round-01/pairs"
     shutil.rmtree(pairs)
     pairs.mkdir()
-    select_pairs(pairs, run / "round-01/captions", SelectConfig.model_validate({**RULES[name], **labels}))
+    select_pairs(pairs, run / "round-01/captions", config=SelectConfig.model_validate({**RULES[name], **labels}))
     return [row for file in parquet.parquet_files(pairs) for row in parquet.read_parquet(file).to_pylist()]
 
 
@@ -328,7 +328,7 @@ def test_a_learned_rule_is_not_flattered_by_its_own_answers(run: Path) -> None:
     shutil.rmtree(pairs)
     pairs.mkdir()
     rule = SelectConfig(strategy="learned", labels=Path(labels), cut_by="share")
-    select_pairs(pairs, run / "round-01/captions", rule)
+    select_pairs(pairs, run / "round-01/captions", config=rule)
     record = json.loads((pairs / "rule.json").read_text())["sources"]
     rows = [row for row in quality(run) if row["score"] == "rule" and row["basis"] == "answers"]
     assert {row["source"]: row["auc"] for row in rows} == {source: one["auc"] for source, one in record.items()}

@@ -49,7 +49,7 @@ def write_run(root: Path, texts: list[str]) -> None:
     ]
     path = root / "images/part-00000.parquet"
     parquet.write_parquet(path, parquet.rows_to_table(images, tables.IMAGES), tables.IMAGES)
-    select_pairs(root / "round-01/pairs", folder, SelectConfig())
+    select_pairs(root / "round-01/pairs", folder, config=SelectConfig())
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_scores_that_are_no_numbers_are_in_no_audit_s_way(tmp_path: Path) -> Non
         row["itm_score"] = float("nan")
     parquet.write_parquet(path, parquet.rows_to_table(rows, tables.CAPTIONS), tables.CAPTIONS)
     shutil.rmtree(tmp_path / "round-01/pairs")
-    select_pairs(tmp_path / "round-01/pairs", path.parent, SelectConfig())
+    select_pairs(tmp_path / "round-01/pairs", path.parent, config=SelectConfig())
     answers = {answer.name: answer.table.to_pylist() for answer in audit(tmp_path, 1)}
     assert sum(row["texts"] for row in answers["scores"]) == sum(row["scored"] for row in answers["noise"]) == 26
     assert all(row["below_half"] == row["below_half"] for row in answers["people"])

@@ -298,13 +298,11 @@ def test_missing_files_of_a_config_are_listed(tmp_path: Path) -> None:
 
 def test_a_pattern_or_a_folder_for_a_list_is_told_what_to_write(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("url")
-    pattern, folder = check_config(
-        load_config(None, [f"download.urls=[{{path: '{tmp_path}/*.tsv'}}, {{path: {tmp_path}}}]"]), 0
-    )
-    assert pattern.startswith(
-        f"download.urls.0.path: {tmp_path}/*.tsv is a pattern, and no file; give each file an entry"
-    )
-    assert folder == f"download.urls.1.path: {tmp_path} is a folder; name the file in it"
+    urls = [f"{{path: '{tmp_path}/*.tsv'}}", f"{{path: {tmp_path}}}", f"{{path: '{tmp_path}/*.csv'}}"]
+    settings = [f"download.urls=[{', '.join(urls)}]", f"human.path={tmp_path}"]
+    pattern, folder = check_config(load_config(None, settings), 0)
+    assert pattern == f"download.urls.2.path: {tmp_path}/*.csv: no file has a name like this"
+    assert folder == f"human.path: {tmp_path} is a folder; name the file in it"
 
 
 @pytest.mark.parametrize(

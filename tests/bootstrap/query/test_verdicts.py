@@ -91,7 +91,7 @@ def made(captions: Path, folder: Path, **settings: Any) -> tuple[Path, SelectCon
     if settings.get("strategy") == "target_noise":
         settings["labels"] = labels_file(folder)
     config, pairs = SelectConfig(**settings), folder / "round-01/pairs"
-    return pairs, config, dict(select_pairs(pairs, folder / "round-01/captions", config))
+    return pairs, config, dict(select_pairs(pairs, folder / "round-01/captions", config=config))
 
 
 def labels_file(folder: Path) -> Path:
@@ -231,7 +231,7 @@ def test_pairs_half_of_an_earlier_version_count_alike(captions: Path, tmp_path: 
         found = pair_figures(parquet.parquet_files(pairs))
         assert {name: found[name] for name in SHARES} == {name: today[name] for name in SHARES}
         file.write_bytes(old)
-    select_pairs(pairs, captions, SelectConfig())
+    select_pairs(pairs, captions, config=SelectConfig())
     assert {file: file.read_bytes() for file in whole} == whole, "going on makes what an earlier version left anew"
 
 
@@ -305,7 +305,7 @@ def test_alarms_listen_to_the_filter_alone(tmp_path: Path, score: float, name: s
     path = tmp_path / "round-01/captions/part-00000.parquet"
     rows = many(150, lambda at: f"{at} {at + 1} {at + 2}", score)
     parquet.write_parquet(path, parquet.rows_to_table(rows, tables.CAPTIONS), tables.CAPTIONS)
-    counts = select_pairs(tmp_path / "round-01/pairs", path.parent, SelectConfig())
+    counts = select_pairs(tmp_path / "round-01/pairs", path.parent, config=SelectConfig())
     assert counts["kept"] == (150 if score > 0.5 else 0)
     assert [alarm.name for alarm in alarms(tmp_path, 1)] == [name, name]
     row = audit(tmp_path, 1, ["noise"])[0].table.to_pylist()[1]
@@ -315,7 +315,7 @@ def test_alarms_listen_to_the_filter_alone(tmp_path: Path, score: float, name: s
 def test_a_source_that_is_not_wanted_is_no_noise(tmp_path: Path) -> None:
     path = tmp_path / "round-01/captions/part-00000.parquet"
     parquet.write_parquet(path, parquet.rows_to_table(many(150, str, 0.9), tables.CAPTIONS), tables.CAPTIONS)
-    select_pairs(tmp_path / "round-01/pairs", path.parent, SelectConfig(sources=("synthetic",)))
+    select_pairs(tmp_path / "round-01/pairs", path.parent, config=SelectConfig(sources=("synthetic",)))
     web = audit(tmp_path, 1, ["noise"])[0].table.to_pylist()[0]
     assert (web["source"], web["noise_ratio"], web["dropped_share"]) == ("web", 0.0, 1.0)
     images = tmp_path / "images/part-00000.parquet"

@@ -258,7 +258,7 @@ def test_any_damaged_file_is_one_line_that_names_it(finished_run: Path, tmp_path
             ask()
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"pairs/part-00001\.parquet"):
-        select_pairs(tmp_path / "out", root / "round-01/pairs", SelectConfig())
+        select_pairs(tmp_path / "out", root / "round-01/pairs", config=SelectConfig())
     (root / "round-00/metrics.json").write_text("[1]")
     with pytest.raises(InputError, match="no object"):
         connect(root, [0])

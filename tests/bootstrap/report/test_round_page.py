@@ -257,7 +257,7 @@ def selected_by(finished_run: Path, root: Path, **rule: Any) -> Path:
     """A copy of the run whose round 1 was selected by another rule."""
     shutil.copytree(finished_run, root)
     shutil.rmtree(root / "round-01/pairs")
-    select_pairs(root / "round-01/pairs", root / "round-01/captions", SelectConfig.model_validate(rule))
+    select_pairs(root / "round-01/pairs", root / "round-01/captions", config=SelectConfig.model_validate(rule))
     return root
 
 
@@ -332,7 +332,7 @@ def test_the_page_draws_the_cut_that_was_in_force(
     pairs, config = root / "round-01/pairs", SelectConfig(strategy="fraction", keep_fraction=0.25, score=score)
     manifest = json.loads((pairs / "MANIFEST.json").read_text())
     shutil.rmtree(pairs)
-    counts = select_pairs(pairs, root / "round-01/captions", config)
+    counts = select_pairs(pairs, root / "round-01/captions", config=config)
     made = {**manifest, "counts": counts, "settings": config.model_dump(mode="json")}
     (pairs / "MANIFEST.json").write_text(json.dumps(made))
     page = page_html(root, 1, ReportConfig(num_gallery=3))

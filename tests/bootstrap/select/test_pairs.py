@@ -58,7 +58,7 @@ def decided(out: Path) -> list[str]:
 def run(captions: Path, **settings: Any) -> tuple[list[str], dict[str, int | float | str]]:
     out = captions.parent / "pairs"
     out.mkdir()
-    counts = select_pairs(out, captions, SelectConfig(**settings))
+    counts = select_pairs(out, captions, config=SelectConfig(**settings))
     return decided(out), counts
 
 
@@ -83,10 +83,10 @@ def test_best_per_image_keeps_one_text_of_each_image(captions: Path) -> None:
 def test_every_reason_can_be_reached(captions: Path) -> None:
     fates, _ = run(captions, min_tokens=2, max_tokens=5, sources=("synthetic",))
     assert set(fates) == {"kept", *closed_lists.REASONS} - {
+        *closed_lists.SET_ASIDE,
         "duplicate_text",
         "text_too_long",
         "too_common",
-        "not_listed",
     }
     assert fates[0] == "not_selected"
     assert fates[1] == "kept", "a text is no repetition of one that could not be kept"
@@ -135,11 +135,11 @@ def test_files_are_aligned_and_say_where_they_are_from(captions: Path) -> None:
 def test_going_on_keeps_what_is_there(captions: Path) -> None:
     out = captions.parent / "pairs"
     out.mkdir()
-    select_pairs(out, captions, SelectConfig())
+    select_pairs(out, captions, config=SelectConfig())
     first, second = parquet.parquet_files(out)
     before = first.stat().st_mtime_ns
     second.unlink()
-    select_pairs(out, captions, SelectConfig())
+    select_pairs(out, captions, config=SelectConfig())
     assert first.stat().st_mtime_ns == before
     assert second.exists()
 
@@ -172,7 +172,7 @@ def test_a_lost_row_fails_the_run(captions: Path) -> None:
     short = parquet.rows_to_table([], tables.PAIRS)
     parquet.write_parquet(out / "part-00000.parquet", short, tables.PAIRS)
     with pytest.raises(AccountingError, match="10 rows in, 0 rows decided"):
-        select_pairs(out, captions, SelectConfig())
+        select_pairs(out, captions, config=SelectConfig())
 
 
 def test_an_undecided_row_fails_the_run(captions: Path) -> None:
@@ -180,12 +180,12 @@ def test_an_undecided_row_fails_the_run(captions: Path) -> None:
     row = {"key": "a", "source": "web", "candidate": 0, "caption": "x", "itm_score": 0.5, "kept": True, "reason": "odd"}
     parquet.write_parquet(out / "part-00000.parquet", parquet.rows_to_table([row], tables.PAIRS), tables.PAIRS)
     with pytest.raises(AccountingError, match="reason=odd"):
-        select_pairs(out, captions, SelectConfig())
+        select_pairs(out, captions, config=SelectConfig())
 
 
 def test_no_captions_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no Parquet files"):
-        select_pairs(tmp_path, tmp_path / "nothing", SelectConfig())
+        select_pairs(tmp_path, tmp_path / "nothing", config=SelectConfig())
 
 
 def test_an_odd_path_is_not_taken_for_a_pattern(tmp_path: Path) -> None:

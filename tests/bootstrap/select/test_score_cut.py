@@ -86,6 +86,6 @@ def test_the_selection_keeps_what_the_cut_leaves(
 ) -> None:
     found = cut(tmp_path, scores, share)
     config = SelectConfig(strategy="fraction", score="itc", keep_fraction=share)
-    counts = select_pairs(tmp_path / "pairs", tmp_path / "captions", config)
+    counts = select_pairs(tmp_path / "pairs", tmp_path / "captions", config=config)
     assert (counts["kept"], counts["itc_score_cut"]) == (kept, found.at)
     assert counts["itc_score_cut_leaves"] == kept / len(scores)

@@ -61,7 +61,9 @@ def test_litter_counts_nothing_anywhere(littered: tuple[Path, dict[str, int]], t
     assert [shard.images.name for shard in web_shards(root / "images", root / "round-01/pairs")] == [
         "part-00000.parquet", "part-00001.parquet",
     ]  # fmt: skip
-    assert select_pairs(tmp_path / "out", root / "round-01/captions", SelectConfig())["rows"] == before["captions"]
+    assert (
+        select_pairs(tmp_path / "out", root / "round-01/captions", config=SelectConfig())["rows"] == before["captions"]
+    )
 
 
 def test_a_part_that_is_named_and_gone_is_told(tmp_path: Path) -> None:

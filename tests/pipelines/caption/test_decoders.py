@@ -21,11 +21,13 @@ import torch
 from PIL import Image
 
 from blip_bootstrap.config import CaptionConfig, SamplerConfig
-from blip_bootstrap.errors import InputError, RunFailed
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import decoders
 from blip_pipelines.caption.decoders import DecodeProcesses
+from blip_pipelines.caption.picture import Picture
 from blip_pipelines.caption.worker import CaptionWorker
+from blip_pipelines.cluster.aside import Died
 from blip_training.data.pixels import decode_pixels
 
 SIZES = (24, 16)
@@ -87,15 +89,25 @@ def test_a_killed_process_is_replaced(processes: DecodeProcesses) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "how"), [("os.kill(os.getpid(), 9)", "was killed, as Linux does"), ("sys.exit(3)", "ended with 3")]
+    ("ending", "how", "reason"),
+    [
+        ("os.kill(os.getpid(), 9)", "was killed, as Linux does where memory runs out", "out_of_memory"),
+        ("sys.exit(3)", "ended with 3", "crashed"),
+    ],
 )
-def test_one_that_dies_at_a_picture_again_is_told(monkeypatch: pytest.MonkeyPatch, ending: str, how: str) -> None:
+def test_one_that_dies_at_a_picture_again_is_its_rows_reason(
+    monkeypatch: pytest.MonkeyPatch, ending: str, how: str, reason: str
+) -> None:
     code = f"import os, sys\nsys.stdin.buffer.read(9)\n{ending}"
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     monkeypatch.setattr(decoders, "start_child", lambda *_: subprocess.Popen([sys.executable, "-c", code], **pipes))
     dying = DecodeProcesses(1, SIZES)
-    with pytest.raises(RunFailed, match=f"decodes key 7 {how}.*, 2 times; run again to go on"):
+    with pytest.raises(Died, match=f"decodes key 7 {how}, 2 times") as died:
         dying.pixels(picture(0), "key 7")
+    assert died.value.reason == reason
+    row = {"key": "7", "caption": "a dog", "jpg": picture(0), "status": "success"}
+    shown = Picture(row, frozenset(SIZES), None, dying)
+    assert (shown.decoded, shown.flags) == (False, [reason])
     dying.close()
 
 

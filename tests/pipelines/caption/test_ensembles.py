@@ -188,7 +188,7 @@ def test_the_step_runs_with_relative_folders_and_blip2s_rule_selects_from_it(
     counts = caption_and_score(tmp_path / "captions", images, *models, config, ray_config)
     assert (counts["images"], counts["synthetic"]) == (18, 170)
     rule = SelectConfig(strategy="top_k", top_k=2, score="clip", itm_threshold=0.0, drop_flagged=False)
-    assert select_pairs(tmp_path / "pairs", tmp_path / "captions", rule)["kept"] == 34
+    assert select_pairs(tmp_path / "pairs", tmp_path / "captions", config=rule)["kept"] == 34
     pairs = [row for file in parquet_files(tmp_path / "pairs") for row in read_parquet(file).to_pylist()]
     captions = by_text(pa.concat_tables(read_parquet(file) for file in parquet_files(tmp_path / "captions")))
     for key in {row["key"] for row in pairs if row["kept"]}:

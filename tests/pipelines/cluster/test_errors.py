@@ -71,9 +71,8 @@ def test_one_that_cannot_be_read_back_is_told_in_words() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("kept", [True, False])
-def test_items_come_back_and_errors_as_themselves(ray_config: RayConfig, kept: bool) -> None:
-    for pool in (HERE, Pool(2, 0.5, kept=kept)):
+def test_items_come_back_and_errors_as_themselves(ray_config: RayConfig) -> None:
+    for pool in (HERE, Pool(2, 0.5)):
         found: list[int] = []
         with Progress("test", 4, "rows") as progress:
             run_items("test", [0, 1, 2, 4], partial(Failing, ours), pool, found.append, progress, {})
@@ -82,7 +81,7 @@ def test_items_come_back_and_errors_as_themselves(ray_config: RayConfig, kept: b
             run_items("test", [3, 3], partial(Failing, ours), pool, found.append, progress, {})
         assert raised.value.mistakes == MISTAKES
     with Progress("test", 1, "rows") as progress, pytest.raises(RunFailed, match=r"^test: KeyError: 'nothing") as other:
-        run_items("test", [3], partial(Failing, foreign), Pool(1, kept=kept), found.append, progress, {})
+        run_items("test", [3], partial(Failing, foreign), Pool(1), found.append, progress, {})
     assert isinstance(other.value.__cause__, KeyError)
 
 

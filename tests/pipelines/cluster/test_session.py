@@ -102,22 +102,21 @@ INTERRUPTED = """
 import sys, time
 from pathlib import Path
 from blip_bootstrap.config import RayConfig
-from blip_pipelines.cluster.errors import errors_in_one_line
-from blip_pipelines.cluster.session import connect, quiet_data
+from blip_bootstrap.progress import Progress
+from blip_pipelines.cluster.items import Pool, run_items
+from blip_pipelines.cluster.session import connect
 
 def main(marker):
-    import ray
-
-    def wait(batch):
-        Path(marker).touch()
-        time.sleep(60)
-        return batch
+    def work(*, tally):
+        def wait(item):
+            Path(marker).touch()
+            time.sleep(60)
+            return [item]
+        return wait
 
     connect(RayConfig(object_store_bytes=100_000_000))
-    quiet_data()
-    with errors_in_one_line("test"):
-        for row in ray.data.range(1).map_batches(wait).iter_rows():
-            pass
+    with Progress("test", 1, "rows") as progress:
+        run_items("test", [0], work, Pool(1), print, progress, {})
 
 try:
     main(sys.argv[1])

@@ -40,7 +40,7 @@ def main():
     if sys.argv[2] == "items":
         connect(ray)
         with Progress("caption", 1, "images") as progress:
-            run_items("caption", [0], worker, Pool(1, kept=True), print, progress, {})
+            run_items("caption", [0], worker, Pool(1), print, progress, {})
     else:
         train(Training("pretrain", out, 1, work, int(sys.argv[2]), threads=1, device="cpu"), ray)
 

@@ -65,7 +65,7 @@ class Killing:
         import ray
 
         if item == 0:
-            ray.kill(self._tally._actor)
+            ray.kill(self._tally._tally._actor)
             time.sleep(1)
         self._tally.put(str(item), {"images": 1})
         return [item]

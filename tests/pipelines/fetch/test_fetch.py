@@ -11,7 +11,8 @@ from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
 from blip_pipelines.fetch.addresses import resolve
 from blip_pipelines.fetch.deadlines import Deadline, FetchError
-from blip_pipelines.fetch.fetch import fetch, is_disallowed
+from blip_pipelines.fetch.directives import is_disallowed
+from blip_pipelines.fetch.fetch import fetch
 
 CONFIG = DownloadConfig(timeout_s=20, num_retries=0, max_bytes=2_000_000)
 
@@ -225,13 +226,13 @@ def test_robots_tags(value: str, refused: bool) -> None:
 @pytest.mark.parametrize(
     ("settings", "header", "token"),
     [
-        ({}, "blip-bootstrap/0.1 (image dataset builder)", "blip-bootstrap"),
+        ({}, "blip-bootstrap/0.1", "blip-bootstrap"),
         (
             {"contact": "https://lab.example/bot"},
-            "blip-bootstrap/0.1 (image dataset builder; https://lab.example/bot)",
+            "blip-bootstrap/0.1 (+https://lab.example/bot)",
             "blip-bootstrap",
         ),
-        ({"user_agent": "my-bot/2", "contact": "me@lab.example"}, "my-bot/2 (me@lab.example)", "my-bot"),
+        ({"user_agent": "my-bot/2", "contact": "me@lab.example"}, "my-bot/2 (+me@lab.example)", "my-bot"),
         ({"user_agent": "Mozilla/5.0 (compatible; Other/1; +http://o.example)"}, None, "other"),
     ],
 )

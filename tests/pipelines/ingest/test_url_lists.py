@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_pipelines.ingest.url_lists import write_shards
+from tests.support.moto_store import Bucket, environment, moto_server
 
 ROWS = [
     ("http://a/1.jpg", 'a "dog", red'),
@@ -111,8 +114,8 @@ def test_limit_prefix_and_serve(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", [".tsv", ".csv", ".jsonl", ".parquet"])
 def test_a_missing_column_names_those_that_are_there(tmp_path: Path, ending: str) -> None:
-    path = write_list(tmp_path / f"web{ending}", ROWS, columns=("image_url", "text"))
-    with pytest.raises(InputError, match=r"no column 'url'; its columns are: image_url, text; did you mean image_url"):
+    path = write_list(tmp_path / f"web{ending}", ROWS, columns=("src", "title"))
+    with pytest.raises(InputError, match=r"no column 'url'; its columns are: src, title; did you mean src"):
         shards(tmp_path / "out", UrlList(path=path))
 
 
@@ -221,15 +224,90 @@ def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
 
 
 def test_names_of_other_lists_are_suggested(tmp_path: Path) -> None:
-    """LAION's and others', whatever the case of their letters."""
-    path = write_parquet_list(tmp_path / "web.parquet", SAMPLE_ID=[1, 2], URL=URLS, TEXT=["a", "b"])
-    with pytest.raises(InputError, match=r"did you mean URL\? Set url_column: URL, caption_column: TEXT$"):
+    path = write_parquet_list(tmp_path / "web.parquet", id=[1, 2], Link=URLS, Title=["a", "b"])
+    with pytest.raises(InputError, match=r"did you mean Link\? Set url_column: Link, caption_column: Title$"):
         shards(tmp_path / "1", UrlList(path=path))
     with pytest.raises(
-        InputError, match=r"no column 'caption'.*caption_column: TEXT; caption_column: null where it has no"
+        InputError, match=r"no column 'caption'.*caption_column: Title; caption_column: null where it has no"
     ):
-        shards(tmp_path / "2", UrlList(path=path, url_column="URL"))
-    assert len(shards(tmp_path / "3", UrlList(path=path, url_column="URL", caption_column="TEXT"))) == 2
+        shards(tmp_path / "2", UrlList(path=path, url_column="Link"))
+    assert len(shards(tmp_path / "3", UrlList(path=path, url_column="Link", caption_column="Title"))) == 2
+
+
+UID = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "uids", "extra"),
+    [
+        ({"SAMPLE_ID": [7, None], "URL": URLS, "TEXT": ["a", "b"], "NSFW": ["UNLIKELY", ""],
+          "similarity": [0.5, float("nan")]},
+         None, [{"SAMPLE_ID": 7, "NSFW": "UNLIKELY", "similarity": 0.5}, None]),  # LAION
+        ({"id": [1, 2], "url": URLS, "text": ["a", "b"], "clip_similarity_vitb32": [0.25, 0.5]},
+         None, [{"id": 1, "clip_similarity_vitb32": 0.25}, {"id": 2, "clip_similarity_vitb32": 0.5}]),  # COYO
+        ({"uid": [UID, UID[::-1]], "url": URLS, "text": ["a", "b"], "sha256": ["ab" * 32] * 2,
+          "face_bboxes": [[[0.5]], []]},
+         [UID, UID[::-1]], [{"sha256": "ab" * 32, "face_bboxes": [[0.5]]}, {"sha256": "ab" * 32, "face_bboxes": []}]),
+        ({"uid": ["1", "1"], "url": URLS, "caption": ["a", "b"]}, None, [{"uid": "1"}, {"uid": "1"}]),  # of a user
+        ({"uid": [UID, UID], "url": URLS, "caption": ["a", "b"]}, [UID, None], [None, None]),  # not unique
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_published_lists_are_recognised_and_their_other_columns_carried(
+    tmp_path: Path, columns: dict[str, list[Any]], uids: list[str | None] | None, extra: list[Any], ending: str
+) -> None:
+    path = tmp_path / f"web.{ending}"
+    if ending == "parquet":
+        write_parquet_list(path, **columns)
+    else:
+        records = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+        path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    rows = shards(tmp_path / "out", UrlList(path=path))
+    assert [(row["url"], row["caption"], row["status"]) for row in rows] == [
+        (URLS[0], "a", None),
+        (URLS[1], "b", None),
+    ]
+    assert [row["extra"] and json.loads(row["extra"]) for row in rows] == extra
+    for row, uid in zip(rows, uids or [None, None], strict=True):
+        assert row["uid"] == (uid or hashlib.sha256(f"{row['url']}\n{row['caption']}".encode()).hexdigest()[:32])
+
+
+def test_settings_overrule_the_names_that_are_recognised(tmp_path: Path) -> None:
+    path = write_parquet_list(tmp_path / "web.parquet", URL=URLS, TEXT=["a", "b"], alt=["c", "d"], thumb=["x", "y"])
+    rows = shards(tmp_path / "1", UrlList(path=path, url_column="thumb", caption_column="alt"))
+    assert [(row["url"], row["caption"]) for row in rows] == [("x", "c"), ("y", "d")]
+    with pytest.raises(InputError, match="no column 'none'"):
+        shards(tmp_path / "2", UrlList(path=path, url_column="none"))
+
+
+def test_many_files_are_one_list_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "lists"
+    folder.mkdir(parents=True)
+    for number in (10, 2, 1):
+        write_list(folder / f"part{number}.tsv", [(f"http://a/{number}", "x")])
+    (folder / "_SUCCESS").write_text("")
+    urls = [f"http://a/{number}" for number in (1, 2, 10)]
+    for at, path in enumerate((folder, folder / "*.tsv", tmp_path / "in" / "**" / "part*")):
+        rows = shards(tmp_path / f"out{at}", UrlList(path=path))
+        assert ([row["url"] for row in rows], rows[0]["dataset"]) == (urls, "lists" if at < 2 else "in")
+    with pytest.raises(InputError, match=r"lists/\*.csv: no file has a name like this"):
+        shards(tmp_path / "none", UrlList(path=folder / "*.csv"))
+
+
+def test_lists_on_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with moto_server() as endpoint:
+        for name, value in environment(endpoint, tmp_path / "cache").items():
+            monkeypatch.setenv(name, value)
+        bucket = Bucket(endpoint)
+        bucket["lists/2.tsv"] = b"url\tcaption\nhttp://a/2\ty\n"
+        bucket["lists/1.tsv.gz"] = gzip.compress(b"url\tcaption\nhttp://a/1\tx\n")
+        rows = shards(tmp_path / "1", UrlList.model_validate({"path": "s3://bucket/lists/*"}))
+        assert [(row["url"], row["dataset"]) for row in rows] == [(url, "lists") for url in URLS]
+        bucket["lists/2.tsv"] = b"url\tcaption\nhttp://a/new\ty\n"
+        (row,) = shards(tmp_path / "2", UrlList.model_validate({"path": "s3://bucket/lists/2.tsv"}))
+        assert (row["url"], row["dataset"]) == ("http://a/new", "2")
+        with pytest.raises(InputError, match=r"s3://bucket/lists/3.tsv: no such file"):
+            shards(tmp_path / "3", UrlList.model_validate({"path": "s3://bucket/lists/3.tsv"}))
 
 
 @pytest.mark.parametrize(
@@ -255,8 +333,13 @@ def test_lists_of_urls_alone(tmp_path: Path, name: str, content: str, settings: 
 
 
 @pytest.mark.parametrize("name", ["web.tsv", "web.csv", "web.txt"])
-def test_a_list_without_a_header_is_told(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("http://a/1\tx\nhttp://a/2\ty\n")
+def test_lists_without_a_header(tmp_path: Path, name: str) -> None:
+    """CC12M has the URL first, CC3M the text; with more columns nobody knows what they are."""
+    for at, rows in enumerate((["http://a/1\tx", "http://a/2\ty"], ["x\thttp://a/1", "y\thttp://a/2"])):
+        (tmp_path / name).write_text("".join(f"{row}\n" for row in rows))
+        found = shards(tmp_path / f"{at}", UrlList(path=tmp_path / name))
+        assert [(row["url"], row["caption"]) for row in found] == [("http://a/1", "x"), ("http://a/2", "y")]
+    (tmp_path / name).write_text("http://a/1\tx\t3\nhttp://a/2\ty\t4\n")
     with pytest.raises(InputError, match=r"no column 'url'.*; the first line has to name the columns$"):
         shards(tmp_path / "out", UrlList(path=tmp_path / name, caption_column=None))
 
@@ -265,8 +348,7 @@ def test_a_text_file_with_a_header_has_columns(tmp_path: Path) -> None:
     path = write_list(tmp_path / "web.tsv", ROWS).rename(tmp_path / "web.txt")
     assert [row["url"] for row in shards(tmp_path / "1", UrlList(path=path))] == [url for url, _ in ROWS]
     path.write_text("URL\nhttp://a/1\n")
-    with pytest.raises(InputError, match="did you mean URL"):
-        shards(tmp_path / "2", UrlList(path=path))
+    assert [row["url"] for row in shards(tmp_path / "2", UrlList(path=path))] == ["http://a/1"]
 
 
 def test_a_first_record_without_a_text(tmp_path: Path) -> None:
@@ -320,11 +402,11 @@ def test_lists_as_people_have_them(real_data: Path, tmp_path: Path) -> None:
     for name, rows in {
         "csv-open-quote/quote.csv": 4, "list-mistakes/array.jsonl": 4, "list-mistakes/cr.tsv": 2,
         "list-mistakes/first_missing.jsonl": 2, "list-mistakes/gzinside.tsv": 1, "list-mistakes/pretty.jsonl": 4,
-        "list-mistakes/urlonly.tsv": 1, "cells-that-are-no-text/bin.parquet": 4, "cells-that-are-no-text/nan.jsonl": 4,
+        "list-mistakes/urlonly.tsv": 1, "list-mistakes/laion.parquet": 4,
+        "cells-that-are-no-text/bin.parquet": 4, "cells-that-are-no-text/nan.jsonl": 4,
     }.items():  # fmt: skip
         assert len(shards(tmp_path / name.replace("/", "-"), UrlList(path=folder / name))) == rows, name
     for name, said in {
-        "list-mistakes/laion.parquet": "did you mean URL",
         "cells-that-are-no-text/listcap.parquet": "caption_lists: true",
         "parquet-same-column-twice/dup_columns.parquet": "there twice",
     }.items():  # fmt: skip

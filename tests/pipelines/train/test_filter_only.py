@@ -46,7 +46,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 def arm(captions: Path, out: Path, **settings: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of the arm's pairs, and what selecting the round's counted."""
-    counts = select_pairs(out / "pairs", captions, SelectConfig(**settings))
+    counts = select_pairs(out / "pairs", captions, config=SelectConfig(**settings))
     folder = write_arm_pairs(out / "arm", "filter_only", captions, out / "pairs", None)
     assert folder == out / "arm"
     rows = rows_of(folder)
@@ -103,7 +103,9 @@ def test_labels_are_not_asked_again(captions: Path, tmp_path: Path) -> None:
         for source in ("web", "synthetic")
     ]
     parquet.write_parquet(labels, parquet.rows_to_table(answered, LABELS), LABELS)
-    select_pairs(tmp_path / "pairs", captions, SelectConfig(strategy="target_noise", target_noise=0.2, labels=labels))
+    select_pairs(
+        tmp_path / "pairs", captions, config=SelectConfig(strategy="target_noise", target_noise=0.2, labels=labels)
+    )
     labels.unlink()
     write_arm_pairs(tmp_path / "arm", "filter_only", captions, tmp_path / "pairs", None)
     kept = {
@@ -131,9 +133,9 @@ def test_a_cut_that_no_web_text_can_pass_is_told_before_anything_is_made(tmp_pat
 
 
 def test_the_paper_rule_judges_the_same_texts_by_itm_alone(captions: Path, tmp_path: Path) -> None:
-    select_pairs(tmp_path / "pairs", captions, SelectConfig(strategy="fraction", score="itc", keep_fraction=0.1))
+    select_pairs(tmp_path / "pairs", captions, config=SelectConfig(strategy="fraction", score="itc", keep_fraction=0.1))
     write_arm_pairs(tmp_path / "arm", "paper_rule", captions, tmp_path / "pairs", None)
     rows = rows_of(tmp_path / "arm")
-    select_pairs(tmp_path / "paper", captions, SelectConfig())
+    select_pairs(tmp_path / "paper", captions, config=SelectConfig())
     assert rows == rows_of(tmp_path / "paper") != rows_of(tmp_path / "pairs")
     assert {row["rejected"] for row in rows} == {False}  # all of them score .5 and more

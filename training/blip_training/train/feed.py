@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip_bootstrap.config import OptimizerConfig
+from blip_bootstrap.machine import num_cores
 from blip_training.data.augment import CROP_AREA, Augment
 from blip_training.data.batches import Feed
 from blip_training.model.med import Med
@@ -57,5 +57,5 @@ def feed_of(
         rank=worker.rank,
         world=worker.world,
         stem=grids if med.vision.has_frozen_stem else None,
-        num_threads=min(8, os.cpu_count() or 1) if worker.device.type == "cuda" else 0,
+        num_threads=min(8, num_cores()) if worker.device.type == "cuda" else 0,
     )

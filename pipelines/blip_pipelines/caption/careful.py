@@ -1,0 +1,92 @@
+"""Blocks of pictures that workers have died of: what kills a worker becomes a row with its reason, the rest goes on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blip_bootstrap.config import CaptionConfig
+from blip_bootstrap.storage.parquet import write_parquet
+from blip_bootstrap.storage.tables import CAPTIONS
+from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, merge_if_whole, num_threads, read_rows
+from blip_pipelines.caption.references import Reference
+from blip_pipelines.caption.rows import CaptionRow, fold, to_table
+from blip_pipelines.cluster import tries
+from blip_pipelines.cluster.aside import Aside, Died
+from blip_pipelines.cluster.items import RETRIES
+from blip_pipelines.cluster.limits import Limits
+from blip_pipelines.cluster.tally import Counts
+
+if TYPE_CHECKING:
+    from blip_pipelines.caption.worker import CaptionWorker
+
+BATCH_SIZE = 64
+"""Where none is set; a worker's own on a CPU, so that captions and scores are the same to the last digit there."""
+
+METADATA = None
+"""Asks the child for what is the same for every row of a file."""
+
+
+class CarefulBlocks:
+    """Takes blocks as CaptionBlocks does, with the models in a child process that a picture may kill.
+
+    A picture of which the child dies when alone keeps its web text, without scores, flagged with what it died of.
+    """
+
+    def __init__(
+        self,
+        captioner: str,
+        filter: str,
+        config: CaptionConfig,
+        num_lanes: int = 1,
+        references: Sequence[Reference] = (),
+        limits: Limits | None = None,
+        *,
+        tally: Counts,
+    ) -> None:
+        arguments = captioner, filter, config, num_threads(config), num_lanes, references
+        self._aside = Aside("caption", partial(make_captions, arguments), limits or Limits())
+        self._batch_size, self._tally = config.batch_size or BATCH_SIZE, tally
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Caption those of the blocks that are not made; yields every block once it is."""
+        for block in blocks:
+            if not block.made:
+                self._caption(block)
+            merge_if_whole(block)
+            yield block
+        self._aside.close()  # its models' memory is for others
+
+    def _caption(self, block: Block) -> None:
+        images = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
+        todo = [row for row in images if row["status"] == "success"]
+        rows: list[CaptionRow] = []
+        counts: Counter[str] = Counter()
+        before = self._aside.num_deaths
+        for batch, made in self._aside.each(todo, self._batch_size):
+            done = [flagged(batch[0], made)] if isinstance(made, Died) else made
+            rows += done
+            counts.update(name for row in done for name in row.counters)
+            counts[RETRIES] = self._aside.num_deaths - before
+            self._tally.put(block.output, dict(counts))
+        write_parquet(Path(block.output), to_table(rows), CAPTIONS, self._aside(METADATA))
+        tries.end(Path(block.output))
+
+
+def flagged(image: dict[str, Any], died: Died) -> CaptionRow:
+    """The row of a picture that kills whoever captions it: its web text, neither counted nor scored."""
+    return CaptionRow(image["key"], "web", 0, fold(image["caption"] or ""), num_tokens=0, flags=[died.reason])
+
+
+def make_captions(arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
+    """In the child: load the models; the function captions rows of images, or with METADATA tells its metadata."""
+    from blip_pipelines.caption.worker import CaptionWorker  # torch, where captions are made
+
+    return partial(_captions, CaptionWorker(*arguments))
+
+
+def _captions(worker: CaptionWorker, images: list[dict[str, Any]] | None) -> Any:
+    return worker.metadata if images is METADATA else [row for rows in worker.in_batches(images) for row in rows]

@@ -1,0 +1,120 @@
+"""What a worker may take of time and memory: pictures that hang it, or fill its memory, must not stop a run."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blip_bootstrap.config import RayConfig
+from blip_bootstrap.progress import tell
+
+CHECK_S = 0.5
+
+FIRST_ROWS = 10
+"""A batch that is the first of its process may take as long as so many rows at least: kernels are built in it."""
+
+PACE_FACTOR = 20
+"""Later ones may take so many times what the slowest row before them took."""
+
+GRACE_S = 30.0
+"""After so much longer the process is ended by C code, where a hanging library keeps the interpreter to itself."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that a row may take before it counts as hanging, and memory that a process may hold (None: any)."""
+
+    row_timeout_s: float = 60.0
+    memory_bytes: int | None = None
+
+    @staticmethod
+    def of(config: RayConfig) -> Limits:
+        """The limits that are set."""
+        return Limits(config.row_timeout_s, config.worker_memory_bytes)
+
+
+@dataclass
+class Pace:
+    """How long a batch may take, by how long those before it took."""
+
+    row_timeout_s: float
+    slowest_row_s: float = field(default=0.0, init=False)
+
+    def limit_s(self, num_rows: int) -> float:
+        """Seconds for a batch of so many rows: never less than for one row by the setting, nor more than for all."""
+        if not self.slowest_row_s:
+            return self.row_timeout_s * max(num_rows, FIRST_ROWS)
+        measured = PACE_FACTOR * self.slowest_row_s * num_rows
+        return max(self.row_timeout_s, min(measured, self.row_timeout_s * num_rows))
+
+    def note(self, num_rows: int, seconds: float) -> None:
+        """A batch was done in so many seconds."""
+        if num_rows:
+            self.slowest_row_s = max(self.slowest_row_s, seconds / num_rows)
+
+
+class Watch:
+    """Ends this process where a batch hangs, or where the process holds more memory than a worker may.
+
+    A process that ended so has died of what it was at, as by a crash, and is replaced; the line says what it was.
+    """
+
+    def __init__(self, what: str, limits: Limits, end: Callable[[int], object] = os._exit) -> None:
+        self._what, self._limits, self._end = what, limits, end
+        self._pace = Pace(limits.row_timeout_s)
+        self._until = float("inf")
+        self._seconds = 0.0
+        self._done = threading.Event()
+
+    @contextmanager
+    def watching(self) -> Iterator[Watch]:
+        """The thread that watches runs while the body does."""
+        self._done.clear()
+        thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._done.set()
+            thread.join()
+
+    @contextmanager
+    def batch(self, num_rows: int) -> Iterator[None]:
+        """The body is a batch of so many rows."""
+        started, self._seconds = time.monotonic(), self._pace.limit_s(num_rows)
+        self._until = started + self._seconds
+        with Path(os.devnull).open("w") as nowhere:
+            faulthandler.dump_traceback_later(self._seconds + GRACE_S, exit=True, file=nowhere)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+                self._until = float("inf")
+        self._pace.note(num_rows, time.monotonic() - started)
+
+    def _watch(self) -> None:
+        while not self._done.wait(CHECK_S):
+            if time.monotonic() > self._until:
+                self._leave(f"a batch is not done after {self._seconds:.0f} s (ray.row_timeout_s)")
+            elif self._limits.memory_bytes and (held := held_bytes(os.getpid())) > self._limits.memory_bytes:
+                self._leave(f"a worker holds {held / 1e9:.1f} GB of memory (ray.worker_memory_bytes)")
+
+    def _leave(self, why: str) -> None:
+        tell(f"  {self._what}  {why}; the same command goes on, and finds the row that does it")
+        self._done.set()
+        self._end(1)
+
+
+def held_bytes(pid: int) -> int:
+    """Memory that a process holds now, in bytes; 0 where it has ended, or the system is not Linux."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0

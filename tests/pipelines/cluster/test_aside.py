@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from blip_bootstrap.errors import InputError, RunFailed
+from blip_pipelines.cluster.aside import Aside, Died
+from blip_pipelines.cluster.limits import Limits
+
+LIMITS = Limits(row_timeout_s=30.0)
+
+
+def working() -> Callable[[list[str]], list[str]]:
+    return lambda texts: [did(text) for text in texts]
+
+
+def did(text: str) -> str:
+    if text == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if text == "wrong":
+        raise InputError("list.tsv: no column")
+    if text == "memory":
+        raise MemoryError
+    if text == "print":
+        print("to standard output")
+    return f"{text}!"
+
+
+def not_working() -> Callable[[list[str]], list[str]]:
+    os._exit(3)
+
+
+def test_a_child_does_work_and_its_death_costs_the_row_alone() -> None:
+    aside = Aside("test", working, LIMITS)
+    made = list(aside.each(["a", "print", "kill", "b", "c"], 4))
+    assert [batch for batch, _ in made] == [["a"], ["print"], ["kill"], ["b"], ["c"]]
+    assert [answer for _, answer in made if not isinstance(answer, Died)] == [["a!"], ["print!"], ["b!"], ["c!"]]
+    (died,) = [answer for _, answer in made if isinstance(answer, Died)]
+    assert (died.reason, str(died)) == (
+        "out_of_memory",
+        "the process was killed, as Linux does where memory runs out",
+    )
+    assert aside.num_deaths == 3
+    with pytest.raises(InputError, match="no column"):
+        aside(["wrong"])
+    with pytest.raises(Died, match="had no memory"):
+        aside(["memory"])
+    assert aside(["d"]) == ["d!"]
+    (child,) = aside._held
+    aside.close()
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_a_child_that_does_not_start_is_no_rows_fault() -> None:
+    with pytest.raises(RunFailed, match=r"test: a process of its own does not start: the process ended with 3; run"):
+        Aside("test", not_working, LIMITS)(["a"])
