@@ -152,10 +152,7 @@ class PictureRule(Section):
     def _quality_of_format(self) -> Self:
         least, most = (0, 9) if self.encode_format == "png" else (1, 100)
         if not least <= self.encode_quality <= most:
-            raise ValueError(
-                f"encode_quality: {self.encode_quality} is not {least} to {most}, as encode_format {self.encode_format} "
-                "has it"
-            )
+            raise ValueError(f"encode_quality: {self.encode_quality} is not {least} to {most} (encode_format)")
         return self
 
 
