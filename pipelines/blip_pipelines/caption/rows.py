@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from blip_bootstrap.storage.tables import CAPTIONS
 
-IMAGE_COLUMNS = ["key", "uid", "status", "caption", "jpg", "cut_from_chars"]
-"""What captioning needs of the table `images`; the last is absent from those of earlier versions."""
+IMAGE_COLUMNS = ["key", "uid", "status", "caption", "jpg", "cut_from_chars", "same_as"]
+"""What captioning needs of the table `images`; the last two are absent from those of earlier versions."""
 
 TOO_LONG = "text_too_long"
 """The flag of a web text that was too long to be stored whole; its beginning is not judged for it."""

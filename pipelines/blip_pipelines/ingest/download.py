@@ -16,7 +16,7 @@ from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.store import fetched, is_there
+from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.aside import Aside, Died
@@ -32,18 +32,15 @@ from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.fetch.turns import Fetching, Task, Turns
 from blip_pipelines.ingest.accounts import settle
+from blip_pipelines.ingest.copies import WAITING, is_copy
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
-from blip_pipelines.ingest.stats import write_stats
+from blip_pipelines.ingest.shard_parts import Row, Shard, write_part
 from blip_pipelines.ingest.url_lists import num_rows
 from blip_training.data.decode import PictureError
 
-TALLY_EVERY_ROWS = 25
-
 CAREFUL_ROWS = 64
 """Rows that a child process fetches together where workers have died of their shard."""
-
-Row = dict[str, Any]
 
 
 def download_images(
@@ -111,11 +108,18 @@ def _run(
         def run(items: Sequence[Shard], work: Work[Shard, Shard]) -> int:
             return run_items("download", items, work, pool, take, progress, before, carefully)
 
-        if pool != HERE:
-            return run(items, partial(ShardDownload, *known))
-        suspects = [item for item in items if tries.is_suspect(Path(item.part))]
-        retries = run([item for item in items if item not in suspects], partial(ShardDownload, *known, noted=True))
-        return retries + (run(suspects, carefully) if suspects else 0)
+        def run_all(items: Sequence[Shard]) -> int:
+            if pool != HERE:
+                return run(items, partial(ShardDownload, *known))
+            suspects = [item for item in items if tries.is_suspect(Path(item.part))]
+            retries = run([item for item in items if item not in suspects], partial(ShardDownload, *known, noted=True))
+            return retries + (run(suspects, carefully) if suspects else 0)
+
+        retries = run_all(items)
+        if waiting := [item for item in items if not is_there(Path(item.part))]:
+            retries += run_all([replace(item, is_last=True) for item in waiting])
+    gone(out / WAITING)
+    return retries
 
 
 def limits_of(config: DownloadConfig, ray: RayConfig) -> Limits:
@@ -151,14 +155,6 @@ def _serve(urls: UrlList) -> AbstractContextManager[str]:
     return serve_folder(urls.serve, urls.serve_port)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One item of the download: the path of a file of URLs (`rows`), and of the file of their images (`part`)."""
-
-    rows: str
-    part: str
-
-
 class ShardDownload:
     """What a worker runs: downloads shards one after another, writes their parts, and counts rows in a tally.
 
@@ -185,7 +181,7 @@ class ShardDownload:
             if self._noted:
                 tries.begin(part)
             try:
-                write_part(part, self._rows(read_parquet(Path(shard.rows)).to_pylist()), self._tally)
+                write_part(shard, self._rows, self._tally)
             finally:
                 if self._noted:
                     tries.end(part)
@@ -220,7 +216,7 @@ class CarefulDownload:
         """Write the part of `shard` unless it is there."""
         part = Path(shard.part)
         if not is_there(part):
-            write_part(part, self._rows(read_parquet(Path(shard.rows)).to_pylist()), self._tally)
+            write_part(shard, self._rows, self._tally)
             tries.end(part)
         yield shard
 
@@ -238,23 +234,6 @@ def fetching(known: tuple[DownloadConfig, frozenset[str], Proxies | None]) -> Ca
     return lambda rows: list(fetch_rows(rows, config, own_hosts, store, proxies))
 
 
-def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts) -> None:
-    """Write rows of the table `images`, each with the number of times that work was done again until then."""
-    rows: list[Row] = []
-    seen: Counter[str] = Counter()
-    started = time.time()
-    for row, retries in found:
-        rows.append(row)
-        seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
-        seen[RETRIES] = retries
-        if len(rows) % TALLY_EVERY_ROWS == 0:
-            tally.put(str(part), dict(seen))
-    table = rows_to_table(rows, IMAGES)
-    write_stats(part, seen, started, time.time())  # first: a part that is there is done
-    write_parquet(part, table, IMAGES)
-    tally.put(str(part), dict(seen))
-
-
 def fetch_rows(
     rows: list[Row],
     config: DownloadConfig,
@@ -267,7 +246,8 @@ def fetch_rows(
 
     `config.num_threads` threads fetch, host by host in turn, as fast as `courtesy` lets them, while the child process
     of `store` decodes and resizes. At most twice as many rows are fetched ahead of being resized, which bounds memory.
-    A row that is done waits for those before it: a slow server holds back the output, not the other downloads.
+    A row that is done waits for those before it: a slow server holds back the output, not the other downloads. Rows
+    that name another in `same_as` come as they are, to be copied (`shard_parts.py`).
     """
     if proxies is None:
         proxies = Proxies.of_environment() if config.use_proxies else Proxies()
@@ -285,8 +265,9 @@ def _as_they_come(
     rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies, courtesy: Courtesy
 ) -> Iterator[tuple[int, Fetched | None]]:
     """The index of each row and what was fetched, as downloads end; None for a row rejected before any fetch."""
-    yield from ((place, None) for place, row in enumerate(rows) if row["status"] is not None)
-    urls = [(place, row["url"]) for place, row in enumerate(rows) if row["status"] is None]
+    fetched = [row["status"] is None and not is_copy(row) for row in rows]
+    yield from ((place, None) for place, is_fetched in enumerate(fetched) if not is_fetched)
+    urls = [(place, row["url"]) for place, row in enumerate(rows) if fetched[place]]
     tasks = (Task(place, url, courtesy.host_of(url)) for place, url in urls)
 
     def ask(task: Task) -> Fetched:
