@@ -228,7 +228,7 @@ class CaptionWorker:
 
     def _write(self, rows: Texts, pictures: list[Picture], place: int, states: Tensor) -> None:
         """Give each picture that is no copy the captions of the captioner at `place`, not yet scored."""
-        own = [at for at, picture in enumerate(pictures) if not picture.is_copy]
+        own = [at for at, picture in enumerate(pictures) if not picture.first]
         if len(own) < len(pictures):
             rows, pictures, states = [rows[at] for at in own], [pictures[at] for at in own], states[own]
         captioner, first = self.models.captioners[place], place * self.config.candidates
@@ -252,7 +252,7 @@ class CaptionWorker:
         tokenizer = self.models.filters[0].tokenizer
         counts = [min(len(tokenizer.piece_ids(text)), 2**15 - 1) for text in picture.texts]
         return [
-            CaptionRow(picture.key, "web", i, text, counts[i], flags=list(picture.flags))
+            CaptionRow(picture.key, "web", i, text, counts[i], flags=list(picture.flags), first=picture.first)
             for i, text in enumerate(picture.texts)
         ]
 

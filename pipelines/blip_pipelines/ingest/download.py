@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster import tries

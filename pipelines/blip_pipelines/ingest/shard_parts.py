@@ -76,5 +76,3 @@ def _counted(rows: Iterable[Row]) -> Counter[str]:
 def _names(row: Row) -> list[str]:
     """The counters that a row moves; one that is to be copied has no status yet."""
     return ["images", *(row[name] for name in ("status", "error_class") if row[name])]
-
-
