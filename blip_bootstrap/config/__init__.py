@@ -10,6 +10,7 @@ from blip_bootstrap.config.inputs import (
     AnnotatedSet,
     DownloadConfig,
     FindSamePicturesConfig,
+    PictureSource,
     SamePicturesConfig,
     UrlList,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "ModelConfig",
     "NonNegative",
     "OptimizerConfig",
+    "PictureSource",
     "PretrainConfig",
     "RayConfig",
     "ReportConfig",

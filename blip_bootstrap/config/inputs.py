@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config.marks import CountsAs, Grows, Later, ListPath, Speed
@@ -63,6 +63,36 @@ class UrlList(Section):
         if self.serve and self.url_prefix:
             raise ValueError("serve gives the URLs their prefix; leave url_prefix out")
         return self
+
+    @property
+    def name(self) -> str:
+        """The dataset's name in the tables."""
+        return self.dataset or _name_of(self.path)
+
+
+class PictureSource(Section):
+    """Pictures that are there already, which nothing is fetched for: shards, Parquet, a list of files, or a folder."""
+
+    path: Annotated[InputPath, ListPath()] = Field(
+        description="a file, a folder with all that is in it, or a pattern (`shards/*.tar`), of this machine or of a "
+        "store (s3://, gs://)"
+    )
+    dataset: str | None = Field(None, description="name of the pictures in the tables; null: the file's or folder's")
+    format: Literal["auto", "webdataset", "parquet", "list", "files"] = Field(
+        "auto",
+        description="webdataset: tar files; parquet: with a column of pictures; list: a list of file names with texts "
+        "(TSV, CSV, JSON, Parquet; COCO's JSON); files: pictures with .txt and .json of the same name beside them; "
+        "auto: told by what is there",
+    )
+    image_column: str | None = Field(
+        None, description="column with the pictures, or with their file names; null: told by names and types"
+    )
+    caption_column: str | None = Field(
+        None, description="column, or field of the JSON, with the text or a list of them; null: told by names"
+    )
+    image_root: InputPath | None = Field(
+        None, description="folder in which the file names of a list begin; null: that of the list, or one in it"
+    )
 
     @property
     def name(self) -> str:
@@ -138,6 +168,9 @@ class DownloadConfig(PictureRule):
     """Fetching and resizing the web's images, by img2dataset's functions and words."""
 
     urls: Annotated[tuple[UrlList, ...], Grows()] = Field((), description="the lists of URLs")
+    pictures: Annotated[tuple[PictureSource, ...], Grows(), Later()] = Field(
+        (), description="pictures that are there already; they become rows of `images` before those of the lists"
+    )
     limit: Annotated[Count | None, Grows()] = Field(None, description="use only the first rows of each list; null: all")
     min_image_size: NonNegative = Field(
         0, description="a picture whose short side has fewer px is dropped (error class too_small)"
@@ -219,6 +252,14 @@ class DownloadConfig(PictureRule):
         1.0, description="raise an alarm where this share of the URLs or more gave no picture"
     )
     rows_per_shard: Annotated[ShardRows, Grows()] = Field(10_000, description="rows in each Parquet file")
+
+    @field_validator("pictures")
+    @classmethod
+    def _one_name_each(cls, found: tuple[PictureSource, ...]) -> tuple[PictureSource, ...]:
+        names = [one.name for one in found]
+        if twice := next((one for one in names if names.count(one) > 1), None):
+            raise ValueError(f"two entries are called {twice}; give each a dataset of its own")
+        return found
 
     @property
     def agent(self) -> str:

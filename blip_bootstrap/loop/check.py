@@ -15,7 +15,8 @@ NEVER_FETCHED = ("blank_url", "duplicate_row")
 
 def check_config(config: Config, number: int) -> list[str]:
     """What the configuration lacks for round `number`, one line for each mistake."""
-    mistakes = [] if config.download.urls else ["download.urls: at least one URL list is needed"]
+    has_any = config.download.urls or config.download.pictures
+    mistakes = [] if has_any else ["download.urls: at least one URL list is needed, or pictures (download.pictures)"]
     mistakes += missing_paths(config, number)
     if number > 0:
         mistakes += _check_finetune(config, "captioner", config.captioner)

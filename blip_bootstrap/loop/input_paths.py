@@ -44,6 +44,11 @@ def _read(config: Config, number: int) -> Iterator[tuple[str, Path, str]]:
     for at, one in enumerate(config.download.urls):
         if one.serve:
             yield f"download.urls.{at}.serve", one.serve, "folder"
+    for at, pictures in enumerate(config.download.pictures):
+        if not is_remote(pictures.path) and not any(sign in str(pictures.path) for sign in "*?["):
+            yield f"download.pictures.{at}.path", pictures.path, "folder" if pictures.path.is_dir() else "file"
+        if pictures.image_root and not is_remote(pictures.image_root):
+            yield f"download.pictures.{at}.image_root", pictures.image_root, "folder"
     for name, annotated in (("human", config.human), ("held_out", config.held_out)):
         if annotated:
             yield f"{name}.path", annotated.path, "file"

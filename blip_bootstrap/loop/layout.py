@@ -11,6 +11,7 @@ from blip_bootstrap.config import (
     AnnotatedSet,
     Config,
     FinetuneConfig,
+    PictureSource,
     Section,
     TrainControlsConfig,
     UrlList,
@@ -49,7 +50,7 @@ class Artifact:
         return self.local if isinstance(self.path, Path) or self.local.exists() else self.path
 
 
-def _given(kind: Literal["list", "pictures"], found: Iterable[UrlList]) -> tuple[Artifact, ...]:
+def _given(kind: Literal["list", "pictures"], found: Iterable[UrlList | PictureSource]) -> tuple[Artifact, ...]:
     return tuple(Artifact(f"{kind} {one.name}", one.path, given=True, holds=kind) for one in found)
 
 
@@ -60,7 +61,8 @@ class Layout:
         self.config, self.number = config, number
         self.root = config.root
         self.round = round_folder(self.root, number)
-        self.urls = _given("list", config.download.urls)
+        download = config.download
+        self.urls = (*_given("list", download.urls), *_given("pictures", download.pictures))
         self.images = Artifact("images", self.root / "images", config.download)
         self.human_list, self.human = self._annotated("human", config.human)
         self.held_out_list, self.held_out = self._annotated("held_out", config.held_out)

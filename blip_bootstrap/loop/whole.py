@@ -10,7 +10,7 @@ from typing import Any
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.layout import Artifact
-from blip_bootstrap.reading.places import digest_of_files, files_of
+from blip_bootstrap.reading.places import digest_of_files, digest_of_stamps, files_of
 from blip_bootstrap.reading.records import is_list_file
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, stamp_of
@@ -66,6 +66,8 @@ def digest_of_input(artifact: Artifact, root: Path | None = None) -> str:
         return str(of_file[0] if of_file else manifest["content"])
     if artifact.holds == "list" and not artifact.local.is_file():
         return digest_of_files(files_of(artifact.local, is_list_file))
+    if artifact.holds == "pictures":
+        return digest_of_stamps(artifact.local)
     if artifact.local.exists():
         return _digest_of_given(artifact.local, root)
     if isinstance(artifact.path, Path):

@@ -146,9 +146,26 @@ def digest_of_files(files: Sequence[Path]) -> str:
     return whole.hexdigest()
 
 
-def digest_of_stamps(files: Sequence[Path]) -> str:
-    """A digest of files' names, sizes and times, for files that are too large to be read for it."""
+def digest_of_stamps(path: Path) -> str:
+    """A digest of the names, sizes and times of what may be too much to be read for it: a file, a folder, a pattern."""
     whole = hashlib.sha256()
-    for one in files:
-        whole.update(f"{one.parent.name}/{one.name} {stamp_of(one)}\n".encode())
+    for name, stamp in sorted(_stamps(path)):
+        whole.update(f"{name} {stamp}\n".encode())
     return whole.hexdigest()
+
+
+def _stamps(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    if is_remote(path):
+        place, question, settings = str(path).partition("?")
+        start = re.split(r"[*\[]", place)[0].rpartition("/")[0] if re.search(r"[*\[]", place) else place
+        store = _store(f"{root_text(Path(start))}{question}{settings}")
+        with store.asking("read"):
+            found = store.listing()
+            yield from found.items()
+        if not found:
+            name = place.rpartition("/")[2]
+            yield name, stamp_of(path)
+        return
+    for one in [path] if path.exists() else files_of(path, lambda name: True):
+        for file in [one] if one.is_file() else (file for file in one.rglob("*") if file.is_file()):
+            yield file.relative_to(path.parent if path.exists() else path.anchor or ".").as_posix(), stamp_of(file)

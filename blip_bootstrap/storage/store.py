@@ -26,7 +26,7 @@ LISTING = ".remote.json"
 BORROWED = ".at"
 """In what is half-made on a store: for each part that is borrowed where it lies, as its MANIFEST will say."""
 
-HERE_ALONE = (".growth", ".lists", ".lists.tmp")
+HERE_ALONE = (".growth", ".lists", ".lists.tmp", ".bring")
 """Folders in a run that are not put to its store: each is made again in seconds where it lacks. So is the demo's world,
 `WORLD`, at its top."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage.manifest import digest_of_path, stamp_of
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import home_of_part
@@ -36,7 +36,7 @@ def check_input(folder: Path, manifest: Mapping[str, Any], reads: Callable[[str]
     """
     files = ((place_of(folder, one["name"], one.get("at")), str(one["sha256"])) for one in manifest["files"]
              if reads(str(one["name"])))  # fmt: skip
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compare") as pool:
+    with ThreadPoolExecutor(num_cores(), thread_name_prefix="compare") as pool:
         while some := [pool.submit(_compare, folder, *one) for one in islice(files, AT_A_TIME)]:
             for one in some:
                 one.result()

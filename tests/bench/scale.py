@@ -74,6 +74,7 @@ class StubDownload(download.ShardDownload):
 class StubModels:
     """In place of `CaptionWorker`: one synthetic text for each picture, and scores that the key makes."""
 
+    batch_size = BATCH
     metadata: ClassVar = {"captioner": "stub", "filter": "stub"}
 
     def in_blocks(self, blocks: Iterable[Iterable[dict[str, Any]]]) -> Iterator[tuple[list[CaptionRow], bool]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading, write_parquet
-from blip_bootstrap.storage.store import gone, is_there
+from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.references import Reference
@@ -34,17 +37,39 @@ BLOCK_ROWS = 512
 the batches, and with them the last digits of the scores, would differ between a run and its continuation."""
 
 
+BLOCKS = ".blocks"
+"""In the folder of captions: those of blocks whose file of images is not done yet."""
+
+
+def firsts_of(num_rows: int) -> range:
+    """The first row of each block of a file; one without rows has one block, since its file of captions has none."""
+    return range(0, max(num_rows, 1), BLOCK_ROWS)
+
+
 @dataclass(frozen=True)
 class Block:
     """`BLOCK_ROWS` rows of one file of images, from row `first` on, and the files where their captions go.
 
-    `output` is the block's own, `merged` the one that all blocks of the file of images end in.
+    `output` is the block's own, `merged` the one that all blocks of the file of images, of `num_rows` rows, end in.
     """
 
     part: str
     first: int
     output: str
     merged: str
+    num_rows: int
+
+    @classmethod
+    def of(cls, part: Path, out: Path, first: int, num_rows: int) -> Block:
+        """The block of a file of images from row `first` on; captions go to the folder `out`."""
+        output = out / BLOCKS / f"{part.stem}-{first:06d}.parquet"
+        return cls(str(part.absolute()), first, str(output), str(out / part.name), num_rows)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of all blocks of its file of images, in order."""
+        name = Path(self.merged).stem
+        return [Path(self.output).with_name(f"{name}-{first:06d}.parquet") for first in firsts_of(self.num_rows)]
 
     @property
     def made(self) -> bool:
@@ -97,6 +122,7 @@ class CaptionBlocks:
         todo = []
         for block in blocks:
             if block.made:
+                merge_if_whole(block)  # who made it may have died since
                 yield block
             else:
                 todo.append(block)
@@ -124,6 +150,7 @@ class CaptionBlocks:
             self._tally.put(block.output, dict(counts))
         write_parquet(Path(block.output), to_table(rows), CAPTIONS, self._worker.metadata)
         self._no_longer_at_work([block])
+        merge_if_whole(block)
 
     def _images(self, blocks: Sequence[Block]) -> Iterator[list[dict[str, Any]]]:
         """The rows of each block's images, read while those of the one before are worked on."""
@@ -163,22 +190,30 @@ def with_all_columns(captions: pa.Table) -> pa.Table:
     return captions.select(CAPTIONS.schema.names)
 
 
-class Merger:
-    """Joins the blocks of a file of images into its file of captions once all are there."""
+def merge_if_whole(block: Block) -> None:
+    """Write the captions of a block's file of images if all of its blocks are done, and drop these.
 
-    def __init__(self, out: Path, blocks: Mapping[str, list[Block]]) -> None:
-        self._out, self._blocks = out, dict(blocks)
-        for name in list(self._blocks):
-            self.when_whole(name)
-
-    def when_whole(self, name: str) -> None:
-        """Write the captions of the images file `name` if its last block is done, and drop the blocks."""
-        files = [Path(block.output) for block in self._blocks[name]]
-        if (self._out / name).exists() or not all(file.exists() for file in files):
+    Whoever finishes the last block does it. Two that finish at a time may both do it: they write the same.
+    """
+    merged, files = Path(block.merged), block.files
+    if not all(map(is_there, files)) or is_there(merged):
+        return
+    try:
+        tables = [read_parquet(fetched(file)) for file in files]
+    except (InputError, OSError):
+        if is_there(merged):  # somebody else has, and dropped them
             return
-        tables = [read_parquet(file) for file in files]
-        metadata = {k.decode(): v.decode() for k, v in (tables[0].schema.metadata or {}).items() if k != b"table"}
-        joined = pa.concat_tables(map(with_all_columns, tables))
-        write_parquet(self._out / name, joined, CAPTIONS, metadata)
-        for file in files:
-            gone(file)
+        raise
+    metadata = {k.decode(): v.decode() for k, v in (tables[0].schema.metadata or {}).items() if k != b"table"}
+    joined = pa.concat_tables(map(with_all_columns, tables))
+    write_parquet(merged, joined, CAPTIONS, metadata, counts_of(joined))
+    for file in files:
+        gone(file)
+
+
+def counts_of(captions: pa.Table) -> dict[str, int]:
+    """Rows of captions by source and flag, those without a score, and the images: each has one web text."""
+    counts = Counter(values(captions["source"])) + Counter(values(pc.list_flatten(captions["flags"])))
+    counts["not_scored"] += captions["itm_score"].null_count
+    counts["images"] = counts["web"]
+    return dict(+counts)

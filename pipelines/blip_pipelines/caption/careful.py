@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.storage.parquet import write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
-from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, num_threads, read_rows
+from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, merge_if_whole, num_threads, read_rows
 from blip_pipelines.caption.references import Reference
 from blip_pipelines.caption.rows import CaptionRow, fold, to_table
 from blip_pipelines.cluster import tries
@@ -56,6 +56,7 @@ class CarefulBlocks:
         for block in blocks:
             if not block.made:
                 self._caption(block)
+            merge_if_whole(block)
             yield block
         self._aside.close()  # its models' memory is for others
 

@@ -7,26 +7,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, reading
+from blip_bootstrap.storage.manifest import KnownParts
+from blip_bootstrap.storage.notes import values
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import Spans, of_rows, read_left_out, write_left_out
-from blip_bootstrap.storage.store import fetched, gone
-from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, CaptionBlocks, Merger, num_threads
+from blip_bootstrap.storage.store import gone, is_there
+from blip_pipelines.caption.blocks import (
+    BLOCKS,
+    Block,
+    CaptionBlocks,
+    counts_of,
+    merge_if_whole,
+    num_threads,
+)
 from blip_pipelines.caption.careful import CarefulBlocks
 from blip_pipelines.caption.references import Reference, pick_references
 from blip_pipelines.caption.sources import absolute, with_absolute_models
+from blip_pipelines.caption.todo import Tasks, Todo
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
 from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
 from blip_pipelines.cluster.session import connect
-
-BLOCKS = ".blocks"
 
 BLOCKS_PER_TASK = 8
 """The most blocks that an actor with a GPU takes one after the other. Each is written when it is done."""
@@ -49,18 +54,20 @@ def caption_and_score(
     parts = parquet_files(images)
     if not parts:
         raise InputError(f"{images}: no part-*.parquet in it; run the download first")
-    todo = {part.name: _blocks(part, out) for part in parts if not (out / part.name).exists()}
-    blocks = [block for of_part in todo.values() for block in of_part if not block.made]
-    successes = {part.name: _num_successes(part) for part in parts}
+    known = KnownParts()
+    successes = {part.name: _num_successes(part, known) for part in parts}
+    todo = Todo.of([part for part in parts if not is_there(out / part.name)], out, known)
     with Progress("caption", sum(successes.values()), unit="images") as progress:
-        done = _count([*(out / p.name for p in parts), *(Path(b.output) for of in todo.values() for b in of)])
+        done = _count([out / part.name for part in parts if part.name not in todo.names], known)
+        done += _count([out.absolute() / BLOCKS / name for name in sorted(todo.made)], known)
         progress.begin(done["images"])
-        merge = Merger(out, todo)
         retries = 0
-        if blocks:
+        if len(todo):
             references = pick_references(images, config.references)
             models = absolute(captioner), absolute(filter)
-            retries = _run(blocks, merge, *models, config, ray, references, progress, done)
+            retries = _run(todo, *models, config, ray, references, progress, done)
+    for name in todo.names:  # of which the last worker was killed, or saw a folder of a while ago
+        merge_if_whole(todo.first_of(name))
     gone(out / BLOCKS)
     write_left_out(out, {name: _of_texts(out / name, spans) for name, spans in read_left_out(images).items()})
     return _check(out, successes) | ({RETRIES: retries} if retries else {})
@@ -71,18 +78,8 @@ def _of_texts(captions: Path, spans: Spans) -> Spans:
     return of_rows(spans, read_parquet(captions, ["key"])["key"])
 
 
-def _blocks(part: Path, out: Path) -> list[Block]:
-    with reading(part), open_parquet(part) as file:
-        num_rows = file.metadata.num_rows
-    out = out.absolute()
-    firsts = range(0, max(num_rows, 1), BLOCK_ROWS)  # an empty file of images has an empty file of captions
-    names = {first: out / BLOCKS / f"{part.stem}-{first:06d}.parquet" for first in firsts}
-    return [Block(str(part.absolute()), first, str(name), str(out / part.name)) for first, name in names.items()]
-
-
 def _run(
-    blocks: list[Block],
-    merge: Merger,
+    blocks: Sequence[Block],
     captioner: str,
     filter: str,
     config: CaptionConfig,
@@ -91,7 +88,7 @@ def _run(
     progress: Progress,
     before: Mapping[str, int],
 ) -> int:
-    """Have the blocks captioned, and merge each file of images as soon as its last block is done; returns retries."""
+    """Have the blocks captioned; who does the last one of a file of images merges them. Returns retries."""
     pool = _pool(config, ray, len(blocks))
     if pool != HERE:
         config = with_absolute_models(config)
@@ -99,15 +96,14 @@ def _run(
     carefully = partial(CarefulBlocks, *known)
 
     def take(block: Block) -> None:
-        fetched(Path(block.output))  # of a run on a store, what another machine has made
-        merge.when_whole(Path(block.part).name)
+        """Nothing is read here of what a worker has made."""
 
     def run(tasks: Sequence[Sequence[Block]], work: Work[Sequence[Block], Block]) -> int:
         return run_items("caption", tasks, work, pool, take, progress, dict(before), carefully)
 
     if pool != HERE:
         size = blocks_per_task(len(blocks), pool.num_workers, pool.gpus)
-        return run([blocks[at : at + size] for at in range(0, len(blocks), size)], partial(CaptionBlocks, *known))
+        return run(Tasks(blocks, size), partial(CaptionBlocks, *known))
     # All in one task: the first pictures of a block are then decoded while the one before is captioned.
     suspects = [block for block in blocks if block.is_suspect]
     retries = run([[block for block in blocks if block not in suspects]], partial(CaptionBlocks, *known, noted=True))
@@ -148,31 +144,26 @@ def idle_lanes(config: CaptionConfig, ray: RayConfig, num_actors: int) -> int:
     return max(1, num_cores() // (num_actors * num_threads(config)))
 
 
-def _count(files: Iterable[Path]) -> Counter[str]:
-    """Rows of those files that exist, by counter."""
+def _count(files: Iterable[Path], known: KnownParts) -> Counter[str]:
+    """Rows of captions in files, by counter; those that nobody has noted are read."""
     counts: Counter[str] = Counter()
     for file in files:
-        if file.exists():
-            table = read_parquet(file, ["source", "itm_score", "flags"])
-            counts.update(_values(table["source"]) + _values(pc.list_flatten(table["flags"])))
-            counts["not_scored"] += table["itm_score"].null_count
-    counts["images"] = counts["web"]
-    return +counts
+        note = known(file)
+        counts.update(note.counts if note else counts_of(read_parquet(file, ["source", "itm_score", "flags"])))
+    return counts
 
 
-def _values(column: pa.ChunkedArray) -> Counter[str]:
-    return Counter({entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()})
-
-
-def _num_successes(part: Path) -> int:
-    return int(pc.sum(pc.equal(read_parquet(part, ["status"])["status"], "success")).as_py() or 0)
+def _num_successes(part: Path, known: KnownParts) -> int:
+    note = known(part)
+    counts = note.counts if note else values(read_parquet(part, ["status"])["status"])
+    return counts.get("success", 0)
 
 
 def _check(out: Path, successes: Mapping[str, int]) -> dict[str, int | float | str]:
     """The counts of all captions. Raises AccountingError where a file lacks an image."""
-    totals: Counter[str] = Counter()
+    totals, known = Counter[str](), KnownParts()
     for name, expected in successes.items():
-        counts = _count([out / name])
+        counts = _count([out / name], known)
         if (found := counts["images"]) != expected:
             raise AccountingError(f"{out / name}: {found} images for {expected} downloaded; delete it and run again")
         totals += counts

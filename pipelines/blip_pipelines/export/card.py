@@ -17,12 +17,21 @@ CARD = "README.md"
 OPT_OUTS = ("disallowed", "robots_txt", "withdrawn")
 """Classes and statuses of pictures that are not here since somebody asked for it."""
 
+WORDS_OF_HOSTS = ("x_robots_tag", "tdm_reservation", "content_usage")
+"""Columns of `images` with what hosts said about such use of a picture."""
+
+RESERVED = "with_"
+"""Begins the count of the pictures here that have such a word."""
+
+OBEYED = ("honour_noai", "honour_noindex", "robots", "tdm_reservation", "content_usage")
+"""Settings of the download that say whether such words were obeyed."""
+
 _SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7))
 
 
 def write_card(place: Place, ledger: Ledger, told: Mapping[str, Any]) -> None:
     """Write `README.md`: counts by reason, sources, opt-outs, settings and digests of the round."""
-    sections = (_beginning(ledger, told), _texts(ledger), _sources(told), _opt_outs(ledger), _made(ledger))
+    sections = (_beginning(ledger, told), _texts(ledger), _sources(told), _opt_outs(ledger, told), _made(ledger))
     place.write(CARD, "\n".join([_front(ledger, told), *sections]).encode())
 
 
@@ -65,13 +74,16 @@ def _sources(told: Mapping[str, Any]) -> str:
     return f"## Sources\n\n{_table(('list', 'pictures here'), sorted(told['datasets'].items()))}\n"
 
 
-def _opt_outs(ledger: Ledger) -> str:
+def _opt_outs(ledger: Ledger, told: Mapping[str, Any]) -> str:
     images = ledger.counts("images")
-    asked = ledger.manifests.get("images", {}).get("settings", {}).get("honour_noai")
+    settings = ledger.manifests.get("images", {}).get("settings", {})
     found = [(name, images.get(name, 0)) for name in OPT_OUTS if images.get(name) or name == "disallowed"]
-    said = {True: "were obeyed", False: "were not obeyed"}.get(asked, "are not told of")
+    asked = _table(("setting", "value"), [(name, settings[name]) for name in OBEYED if name in settings])
+    counts = told["counts"]
+    said = [(name, counts[f"{RESERVED}{name}"]) for name in WORDS_OF_HOSTS if f"{RESERVED}{name}" in counts]
     table = _table(("asked by", "pictures left out"), found)
-    return f"## Opt-outs\n\nHeaders that refuse this use (noai, noimageai) {said}.\n\n{table}\n"
+    here = f"{_table(('pictures here whose host said', 'count'), said)}\n\n" if said else ""
+    return f"## Opt-outs\n\n{table}\n\n{here}Obeyed were, by the settings of the download:\n\n{asked}\n"
 
 
 def _made(ledger: Ledger) -> str:
@@ -104,5 +116,5 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    text = f"{value:,}" if isinstance(value, int) else str(value)
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return " ".join(text.split()).replace("|", "\\|")

@@ -20,7 +20,10 @@ TOLD_ALWAYS = frozenset((
 ))  # fmt: skip
 """Fields that a document has where they are null, too."""
 
-encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+encode = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=lambda time: time.isoformat()
+).encode
+"""JSON in one line; times (UTC) as ISO 8601."""
 
 
 def documents(batch: Batch) -> Iterator[Document]:

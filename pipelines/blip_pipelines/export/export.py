@@ -21,6 +21,7 @@ from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.resources import num_workers, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.export.card import RESERVED, WORDS_OF_HOSTS
 from blip_pipelines.export.formats import FORMS
 from blip_pipelines.export.joined import Batch, batches, read_texts
 from blip_pipelines.export.note import Done, check_seen, claim, finish, read_done, total
@@ -170,9 +171,16 @@ def _counted(found: Iterator[Batch], counts: Counter[str], datasets: Counter[str
         counts["kept"] += len(kept)
         for one in kept["source"].value_counts().to_pylist():
             counts[f"kept_{one['values']}"] += one["counts"]
+        counts.update({f"{RESERVED}{name}": num for name, num in _reserved(batch).items() if num})
         for one in batch.images["dataset"].value_counts().to_pylist():
             datasets[str(one["values"] or "")] += one["counts"]
         yield batch
+
+
+def _reserved(batch: Batch) -> dict[str, int]:
+    """The pictures whose hosts said something about such use, by the column that has it."""
+    names = [name for name in WORDS_OF_HOSTS if name in batch.images.schema.names]
+    return {name: len(batch) - batch.images[name].null_count for name in names}
 
 
 def _end(

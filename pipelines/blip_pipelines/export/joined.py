@@ -23,7 +23,7 @@ ROWS_AT_ONCE = 500
 
 PICTURE = "jpg"
 
-_NOT_TOLD = ("caption", "cut_from_chars", "status", "error_class", "error_message", PICTURE)
+_NOT_TOLD = ("caption", "cut_from_chars", "status", "error_class", "error_message", "attempts", PICTURE)
 """Columns of `images` that say nothing of a picture that is there, or are told with its texts."""
 
 ABOUT_PICTURES = tuple(name for name in IMAGES.schema.names if name not in _NOT_TOLD)

@@ -14,6 +14,7 @@ from blip_bootstrap.errors import AccountingError
 from blip_bootstrap.storage.keys import ROWS_PER_PART, number_of
 from blip_bootstrap.storage.parts import LEFT_OUT, write_left_out
 from blip_bootstrap.storage.store import gone
+from blip_pipelines.bring.index import INDEX
 from blip_pipelines.ingest.plan import PLAN, Plan
 from blip_pipelines.ingest.pool import (
     BEFORE,
@@ -43,7 +44,8 @@ def settle(out: Path, plan: Plan) -> Counts:
     if (found := int(counts["rows"]) - int(counts.get("removed", 0))) != plan.num_listed:
         (out / PLAN).unlink(missing_ok=True)
         raise AccountingError(f"{out}: {found} rows for {plan.num_listed} of the lists; run again")
-    shutil.rmtree(out / BEFORE, ignore_errors=True)
+    for scratch_of in (BEFORE, INDEX):
+        shutil.rmtree(out / scratch_of, ignore_errors=True)
     gone(out / PLAN)
     return counts
 

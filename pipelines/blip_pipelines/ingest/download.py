@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -11,11 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
-from blip_bootstrap.errors import InputError, RunFailed
+from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.storage.manifest import KnownParts
+from blip_bootstrap.storage.notes import total, values
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.store import fetched, gone, is_there
+from blip_bootstrap.storage.store import gone, is_there
 from blip_bootstrap.storage.tables import IMAGES
+from blip_pipelines.bring.read import is_brought
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.aside import Aside, Died
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
@@ -30,11 +32,12 @@ from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.fetch.turns import Fetching, Task, Turns
 from blip_pipelines.ingest.accounts import settle
+from blip_pipelines.ingest.brought import lists_of, with_pictures
 from blip_pipelines.ingest.copies import WAITING, is_copy
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
-from blip_pipelines.ingest.shard_parts import Row, Shard, write_part
-from blip_pipelines.ingest.url_lists import num_rows
+from blip_pipelines.ingest.shard_parts import TOO_LONG, Row, Shard, write_part
+from blip_pipelines.ingest.url_lists import AnyList, num_rows
 from blip_training.data.decode import PictureError
 
 CAREFUL_ROWS = 64
@@ -63,7 +66,7 @@ def download_images(
     (`texts_too_long`), and of work that was done again after a worker's death (`retries`). Raises InputError for a list
     that cannot be read, and where there is nothing to try again, AccountingError where a row is missing or there twice.
     """
-    lists = _lists(urls, config)
+    lists = lists_of(out, urls, config, ray)
     plan = plan_repair(out, lists, config, kin) or plan_parts(out, lists, config, kin, retry)
     todo = [shard for shard in plan.shards if not (out / shard.name).exists()]
     before = _count(out / shard.name for shard in plan.shards if shard not in todo)
@@ -73,16 +76,10 @@ def download_images(
     return settle(out, plan) | ({RETRIES: retries} if retries else {})
 
 
-def _lists(urls: Sequence[Path], config: DownloadConfig) -> list[UrlList]:
-    if not config.urls:
-        raise InputError("download.urls: no URL list is given; add one with its path")
-    return [known.model_copy(update={"path": path}) for known, path in zip(config.urls, urls, strict=True)]
-
-
 def _run(
     todo: list[Path],
     out: Path,
-    lists: list[UrlList],
+    lists: list[AnyList],
     config: DownloadConfig,
     ray: RayConfig,
     progress: Progress,
@@ -97,10 +94,11 @@ def _run(
     items = [Shard(str(shard.absolute()), str((out / shard.name).absolute())) for shard in todo]
 
     def take(shard: Shard) -> None:
-        fetched(Path(shard.part))  # of a run on a store, what another machine has made
+        """Nothing is read here of what a worker has made."""
 
     with ExitStack() as stack:
-        known = config, serve_lists(lists, stack), proxies, limits_of(config, ray)
+        served = [one for one in lists if isinstance(one, UrlList)]
+        known = config, serve_lists(served, stack), proxies, limits_of(config, ray)
         carefully = partial(CarefulDownload, *known)
 
         def run(items: Sequence[Shard], work: Work[Shard, Shard]) -> int:
@@ -188,7 +186,7 @@ class ShardDownload:
     def _rows(self, listed: list[Row]) -> Iterator[tuple[Row, int]]:
         """The rows of the table `images`; this process ends where one hangs."""
         with WebStore(self._config) as store, Watch("download", self._limits).watching() as watch:
-            rows = fetch_rows(listed, self._config, self._own_hosts, store, self._proxies)
+            rows = all_rows(listed, self._config, self._own_hosts, store, self._proxies)
             for _ in listed:
                 with watch.batch(1):
                     row = next(rows)
@@ -229,7 +227,15 @@ def fetching(known: tuple[DownloadConfig, frozenset[str], Proxies | None]) -> Ca
     """In the child: the function that downloads rows of the table `shard`."""
     config, own_hosts, proxies = known
     store = WebStore(config)
-    return lambda rows: list(fetch_rows(rows, config, own_hosts, store, proxies))
+    return lambda rows: list(all_rows(rows, config, own_hosts, store, proxies))
+
+
+def all_rows(
+    rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str], store: WebStore, proxies: Proxies | None
+) -> Iterator[Row]:
+    """Rows of the table `shard` as those of `images`, in order: fetched, or read where the picture is there already."""
+    fetched = fetch_rows([one for one in rows if not is_brought(one)], config, own_hosts, store, proxies)
+    return with_pictures(rows, fetched, config)
 
 
 def fetch_rows(
@@ -317,10 +323,11 @@ def _with_attempts(row: Row, fetched: Fetched) -> Row:
 
 def _count(parts: Iterator[Path]) -> dict[str, int]:
     """The number of rows in finished parts: all (`images`), by status, and by error class."""
-    counts: Counter[str] = Counter()
-    for part in parts:
-        table = read_parquet(part, ["status", "error_class"])
-        counts["images"] += len(table)
-        for column in table.columns:
-            counts.update({entry["values"]: entry["counts"] for entry in column.drop_null().value_counts().to_pylist()})
-    return dict(counts)
+    known = KnownParts()
+    found = total([note.counts if (note := known(part)) else _counts_of(part) for part in parts])
+    return {name: number for name, number in found.items() if name != TOO_LONG}
+
+
+def _counts_of(part: Path) -> dict[str, int]:
+    table = read_parquet(part, ["status", "error_class"])
+    return total([{"images": len(table)}, *map(values, table.columns)])

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_bootstrap.config import DownloadConfig, UrlList
+from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import tell
 from blip_bootstrap.storage.files import write_whole
@@ -30,6 +30,7 @@ from blip_pipelines.ingest.pool import (
     spans_of,
 )
 from blip_pipelines.ingest.url_lists import (
+    AnyList,
     Sharder,
     as_shard,
     copy_rows,
@@ -46,7 +47,7 @@ LIST_ROWS = 50_000
 FAILED = ("failed_to_download", "failed_to_resize")
 
 
-def no_rows(lists: Sequence[UrlList]) -> InputError:
+def no_rows(lists: Sequence[AnyList]) -> InputError:
     """The error where the lists are empty."""
     return InputError(f"{', '.join(str(urls.path) for urls in lists)}: no rows")
 
@@ -58,7 +59,7 @@ class Growing:
         self,
         db: duckdb.DuckDBPyConnection,
         out: Path,
-        lists: Sequence[UrlList],
+        lists: Sequence[AnyList],
         config: DownloadConfig,
         pool: Pool,
         free: int,

@@ -32,6 +32,18 @@ class WebStore(PictureProcesses):
         super().__init__(work, config.max_pixels, config.decode_timeout_s, count)
 
 
+class BroughtStore(PictureProcesses):
+    """Child processes as those of WebStore, for pictures that are there already, which keep their bytes."""
+
+    def __init__(self, config: DownloadConfig, count: int = 1) -> None:
+        work = partial(
+            store_web, max_pixels=config.max_pixels, image_size=config.image_size, mode=config.resize_mode,
+            quality=config.encode_quality, least_px=config.min_image_size, most_aspect=config.max_aspect_ratio,
+            keeps_bytes=True,
+        )  # fmt: skip
+        super().__init__(work, config.max_pixels, config.decode_timeout_s, count)
+
+
 class HumanStore(PictureProcesses):
     """Child processes that turn a picture of an annotated set into the bytes that are stored (`store_human`)."""
 
@@ -44,12 +56,20 @@ class HumanStore(PictureProcesses):
 
 
 def store_web(
-    body: bytes, max_pixels: int, image_size: int, mode: str, quality: int, least_px: int, most_aspect: float
+    body: bytes,
+    max_pixels: int,
+    image_size: int,
+    mode: str,
+    quality: int,
+    least_px: int,
+    most_aspect: float,
+    keeps_bytes: bool = False,
 ) -> Answer:
     """Decode, check and resize a fetched picture: columns of the table `images`, and the JPEG.
 
-    Widths and heights are in px; the original ones are those of the upright picture. Raises PictureError: those of
-    open_picture, too_small, aspect_ratio, or other where no JPEG can be made.
+    With `keeps_bytes` a JPEG, PNG or WebP that stands upright and needs no resizing keeps its own bytes. Widths and
+    heights are in px; the original ones are those of the upright picture. Raises PictureError: those of open_picture,
+    too_small, aspect_ratio, or other where no JPEG can be made.
     """
     opened = open_picture(body, max_pixels)
     width, height = opened.image.size
@@ -57,9 +77,11 @@ def store_web(
         raise PictureError("too_small", f"{width} x {height} is under {least_px} px (min_image_size)")
     if max(width, height) / min(width, height) > most_aspect:
         raise PictureError("aspect_ratio", f"{width} x {height} is over {most_aspect:g} to 1 (max_aspect_ratio)")
-    pixels = bring_to_size(np.asarray(opened.image), image_size, mode)
+    whole = np.asarray(opened.image)
+    pixels = bring_to_size(whole, image_size, mode)
     columns: dict[str, Any] = {"width": pixels.shape[1], "height": pixels.shape[0], "exif": opened.exif}
-    return columns | {"original_width": width, "original_height": height}, encode(pixels, quality)
+    columns |= {"original_width": width, "original_height": height}
+    return columns, body if keeps_bytes and opened.as_stored and pixels is whole else encode(pixels, quality)
 
 
 def store_human(body: bytes, max_pixels: int, image_size: int, mode: str, quality: int) -> Answer:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip_bootstrap.config import DownloadConfig, UrlList
+from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
 from blip_bootstrap.storage.files import sync, write_durable
@@ -26,7 +26,7 @@ from blip_pipelines.ingest.pool import (
     part_names,
     scratch,
 )
-from blip_pipelines.ingest.url_lists import num_rows, write_rows_of, write_shards
+from blip_pipelines.ingest.url_lists import AnyList, num_rows, write_rows_of, write_shards
 
 PLAN = ".plan.json"
 """In what is half-made: the plan, written once all of its shards are."""
@@ -47,7 +47,7 @@ class Plan:
 
 
 def plan_parts(
-    out: Path, lists: Sequence[UrlList], config: DownloadConfig, kin: Sequence[Path], retry: str | None
+    out: Path, lists: Sequence[AnyList], config: DownloadConfig, kin: Sequence[Path], retry: str | None
 ) -> Plan:
     """Decide which parts of `kin` the artifact in `out` has, link them, and write the shards that are to be fetched.
 
@@ -90,7 +90,7 @@ def _take_over_shards(out: Path) -> None:
         (out / BEFORE).rename(out / ROWS)
 
 
-def _cut_anew(out: Path, lists: Sequence[UrlList], config: DownloadConfig, kin: Sequence[Path]) -> Plan:
+def _cut_anew(out: Path, lists: Sequence[AnyList], config: DownloadConfig, kin: Sequence[Path]) -> Plan:
     """Cut the lists into shards, where nothing was fetched yet."""
     first = free_number(kin)
     made = write_shards(lists, out / ROWS, config.rows_per_shard, config.limit, config.max_text_chars, first)
@@ -101,7 +101,7 @@ def _cut_anew(out: Path, lists: Sequence[UrlList], config: DownloadConfig, kin: 
     return Plan(made, sum(map(num_rows, made)), {}, is_plain=True)
 
 
-def plan_repair(out: Path, lists: Sequence[UrlList], config: DownloadConfig, kin: Sequence[Path]) -> Plan | None:
+def plan_repair(out: Path, lists: Sequence[AnyList], config: DownloadConfig, kin: Sequence[Path]) -> Plan | None:
     """The parts that the MANIFEST in `out` names, of which some are lost; None where there is no MANIFEST.
 
     None, too, where the rows of a lost part are lost with it, so that only the lists can tell what is missing. A lost
@@ -146,7 +146,7 @@ def _rows_in(path: Path) -> list[tuple[str, str]] | None:
     return [*zip(rows["key"].to_pylist(), rows["uid"].to_pylist(), strict=True)]
 
 
-def _cut_as_before(out: Path, lists: Sequence[UrlList], config: DownloadConfig, names: Sequence[str]) -> Plan:
+def _cut_as_before(out: Path, lists: Sequence[AnyList], config: DownloadConfig, names: Sequence[str]) -> Plan:
     """Cut the lists as the version did that made this artifact, which kept no rows of them.
 
     Raises InputError where the lists give other parts than it has.

@@ -17,6 +17,9 @@ from blip_pipelines.ingest.stats import write_stats
 
 TALLY_EVERY_ROWS = 25
 
+TOO_LONG = "texts_too_long"
+"""What texts are counted as that were cut."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -51,7 +54,9 @@ def write_part(shard: Shard, fetch: Callable[[list[Row]], Iterator[tuple[Row, in
     seen = _counted(rows) + Counter({RETRIES: seen[RETRIES]})
     table = rows_to_table(rows, IMAGES)
     write_stats(part, seen, started, time.time())  # first: a part that is there is done
-    write_parquet(part, table, IMAGES)
+    counts = {name: number for name, number in seen.items() if name != RETRIES}
+    counts[TOO_LONG] = len(rows) - table["cut_from_chars"].null_count
+    write_parquet(part, table, IMAGES, counts=counts)
     tally.put(f"{part}.alone", {})
     tally.put(str(part), dict(seen))
 

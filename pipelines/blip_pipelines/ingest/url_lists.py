@@ -26,6 +26,10 @@ from blip_bootstrap.storage.keys import key_of, part_name
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.tables import SHARD
+from blip_pipelines.bring.index import PictureRows
+
+AnyList = UrlList | PictureRows
+"""What rows come from: URLs, or pictures that are there already."""
 
 KEPT_CHARS = 200
 """How many characters are stored of a text that is too long: enough to see what it is."""
@@ -100,7 +104,7 @@ class Sharder:
 
 
 def write_shards(
-    lists: Sequence[UrlList],
+    lists: Sequence[AnyList],
     folder: Path,
     rows_per_shard: int,
     limit: int | None = None,
@@ -125,10 +129,12 @@ def write_rows(rows: Iterator[dict[str, object]], folder: Path, size: int, first
     return [_write_shard(folder / part_name(number), chunk) for number, chunk in chunks]
 
 
-def place_rows(lists: Sequence[UrlList], sharder: Sharder, start: int, stop: int | None) -> Iterator[dict[str, object]]:
+def place_rows(lists: Sequence[AnyList], sharder: Sharder, start: int, stop: int | None) -> Iterator[dict[str, object]]:
     """Rows `start` up to `stop` of each list as rows of the table `shard`."""
     return (
-        sharder.place(_located(row, urls), urls.name) for urls in lists for row in islice(read_list(urls), start, stop)
+        sharder.place(_located(row, urls), urls.name)
+        for urls in lists
+        for row in islice(read_list(urls, every=stop is None), start, stop)
     )
 
 
@@ -168,10 +174,10 @@ def as_shard(rows: pa.Table) -> pa.Table:
     return rows.cast(SHARD.schema)
 
 
-def _located(row: ListRow, urls: UrlList) -> ListRow:
+def _located(row: ListRow, urls: AnyList) -> ListRow:
     """The row with its file name as a URL, percent-encoded: of the list's own server, or after `url_prefix`."""
     name = row.url.strip()
-    if not name or not (urls.serve or urls.url_prefix):
+    if not name or isinstance(urls, PictureRows) or not (urls.serve or urls.url_prefix):
         return row
     prefix = f"http://127.0.0.1:{urls.serve_port}/" if urls.serve else urls.url_prefix
     return replace(row, url=f"{prefix}{quote(name)}")
@@ -187,12 +193,15 @@ def _chunks(rows: Iterator[dict[str, object]], size: int) -> Iterator[list[dict[
         yield chunk
 
 
-def read_list(urls: UrlList) -> Iterator[ListRow]:
+def read_list(urls: AnyList, every: bool = True) -> Iterator[ListRow]:
     """The rows of one list, of one file or several; a missing text is "".
 
-    Prints on standard error how many rows have a quote without an end. Raises InputError where the list cannot be read
-    or lacks a column.
+    `every`: all of its rows will be asked for. Prints on standard error how many rows have a quote without an end.
+    Raises InputError where the list cannot be read or lacks a column.
     """
+    if isinstance(urls, PictureRows):
+        yield from (ListRow(**row) for row in urls.rows(every))
+        return
     for file in files_of(urls.path, is_list_file):
         yield from _read_file(urls.model_copy(update={"path": file}))
 

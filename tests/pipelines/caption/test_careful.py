@@ -12,7 +12,7 @@ from blip_bootstrap.config import CaptionConfig, SamplerConfig
 from blip_bootstrap.storage.closed_lists import DEATHS, FLAGS
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
-from blip_pipelines.caption.blocks import Block
+from blip_pipelines.caption.blocks import BLOCK_ROWS, Block
 from blip_pipelines.caption.careful import CarefulBlocks, flagged
 from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.worker import CaptionWorker
@@ -36,7 +36,7 @@ def test_a_picture_that_crashes_its_worker_is_a_flagged_row(
     write_parquet(part, pa.Table.from_pylist(rows, whole.schema), IMAGES)
     monkeypatch.syspath_prepend(str(POISON))  # the child has this process's path: it is poisoned, this one is not
     output = tmp_path / "blocks" / "part-00000-000000.parquet"
-    block, tally = Block(str(part), 0, str(output), str(tmp_path / "part-00000.parquet")), Tally()
+    block, tally = Block(str(part), 0, str(output), str(tmp_path / "part-00000.parquet"), 2 * BLOCK_ROWS), Tally()
     captioner, filter = map(str, models)
     assert list(CarefulBlocks(captioner, filter, CONFIG, 1, references, tally=tally)([block])) == [block]
     made = read_parquet(output)

@@ -15,9 +15,10 @@ import pytest
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
 from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, RunFailed
 from blip_bootstrap.storage import tables
+from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step
-from blip_pipelines.caption.blocks import read_rows
+from blip_pipelines.caption.blocks import BLOCKS, read_rows
 from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.rows import IMAGE_COLUMNS
 from blip_pipelines.caption.step import caption_and_score
@@ -62,7 +63,8 @@ def test_files_are_aligned_and_are_what_the_worker_makes(
     assert made(tmp_path) == expected
     num_images = NUM_IMAGES * 9 // 10
     assert (counts["images"], counts["web"], counts["synthetic"]) == (num_images, num_images, 2 * (num_images - 1))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00000.parquet", "part-00001.parquet"]
+    names = [".notes", "part-00000.parquet", "part-00001.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     metadata = pq.read_schema(tmp_path / "part-00000.parquet").metadata
     assert (metadata[b"table"], metadata[b"candidates"], metadata[b"captioner"]) == (
         b"captions", b"2", str(models[0]).encode(),
@@ -86,7 +88,7 @@ def test_a_killed_run_goes_on_and_makes_the_same(
     """kill -9 of the driver after the first block; the finished block is kept as it is."""
     paths = [str(path) for path in (tmp_path, images, *models)]
     child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", KILLED, CONFIG.model_dump_json(), *paths])
-    blocks = tmp_path / step.BLOCKS
+    blocks = tmp_path / BLOCKS
     end = time.monotonic() + 120
     while not list(blocks.glob("*.parquet")):
         assert child.poll() is None
@@ -109,11 +111,11 @@ def test_finished_work_needs_no_actor(
     tmp_path: Path, images: Path, models: Models, ray_config: RayConfig, expected: dict[str, pa.Table]
 ) -> None:
     """All blocks done, the last merge not: a run with a model that cannot even be loaded completes."""
-    (tmp_path / step.BLOCKS).mkdir()
+    (tmp_path / BLOCKS).mkdir()
     for name, table in expected.items():
         first = table["key"].to_pylist().index(f"{name[5:10]}{blocks.BLOCK_ROWS:05d}")
         for start, rows in ((0, table.slice(0, first)), (blocks.BLOCK_ROWS, table.slice(first))):
-            pq.write_table(rows, tmp_path / step.BLOCKS / f"{name.removesuffix('.parquet')}-{start:06d}.parquet")
+            pq.write_table(rows, tmp_path / BLOCKS / f"{name.removesuffix('.parquet')}-{start:06d}.parquet")
     caption_and_score(tmp_path, images, "none", "none", CONFIG, ray_config)
     assert made(tmp_path) == expected
 
@@ -125,7 +127,7 @@ def test_blocks_of_an_earlier_version_join_the_others(
     later = [column.name for column in tables.SCORES]
     for name, table in expected.items():
         first = table["key"].to_pylist().index(f"{name[5:10]}{blocks.BLOCK_ROWS:05d}")
-        stem = tmp_path / step.BLOCKS / name.removesuffix(".parquet")
+        stem = tmp_path / BLOCKS / name.removesuffix(".parquet")
         stem.parent.mkdir(exist_ok=True)
         pq.write_table(table.slice(0, first).drop_columns(later), f"{stem}-000000.parquet")
         pq.write_table(table.slice(first), f"{stem}-{blocks.BLOCK_ROWS:06d}.parquet")
@@ -141,7 +143,7 @@ def test_blocks_of_an_earlier_version_join_the_others(
 def test_a_finished_task_that_ray_runs_again_makes_nothing(tmp_path: Path, images: Path, there: str) -> None:
     """Its answer was lost with a node; the model could not even be loaded."""
     output, merged = tmp_path / "blocks" / "part-00000-000000.parquet", tmp_path / "part-00000.parquet"
-    block = blocks.Block(str(parquet_files(images)[0]), 0, str(output), str(merged))
+    block = blocks.Block(str(parquet_files(images)[0]), 0, str(output), str(merged), 2 * blocks.BLOCK_ROWS)
     with pytest.raises(CheckpointError):
         list(blocks.CaptionBlocks("none", "none", CONFIG, tally=Tally())([block]))
     path = Path(getattr(block, there))
@@ -229,14 +231,15 @@ def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
 ) -> None:
     monkeypatch.setattr(step, "blocks_per_task", lambda *_: 3)
     monkeypatch.setattr(step, "gpus_of_actor", lambda config: 0.5)
-    todo = [block for part in parquet_files(images) for block in step._blocks(part, tmp_path)]
+    every = step.Todo.of(parquet_files(images), tmp_path, KnownParts())
+    todo = [every[0], every[2]]  # of two files, neither of which is whole with it
     compared = pick_references(images, CONFIG.references)
     captioner, filter = map(str, models)
     worker = blocks.CaptionBlocks(captioner, filter, CONFIG, references=compared, tally=Tally())
-    first_two = todo[1::-1]
+    first_two = todo[::-1]
     assert list(worker(todo[1:2])) == todo[1:2]
     kept = Path(todo[1].output).stat().st_ino
-    assert list(worker(todo[:2])) == first_two, "the one that is there comes first"
+    assert list(worker(todo)) == first_two, "the one that is there comes first"
     assert Path(todo[1].output).stat().st_ino == kept
     gpus: list[float] = []
     options_of = ray_items.options_of

@@ -60,12 +60,14 @@ class PictureError(Exception):
 class DecodedPicture:
     """A picture as RGB, upright, with its EXIF tags as JSON, or None.
 
-    `plain` says that the file is a JPEG or PNG of exactly these pixels and without metadata.
+    `plain` says that the file is a JPEG or PNG of exactly these pixels and without metadata; `as_stored`, that it is a
+    JPEG, PNG or WebP that stands upright, whatever else is in it, so that its own bytes may be stored.
     """
 
     image: Image.Image
     exif: str | None
     plain: bool
+    as_stored: bool = False
 
 
 def open_picture(body: bytes, max_pixels: int | None = None) -> DecodedPicture:
@@ -86,7 +88,8 @@ def open_picture(body: bytes, max_pixels: int | None = None) -> DecodedPicture:
             block, plain = block or image.info.get("exif"), bare == body and _is_plain(image)
             rgb = _decode(image, bare)
         turn = _TURNS.get(orientation(block))
-        return DecodedPicture(rgb if turn is None else rgb.transpose(turn), exif_json(block), plain)
+        as_stored = turn is None and image is not None and image.format in ("JPEG", "PNG", "WEBP")
+        return DecodedPicture(rgb if turn is None else rgb.transpose(turn), exif_json(block), plain, as_stored)
 
 
 def decode_image(encoded: bytes, where: str, advice: str = "delete the file and make it anew") -> Image.Image:
