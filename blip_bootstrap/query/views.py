@@ -73,11 +73,12 @@ def connect(
     """A read-only DuckDB connection with the views of `VIEWS` over the run under `root`, as of `blip-bootstrap sql`.
 
     `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
-    `metrics` to these rounds; None: all. `images`, `picture_groups`, `human` and `held_out` are those of the last of them. `with_figures`
-    False leaves `rounds` and `metrics` empty, for who writes them and must not read what it replaces. What the run has
-    not made yet is an empty view with the declared columns. The connection can read the tables' files and no others,
-    writes no file, loads no extension, and cannot be reconfigured; `questions.query` also refuses every statement that
-    does not just read. Raises InputError where `root` is no run or a file in it is damaged.
+    `metrics` to these rounds; None: all. `images`, `picture_groups`, `human` and `held_out` are those of the last of
+    them. `with_figures` False leaves `rounds` and `metrics` empty, for who writes them and must not read what it
+    replaces. What the run has not made yet is an empty view with the declared columns. The connection can read the
+    tables' files and no others, writes no file, loads no extension, and cannot be reconfigured; `questions.query` also
+    refuses every statement that does not just read. Raises InputError where `root` is no run or a file in it is
+    damaged.
     """
     root = opened(root)
     run_folder.check_run(root)
