@@ -18,6 +18,7 @@ from blip_bootstrap.select.pairs import decides_by_part
 from blip_bootstrap.storage.groups import duplicates_in
 from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.manifest import digest_of_recipe, without_growth
+from blip_bootstrap.storage.notes import digest_in
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet
 from blip_bootstrap.storage.parts import borrow, of_rows, read_left_out
 from blip_bootstrap.storage.run_folder import ARTIFACTS, read_json
@@ -103,7 +104,7 @@ def _with_groups(parts: dict[str, str], groups: Artifact | None) -> dict[str, st
 def _origins(source: Path, growth: Growth) -> dict[str, str]:
     """The digest of each part of an input, with its rows that are left out where these count."""
     files = (manifest_in(source) or {}).get("files", [])
-    parts = {str(one["name"]): str(one["sha256"]) for one in files if _is_part(one["name"])}
+    parts = {str(one["name"]): digest_in(one) for one in files if _is_part(one["name"])}
     for name, spans in read_left_out(source).items() if growth.reads_left_out else ():
         if name in parts and (of_texts := of_rows(spans, _keys(source / name))):
             parts[name] = digest_of_recipe({"part": parts[name], "left_out": of_texts})

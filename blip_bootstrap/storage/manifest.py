@@ -17,11 +17,15 @@ from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, L
 from blip_bootstrap.storage.files import write_durable
 from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, pointer_to
-from blip_bootstrap.storage.notes import Note, read_note
+from blip_bootstrap.storage.notes import Note, digest_in, digest_of_rows, read_note
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import borrowed_from, home_of_part
 from blip_bootstrap.storage.run_folder import MANIFEST, checksum, read_json
 from blip_bootstrap.storage.store import fetched, gone, size_of, sizes_there
+from blip_bootstrap.storage.tables import IMAGES
+
+DATED = {*IMAGES.dated}
+"""Columns with times, of the tables that have such."""
 
 
 def digest_of_path(path: Path) -> str:
@@ -137,7 +141,7 @@ def manifest_of(
         "digest": digest_of_recipe(recipe),
         "recipe": recipe,
         "name": name,
-        "content": digest_of_recipe({"files": [[file["name"], file["sha256"]] for file in files]}),
+        "content": digest_of_recipe({"files": [[file["name"], digest_in(file)] for file in files]}),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
         "version": __version__,
@@ -186,6 +190,8 @@ def _described(file: Path, name: str) -> dict[str, Any]:
     if file.suffix == ".parquet":
         with reading(file), open_parquet(file) as opened:
             entry["rows"] = opened.metadata.num_rows
+            if left_out := DATED & {*opened.schema_arrow.names}:
+                entry["same"] = digest_of_rows(opened.read(), sorted(left_out))
     return entry
 
 
@@ -208,7 +214,7 @@ class KnownParts:
         told = self._told(home.parents[name.count("/")], name)
         if "counts" not in told or "rows" not in told or told.get("bytes") != size_of(home):
             return None
-        return Note(told["bytes"], told["sha256"], told["rows"], told["counts"])
+        return Note(told["bytes"], told["sha256"], told["rows"], told["counts"], told.get("same"))
 
     def entry(self, file: Path, name: str) -> dict[str, Any]:
         """A file of an artifact as its MANIFEST is to have it."""

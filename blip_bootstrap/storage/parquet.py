@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.storage.files import staged_file
 from blip_bootstrap.storage.keys import by_number
-from blip_bootstrap.storage.notes import Hashing, Note, write_note
+from blip_bootstrap.storage.notes import Hashing, Note, digest_of_rows, write_note
 from blip_bootstrap.storage.run_folder import named_files, place_of
 from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.store import open_input, sizes_there, store_of
@@ -50,7 +50,8 @@ def write_parquet(
             writer.write_table(rows, row_group_size=table.rows_per_group)
         file.flush()
         if counts is not None:
-            write_note(path, Note(hashing.size, hashing.hexdigest, len(rows), counts))
+            same = digest_of_rows(rows, table.dated) if table.dated else None
+            write_note(path, Note(hashing.size, hashing.hexdigest, len(rows), counts, same))
 
 
 def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:

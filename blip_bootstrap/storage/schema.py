@@ -9,11 +9,15 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, Arrow type, and what a value means."""
+    """One column: its name, Arrow type, and what a value means.
+
+    `dated`: it has times, in which two runs differ that are alike in all else; what is made of the table reads it not.
+    """
 
     name: str
     type: pa.DataType
     meaning: str
+    dated: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class Table:
     repeating: tuple[str, ...] | None = None
     """Columns of few different values, which alone get a dictionary; None: all get one. One for columns of many
     different values would take a third of the time of writing."""
+
+    @property
+    def dated(self) -> list[str]:
+        """The names of the columns with times."""
+        return [column.name for column in self.columns if column.dated]
 
     @property
     def schema(self) -> pa.Schema:

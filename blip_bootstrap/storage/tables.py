@@ -6,8 +6,6 @@ import pyarrow as pa
 
 from blip_bootstrap.storage.schema import Column, Table
 
-_SAID = pa.struct([pa.field("said", pa.string()), pa.field("at", pa.timestamp("ms"))])
-
 ATTEMPT = pa.struct(
     [
         pa.field("time", pa.timestamp("ms")),
@@ -51,25 +49,27 @@ IMAGES = Table(
             pa.list_(ATTEMPT),
             "every try at the row, those of earlier runs first: time (UTC), status, error_class and http_status; null "
             "in older files and where nothing was tried",
+            dated=True,
         ),
         Column(
             "robots_txt",
-            _SAID,
-            "the host's robots.txt about the URL: allowed, disallowed, none (there is none) or unreachable; and when "
-            "(UTC); null where nobody asked",
+            pa.string(),
+            "what the host's robots.txt says of the URL: allowed, disallowed, none (there is no such file) or "
+            "unreachable; null where nobody asked",
         ),
-        Column("x_robots_tag", _SAID, "the answer's X-Robots-Tag, and when; null where it had none"),
+        Column("x_robots_tag", pa.string(), "the answer's X-Robots-Tag headers; null where it had none"),
         Column(
             "tdm_reservation",
-            _SAID,
-            "the reservation of text and data mining with its source (header or tdmrep.json) and policy, and when: 1 "
-            "is reserved, 0 is not; null where there is none",
+            pa.string(),
+            "the reservation of text and data mining, with its source (header or tdmrep.json) and policy: 1 is "
+            "reserved, 0 is not; null where there is none",
         ),
         Column(
             "content_usage",
-            _SAID,
-            "Content-Usage about the URL with its source (header or robots.txt), and when; null where there is none",
+            pa.string(),
+            "what Content-Usage says of the URL, with its source (header or robots.txt); null where there is none",
         ),
+        Column("said_at", pa.timestamp("ms"), "when the host said so last (UTC); null where nobody asked", dated=True),
         Column("jpg", pa.binary(), "encoded picture as stored (JPEG); null where status is not success"),
         Column(
             "source_key",

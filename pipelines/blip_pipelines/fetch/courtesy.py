@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult
 
@@ -23,19 +25,29 @@ UNREACHABLE = ("dns", "connection", "timeout", "proxy")
 PORTS = {"http": 80, "https": 443}
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the processes of a run share: a folder on each machine (None: there is one), limits over `machines`."""
+
+    folder: Path | None = None
+    machines: int = 1
+
+
 class Courtesy:
-    """A gate for the URLs of a run; what it knows is shared by all processes that have the same `folder`."""
+    """A gate for the URLs of a run; what it knows is shared by all processes with the same folder."""
 
     def __init__(
         self,
         config: DownloadConfig,
         own_hosts: frozenset[str] = frozenset(),
         proxies: Proxies | None = None,
-        folder: Path | None = None,
-        machines: int = 1,
+        shared: Shared | None = None,
     ) -> None:
-        """`own_hosts`, this run's own servers, are asked without limits. `machines` share the limits of a host."""
+        """`own_hosts`, this run's own servers, are asked without limits."""
+        folder, machines = (shared.folder, shared.machines) if shared else (None, 1)
         limits, token = Limits.of(config, machines), token_of(config.user_agent)
+        if folder and not folder.exists():
+            _clear(folder.parent)
         self.hosts = hosts_in(folder, limits) if folder else Hosts(None, limits)
         self.sites = sites_in(folder, token) if folder else Sites(None, token)
         self._config, self._own_hosts, self._proxies = config, own_hosts, proxies or Proxies()
@@ -110,6 +122,15 @@ class Courtesy:
                 raise FetchError(error.error_class, f"{url}: {error.message}", error.retry) from error
             return 404, None
         return status or 404, text
+
+
+def _clear(above: Path) -> None:
+    """Delete what killed runs, and runs with workers on this machine alone, have left of such folders."""
+    old = time.time() - 2 * 86_400
+    for folder in above.glob("*-*"):
+        with suppress(OSError):
+            if folder.stat().st_mtime < old:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _host(parts: SplitResult) -> str:

@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
@@ -60,7 +60,7 @@ class Fetched:
     error_class: str | None = None
     error_message: str | None = None
     http_status: int | None = None
-    said: Said = NOTHING_SAID
+    said: Said = field(default_factory=Said)
     retry: bool = False
     wait_s: float = 0.0
     tries: tuple[Try, ...] = ()
@@ -70,7 +70,7 @@ class Fetched:
 class Seen:
     """What is known of a try, however it ends."""
 
-    said: Said = NOTHING_SAID
+    said: Said = field(default_factory=Said)
     http_status: int | None = None
 
 

@@ -13,6 +13,7 @@ import os
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -102,15 +103,17 @@ class Hosts:
         self.limits, self._clock = limits, clock
         self._held: dict[int, set[int]] = {}
         self._lock = threading.Lock()
-        self._locks = None if folder is None else _opened(folder / "locks")
+        self._locks: int | None = None
         size = NUM_RECORDS * _RECORD.size
         if folder is None:
             self._map = mmap.mmap(-1, size)
-        else:
-            shared = _opened(folder / "hosts")
-            if os.fstat(shared).st_size < size:
-                os.truncate(shared, size)
-            self._map = mmap.mmap(shared, size)
+            return
+        self._locks = _opened(folder / "locks")
+        weakref.finalize(self, os.close, self._locks)
+        shared = _opened(folder / "hosts")
+        os.truncate(shared, size)
+        self._map = mmap.mmap(shared, size)
+        os.close(shared)
 
     def enter(self, host: str) -> Turn:
         """Take one of the host's connections, and begin its next interval; or say how long to wait first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +39,7 @@ class Sites:
         self._known: OrderedDict[str, Site] = OrderedDict()
         self._asking: set[str] = set()
         self._db = _opened(folder)
+        weakref.finalize(self, self._db.close)
 
     def get(self, site: str, ask: Callable[[], SiteFiles]) -> Site:
         """The rules of a site; where they are not known `ask` asks for them, while who else wants them here waits.

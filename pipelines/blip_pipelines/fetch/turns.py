@@ -8,11 +8,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from blip_pipelines.fetch.directives import utc_now
 from blip_pipelines.fetch.fetch import Fetched, Try, pause_s
 from blip_pipelines.fetch.hosts import GO, Hosts, Outcome
+
+WORD_S = 1.0
+"""Seconds after which whoever takes the results hears that nothing can be asked yet."""
 
 HOST_FAILED = ("dns", "connection", "timeout", "http_5xx")
 """Failures that speak of the host rather than of one URL."""
@@ -160,14 +163,19 @@ class Fetching:
         for thread in self._threads:
             thread.join()
 
-    def results(self) -> Iterator[tuple[int, Fetched]]:
+    def results(self) -> Iterator[tuple[int, Fetched] | None]:
         """The place of each URL and what was fetched, as they come; at most two for each thread are held.
 
-        Raises what a thread raised.
+        None after each second in which no URL was asked. Raises what a thread raised.
         """
         num_threads = len(self._threads)
         while num_threads:
-            result = self._done.get()
+            try:
+                result = self._done.get(timeout=WORD_S)
+            except Empty:
+                if not self._turns.num_asked:
+                    yield None
+                continue
             if isinstance(result, BaseException):
                 raise result
             if result is None:

@@ -16,7 +16,7 @@ from blip_pipelines.ingest.url_lists import AnyList
 Row = dict[str, Any]
 
 
-def with_pictures(listed: Sequence[Row], fetched: Iterator[Row], config: DownloadConfig) -> Iterator[Row]:
+def with_pictures(listed: Sequence[Row], fetched: Iterator[Row | None], config: DownloadConfig) -> Iterator[Row | None]:
     """Rows of the table `images` in the order of the shard's: those that are `fetched`, and pictures that are there."""
     there = [one for one in listed if is_brought(one)]
     if not there:
@@ -25,7 +25,11 @@ def with_pictures(listed: Sequence[Row], fetched: Iterator[Row], config: Downloa
     with BroughtStore(config) as store:
         brought = bring_rows(there, config.pictures, store, config.max_bytes)
         for one in listed:
-            yield next(brought if is_brought(one) else fetched)
+            row = next(brought if is_brought(one) else fetched)
+            while row is None:  # a word that it is waited for
+                yield None
+                row = next(fetched)
+            yield row
 
 
 def lists_of(out: Path, paths: Sequence[Path], config: DownloadConfig, ray: RayConfig) -> list[AnyList]:

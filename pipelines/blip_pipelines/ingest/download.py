@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -16,7 +15,6 @@ from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import total, values
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.store import gone, is_there
-from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.bring.read import is_brought
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.aside import Aside, Died
@@ -25,20 +23,21 @@ from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts
-from blip_pipelines.fetch.courtesy import Courtesy
-from blip_pipelines.fetch.directives import Said
-from blip_pipelines.fetch.fetch import Fetched, try_once
+from blip_pipelines.fetch.courtesy import Courtesy, Shared
 from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
-from blip_pipelines.fetch.turns import Fetching, Task, Turns
 from blip_pipelines.ingest.accounts import settle
 from blip_pipelines.ingest.brought import lists_of, with_pictures
-from blip_pipelines.ingest.copies import WAITING, is_copy
+from blip_pipelines.ingest.copies import WAITING
+from blip_pipelines.ingest.fetched_rows import NO_PICTURE, rows_or_word
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
+from blip_pipelines.ingest.respect import shared_folder, tell_of_contact, tell_of_lost
 from blip_pipelines.ingest.shard_parts import TOO_LONG, Row, Shard, write_part
 from blip_pipelines.ingest.url_lists import AnyList, num_rows
-from blip_training.data.decode import PictureError
+
+CAREFUL_PATIENCE_S = 10.0
+"""Seconds that they may wait for slow hosts in such a process, which is taken for one that hangs after some more."""
 
 CAREFUL_ROWS = 64
 """Rows that a child process fetches together where workers have died of their shard."""
@@ -96,19 +95,22 @@ def _run(
     def take(shard: Shard) -> None:
         """Nothing is read here of what a worker has made."""
 
+    served = [one for one in lists if isinstance(one, UrlList)]
+    tell_of_contact(config, served)
     with ExitStack() as stack:
-        served = [one for one in lists if isinstance(one, UrlList)]
         known = config, serve_lists(served, stack), proxies, limits_of(config, ray)
-        carefully = partial(CarefulDownload, *known)
+        shared = Shared(stack.enter_context(shared_folder(out)), 1 if pool == HERE else num_nodes())
+        stack.callback(tell_of_lost, config, shared)
+        carefully, work = partial(CarefulDownload, *known, shared=shared), partial(ShardDownload, *known, shared=shared)
 
         def run(items: Sequence[Shard], work: Work[Shard, Shard]) -> int:
             return run_items("download", items, work, pool, take, progress, before, carefully)
 
         def run_all(items: Sequence[Shard]) -> int:
             if pool != HERE:
-                return run(items, partial(ShardDownload, *known))
+                return run(items, work)
             suspects = [item for item in items if tries.is_suspect(Path(item.part))]
-            retries = run([item for item in items if item not in suspects], partial(ShardDownload, *known, noted=True))
+            retries = run([item for item in items if item not in suspects], partial(work, noted=True))
             return retries + (run(suspects, carefully) if suspects else 0)
 
         retries = run_all(items)
@@ -164,11 +166,13 @@ class ShardDownload:
         proxies: Proxies | None = None,
         limits: Limits | None = None,
         noted: bool = False,
+        shared: Shared | None = None,
         *,
         tally: Counts,
     ) -> None:
         self._config, self._own_hosts, self._proxies, self._tally = config, own_hosts, proxies, tally
         self._limits, self._noted = limits or Limits(), noted
+        self._courtesy = Courtesy(config, own_hosts, proxies, shared)
 
     def __call__(self, shard: Shard) -> Iterator[Shard]:
         """Write the part of `shard` unless it is there: Ray repeats a finished task whose result was lost."""
@@ -177,7 +181,7 @@ class ShardDownload:
             if self._noted:
                 tries.begin(part)
             try:
-                write_part(shard, self._rows, self._tally)
+                write_part(shard, self._rows, self._tally, self._courtesy)
             finally:
                 if self._noted:
                     tries.end(part)
@@ -186,11 +190,14 @@ class ShardDownload:
     def _rows(self, listed: list[Row]) -> Iterator[tuple[Row, int]]:
         """The rows of the table `images`; this process ends where one hangs."""
         with WebStore(self._config) as store, Watch("download", self._limits).watching() as watch:
-            rows = all_rows(listed, self._config, self._own_hosts, store, self._proxies)
-            for _ in listed:
+            rows = all_rows(listed, self._config, self._own_hosts, store, self._proxies, self._courtesy)
+            num_left = len(listed)
+            while num_left:
                 with watch.batch(1):
-                    row = next(rows)
-                yield row, 0
+                    row = next(rows)  # None: it is alive, and waits for a host
+                if row is not None:
+                    num_left -= 1
+                    yield row, 0
 
 
 class CarefulDownload:
@@ -202,17 +209,19 @@ class CarefulDownload:
         own_hosts: frozenset[str],
         proxies: Proxies | None = None,
         limits: Limits | None = None,
+        shared: Shared | None = None,
         *,
         tally: Counts,
     ) -> None:
-        self._aside = Aside("download", partial(fetching, (config, own_hosts, proxies)), limits or Limits())
-        self._tally = tally
+        quick = config.model_copy(update={"host_patience_s": min(config.host_patience_s, CAREFUL_PATIENCE_S)})
+        self._aside = Aside("download", partial(fetching, (quick, own_hosts, proxies, shared)), limits or Limits())
+        self._tally, self._courtesy = tally, Courtesy(config, own_hosts, proxies, shared)
 
     def __call__(self, shard: Shard) -> Iterator[Shard]:
         """Write the part of `shard` unless it is there."""
         part = Path(shard.part)
         if not is_there(part):
-            write_part(shard, self._rows, self._tally)
+            write_part(shard, self._rows, self._tally, self._courtesy)
             tries.end(part)
         yield shard
 
@@ -223,102 +232,34 @@ class CarefulDownload:
                 yield row, self._aside.num_deaths - before
 
 
-def fetching(known: tuple[DownloadConfig, frozenset[str], Proxies | None]) -> Callable[[list[Row]], list[Row]]:
+def fetching(
+    known: tuple[DownloadConfig, frozenset[str], Proxies | None, Shared | None],
+) -> Callable[[list[Row]], list[Row]]:
     """In the child: the function that downloads rows of the table `shard`."""
-    config, own_hosts, proxies = known
-    store = WebStore(config)
-    return lambda rows: list(all_rows(rows, config, own_hosts, store, proxies))
+    config, own_hosts, proxies, shared = known
+    store, courtesy = WebStore(config), Courtesy(config, own_hosts, proxies, shared)
+    return lambda rows: [one for one in all_rows(rows, config, own_hosts, store, proxies, courtesy) if one is not None]
 
 
 def all_rows(
-    rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str], store: WebStore, proxies: Proxies | None
-) -> Iterator[Row]:
-    """Rows of the table `shard` as those of `images`, in order: fetched, or read where the picture is there already."""
-    fetched = fetch_rows([one for one in rows if not is_brought(one)], config, own_hosts, store, proxies)
-    return with_pictures(rows, fetched, config)
-
-
-def fetch_rows(
     rows: list[Row],
     config: DownloadConfig,
     own_hosts: frozenset[str],
     store: WebStore,
-    proxies: Proxies | None = None,
-    courtesy: Courtesy | None = None,
-) -> Iterator[Row]:
-    """Download rows of the table `shard`; yields rows of the table `images`, in the same order.
+    proxies: Proxies | None,
+    courtesy: Courtesy,
+) -> Iterator[Row | None]:
+    """Rows of the table `shard` as those of `images`, in order: fetched, or read where the picture is there already.
 
-    `config.num_threads` threads fetch, host by host in turn, as fast as `courtesy` lets them, while the child process
-    of `store` decodes and resizes. At most twice as many rows are fetched ahead of being resized, which bounds memory.
-    A row that is done waits for those before it: a slow server holds back the output, not the other downloads. Rows
-    that name another in `same_as` come as they are, to be copied (`shard_parts.py`).
+    None, as `rows_or_word` has it, is a word that a row is waited for.
     """
-    if proxies is None:
-        proxies = Proxies.of_environment() if config.use_proxies else Proxies()
-    courtesy = courtesy or Courtesy(config, own_hosts, proxies)
-    ready, at = dict[int, Row](), 0
-    for place, result in _as_they_come(rows, config, own_hosts, proxies, courtesy):
-        row = rows[place]
-        ready[place] = _finish(row, result, store) if result else {**_EMPTY, **row}
-        while at in ready:
-            yield ready.pop(at)
-            at += 1
-
-
-def _as_they_come(
-    rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies, courtesy: Courtesy
-) -> Iterator[tuple[int, Fetched | None]]:
-    """The index of each row and what was fetched, as downloads end; None for a row rejected before any fetch."""
-    fetched = [row["status"] is None and not is_copy(row) for row in rows]
-    yield from ((place, None) for place, is_fetched in enumerate(fetched) if not is_fetched)
-    urls = [(place, row["url"]) for place, row in enumerate(rows) if fetched[place]]
-    tasks = (Task(place, url, courtesy.host_of(url)) for place, url in urls)
-
-    def ask(task: Task) -> Fetched:
-        return try_once(task.url, config, own_hosts, proxies, courtesy)
-
-    threads = min(config.num_threads, len(urls))
-    turns = Turns(tasks, courtesy.hosts)
-    with Fetching(turns, ask, threads, config.num_retries, config.host_patience_s) as fetching:
-        yield from fetching.results()
-
-
-_EMPTY: Row = dict.fromkeys(IMAGES.schema.names)
+    urls = [one for one in rows if not is_brought(one)]
+    return with_pictures(rows, rows_or_word(urls, config, own_hosts, store, proxies, courtesy), config)
 
 
 def _dead(row: Row, died: Died) -> Row:
     """The row of the table `images` of one that kills whoever fetches it."""
-    return {**_EMPTY, **row, "status": "failed_to_download", "error_class": died.reason, "error_message": str(died)}
-
-
-def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
-    """The row of the table `images`: with its picture, or with the error class and message why it has none."""
-    row = {**_EMPTY, **row} | _said(fetched.said)
-    if fetched.body is None:
-        failure = {"error_class": fetched.error_class, "error_message": fetched.error_message}
-        return _with_attempts(row | {"status": "failed_to_download"} | failure, fetched)
-    row["sha256"] = hashlib.sha256(fetched.body).hexdigest()
-    try:
-        columns, jpg = store(fetched.body)
-    except PictureError as error:
-        message = f"{error.message} (Content-Type {fetched.content_type or 'not given'})"
-        failure = {"error_class": error.error_class, "error_message": message}
-        return _with_attempts(row | {"status": "failed_to_resize"} | failure, fetched)
-    return _with_attempts(row | {"status": "success"} | columns | {"jpg": jpg}, fetched)
-
-
-def _said(said: Said) -> Row:
-    """What a host said about a URL, as columns."""
-    columns = ("robots_txt", "x_robots_tag", "tdm_reservation", "content_usage")
-    return {name: {"said": words, "at": said.at} for name in columns if (words := getattr(said, name)) is not None}
-
-
-def _with_attempts(row: Row, fetched: Fetched) -> Row:
-    """The row with the tries at it after those of earlier runs; the last of them ended as the row did."""
-    tries: list[Row] = [vars(one) | {"status": "failed_to_download"} for one in fetched.tries]
-    for last in tries[-1:]:
-        last |= {"status": row["status"], "error_class": row["error_class"]}
-    return row | {"attempts": [*(row["attempts"] or []), *tries] or None}
+    return {**NO_PICTURE, **row, "status": "failed_to_download", "error_class": died.reason, "error_message": str(died)}
 
 
 def _count(parts: Iterator[Path]) -> dict[str, int]:

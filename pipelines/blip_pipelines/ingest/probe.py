@@ -14,7 +14,8 @@ from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.errors import errors_in_one_line
 from blip_pipelines.cluster.probe import empty_job_s, run_together
 from blip_pipelines.cluster.resources import num_workers, peak_bytes
-from blip_pipelines.ingest.download import fetch_rows, serve_lists
+from blip_pipelines.ingest.download import serve_lists
+from blip_pipelines.ingest.fetched_rows import fetch_rows
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.url_lists import write_shards
 from blip_training.data.decode import PictureError

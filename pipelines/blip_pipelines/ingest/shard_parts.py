@@ -12,7 +12,9 @@ from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_pa
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.items import RETRIES
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.fetch.courtesy import Courtesy
 from blip_pipelines.ingest.copies import Row, as_fetched, fill, read_waiting, write_waiting
+from blip_pipelines.ingest.respect import count_hosts
 from blip_pipelines.ingest.stats import write_stats
 
 TALLY_EVERY_ROWS = 25
@@ -33,7 +35,12 @@ class Shard:
     is_last: bool = False
 
 
-def write_part(shard: Shard, fetch: Callable[[list[Row]], Iterator[tuple[Row, int]]], tally: Counts) -> None:
+def write_part(
+    shard: Shard,
+    fetch: Callable[[list[Row]], Iterator[tuple[Row, int]]],
+    tally: Counts,
+    courtesy: Courtesy | None = None,
+) -> None:
     """Write the part of a shard: `fetch` gives its rows, each with the number of times that work was done again.
 
     A part of which the picture of another part, which is in work, is to be copied waits, with what was fetched of it.
@@ -59,6 +66,8 @@ def write_part(shard: Shard, fetch: Callable[[list[Row]], Iterator[tuple[Row, in
     write_parquet(part, table, IMAGES, counts=counts)
     tally.put(f"{part}.alone", {})
     tally.put(str(part), dict(seen))
+    if courtesy:
+        count_hosts(rows, courtesy)
 
 
 def _take(found: Iterable[tuple[Row, int]], unit: str, tally: Counts) -> tuple[list[Row], Counter[str]]:

@@ -49,8 +49,9 @@ class Web(ThreadingHTTPServer):
     def fetched(self) -> list[int]:
         """The numbers that were asked for since the last call; no number is asked for more than once."""
         asked, self.asked = self.asked, Counter()
-        assert not [path for path, count in asked.items() if count > 1]
-        return sorted(int(path[1:]) for path in asked)
+        pictures = {path[1:]: count for path, count in asked.items() if path[1:].isdecimal()}  # not robots.txt
+        assert not [path for path, count in pictures.items() if count > 1]
+        return sorted(map(int, pictures))
 
 
 class WebHandler(BaseHTTPRequestHandler):
