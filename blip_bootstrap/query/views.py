@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import spill_folder
 from blip_bootstrap.query import json_tables
+from blip_bootstrap.query.domains import create_domains
 from blip_bootstrap.query.images import EVERY_IMAGE, IMAGES, create_images
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
@@ -58,8 +59,8 @@ COLUMNS = schema.Table(
 )
 
 VIEWS = (
-    IMAGES, PICTURE_GROUPS, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS, shown_tables.LANGUAGES,
-    shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS, COLUMNS,
+    IMAGES, shown_tables.DOMAINS, PICTURE_GROUPS, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS,
+    shown_tables.LANGUAGES, shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS, COLUMNS,
 )  # fmt: skip
 """Every view with its columns, as the view `columns` lists them too."""
 
@@ -103,6 +104,7 @@ def connect(
             files += _create(connection, table, [(of_last, None)], remote)
             if table is EVERY_IMAGE:
                 create_images(connection, of_last)
+                create_domains(connection)
         for table in (CAPTIONS, FILTER_CHECK, PAIRS):
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
             files += _create(connection, table, places, remote, rules)

@@ -44,6 +44,7 @@ IMAGES = Table(
         Column("original_height", pa.int32(), "height before resizing, px"),
         Column("exif", pa.string(), "JSON of EXIF tags, or null"),
         Column("sha256", pa.string(), "hex digest of the bytes as fetched"),
+        Column("size_bytes", pa.int64(), "how many bytes were fetched; null in older files, and where nothing was"),
         Column(
             "attempts",
             pa.list_(ATTEMPT),

@@ -119,7 +119,7 @@ def _store(done: _Done, store: WebStore, put: Callable[[_Done], None]) -> None:
     if body is None:
         put(done)
         return
-    done.row["sha256"] = hashlib.sha256(body).hexdigest()
+    done.row["sha256"], done.row["size_bytes"] = hashlib.sha256(body).hexdigest(), len(body)
     stored = store.submit(body)
     whole = replace(done, fetched=replace(done.fetched, body=None), stored=stored)
     stored.add_done_callback(lambda _: put(whole))
