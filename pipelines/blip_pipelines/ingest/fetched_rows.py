@@ -90,7 +90,7 @@ def _as_they_come(
     proxies: Proxies,
     courtesy: Courtesy,
 ) -> Iterator[tuple[int, Row] | None]:
-    """The index of each row and its row of the table `images`, as they are done; a rejected row, or a copy, is not fetched.
+    """The index of each row and its row of the table `images`, as they are done; rejected rows and copies at once.
 
     The thread that has fetched a picture gives it to the decoder, so that the decoder never waits for this one.
     """
