@@ -14,8 +14,11 @@ from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.remote import Remote
 
-LOOKED_AT = 3
-"""Files of an artifact whose columns are looked at: the first, the last, and one between them."""
+LOOKED_AT = 9
+"""Files of an artifact whose columns are looked at, evenly spaced, the first and the last among them."""
+
+FEW = 64
+"""Files that are opened at once all the same: it costs some 20 MB, and then any of them may lack a column."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Alike:
     files: Sequence[str]
     schema: pa.Schema
     differ: bool
-    """Whether some have other columns than others: a download that another version has gone on with."""
+    """Whether some may have other columns than others: a download that another version has gone on with."""
 
     @property
     def scan(self) -> str:
@@ -53,7 +56,7 @@ def _looked_at(files: Sequence[str], remote: Remote | None) -> Alike:
     last = len(files) - 1
     places = {round(last * at / (LOOKED_AT - 1)) for at in range(LOOKED_AT)}
     schemas = [schema_of(files[at], remote) for at in sorted(places)]
-    differ = any(one.names != schemas[0].names for one in schemas)
+    differ = len(files) <= FEW or any(one.names != schemas[0].names for one in schemas)
     known = {field.name: field for schema in schemas for field in schema}
     return Alike(files, pa.schema(list(known.values()), metadata=schemas[0].metadata), differ)
 

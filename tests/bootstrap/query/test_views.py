@@ -18,6 +18,7 @@ from blip_bootstrap.audit.diff import diff
 from blip_bootstrap.cli.sql_prompt import run_sql
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.alike import FEW, LOOKED_AT
 from blip_bootstrap.query.formats import FORMS, render, rich_table
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import SOME_FILES, VIEWS, connect
@@ -51,10 +52,13 @@ def write_images(folder: Path, parts: range, without: tuple[str, ...] = (), name
 
 def test_connecting_opens_few_files_however_many_there_are(tmp_path: Path) -> None:
     images = tmp_path / "images"
-    write_images(images, range(9))
-    files = [{"name": part_name(part)} for part in range(9)]
+    write_images(images, range(LOOKED_AT))
+    for part in range(LOOKED_AT, FEW + 1):
+        shutil.copy(images / part_name(0), images / part_name(part))
+    files = [{"name": part_name(part)} for part in range(FEW + 1)]
     (images / "MANIFEST.json").write_text(json.dumps({"files": files, "counts": {}}))
-    damaged = [images / part_name(part) for part in (1, 2, 3, 5, 6, 7)]
+    damaged = [images / part_name(part) for part in range(FEW) if part % 8]
+    assert len(damaged) > FEW - LOOKED_AT
     for path in damaged:
         path.write_bytes(b"no Parquet file")
     assert answer(tmp_path, "SELECT 1 AS one") == [{"one": 1}]
