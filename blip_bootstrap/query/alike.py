@@ -17,8 +17,8 @@ from blip_bootstrap.storage.remote import Remote
 LOOKED_AT = 9
 """Files of an artifact whose columns are looked at, evenly spaced, the first and the last among them."""
 
-FEW = 64
-"""Files that are opened at once all the same: it costs some 20 MB, and then any of them may lack a column."""
+FEW = 16
+"""Files that are opened at once all the same: it costs some 5 MB, and then any of them may lack a column."""
 
 
 @dataclass(frozen=True)
