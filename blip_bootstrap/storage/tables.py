@@ -289,6 +289,18 @@ PICTURE_HASHES = Table(
     ),
 )
 
+TEXT_CHECKS = Table(
+    "text_checks",
+    "one row per row of `images`, in its order: what the text rules say about its web text",
+    (
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column("reason", pa.string(), "the first rule that speaks against the text; null where none does"),
+        Column("language", pa.string(), "the most likely language, ISO 639; null where no rule asked for it"),
+        Column("language_probability", pa.float32(), "how likely it is, 0..1; low for names and short texts"),
+    ),
+    repeating=("reason", "language"),
+)
+
 TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
 
 _NAMES = (

@@ -34,6 +34,7 @@ import duckdb  # noqa: E402
 
 from blip_bootstrap.config import Config, load_config  # noqa: E402
 from blip_bootstrap.loop import rounds  # noqa: E402
+from blip_bootstrap.storage.tables import IMAGES  # noqa: E402
 from blip_pipelines.caption import step as caption_step  # noqa: E402
 from blip_pipelines.caption.blocks import CaptionBlocks  # noqa: E402
 from blip_pipelines.caption.rows import CaptionRow  # noqa: E402
@@ -51,7 +52,7 @@ BATCH = 64
 
 def stub_rows(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """A picture of some bytes for each row."""
-    empty = dict.fromkeys(download.IMAGES.schema.names)
+    empty = dict.fromkeys(IMAGES.schema.names)
     sizes = {"width": 224, "height": 224, "original_width": 640, "original_height": 480}
     for row in rows:
         if row["status"] is not None:

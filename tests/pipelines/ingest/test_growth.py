@@ -265,6 +265,10 @@ def test_failed_rows_are_tried_again(run: Run, web: Web, capsys: pytest.CaptureF
         "part-00000.parquet": {"retried": [(2, 2)]},
         "part-00001.parquet": {"retried": [(3, 3)]},
     }
+    tried = {row["url"][-2:]: row["attempts"] for row in rows_of(second, "listed")}
+    known = [(one["status"], one["error_class"], one["http_status"]) for one in tried["/7"]]
+    assert known == [("failed_to_download", "http_4xx", 404), ("success", None, 200)]
+    assert [len(tried[row]) for row in ("/1", "/2", "/3")] == [1, 2, 1]
     third = run(whole, name="d0-3", retry="failed")
     assert (web.fetched(), run.counts["success"]) == ([2, 3], 9)
     grown = run(web.rows(range(12)))
