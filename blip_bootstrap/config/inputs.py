@@ -106,7 +106,7 @@ class PictureSource(Section):
 def _name_of(path: Path) -> str:
     """The file's name without its ending; of a pattern, that of the folder before it."""
     path = Path(str(path).partition("?")[0]) if root_text(path) != str(path) else path
-    plain = next((part for part in reversed(path.parts) if not any(sign in part for sign in "*?[")), path.name)
+    plain = next((part for part in reversed(path.parts) if not any(sign in part for sign in "*?[{")), path.name)
     return Path(plain).stem if plain == path.name else plain
 
 
@@ -152,10 +152,7 @@ class PictureRule(Section):
     def _quality_of_format(self) -> Self:
         least, most = (0, 9) if self.encode_format == "png" else (1, 100)
         if not least <= self.encode_quality <= most:
-            raise ValueError(
-                f"encode_quality: {self.encode_quality} is not {least} to {most}, as encode_format {self.encode_format} "
-                "has it"
-            )
+            raise ValueError(f"encode_quality: {self.encode_quality} is not {least} to {most} (encode_format)")
         return self
 
 

@@ -29,6 +29,8 @@ HUMAN = schema.Table("human", "one row per picture of the human-annotated set", 
 
 HELD_OUT = schema.Table("held_out", "one row per picture of the held-out set", tables.ANNOTATED.columns)
 
+PICTURE_GROUPS = tables.PICTURE_GROUPS
+
 CAPTIONS = schema.Table("captions", tables.CAPTIONS.row, (shown_tables.ROUND, *tables.CAPTIONS.columns))
 
 PAIRS = schema.Table("pairs", tables.PAIRS.row, (shown_tables.ROUND, *tables.PAIRS.columns))
@@ -56,7 +58,7 @@ COLUMNS = schema.Table(
 )
 
 VIEWS = (
-    IMAGES, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS, shown_tables.LANGUAGES,
+    IMAGES, PICTURE_GROUPS, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS, shown_tables.LANGUAGES,
     shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS, COLUMNS,
 )  # fmt: skip
 """Every view with its columns, as the view `columns` lists them too."""
@@ -71,11 +73,12 @@ def connect(
     """A read-only DuckDB connection with the views of `VIEWS` over the run under `root`, as of `blip-bootstrap sql`.
 
     `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
-    `metrics` to these rounds; None: all. `images`, `human` and `held_out` are those of the last of them. `with_figures`
-    False leaves `rounds` and `metrics` empty, for who writes them and must not read what it replaces. What the run has
-    not made yet is an empty view with the declared columns. The connection can read the tables' files and no others,
-    writes no file, loads no extension, and cannot be reconfigured; `questions.query` also refuses every statement that
-    does not just read. Raises InputError where `root` is no run or a file in it is damaged.
+    `metrics` to these rounds; None: all. `images`, `picture_groups`, `human` and `held_out` are those of the last of
+    them. `with_figures` False leaves `rounds` and `metrics` empty, for who writes them and must not read what it
+    replaces. What the run has not made yet is an empty view with the declared columns. The connection can read the
+    tables' files and no others, writes no file, loads no extension, and cannot be reconfigured; `questions.query` also
+    refuses every statement that does not just read. Raises InputError where `root` is no run or a file in it is
+    damaged.
     """
     root = opened(root)
     run_folder.check_run(root)
@@ -94,7 +97,8 @@ def connect(
     files: list[str] = []
     with told_in_one_line():
         rules = _rules(root, numbers, remote)
-        for name, table in (("images", EVERY_IMAGE), ("human", HUMAN), ("held_out", HELD_OUT)):
+        of_run = ("images", EVERY_IMAGE), ("groups", PICTURE_GROUPS), ("human", HUMAN), ("held_out", HELD_OUT)
+        for name, table in of_run:
             of_last = run_folder.used_folder(root, max(numbers, default=0), name)
             files += _create(connection, table, [(of_last, None)], remote)
             if table is EVERY_IMAGE:

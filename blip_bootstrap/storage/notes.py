@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.store import fetched, size_of
+from blip_bootstrap.storage.store import fetched, gone, size_of
 
 STATS = "_stats.json"
 """The end of the name of img2dataset's file of counts and times beside a part."""
@@ -81,6 +81,12 @@ def write_note(part: Path, note: Note) -> None:
     path = note_path(part)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(note.entry | {"check": _check(part.name, note.entry)}))
+
+
+def drop_note(part: Path) -> None:
+    """Take the note away that a part had before it was written again."""
+    if (path := note_path(part)).exists():
+        gone(path)
 
 
 def read_note(part: Path) -> Note | None:

@@ -312,6 +312,7 @@ SHARD = Table(
     "shard",
     "one row of the URL lists before it is fetched; only a rejected row has a status",
     tuple(column for column in IMAGES.columns if column.name in _NAMES),
+    repeating=("dataset", "status", "error_class", "error_message"),
 )
 
 EVALUATED = Table(

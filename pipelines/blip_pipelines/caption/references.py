@@ -52,8 +52,9 @@ def first_readable(rows: Iterable[dict[str, Any]], count: int) -> list[Reference
 def _rows(images: Path) -> Iterator[dict[str, Any]]:
     for part in parquet_files(images):
         with reading(part), open_parquet(part) as file:
-            for batch in file.iter_batches(ROWS_PER_READ, columns=["key", "status", "jpg"]):
-                yield from batch.filter(pc.equal(batch["status"], "success")).to_pylist()
+            for batch in file.iter_batches(ROWS_PER_READ, columns=["key", "status", "jpg", "same_as"]):
+                rows = batch.filter(pc.equal(batch["status"], "success")).to_pylist()
+                yield from (row for row in rows if not row.get("same_as"))
 
 
 def keys_of(references: Sequence[Reference]) -> dict[str, int]:

@@ -113,11 +113,11 @@ def _of_file(db: duckdb.DuckDBPyConnection, file: Path, config: DuplicatesConfig
     exact = _key("exact") if config.exact else "NULL::VARCHAR"
     near = (_key("first"), "if(first IS NULL, NULL, coalesce(distance, 0))") if config.near else ("NULL", "NULL")
     db.register("keys", keys.append_column("position", pa.array(range(len(keys)))))
-    found = db.execute(
+    found = db.sql(
         f"SELECT key, {exact} AS exact_group, {near[0]} AS near_group, {near[1]} AS near_distance, "
         f"if(first <> unit, {_key('first')}, NULL) AS duplicate_of FROM keys LEFT JOIN "
         "(SELECT * FROM placed WHERE id BETWEEN ? AND ?) p ON p.id = keys.key::BIGINT ORDER BY position",
-        [first, first + ROWS_PER_PART - 1],
+        params=[first, first + ROWS_PER_PART - 1],
     ).to_arrow_table()
     db.unregister("keys")
     return found.cast(PICTURE_GROUPS.schema)

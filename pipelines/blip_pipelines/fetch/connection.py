@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import select
 import socket
 import ssl
 from functools import cache
@@ -18,20 +19,68 @@ LOOKUP_S = 1.0
 """Seconds to look up a name here that the proxy will look up again; never more than half of the time left."""
 
 
-class _TimedReader(io.RawIOBase):
-    """Reads a socket with the time left to the deadline as each read's timeout, so that a slow body ends in time."""
+class _TimedSocket:
+    """The part of a socket that http.client uses, under a deadline.
+
+    The socket does not block: what waits is one `poll` with the time left, and only where there is something to wait
+    for. `settimeout` before each read would be three calls of the system instead of one.
+    """
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
-        self._sock, self._deadline, self.ended = sock, deadline, False
+        sock.setblocking(False)
+        self._sock, self._deadline, self._asked = sock, deadline, False
+        self.reader: _Buffered | None = None
+
+    def sendall(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait(select.POLLOUT)
+            except ssl.SSLWantReadError:
+                self._wait(select.POLLIN)
+        self._asked = True
+
+    def recv_into(self, buffer: Any) -> int:
+        if self._asked and not isinstance(self._sock, ssl.SSLSocket):
+            self._wait(select.POLLIN)  # the answer is not there yet
+        self._asked = False
+        while True:
+            self._deadline.remaining_s()
+            try:
+                return self._sock.recv_into(buffer)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._wait(select.POLLIN)
+            except ssl.SSLWantWriteError:
+                self._wait(select.POLLOUT)
+
+    def _wait(self, event: int) -> None:
+        """Wait until the socket is ready. Raises FetchError (timeout) at the deadline."""
+        poll = select.poll()
+        poll.register(self._sock, event)
+        while not poll.poll(self._deadline.remaining_s() * 1000):
+            pass
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        self.reader = _Buffered(_TimedReader(self), 65_536)
+        return self.reader
+
+    def close(self) -> None:
+        """Do nothing: http.client closes its socket once it has the headers, before the body is read."""
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads a socket within its deadline, so that a slow body ends in time."""
+
+    def __init__(self, sock: _TimedSocket) -> None:
+        self._sock, self.ended = sock, False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if self.ended:
-            return 0
-        self._sock.settimeout(self._deadline.remaining_s())
-        return self._sock.recv_into(buffer)
+        return 0 if self.ended else self._sock.recv_into(buffer)
 
 
 class _Buffered(io.BufferedReader):
@@ -49,25 +98,6 @@ class _Buffered(io.BufferedReader):
         """Whether bytes are buffered; nothing is read."""
         self.raw.ended = True
         return bool(self.peek(1))
-
-
-class _TimedSocket:
-    """The part of a socket that http.client uses, under a deadline."""
-
-    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
-        self._sock, self._deadline = sock, deadline
-        self.reader: _Buffered | None = None
-
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._deadline.remaining_s())
-        self._sock.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        self.reader = _Buffered(_TimedReader(self._sock, self._deadline), 65_536)
-        return self.reader
-
-    def close(self) -> None:
-        """Do nothing: http.client closes its socket once it has the headers, before the body is read."""
 
 
 class CheckedConnection(http.client.HTTPConnection):

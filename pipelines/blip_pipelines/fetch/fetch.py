@@ -257,6 +257,8 @@ def _peer(parts: SplitResult, config: DownloadConfig, own_hosts: frozenset[str],
 
 def _proxy_of(proxies: Proxies, scheme: str, host: str, port: int) -> Proxy | None:
     """The proxy for a host; none for this machine, which a proxy would take for itself."""
+    if not proxies.of_scheme:
+        return None
     numbers = literal(host)
     here = host == "localhost" or (numbers is not None and ip_address(numbers).is_loopback)
     return None if here else proxies.for_host(scheme, host, port)

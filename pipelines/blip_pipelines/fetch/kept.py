@@ -17,6 +17,9 @@ from blip_pipelines.fetch.proxies import Proxy
 IDLE_S = 15.0
 """Seconds for which an unused connection is kept; many servers end theirs after 5 to 60."""
 
+FRESH_S = 0.5
+"""Seconds for which a connection is taken to be open still, without asking the system."""
+
 MAX_IDLE = 256
 """The most unused connections, all hosts together; the one unused for longest is closed first."""
 
@@ -60,7 +63,8 @@ class Connections:
         """An open connection to `peer`, now the caller's, or None."""
         while (found := self._pop(peer)) is not None:
             since, sock = found
-            if time.monotonic() - since < IDLE_S and not _has_news(sock):
+            idle_s = time.monotonic() - since
+            if idle_s < FRESH_S or (idle_s < IDLE_S and not _has_news(sock)):
                 return sock
             sock.close()
         return None

@@ -19,13 +19,13 @@ from PIL import Image
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.storage.manifest import describe_files
-from blip_bootstrap.storage.notes import known_by
+from blip_bootstrap.storage.notes import NOTES, known_by
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out
 from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.ingest import download
 from blip_pipelines.ingest.download import ShardDownload, download_images
-from blip_pipelines.ingest.url_lists import write_shards
+from blip_pipelines.ingest.shards import write_shards
 from tests.support.tiny_pipeline import serving
 
 HERE = RayConfig(address="none")
@@ -139,7 +139,7 @@ def check(out: Path, listed: Rows, counts: dict[str, Any]) -> None:
         shard = read_parquet(out / "rows" / part.name)
         assert shard.schema.equals(SHARD.schema)
         assert shard["uid"].to_pylist() == read_parquet(part, ["uid"])["uid"].to_pylist()
-    assert not [path.name for path in out.iterdir() if path.name.startswith(".") and path.name != ".notes"]
+    assert {path.name for path in out.iterdir() if path.name.startswith(".")} <= {NOTES}
 
 
 def rows_of(out: Path, kind: str) -> list[dict[str, Any]]:

@@ -29,9 +29,6 @@ from blip_training.runtime.child_process import Child, how_it_ended, start_child
 
 ATTEMPTS = 2
 
-AHEAD = 4
-"""Pictures that a child has at most, the one in work included: with one alone it would wait for its next."""
-
 ENDED = (EOFError, OSError, ValueError)
 """What reading from and writing to a child raises that has ended, or was ended by another thread."""
 
@@ -55,14 +52,13 @@ class PictureProcesses:
         return self.submit(body).result()
 
     def submit(self, body: bytes) -> Future[Answer]:
-        """Give a picture to a child, waiting while each has `AHEAD`; the future has what a call returns or raises."""
+        """Give a picture to a child, waiting while its pipe is full; the future has what a call returns or raises.
+
+        A pipe holds some 64 KB: the pictures after the one in work, without which a child would wait for its next.
+        """
         if os.getpid() != self._pid:
             self._begin()  # after a fork: the children belong to the parent
-        free, asked = self._free, _Asked(body)
-        free.acquire()
-        asked.answer.add_done_callback(lambda _: free.release())
-        min(self._children, key=lambda child: child.num_waiting).ask(asked)
-        return asked.answer
+        return min(self._children, key=_num_waiting).submit(body)
 
     @property
     def cpu_s(self) -> float:
@@ -82,9 +78,12 @@ class PictureProcesses:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._children = [_Decoder(self._settings, self._timeout_s) for _ in range(self._count)]
-        self._free = threading.BoundedSemaphore(AHEAD * self._count)
         self._children[0].start()
         self._end = weakref.finalize(self, _end, self._children, self._pid)
+
+
+def _num_waiting(child: _Decoder) -> int:
+    return child.num_waiting
 
 
 def _end(children: Sequence[_Decoder], pid: int) -> None:
@@ -121,20 +120,22 @@ class _Decoder:
         self._process = self._begun()
         threading.Thread(target=self._read_on, args=(self._process,), name="decoded", daemon=True).start()
 
-    def ask(self, asked: _Asked) -> None:
+    def submit(self, body: bytes) -> Future[Answer]:
         """Send a picture."""
+        asked = _Asked(body)
         with self._lock:
             if not self._process:
                 self.start()
             assert self._process
             self._waiting.append(asked)
             try:
-                write_message(_input(self._process), asked.body)
+                write_message(_input(self._process), body)
             except OSError:
                 pass  # the child has ended: the thread that reads sees to it
             except BaseException:  # Ctrl-C or the like, perhaps within the message
                 self._process.kill()
                 raise
+        return asked.answer
 
     def close(self) -> None:
         """End the child; what it had is cancelled."""
