@@ -23,7 +23,7 @@ from blip_bootstrap.storage.schema import Column, Table
 from blip_pipelines.bring.files import found_in_folder, found_in_list
 from blip_pipelines.bring.origin import Source
 from blip_pipelines.bring.parquet import found_in_parquet
-from blip_pipelines.bring.sources import Files, check_names, find_sources, folder_of_list, names_in, stamps_of
+from blip_pipelines.bring.sources import Files, check_names, find_sources, folder_of_list, stamps_of
 from blip_pipelines.bring.tars import found_in_tar
 from blip_pipelines.bring.texts import Found, rows_of
 from blip_pipelines.cluster.items import HERE, Pool, run_items
@@ -156,7 +156,7 @@ class PictureRows:
             run_items("download", tasks, partial(Indexer, self.entry), pool, lambda _: None, progress, Counter())
 
     def _task(self, files: Files, source: Source) -> Task:
-        names = tuple(names_in(files, source.name)) if source.kind == "files" else ()
+        names = tuple(files.by_folder[source.name]) if source.kind == "files" else ()
         folder = ""
         if source.kind == "list":
             first = _first_names(source, self.entry)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -44,6 +46,20 @@ class Files:
     def path(self, name: str) -> Path:
         """Where a file lies."""
         return join(self.folder, name)
+
+    @cached_property
+    def there(self) -> frozenset[str]:
+        """The names, to look one up."""
+        return frozenset(self.names)
+
+    @cached_property
+    def by_folder(self) -> Mapping[str, Sequence[str]]:
+        """The names of the files of each folder, from it on."""
+        found = defaultdict[str, list[str]](list)
+        for name in self.names:
+            folder, _, own = name.rpartition("/")
+            found[folder or "."].append(own)
+        return found
 
 
 def join(folder: Path, name: str) -> Path:
@@ -142,8 +158,7 @@ def _of_kind(kind: str, entry: PictureSource, files: Files) -> list[str]:
         pictures = {name.rpartition(".")[0] for name in files.names if is_picture(name)}
         lists = [name for name in files.names if is_list_file(name) and name.rpartition(".")[0] not in pictures]
         return [name for name in lists if is_asked or _names_pictures(files, name, entry)]
-    folders = {PurePosixPath(name).parent.as_posix() for name in files.names if is_picture(name)}
-    return sorted(folders, key=in_order)
+    return sorted((one for one, names in files.by_folder.items() if any(map(is_picture, names))), key=in_order)
 
 
 def _may_be_tar(name: str, files: Files, is_asked: bool) -> bool:
@@ -191,8 +206,7 @@ def folder_of_list(entry: PictureSource, source: Source, files: Files, first: st
     own = "" if own == "." else own
     if entry.image_root is not None:
         return ""
-    there = set(files.names)
-    if files.is_one or f"{own}/{first}".lstrip("/") in there or not first:
+    if files.is_one or f"{own}/{first}".lstrip("/") in files.there or not first:
         return _beside(entry, source, first) if files.is_one else own
     found = [name for name in files.names if name.endswith(f"/{first}")]
     return found[0][: -len(first) - 1] if found else own
@@ -217,16 +231,9 @@ def _beside(entry: PictureSource, source: Source, first: str) -> str:
     return next(found, "")
 
 
-def names_in(files: Files, folder: str) -> list[str]:
-    """The names of the files of one of an entry's folders."""
-    start = "" if folder in ("", ".") else f"{folder}/"
-    inside = (name[len(start) :] for name in files.names if name.startswith(start))
-    return [name for name in inside if "/" not in name]
-
-
 def stamps_of(files: Files, source: Source) -> list[Mapping[str, object]]:
     """What tells whether a source is another one now: names, sizes and times of its files."""
-    names = names_in(files, source.name) if source.kind == "files" else [source.name]
+    names = files.by_folder[source.name] if source.kind == "files" else [source.name]
     folder = source.name if source.kind == "files" else ""
     return [
         {"name": name, "stamp": stamp_of(files.path(f"{folder}/{name}" if folder not in ("", ".") else name))}
