@@ -227,7 +227,9 @@ class KnownParts:
         if told.get("bytes") != size_of(file):
             note = read_note(home)  # of what is half-made
             told = {"name": name, **note.entry} if note else _described(file, name)
-        return {key: told[key] for key in ("name", "bytes", "sha256", "rows", "counts", "same") if key in told} | {"at": at}
+        return {key: told[key] for key in ("name", "bytes", "sha256", "rows", "counts", "same") if key in told} | {
+            "at": at
+        }
 
     def _told(self, folder: Path, name: str) -> Mapping[str, Any]:
         """What the MANIFEST of an artifact says of a file; nothing where it is half-made."""

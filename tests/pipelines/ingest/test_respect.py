@@ -20,7 +20,12 @@ def fetched(out: Path, urls: list[str], **settings: Any) -> Path:
     out.mkdir()
     path = out.with_suffix(".tsv")
     path.write_text("url\tcaption\n" + "".join(f"{url}\ttext {url}\n" for url in urls))
-    known = {"urls": (UrlList(path=path, dataset="web"),), "allow_private_addresses": True, "num_retries": 0, "rows_per_shard": 2}
+    known = {
+        "urls": (UrlList(path=path, dataset="web"),),
+        "allow_private_addresses": True,
+        "num_retries": 0,
+        "rows_per_shard": 2,
+    }
     download_images(out, path, config=DownloadConfig(**(known | settings)), ray=RayConfig(address="none"))
     return out
 
