@@ -2,7 +2,8 @@
 
     .venv/bin/python tests/bench/photo_server.py FOLDER
 
-Prints its port, and ends when its standard input does. `/17.jpg` is the photograph 17 modulo their number; there is nothing else.
+Prints its port, and ends when its standard input does. `/17.jpg` is the photograph 17 modulo their number; nothing else
+is there.
 """
 
 from __future__ import annotations

@@ -183,6 +183,10 @@ def _busy_once(handler: _Handler) -> None:
     handler.reply(b"", 503) if first else handler.reply(picture(1))
 
 
+def _inward(handler: _Handler) -> None:
+    handler.reply(b"", 302, Location=f"http://localhost:{handler.server.server_port}/a.jpg")
+
+
 _SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><script>alert(1)</script></svg>'
 
 _ROUTES: dict[str, Callable[[_Handler], None]] = {
@@ -204,7 +208,7 @@ _ROUTES: dict[str, Callable[[_Handler], None]] = {
     "/cmyk.jpg": _body(lambda: picture(5, mode="CMYK")),
     "/deep.png": _body(lambda: picture(6, "PNG", "I;16")),
     "/loop.jpg": _status(302, Location="/loop.jpg"),
-    "/to-private.jpg": _status(302, Location="http://169.254.169.254/latest/meta-data"),
+    "/to-private.jpg": _inward,
     "/to-file.jpg": _status(302, Location="file:///etc/hostname"),
     "/bücher/日本.jpg": _body(lambda: picture(7)),
     "/noai.jpg": _body(lambda: picture(8), X_Robots_Tag="noai"),

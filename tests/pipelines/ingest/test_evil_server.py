@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import socket
 from typing import Any
 
@@ -85,5 +87,29 @@ def test_names_are_looked_up_once_in_a_while(monkeypatch: pytest.MonkeyPatch) ->
     assert len(asked) == 2
 
 
-def test_the_pictures_are_as_sent() -> None:
-    assert picture(9) != picture(10)
+BODY = picture(9)
+SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("extra", "is_right"),
+    [
+        (None, True),
+        ({"sha256": SHA256}, True),
+        ({"SHA256": f" {SHA256.upper()} ", "md5": MD5}, True),
+        ({"sha256": "0" * 64}, False),
+        ({"MD5": "0" * 32}, False),
+        ({"sha256": SHA256, "md5": MD5[::-1]}, False),
+        ({"sha256": "unknown", "md5": 7, "sha256_of_text": "0" * 64, "note": "the md5"}, True),
+    ],
+)
+def test_a_list_that_gives_digests(served: EvilServer, extra: dict[str, Any] | None, is_right: bool) -> None:
+    told = None if extra is None else json.dumps(extra)
+    row = {"key": "0", "url": served.url("/a/same.jpg"), "status": None, "extra": told}
+    for verify in (True, False):
+        config = DownloadConfig(verify_digests=verify)
+        with WebStore(config) as store:
+            (found,) = fetch_rows([row], config, frozenset({served.host}), store, Proxies())
+        right = is_right or not verify
+        status = ("success", None) if right else ("failed_to_download", "wrong_digest")
+        assert (found["status"], found["error_class"], found["sha256"]) == (*status, SHA256)
