@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.store import fetched, size_of
+from blip_bootstrap.storage.store import fetched, gone, size_of
 
 NOTES = ".notes"
 """The hidden folder beside parts that holds their notes."""
@@ -78,6 +78,12 @@ def write_note(part: Path, note: Note) -> None:
     path = note_path(part)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(note.entry | {"check": _check(part.name, note.entry)}))
+
+
+def drop_note(part: Path) -> None:
+    """Take the note away that a part had before it was written again."""
+    if (path := note_path(part)).exists():
+        gone(path)
 
 
 def read_note(part: Path) -> Note | None:

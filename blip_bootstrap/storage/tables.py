@@ -289,6 +289,18 @@ PICTURE_HASHES = Table(
     ),
 )
 
+TEXT_CHECKS = Table(
+    "text_checks",
+    "one row per row of `images`, in its order: what the text rules say about its web text",
+    (
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column("reason", pa.string(), "the first rule that speaks against the text; null where none does"),
+        Column("language", pa.string(), "the most likely language, ISO 639; null where no rule asked for it"),
+        Column("language_probability", pa.float32(), "how likely it is, 0..1; low for names and short texts"),
+    ),
+    repeating=("reason", "language"),
+)
+
 TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
 
 _NAMES = (
@@ -300,6 +312,7 @@ SHARD = Table(
     "shard",
     "one row of the URL lists before it is fetched; only a rejected row has a status",
     tuple(column for column in IMAGES.columns if column.name in _NAMES),
+    repeating=("dataset", "status", "error_class", "error_message"),
 )
 
 EVALUATED = Table(

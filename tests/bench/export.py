@@ -75,7 +75,7 @@ def make_round(root: Path, pictures: int, parts: int, kilobytes: int) -> Source:
         texts = [_text(rng, row["key"], source) for row in rows for source in ("web", "synthetic")]
         write_parquet(root / "captions" / part_name(part), rows_to_table(texts, CAPTIONS), CAPTIONS)
     (root / "pairs").mkdir()
-    select_pairs(root / "pairs", root / "captions", SelectConfig(itm_threshold=0.3))
+    select_pairs(root / "pairs", root / "captions", config=SelectConfig(itm_threshold=0.3))
     return Source(root / "images", root / "pairs", root / "captions", "itm_score")
 
 

@@ -37,6 +37,7 @@ from blip_bootstrap.loop import rounds  # noqa: E402
 from blip_pipelines.caption import step as caption_step  # noqa: E402
 from blip_pipelines.caption.blocks import CaptionBlocks  # noqa: E402
 from blip_pipelines.caption.rows import CaptionRow  # noqa: E402
+from blip_pipelines.cluster.session import connect  # noqa: E402
 from blip_pipelines.ingest import download  # noqa: E402
 
 STEPS = ("images", "captions", "pairs")
@@ -150,7 +151,11 @@ def child(folder: Path, lists: Sequence[str], ray: str) -> dict[str, Any]:
         print(f"{now - started:8.1f} s  {line}", file=sys.stderr, flush=True)
         last = now
 
-    rounds.run_rounds(config_of(folder, lists, ray), 1, say)
+    config = config_of(folder, lists, ray)
+    if ray != "none":
+        connect(config.ray)
+        say("ray: started")
+    rounds.run_rounds(config, 1, say)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": round(time.monotonic() - started, 2), "peak_mib": round(peak, 1)} | {
         "by_step": {name: round(one, 2) for name, one in seconds.items()}

@@ -19,7 +19,7 @@ from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.closed_lists import DEATHS
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_pipelines.cluster import ray_items
+from blip_pipelines.cluster import crew
 from blip_pipelines.cluster.items import Pool, run_items
 from tests.support.poison.acts import ACTS
 from tests.support.poison.rows import Careful, Plain
@@ -57,7 +57,7 @@ def test_without_care_the_retries_end_in_one_line(
     tmp_path: Path, ray_config: RayConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: the rows are poisonous indeed, and no retry goes on for ever."""
-    monkeypatch.setattr(ray_items, "MAX_TRIES", 3)
+    monkeypatch.setattr(crew, "MAX_TRIES", 3)
     with pytest.raises(RunFailed) as failed:
         done([GOOD[:2], ["a segfault"]], tmp_path / "log")
     assert str(failed.value) == (

@@ -26,7 +26,7 @@ from blip_pipelines.caption.blocks import (
 )
 from blip_pipelines.caption.careful import CarefulBlocks
 from blip_pipelines.caption.references import Reference, pick_references
-from blip_pipelines.caption.sources import absolute, with_absolute_models
+from blip_pipelines.caption.sources import absolute, with_absolute_models, worker_bytes
 from blip_pipelines.caption.todo import Tasks, Todo
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
 from blip_pipelines.cluster.limits import Limits
@@ -90,6 +90,7 @@ def _run(
 ) -> int:
     """Have the blocks captioned; who does the last one of a file of images merges them. Returns retries."""
     pool = _pool(config, ray, len(blocks))
+    pool = pool if pool == HERE else pool.with_memory(ray, worker_bytes(captioner, filter, config))
     if pool != HERE:
         config = with_absolute_models(config)
     known = captioner, filter, config, idle_lanes(config, ray, pool.num_workers or 1), references, Limits.of(ray)

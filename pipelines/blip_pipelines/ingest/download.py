@@ -42,6 +42,9 @@ CAREFUL_PATIENCE_S = 10.0
 CAREFUL_ROWS = 64
 """Rows that a child process fetches together where workers have died of their shard."""
 
+WORKER_BYTES = 1_500_000_000
+"""A worker is taken to need so much until the first shard is done: 10,000 pictures, as fetched and in a table."""
+
 
 def download_images(
     out: Path,
@@ -131,7 +134,7 @@ def _pool(ray: RayConfig, num_shards: int) -> Pool:
     if works_here(ray, num_shards):
         return HERE
     connect(ray)
-    return Pool(num_workers(ray, 0, cpus_each=1, at_most=num_shards))
+    return Pool(num_workers(ray, 0, cpus_each=1, at_most=num_shards)).with_memory(ray, WORKER_BYTES)
 
 
 def serve_lists(lists: Sequence[UrlList], stack: ExitStack) -> frozenset[str]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
+
 from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
@@ -17,6 +19,7 @@ from blip_bootstrap.storage.parts import LEFT_OUT, borrow, read_left_out
 from blip_bootstrap.storage.run_folder import MANIFEST, named_files, read_json
 from blip_bootstrap.storage.store import gone
 from blip_pipelines.ingest.growth import Growing, no_rows
+from blip_pipelines.ingest.known import KNOWN
 from blip_pipelines.ingest.pool import (
     BEFORE,
     ROWS,
@@ -26,7 +29,8 @@ from blip_pipelines.ingest.pool import (
     part_names,
     scratch,
 )
-from blip_pipelines.ingest.url_lists import AnyList, num_rows, write_rows_of, write_shards
+from blip_pipelines.ingest.shards import Cutter, write_shards
+from blip_pipelines.ingest.url_lists import AnyList, num_rows, write_rows_of
 
 PLAN = ".plan.json"
 """In what is half-made: the plan, written once all of its shards are."""
@@ -67,7 +71,7 @@ def plan_parts(
                 num_listed, removed = growing.grow(retry is not None, error_class)
                 plan = Plan([], num_listed, removed, is_plain=False)
             else:
-                plan = _cut_anew(out, lists, config, kin)
+                plan = _cut_anew(db, out, lists, config, kin)
         note = {"seen": seen, "retry": retry, "plan": {k: v for k, v in vars(plan).items() if k != "shards"}}
         sync(out / ROWS)  # before the plan: after a power cut, too, it stands for all of its shards
         write_durable(out / PLAN, json.dumps(note))
@@ -90,10 +94,13 @@ def _take_over_shards(out: Path) -> None:
         (out / BEFORE).rename(out / ROWS)
 
 
-def _cut_anew(out: Path, lists: Sequence[AnyList], config: DownloadConfig, kin: Sequence[Path]) -> Plan:
+def _cut_anew(
+    db: duckdb.DuckDBPyConnection, out: Path, lists: Sequence[AnyList], config: DownloadConfig, kin: Sequence[Path]
+) -> Plan:
     """Cut the lists into shards, where nothing was fetched yet."""
     first = free_number(kin)
-    made = write_shards(lists, out / ROWS, config.rows_per_shard, config.limit, config.max_text_chars, first)
+    cutter = Cutter(out / ROWS, out / KNOWN, config.rows_per_shard, config.max_text_chars, first)
+    made = cutter.cut(db, lists, 0, config.limit)
     for name in {*part_names(out / ROWS)} - {path.name for path in made}:
         gone(out / ROWS / name)
     if not made:

@@ -19,12 +19,13 @@ from PIL import Image
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.storage.manifest import describe_files
+from blip_bootstrap.storage.notes import NOTES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out
 from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.ingest import download
 from blip_pipelines.ingest.download import ShardDownload, download_images
-from blip_pipelines.ingest.url_lists import write_shards
+from blip_pipelines.ingest.shards import write_shards
 from tests.support.tiny_pipeline import serving
 
 HERE = RayConfig(address="none")
@@ -138,7 +139,7 @@ def check(out: Path, listed: Rows, counts: dict[str, Any]) -> None:
         shard = read_parquet(out / "rows" / part.name)
         assert shard.schema.equals(SHARD.schema)
         assert shard["uid"].to_pylist() == read_parquet(part, ["uid"])["uid"].to_pylist()
-    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
+    assert {path.name for path in out.iterdir() if path.name.startswith(".")} <= {NOTES}
 
 
 def rows_of(out: Path, kind: str) -> list[dict[str, Any]]:
@@ -264,6 +265,10 @@ def test_failed_rows_are_tried_again(run: Run, web: Web, capsys: pytest.CaptureF
         "part-00000.parquet": {"retried": [(2, 2)]},
         "part-00001.parquet": {"retried": [(3, 3)]},
     }
+    tried = {row["url"][-2:]: row["attempts"] for row in rows_of(second, "listed")}
+    known = [(one["status"], one["error_class"], one["http_status"]) for one in tried["/7"]]
+    assert known == [("failed_to_download", "http_4xx", 404), ("success", None, 200)]
+    assert [len(tried[row]) for row in ("/1", "/2", "/3")] == [1, 2, 1]
     third = run(whole, name="d0-3", retry="failed")
     assert (web.fetched(), run.counts["success"]) == ([2, 3], 9)
     grown = run(web.rows(range(12)))
