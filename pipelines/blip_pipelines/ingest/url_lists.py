@@ -178,7 +178,7 @@ class Columns:
             url = text_of(record.cells.get(self.url))
             cell = record.cells.get(self.caption) if self.caption else None
             uid = uid_of(record.cells.get(self.uid)) if self.uid else None
-            extra = extra_of(record.cells, {self.url, self.caption, *([self.uid] if uid else [])})
+            extra = extra_of(record.cells, [self.url, self.caption or "", (self.uid or "") if uid else ""])
             for text in (cell or [None]) if self.urls.caption_lists and isinstance(cell, list) else [cell]:
                 caption = text_of(text)
                 yield ListRow(url, caption, uid=uid, extra=extra)
