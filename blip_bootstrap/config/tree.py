@@ -54,7 +54,7 @@ class RayConfig(Section):
         "some, for longer than 20 times as long as they took, and than this",
     )
     worker_memory_bytes: Count | None = Field(
-        None, description="a worker that holds more memory is ended; null: as much as there is"
+        None, description="memory that is asked of Ray for each worker; one that holds more is ended. null: as measured"
     )
 
 
