@@ -19,6 +19,7 @@ from PIL import Image
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.storage.manifest import describe_files
+from blip_bootstrap.storage.notes import NOTES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out
 from blip_bootstrap.storage.tables import IMAGES, SHARD
@@ -138,7 +139,7 @@ def check(out: Path, listed: Rows, counts: dict[str, Any]) -> None:
         shard = read_parquet(out / "rows" / part.name)
         assert shard.schema.equals(SHARD.schema)
         assert shard["uid"].to_pylist() == read_parquet(part, ["uid"])["uid"].to_pylist()
-    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
+    assert not {path.name for path in out.iterdir() if path.name.startswith(".")} - {NOTES}
 
 
 def rows_of(out: Path, kind: str) -> list[dict[str, Any]]:
