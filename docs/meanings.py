@@ -35,6 +35,7 @@ OF_ERROR_CLASSES = {
     "disallowed": "the host forbids the use: `X-Robots-Tag`, `TDM-Reservation`, tdmrep.json or `Content-Usage`",
     "host_rests": "not asked: the host failed too often in a row, or asked to wait too long; `--retry` asks it",
     "too_many_bytes": "the body is larger than `download.max_bytes`",
+    "wrong_digest": "the bytes are others than the list says by its sha256 or md5",
     "not_an_image": "the bytes are no picture of a format that is read",
     "truncated_image": "the picture ends too early",
     "too_many_pixels": "the picture is larger than `download.max_pixels`",
@@ -107,6 +108,8 @@ CLOSED_LISTS: tuple[tuple[str, str, Sequence[str], Mapping[str, str]], ...] = (
 
 PLACES = {
     "images": "`images/part-*.parquet`",
+    "picture_groups": "`groups/part-*.parquet`",
+    "picture_hashes": "`hashes/part-*.parquet`, and `human_hashes` and `held_out_hashes`, with `duplicates.near` alone",
     "annotated": "`human/part-*.parquet` and `held_out/part-*.parquet`",
     "captions": "`round-NN/captions/part-*.parquet`",
     "filter_check": "`round-NN/filter_check/part-*.parquet`",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -19,6 +19,9 @@ FIRST_AGENT = "Mozilla/5.0 (compatible; blip-bootstrap; +https://github.com/rom1
 
 HeaderText = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", strip_whitespace=True)]
 """Text that an HTTP header can carry: printable ASCII on one line."""
+
+Interpolation = Literal["nearest", "linear", "cubic", "area", "lanczos"]
+"""Of img2dataset's names, one for each kind (`bilinear`, `bicubic` and `lanczos4` are others of the same)."""
 
 AlarmShare = Annotated[float, Field(gt=0, le=1)]
 
@@ -103,7 +106,7 @@ class PictureSource(Section):
 def _name_of(path: Path) -> str:
     """The file's name without its ending; of a pattern, that of the folder before it."""
     path = Path(str(path).partition("?")[0]) if root_text(path) != str(path) else path
-    plain = next((part for part in reversed(path.parts) if not any(sign in part for sign in "*?[")), path.name)
+    plain = next((part for part in reversed(path.parts) if not any(sign in part for sign in "*?[{")), path.name)
     return Path(plain).stem if plain == path.name else plain
 
 
@@ -118,13 +121,39 @@ class PictureRule(Section):
         "keep_ratio",
         description="as in img2dataset: keep_ratio: the short side becomes image_size; keep_ratio_largest: the long "
         "side; center_crop: as keep_ratio, and a square is cut out; border: as keep_ratio_largest, in a white square; "
-        "no: pictures keep their size; pictures are made smaller, never larger",
+        "no: pictures keep their size",
     )
-    encode_quality: Annotated[int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of the stored pictures")
+    resize_only_if_bigger: Annotated[bool, Later()] = Field(
+        True, description="pictures are made smaller, never larger; false: as img2dataset does by default"
+    )
+    downscale_interpolation: Annotated[Interpolation, Later()] = Field(
+        "area", description="how a picture is made smaller: an interpolation of OpenCV's, as in img2dataset"
+    )
+    upscale_interpolation: Annotated[Interpolation, Later()] = Field(
+        "lanczos", description="how a picture is made larger, where resize_only_if_bigger is false"
+    )
+    jpeg_scaling: Annotated[bool, Later()] = Field(
+        False,
+        description="reduce a JPEG of twice the stored size or more while it is decoded, which is faster; its pixels "
+        "are then not exactly img2dataset's",
+    )
+    encode_format: Annotated[Literal["jpg", "png", "webp"], Later()] = Field(
+        "jpg", description="format of the stored pictures, in the column jpg"
+    )
+    encode_quality: Annotated[int, Field(ge=0, le=100)] = Field(
+        95, description="JPEG or WebP quality of the stored pictures, 1..100; for png the compression, 0..9"
+    )
     max_pixels: Count = Field(25_000_000, description="a picture of more pixels is not decoded")
     decode_timeout_s: Annotated[Positive, Later()] = Field(
         10.0, description="seconds of processor time that decoding a picture may take"
     )
+
+    @model_validator(mode="after")
+    def _quality_of_format(self) -> Self:
+        least, most = (0, 9) if self.encode_format == "png" else (1, 100)
+        if not least <= self.encode_quality <= most:
+            raise ValueError(f"encode_quality: {self.encode_quality} is not {least} to {most} (encode_format)")
+        return self
 
 
 class AnnotatedSet(PictureRule):
@@ -189,6 +218,11 @@ class DownloadConfig(PictureRule):
     num_threads: Annotated[Count, Speed()] = Field(32, description="parallel fetches of each Ray task")
     max_bytes: Count = Field(
         50_000_000, description="an answer of more bytes is not read to its end (error class too_many_bytes)"
+    )
+    verify_digests: Annotated[bool, Later()] = Field(
+        True,
+        description="where a list has a column sha256 or md5, a picture of other bytes is not stored (error class "
+        "wrong_digest)",
     )
     max_text_chars: Annotated[Count, Later()] = Field(
         10_000, description="an alt text of more characters is stored cut, and becomes no pair (reason text_too_long)"

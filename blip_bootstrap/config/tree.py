@@ -22,6 +22,7 @@ from blip_bootstrap.config.inputs import (
 from blip_bootstrap.config.marks import Seeded, mark_of
 from blip_bootstrap.config.section import Count, LocalPath, Positive, RunRoot, Section
 from blip_bootstrap.config.select import SelectConfig
+from blip_bootstrap.config.text_rules import TextRulesConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
 
 RoundNumber = Annotated[int, Field(ge=0)]
@@ -82,6 +83,7 @@ class Config(Section):
     filter: FinetuneConfig = FinetuneConfig()
     caption: CaptionConfig = CaptionConfig()
     filter_check: FilterCheckConfig = FilterCheckConfig()
+    text_rules: TextRulesConfig = TextRulesConfig()
     select: SelectConfig = SelectConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     controls: ControlsConfig = ControlsConfig()

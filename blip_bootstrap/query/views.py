@@ -14,6 +14,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import spill_folder
 from blip_bootstrap.query import json_tables
 from blip_bootstrap.query.alike import Alike, alike, schema_of
+from blip_bootstrap.query.domains import create_domains
 from blip_bootstrap.query.images import EVERY_IMAGE, IMAGES, create_images
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
@@ -30,6 +31,8 @@ from blip_bootstrap.storage.run_folder import labels_path, languages_path
 HUMAN = schema.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
 
 HELD_OUT = schema.Table("held_out", "one row per picture of the held-out set", tables.ANNOTATED.columns)
+
+PICTURE_GROUPS = tables.PICTURE_GROUPS
 
 CAPTIONS = schema.Table("captions", tables.CAPTIONS.row, (shown_tables.ROUND, *tables.CAPTIONS.columns))
 
@@ -58,8 +61,8 @@ COLUMNS = schema.Table(
 )
 
 VIEWS = (
-    IMAGES, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS, shown_tables.LANGUAGES,
-    shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS, COLUMNS,
+    IMAGES, shown_tables.DOMAINS, PICTURE_GROUPS, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS,
+    shown_tables.LANGUAGES, shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS, COLUMNS,
 )  # fmt: skip
 """Every view with its columns, as the view `columns` lists them too."""
 
@@ -76,12 +79,12 @@ def connect(
     """A read-only DuckDB connection with the views of `VIEWS` over the run under `root`, as of `blip-bootstrap sql`.
 
     `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
-    `metrics` to these rounds; None: all. `images`, `human` and `held_out` are those of the last of them. `with_figures`
-    False leaves `rounds` and `metrics` empty, for who writes them and must not read what it replaces. `part`: images
-    and texts are those of the part with this number alone, and no other file is opened. What the run has
-    not made yet is an empty view with the declared columns. The connection can read the tables' files and no others,
-    writes no file, loads no extension, and cannot be reconfigured; `questions.query` also refuses every statement that
-    does not just read. Raises InputError where `root` is no run or a file in it is damaged.
+    `metrics` to these rounds; None: all. `images`, `picture_groups`, `human` and `held_out` are those of the last of
+    them. `with_figures` False leaves `rounds` and `metrics` empty, for who writes them and must not read what it
+    replaces. `part`: images and texts are those of the part with this number alone, and no other file is opened. What
+    the run has not made yet is an empty view with the declared columns. The connection can read the tables' files and
+    no others, writes no file, loads no extension, and cannot be reconfigured; `questions.query` also refuses every
+    statement that does not just read. Raises InputError where `root` is no run or a file in it is damaged.
     """
     root = opened(root)
     run_folder.check_run(root)
@@ -98,11 +101,13 @@ def connect(
     files: list[str] = []
     with told_in_one_line():
         rules = _rules(root, numbers, remote)
-        for name, table in (("images", EVERY_IMAGE), ("human", HUMAN), ("held_out", HELD_OUT)):
+        of_run = ("images", EVERY_IMAGE), ("groups", PICTURE_GROUPS), ("human", HUMAN), ("held_out", HELD_OUT)
+        for name, table in of_run:
             of_last = run_folder.used_folder(root, max(numbers, default=0), name)
             files += _create(connection, table, [(of_last, None)], remote, part=part)
             if table is EVERY_IMAGE:
                 create_images(connection, of_last)
+                create_domains(connection)
         for table in (CAPTIONS, FILTER_CHECK, PAIRS):
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
             files += _create(connection, table, places, remote, rules, part)

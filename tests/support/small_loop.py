@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step, worker
 from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.fetch.fetch import Fetched
-from blip_pipelines.ingest import annotated, download
-from blip_pipelines.ingest.pictures import store_human, store_web
+from blip_pipelines.ingest import annotated, download, fetched_rows
+from blip_pipelines.ingest.pictures import Stored, store_human, store_web
 from blip_training.checkpoint.store import _write_weights as write_weights
+from blip_training.data.decode import PictureError
 from blip_training.runtime.stored import read_safetensors
 from blip_training.runtime.workers import Worker
 from blip_training.train import log
@@ -84,7 +86,8 @@ def stand_in(note: Note, pages: bool = False) -> None:
     for module in (step, blocks):
         if hasattr(module, "BLOCK_ROWS"):
             _put(module, BLOCK_ROWS=BLOCK_ROWS)
-    _put(download, fetch=partial(_fetch, note), WebStore=_Here(_web))
+    _put(fetched_rows, try_once=partial(_fetch, note))
+    _put(download, WebStore=_Here(_web))
     _put(annotated, HumanStore=_Here(_human))
     _put(worker, CaptionWorker=partial(_Captions, note))
     _put(log, time=_NoClock)
@@ -124,23 +127,39 @@ class _Here:
     def __init__(self, work: Callable[[Any, bytes], Any]) -> None:
         self.work = work
 
-    def __call__(self, config: Any, count: int | None = None) -> _Here:
-        return _Here(partial(self.work, config))
+    def __call__(self, config: Any, count: int | None = None) -> _Store:
+        return _Store(partial(self.work, config))
 
-    def __enter__(self) -> Callable[..., Any]:
-        return self.work
+
+class _Store:
+    def __init__(self, work: Callable[[bytes], Any]) -> None:
+        self.work = work
+
+    def __enter__(self) -> _Store:
+        return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
+    def __call__(self, body: bytes) -> Any:
+        return self.work(body)
+
+    def submit(self, body: bytes) -> Future[Any]:
+        answer = Future[Any]()
+        try:
+            answer.set_result(self.work(body))
+        except PictureError as error:
+            answer.set_exception(error)
+        return answer
+
 
 def _web(config: DownloadConfig, body: bytes) -> Any:
-    size = config.image_size, config.resize_mode, config.encode_quality, config.min_image_size, config.max_aspect_ratio
-    return store_web(body, config.max_pixels, *size)
+    limits = config.min_image_size, config.max_aspect_ratio
+    return store_web(body, config.max_pixels, Stored.of(config), *limits)
 
 
 def _human(config: Any, body: bytes) -> Any:
-    return store_human(body, config.max_pixels, config.image_size, config.resize_mode, config.encode_quality)
+    return store_human(body, config.max_pixels, Stored.of(config))
 
 
 def _fetch(note: Note, url: str, *_: object) -> Fetched:

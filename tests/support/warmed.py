@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from blip_bootstrap.config import load_config
-from blip_pipelines.ingest.pictures import store_web
+from blip_pipelines.ingest.pictures import Stored, store_web
 from blip_training.train.schedule import make_optimizer
 from tests.support import small_loop, tiny_pipeline
 
@@ -15,6 +15,6 @@ torch.set_num_threads(1)
 layer = nn.Linear(1, 1)
 layer.weight.grad = layer.weight.detach()
 make_optimizer(layer, load_config(None).pretrain.optimizer).step()
-store_web(tiny_pipeline.encode(0), 10**6, 64, "keep_ratio", 90, 1, 3.0)
+store_web(tiny_pipeline.encode(0), 10**6, Stored(64, "keep_ratio"))
 assert small_loop.BLOCK_ROWS
 assert pandas.__version__  # which pyarrow imports when it first makes Python values

@@ -12,9 +12,18 @@ import pyarrow as pa
 from blip_bootstrap.config import PictureSource
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import root_text
-from blip_bootstrap.reading.places import files_of, in_order, is_remote, remote_files, stamp_of, store_and_name
+from blip_bootstrap.reading.places import (
+    files_of,
+    fixed_folder,
+    in_order,
+    is_pattern,
+    is_remote,
+    remote_files,
+    stamp_of,
+    store_and_name,
+)
 from blip_bootstrap.reading.records import is_list_file, read_records
-from blip_pipelines.bring.files import here, image_name, is_picture, read_coco
+from blip_pipelines.bring.files import here, image_name, is_picture, read_coco, read_mapping
 from blip_pipelines.bring.opened import first_bytes, is_tar
 from blip_pipelines.bring.origin import Source
 from blip_pipelines.bring.parquet import open_pictures, picture_column
@@ -51,15 +60,14 @@ def entry_folder(entry: PictureSource) -> Path:
     if is_remote(path):
         place, question, settings = str(path).partition("?")
         parts = place.split("/")
-        fixed = next((at for at, part in enumerate(parts) if "*" in part or "[" in part), None)
+        fixed = next((at for at, part in enumerate(parts) if any(sign in part for sign in "*[{")), None)
         is_file = fixed is None and "." in parts[-1]
         return Path("/".join(parts[: fixed if fixed is not None else len(parts) - is_file]) + question + settings)
     if path.is_dir():
         return path
     if path.is_file():
         return path.parent
-    fixed = next((at for at, part in enumerate(path.parts) if any(sign in part for sign in "*?[")), len(path.parts))
-    return Path(*path.parts[:fixed])
+    return fixed_folder(path)
 
 
 def list_files(entry: PictureSource) -> Files:
@@ -72,14 +80,20 @@ def list_files(entry: PictureSource) -> Files:
         if not names:
             raise InputError(f"{path}: the folder is empty")
         return Files(folder, names)
-    if not path.exists() and not any(sign in str(path) for sign in "*?["):
+    if not path.exists() and not is_pattern(path):
         raise InputError(f"{path}: no such file or folder")
     found = files_of(path, lambda name: True)
     return Files(folder, [one.relative_to(folder).as_posix() for one in found], is_one=len(found) == 1)
 
 
 def _walk(folder: Path) -> Iterator[str]:
+    seen = set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()  # a link to a folder that holds it
+            continue
+        seen.add(real)
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         inside = Path(place).relative_to(folder)
         yield from ((inside / name).as_posix() for name in names if not name.startswith("."))
@@ -160,7 +174,7 @@ def _names_pictures(files: Files, name: str, entry: PictureSource) -> bool:
         raise InputError("the names are enough")
 
     try:
-        if read_coco(path) is not None:
+        if read_coco(path) is not None or read_mapping(path) is not None:
             return True
         next(read_records(path, check, "a list of pictures"), None)
     except InputError:
@@ -182,6 +196,16 @@ def folder_of_list(entry: PictureSource, source: Source, files: Files, first: st
         return _beside(entry, source, first) if files.is_one else own
     found = [name for name in files.names if name.endswith(f"/{first}")]
     return found[0][: -len(first) - 1] if found else own
+
+
+def check_names(entry: PictureSource, source: Source, folder: str, names: Sequence[str]) -> None:
+    """Raise InputError where a list of this machine names pictures of which none of the first is there."""
+    root = entry.image_root or join(entry_folder(entry), folder)
+    if names and not is_remote(root) and not any((root / name).exists() for name in names):
+        raise InputError(
+            f"{source.path}: none of its first {len(names)} pictures is there: {root / names[0]}; set image_root to "
+            "the folder in which its file names begin"
+        )
 
 
 def _beside(entry: PictureSource, source: Source, first: str) -> str:

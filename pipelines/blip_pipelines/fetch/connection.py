@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import select
 import socket
 import ssl
 from functools import cache
@@ -11,57 +12,121 @@ from typing import Any
 
 from blip_pipelines.fetch.addresses import is_private_name, is_public, literal, resolve
 from blip_pipelines.fetch.deadlines import Deadline, FetchError
+from blip_pipelines.fetch.kept import Connections, Peer
 from blip_pipelines.fetch.proxies import Proxy
 
 LOOKUP_S = 1.0
 """Seconds to look up a name here that the proxy will look up again; never more than half of the time left."""
 
 
-class _TimedReader(io.RawIOBase):
-    """Reads a socket with the time left to the deadline as each read's timeout, so that a slow body ends in time."""
+class _TimedSocket:
+    """The part of a socket that http.client uses, under a deadline.
+
+    The socket does not block: what waits is one `poll` with the time left, and only where there is something to wait
+    for. `settimeout` before each read would be three calls of the system instead of one.
+    """
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
-        self._sock, self._deadline = sock, deadline
+        sock.setblocking(False)
+        self._sock, self._deadline, self._asked = sock, deadline, False
+        self.reader: _Buffered | None = None
+
+    def sendall(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait(select.POLLOUT)
+            except ssl.SSLWantReadError:
+                self._wait(select.POLLIN)
+        self._asked = True
+
+    def recv_into(self, buffer: Any) -> int:
+        if self._asked and not isinstance(self._sock, ssl.SSLSocket):
+            self._wait(select.POLLIN)  # the answer is not there yet
+        self._asked = False
+        while True:
+            self._deadline.remaining_s()
+            try:
+                return self._sock.recv_into(buffer)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._wait(select.POLLIN)
+            except ssl.SSLWantWriteError:
+                self._wait(select.POLLOUT)
+
+    def _wait(self, event: int) -> None:
+        """Wait until the socket is ready. Raises FetchError (timeout) at the deadline."""
+        poll = select.poll()
+        poll.register(self._sock, event)
+        while not poll.poll(self._deadline.remaining_s() * 1000):
+            pass
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        self.reader = _Buffered(_TimedReader(self), 65_536)
+        return self.reader
+
+    def close(self) -> None:
+        """Do nothing: http.client closes its socket once it has the headers, before the body is read."""
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads a socket within its deadline, so that a slow body ends in time."""
+
+    def __init__(self, sock: _TimedSocket) -> None:
+        self._sock, self.ended = sock, False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(self._deadline.remaining_s())
-        return self._sock.recv_into(buffer)
+        return 0 if self.ended else self._sock.recv_into(buffer)
 
 
-class _TimedSocket:
-    """The part of a socket that http.client uses, under a deadline."""
+class _Buffered(io.BufferedReader):
+    """Buffers a socket, and stays open where http.client closes it: at the end of an answer, before it is asked more.
 
-    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
-        self._sock, self._deadline = sock, deadline
+    What follows the answer in the buffer was never asked for.
+    """
 
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._deadline.remaining_s())
-        self._sock.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._sock, self._deadline), 65_536)
+    raw: _TimedReader
 
     def close(self) -> None:
-        """Do nothing: http.client closes its socket once it has the headers, before the body is read."""
+        pass
+
+    def has_more(self) -> bool:
+        """Whether bytes are buffered; nothing is read."""
+        self.raw.ended = True
+        return bool(self.peek(1))
 
 
 class CheckedConnection(http.client.HTTPConnection):
     """A connection to `host`, whose name is resolved once, and whose addresses are checked before one is used.
 
     A second lookup for the connection could answer with another address (DNS rebinding). A proxy does its own lookup;
-    there the name is checked, and the addresses that it resolves to here.
+    there the name is checked, and the addresses that it resolves to here. With `kept`, an open connection to the same
+    peer is used where there is one (`is_used`), and what `keep` is called on is kept there.
     """
 
-    def __init__(
-        self, host: str, port: int, *, secure: bool, allow_private: bool, deadline: Deadline, proxy: Proxy | None = None
-    ) -> None:
-        super().__init__(host, port)
-        self.default_port = 443 if secure else 80  # the Host header names any other
-        self._secure, self._allow_private, self._deadline, self._proxy = secure, allow_private, deadline, proxy
-        self._raw: socket.socket | None = None
+    def __init__(self, peer: Peer, deadline: Deadline, kept: Connections | None = None) -> None:
+        super().__init__(peer.host, peer.port)
+        self.default_port = 443 if peer.secure else 80  # the Host header names any other
+        self._peer, self._secure, self._allow_private = peer, peer.secure, peer.allow_private
+        self._proxy, self._deadline, self._kept = peer.proxy, deadline, kept
+        self._raw = kept.take(peer) if kept else None
+        self.is_used = self._raw is not None
+        if self._raw:
+            self.sock = _TimedSocket(self._raw, deadline)
+
+    def keep(self, answer: http.client.HTTPResponse) -> None:
+        """Leave the connection to the next request, unless the server ends it or has sent more than the answer.
+
+        The answer must have been read to its end.
+        """
+        reader = self.sock.reader if self.sock else None
+        if self._kept and self._raw and reader and not (answer.will_close or reader.has_more()):
+            self._kept.put(self._peer, self._raw)
+            self._raw = None
 
     def __enter__(self) -> CheckedConnection:
         return self

@@ -100,8 +100,13 @@ class Courtesy:
             return Said(robots_txt="unreachable" if self._config.robots == "record" else None, at=utc_now())
         if site.crawl_delay_s and self._config.robots == "obey":
             self.hosts.slow_down(host, site.crawl_delay_s)
-        site.check(parts, self._config)
-        return site.said(parts)
+        said = site.said(parts)
+        try:
+            site.check(parts, self._config)
+        except FetchError as error:
+            error.said = said
+            raise
+        return said
 
     def _ask(self, site: str) -> SiteFiles:
         """Ask a site for its files. Raises FetchError where it cannot be reached."""

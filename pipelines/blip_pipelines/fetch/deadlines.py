@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 
 class FetchError(Exception):
-    """A fetch that failed: its error class, whether to retry, and the server's Retry-After in seconds (`wait_s`)."""
+    """A fetch that failed: its error class, whether to retry, and the server's Retry-After in seconds (`wait_s`).
+
+    `said` (`directives.Said`) is what the host's files say about the URL, where that is why.
+    """
+
+    said: Any = None
 
     def __init__(self, error_class: str, message: str, retry: bool = False, wait_s: float = 0.0) -> None:
         super().__init__(message)

@@ -21,7 +21,8 @@ from blip_pipelines.fetch.addresses import literal
 from blip_pipelines.fetch.bodies import codings_of, unpack
 from blip_pipelines.fetch.connection import CheckedConnection, refused_by
 from blip_pipelines.fetch.deadlines import Deadline, FetchError
-from blip_pipelines.fetch.directives import NOTHING_SAID, Said, beside, check_headers, said_by_headers
+from blip_pipelines.fetch.directives import Said, beside, check_headers, said_by_headers
+from blip_pipelines.fetch.kept import Connections, Peer
 from blip_pipelines.fetch.proxies import Proxies, Proxy, basic_authorization
 
 MAX_REDIRECTS = 5
@@ -89,7 +90,7 @@ class OpenGate:
 
     def passing(self, parts: SplitResult, hop: int, deadline: Deadline) -> AbstractContextManager[Said]:
         """A context that does nothing."""
-        return nullcontext(NOTHING_SAID)
+        return nullcontext(Said())
 
 
 Accept = Callable[[http.client.HTTPResponse, DownloadConfig, Seen], Fetched]
@@ -99,19 +100,24 @@ Accept = Callable[[http.client.HTTPResponse, DownloadConfig, Seen], Fetched]
 # img2dataset's own download_image is not used: its urlopen reads file:// URLs, follows redirects into private
 # networks, reads bodies of any length, and applies its timeout to each read, so that a body that drips never ends.
 def fetch(
-    url: str, config: DownloadConfig, own_hosts: frozenset[str] = frozenset(), proxies: Proxies | None = None
+    url: str,
+    config: DownloadConfig,
+    own_hosts: frozenset[str] = frozenset(),
+    proxies: Proxies | None = None,
+    kept: Connections | None = None,
 ) -> Fetched:
     """Fetch `url` with retries; a failure of the web is returned, not raised.
 
     Each try has `config.timeout_s` for everything, name lookup and redirects included. `own_hosts` ("127.0.0.1:8765")
     are this run's own servers: they may be private, and are reached without a proxy; all others through `proxies`
-    (None: those of the environment).
+    (None: those of the environment). `kept` are open connections, which are used and added to; None: each request has
+    its own.
     Raises InputError where the environment names a proxy that cannot be used.
     """
     if proxies is None:
         proxies = Proxies.of_environment() if config.use_proxies else Proxies()
     for attempt in range(config.num_retries + 1):
-        fetched = try_once(url, config, own_hosts, proxies)
+        fetched = try_once(url, config, own_hosts, proxies, kept=None if attempt else kept)
         if not fetched.retry or attempt == config.num_retries:
             break
         time.sleep(min(config.timeout_s, pause_s(attempt, fetched.wait_s)))
@@ -125,14 +131,20 @@ def pause_s(attempt: int, asked_s: float) -> float:
 
 
 def try_once(
-    url: str, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies, gate: Gate | None = None
+    url: str,
+    config: DownloadConfig,
+    own_hosts: frozenset[str],
+    proxies: Proxies,
+    gate: Gate | None = None,
+    kept: Connections | None = None,
 ) -> Fetched:
     """One try at `url`, as `fetch` says, through the `gate`; a failure of the web is returned, not raised."""
     seen = Seen()
     try:
-        fetched = _fetch_once(url.strip(), config, own_hosts, proxies, gate or OpenGate(), seen, accept)
+        fetched = _fetch_once(url.strip(), own_hosts, proxies, gate or OpenGate(), Asking(config, accept, seen, kept))
     except FetchError as error:
         fetched = Fetched(None, "", error.error_class, error.message, retry=error.retry, wait_s=error.wait_s)
+        seen.said = (error.said or Said()).over(seen.said)
     return replace(fetched, http_status=seen.http_status, said=seen.said)
 
 
@@ -144,46 +156,74 @@ def fetch_text(
     Raises FetchError.
     """
     seen = Seen()
-    fetched = _fetch_once(url, config, own_hosts, proxies, OpenGate(), seen, _accept_text)
+    fetched = _fetch_once(url, own_hosts, proxies, OpenGate(), Asking(config, _accept_text, seen))
     return seen.http_status, None if fetched.body is None else fetched.body.decode("utf-8-sig", "replace")
 
 
-def _fetch_once(
-    url: str,
-    config: DownloadConfig,
-    own_hosts: frozenset[str],
-    proxies: Proxies,
-    gate: Gate,
-    seen: Seen,
-    take: Accept,
-) -> Fetched:
-    deadline = Deadline.after(config.timeout_s)
+@dataclass(frozen=True)
+class Asking:
+    """How a URL is asked: what is taken of the answer, what is noted of it, and the open connections, if any."""
+
+    config: DownloadConfig
+    take: Accept
+    seen: Seen
+    kept: Connections | None = None
+
+
+def _fetch_once(url: str, own_hosts: frozenset[str], proxies: Proxies, gate: Gate, asking: Asking) -> Fetched:
+    deadline, seen = Deadline.after(asking.config.timeout_s), asking.seen
     for hop in range(MAX_REDIRECTS + 1):
         parts = split(url)
         seen.http_status = None
         with gate.passing(parts, hop, deadline) as said:
             seen.said = said.over(seen.said)
             if not hop:
-                deadline = Deadline.after(config.timeout_s)  # what the gate took is not the server's
+                deadline = Deadline.after(asking.config.timeout_s)  # what the gate took is not the server's
             try:
-                with _connection(parts, config, own_hosts, proxies, deadline) as connection:
-                    response = _ask(connection, parts, config)
-                    seen.http_status = response.status
-                    if response.status == 407 and connection.forwarder:
-                        raise refused_by(connection.forwarder, response)
-                    if response.status not in REDIRECTS:
-                        return take(response, config, seen)
-                    url = _target(url, response)
+                peer = _peer(parts, asking.config, own_hosts, proxies)
+                answer = _answer(parts, peer, asking, deadline)
             except (http.client.HTTPException, OSError, ValueError) as error:
                 raise _as_fetch_error(error, parts, deadline) from error
+        if isinstance(answer, Fetched):
+            return answer
+        url = _target(url, *answer)
     raise FetchError("too_many_redirects", f"more than {MAX_REDIRECTS} redirects, the last to {url[:200]}")
 
 
-def _target(url: str, response: http.client.HTTPResponse) -> str:
+def _answer(parts: SplitResult, peer: Peer, asking: Asking, deadline: Deadline) -> Fetched | tuple[str, str]:
+    """What one request gives: the body, or the status and Location of a redirect."""
+    with CheckedConnection(peer, deadline, asking.kept) as connection:
+        try:
+            response = _ask(connection, parts, asking.config, keep=asking.kept is not None)
+        except (http.client.HTTPException, ConnectionError):
+            if not connection.is_used:
+                raise
+            response = None
+        if response:
+            return _read(connection, response, asking)
+    # The server has ended the connection between two requests.
+    with CheckedConnection(peer, deadline) as connection:
+        return _read(connection, _ask(connection, parts, asking.config, keep=False), asking)
+
+
+def _read(
+    connection: CheckedConnection, response: http.client.HTTPResponse, asking: Asking
+) -> Fetched | tuple[str, str]:
+    asking.seen.http_status = response.status
+    if response.status == 407 and connection.forwarder:
+        raise refused_by(connection.forwarder, response)
+    if response.status in REDIRECTS:
+        return f"HTTP {response.status} {response.reason}", response.getheader("Location") or ""
+    fetched = asking.take(response, asking.config, asking.seen)
+    connection.keep(response)
+    return fetched
+
+
+def _target(url: str, status: str, given: str) -> str:
     """The URL that a redirect leads to. http.client decodes headers as Latin-1; most servers send UTF-8."""
-    given = (response.getheader("Location") or "").strip()
+    given = given.strip()
     if not given:
-        raise FetchError("other", f"HTTP {response.status} {response.reason}, without a Location")
+        raise FetchError("other", f"{status}, without a Location")
     try:
         location = given.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -206,20 +246,19 @@ def split(url: str) -> SplitResult:
     return parts
 
 
-def _connection(
-    parts: SplitResult, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies, deadline: Deadline
-) -> CheckedConnection:
+def _peer(parts: SplitResult, config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies) -> Peer:
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
     host = _ascii(parts)
     own = f"{parts.hostname}:{port}" in own_hosts
-    allowed = config.allow_private_addresses or own
     proxy = None if own or not config.use_proxies else _proxy_of(proxies, parts.scheme, host, port)
-    return CheckedConnection(host, port, secure=secure, allow_private=allowed, deadline=deadline, proxy=proxy)
+    return Peer(secure, host, port, config.allow_private_addresses or own, proxy)
 
 
 def _proxy_of(proxies: Proxies, scheme: str, host: str, port: int) -> Proxy | None:
     """The proxy for a host; none for this machine, which a proxy would take for itself."""
+    if not proxies.of_scheme:
+        return None
     numbers = literal(host)
     here = host == "localhost" or (numbers is not None and ip_address(numbers).is_loopback)
     return None if here else proxies.for_host(scheme, host, port)
@@ -237,13 +276,15 @@ def _ascii(parts: SplitResult) -> str:
     return host.lower()
 
 
-def _ask(connection: CheckedConnection, parts: SplitResult, config: DownloadConfig) -> http.client.HTTPResponse:
+def _ask(
+    connection: CheckedConnection, parts: SplitResult, config: DownloadConfig, *, keep: bool
+) -> http.client.HTTPResponse:
     path = quote(parts.path or "/", safe="/%:=&?~#+!$,;'@()*[]") + ("?" + _quoted_query(parts) if parts.query else "")
     headers = {
         "User-Agent": config.agent,
         "Accept": "image/*,*/*;q=0.5",
         "Accept-Encoding": "identity",
-        "Connection": "close",
+        **({} if keep else {"Connection": "close"}),
     }
     if user := basic_authorization(parts):
         headers["Authorization"] = user

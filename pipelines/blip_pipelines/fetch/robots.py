@@ -48,7 +48,7 @@ class Site:
 
     @cached_property
     def _robots(self) -> Protego:
-        return Protego.parse(self.files.robots or "")
+        return Protego.parse((self.files.robots or "").lstrip("\ufeff"))
 
     @cached_property
     def _usage(self) -> Mapping[str, list[str]]:

@@ -9,10 +9,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
+from typing import Generic, Self, TypeVar
 
+from blip_bootstrap.config import DownloadConfig
 from blip_pipelines.fetch.directives import utc_now
 from blip_pipelines.fetch.fetch import Fetched, Try, pause_s
 from blip_pipelines.fetch.hosts import GO, Hosts, Outcome
+
+Result = TypeVar("Result")
 
 WORD_S = 1.0
 """Seconds after which whoever takes the results hears that nothing can be asked yet."""
@@ -121,6 +125,11 @@ class Turns:
         return not (self.num_asked or self._ready or self._full) and all(rests for _, _, rests in self._asleep)
 
     @property
+    def num_left(self) -> int:
+        """How many URLs are still to be asked."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
     def is_over(self) -> bool:
         """Whether every URL was asked, and nothing is waited for."""
         return not (self._waiting or self.num_asked)
@@ -135,22 +144,33 @@ class Turns:
         return left
 
 
-class Fetching:
-    """The threads that fetch the URLs of a part, and what they have fetched. A `with` block ends them."""
+class Fetching(Generic[Result]):
+    """The threads that fetch the URLs of a part, and what was made of them. A `with` block ends them.
+
+    `ask` is one try at a URL. `pass_on` is called in the thread with what was fetched in the end, and puts one result
+    for each URL, then or later.
+    """
 
     def __init__(
-        self, turns: Turns, ask: Callable[[Task], Fetched], num_threads: int, num_retries: int, patience_s: float
+        self,
+        turns: Turns,
+        ask: Callable[[Task], Fetched],
+        pass_on: Callable[[int, Fetched, Callable[[Result], None]], None],
+        config: DownloadConfig,
     ) -> None:
-        self._turns, self._ask, self._num_retries, self._patience_s = turns, ask, num_retries, patience_s
+        self._turns, self._ask, self._pass_on, self._config = turns, ask, pass_on, config
+        self._num_urls = turns.num_left
         self._changed = threading.Condition()
-        self._room = threading.Semaphore(2 * num_threads)
-        self._done: SimpleQueue[tuple[int, Fetched] | BaseException | None] = SimpleQueue()
+        self._room = threading.Semaphore(2 * config.num_threads)
+        self._done: SimpleQueue[Result | BaseException] = SimpleQueue()
         self._closed, self._idle_s, self._idle_since = False, 0.0, 0.0
+        self._num_passed_on = 0
         self._threads = [
-            threading.Thread(target=self._work, name=f"fetch {number}", daemon=True) for number in range(num_threads)
+            threading.Thread(target=self._work, name=f"fetch {number}", daemon=True)
+            for number in range(min(config.num_threads, self._num_urls))
         ]
 
-    def __enter__(self) -> Fetching:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -163,32 +183,29 @@ class Fetching:
         for thread in self._threads:
             thread.join()
 
-    def results(self) -> Iterator[tuple[int, Fetched] | None]:
-        """The place of each URL and what was fetched, as they come; at most two for each thread are held.
+    def results(self) -> Iterator[Result | None]:
+        """The results as they come; at most two for each thread are in work, or made and not taken.
 
-        None after each second in which no URL was asked. Raises what a thread raised.
+        None after each second in which no URL was asked and nothing was in work. Raises what a thread raised.
         """
-        num_threads = len(self._threads)
-        while num_threads:
+        num_taken = 0
+        while num_taken < self._num_urls:
             try:
                 result = self._done.get(timeout=WORD_S)
             except Empty:
-                if not self._turns.num_asked:
+                if not self._turns.num_asked and self._num_passed_on == num_taken:
                     yield None
                 continue
             if isinstance(result, BaseException):
                 raise result
-            if result is None:
-                num_threads -= 1
-            else:
-                yield result
-                self._room.release()
+            num_taken += 1
+            yield result
+            self._room.release()
 
     def _work(self) -> None:
         try:
             while self._has_room() and (task := self._take()) is not None:
                 self._finish(task, self._ask(task))
-            self._done.put(None)
         except BaseException as error:  # noqa: BLE001 - raised where the results are taken
             self._done.put(error)
 
@@ -216,9 +233,10 @@ class Fetching:
         """Wait until a host may be asked; or give up what is left, where only resting hosts are, or for too long."""
         if not self._turns.num_asked and not self._idle_since:
             self._idle_since = now
-        if self._turns.only_rest or self._idle_s + self._idle(now) > self._patience_s:
+        if self._turns.only_rest or self._idle_s + self._idle(now) > self._config.host_patience_s:
             for task in self._turns.give_up():
-                self._done.put((task.place, _given_up(task)))
+                self._num_passed_on += 1
+                self._pass_on(task.place, _given_up(task), self._done.put)
             return
         wakes_at = self._turns.wakes_at
         self._changed.wait(None if wakes_at is None else max(0.001, wakes_at - now))
@@ -227,15 +245,16 @@ class Fetching:
         task = replace(task, tries=(*task.tries, Try(utc_now(), fetched.error_class, fetched.http_status)))
         again = None
         is_soon = fetched.wait_s <= self._turns.longest_pause_s  # else the host rests
-        if fetched.retry and is_soon and len(task.tries) <= self._num_retries:
+        if fetched.retry and is_soon and len(task.tries) <= self._config.num_retries:
             pause = pause_s(len(task.tries) - 1, fetched.wait_s)
             again = replace(task, not_before=time.monotonic() + pause)
-        else:
-            self._done.put((task.place, replace(fetched, tries=task.tries)))
         with self._changed:
             self._turns.done(task, _outcome(fetched), again)
+            self._num_passed_on += again is None
             self._changed.notify()
-        if again is not None:
+        if again is None:
+            self._pass_on(task.place, replace(fetched, tries=task.tries), self._done.put)
+        else:
             self._room.release()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import Any
 
 from blip_bootstrap.config import DownloadConfig
@@ -11,10 +13,14 @@ from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.fetch.courtesy import Courtesy
 from blip_pipelines.fetch.directives import Said
 from blip_pipelines.fetch.fetch import Fetched, try_once
+from blip_pipelines.fetch.kept import Connections
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.fetch.turns import Fetching, Task, Turns
+from blip_pipelines.ingest.copies import is_copy
+from blip_pipelines.ingest.digests import wrong_digest
 from blip_pipelines.ingest.pictures import WebStore
 from blip_training.data.decode import PictureError
+from blip_training.data.picture_child import Answer
 
 Row = dict[str, Any]
 
@@ -34,7 +40,8 @@ def fetch_rows(
 
     `config.num_threads` threads fetch, host by host in turn, as fast as `courtesy` lets them, while the child process
     of `store` decodes and resizes. At most twice as many rows are fetched ahead of being resized, which bounds memory.
-    A row that is done waits for those before it: a slow server holds back the output, not the other downloads.
+    A row that is done waits for those before it: a slow server holds back the output, not the other downloads. Rows
+    that name another in `same_as` come as they are, to be copied (`copies.py`).
     """
     found = rows_or_word(rows, config, own_hosts, store, proxies, courtesy)
     return (row for row in found if row is not None)
@@ -56,10 +63,9 @@ def rows_or_word(
         proxies = Proxies.of_environment() if config.use_proxies else Proxies()
     courtesy = courtesy or Courtesy(config, own_hosts, proxies)
     ready, at = dict[int, Row](), 0
-    for done in _as_they_come(rows, config, own_hosts, proxies, courtesy):
+    for done in _as_they_come(rows, config, own_hosts, store, proxies, courtesy):
         if done is not None:
-            place, result = done
-            ready[place] = _finish(rows[place], result, store) if result else {**NO_PICTURE, **rows[place]}
+            ready[done[0]] = done[1]
         if at not in ready:
             yield None
         while at in ready:
@@ -67,36 +73,85 @@ def rows_or_word(
             at += 1
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A row that was fetched: `stored` has the picture's columns and bytes, or raises why it has none."""
+
+    place: int
+    row: Row
+    fetched: Fetched
+    stored: Future[Answer] | None = None
+
+
 def _as_they_come(
-    rows: list[Row], config: DownloadConfig, own_hosts: frozenset[str], proxies: Proxies, courtesy: Courtesy
-) -> Iterator[tuple[int, Fetched | None] | None]:
-    """The index of each row and what was fetched, as downloads end; no result for a row rejected before any fetch."""
-    yield from ((place, None) for place, row in enumerate(rows) if row["status"] is not None)
-    urls = [(place, row["url"]) for place, row in enumerate(rows) if row["status"] is None]
-    tasks = (Task(place, url, courtesy.host_of(url)) for place, url in urls)
+    rows: list[Row],
+    config: DownloadConfig,
+    own_hosts: frozenset[str],
+    store: WebStore,
+    proxies: Proxies,
+    courtesy: Courtesy,
+) -> Iterator[tuple[int, Row] | None]:
+    """The index of each row and its row of the table `images`, as they are done; rejected rows and copies at once.
 
-    def ask(task: Task) -> Fetched:
-        return try_once(task.url, config, own_hosts, proxies, courtesy)
+    The thread that has fetched a picture gives it to the decoder, so that the decoder never waits for this one.
+    """
+    wanted = [row["status"] is None and not is_copy(row) for row in rows]
+    places = range(len(rows))
+    yield from ((place, {**NO_PICTURE, **rows[place]}) for place in places if not wanted[place])
+    tasks = [
+        Task(place, url, courtesy.host_of(url)) for place in places if wanted[place] for url in [rows[place]["url"]]
+    ]
 
-    threads, turns = min(config.num_threads, len(urls)), Turns(tasks, courtesy.hosts)
-    with Fetching(turns, ask, threads, config.num_retries, config.host_patience_s) as fetching:
-        yield from fetching.results()
+    def pass_on(place: int, fetched: Fetched, put: Callable[[_Done], None]) -> None:
+        done = _Done(place, {**NO_PICTURE, **rows[place]} | _said(fetched.said), fetched)
+        _store(_checked(done) if config.verify_digests else done, store, put)
+
+    with Connections() as kept:
+
+        def ask(task: Task) -> Fetched:
+            return try_once(task.url, config, own_hosts, proxies, courtesy, None if task.tries else kept)
+
+        with Fetching(Turns(tasks, courtesy.hosts), ask, pass_on, config) as fetching:
+            yield from (None if done is None else (done.place, _finish(done)) for done in fetching.results())
 
 
-def _finish(row: Row, fetched: Fetched, store: WebStore) -> Row:
+def _checked(done: _Done) -> _Done:
+    """The row, failed where its picture is another than the list says; with the digest of what was sent."""
+    body = done.fetched.body
+    if body is None:
+        return done
+    done.row["sha256"] = hashlib.sha256(body).hexdigest()
+    if (wrong := wrong_digest(body, done.row["sha256"], done.row["extra"])) is None:
+        return done
+    return replace(done, fetched=replace(done.fetched, body=None, error_class="wrong_digest", error_message=wrong))
+
+
+def _store(done: _Done, store: WebStore, put: Callable[[_Done], None]) -> None:
+    """Give the picture of a row to the decoder; `put` takes the row when that is done."""
+    body = done.fetched.body
+    if body is None:
+        put(done)
+        return
+    done.row["sha256"] = done.row["sha256"] or hashlib.sha256(body).hexdigest()
+    done.row["size_bytes"] = len(body)
+    stored = store.submit(body)
+    whole = replace(done, fetched=replace(done.fetched, body=None), stored=stored)
+    stored.add_done_callback(lambda _: put(whole))
+
+
+def _finish(done: _Done) -> Row:
     """The row of the table `images`: with its picture, or with the error class and message why it has none."""
-    row = {**NO_PICTURE, **row} | _said(fetched.said)
-    if fetched.body is None:
+    fetched = done.fetched
+    if done.stored is None:
         failure = {"error_class": fetched.error_class, "error_message": fetched.error_message}
-        return _with_attempts(row | {"status": "failed_to_download"} | failure, fetched)
-    row["sha256"] = hashlib.sha256(fetched.body).hexdigest()
+        return _with_attempts(done.row | {"status": "failed_to_download"} | failure, fetched)
     try:
-        columns, jpg = store(fetched.body)
+        columns, jpg = done.stored.result()
     except PictureError as error:
         message = f"{error.message} (Content-Type {fetched.content_type or 'not given'})"
-        failure = {"error_class": error.error_class, "error_message": message}
-        return _with_attempts(row | {"status": "failed_to_resize"} | failure, fetched)
-    return _with_attempts(row | {"status": "success"} | columns | {"jpg": jpg}, fetched)
+        failure = {"status": "failed_to_resize", "error_class": error.error_class, "error_message": message}
+        return _with_attempts(done.row | failure, fetched)
+    return _with_attempts(done.row | {"status": "success"} | columns | {"jpg": jpg}, fetched)
 
 
 def _said(said: Said) -> Row:

@@ -283,7 +283,7 @@ class Growing:
         keys = pa.array(keys_of(number, range(len(rows))))
         at = rows.schema.get_field_index("same_as")  # what it named was a row of a scratch file, or of an earlier try
         rows = rows.set_column(0, "key", keys).set_column(at, "same_as", pa.nulls(len(rows), pa.string()))
-        write_parquet(self.out / ROWS / part_name(number), rows, SHARD)
+        write_parquet(self.out / ROWS / part_name(number), rows, SHARD, counts={})
 
 
 def _has(path: Path, count: int) -> bool:

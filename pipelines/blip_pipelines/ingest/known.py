@@ -207,7 +207,7 @@ def _mark(shard: Path, found: pa.Table) -> None:
     told = {name: pc.if_else(pa.array(again), pa.scalar(value), rows[name]) for name, value in _AGAIN.items()}
     for name, column in (made | told).items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
-    write_parquet(shard, rows, SHARD)
+    write_parquet(shard, rows, SHARD, counts={})
 
 
 _AGAIN = {

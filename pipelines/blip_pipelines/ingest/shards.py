@@ -110,7 +110,7 @@ class Cutter:
         number, path = self._number, self._folder / part_name(self._number)
         self._known.add(number, rows)
         rows = rows.set_column(0, "key", pa.array(keys_of(number, range(len(rows))))).drop_columns([HASH])
-        write_parquet(path, rows, SHARD)
+        write_parquet(path, rows, SHARD, counts={})
         self.shards.append(path)
         self._number += 1
 

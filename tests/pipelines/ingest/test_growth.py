@@ -19,7 +19,7 @@ from PIL import Image
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.storage.manifest import describe_files
-from blip_bootstrap.storage.notes import NOTES
+from blip_bootstrap.storage.notes import NOTES, known_by
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out
 from blip_bootstrap.storage.tables import IMAGES, SHARD
@@ -139,7 +139,7 @@ def check(out: Path, listed: Rows, counts: dict[str, Any]) -> None:
         shard = read_parquet(out / "rows" / part.name)
         assert shard.schema.equals(SHARD.schema)
         assert shard["uid"].to_pylist() == read_parquet(part, ["uid"])["uid"].to_pylist()
-    assert not {path.name for path in out.iterdir() if path.name.startswith(".")} - {NOTES}
+    assert {path.name for path in out.iterdir() if path.name.startswith(".")} <= {NOTES}
 
 
 def rows_of(out: Path, kind: str) -> list[dict[str, Any]]:
@@ -265,6 +265,10 @@ def test_failed_rows_are_tried_again(run: Run, web: Web, capsys: pytest.CaptureF
         "part-00000.parquet": {"retried": [(2, 2)]},
         "part-00001.parquet": {"retried": [(3, 3)]},
     }
+    tried = {row["url"][-2:]: row["attempts"] for row in rows_of(second, "listed")}
+    known = [(one["status"], one["error_class"], one["http_status"]) for one in tried["/7"]]
+    assert known == [("failed_to_download", "http_4xx", 404), ("success", None, 200)]
+    assert [len(tried[row]) for row in ("/1", "/2", "/3")] == [1, 2, 1]
     third = run(whole, name="d0-3", retry="failed")
     assert (web.fetched(), run.counts["success"]) == ([2, 3], 9)
     grown = run(web.rows(range(12)))
@@ -393,15 +397,15 @@ def test_a_lost_part_is_fetched_alone_under_its_keys(run: Run, web: Web, damage:
     """Of a whole artifact, as the loop has it made anew: the damaged file is taken away, the MANIFEST stays."""
     whole = web.rows(range(10))
     first = run(whole)
-    before = describe_files(first)
+    before = known_by(describe_files(first))
     web.fetched()
     spoil(first / "part-00001.parquet", damage)
     (first / "part-00001.parquet").unlink(missing_ok=True)
     run(whole, name="d0")
-    assert (web.fetched(), describe_files(first)) == ([4, 5, 6, 7], before)
+    assert (web.fetched(), known_by(describe_files(first))) == ([4, 5, 6, 7], before)
     (first / "rows" / "part-00002.parquet").unlink()
     run(whole, name="d0")
-    assert (web.fetched(), describe_files(first)) == ([], before)
+    assert (web.fetched(), known_by(describe_files(first))) == ([], before)
     for folder in (first, first / "rows"):
         (folder / "part-00000.parquet").unlink()
     run(whole, name="d0")
@@ -475,7 +479,7 @@ def test_an_artifact_of_a_version_before_grows_and_is_repaired(run: Run, web: We
     whole = web.rows(range(10))
     first = run(whole)
     as_before(first)
-    before = describe_files(first)
+    before = known_by(describe_files(first))
     web.fetched()
     grown = run(web.rows(range(11)))
     assert (web.fetched(), own(grown)) == ([10], parts(3))
@@ -483,11 +487,11 @@ def test_an_artifact_of_a_version_before_grows_and_is_repaired(run: Run, web: We
         part.unlink()
     config = run.config([whole], {})
     counts = download_images(first, config.urls[0].path, config=config, ray=HERE)
-    assert (web.fetched(), describe_files(first)) == ([*range(10)], before)
+    assert (web.fetched(), known_by(describe_files(first))) == ([*range(10)], before)
     assert counts == {"rows": 10, "success": 10}
     (first / "part-00001.parquet").unlink()
     download_images(first, config.urls[0].path, config=config, ray=HERE, kin=[grown])
-    assert (web.fetched(), describe_files(first)) == ([4, 5, 6, 7], before)
+    assert (web.fetched(), known_by(describe_files(first))) == ([4, 5, 6, 7], before)
 
 
 def test_a_download_that_a_version_before_has_begun(run: Run, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,7 +547,7 @@ def test_any_order_of_changes(run: Run, monkeypatch: pytest.MonkeyPatch, seed: i
             raise Killed
         return iter([stub(row, gone, asked) for row in rows])
 
-    monkeypatch.setattr(download, "fetch_rows", fetch_rows)
+    monkeypatch.setattr(download, "rows_or_word", fetch_rows)
     monkeypatch.setattr(download, "WebStore", lambda _: nullcontext())
     every = [(f"http://web/{n}", "" if n % 7 == 0 else f"t{n}") for n in range(60)] + [("", ""), ("", "x")]
     succeeded = set[str]()

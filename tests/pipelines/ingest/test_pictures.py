@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from blip_bootstrap.config import DownloadConfig
-from blip_pipelines.ingest.pictures import WebStore, bring_to_size, encode, store_web
+from blip_pipelines.ingest.pictures import Stored, WebStore, bring_to_size, encode, store_web
 from blip_training.data.decode import PictureError
+from tests.fixtures.img2dataset_pixels import cases, digest
 
 MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
 SIZES = ((160, 120), (120, 160), (64, 64), (65, 64), (200, 11), (97, 131), (640, 427), (70, 1), (63, 30))
@@ -30,9 +32,9 @@ def encoded(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def store(body: bytes, **settings: Any) -> tuple[dict[str, Any], bytes]:
-    rule: dict[str, Any] = {"max_pixels": 1_000_000, "image_size": 64, "mode": "keep_ratio", "quality": 95}
-    return store_web(body, **(rule | {"least_px": 0, "most_aspect": 100.0} | settings))
+def store(body: bytes, most_aspect: float = 100.0, **settings: Any) -> tuple[dict[str, Any], bytes]:
+    how = Stored(**({"image_size": 64, "mode": "keep_ratio"} | settings))
+    return store_web(body, 1_000_000, how, most_aspect=most_aspect)
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +80,14 @@ def test_resize_modes(mode: str, size: tuple[int, int]) -> None:
 
 
 def test_the_border_is_white() -> None:
-    square = bring_to_size(np.zeros((80, 160, 3), np.uint8), 64, "border")
+    square = bring_to_size(np.zeros((80, 160, 3), np.uint8), Stored(64, "border"))
     assert square[2, 32].tolist() == [255, 255, 255]
     assert square[32, 32].tolist() == [0, 0, 0]
 
 
 def test_a_picture_that_is_small_enough_is_not_touched() -> None:
     pixels = np.asarray(noise(64, 64))
-    assert all(bring_to_size(pixels, 64, mode) is pixels for mode in MODES)
+    assert all(bring_to_size(pixels, Stored(64, mode)) is pixels for mode in MODES)
 
 
 def test_a_picture_lying_on_its_side_is_stored_upright() -> None:
@@ -121,3 +123,51 @@ def test_the_quality_is_opencvs() -> None:
     pixels = np.asarray(noise())
     assert encode(pixels, 70) == cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 70])[1].tobytes()
     assert len(encode(pixels, 70)) < len(encode(pixels, 95))
+
+
+GOLDEN = Path(__file__).parents[2] / "fixtures" / "img2dataset_pixels.npz"
+
+
+def golden() -> tuple[dict[str, bytes], dict[str, str]]:
+    with np.load(GOLDEN) as file:
+        pictures = {name: file[name].tobytes() for name in file.files if name != "digests"}
+        return pictures, json.loads(str(file["digests"]))
+
+
+@pytest.mark.parametrize("case", [*cases()], ids=lambda case: " ".join(map(str, case.values())))
+def test_to_the_pixel_as_img2dataset_made_them(case: dict[str, Any]) -> None:
+    """For every mode, interpolation and format, of JPEGs of every subsampling."""
+    pictures, digests = golden()
+    how = Stored.of(DownloadConfig(**case))
+    found = {name: digest(store_web(body, 1_000_000, how)[1]) for name, body in pictures.items()}
+    assert found == {name: digests[f"{json.dumps(case)} {name}"] for name in pictures}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_jpeg_reduced_while_decoding_has_the_same_size_and_looks_alike(mode: str) -> None:
+    body = encoded(noise(80, 54).resize((643, 427), Image.Resampling.BICUBIC), quality=90)
+    exact, scaled = (
+        store_web(body, 1_000_000, Stored(64, mode, format="png", quality=1, scaled=scaled)) for scaled in (False, True)
+    )
+    assert exact[0] == scaled[0]
+    pixels = [np.asarray(Image.open(io.BytesIO(jpg)), np.int16) for _, jpg in (exact, scaled)]
+    assert np.abs(pixels[0] - pixels[1]).mean() < 4
+    assert (mode == "no") == np.array_equal(*pixels)
+
+
+def test_a_jpeg_of_less_than_twice_the_size_is_never_reduced() -> None:
+    body = encoded(noise(160, 127))
+    stored = [store_web(body, 1_000_000, Stored(64, "keep_ratio", scaled=scaled))[1] for scaled in (False, True)]
+    assert stored[0] == stored[1]
+
+
+@pytest.mark.parametrize(("format", "magic"), [("jpg", b"\xff\xd8"), ("png", b"\x89PNG"), ("webp", b"RIFF")])
+def test_formats(format: str, magic: bytes) -> None:
+    config = DownloadConfig(encode_format=format, encode_quality=9)
+    assert store_web(encoded(noise()), 1_000_000, Stored.of(config))[1].startswith(magic)
+
+
+@pytest.mark.parametrize(("format", "quality"), [("png", 10), ("png", 95), ("jpg", 0), ("webp", 0), ("jpg", 101)])
+def test_a_quality_that_the_format_has_not(format: str, quality: int) -> None:
+    with pytest.raises(ValidationError, match="encode_quality"):
+        DownloadConfig(encode_format=format, encode_quality=quality)

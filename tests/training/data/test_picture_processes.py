@@ -151,7 +151,7 @@ from functools import partial
 from blip_training.data.picture_processes import PictureProcesses
 from blip_training.data.decode import decode_to_rgb
 kept = PictureProcesses(eval, 1000, 10.0)
-child = kept._idle.queue[0]._process.pid
+child = kept._children[0]._process.pid
 threading.Timer(1.0, lambda: print(child, flush=True)).start()
 try:
     kept(b"__import__('time').sleep(3)")

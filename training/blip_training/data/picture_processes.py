@@ -9,43 +9,32 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import signal
-import struct
-import sys
-import time
+import threading
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from pathlib import Path
-from queue import Empty, LifoQueue
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import IO, Any, Self
-
-from PIL import AvifImagePlugin, Image
+from typing import IO, Self
 
 from blip_bootstrap.errors import RunFailed
+from blip_training.data import picture_child
 from blip_training.data.decode import PictureError
-from blip_training.runtime.child_process import how_it_ended, start_child, stop_child
-
-Answer = tuple[dict[str, Any], bytes]
-
-Work = Callable[[bytes], Answer]
-"""What a child does with a picture's bytes: a function that can be pickled and gives JSON values and bytes."""
+from blip_training.data.picture_child import Answer, Work
+from blip_training.data.picture_messages import BUFFER_BYTES, read_message, write_message
+from blip_training.runtime.child_process import Child, how_it_ended, start_child, stop_child
 
 ATTEMPTS = 2
 
-BYTES_PER_PIXEL, BYTES_BESIDE = 24, 400_000_000
-"""The memory limit: for each allowed pixel, and beside them for the file, the decoder's tables and the result."""
-
-WAIT_FACTOR = 10
-"""The limit by the clock, in multiples of that of processor time: other processes may use the processor."""
-
-_SIZE = struct.Struct("<Q")
+ENDED = (EOFError, OSError, ValueError)
+"""What reading from and writing to a child raises that has ended, or was ended by another thread."""
 
 
 class PictureProcesses:
-    """Up to `count` children that do `work`, one picture each at a time; `count` threads may call this.
+    """Up to `count` children that do `work`, one picture each at a time, for any number of threads.
 
     `timeout_s` limits the processor time of a picture. The first child starts at once, the others when needed. They end
     with `close`, with this object, and with the process that made it.
@@ -60,23 +49,21 @@ class PictureProcesses:
 
         Raises RunFailed if no child starts.
         """
+        return self.submit(body).result()
+
+    def submit(self, body: bytes) -> Future[Answer]:
+        """Give a picture to a child, waiting while its pipe is full; the future has what a call returns or raises.
+
+        A pipe holds some 64 KB: the pictures after the one in work, without which a child would wait for its next.
+        """
         if os.getpid() != self._pid:
             self._begin()  # after a fork: the children belong to the parent
-        child = self._idle.get()
-        try:
-            for _ in range(ATTEMPTS):
-                child = child or _Child(self._settings)
-                with suppress(EOFError, OSError):
-                    return self._result(child.ask(body))
-                code, child = child.stop(), None
-                if code in (-signal.SIGPROF, -signal.SIGALRM):
-                    raise PictureError("decode_timeout", f"took over {self._timeout_s:g} s (decode_timeout_s)")
-        finally:
-            if child and child.busy:  # Ctrl-C or the like ended the wait: nobody reads its answer
-                child.stop()
-                child = None
-            self._idle.put(child)
-        raise PictureError("decoder_died", f"the decoder {how_it_ended(code)}, {ATTEMPTS} times")
+        return min(self._children, key=_num_waiting).submit(body)
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of processor time that the pictures took."""
+        return sum(child.cpu_s for child in self._children)
 
     def __enter__(self) -> Self:
         return self
@@ -89,151 +76,180 @@ class PictureProcesses:
         self._end()
 
     def _begin(self) -> None:
-        self._pid, self.cpu_s = os.getpid(), 0.0
-        self._idle: LifoQueue[_Child | None] = LifoQueue()
-        for _ in range(self._count - 1):
-            self._idle.put(None)
-        self._idle.put(_Child(self._settings))
-        self._end = weakref.finalize(self, _end, self._idle, self._pid)
-
-    def _result(self, answer: Answer) -> Answer:
-        header, content = answer
-        self.cpu_s += header.pop("cpu_s")
-        if "error_class" in header:
-            raise PictureError(header["error_class"], header["message"])
-        return header, content
+        self._pid = os.getpid()
+        self._children = [_Decoder(self._settings, self._timeout_s) for _ in range(self._count)]
+        self._children[0].start()
+        self._end = weakref.finalize(self, _end, self._children, self._pid)
 
 
-class _Child:
-    def __init__(self, settings: bytes) -> None:
-        self._process = start_child(__name__)
-        self._started = self.busy = False
-        with suppress(OSError):  # if it has ended already, `ask` says so
-            _write(self._to, settings)
+def _num_waiting(child: _Decoder) -> int:
+    return child.num_waiting
+
+
+def _end(children: Sequence[_Decoder], pid: int) -> None:
+    for child in children if os.getpid() == pid else ():
+        child.close()
+
+
+@dataclass
+class _Asked:
+    """A picture that was given to a child; `num_deaths`: how often the child ended while it had it in work."""
+
+    body: bytes
+    answer: Future[Answer] = field(default_factory=Future)
+    num_deaths: int = 0
+
+
+class _Decoder:
+    """One child, and those after it where it ends; a thread reads its answers, in the order of the pictures."""
+
+    def __init__(self, settings: bytes, timeout_s: float) -> None:
+        self._settings, self._timeout_s = settings, timeout_s
+        self._lock = threading.Lock()
+        self._process: Child | None = None
+        self._waiting: deque[_Asked] = deque()
+        self._closed, self.cpu_s = False, 0.0
 
     @property
-    def _to(self) -> IO[bytes]:
-        assert self._process.stdin
-        return self._process.stdin
+    def num_waiting(self) -> int:
+        """The number of pictures that it has."""
+        return len(self._waiting)
 
-    @property
-    def _from(self) -> IO[bytes]:
-        assert self._process.stdout
-        return self._process.stdout
+    def start(self) -> None:
+        """Start the child and the thread that reads its answers."""
+        self._process = self._begun()
+        threading.Thread(target=self._read_on, args=(self._process,), name="decoded", daemon=True).start()
 
-    def ask(self, body: bytes) -> Answer:
-        """Send a picture, read the answer. Raises EOFError or OSError if the child ends, RunFailed if none starts."""
-        self.busy = True
-        if not self._started:
-            self._check_start()
-        _write(self._to, body)
-        answer = json.loads(_read(self._from)), _read(self._from)
-        self.busy = False
-        return answer
+    def submit(self, body: bytes) -> Future[Answer]:
+        """Send a picture."""
+        asked = _Asked(body)
+        with self._lock:
+            if not self._process:
+                self.start()
+            assert self._process
+            self._waiting.append(asked)
+            try:
+                write_message(_input(self._process), body)
+            except OSError:
+                pass  # the child has ended: the thread that reads sees to it
+            except BaseException:  # Ctrl-C or the like, perhaps within the message
+                self._process.kill()
+                raise
+        return asked.answer
 
-    def _check_start(self) -> None:
+    def close(self) -> None:
+        """End the child; what it had is cancelled."""
+        self._closed = True
+        if process := self._process:
+            stop_child(process)
+        with self._lock:
+            self._give_up(None)
+
+    def _begun(self) -> Child:
+        process = start_child(picture_child.__name__, buffer_bytes=BUFFER_BYTES)
+        with suppress(OSError):  # if it has ended already, the first reading says so
+            write_message(_input(process), self._settings)
+        return process
+
+    def _read_on(self, started: Child) -> None:
+        """Take answers; where the child ends, another does what it had."""
+        process: Child | None = started
         try:
-            failure = _read(self._from).decode()
-        except EOFError:
-            failure = f"it {how_it_ended(self.stop())}"
-        if failure:
-            raise RunFailed(f"the process that decodes pictures does not start: {failure}")
-        self._started = True
+            _check_start(started)
+            while process:
+                try:
+                    while True:
+                        self._take(read_message(_output(process)))
+                except ENDED:
+                    with self._lock:
+                        process = self._process = self._successor(process)
+        except RunFailed as error:
+            with self._lock:
+                self._give_up(error)
 
-    def stop(self) -> int:
-        """Kill the child unless it has ended; its return code."""
-        return stop_child(self._process)
+    def _successor(self, ended: Child) -> Child | None:
+        """Do the pictures of a child that has ended in another, one at a time; the first of them ended it.
+
+        Returns None where it had none. Raises RunFailed if no child starts.
+        """
+        code = stop_child(ended)
+        while self._waiting and not self._closed:
+            self._blame(self._waiting[0], code)
+            process = self._process = self._begun()
+            try:
+                _check_start(process)
+                while self._waiting and not self._closed:
+                    write_message(_input(process), self._waiting[0].body)
+                    self._take(read_message(_output(process)))
+                if not self._closed:
+                    return process
+            except ENDED:
+                pass
+            code = stop_child(process)
+        return None
+
+    def _take(self, message: tuple[bytes, bytes]) -> None:
+        header, content = json.loads(message[0]), message[1]
+        self.cpu_s += header.pop("cpu_s")
+        answer = self._waiting.popleft().answer
+        if "error_class" in header:
+            answer.set_exception(PictureError(header["error_class"], header["message"]))
+        else:
+            answer.set_result((header, content))
+
+    def _replace(self, ended: Child) -> None:
+        """Do the pictures of a child that has ended one at a time, in others; the first of them ended it."""
+        code = stop_child(ended)
+        while self._waiting and not self._closed:
+            self._blame(self._waiting[0], code)
+            if not self._waiting:
+                break
+            self._process = self._begun()
+            try:
+                _check_start(self._process)
+                while self._waiting:
+                    write_message(_input(self._process), self._waiting[0].body)
+                    self._take(read_message(_output(self._process)))
+            except RunFailed as error:
+                self._give_up(error)
+                return
+            except (EOFError, OSError, ValueError):
+                code = stop_child(self._process)
+        self._go_on(ended)
+
+    def _blame(self, asked: _Asked, code: int) -> None:
+        """Count a death for the picture that was in work, which is its last where it was too slow, or the second."""
+        asked.num_deaths += 1
+        if code in (-signal.SIGPROF, -signal.SIGALRM):
+            late = PictureError("decode_timeout", f"took over {self._timeout_s:g} s (decode_timeout_s)")
+            self._waiting.popleft().answer.set_exception(late)
+        elif asked.num_deaths == ATTEMPTS:
+            died = PictureError("decoder_died", f"the decoder {how_it_ended(code)}, {ATTEMPTS} times")
+            self._waiting.popleft().answer.set_exception(died)
+
+    def _give_up(self, error: RunFailed | None) -> None:
+        self._process = None
+        while self._waiting:
+            answer = self._waiting.popleft().answer
+            answer.set_exception(error) if error else answer.cancel()
 
 
-def _end(idle: LifoQueue[_Child | None], pid: int) -> None:
-    with suppress(Empty):
-        while os.getpid() == pid:
-            if child := idle.get_nowait():
-                child.stop()
-
-
-def _write(stream: IO[bytes], content: bytes) -> None:
-    stream.write(_SIZE.pack(len(content)))
-    stream.write(content)
-    stream.flush()
-
-
-def _read(stream: IO[bytes]) -> bytes:
-    """Read one message. Raises EOFError if the stream ends within it."""
-    head = stream.read(_SIZE.size)
-    size = _SIZE.unpack(head)[0] if len(head) == _SIZE.size else 0
-    content = stream.read(size)
-    if len(head) < _SIZE.size or len(content) < size:
-        raise EOFError
-    return content
-
-
-def serve() -> None:
-    """The child's main function: answer each picture that comes on standard input, until that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # prints must not get between the answers
+def _check_start(process: Child) -> None:
+    """Wait until the child is ready. Raises RunFailed with its own words where it cannot start."""
     try:
-        work, max_pixels, timeout_s = pickle.loads(_read(requests))
-        _load_decoders(max_pixels)
-        memory_bytes = BYTES_BESIDE + BYTES_PER_PIXEL * max_pixels
-        _limit(memory_bytes)
-    except EOFError:
-        return
-    except Exception as error:  # noqa: BLE001  # reported to the parent
-        _write(answers, f"{type(error).__name__}: {error}".encode())
-        return
-    _write(answers, b"")
-    with suppress(EOFError, BrokenPipeError):
-        while True:
-            header, content = _answer(work, _read(requests), timeout_s, memory_bytes)
-            _write(answers, json.dumps(header).encode())
-            _write(answers, content)
+        failure = read_message(_output(process))[0].decode()
+    except ENDED:
+        failure = f"it {how_it_ended(stop_child(process))}"
+    if failure:
+        stop_child(process)
+        raise RunFailed(f"the process that decodes pictures does not start: {failure}")
 
 
-def _load_decoders(max_pixels: int) -> None:
-    """Load all decoders before any picture, whose time and memory they would count against."""
-    import cv2  # start-up: the parent, which imports this module too, has no use for it
-
-    cv2.setNumThreads(1)
-    Image.init()
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    Image.MAX_IMAGE_PIXELS = max_pixels  # PIL refuses twice as many, before it allocates for some formats
+def _input(process: Child) -> IO[bytes]:
+    assert process.stdin
+    return process.stdin
 
 
-def _limit(memory_bytes: int) -> None:
-    """Limit this process to `memory_bytes` more than it maps now; if memory runs out, Linux is to kill it first."""
-    for name in (signal.SIGPROF, signal.SIGALRM):
-        signal.signal(name, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # decoders in C print warnings there
-        os.dup2(quiet, stream)
-    with suppress(OSError):  # both are Linux's
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    with suppress(OSError, ValueError):
-        mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _answer(work: Work, body: bytes, timeout_s: float, memory_bytes: int) -> Answer:
-    started = time.process_time()
-    signal.setitimer(signal.ITIMER_PROF, timeout_s)
-    signal.setitimer(signal.ITIMER_REAL, WAIT_FACTOR * timeout_s)
-    try:
-        header, content = work(body)
-    except PictureError as error:
-        header, content = {"error_class": error.error_class, "message": error.message}, b""
-    except MemoryError:
-        message = f"decoding it takes over {memory_bytes // 1_000_000:,} MB of memory"
-        header, content = {"error_class": "decoder_died", "message": message}, b""
-    except Exception as error:  # noqa: BLE001  # any failure of a picture is its row's
-        header, content = {"error_class": "other", "message": f"{type(error).__name__}: {error}"}, b""
-    finally:
-        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
-            signal.setitimer(timer, 0)
-    return header | {"cpu_s": time.process_time() - started}, content
-
-
-if __name__ == "__main__":
-    serve()
+def _output(process: Child) -> IO[bytes]:
+    assert process.stdout
+    return process.stdout

@@ -11,8 +11,8 @@ from contextlib import suppress
 Child = subprocess.Popen[bytes]
 
 
-def start_child(module: str, *arguments: str) -> Child:
-    """Start `python -m module` with pipes to its standard input and output.
+def start_child(module: str, *arguments: str, buffer_bytes: int = -1) -> Child:
+    """Start `python -m module` with pipes to its standard input and output, buffered here with `buffer_bytes` each.
 
     The module must end when its input ends. It runs in a process group of its own, so that Ctrl-C reaches the parent
     alone. It is a new interpreter, not a fork: threads of this process may hold locks.
@@ -20,7 +20,8 @@ def start_child(module: str, *arguments: str) -> Child:
     # -P: else the child would import a numpy.py of the working directory.
     command = [sys.executable, "-P", "-W", "ignore", "-m", module, *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": buffer_bytes}
+    return subprocess.Popen(command, **pipes, env=environment, process_group=0)
 
 
 def stop_child(child: Child) -> int:
