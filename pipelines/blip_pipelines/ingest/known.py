@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.query.sql_text import literal
-from blip_bootstrap.storage.keys import ROWS_PER_PART, key_of_id, number_of, part_name
+from blip_bootstrap.storage.keys import ROWS_PER_PART, by_number, key_of_id, number_of, part_name
 from blip_bootstrap.storage.parquet import read_parquet, write_parquet
 from blip_bootstrap.storage.schema import Column, Table
 from blip_bootstrap.storage.tables import SHARD
@@ -49,6 +50,30 @@ ROWS_AT_ONCE = 1_000_000
 _UID = "lower(lpad(hex(high), 16, '0') || lpad(hex(low), 16, '0'))"
 
 Digests = npt.NDArray[np.uint64]
+
+
+def write_known(rows: Path, folder: Path) -> None:
+    """Write the table `known` of all shards of the folder `rows`, which are read for it, in place of what is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    writer = KnownWriter(folder)
+    for name in sorted((path.name for path in rows.glob("part-*.parquet")), key=by_number):
+        writer.add(number_of(name), _with_hashes(read_parquet(rows / name)))
+    writer.close()
+
+
+def _with_hashes(rows: pa.Table) -> pa.Table:
+    """Rows of a shard with `HASH`; of a text that was cut the uid stands for it."""
+    texts = zip(rows["url"].to_pylist(), rows["caption"].to_pylist(), strict=True)
+    hashes = pa.array([hash_of(url, text) for url, text in texts])
+    for name in ("cut_from_chars", "origin"):
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(len(rows), pa.string()))
+    return rows.append_column(HASH, pc.if_else(pc.is_valid(rows["cut_from_chars"]), rows["uid"], hashes))
+
+
+def hash_of(url: str, text: str) -> str:
+    """By what a row is known: 32 hex digits of the sha256 of its URL and text."""
+    return hashlib.sha256(f"{url}\n{text}".encode()).digest()[:16].hex()
 
 
 class KnownWriter:
@@ -97,8 +122,9 @@ def _digests_of(urls: Sequence[str]) -> Digests:
 
 
 def create_known(db: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> None:
-    """Make the view `name` over files of the table `known`; it may be empty."""
-    db.execute(f"CREATE OR REPLACE VIEW {name} AS {rows_of(files)}")
+    """Make the view `name` over files of the table `known`, without the rows of the table `left_out`."""
+    db.execute("CREATE TABLE IF NOT EXISTS left_out (id BIGINT)")
+    db.execute(f"CREATE OR REPLACE VIEW {name} AS FROM ({rows_of(files)}) ANTI JOIN left_out USING (id)")
 
 
 def rows_of(files: Sequence[Path]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 from blip_bootstrap.storage.keys import keys_of, number_of, part_name
 from blip_bootstrap.storage.parquet import write_parquet
 from blip_bootstrap.storage.tables import SHARD
-from blip_pipelines.ingest.known import HASH, KnownWriter, create_known, mark_repeats
+from blip_pipelines.ingest.known import HASH, KnownWriter, create_known, hash_of, mark_repeats
 from blip_pipelines.ingest.list_batches import list_batches
 from blip_pipelines.ingest.pool import scratch, scratch_folder
 from blip_pipelines.ingest.url_lists import AnyList
@@ -66,7 +65,8 @@ class Cutter:
     ) -> list[Path]:
         """Write rows `start` up to `stop` of each list as shards, and mark repeated rows; these shards.
 
-        `earlier` are files of the table `known` about rows that come before these.
+        `earlier` are files of the table `known` about rows that come before these, but for those of the table
+        `left_out`, if there is one.
         """
         before, known, done = [*earlier, *self.known], len(self.known), len(self.shards)
         tables = (self._placed(table, urls.name) for urls in lists for table in list_batches(urls, start, stop))
@@ -84,8 +84,7 @@ class Cutter:
         The uid is that, or the one that the list gives. Also where a text is cut, the hash is of the whole one.
         """
         urls, texts = table["url"].to_pylist(), table["caption"].to_pylist()
-        sha256, pairs = hashlib.sha256, zip(urls, texts, strict=True)
-        hashes = pa.array([sha256(f"{url}\n{text}".encode()).digest()[:16].hex() for url, text in pairs], pa.string())
+        hashes = pa.array([hash_of(url, text) for url, text in zip(urls, texts, strict=True)], pa.string())
         blank = pc.and_(pa.array([not url.strip() for url in urls]), pc.is_null(table["mistake"]))
         is_wrong = pc.or_(blank, pc.is_valid(table["mistake"]))
         chars = pc.utf8_length(table["caption"])
