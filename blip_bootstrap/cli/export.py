@@ -14,7 +14,8 @@ from blip_bootstrap.config import RayConfig
 from blip_bootstrap.ending import ended_early
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import root_text, run_argument
-from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
+from blip_bootstrap.query.alike import schema_of
+from blip_bootstrap.query.verdicts import cut_of, rule_of
 from blip_bootstrap.storage.parquet import parquet_files
 from blip_bootstrap.storage.run_folder import (
     MANIFEST,
