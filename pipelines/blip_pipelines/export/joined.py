@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -130,12 +129,14 @@ def _with_scores(pairs: pa.Table, path: str) -> pa.Table:
     return pairs
 
 
-def _weights(texts: pa.Table, is_weighted: bool) -> pa.Array:
+def _weights(texts: pa.Table, is_weighted: bool) -> pa.ChunkedArray:
     """Each text's share of the epochs of a training: as its rule score where it goes by that, else 1 where kept."""
-    kept = np.asarray(texts["kept"]).astype(np.float64)
+    share = pa.scalar(1.0)
     if is_weighted:
-        kept *= np.clip(np.nan_to_num(np.asarray(texts["rule_score"].cast(pa.float64()))), 0.0, 1.0)
-    return pa.array(kept)
+        score = texts["rule_score"].cast(pa.float64())
+        score = pc.if_else(pc.fill_null(pc.is_finite(score), False), score, 0.0)
+        share = pc.max_element_wise(pc.min_element_wise(score, 1.0), 0.0)
+    return pc.if_else(texts["kept"], share, 0.0)
 
 
 def _best(texts: pa.Table, rows: Mapping[str, Sequence[int]], judged_by: str | None) -> dict[str, int]:
