@@ -35,6 +35,7 @@ OF_ERROR_CLASSES = {
     "disallowed": "the host forbids the use: `X-Robots-Tag`, `TDM-Reservation`, tdmrep.json or `Content-Usage`",
     "host_rests": "not asked: the host failed too often in a row, or asked to wait too long; `--retry` asks it",
     "too_many_bytes": "the body is larger than `download.max_bytes`",
+    "wrong_digest": "the bytes are others than the list says by its sha256 or md5",
     "not_an_image": "the bytes are no picture of a format that is read",
     "truncated_image": "the picture ends too early",
     "too_many_pixels": "the picture is larger than `download.max_pixels`",

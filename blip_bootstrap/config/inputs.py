@@ -219,6 +219,11 @@ class DownloadConfig(PictureRule):
     max_bytes: Count = Field(
         50_000_000, description="an answer of more bytes is not read to its end (error class too_many_bytes)"
     )
+    verify_digests: Annotated[bool, Later()] = Field(
+        True,
+        description="where a list has a column sha256 or md5, a picture of other bytes is not stored (error class "
+        "wrong_digest)",
+    )
     max_text_chars: Annotated[Count, Later()] = Field(
         10_000, description="an alt text of more characters is stored cut, and becomes no pair (reason text_too_long)"
     )

@@ -13,9 +13,10 @@ import pyarrow as pa
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.machine import num_cores
+from blip_bootstrap.query.alike import schema_of
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan, text_list
-from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
+from blip_bootstrap.query.verdicts import cut_of, rule_of
 from blip_bootstrap.select.aside import as_in, by_key, duplicates, judged_only, not_listed, whole_file, with_aside
 from blip_bootstrap.select.cuts import Counts, Cut, check_score, find_cut
 from blip_bootstrap.select.informative import count_words

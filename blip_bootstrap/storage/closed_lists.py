@@ -11,7 +11,7 @@ DEATHS = ("crashed", "hung", "out_of_memory")
 ERROR_CLASSES = (
     "blank_url", "duplicate_row", "unsupported_scheme", "private_address", "dns", "proxy", "connection", "timeout",
     "http_4xx", "http_5xx", "too_many_redirects", "robots_txt", "disallowed", "host_rests", "too_many_bytes",
-    "not_an_image", "truncated_image",
+    "wrong_digest", "not_an_image", "truncated_image",
     "too_many_pixels", "too_many_scans", "decode_timeout", "decoder_died", "too_small", "aspect_ratio", "too_large",
     *DEATHS, "other",
 )  # fmt: skip

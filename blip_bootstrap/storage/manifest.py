@@ -17,7 +17,7 @@ from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, L
 from blip_bootstrap.storage.files import write_durable
 from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, pointer_to
-from blip_bootstrap.storage.notes import Note, digest_in, digest_of_rows, read_note
+from blip_bootstrap.storage.notes import Note, digest_of_rows, known_by, read_note
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import borrowed_from, home_of_part
 from blip_bootstrap.storage.run_folder import MANIFEST, checksum, read_json
@@ -141,7 +141,7 @@ def manifest_of(
         "digest": digest_of_recipe(recipe),
         "recipe": recipe,
         "name": name,
-        "content": digest_of_recipe({"files": [[file["name"], digest_in(file)] for file in files]}),
+        "content": digest_of_recipe({"files": known_by(files)}),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
         "version": __version__,

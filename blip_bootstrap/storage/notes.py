@@ -18,6 +18,9 @@ import pyarrow as pa
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.store import fetched, gone, size_of
 
+STATS = "_stats.json"
+"""The end of the name of img2dataset's file of counts and times beside a part."""
+
 NOTES = ".notes"
 """The hidden folder beside parts that holds their notes."""
 
@@ -105,6 +108,11 @@ def _check(name: str, entry: Mapping[str, Any]) -> str:
 def digest_in(entry: Mapping[str, Any]) -> str:
     """By what a file of a MANIFEST is known in recipes: its sha256, or that of its rows without times."""
     return str(entry.get("same") or entry["sha256"])
+
+
+def known_by(files: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Name and digest of each file of a MANIFEST by which recipes know what was made; files of times alone are none."""
+    return [[str(file["name"]), digest_in(file)] for file in files if not str(file["name"]).endswith(STATS)]
 
 
 def digest_of_rows(rows: pa.Table, left_out: Sequence[str]) -> str:

@@ -23,7 +23,11 @@ IMAGES = Table(
         Column("key", pa.string(), "unique in the run: number of the part (5 digits or more) and row in it (5 digits)"),
         Column("uid", pa.string(), "32 hex digits of the sha256 of URL and alt text: the same row in any run"),
         Column("dataset", pa.string(), "the URL list that the row came from"),
-        Column("url", pa.string(), "as given in the list"),
+        Column(
+            "url",
+            pa.string(),
+            "as given in the list; of a picture that was there without one, a name made of dataset, file and key",
+        ),
         Column("caption", pa.string(), "the web text (alt text) as given; its beginning where cut_from_chars is set"),
         Column(
             "cut_from_chars",
@@ -44,6 +48,7 @@ IMAGES = Table(
         Column("original_height", pa.int32(), "height before resizing, px"),
         Column("exif", pa.string(), "JSON of EXIF tags, or null"),
         Column("sha256", pa.string(), "hex digest of the bytes as fetched"),
+        Column("size_bytes", pa.int64(), "how many bytes were fetched; null in older files, and where nothing was"),
         Column(
             "attempts",
             pa.list_(ATTEMPT),

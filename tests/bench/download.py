@@ -4,11 +4,12 @@
 
 A web server on loopback, a process of its own, sends photographs: those of --data, else drawn ones of 192 x 192 px.
 Both download one shard of `rows` URLs with 32 threads, bring the short side to 128 px, and write JPEGs of quality 95,
-sha256 and EXIF to Parquet: img2dataset in one process (processes_count 1), ours in one task with its decoder child and
-every guard on. They take turns for `rounds` rounds. `images_s` is without start-up: from the first URL to the last row
-written, as the two report it themselves; `images_s_with_start` is of the whole process. Ratios are of medians: over 1
-means that ours is faster. Then ours downloads `urls` URLs in shards of 10,000; its memory, and that of its child, are
-taken after each shard (MB of the resident set).
+sha256 and EXIF to Parquet: img2dataset in one process (processes_count 1), ours in one task with its decoder child
+and every guard on (as many connections to the one host as there are threads, robots.txt obeyed). They take turns for
+`rounds` rounds. `images_s` is without start-up: from the first URL to the last row written, as the two report it
+themselves; `images_s_with_start` is of the whole process. Ratios are of medians: over 1 means that ours is faster.
+Then ours downloads `urls` URLs in shards of 10,000; its memory, and that of its child, are taken after each shard (MB
+of the resident set).
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def given(urls: Path, out: Path) -> str:
     config = {
         "urls": [{"path": str(urls)}], "image_size": SIZE, "resize_mode": "keep_ratio", "encode_quality": QUALITY,
         "num_threads": THREADS, "timeout_s": TIMEOUT_S, "rows_per_shard": ROWS_PER_SHARD,
-        "allow_private_addresses": True,
+        "allow_private_addresses": True, "host_connections": THREADS,
     }  # fmt: skip
     return json.dumps({"sources": SOURCES, "config": config, "out": str(out)})
 

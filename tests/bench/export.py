@@ -111,7 +111,7 @@ def by_loop(source: Source, out: Path) -> None:
 
 def members(source: Source, part: Any) -> Iterator[Member]:
     for batch in batches(part, read_texts(part, source, False), (*ABOUT_PICTURES, PICTURE)):
-        for told, jpg in zip(documents(batch), batch.images[PICTURE].to_pylist(), strict=True):
+        for told, jpg in zip(documents(batch), batch.pictures, strict=True):
             text, whole = told["caption"].encode(), encode(told).encode()
             yield {"__key__": told["key"], "jpg": jpg, "txt": text, "json": whole}
 

@@ -2,7 +2,8 @@
 
     .venv/bin/python tests/bench/photo_server.py FOLDER
 
-Prints its port, and ends when its standard input does. `/17.jpg` is the photograph 17 modulo their number.
+Prints its port, and ends when its standard input does. `/17.jpg` is the photograph 17 modulo their number; nothing else
+is there.
 """
 
 from __future__ import annotations
@@ -31,9 +32,12 @@ class Photographs(asyncio.Protocol):
         self._asked += data
         while b"\r\n\r\n" in self._asked:
             head, _, self._asked = self._asked.partition(b"\r\n\r\n")
-            number = int(head.split(b" ", 2)[1].strip(b"/").partition(b".")[0])
-            body = self._bodies[number % len(self._bodies)]
+            number = head.split(b" ", 2)[1].strip(b"/").partition(b".")[0]
             last = b"connection: close" in head.lower()
+            if not number.isdigit():  # robots.txt and the like
+                self._to.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                continue
+            body = self._bodies[int(number) % len(self._bodies)]
             kind = b"Content-Type: image/jpeg\r\nServer: photographs\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\n"
             size = b"Content-Length: %d\r\n" % len(body)
             self._to.write(b"HTTP/1.1 200 OK\r\n" + kind + size + b"Connection: close\r\n" * last + b"\r\n" + body)

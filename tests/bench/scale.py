@@ -34,6 +34,7 @@ import duckdb  # noqa: E402
 
 from blip_bootstrap.config import Config, load_config  # noqa: E402
 from blip_bootstrap.loop import rounds  # noqa: E402
+from blip_bootstrap.storage.tables import IMAGES  # noqa: E402
 from blip_pipelines.caption import step as caption_step  # noqa: E402
 from blip_pipelines.caption.blocks import CaptionBlocks  # noqa: E402
 from blip_pipelines.caption.rows import CaptionRow  # noqa: E402
@@ -49,9 +50,9 @@ FAILED_OF = 12
 BATCH = 64
 
 
-def stub_rows(rows: list[dict[str, Any]], *_: Any, **__: Any) -> Iterator[dict[str, Any]]:
-    """In place of `fetch_rows`: a picture of some bytes for each row."""
-    empty = dict.fromkeys(download.IMAGES.schema.names)
+def stub_rows(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A picture of some bytes for each row."""
+    empty = dict.fromkeys(IMAGES.schema.names)
     sizes = {"width": 224, "height": 224, "original_width": 640, "original_height": 480}
     for row in rows:
         if row["status"] is not None:
@@ -67,9 +68,8 @@ def stub_rows(rows: list[dict[str, Any]], *_: Any, **__: Any) -> Iterator[dict[s
 class StubDownload(download.ShardDownload):
     """The worker of the download, without a web."""
 
-    def __init__(self, *arguments: Any, **known: Any) -> None:
-        download.fetch_rows = stub_rows  # in the process of this worker
-        super().__init__(*arguments, **known)
+    def _rows(self, listed: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], int]]:
+        return ((row, 0) for row in stub_rows(listed))
 
 
 class StubModels:

@@ -26,7 +26,7 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step, worker
 from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.fetch.fetch import Fetched
-from blip_pipelines.ingest import annotated, download
+from blip_pipelines.ingest import annotated, download, fetched_rows
 from blip_pipelines.ingest.pictures import Stored, store_human, store_web
 from blip_training.checkpoint.store import _write_weights as write_weights
 from blip_training.data.decode import PictureError
@@ -86,7 +86,8 @@ def stand_in(note: Note, pages: bool = False) -> None:
     for module in (step, blocks):
         if hasattr(module, "BLOCK_ROWS"):
             _put(module, BLOCK_ROWS=BLOCK_ROWS)
-    _put(download, fetch=partial(_fetch, note), WebStore=_Here(_web))
+    _put(fetched_rows, try_once=partial(_fetch, note))
+    _put(download, WebStore=_Here(_web))
     _put(annotated, HumanStore=_Here(_human))
     _put(worker, CaptionWorker=partial(_Captions, note))
     _put(log, time=_NoClock)

@@ -6,6 +6,7 @@ import ipaddress
 import re
 import socket
 import threading
+import time
 from concurrent.futures import Future
 
 from blip_pipelines.fetch.deadlines import Deadline, FetchError
@@ -37,6 +38,10 @@ NOT_PUBLIC_V6 = tuple(
     )
 )  # fmt: skip
 """Ranges of `PUBLIC_V6` that are not public: benchmarks, AMT and AS112 anycast, ORCHID, documentation, 6bone."""
+
+LOOKUP_KEPT_S, MAX_KEPT = 60.0, 10_000
+"""Seconds for which a name's addresses are kept, as servers that move expect, and the most names. Python does not tell
+how long a name server would have them kept."""
 
 PRIVATE_NAMES = ("localhost", "local", "internal", "intranet", "lan", "corp", "home", "private", "localdomain",
                  "home.arpa", "metadata.goog", "cluster.local")  # fmt: skip
@@ -119,16 +124,22 @@ def resolve(host: str, port: int, allow_private: bool, deadline: Deadline) -> li
 
 _begun: dict[tuple[str, int], Future[list[str]]] = {}
 
+_known: dict[tuple[str, int], tuple[float, list[str]]] = {}
+"""What lookups of this process found, and when; what failed is not kept."""
+
 _lock = threading.Lock()
 
 _free = threading.BoundedSemaphore(MAX_LOOKUPS)
 
 
 def _lookup(host: str, port: int, deadline: Deadline) -> list[str]:
-    """The addresses of a name, looked up in a thread that is abandoned at the deadline.
+    """The addresses of a name: known for less than a minute, or looked up in a thread, abandoned at the deadline.
 
     Fetches that need the same name at the same time share one lookup.
     """
+    known = _known.get((host, port))
+    if known and time.monotonic() - known[0] < LOOKUP_KEPT_S:
+        return known[1]
     late = FetchError("timeout", f"{host}: no name server answers within {deadline.timeout_s:g} s", retry=True)
     with _lock:
         lookup = _begun.get((host, port))
@@ -152,7 +163,9 @@ def _begin(host: str, port: int) -> Future[list[str]]:
     def look_up() -> None:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            lookup.set_result(list(dict.fromkeys(str(info[4][0]) for info in found)))
+            addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+            _keep(host, port, addresses)
+            lookup.set_result(addresses)
         except Exception as error:  # noqa: BLE001 - raised where it is waited for
             lookup.set_exception(error)
         finally:
@@ -165,3 +178,10 @@ def _begin(host: str, port: int) -> Future[list[str]]:
         _begun[host, port] = lookup
     threading.Thread(target=look_up, name=f"look up {host}", daemon=True).start()
     return lookup
+
+
+def _keep(host: str, port: int, addresses: list[str]) -> None:
+    with _lock:
+        if len(_known) >= MAX_KEPT:
+            _known.clear()
+        _known[host, port] = time.monotonic(), addresses

@@ -34,7 +34,7 @@ from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
 from blip_pipelines.ingest.respect import shared_folder, tell_of_contact, tell_of_lost
 from blip_pipelines.ingest.shard_parts import TOO_LONG, Row, Shard, write_part
-from blip_pipelines.ingest.url_lists import AnyList, num_rows
+from blip_pipelines.ingest.url_lists import AnyList
 
 CAREFUL_PATIENCE_S = 10.0
 """Seconds that they may wait for slow hosts in such a process, which is taken for one that hangs after some more."""
@@ -71,8 +71,9 @@ def download_images(
     lists = lists_of(out, urls, config, ray)
     plan = plan_repair(out, lists, config, kin) or plan_parts(out, lists, config, kin, retry)
     todo = [shard for shard in plan.shards if not (out / shard.name).exists()]
-    before = _count(out / shard.name for shard in plan.shards if shard not in todo)
-    with Progress("download", sum(map(num_rows, plan.shards)), unit="images") as progress:
+    names, known = {shard.name for shard in todo}, KnownParts()
+    before = _count((out / shard.name for shard in plan.shards if shard.name not in names), known)
+    with Progress("download", sum(map(known.rows, plan.shards)), unit="images") as progress:
         progress.begin(before.get("images", 0))
         retries = _run(todo, out, lists, config, ray, progress, before) if todo else 0
     return settle(out, plan) | ({RETRIES: retries} if retries else {})
@@ -265,9 +266,8 @@ def _dead(row: Row, died: Died) -> Row:
     return {**NO_PICTURE, **row, "status": "failed_to_download", "error_class": died.reason, "error_message": str(died)}
 
 
-def _count(parts: Iterator[Path]) -> dict[str, int]:
+def _count(parts: Iterator[Path], known: KnownParts) -> dict[str, int]:
     """The number of rows in finished parts: all (`images`), by status, and by error class."""
-    known = KnownParts()
     found = total([note.counts if (note := known(part)) else _counts_of(part) for part in parts])
     return {name: number for name, number in found.items() if name != TOO_LONG}
 

@@ -17,6 +17,7 @@ from blip_pipelines.fetch.kept import Connections
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.fetch.turns import Fetching, Task, Turns
 from blip_pipelines.ingest.copies import is_copy
+from blip_pipelines.ingest.digests import wrong_digest
 from blip_pipelines.ingest.pictures import WebStore
 from blip_training.data.decode import PictureError
 from blip_training.data.picture_child import Answer
@@ -102,7 +103,8 @@ def _as_they_come(
     ]
 
     def pass_on(place: int, fetched: Fetched, put: Callable[[_Done], None]) -> None:
-        _store(_Done(place, {**NO_PICTURE, **rows[place]} | _said(fetched.said), fetched), store, put)
+        done = _Done(place, {**NO_PICTURE, **rows[place]} | _said(fetched.said), fetched)
+        _store(_checked(done) if config.verify_digests else done, store, put)
 
     with Connections() as kept:
 
@@ -113,13 +115,25 @@ def _as_they_come(
             yield from (None if done is None else (done.place, _finish(done)) for done in fetching.results())
 
 
+def _checked(done: _Done) -> _Done:
+    """The row, failed where its picture is another than the list says; with the digest of what was sent."""
+    body = done.fetched.body
+    if body is None:
+        return done
+    done.row["sha256"] = hashlib.sha256(body).hexdigest()
+    if (wrong := wrong_digest(body, done.row["sha256"], done.row["extra"])) is None:
+        return done
+    return replace(done, fetched=replace(done.fetched, body=None, error_class="wrong_digest", error_message=wrong))
+
+
 def _store(done: _Done, store: WebStore, put: Callable[[_Done], None]) -> None:
     """Give the picture of a row to the decoder; `put` takes the row when that is done."""
     body = done.fetched.body
     if body is None:
         put(done)
         return
-    done.row["sha256"] = hashlib.sha256(body).hexdigest()
+    done.row["sha256"] = done.row["sha256"] or hashlib.sha256(body).hexdigest()
+    done.row["size_bytes"] = len(body)
     stored = store.submit(body)
     whole = replace(done, fetched=replace(done.fetched, body=None), stored=stored)
     stored.add_done_callback(lambda _: put(whole))

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.tables import SHARD
 from blip_pipelines.bring.index import PictureRows
 
-AnyList = UrlList | PictureRows
+AnyList: TypeAlias = UrlList | PictureRows
 """What rows come from: URLs, or pictures that are there already."""
 
 

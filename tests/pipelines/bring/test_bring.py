@@ -38,7 +38,7 @@ PICTURES = [picture(number) for number in range(4)]
 
 def bring(out: Path, *pictures: PictureSource, urls: tuple[UrlList, ...] = (), **more: Any) -> list[dict[str, Any]]:
     config = DownloadConfig(pictures=pictures, urls=urls, image_size=64, max_pixels=1_000_000, **more)
-    paths = [one.path for one in (*urls, *pictures)]
+    paths = [*(one.path for one in urls), *(one.path for one in pictures)]
     download_images(out, *paths, config=config, ray=HERE)
     tables = [read_parquet(path) for path in parquet_files(out)]
     assert all(table.schema.equals(IMAGES.schema) for table in tables)
@@ -108,7 +108,7 @@ def test_damaged_members_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[
     rows = bring(tmp_path / "out", PictureSource(path=tmp_path / "in"))
     assert [(row["source_key"], row["error_class"]) for row in rows] == [
         ("000000000", "truncated_image"), ("000000001", "not_an_image"), ("000000002", None), ("no", "other"),
-        ("bomb", "too_many_pixels"), ("bad", "other"), ("000000003", "not_an_image"), ("sum", "other"),
+        ("bomb", "too_many_pixels"), ("bad", "other"), ("000000003", "not_an_image"), ("sum", "wrong_digest"),
         ("000000001", None), ("damage-0", "other"), ("damage-0", "other"),
     ]  # fmt: skip
     told = {row["source_key"]: row["error_message"] for row in rows}

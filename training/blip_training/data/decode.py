@@ -8,10 +8,12 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -47,6 +49,11 @@ _TURNS = {
 }  # fmt: skip
 """The turn that sets a picture upright, by its EXIF orientation."""
 
+_LYING = frozenset(_TURNS[number] for number in (5, 6, 7, 8))
+
+_MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""The most pixels of a picture where no limit is given, as PIL has it."""
+
 
 class PictureError(Exception):
     """Bytes that are no usable picture: `error_class` as in the table `images`, and a message."""
@@ -58,38 +65,80 @@ class PictureError(Exception):
 
 @dataclass(frozen=True)
 class DecodedPicture:
-    """A picture as RGB, upright, with its EXIF tags as JSON, or None.
+    """A picture as RGB [H, W, 3], upright, with its EXIF tags as JSON, or None.
 
     `plain` says that the file is a JPEG or PNG of exactly these pixels and without metadata; `as_stored`, that it is a
-    JPEG, PNG or WebP that stands upright, whatever else is in it, so that its own bytes may be stored.
+    JPEG, PNG or WebP that stands upright, whatever else is in it, so that its own bytes may be stored. `size` is the
+    width and height of the upright picture in the file, px, of which `pixels` may be a reduction.
     """
 
-    image: Image.Image
+    pixels: NDArray[np.uint8]
     exif: str | None
     plain: bool
+    size: tuple[int, int]
     as_stored: bool = False
 
+    @property
+    def image(self) -> Image.Image:
+        """The picture as an image of PIL's."""
+        return Image.fromarray(self.pixels)
 
-def open_picture(body: bytes, max_pixels: int | None = None) -> DecodedPicture:
+
+def open_picture(
+    body: bytes, max_pixels: int | None = None, least: Callable[[int, int], tuple[int, int]] | None = None
+) -> DecodedPicture:
     """Decode the first frame to RGB, upright, transparency on white.
 
-    A picture of more than `max_pixels` is refused by its header. Raises PictureError of class not_an_image,
-    too_many_pixels, too_many_scans or truncated_image.
+    A picture of more than `max_pixels` is refused by its header. With `least`, which gives the least height and width,
+    px, for those of a picture as it lies in its file, a JPEG that has twice as many or more is reduced while it is
+    decoded. Raises PictureError of class not_an_image, too_many_pixels, too_many_scans or truncated_image.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns of odd palettes and sizes; those are data here
         bare, block = split_metadata(body)
         if (scans := num_scans(bare)) > MAX_SCANS:
             raise PictureError("too_many_scans", f"{scans:,} scans of a progressive JPEG; at most {MAX_SCANS}")
-        image = _open(bare, max_pixels)
-        if image is None:
-            rgb, plain = _decode_by_opencv(bare), False
+        turn = _TURNS.get(orientation(block))
+        image = None
+        if (jpeg := _by_turbo(bare, max_pixels, least)) is not None:
+            pixels, (height, width), plain = *jpeg, bare == body
+        elif (image := _open(bare, max_pixels)) is None:
+            pixels, plain = np.asarray(_decode_by_opencv(bare)), False
+            height, width = pixels.shape[:2]
         else:
             block, plain = block or image.info.get("exif"), bare == body and _is_plain(image)
-            rgb = _decode(image, bare)
-        turn = _TURNS.get(orientation(block))
-        as_stored = turn is None and image is not None and image.format in ("JPEG", "PNG", "WEBP")
-        return DecodedPicture(rgb if turn is None else rgb.transpose(turn), exif_json(block), plain, as_stored)
+            turn = _TURNS.get(orientation(block))
+            pixels = np.asarray(_decode(image, bare))
+            height, width = pixels.shape[:2]
+        is_one = jpeg is not None or (image is not None and image.format in ("JPEG", "PNG", "WEBP"))
+        as_stored = is_one and turn is None
+        if turn is not None:
+            pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+            height, width = (width, height) if turn in _LYING else (height, width)
+        return DecodedPicture(pixels, exif_json(block), plain, (width, height), as_stored)
+
+
+def _by_turbo(
+    bare: bytes, max_pixels: int | None, least: Callable[[int, int], tuple[int, int]] | None
+) -> tuple[NDArray[np.uint8], tuple[int, int]] | None:
+    """The pixels of a JPEG in colours or greys, and its height and width; None for all that PIL is to judge.
+
+    They are PIL's own to the bit, and cost half of its time: both are libjpeg-turbo. A file of which it says anything
+    at all, damage above all, is left to PIL, and so is one that is too large.
+    """
+    if not bare.startswith(b"\xff\xd8"):
+        return None
+    most = min(max_pixels or _MOST_PIXELS, _MOST_PIXELS)
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(bare)
+        if colours not in ("YCbCr", "Gray") or height * width > most:
+            return None
+        small = least(height, width) if least else (height, width)
+        if least and min(height / small[0], width / small[1]) >= 2:
+            return simplejpeg.decode_jpeg(bare, "RGB", min_height=small[0], min_width=small[1]), (height, width)
+        return simplejpeg.decode_jpeg(bare, "RGB"), (height, width)
+    except ValueError:
+        return None
 
 
 def decode_image(encoded: bytes, where: str, advice: str = "delete the file and make it anew") -> Image.Image:
