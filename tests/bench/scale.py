@@ -131,10 +131,11 @@ def config_of(folder: Path, lists: Sequence[str], ray: str) -> Config:
 
 def stub() -> None:
     """Put the stubs in place of the web and of the models, in this process."""
-    download.ShardDownload = StubDownload  # type: ignore[misc]
-    caption_step.CaptionBlocks = StubBlocks  # type: ignore[misc]
-    rounds.check_given = lambda config, number: []  # type: ignore[assignment]
-    rounds.note_given = lambda config, number: None  # type: ignore[assignment]
+    for module, name, stand_in in (
+        (download, "ShardDownload", StubDownload), (caption_step, "CaptionBlocks", StubBlocks),
+        (rounds, "check_given", lambda config, number: []), (rounds, "note_given", lambda config, number: None),
+    ):  # fmt: skip
+        setattr(module, name, stand_in)
 
 
 def child(folder: Path, lists: Sequence[str], ray: str) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
 ) -> None:
     monkeypatch.setattr(step, "blocks_per_task", lambda *_: 3)
     monkeypatch.setattr(step, "gpus_of_actor", lambda config: 0.5)
-    every = step.Todo.of(parquet_files(images), tmp_path, KnownParts())
+    every = Todo.of(parquet_files(images), tmp_path, KnownParts())
     todo = [every[0], every[2]]  # of two files, neither of which is whole with it
     compared = pick_references(images, CONFIG.references)
     captioner, filter = map(str, models)
