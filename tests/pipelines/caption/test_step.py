@@ -22,6 +22,7 @@ from blip_pipelines.caption.blocks import BLOCKS, read_rows
 from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.rows import IMAGE_COLUMNS
 from blip_pipelines.caption.step import caption_and_score
+from blip_pipelines.caption.todo import Todo
 from blip_pipelines.caption.worker import CaptionWorker
 from blip_pipelines.cluster import crew, resources
 from blip_pipelines.cluster.items import Pool
