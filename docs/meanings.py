@@ -108,6 +108,8 @@ CLOSED_LISTS: tuple[tuple[str, str, Sequence[str], Mapping[str, str]], ...] = (
 
 PLACES = {
     "images": "`images/part-*.parquet`",
+    "picture_groups": "`groups/part-*.parquet`",
+    "picture_hashes": "`hashes/part-*.parquet`, and `human_hashes` and `held_out_hashes`, with `duplicates.near` alone",
     "annotated": "`human/part-*.parquet` and `held_out/part-*.parquet`",
     "captions": "`round-NN/captions/part-*.parquet`",
     "filter_check": "`round-NN/filter_check/part-*.parquet`",

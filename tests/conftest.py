@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def pytest_sessionstart() -> None:
     from tests.support.shapes import check_shapes
 
     check_shapes()
+
+
+@pytest.fixture(autouse=True)
+def _no_commits_of_other_tests() -> Iterator[None]:
+    """Hub models that a test opens are pinned in the environment, for its workers."""
+    yield
+    os.environ.pop("BLIP_BOOTSTRAP_HUB_COMMITS", None)
 
 
 @pytest.fixture(scope="session")

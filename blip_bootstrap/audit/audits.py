@@ -19,9 +19,10 @@ from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage.run_folder import resolve_round
 
 AUDITS: tuple[str, ...] = (
-    "accounting", "downloads", "reasons", "noise", "noise_by_host", "noise_by_length", "noise_by_sampler", "languages",
-    "scores", "thresholds", "agreement", "filter_quality", "variety", "diversity", "phrases", "common", "vocabulary",
-    "details", "repetition", "flags", "people", "steps",
+    "accounting", "downloads", "duplicates", "reasons", "noise", "noise_by_host", "noise_by_length",
+    "noise_by_sampler", "languages", "scores", "thresholds", "agreement", "filter_quality", "variety", "diversity",
+    "phrases", "common", "vocabulary", "details", "repetition", "flags", "people", "domains", "opt_outs",
+    "licences", "steps",
 )  # fmt: skip
 """Every audit, in the order in which they are printed."""
 

@@ -17,7 +17,7 @@ from blip_bootstrap.query.formats import PipedConsole
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan
-from blip_bootstrap.query.verdicts import pairs_sql, schema_of
+from blip_bootstrap.query.verdicts import every_pair_sql
 from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.manifest import flat
 from blip_bootstrap.storage.remote import remote_of
@@ -64,7 +64,7 @@ def _pairs_sql(root: Path, number: int, by_uid: bool) -> str:
     found = _files(root, run_folder.round_folder(root, number) / "pairs")
     if not found:
         raise InputError(f"{root}: round {number} has no pairs yet")
-    pairs = pairs_sql(found, schema_of(found[0], remote_of(root)))
+    pairs = every_pair_sql(found, remote_of(root))
     if not by_uid:
         return f"SELECT *, key AS name FROM {pairs}"
     images = _files(root, run_folder.used_folder(root, number, "images"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.macros import MOST_CHARS
@@ -33,7 +33,7 @@ def identify_languages(root: Path, number: int | None = None, size: int = 50_000
 
     The texts are drawn from at most 64 files, those that audits read. `size` 0 takes every text of the round, for
     queries of your own. Short names and lists of words have no clear language, and a low `confidence`. Raises
-    InputError where py3langid is not installed, or the round is not there.
+    InputError where the round is not there.
     """
     classify = _classifier()
     with connect(root) as connection:
@@ -57,9 +57,5 @@ def identify_languages(root: Path, number: int | None = None, size: int = 50_000
 
 
 def _classifier() -> Classify:
-    try:
-        langid = importlib.import_module("py3langid.langid")  # an optional extra
-    except ImportError as error:
-        raise InputError("py3langid is not installed, which tells languages; `pip install py3langid`") from error
-    classify: Classify = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True).classify
+    classify: Classify = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True).classify
     return classify

@@ -14,7 +14,8 @@ from blip_bootstrap.config import RayConfig
 from blip_bootstrap.ending import ended_early
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import root_text, run_argument
-from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
+from blip_bootstrap.query.alike import schema_of
+from blip_bootstrap.query.verdicts import cut_of, rule_of
 from blip_bootstrap.storage.parquet import parquet_files
 from blip_bootstrap.storage.run_folder import (
     MANIFEST,
@@ -86,10 +87,14 @@ def _artifact(root: Path, number: int, name: str) -> Path:
 
 
 def _ledger(root: Path, number: int) -> Ledger:
+    """The manifests of the images, of the pairs, and of all of this round that they were made from."""
     found: dict[str, Any] = {}
-    for name in ("images", *(f"{round_name(number)}/{one}" for one in ("captioner", "filter", "captions", "pairs"))):
+    todo = ["images", *(f"{round_name(number)}/{one}" for one in ("pairs", "captions"))]
+    for name in todo:
         if manifest := read_json(_artifact(root, number, name) / MANIFEST):
             found[name] = {key: value for key, value in manifest.items() if key != "files"}
+            made_from = manifest.get("recipe", {}).get("inputs", {})
+            todo += [one for one in made_from if one not in todo and round_of(one) in (None, number)]
     _check_agree(root, number, found)
     return Ledger(_name_of(root), number, found)
 

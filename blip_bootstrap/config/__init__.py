@@ -18,6 +18,7 @@ from blip_bootstrap.config.load import dump_yaml, load_config
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
 from blip_bootstrap.config.section import Count, Device, Dtype, Fraction, NonNegative, Section
 from blip_bootstrap.config.select import SelectConfig
+from blip_bootstrap.config.text_rules import TextRulesConfig
 from blip_bootstrap.config.training import (
     EqualTexts,
     FinetuneConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "Section",
     "SelectConfig",
     "TextConfig",
+    "TextRulesConfig",
     "TrainControlsConfig",
     "UrlList",
     "VisionConfig",

@@ -106,7 +106,7 @@ class PictureSource(Section):
 def _name_of(path: Path) -> str:
     """The file's name without its ending; of a pattern, that of the folder before it."""
     path = Path(str(path).partition("?")[0]) if root_text(path) != str(path) else path
-    plain = next((part for part in reversed(path.parts) if not any(sign in part for sign in "*?[")), path.name)
+    plain = next((part for part in reversed(path.parts) if not any(sign in part for sign in "*?[{")), path.name)
     return Path(plain).stem if plain == path.name else plain
 
 

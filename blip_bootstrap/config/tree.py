@@ -22,6 +22,7 @@ from blip_bootstrap.config.inputs import (
 from blip_bootstrap.config.marks import Seeded, mark_of
 from blip_bootstrap.config.section import Count, LocalPath, Positive, RunRoot, Section
 from blip_bootstrap.config.select import SelectConfig
+from blip_bootstrap.config.text_rules import TextRulesConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
 
 RoundNumber = Annotated[int, Field(ge=0)]
@@ -53,7 +54,7 @@ class RayConfig(Section):
         "some, for longer than 20 times as long as they took, and than this",
     )
     worker_memory_bytes: Count | None = Field(
-        None, description="a worker that holds more memory is ended; null: as much as there is"
+        None, description="memory that is asked of Ray for each worker; one that holds more is ended. null: as measured"
     )
 
 
@@ -82,6 +83,7 @@ class Config(Section):
     filter: FinetuneConfig = FinetuneConfig()
     caption: CaptionConfig = CaptionConfig()
     filter_check: FilterCheckConfig = FilterCheckConfig()
+    text_rules: TextRulesConfig = TextRulesConfig()
     select: SelectConfig = SelectConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     controls: ControlsConfig = ControlsConfig()

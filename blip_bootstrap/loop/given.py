@@ -15,6 +15,7 @@ from huggingface_hub.constants import is_offline_mode
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Config
 from blip_bootstrap.errors import BlipBootstrapError
+from blip_bootstrap.loop.commits import note_commits, recall_commits
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import write_whole
 from blip_training.runtime.sources import is_here, resolve_source
@@ -64,6 +65,7 @@ def check_given(config: Config, number: int) -> list[str]:
     its tokenizer fit, can it do what the step asks, and does the prompt leave room for a caption? Nothing is opened
     where the same files were found right before.
     """
+    recall_commits(config.root)
     known = _read_stamp(config.root)
     found = list(given_models(config, number))
     with suppress(BlipBootstrapError):  # of one that is gone, which is then said by its setting
@@ -104,7 +106,8 @@ def _mistakes(config: Config, found: list[Given]) -> list[str]:
 
 
 def note_given(config: Config, number: int) -> None:
-    """Remember under the root that `check_given` found nothing wrong."""
+    """Remember under the root that `check_given` found nothing wrong, and the commits of what is of the hub."""
+    note_commits(config.root)
     stamp = stamp_of(config, list(given_models(config, number)))
     if stamp != _read_stamp(config.root):
         write_whole(config.root / STAMP, stamp)

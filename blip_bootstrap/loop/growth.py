@@ -15,7 +15,6 @@ from blip_bootstrap.loop.artifacts import RECIPE, damaged_files
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.select.pairs import decides_by_part
-from blip_bootstrap.storage.groups import duplicates_in
 from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.manifest import digest_of_recipe, without_growth
 from blip_bootstrap.storage.notes import digest_in
@@ -31,20 +30,24 @@ Origins = Mapping[str, str]
 class Growth:
     """How a step's artifacts grow: by the name of the input that does, each part of which makes one part.
 
-    `reads_left_out`: whether rows that are left out change the part that is made. `beside`: another input, if it is
-    given, whose file of the same name decides about the part, too.
+    `reads_left_out`: whether rows that are left out change the part that is made. `beside`: other inputs, where they
+    are given, whose files of the same name decide about the part, too.
     """
 
     grows: str
     reads_left_out: bool = False
-    beside: str | None = None
+    beside: tuple[str, ...] = ()
 
+
+SET_ASIDE_BY = ("groups", "text_checks")
+"""Inputs that set texts aside before the rule."""
 
 GROWTH = {
     "hash_pictures": Growth("images"),
+    "check_texts": Growth("images"),
     "caption_and_score": Growth("images"),
-    "take_web_pairs": Growth("images", reads_left_out=True, beside="groups"),
-    "select_pairs": Growth("captions", reads_left_out=True, beside="groups"),
+    "take_web_pairs": Growth("images", reads_left_out=True, beside=SET_ASIDE_BY),
+    "select_pairs": Growth("captions", reads_left_out=True, beside=SET_ASIDE_BY),
 }
 """Steps whose parts are each made of one part of an input. A download makes its own parts, of rows of its lists."""
 
@@ -72,7 +75,7 @@ def _begun(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _grown_by(growth: Growth) -> tuple[str, ...]:
-    return (growth.grows, *([growth.beside] if growth.beside else []))
+    return (growth.grows, *growth.beside)
 
 
 def _kinship(recipe: Mapping[str, Any], section: Section | None, grows: Sequence[str]) -> str:
@@ -89,16 +92,21 @@ def origins(recipe: Mapping[str, Any], inputs: Sequence[Artifact | None]) -> dic
     """What each part of an artifact that is made by part is to be made of; empty for one that is not."""
     growth = GROWTH.get(str(recipe["step"]))
     grown = next((one for one in inputs if growth and one and _is(one.name, growth.grows)), None)
-    beside = next((one for one in inputs if growth and growth.beside and one and _is(one.name, growth.beside)), None)
-    return _with_groups(_origins(grown.local, growth), beside) if grown and growth else {}
-
-
-def _with_groups(parts: dict[str, str], groups: Artifact | None) -> dict[str, str]:
-    """The digests with the pictures that the groups have no pairs of, in those parts that have such pictures."""
-    for name in parts if groups else ():
-        if keys := duplicates_in(groups.local if groups else None, name).to_pylist():
-            parts[name] = digest_of_recipe({"part": parts[name], "duplicates": keys})
+    if not growth or not grown:
+        return {}
+    parts = _origins(grown.local, growth)
+    for one in inputs:
+        if one and any(_is(one.name, name) for name in growth.beside):
+            parts = _with_files_of(parts, one)
     return parts
+
+
+def _with_files_of(parts: dict[str, str], beside: Artifact) -> dict[str, str]:
+    """The digests of parts with those of the files of the same names in another input."""
+    files = {str(one["name"]): str(one["sha256"]) for one in (manifest_in(beside.local) or {}).get("files", [])}
+    kind = beside.name.rpartition("/")[2]
+    made_of = {name: digest_of_recipe({"part": parts[name], kind: files[name]}) for name in parts if name in files}
+    return parts | made_of
 
 
 def _origins(source: Path, growth: Growth) -> dict[str, str]:
@@ -163,7 +171,7 @@ def _origins_then(root: Path, kin: Path, source: Path, growth: Growth) -> dict[s
     if told:
         return told
     begun = _begun(kin) or {}
-    if growth.beside in begun.get("recipe", {}).get("inputs", {}):
+    if any(_is(name, one) for name in begun.get("recipe", {}).get("inputs", {}) for one in growth.beside):
         return {}
     contents = {digest for name, digest in begun.get("recipe", {}).get("inputs", {}).items() if _is(name, growth.grows)}
     step = (manifest_in(source) or {}).get("recipe", {}).get("step", "")

@@ -10,7 +10,7 @@ from pathlib import Path
 from blip_bootstrap.config import Config, UrlList
 from blip_bootstrap.config.mistakes import not_a_list
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.reading.places import files_of, is_remote
+from blip_bootstrap.reading.places import files_of, is_pattern, is_remote
 from blip_bootstrap.reading.records import is_list_file
 
 
@@ -45,7 +45,7 @@ def _read(config: Config, number: int) -> Iterator[tuple[str, Path, str]]:
         if one.serve:
             yield f"download.urls.{at}.serve", one.serve, "folder"
     for at, pictures in enumerate(config.download.pictures):
-        if not is_remote(pictures.path) and not any(sign in str(pictures.path) for sign in "*?["):
+        if not is_remote(pictures.path) and not is_pattern(pictures.path):
             yield f"download.pictures.{at}.path", pictures.path, "folder" if pictures.path.is_dir() else "file"
         if pictures.image_root and not is_remote(pictures.image_root):
             yield f"download.pictures.{at}.image_root", pictures.image_root, "folder"

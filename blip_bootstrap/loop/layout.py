@@ -69,6 +69,7 @@ class Layout:
         self.hashes = self._hashes("hashes", self.images)
         wanted = config.duplicates.wanted
         self.groups = Artifact("groups", self.root / "groups", config.duplicates) if wanted else None
+        self.text_checks = self._made("text_checks", config.text_rules) if config.text_rules.rules else None
         self.same_pictures = self._same_pictures()
         self.human_hashes = self._hashes("human_hashes", self.human if self.same_pictures else None)
         self.held_out_hashes = self._hashes("held_out_hashes", self.held_out if self.same_pictures else None)

@@ -29,6 +29,7 @@ from blip_bootstrap.loop.artifacts import (
     take_up,
     tidy,
 )
+from blip_bootstrap.loop.given import given_models
 from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins, reads_of
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.sent import with_sent
@@ -170,7 +171,7 @@ class Maker:
     def _make(self, at: Making, before: Mapping[str, Any] | None) -> None:
         output, step, folder = at.output, at.step, at.folder
         root, is_begun = self.config.root, has_parts(folder)
-        check_nodes(root, self.config.ray)
+        check_nodes(root, self.config.ray, [one.source for one in given_models(self.config, 1)])
         kin = find_kin(root, at.recipe, output.section, folder, root / (shown_at(root, output.name) or "."))
         kin = [fetched(one) for one in kin]  # of a run on a store: what another machine has made
         made_of = origins(at.recipe, at.inputs)

@@ -46,6 +46,7 @@ from blip_pipelines.duplicates.hashes import hash_pictures
 from blip_pipelines.duplicates.same_pictures import HUMAN_PART, find_same_pictures
 from blip_pipelines.ingest.annotated import ingest_annotated
 from blip_pipelines.ingest.download import download_images
+from blip_pipelines.texts.step import check_texts
 from blip_pipelines.train.steps import evaluate, finetune_captioner, finetune_filter, pretrain, train_controls
 
 
@@ -169,26 +170,27 @@ def _steps(config: Config, at: Layout, make: Maker | Keeper) -> None:
     make(at.human_hashes, hash_pictures, at.human)
     make(at.held_out_hashes, hash_pictures, at.held_out)
     make(at.groups, group_pictures, at.images, at.hashes)
-    groups = _grouped(at.groups)
+    make(at.text_checks, check_texts, at.images)
+    aside = [*_grouped(at.groups), *([replace(at.text_checks, keyword="text_checks")] if at.text_checks else [])]
     looks = at.hashes, at.human_hashes, at.held_out_hashes
     make(at.same_pictures, find_same_pictures, at.images, at.human, at.held_out, *looks)
     of_human, of_all = _left_out(at.same_pictures, "human"), _left_out(at.same_pictures, "human", "web")
     if at.number == 0:
-        make(at.pairs, take_web_pairs, at.images, *groups)
+        make(at.pairs, take_web_pairs, at.images, *aside)
     else:
         make(at.captioner, finetune_captioner, at.previous_model, at.human, of_human)
         writer = at.captioner if config.filter.hard_texts.needs_captioner else None
         make(at.filter, finetune_filter, at.previous_model, at.human, of_human, writer)
         make(at.captions, caption_and_score, at.images, at.captioner, at.filter)
         make(at.filter_check, check_filter, at.images, at.captioner, at.filter, at.human, at.held_out)
-        make(at.pairs, select_pairs, at.captions, *groups)
+        make(at.pairs, select_pairs, at.captions, *aside)
     if (lost := no_pairs(counts_of(at.pairs))) and not (at.model and at.human):
         use = "to train on, and no human set" if at.model else "to give out"
         raise NothingLeft(f"{at.pairs.name}: {lost}, so there is no pair {use}; what was made before it is kept")
     start = at.previous_model if config.pretrain.start_from == "previous" else None  # Table 13 has both
     make(at.model, pretrain, at.images, at.pairs, at.human, start, of_all)
     make(at.evaluation, evaluate, at.model, at.held_out, None, at.references)
-    make(at.truth_pairs, oracle_pairs, at.images, at.captions, at.truth, *groups)
+    make(at.truth_pairs, oracle_pairs, at.images, at.captions, at.truth, *aside)
     arms = at.images, at.captions, at.pairs, at.human, at.held_out, at.truth_pairs, of_all
     make(at.controls, train_controls, *arms)
 

@@ -21,6 +21,7 @@ from blip_bootstrap.planning.annotated import (
 )
 from blip_bootstrap.planning.cost import Cost
 from blip_bootstrap.planning.download import measure_download, measure_same_pictures
+from blip_bootstrap.planning.duplicates import measure_duplicates
 from blip_bootstrap.planning.report import measure_report
 from blip_bootstrap.planning.sample import (
     PlannedModels,
@@ -85,6 +86,7 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
         same = measure_same_pictures(config, sample, folders, sizes, scratch)
         costs += [
             *annotated,
+            *measure_duplicates(config, sample, scratch),
             *([same] if same else []),
             *measure_finetunes(config, models, folders.get("human"), scratch),
         ]

@@ -28,17 +28,18 @@ def is_number(column: str) -> str:
     return f"(isfinite({column}) OR isinf({column}))"
 
 
-def scan(files: Sequence[Path | str], options: str = "") -> str:
+def scan(files: Sequence[Path | str], options: str = "", by_name: bool = True) -> str:
     """A table function that reads `files`, paths or URIs, as one table.
 
-    Columns are matched by name, since later files may have more of them, and nothing is read from folder names:
+    Columns are matched by name, those of all files, for which DuckDB opens each of them at once; not `by_name`: those
+    of the first file, which the others have, too. Nothing is read from folder names:
     DuckDB would take a folder `round=2` for a column. No character of a name has a meaning: stars and brackets are
     escaped, and a relative path is made absolute, since DuckDB would take a `~` at its start for the home folder. Paths
     of a run on a store are brought here first, if they are not.
     """
     all_fetched([one for one in files if isinstance(one, Path)])
     names = text_list([escape(name) for name in map(_whole, files)])
-    settings = ["union_by_name = true", "hive_partitioning = false", *([options] if options else [])]
+    settings = [f"union_by_name = {str(by_name).lower()}", "hive_partitioning = false", *([options] if options else [])]
     return f"read_parquet({names}, {', '.join(settings)})"
 
 

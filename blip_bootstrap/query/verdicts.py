@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.alike import Alike, alike
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import is_number, literal, scan, text_list
@@ -80,35 +80,31 @@ def cuts_of(rule: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"source": source, "score": name, "cut": at, **areas[source]} for source, at in cuts.items()]
 
 
-def schema_of(file: Path | str, remote: Remote | None = None) -> pa.Schema:
-    """The Arrow schema of one Parquet file. Raises InputError, naming the file, where it is damaged."""
-    try:
-        if remote and "://" in str(file):
-            return remote.schema(str(file))
-        return parquet.open_parquet(Path(file)).schema_arrow
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file}: not a readable Parquet file ({error}); delete it and run again") from error
+def every_pair_sql(files: Sequence[Path | str], remote: Remote | None = None) -> str:
+    """SQL to stand after FROM: the rows of `pairs` files, each with its verdict in `rejected`."""
+    return f"({' UNION ALL BY NAME '.join(f'FROM {pairs_sql(one)}' for one in alike(files, remote))})"
 
 
-def pairs_sql(files: Sequence[Path | str], schema: pa.Schema) -> str:
+def pairs_sql(pairs: Alike) -> str:
     """SQL to stand after FROM: the rows of `pairs` files of one folder, each with its verdict in `rejected`.
 
-    `schema` is that of the first file. Where a rule cut by another score than ITM's, the score is taken from the
-    captions beside the pairs, since pairs do not hold it.
+    Where a rule cut by another score than ITM's, the score is taken from the captions beside the pairs, since pairs do
+    not hold it.
     """
+    files, schema = pairs.files, pairs.schema
     rule, said = rule_of(schema), "rejected" in schema.names
     cut, captions = cut_of(rule) if rule else None, [_captions_of(str(file)) for file in files]
     columns = ", ".join(f"p.{name}" for name in schema.names if name != "rejected")  # other files may have that one
     if cut and cut[0] not in ("itm_score", "rule_score") and not said and all(captions):
         scores = f"(SELECT key, source, candidate, {cut[0]} FROM {scan([file for file in captions if file])})"
-        joined = f"{scan(files)} p LEFT JOIN {scores} s USING (key, source, candidate)"
+        joined = f"{pairs.scan} p LEFT JOIN {scores} s USING (key, source, candidate)"
         return f"(SELECT {columns}, {below_sql(f's.{cut[0]}', cut[1])} AS rejected FROM {joined})"
     if cut and cut[0] == "rule_score":
-        return f"(SELECT {columns}, p.rejected FROM {scan(files)} p)"
+        return f"(SELECT {columns}, p.rejected FROM {pairs.scan} p)"
     found = _from_reason(schema) if cut is None or cut[0] != "itm_score" else below_sql("p.itm_score", cut[1])
     if said:  # no verdict on what is in no list any more
         found = f"CASE WHEN coalesce(NOT list_contains({text_list(SET_ASIDE)}, p.reason), true) THEN {found} END"
-    return f"(SELECT {columns}, {f'coalesce(p.rejected, {found})' if said else found} AS rejected FROM {scan(files)} p)"
+    return f"(SELECT {columns}, {f'coalesce(p.rejected, {found})' if said else found} AS rejected FROM {pairs.scan} p)"
 
 
 def _from_reason(schema: pa.Schema) -> str:
@@ -143,7 +139,7 @@ def pair_figures(files: Sequence[Path | str], remote: Remote | None = None) -> d
         if remote:
             attach(connection, [remote])
         cells = connection.execute(
-            f"SELECT source, reason, rejected, count(*) AS number FROM {pairs_sql(files, schema_of(files[0], remote))} "
+            f"SELECT source, reason, rejected, count(*) AS number FROM {every_pair_sql(files, remote)} "
             "GROUP BY ALL ORDER BY number DESC, 1, 2"
         ).fetchall()
         found: dict[str, Any] = {"dropped_by_reason": {}}

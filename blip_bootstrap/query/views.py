@@ -13,13 +13,16 @@ import pyarrow.compute as pc
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import spill_folder
 from blip_bootstrap.query import json_tables
+from blip_bootstrap.query.alike import Alike, alike, schema_of
+from blip_bootstrap.query.domains import create_domains
 from blip_bootstrap.query.images import EVERY_IMAGE, IMAGES, create_images
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.rule_score import score_sql
 from blip_bootstrap.query.sql_text import allowed, literal, scan
-from blip_bootstrap.query.verdicts import cuts_of, pairs_sql, rule_of, schema_of
+from blip_bootstrap.query.verdicts import cuts_of, pairs_sql, rule_of
 from blip_bootstrap.storage import parquet, run_folder, schema, shown_tables, tables
+from blip_bootstrap.storage.keys import part_name
 from blip_bootstrap.storage.labels import read_labels
 from blip_bootstrap.storage.remote import Remote, opened, remote_of
 from blip_bootstrap.storage.remote_files import attach
@@ -28,6 +31,8 @@ from blip_bootstrap.storage.run_folder import labels_path, languages_path
 HUMAN = schema.Table("human", "one row per picture of the human-annotated set", tables.ANNOTATED.columns)
 
 HELD_OUT = schema.Table("held_out", "one row per picture of the held-out set", tables.ANNOTATED.columns)
+
+PICTURE_GROUPS = tables.PICTURE_GROUPS
 
 CAPTIONS = schema.Table("captions", tables.CAPTIONS.row, (shown_tables.ROUND, *tables.CAPTIONS.columns))
 
@@ -56,26 +61,30 @@ COLUMNS = schema.Table(
 )
 
 VIEWS = (
-    IMAGES, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS, shown_tables.LANGUAGES,
-    shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS, COLUMNS,
+    IMAGES, shown_tables.DOMAINS, PICTURE_GROUPS, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS,
+    shown_tables.LANGUAGES, shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS, COLUMNS,
 )  # fmt: skip
 """Every view with its columns, as the view `columns` lists them too."""
+
+MOST_CACHED = 1_000
+"""Files up to which a connection keeps the footers that it has read."""
 
 SOME_FILES = 64
 """Files of a table in `some_captions` and the like, evenly spaced, for audits that need a sample only."""
 
 
 def connect(
-    root: Path | str, rounds: Sequence[int] | None = None, with_figures: bool = True
+    root: Path | str, rounds: Sequence[int] | None = None, with_figures: bool = True, part: int | None = None
 ) -> duckdb.DuckDBPyConnection:
     """A read-only DuckDB connection with the views of `VIEWS` over the run under `root`, as of `blip-bootstrap sql`.
 
     `root` is a folder, or an s3:// or gs:// URI. `rounds` limits `captions`, `pairs`, `languages`, `rounds` and
-    `metrics` to these rounds; None: all. `images`, `human` and `held_out` are those of the last of them. `with_figures`
-    False leaves `rounds` and `metrics` empty, for who writes them and must not read what it replaces. What the run has
-    not made yet is an empty view with the declared columns. The connection can read the tables' files and no others,
-    writes no file, loads no extension, and cannot be reconfigured; `questions.query` also refuses every statement that
-    does not just read. Raises InputError where `root` is no run or a file in it is damaged.
+    `metrics` to these rounds; None: all. `images`, `picture_groups`, `human` and `held_out` are those of the last of
+    them. `with_figures` False leaves `rounds` and `metrics` empty, for who writes them and must not read what it
+    replaces. `part`: images and texts are those of the part with this number alone, and no other file is opened. What
+    the run has not made yet is an empty view with the declared columns. The connection can read the tables' files and
+    no others, writes no file, loads no extension, and cannot be reconfigured; `questions.query` also refuses every
+    statement that does not just read. Raises InputError where `root` is no run or a file in it is damaged.
     """
     root = opened(root)
     run_folder.check_run(root)
@@ -86,29 +95,37 @@ def connect(
     connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false;" + MACROS)
     spill = spill_folder() or ""  # empty: what does not fit in memory is an error
     connection.execute(f"SET temp_directory = {literal(str(spill))}")  # DuckDB's own default is .tmp where one stands
-    # Each question reads every footer anew otherwise: half of its time, over 500 files.
-    # GLOBAL: for its cursors, too.
-    connection.execute("SET GLOBAL python_enable_replacements = false; SET GLOBAL parquet_metadata_cache = true")
+    connection.execute("SET GLOBAL python_enable_replacements = false")  # GLOBAL: for its cursors, too
     if remote:
         attach(connection, [remote])
     files: list[str] = []
     with told_in_one_line():
         rules = _rules(root, numbers, remote)
-        for name, table in (("images", EVERY_IMAGE), ("human", HUMAN), ("held_out", HELD_OUT)):
+        of_run = ("images", EVERY_IMAGE), ("groups", PICTURE_GROUPS), ("human", HUMAN), ("held_out", HELD_OUT)
+        for name, table in of_run:
             of_last = run_folder.used_folder(root, max(numbers, default=0), name)
-            files += _create(connection, table, [(of_last, None)], remote)
+            files += _create(connection, table, [(of_last, None)], remote, part=part)
             if table is EVERY_IMAGE:
                 create_images(connection, of_last)
+                create_domains(connection)
         for table in (CAPTIONS, FILTER_CHECK, PAIRS):
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
-            files += _create(connection, table, places, remote, rules)
+            files += _create(connection, table, places, remote, rules, part)
     _create_records(connection, root, numbers if with_figures else None)
     _create_table(connection, shown_tables.LANGUAGES, _languages(root, numbers))
     _create_table(connection, shown_tables.LABELS, _labels(root, numbers))
     _create_table(connection, shown_tables.CUTS, _cuts(rules))
     _document(connection)
+    # Each question reads every footer anew otherwise: half of its time, over 500 files. One of images takes 330 kB.
+    connection.execute(f"SET GLOBAL parquet_metadata_cache = {str(len(files) <= MOST_CACHED).lower()}")
     _lock(connection, files)
     return connection
+
+
+def _files(folder: Path, remote: Remote | None, part: int | None) -> list[str]:
+    """The files of a folder, those of one part alone where it is given."""
+    files = remote.parquet_files(folder) if remote else list(map(str, parquet.parquet_files(folder)))
+    return files if part is None else [file for file in files if file.rpartition("/")[2] == part_name(part)]
 
 
 def _evenly(files: Sequence[str], most: int) -> list[str]:
@@ -124,12 +141,13 @@ def _files_sql(
     Only `rejected` of `pairs` always has its values: for an older run it is computed from the scores. `rule` is the
     round's, by which `filter_check` has its `rule_score`.
     """
-    if not files:
-        return ""
-    schema = schema_of(files[0], remote)
-    rows, there = scan(files), set(schema.names)
+    return " UNION ALL ".join(_alike_sql(table, one, number, rule) for one in alike(files, remote))
+
+
+def _alike_sql(table: schema.Table, files: Alike, number: int | None, rule: Mapping[str, Any]) -> str:
+    rows, there = files.scan, set(files.schema.names)
     if table is PAIRS:
-        rows, there = pairs_sql(files, schema), there | {"rejected"}
+        rows, there = pairs_sql(files), there | {"rejected"}
     own = f"{number}::SMALLINT AS round"
     stored = [c for c in table.columns if c is not RULE_SCORE]
     columns = [own if c is shown_tables.ROUND else c.name if c.name in there else _null(c) for c in stored]
@@ -192,15 +210,13 @@ def _create(
     folders: Sequence[tuple[Path, int | None]],
     remote: Remote | None,
     rules: Mapping[int, Mapping[str, Any]] | None = None,
+    part: int | None = None,
 ) -> list[str]:
     """Create the view of a table and its `some_` view, over folders that each belong to one round or to none.
 
     Where there are no files, both are empty tables of the declared columns. Returns the files.
     """
-    found = [
-        (remote.parquet_files(folder) if remote else list(map(str, parquet.parquet_files(folder))), number)
-        for folder, number in folders
-    ]
+    found = [(_files(folder, remote, part), number) for folder, number in folders]
     for name, most in ((table.name, None), (f"some_{table.name}", SOME_FILES)):
         if most and all(len(files) <= most for files, _ in found):
             connection.execute(f"CREATE VIEW {name} AS FROM {table.name}")
@@ -214,7 +230,9 @@ def _create(
         else:
             _create_table(connection, table, table.schema.empty_table())
     every = [file for files, _ in found for file in files]
-    _check_keys(connection, table, every)
+    for (files, _), (folder, _) in zip(found, folders, strict=True):
+        if not (folder / run_folder.MANIFEST).exists():  # which names files: no other ones count
+            _check_keys(connection, table, files)
     return every
 
 

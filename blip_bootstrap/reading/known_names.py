@@ -16,10 +16,12 @@ URL_NAMES = ("url", "image_url", "img_url", "image_link")
 TEXT_NAMES = ("caption", "text", "alt_text", "alttext", "alt", "txt")
 """LAION has TEXT, COYO and DataComp text."""
 
-IMAGE_NAMES = ("image", "file_name", "filename", "image_path", "img_path", "filepath", "image_file")
+IMAGE_NAMES = (
+    "image", "file_name", "filename", "image_name", "image_path", "img_path", "filepath", "image_file", "img_name",
+)  # fmt: skip
 """Names for the file of a picture: BLIP's own lists have image, Hugging Face's metadata file_name."""
 
-CAPTIONS_NAMES = (*TEXT_NAMES, "captions", "sentences", "texts", "title", "description")
+CAPTIONS_NAMES = (*TEXT_NAMES, "captions", "sentences", "texts", "comment", "title", "description")
 """Names for the texts of a picture that is there already, a list of them or one."""
 
 UID_NAME, KEY_NAME, DIGEST_NAME = "uid", "key", "sha256"

@@ -16,6 +16,8 @@ from blip_bootstrap.storage.store_client import Store
 
 _STORE = re.compile(r"(s3|gs):/+")
 
+_BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
+
 _DIGITS = re.compile(r"(\d+)")
 
 Wanted = Callable[[str], bool]
@@ -30,9 +32,10 @@ def is_remote(path: Path) -> bool:
 def files_of(path: Path, wanted: Wanted) -> list[Path]:
     """The files of an input in the order of their names, numbers in them by size: `2.tsv` before `10.tsv`.
 
-    `path` is a file, a folder, whose own files with a name that is `wanted` are meant, or a pattern with `*`, `?` or
-    `[...]` where no file has that name (`**` for folders at any depth). Of a store, copies of this machine are given,
-    fetched again where they are others there now. Raises InputError where a folder or pattern has no file.
+    `path` is a file, a folder, whose own files with a name that is `wanted` are meant, or a pattern with `*`, `?`,
+    `[...]`, `{00..12}` or `{a,b}` where no file has that name (`**` for folders at any depth). Of a store, copies of
+    this machine are given, fetched again where they are others there now. Raises InputError where a folder or pattern
+    has no file.
     """
     if is_remote(path):
         return [copied(one) for one in remote_files(path, wanted)]
@@ -53,13 +56,41 @@ def _local(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield from path.iterdir()
         return
-    fixed = next((at for at, part in enumerate(path.parts) if _is_pattern(part)), len(path.parts))
-    if fixed < len(path.parts):
-        yield from Path(*path.parts[:fixed]).glob(str(Path(*path.parts[fixed:])))
+    folder = fixed_folder(path)
+    if folder != path:
+        for pattern in without_braces(str(path.relative_to(folder))):
+            yield from folder.glob(pattern)
 
 
 def _is_pattern(name: str) -> bool:
-    return any(sign in name for sign in "*?[")
+    return any(sign in name for sign in "*?[") or _BRACES.search(name) is not None
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for many files, and is not the name of one."""
+    if is_remote(path):
+        return "*" in str(path) or "[" in str(path) or _BRACES.search(str(path)) is not None
+    return _is_pattern(str(path)) and not path.exists()
+
+
+def fixed_folder(path: Path) -> Path:
+    """The folder before the first part of a path that is a pattern."""
+    fixed = next((at for at, part in enumerate(path.parts) if _is_pattern(part)), len(path.parts))
+    return Path(*path.parts[:fixed])
+
+
+def without_braces(text: str) -> list[str]:
+    """The texts that braces stand for, as shells and webdataset have them: `{00..12}.tar`, `{a,b}.tar`."""
+    found = _BRACES.search(text)
+    if not found:
+        return [text]
+    inside = found[1]
+    if ".." in inside:
+        first, _, last = inside.partition("..")
+        middle = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        middle = inside.split(",")
+    return [one for part in middle for one in without_braces(f"{text[: found.start()]}{part}{text[found.end() :]}")]
 
 
 def _nothing(path: Path, is_folder: bool) -> str:
@@ -73,7 +104,8 @@ def remote_files(path: Path, wanted: Wanted) -> list[Path]:
     """The URIs of the files of an input on a store, as `files_of` finds them. Raises InputError where there is none."""
     place, question, settings = root_text(path).partition("?")
     parts = place.split("/")
-    fixed = next((at for at, part in enumerate(parts) if at > 2 and ("*" in part or "[" in part)), len(parts) - 1)
+    signs = ("*", "[", "{")
+    fixed = next((n for n, part in enumerate(parts) if n > 2 and any(one in part for one in signs)), len(parts) - 1)
     start, pattern = "/".join(parts[:fixed]), "/".join(parts[fixed:])
     try:
         store = _store(f"{start}{question}{settings}")
@@ -89,6 +121,8 @@ def remote_files(path: Path, wanted: Wanted) -> list[Path]:
 
 
 def _matches(name: str, pattern: str) -> bool:
+    if _BRACES.search(pattern):
+        return any(_matches(name, one) for one in without_braces(pattern))
     if "**" in pattern:
         return fnmatchcase(name, pattern.replace("**/", "*"))
     return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
@@ -157,7 +191,7 @@ def digest_of_stamps(path: Path) -> str:
 def _stamps(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     if is_remote(path):
         place, question, settings = str(path).partition("?")
-        start = re.split(r"[*\[]", place)[0].rpartition("/")[0] if re.search(r"[*\[]", place) else place
+        start = re.split(r"[*\[{]", place)[0].rpartition("/")[0] if re.search(r"[*\[{]", place) else place
         store = _store(f"{root_text(Path(start))}{question}{settings}")
         with store.asking("read"):
             found = store.listing()

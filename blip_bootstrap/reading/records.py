@@ -37,6 +37,9 @@ def is_list_file(name: str) -> bool:
 
 _URL = re.compile(r"\w+://\S+")
 
+_PICTURE = re.compile(r"[^\s\"].*\.(jpe?g|png|webp|gif|bmp|tiff?|avif)(#\d+)?", re.IGNORECASE)
+"""A picture's file name; Flickr8k's lists number its captions behind it."""
+
 _FILE_NAME = re.compile(r"\S+/\S+|.*\S\.\w{1,5}")
 
 
@@ -74,7 +77,8 @@ def read_records(
     ending = ending if ending in endings else other or ending
     if ending not in endings:
         packed = f"(or that and {' '.join(COMPRESSED_ENDINGS)})"
-        raise InputError(f"{path}: {what} ends in one of {' '.join(endings)}, not {path.suffix!r} {packed}")
+        hint = "; pictures that are there already belong in download.pictures" if ".tar" in path.name.lower() else ""
+        raise InputError(f"{path}: {what} ends in one of {' '.join(endings)}, not {path.suffix!r} {packed}{hint}")
     if ending == ".parquet":
         return _of_parquet(path, check, with_others)
     if ending in JSON_ENDINGS:
@@ -100,9 +104,14 @@ def _of_delimited(path: Path, check: Check, delimiter: str) -> Iterator[Record]:
 
 
 def _names_without_header(fields: Fields) -> Fields | None:
-    """The names of the columns where the first line is a URL, or a URL and a text, and no header; else None."""
+    """The columns' names where the first line is a URL, or a URL or a picture and a text, and no header; else None."""
     urls = [_URL.fullmatch(field) is not None for field in fields]
-    return ["url" if is_url else "caption" for is_url in urls] if len(urls) <= 2 and sum(urls) == 1 else None
+    if len(urls) <= 2 and sum(urls) == 1:
+        return ["url" if is_url else "caption" for is_url in urls]
+    pictures = [_PICTURE.fullmatch(field) is not None for field in fields]
+    if len(fields) == 2 and sum(pictures) == 1 and not any(urls):
+        return ["image" if is_name else "caption" for is_name in pictures]
+    return None
 
 
 @dataclass

@@ -81,7 +81,21 @@ def flow(page: PageData) -> str:
         rows += [(f"{source} texts", segments)] if segments else []
     pairs = [Segment(row["source"], row["texts"], row["source"]) for row in fates if row["fate"] == "kept"]
     rows += [("pairs to train on", pairs)] if pairs else []
-    return _stacks(rows) + _folded(page, "accounting")
+    return _stacks(rows) + _several_times(page) + _folded(page, "accounting")
+
+
+def _several_times(page: PageData) -> str:
+    """A line about pictures that are in the lists or in two of the sets several times, and the audit of them."""
+    groups, sets = page.figures.get("duplicates") or {}, page.figures.get("same_pictures") or {}
+    told = []
+    if number := groups.get("duplicates"):
+        told.append(f"{number:,} pictures are there already, and are not trained on (duplicate_picture)")
+    if any(sets.values()):
+        kinds = [f"{number:,} {kind.replace('_', ' ')}" for kind, number in sets.items() if number]
+        told.append(f"in two sets: {', '.join(kinds)}")
+    answer = page.audits("duplicates")
+    opened = details(answer.title, note_html(answer.meaning) + table_html(answer.table.to_pylist(), answer.title))
+    return "".join(note_html(f"{line}.") for line in told) + (opened if answer.table.num_rows else "")
 
 
 def _stacks(rows: Sequence[tuple[str, list[Segment]]]) -> str:

@@ -70,6 +70,7 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
     - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
     - what the evaluation of each control found, as `<arm>_<figure>`;
     - `same_pictures`: the pictures that are in two sets at once, by kind, and those that training leaves out;
+    - `duplicates`: the pictures that the lists have several times, and those of them that are not trained on;
     - `seconds`: of each step, by what it made.
     """
     folder = run_folder.round_folder(root, number)
@@ -83,8 +84,10 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
     for arm in ARMS:
         figures = _numbers(folder / "controls" / arm / "metrics.json")
         found |= {f"{arm}_{name}": value for name, value in figures.items()}
-    same = run_folder.read_json(run_folder.used_folder(root, number, "same_pictures") / run_folder.MANIFEST) or {}
-    return found | {"same_pictures": same.get("counts", {}), "seconds": _seconds(root, number)}
+    for name, shared in (("same_pictures", "same_pictures"), ("duplicates", "groups")):
+        made = run_folder.read_json(run_folder.used_folder(root, number, shared) / run_folder.MANIFEST) or {}
+        found[name] = made.get("counts", {})
+    return found | {"seconds": _seconds(root, number)}
 
 
 def quality_figures(root: Path, number: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.storage import run_folder
+from blip_bootstrap.storage.keys import is_key, part_of
 from blip_bootstrap.storage.run_folder import round_name
 
 _TEXTS = f"""
@@ -51,9 +52,11 @@ class Story:
 def why(root: Path, name: str) -> Story:
     """The story of the image `name` (its key, uid, sha256 or URL) in the run under `root`.
 
-    Raises InputError where no image has that name.
+    A key names the part that it is in: no other file of images or texts is opened. Raises InputError where no image has
+    that name.
     """
-    with connect(root) as connection:
+    part = part_of(name) if is_key(name) else None
+    with connect(root, with_figures=False, part=part) as connection:
         key, *others = _keys(connection, root, name)
         (image,) = query(connection, f"SELECT * FROM images WHERE key = {literal(key)}").to_pylist()
         texts = query(connection, _TEXTS.format(key=literal(key)))
@@ -137,7 +140,7 @@ def _figures(value: float | list[float]) -> str:
 def _keys(connection: duckdb.DuckDBPyConnection, root: Path, name: str) -> list[str]:
     """The keys of the first six images with that key, uid, sha256 or URL, downloaded ones first."""
     said = literal(name)
-    # The key first and alone: row groups are ordered by it, so that only one is read.
+    # The key first and alone: its part is the only file, and row groups are ordered by it, so that only one is read.
     for where in (f"key = {said}", f"uid = {said} OR sha256 = {said} OR url = {said}"):
         sql = f"SELECT key FROM images WHERE {where} ORDER BY status <> 'success', key LIMIT 6"
         if name and (found := query(connection, sql)["key"].to_pylist()):

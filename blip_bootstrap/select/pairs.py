@@ -13,9 +13,10 @@ import pyarrow as pa
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.machine import num_cores
+from blip_bootstrap.query.alike import schema_of
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan, text_list
-from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
+from blip_bootstrap.query.verdicts import cut_of, rule_of
 from blip_bootstrap.select.aside import as_in, by_key, duplicates, judged_only, not_listed, whole_file, with_aside
 from blip_bootstrap.select.cuts import Counts, Cut, check_score, find_cut
 from blip_bootstrap.select.informative import count_words
@@ -65,7 +66,8 @@ def select_pairs(
     files = _files(captions)
     with told_in_one_line(), duckdb.connect() as connection:
         asides = [*not_listed(captions), *duplicates(groups), *by_key(text_checks, ["web"])]
-        return _select(connection, out, judged_only(files, out, tables.CAPTIONS, asides), config)
+        todo = _undecided(out, files) if decides_by_part(config) else files
+        return _select(connection, out, judged_only(todo, out, tables.CAPTIONS, asides), config, _rows_expected(files))
 
 
 def select_by(out: Path, captions: Path, pairs: Path, config: SelectConfig) -> Counts:
@@ -75,7 +77,7 @@ def select_by(out: Path, captions: Path, pairs: Path, config: SelectConfig) -> C
     """
     files = judged_only(_files(captions), out, tables.CAPTIONS, as_in(pairs))
     with told_in_one_line(), duckdb.connect() as connection:
-        return _select(connection, out, files, config)
+        return _select(connection, out, files, config, _rows_expected(files))
 
 
 def decides_by_part(config: SelectConfig) -> bool:
@@ -84,15 +86,19 @@ def decides_by_part(config: SelectConfig) -> bool:
     return is_alone and not (config.variety or config.informative_weight) and config.synthetic_share is None
 
 
-def _select(connection: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Path], config: SelectConfig) -> Counts:
-    check_score(files, config)
+def _select(
+    connection: duckdb.DuckDBPyConnection, out: Path, files: Sequence[Path], config: SelectConfig, expected: int
+) -> Counts:
+    """Run the rule on `files`, all that it is to see; `expected` rows come out, those of decided files included."""
+    if files:
+        check_score(files, config)
     cut = find_cut(files, config)
     decide = _rule(connection, files, config, cut)
     shares: dict[str, float] = {}
     if config.synthetic_share is not None:
         shares = thinning(_kept_by_source(connection, files, decide({})), config.synthetic_share)
     rule = config.model_dump(mode="json") | cut.counts | ({"judge": cut.judge} if cut.judge else {})
-    counts = _decide(connection, out, files, decide(shares), rule) | cut.counts
+    counts = _decide(connection, out, files, decide(shares), rule, expected) | cut.counts
     if cut.record:
         write_whole(out / RULE, json.dumps({"strategy": config.strategy, **cut.record}, indent=1) + "\n")
     return counts
@@ -131,7 +137,8 @@ def select_web_pairs(out: Path, captions: Path, pairs: Path, groups: Path | None
     config = SelectConfig.model_validate(own | {"sources": ("web",), "synthetic_share": None})
     with told_in_one_line(), duckdb.connect() as connection:
         decide = _rule(connection, files, config, Cut.of(rule, *cut))
-        return _decide(connection, out, files, decide({}), rule | config.model_dump(mode="json"))
+        told = rule | config.model_dump(mode="json")
+        return _decide(connection, out, files, decide({}), told, _rows_expected(files))
 
 
 def take_web_pairs(out: Path, images: Path, groups: Path | None = None, text_checks: Path | None = None) -> Counts:
@@ -143,8 +150,9 @@ def take_web_pairs(out: Path, images: Path, groups: Path | None = None, text_che
     """
     with told_in_one_line(), duckdb.connect() as connection:
         asides = [*not_listed(images), *duplicates(groups), *by_key(text_checks)]
-        files = judged_only(_files(images), out, _OF_TEXTS, asides)
-        return _decide(connection, out, files, _web_texts, {"strategy": "all_web_texts"})
+        files = _files(images)
+        todo = judged_only(_undecided(out, files), out, _OF_TEXTS, asides)
+        return _decide(connection, out, todo, _web_texts, {"strategy": "all_web_texts"}, _rows_expected(files))
 
 
 def _texts(files: Sequence[Path], config: SelectConfig) -> str:
@@ -183,6 +191,8 @@ def _files(folder: Path) -> list[Path]:
 
 def _num_before(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> int:
     """The most texts of one image that can stand before a text of it: the web text and the other candidates."""
+    if not files:
+        return 1
     ((most,),) = connection.execute(f"SELECT max(candidate) FROM {scan(files)}").fetchall()
     return 1 + int(most or 0)
 
@@ -207,16 +217,21 @@ def _decide(
     files: Sequence[Path],
     query_of: Query,
     rule: Mapping[str, object],
+    expected: int,
 ) -> Counts:
     """Decide the files that are not decided yet, a few with each query, then count and check the pairs of all files."""
-    groups = _grouped([file for file in files if not _is_decided(out / file.name)])
+    groups = _grouped(_undecided(out, files))
     metadata = {"rule": json.dumps(rule)}
     with ThreadPoolExecutor(num_cores()) as pool:
         connection.execute("SET threads = 1; SET parquet_metadata_cache = true")  # the pool is what runs in parallel
         done = [pool.submit(_write, connection.cursor(), out, group, query_of, metadata) for group in groups]
         for future in done:
             future.result()
-    return _account(out, _rows_expected(files))
+    return _account(out, expected)
+
+
+def _undecided(out: Path, files: Sequence[Path]) -> list[Path]:
+    return [file for file in files if not _is_decided(out / file.name)]
 
 
 def _is_decided(path: Path) -> bool:

@@ -17,7 +17,7 @@ from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, L
 from blip_bootstrap.storage.files import write_durable
 from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, pointer_to
-from blip_bootstrap.storage.notes import Note, digest_in, digest_of_rows, read_note
+from blip_bootstrap.storage.notes import Note, digest_of_rows, known_by, read_note
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import borrowed_from, home_of_part
 from blip_bootstrap.storage.run_folder import MANIFEST, checksum, read_json
@@ -141,7 +141,7 @@ def manifest_of(
         "digest": digest_of_recipe(recipe),
         "recipe": recipe,
         "name": name,
-        "content": digest_of_recipe({"files": [[file["name"], digest_in(file)] for file in files]}),
+        "content": digest_of_recipe({"files": known_by(files)}),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
         "version": __version__,
@@ -216,6 +216,13 @@ class KnownParts:
             return None
         return Note(told["bytes"], told["sha256"], told["rows"], told["counts"], told.get("same"))
 
+    def rows(self, part: Path) -> int:
+        """The number of rows of a part; where nobody has noted it, by its footer. InputError where that is damaged."""
+        if (note := self(part)) is not None:
+            return note.rows
+        with reading(part), open_parquet(part) as file:
+            return int(file.metadata.num_rows)
+
     def entry(self, file: Path, name: str) -> dict[str, Any]:
         """A file of an artifact as its MANIFEST is to have it."""
         if (at := borrowed_from(file)) is None:
@@ -227,9 +234,8 @@ class KnownParts:
         if told.get("bytes") != size_of(file):
             note = read_note(home)  # of what is half-made
             told = {"name": name, **note.entry} if note else _described(file, name)
-        return {key: told[key] for key in ("name", "bytes", "sha256", "rows", "counts", "same") if key in told} | {
-            "at": at
-        }
+        kept = ("name", "bytes", "sha256", "rows", "counts", "same")
+        return {key: told[key] for key in kept if key in told} | {"at": at}
 
     def _told(self, folder: Path, name: str) -> Mapping[str, Any]:
         """What the MANIFEST of an artifact says of a file; nothing where it is half-made."""

@@ -33,6 +33,7 @@ _SCHEMA = pa.schema(
         ("counts", pa.string()),
         ("at", pa.string()),
         ("of", pa.string()),
+        ("same", pa.string()),
     ]
 )
 
@@ -77,8 +78,10 @@ def _entry(row: Mapping[str, Any]) -> Entry:
 
 
 def as_parquet(files: Iterable[Entry]) -> bytes:
-    """The bytes of the Parquet file that holds these entries."""
+    """The bytes of the Parquet file that holds these entries. Raises ValueError for one that it has no column for."""
     rows = [{**one, "counts": json.dumps(one["counts"])} if "counts" in one else one for one in files]
+    if unknown := {name for one in rows for name in one} - set(_SCHEMA.names):
+        raise ValueError(f"{FILES}: no column for {', '.join(sorted(unknown))}")
     out = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([dict(one) for one in rows], schema=_SCHEMA), out, compression="zstd")
     return out.getvalue()

@@ -16,7 +16,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.store import fetched, size_of
+from blip_bootstrap.storage.store import fetched, gone, size_of
+
+STATS = "_stats.json"
+"""The end of the name of img2dataset's file of counts and times beside a part."""
 
 NOTES = ".notes"
 """The hidden folder beside parts that holds their notes."""
@@ -80,6 +83,12 @@ def write_note(part: Path, note: Note) -> None:
     write_whole(path, json.dumps(note.entry | {"check": _check(part.name, note.entry)}))
 
 
+def drop_note(part: Path) -> None:
+    """Take the note away that a part had before it was written again."""
+    if (path := note_path(part)).exists():
+        gone(path)
+
+
 def read_note(part: Path) -> Note | None:
     """The note of a part; None where there is none that fits the part, which then is to be read itself."""
     try:
@@ -99,6 +108,11 @@ def _check(name: str, entry: Mapping[str, Any]) -> str:
 def digest_in(entry: Mapping[str, Any]) -> str:
     """By what a file of a MANIFEST is known in recipes: its sha256, or that of its rows without times."""
     return str(entry.get("same") or entry["sha256"])
+
+
+def known_by(files: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Name and digest of each file of a MANIFEST by which recipes know what was made; files of times alone are none."""
+    return [[str(file["name"]), digest_in(file)] for file in files if not str(file["name"]).endswith(STATS)]
 
 
 def digest_of_rows(rows: pa.Table, left_out: Sequence[str]) -> str:

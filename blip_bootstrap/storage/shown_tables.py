@@ -117,6 +117,21 @@ CUTS = Table(
     ),
 )
 
+DOMAINS = Table(
+    "domains",
+    "one row per registered domain that pictures are from",
+    (
+        Column("place", pa.int64(), "1 for the domain with the most bytes"),
+        Column("domain", pa.string(), "by the Public Suffix List; a host without one as it is; null: no URL"),
+        Column("urls", pa.int64(), "rows of the lists"),
+        Column("pictures", pa.int64(), "rows with a picture"),
+        Column("size_bytes", pa.int64(), "bytes of these as they were fetched; null in runs of earlier versions"),
+        Column("pictures_share", pa.float64(), "share of all pictures, 0..1"),
+        Column("bytes_share", pa.float64(), "share of all bytes, 0..1"),
+        Column("in_top_tenth", pa.bool_(), "whether it is among the tenth of all domains with the most bytes"),
+    ),
+)
+
 METRICS = Table(
     "metrics",
     "one row per figure of a round's metrics.json",

@@ -23,7 +23,11 @@ IMAGES = Table(
         Column("key", pa.string(), "unique in the run: number of the part (5 digits or more) and row in it (5 digits)"),
         Column("uid", pa.string(), "32 hex digits of the sha256 of URL and alt text: the same row in any run"),
         Column("dataset", pa.string(), "the URL list that the row came from"),
-        Column("url", pa.string(), "as given in the list"),
+        Column(
+            "url",
+            pa.string(),
+            "as given in the list; of a picture that was there without one, a name made of dataset, file and key",
+        ),
         Column("caption", pa.string(), "the web text (alt text) as given; its beginning where cut_from_chars is set"),
         Column(
             "cut_from_chars",
@@ -44,6 +48,7 @@ IMAGES = Table(
         Column("original_height", pa.int32(), "height before resizing, px"),
         Column("exif", pa.string(), "JSON of EXIF tags, or null"),
         Column("sha256", pa.string(), "hex digest of the bytes as fetched"),
+        Column("size_bytes", pa.int64(), "how many bytes were fetched; null in older files, and where nothing was"),
         Column(
             "attempts",
             pa.list_(ATTEMPT),
@@ -289,6 +294,18 @@ PICTURE_HASHES = Table(
     ),
 )
 
+TEXT_CHECKS = Table(
+    "text_checks",
+    "one row per row of `images`, in its order: what the text rules say about its web text",
+    (
+        Column("key", pa.string(), "the image, as in `images`"),
+        Column("reason", pa.string(), "the first rule that speaks against the text; null where none does"),
+        Column("language", pa.string(), "the most likely language, ISO 639; null where no rule asked for it"),
+        Column("language_probability", pa.float32(), "how likely it is, 0..1; low for names and short texts"),
+    ),
+    repeating=("reason", "language"),
+)
+
 TABLES = {table.name: table for table in (IMAGES, ANNOTATED, CAPTIONS, PAIRS)}
 
 _NAMES = (
@@ -300,6 +317,7 @@ SHARD = Table(
     "shard",
     "one row of the URL lists before it is fetched; only a rejected row has a status",
     tuple(column for column in IMAGES.columns if column.name in _NAMES),
+    repeating=("dataset", "status", "error_class", "error_message"),
 )
 
 EVALUATED = Table(

@@ -75,7 +75,7 @@ def make_round(root: Path, pictures: int, parts: int, kilobytes: int) -> Source:
         texts = [_text(rng, row["key"], source) for row in rows for source in ("web", "synthetic")]
         write_parquet(root / "captions" / part_name(part), rows_to_table(texts, CAPTIONS), CAPTIONS)
     (root / "pairs").mkdir()
-    select_pairs(root / "pairs", root / "captions", SelectConfig(itm_threshold=0.3))
+    select_pairs(root / "pairs", root / "captions", config=SelectConfig(itm_threshold=0.3))
     return Source(root / "images", root / "pairs", root / "captions", "itm_score")
 
 
@@ -111,7 +111,7 @@ def by_loop(source: Source, out: Path) -> None:
 
 def members(source: Source, part: Any) -> Iterator[Member]:
     for batch in batches(part, read_texts(part, source, False), (*ABOUT_PICTURES, PICTURE)):
-        for told, jpg in zip(documents(batch), batch.images[PICTURE].to_pylist(), strict=True):
+        for told, jpg in zip(documents(batch), batch.pictures, strict=True):
             text, whole = told["caption"].encode(), encode(told).encode()
             yield {"__key__": told["key"], "jpg": jpg, "txt": text, "json": whole}
 

@@ -34,9 +34,11 @@ import duckdb  # noqa: E402
 
 from blip_bootstrap.config import Config, load_config  # noqa: E402
 from blip_bootstrap.loop import rounds  # noqa: E402
+from blip_bootstrap.storage.tables import IMAGES  # noqa: E402
 from blip_pipelines.caption import step as caption_step  # noqa: E402
 from blip_pipelines.caption.blocks import CaptionBlocks  # noqa: E402
 from blip_pipelines.caption.rows import CaptionRow  # noqa: E402
+from blip_pipelines.cluster.session import connect  # noqa: E402
 from blip_pipelines.ingest import download  # noqa: E402
 
 STEPS = ("images", "captions", "pairs")
@@ -48,9 +50,9 @@ FAILED_OF = 12
 BATCH = 64
 
 
-def stub_rows(rows: list[dict[str, Any]], *_: Any, **__: Any) -> Iterator[dict[str, Any]]:
-    """In place of `fetch_rows`: a picture of some bytes for each row."""
-    empty = dict.fromkeys(download.IMAGES.schema.names)
+def stub_rows(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A picture of some bytes for each row."""
+    empty = dict.fromkeys(IMAGES.schema.names)
     sizes = {"width": 224, "height": 224, "original_width": 640, "original_height": 480}
     for row in rows:
         if row["status"] is not None:
@@ -66,9 +68,8 @@ def stub_rows(rows: list[dict[str, Any]], *_: Any, **__: Any) -> Iterator[dict[s
 class StubDownload(download.ShardDownload):
     """The worker of the download, without a web."""
 
-    def __init__(self, *arguments: Any, **known: Any) -> None:
-        download.fetch_rows = stub_rows  # in the process of this worker
-        super().__init__(*arguments, **known)
+    def _rows(self, listed: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], int]]:
+        return ((row, 0) for row in stub_rows(listed))
 
 
 class StubModels:
@@ -150,7 +151,11 @@ def child(folder: Path, lists: Sequence[str], ray: str) -> dict[str, Any]:
         print(f"{now - started:8.1f} s  {line}", file=sys.stderr, flush=True)
         last = now
 
-    rounds.run_rounds(config_of(folder, lists, ray), 1, say)
+    config = config_of(folder, lists, ray)
+    if ray != "none":
+        connect(config.ray)
+        say("ray: started")
+    rounds.run_rounds(config, 1, say)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": round(time.monotonic() - started, 2), "peak_mib": round(peak, 1)} | {
         "by_step": {name: round(one, 2) for name, one in seconds.items()}

@@ -63,8 +63,7 @@ def test_a_download_outlives_a_worker_and_a_node(
 
         until(lambda: parts() > 0)
         until(killer.worker)
-        until(lambda: any(node.workers() for node in nodes))
-        killer.node(next(node for node in nodes if node.workers()))
+        until(lambda: any(node.workers() and not killer.node(node) for node in nodes))
         told = said(run)
     assert killer.workers
     assert "images: done" in told

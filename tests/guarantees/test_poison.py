@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.closed_lists import DEATHS
-from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_pipelines.cluster import ray_items
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
+from blip_bootstrap.storage.tables import IMAGES
+from blip_pipelines.cluster import crew
 from blip_pipelines.cluster.items import Pool, run_items
 from tests.support.poison.acts import ACTS
 from tests.support.poison.rows import Careful, Plain
@@ -57,7 +61,7 @@ def test_without_care_the_retries_end_in_one_line(
     tmp_path: Path, ray_config: RayConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: the rows are poisonous indeed, and no retry goes on for ever."""
-    monkeypatch.setattr(ray_items, "MAX_TRIES", 3)
+    monkeypatch.setattr(crew, "MAX_TRIES", 3)
     with pytest.raises(RunFailed) as failed:
         done([GOOD[:2], ["a segfault"]], tmp_path / "log")
     assert str(failed.value) == (
@@ -137,3 +141,44 @@ def test_downloads_on_ray(tmp_path: Path, rude_server: Any) -> None:
     assert (counts["success"], counts["retries"]) == (13, 3 * (2 + 1 + 2))
     dead = {row["url"]: row["error_class"] for row in images(tmp_path / "out") if row["status"] != "success"}
     assert dead == {rude_server.url(f"{name}.jpg"): reason for name, reason in REASON.items()}
+
+
+@pytest.mark.long
+@pytest.mark.ray
+def test_captions_on_ray(tmp_path: Path, models: tuple[Path, Path], make_images: Callable[..., Path]) -> None:
+    """Both files' other rows are those of a run without poison, in one process."""
+    healthy = make_images(tmp_path / "healthy", 24, 12)
+    what: dict[str, Any] = {
+        "images": healthy,
+        "models": models,
+        "config": {"device": "cpu", "batch_size": 4, "sampler": {"max_tokens": 8}},
+        "ray": {"address": "none"},
+    }
+    assert step(tmp_path / "control", what).returncode == 0
+    bad: dict[str, str] = {}
+    shutil.copytree(healthy, tmp_path / "poisoned")
+    part = parquet_files(tmp_path / "poisoned")[0]
+    table = read_parquet(part)
+    rows = table.to_pylist()
+    readable = [row for row in rows if row["status"] == "success"]
+    for at, act in zip((1, 4, 7), ACTS, strict=True):  # one in the first batch, two in the second
+        readable[at]["jpg"] = act.encode()
+        bad[readable[at]["key"]] = REASON[act]
+    write_parquet(part, pa.Table.from_pylist(rows, table.schema), IMAGES)
+    limits = {"row_timeout_s": 2.0, "worker_memory_bytes": 2_000_000_000, "object_store_bytes": 100_000_000}
+    done = step(tmp_path / "out", what | {"images": tmp_path / "poisoned", "ray": limits})
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    assert counts["retries"] == 2 + 2 + 3 * 2, "two workers, the children of two batches, and two for each row alone"
+    made, expected = [
+        {(row["key"], row["source"], row["candidate"]): row for row in images(tmp_path / name)}
+        for name in ("out", "control")
+    ]
+    flags = {row["key"]: row["flags"] for row in made.values() if row["key"] in bad}
+    assert flags == {key: [why] for key, why in bad.items()}
+    others = {place: row for place, row in made.items() if place[0] not in bad}
+    assert others.keys() == {place for place in expected if place[0] not in bad}
+    assert all(row["caption"] == expected[place]["caption"] for place, row in others.items())
+    for name in ("itm_score", "itc_score", "logprob"):
+        found = [[rows[place][name] for place in others] for rows in (others, expected)]
+        assert found[0] == pytest.approx(found[1], abs=1e-4)

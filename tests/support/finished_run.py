@@ -38,6 +38,7 @@ def make_run(root: Path) -> None:
     things = [(rng.choice(list(COLOURS)), rng.choice(SHAPES)) for _ in range(ROWS_PER_PART * PARTS)]
     kinds = [rng.choice(["clean", "clean", "mismatch"]) for _ in things]
     write_images(root / "images", things, kinds, rng)
+    write_groups(root / "groups")
     lines = [f"{i:03d}.jpg\t{kind}" for i, kind in enumerate(kinds)]
     (root / "truth.tsv").write_text("\n".join(["image\tkind", *lines]) + "\n")
     for number in (0, 1):
@@ -58,6 +59,22 @@ def write_images(folder: Path, things: list[tuple[str, str]], kinds: list[str], 
         rows[4] |= {"caption": " " if part else rows[4]["caption"]}
         write_part(folder / f"part-{part:05d}.parquet", rows, tables.IMAGES)
     write_manifest(folder, "images", "download_images", {"rows": ROWS_PER_PART * PARTS}, {"timeout_s": 10.0})
+
+
+def write_groups(folder: Path) -> None:
+    """The groups of the pictures: two of part 0 are there already, by their bytes and by their looks."""
+    folder.mkdir(parents=True)
+    for part in range(PARTS):
+        rows: list[dict[str, Any]] = []
+        for at in range(ROWS_PER_PART):
+            key = f"{part:05d}{at:05d}"
+            rows.append({"key": key, "exact_group": key, "near_group": key, "near_distance": 0, "duplicate_of": None})
+        if part == 0:
+            rows[5] |= {"exact_group": rows[0]["key"], "near_group": rows[0]["key"], "duplicate_of": rows[0]["key"]}
+            rows[6] |= {"near_group": rows[1]["key"], "near_distance": 9, "duplicate_of": rows[1]["key"]}
+        write_part(folder / f"part-{part:05d}.parquet", rows, tables.PICTURE_GROUPS)
+    counts = {"pictures": ROWS_PER_PART * PARTS, "exact_duplicates": 1, "near_duplicates": 1, "duplicates": 2}
+    write_manifest(folder, "groups", "group_pictures", counts, {"near": True})
 
 
 def image_row(part: int, at: int, index: int, text: str, thing: tuple[str, str]) -> dict[str, Any]:

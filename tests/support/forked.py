@@ -172,7 +172,7 @@ def _switch_off(guard: Guard) -> None:
         replace_everywhere(files.staged_file, _in_place)
     elif guard == "sizes":
         replace_everywhere(artifacts.damaged_files, lambda folder, manifest: [])
-        replace_everywhere(verify.check_input, lambda folder, manifest: None)
+        replace_everywhere(verify.check_input, lambda folder, manifest, reads: None)
         replace_everywhere(parquet.open_parquet, lambda path: pq.ParquetFile(path.absolute()))
     elif guard == "kept":
         replace_everywhere(artifacts.begin, _alone(artifacts.begin))
@@ -183,10 +183,10 @@ def _switch_off(guard: Guard) -> None:
 def _with_manifest_first(write: Any) -> Any:
     """Each part of an artifact is followed by a MANIFEST, as if it were whole by then."""
 
-    def first(path: Path, *rest: Any) -> None:
+    def first(path: Path, *rest: Any, **known: Any) -> None:
         from blip_bootstrap.storage.manifest import describe_files, manifest_of
 
-        write(path, *rest)
+        write(path, *rest, **known)
         begun = path.parent / ".recipe.json"
         if begun.exists():
             told = json.loads(begun.read_text())

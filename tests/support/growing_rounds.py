@@ -59,13 +59,13 @@ class GrowingRounds(StubRounds):
         step: Callable[..., Any] = own[name] if name in own else super()._step(name)
         return step
 
-    def select_pairs(self, out: Path, captions: Path, *beside: Path | None, config: Any) -> Any:
+    def select_pairs(self, out: Path, captions: Path, config: Any, **beside: Path) -> Any:
         with self._noting("pairs", out):
-            return select_pairs(out, captions, *beside, config=config)
+            return select_pairs(out, captions, config=config, **beside)
 
-    def take_web_pairs(self, out: Path, images: Path, *beside: Path | None) -> Any:
+    def take_web_pairs(self, out: Path, images: Path, **beside: Path) -> Any:
         with self._noting("pairs", out):
-            return take_web_pairs(out, images, *beside)
+            return take_web_pairs(out, images, **beside)
 
     def few_pairs(self, out: Path, images: Path, config: Any = None) -> dict[str, int]:
         """Pairs without DuckDB, of captions or of images, where only their parts matter."""

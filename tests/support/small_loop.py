@@ -26,8 +26,8 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step, worker
 from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.fetch.fetch import Fetched
-from blip_pipelines.ingest import annotated, download
-from blip_pipelines.ingest.pictures import Stored, store_human, store_web
+from blip_pipelines.ingest import annotated, download, fetched_rows
+from blip_pipelines.ingest.pictures import store_human, store_web
 from blip_training.checkpoint.store import _write_weights as write_weights
 from blip_training.data.decode import PictureError
 from blip_training.runtime.stored import read_safetensors
@@ -86,7 +86,8 @@ def stand_in(note: Note, pages: bool = False) -> None:
     for module in (step, blocks):
         if hasattr(module, "BLOCK_ROWS"):
             _put(module, BLOCK_ROWS=BLOCK_ROWS)
-    _put(download, fetch=partial(_fetch, note), WebStore=_Here(_web))
+    _put(fetched_rows, try_once=partial(_fetch, note))
+    _put(download, WebStore=_Here(_web))
     _put(annotated, HumanStore=_Here(_human))
     _put(worker, CaptionWorker=partial(_Captions, note))
     _put(log, time=_NoClock)
@@ -154,11 +155,11 @@ class _Store:
 
 def _web(config: DownloadConfig, body: bytes) -> Any:
     limits = config.min_image_size, config.max_aspect_ratio
-    return store_web(body, config.max_pixels, Stored.of(config), *limits)
+    return store_web(body, config.max_pixels, config.image_size, config.resize_mode, config.encode_quality, *limits)
 
 
 def _human(config: Any, body: bytes) -> Any:
-    return store_human(body, config.max_pixels, Stored.of(config))
+    return store_human(body, config.max_pixels, config.image_size, config.resize_mode, config.encode_quality)
 
 
 def _fetch(note: Note, url: str, *_: object) -> Fetched:
@@ -170,6 +171,8 @@ def _fetch(note: Note, url: str, *_: object) -> Fetched:
 
 class _Captions:
     """Stands for CaptionWorker: texts and scores by key, candidate and the models' weights alone."""
+
+    batch_size = BLOCK_ROWS
 
     def __init__(self, note: Note, captioner: str, filter: str, config: Any, *_: object) -> None:
         self.note, self.config = note, config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +20,8 @@ from blip_pipelines.bring.origin import Origin, Source
 from blip_pipelines.bring.tars import PICTURE_ENDINGS, TEXT_ENDINGS
 from blip_pipelines.bring.texts import Found
 
-Names = Mapping[str, Sequence[str]]
+_NUMBER = re.compile(r"(?<=\.jpg)#\d+$")
+"""Behind the names in Flickr8k's lists: the number of the caption."""
 
 
 def is_picture(name: str) -> bool:
@@ -82,6 +84,10 @@ def found_in_list(source: Source, image_column: str | None, folder: str) -> Iter
     if (coco := read_coco(path)) is not None:
         yield from _of_coco(source, coco, folder)
         return
+    if (mapping := read_mapping(path)) is not None:
+        for name, texts in mapping.items():
+            yield _named(source, name, {"captions": texts}, folder, name)
+        return
     column = ""
 
     def check(header: Header) -> list[str]:
@@ -102,7 +108,7 @@ def found_in_list(source: Source, image_column: str | None, folder: str) -> Iter
                 record.where, None, {}, mistake=f"{source.name}: {record.where}: {error} where a name was expected"
             )
             continue
-        yield _named(source, name, cells, folder, record.where)
+        yield _named(source, _NUMBER.sub("", name), cells, folder, record.where)
 
 
 def _named(source: Source, name: str, record: Mapping[str, Any], folder: str, where: str) -> Found:
@@ -137,7 +143,25 @@ def read_coco(path: Path) -> dict[str, Any] | None:
             found = json.loads(head + stream.read())
         except ValueError:
             return None
-    return found if isinstance(found.get("images"), list) and isinstance(found.get("annotations"), list) else None
+    images, texts = found.get("images"), found.get("annotations")
+    if not isinstance(images, list) or not isinstance(texts, list):
+        return None
+    return found if not texts or (isinstance(texts[0], dict) and "caption" in texts[0]) else None
+
+
+def read_mapping(path: Path) -> dict[str, Any] | None:
+    """A JSON object from file names of pictures to a text or a list of texts; None for any other file."""
+    if path.suffix.lower() != ".json":
+        return None
+    with open_text(path) as stream:
+        head = stream.read(1 << 12).lstrip()
+        name = re.match(r'\{\s*"([^"]+)"\s*:', head)
+        if not name or not is_picture(name[1]):
+            return None
+        try:
+            return dict(json.loads(head + stream.read()))
+        except ValueError:
+            return None
 
 
 def _of_coco(source: Source, coco: dict[str, Any], folder: str) -> Iterator[Found]:

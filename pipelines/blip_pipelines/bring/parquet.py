@@ -40,7 +40,7 @@ def picture_column(schema: pa.Schema, wanted: str | None = None) -> str | None:
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(one.name == "bytes" and _holds_bytes(one.type) for one in kind)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def found_in_parquet(source: Source, image_column: str | None) -> Iterator[Found]:

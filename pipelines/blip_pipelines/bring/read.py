@@ -65,10 +65,11 @@ def _brought(row: Row, pictures: Pictures, store: Store) -> Row:
     except PictureError as error:
         return row | _failed("failed_to_download", error)
     digest = hashlib.sha256(body).hexdigest()
+    row["size_bytes"] = len(body)
     row["sha256"] = digest if origin.checked else origin.sha256 or digest
     if origin.checked and digest != origin.sha256:
         said = f"the bytes have the sha256 {digest}, the record says {origin.sha256}"
-        return row | _failed("failed_to_download", PictureError("other", said))
+        return row | _failed("failed_to_download", PictureError("wrong_digest", said))
     try:
         columns, jpg = store(body)
     except PictureError as error:

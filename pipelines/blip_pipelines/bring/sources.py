@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -12,9 +14,18 @@ import pyarrow as pa
 from blip_bootstrap.config import PictureSource
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import root_text
-from blip_bootstrap.reading.places import files_of, in_order, is_remote, remote_files, stamp_of, store_and_name
+from blip_bootstrap.reading.places import (
+    files_of,
+    fixed_folder,
+    in_order,
+    is_pattern,
+    is_remote,
+    remote_files,
+    stamp_of,
+    store_and_name,
+)
 from blip_bootstrap.reading.records import is_list_file, read_records
-from blip_pipelines.bring.files import here, image_name, is_picture, read_coco
+from blip_pipelines.bring.files import here, image_name, is_picture, read_coco, read_mapping
 from blip_pipelines.bring.opened import first_bytes, is_tar
 from blip_pipelines.bring.origin import Source
 from blip_pipelines.bring.parquet import open_pictures, picture_column
@@ -36,6 +47,20 @@ class Files:
         """Where a file lies."""
         return join(self.folder, name)
 
+    @cached_property
+    def there(self) -> frozenset[str]:
+        """The names, to look one up."""
+        return frozenset(self.names)
+
+    @cached_property
+    def by_folder(self) -> Mapping[str, Sequence[str]]:
+        """The names of the files of each folder, from it on."""
+        found = defaultdict[str, list[str]](list)
+        for name in self.names:
+            folder, _, own = name.rpartition("/")
+            found[folder or "."].append(own)
+        return found
+
 
 def join(folder: Path, name: str) -> Path:
     """A file in a folder of this machine or of a store, whose URI may end in settings."""
@@ -51,15 +76,14 @@ def entry_folder(entry: PictureSource) -> Path:
     if is_remote(path):
         place, question, settings = str(path).partition("?")
         parts = place.split("/")
-        fixed = next((at for at, part in enumerate(parts) if "*" in part or "[" in part), None)
+        fixed = next((at for at, part in enumerate(parts) if any(sign in part for sign in "*[{")), None)
         is_file = fixed is None and "." in parts[-1]
         return Path("/".join(parts[: fixed if fixed is not None else len(parts) - is_file]) + question + settings)
     if path.is_dir():
         return path
     if path.is_file():
         return path.parent
-    fixed = next((at for at, part in enumerate(path.parts) if any(sign in part for sign in "*?[")), len(path.parts))
-    return Path(*path.parts[:fixed])
+    return fixed_folder(path)
 
 
 def list_files(entry: PictureSource) -> Files:
@@ -72,14 +96,20 @@ def list_files(entry: PictureSource) -> Files:
         if not names:
             raise InputError(f"{path}: the folder is empty")
         return Files(folder, names)
-    if not path.exists() and not any(sign in str(path) for sign in "*?["):
+    if not path.exists() and not is_pattern(path):
         raise InputError(f"{path}: no such file or folder")
     found = files_of(path, lambda name: True)
     return Files(folder, [one.relative_to(folder).as_posix() for one in found], is_one=len(found) == 1)
 
 
 def _walk(folder: Path) -> Iterator[str]:
+    seen = set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()  # a link to a folder that holds it
+            continue
+        seen.add(real)
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         inside = Path(place).relative_to(folder)
         yield from ((inside / name).as_posix() for name in names if not name.startswith("."))
@@ -128,8 +158,7 @@ def _of_kind(kind: str, entry: PictureSource, files: Files) -> list[str]:
         pictures = {name.rpartition(".")[0] for name in files.names if is_picture(name)}
         lists = [name for name in files.names if is_list_file(name) and name.rpartition(".")[0] not in pictures]
         return [name for name in lists if is_asked or _names_pictures(files, name, entry)]
-    folders = {PurePosixPath(name).parent.as_posix() for name in files.names if is_picture(name)}
-    return sorted(folders, key=in_order)
+    return sorted((one for one, names in files.by_folder.items() if any(map(is_picture, names))), key=in_order)
 
 
 def _may_be_tar(name: str, files: Files, is_asked: bool) -> bool:
@@ -160,7 +189,7 @@ def _names_pictures(files: Files, name: str, entry: PictureSource) -> bool:
         raise InputError("the names are enough")
 
     try:
-        if read_coco(path) is not None:
+        if read_coco(path) is not None or read_mapping(path) is not None:
             return True
         next(read_records(path, check, "a list of pictures"), None)
     except InputError:
@@ -177,11 +206,20 @@ def folder_of_list(entry: PictureSource, source: Source, files: Files, first: st
     own = "" if own == "." else own
     if entry.image_root is not None:
         return ""
-    there = set(files.names)
-    if files.is_one or f"{own}/{first}".lstrip("/") in there or not first:
+    if files.is_one or f"{own}/{first}".lstrip("/") in files.there or not first:
         return _beside(entry, source, first) if files.is_one else own
     found = [name for name in files.names if name.endswith(f"/{first}")]
     return found[0][: -len(first) - 1] if found else own
+
+
+def check_names(entry: PictureSource, source: Source, folder: str, names: Sequence[str]) -> None:
+    """Raise InputError where a list of this machine names pictures of which none of the first is there."""
+    root = entry.image_root or join(entry_folder(entry), folder)
+    if names and not is_remote(root) and not any((root / name).exists() for name in names):
+        raise InputError(
+            f"{source.path}: none of its first {len(names)} pictures is there: {root / names[0]}; set image_root to "
+            "the folder in which its file names begin"
+        )
 
 
 def _beside(entry: PictureSource, source: Source, first: str) -> str:
@@ -193,16 +231,9 @@ def _beside(entry: PictureSource, source: Source, first: str) -> str:
     return next(found, "")
 
 
-def names_in(files: Files, folder: str) -> list[str]:
-    """The names of the files of one of an entry's folders."""
-    start = "" if folder in ("", ".") else f"{folder}/"
-    inside = (name[len(start) :] for name in files.names if name.startswith(start))
-    return [name for name in inside if "/" not in name]
-
-
 def stamps_of(files: Files, source: Source) -> list[Mapping[str, object]]:
     """What tells whether a source is another one now: names, sizes and times of its files."""
-    names = names_in(files, source.name) if source.kind == "files" else [source.name]
+    names = files.by_folder[source.name] if source.kind == "files" else [source.name]
     folder = source.name if source.kind == "files" else ""
     return [
         {"name": name, "stamp": stamp_of(files.path(f"{folder}/{name}" if folder not in ("", ".") else name))}

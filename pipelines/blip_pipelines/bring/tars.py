@@ -58,7 +58,7 @@ def _members(source: Source, damage: list[str]) -> Iterator[dict[str, Any]]:
             is_plain = isinstance(stream, io.BufferedReader) and stream.seekable()
             with tarfile.open(fileobj=stream, mode="r:" if is_plain else "r|") as tar:
                 for member in tar:
-                    tar.members = []  # type: ignore[assignment]  # the list would grow with the archive
+                    tar.members = []  # type: ignore[attr-defined]  # the list would grow with the archive
                     ending = member.name.rpartition(".")[2].lower()
                     if not member.isreg() or member.name.rpartition("/")[2].startswith("._"):
                         continue

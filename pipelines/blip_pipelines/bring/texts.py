@@ -51,8 +51,9 @@ class Found:
 def rows_of(found: Found, name: str, caption_column: str | None) -> Iterator[Row]:
     """The rows of a picture, one for each of its texts, the web's first; one without text where it has none.
 
-    `name` is that of its source, with which a picture without a URL gets one. The first row has the uid that is given.
-    Its URL makes the further rows those of the same picture.
+    `name` is that of its entry and source, with which a picture without a URL gets one; that of a picture in a file of
+    its own is the file's, whichever list names it. The first row has the uid that is given. Its URL makes the further
+    rows those of the same picture.
     """
     record, mistake = found.record, found.mistake
     try:
@@ -63,8 +64,8 @@ def rows_of(found: Found, name: str, caption_column: str | None) -> Iterator[Row
     texts = texts or [(text, {}) for text in found.texts] or [("", {})]
     texts.sort(key=lambda one: one[1].get("source", "web") != "web")
     uid_name, url_name = find_name([*record], [UID_NAME]), find_name([*record], URLS)
-    uid, url = uid_of(record.get(uid_name or "")), str(record.get(url_name or "") or "").strip()
-    used = {column, "caption", "captions", "extra"} & {column, *_same_texts(record, texts), "captions", "extra"}
+    uid, url = uid_of(record.get(uid_name or "")), _plain(str(record.get(url_name or "") or "")).strip()
+    used = {column, *_same_texts(record, texts), "captions", "extra"}
     used |= {uid_name} if uid else set()
     used |= {url_name} if _URL.fullmatch(url) else set()
     for at, (text, fields) in enumerate(texts):
@@ -72,14 +73,25 @@ def rows_of(found: Found, name: str, caption_column: str | None) -> Iterator[Row
             {**_carried(record), **{k: v for k, v in record.items() if k not in used}, **fields} if not at else fields
         )
         yield {
-            "url": url if _URL.fullmatch(url) else f"{name}/{found.key}",
+            "url": url if _URL.fullmatch(url) else _plain(_own_url(found, name)),
             "caption": text,
             "uid": None if at else uid,
-            "source_key": found.key,
+            "source_key": _plain(found.key),
             "extra": extra_of(about, ()),
             "origin": _told(found).to_json() if found.origin else None,
-            "mistake": mistake,
+            "mistake": mistake and _plain(mistake),
         }
+
+
+def _plain(text: str) -> str:
+    """A text that Arrow takes: file names of other encodings have bytes that are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _own_url(found: Found, name: str) -> str:
+    if found.origin and found.origin.at is found.origin.row is None:
+        return f"{found.origin.entry}/{found.origin.file}"
+    return f"{name}/{found.key}"
 
 
 def texts_of(cell: object) -> list[tuple[str, Mapping[str, Any]]]:
@@ -109,8 +121,9 @@ def _caption_column(record: Mapping[str, Any], has_texts: bool) -> str | None:
 
 
 def _same_texts(record: Mapping[str, Any], texts: Sequence[tuple[str, Any]]) -> set[str]:
-    """The column `caption`, where it repeats one of the texts."""
-    return {"caption"} if record.get("caption") in {text for text, _ in texts} else set()
+    """The columns that repeat one of the texts."""
+    known = {text for text, _ in texts}
+    return {name for name in ("caption", "text") if isinstance(record.get(name), str) and record[name] in known}
 
 
 def _carried(record: Mapping[str, Any]) -> dict[str, Any]:

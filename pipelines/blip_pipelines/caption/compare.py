@@ -96,7 +96,7 @@ class Compared:
         Distinctness is the share of the references that are less similar to the text than its own picture; one that is
         as similar counts half.
         """
-        beside = [self.beside(row.key) for row in rows]
+        beside = [self.beside(row.first or row.key) for row in rows]
         if not any(beside):
             return
         is_beside = torch.zeros(len(rows), len(self._references))  # by rows, which need not have equally many
@@ -129,7 +129,7 @@ def set_lift(captioner: Model, rows: Sequence[CaptionRow], compared: Compared, n
     It is log p(text | picture) less the mean of log p(text | reference) over the nearest references, nats; where no ITC
     has found these, over the first. A text that stands at several pictures is read once beside a reference.
     """
-    of_row = [(row, row.nearest or tuple(compared.beside(row.key)[: compared.num_lift])) for row in rows]
+    of_row = [(row, row.nearest or tuple(compared.beside(row.first or row.key)[: compared.num_lift])) for row in rows]
     of_row = [(row, near) for row, near in of_row if near]
     if not of_row:
         return

@@ -19,8 +19,9 @@ class Picture:
     """One image: its key, its given texts, and its pixels by image size; without pixels where the bytes are no picture.
 
     The texts that are given are the row's `texts`; where it has none, the web text alone. `uid` is what the image is
-    known by in any run: its key where its set has no uids, as sets of people's captions have none. `flags` say what the
-    process died of that decoded it.
+    known by in any run: its key where its set has no uids, as sets of people's captions have none. `first` is the
+    earlier row that has the same picture, and its captions, if there is one. `flags` say what the process died of that
+    decoded it.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Picture:
         given = [row["caption"]] if row.get("texts") is None else row["texts"]
         self.key, self.texts = row["key"], [fold(text or "") for text in given]
         self.uid: str = row.get("uid") or row["key"]
+        self.first: str | None = row.get("same_as")
         self.is_cut = row.get("texts") is None and row.get("cut_from_chars") is not None
         self.pixels: dict[int, Tensor] = {}
         self.scorer_pixels: Tensor | None = None

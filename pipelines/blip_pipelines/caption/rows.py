@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from blip_bootstrap.storage.tables import CAPTIONS
 
-IMAGE_COLUMNS = ["key", "uid", "status", "caption", "jpg", "cut_from_chars"]
-"""What captioning needs of the table `images`; the last is absent from those of earlier versions."""
+IMAGE_COLUMNS = ["key", "uid", "status", "caption", "jpg", "cut_from_chars", "same_as"]
+"""What captioning needs of the table `images`; the last two are absent from those of earlier versions."""
 
 TOO_LONG = "text_too_long"
 """The flag of a web text that was too long to be stored whole; its beginning is not judged for it."""
@@ -20,8 +20,9 @@ TOO_LONG = "text_too_long"
 class CaptionRow:
     """One text of one image; a field is a column of the table `captions`, None until it is known.
 
-    Apart from the last two. `pieces` are the text's tokens as its captioner wrote or reads them, after the first one:
-    the prompt, the text, and [SEP] where it ends with that. `nearest` are the references that are most like it.
+    Apart from the last three. `first` is the earlier row whose picture it has, if it is a copy. `pieces` are the text's
+    tokens as its captioner wrote or reads them, after the first one: the prompt, the text, and [SEP] where it ends with
+    that. `nearest` are the references that are most like it.
     """
 
     key: str
@@ -43,6 +44,7 @@ class CaptionRow:
     agreement: float | None = None
     captioner_itc: float | None = None
     distinctness: float | None = None
+    first: str | None = None
     pieces: tuple[int, ...] = ()
     nearest: tuple[int, ...] = ()
 

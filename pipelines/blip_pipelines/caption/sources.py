@@ -8,8 +8,30 @@ from pathlib import Path
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.storage.run_folder import MANIFEST
+from blip_training.runtime.commits import pinned
 
 Source = str | Path
+
+
+ACTIVATIONS_BYTES = 1_000_000_000
+"""What a worker holds beside its models: libraries, a batch's pictures, what the models make of them."""
+
+HUB_BYTES = 1_000_000_000
+"""A model's weights, where only its name on the hub is known: BLIP's base size."""
+
+
+def worker_bytes(captioner: Source, filter: Source, config: CaptionConfig) -> int:
+    """Memory that a worker is taken to need, before one has shown it: its models twice, as they are read, and more."""
+    sources = {*captioner_sources(captioner, config), *filter_sources(filter, config), config.scorer or captioner}
+    return ACTIVATIONS_BYTES + 2 * sum(map(_num_bytes, sources))
+
+
+def _num_bytes(source: Source) -> int:
+    path = Path(source)
+    if path.is_file():
+        return path.stat().st_size
+    found = [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    return sum(file.stat().st_size for file in found) if path.is_dir() else HUB_BYTES
 
 
 def captioner_sources(captioner: Source, config: CaptionConfig) -> list[Source]:
@@ -34,11 +56,12 @@ def distinct_names(sources: Sequence[Source]) -> list[str]:
 
 
 def digest_of_model(source: Source) -> str:
-    """What a model folder's MANIFEST states as its content; the name itself where there is none."""
+    """What a model folder's MANIFEST states as its content; the name where there is none, a hub's with its commit."""
     try:
         return str(json.loads((Path(source) / MANIFEST).read_text(encoding="utf-8"))["content"])
     except (OSError, ValueError, KeyError):
-        return str(source)
+        commit = pinned().get(str(source))
+        return f"{source}@{commit}" if commit else str(source)
 
 
 def with_absolute_models(config: CaptionConfig) -> CaptionConfig:

@@ -25,9 +25,10 @@ from blip_pipelines.caption.blocks import (
     num_threads,
 )
 from blip_pipelines.caption.careful import CarefulBlocks
-from blip_pipelines.caption.references import Reference, pick_references
-from blip_pipelines.caption.sources import absolute, with_absolute_models
+from blip_pipelines.caption.references import Reference, pick_carefully, pick_references
+from blip_pipelines.caption.sources import absolute, with_absolute_models, worker_bytes
 from blip_pipelines.caption.todo import Tasks, Todo
+from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
 from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
@@ -63,7 +64,7 @@ def caption_and_score(
         progress.begin(done["images"])
         retries = 0
         if len(todo):
-            references = pick_references(images, config.references)
+            references = _references(out, images, config, ray, len(todo))
             models = absolute(captioner), absolute(filter)
             retries = _run(todo, *models, config, ray, references, progress, done)
     for name in todo.names:  # of which the last worker was killed, or saw a folder of a while ago
@@ -78,6 +79,20 @@ def _of_texts(captions: Path, spans: Spans) -> Spans:
     return of_rows(spans, read_parquet(captions, ["key"])["key"])
 
 
+def _references(out: Path, images: Path, config: CaptionConfig, ray: RayConfig, num_blocks: int) -> list[Reference]:
+    """The reference pictures; picked in a child process where no picture may kill this one, or where one has."""
+    note = out / BLOCKS / "references"
+    if not works_here(ray, num_blocks) or tries.is_suspect(note):
+        references = pick_carefully(images, config.references, Limits.of(ray))
+        tries.end(note)
+        return references
+    tries.begin(note)
+    try:
+        return pick_references(images, config.references)
+    finally:
+        tries.end(note)
+
+
 def _run(
     blocks: Sequence[Block],
     captioner: str,
@@ -90,6 +105,7 @@ def _run(
 ) -> int:
     """Have the blocks captioned; who does the last one of a file of images merges them. Returns retries."""
     pool = _pool(config, ray, len(blocks))
+    pool = pool if pool == HERE else pool.with_memory(ray, worker_bytes(captioner, filter, config))
     if pool != HERE:
         config = with_absolute_models(config)
     known = captioner, filter, config, idle_lanes(config, ray, pool.num_workers or 1), references, Limits.of(ray)

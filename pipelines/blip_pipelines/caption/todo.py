@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, overload
 
 from blip_bootstrap.storage.manifest import KnownParts
-from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.store import sizes_there
 from blip_pipelines.caption.blocks import BLOCKS, Block, firsts_of
 
@@ -32,7 +31,7 @@ class Todo(Sequence[Block]):
         """Those of `parts`, by the blocks that lie in `out` already."""
         folder = out / BLOCKS
         made = {one.name for one in folder.glob("*.parquet")} | sizes_there(folder).keys()
-        return cls({part: _num_rows(part, known) for part in parts}, out, {one for one in made if one[0] != "."})
+        return cls({part: known.rows(part) for part in parts}, out, {one for one in made if one[0] != "."})
 
     def _left(self, part: Path) -> Sequence[int]:
         names = {first: Path(self._block(part, first).output).name for first in firsts_of(self._rows[part])}
@@ -85,10 +84,3 @@ class Tasks(Sequence[Sequence[Block]]):
         if not 0 <= at < len(self):
             raise IndexError(at)
         return self._blocks[at * self._size : (at + 1) * self._size]
-
-
-def _num_rows(part: Path, known: KnownParts) -> int:
-    if (note := known(part)) is not None:
-        return note.rows
-    with reading(part), open_parquet(part) as file:
-        return int(file.metadata.num_rows)

@@ -96,7 +96,8 @@ class CaptionWorker:
     def __call__(self, images: pa.Table) -> pa.Table:
         """Rows of `images` (IMAGE_COLUMNS) to rows of the table `captions`.
 
-        In the order of the images; of each image the web text first, then the candidates. Images whose status is not
+        In the order of the images; of each image the web text first, then the candidates, but for one that names an
+        earlier row in `same_as`, whose candidates these are. Images whose status is not
         success have no rows; one whose bytes cannot be decoded has its web text alone, without scores.
         """
         of_images = images.select([name for name in IMAGE_COLUMNS if name in images.column_names]).to_pylist()
@@ -226,7 +227,10 @@ class CaptionWorker:
         return modes
 
     def _write(self, rows: Texts, pictures: list[Picture], place: int, states: Tensor) -> None:
-        """Give each picture the captions of the captioner at `place`, not yet scored."""
+        """Give each picture that is no copy the captions of the captioner at `place`, not yet scored."""
+        own = [at for at, picture in enumerate(pictures) if not picture.first]
+        if len(own) < len(pictures):
+            rows, pictures, states = [rows[at] for at in own], [pictures[at] for at in own], states[own]
         captioner, first = self.models.captioners[place], place * self.config.candidates
         numbers = range(first, first + self.config.candidates)
         num_prompt = len(captioner.tokenizer.piece_ids(self.config.prompt))
@@ -248,7 +252,7 @@ class CaptionWorker:
         tokenizer = self.models.filters[0].tokenizer
         counts = [min(len(tokenizer.piece_ids(text)), 2**15 - 1) for text in picture.texts]
         return [
-            CaptionRow(picture.key, "web", i, text, counts[i], flags=list(picture.flags))
+            CaptionRow(picture.key, "web", i, text, counts[i], flags=list(picture.flags), first=picture.first)
             for i, text in enumerate(picture.texts)
         ]
 

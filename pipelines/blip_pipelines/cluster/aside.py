@@ -7,6 +7,7 @@ the row; halving the batch would cost a start for each halving, and starts, in w
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import select
@@ -37,6 +38,9 @@ MEMORY_SHARE = 0.8
 
 START_TIMEOUT_S = 1_800.0
 """For loading models over a slow network."""
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl(2)."""
 
 _SIZE = struct.Struct("<Q")
 
@@ -105,7 +109,7 @@ class Aside:
     def _start(self) -> None:
         self._pace = Pace(self._limits.row_timeout_s)
         self._memory_bytes = self._limits.memory_bytes or int(MEMORY_SHARE * free_bytes())
-        self._held.append(start_child(__name__))
+        self._held.append(start_child(__name__, str(os.getpid())))
         try:
             self._ask(self._make, START_TIMEOUT_S)
         except Died as died:
@@ -153,6 +157,14 @@ def _end(held: list[Child]) -> None:
         stop_child(held.pop())
 
 
+def _end_with(parent: int) -> None:
+    """Have Linux kill this process when the thread that started it ends: one that hangs reads no end of its input."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it had ended before
+
+
 def _write(stream: IO[bytes], content: bytes) -> None:
     stream.write(_SIZE.pack(len(content)))
     stream.write(content)
@@ -162,6 +174,7 @@ def _write(stream: IO[bytes], content: bytes) -> None:
 def serve() -> None:
     """The child's main function: make the work, then do the pieces that come on standard input, until that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with(int(sys.argv[1]))
     with suppress(OSError):  # Linux's: where memory runs out, this process goes first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")

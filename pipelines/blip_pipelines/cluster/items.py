@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from blip_bootstrap.config import RayConfig
 from blip_bootstrap.progress import Progress
 from blip_pipelines.cluster.tally import Tally, shown
 
@@ -18,12 +19,20 @@ Result = TypeVar("Result")
 class Pool:
     """The workers of a step: this process (`num_workers` 0), or that many of Ray's, with `cpus` and `gpus` each.
 
-    A worker loads its models once, and does one item after another.
+    A worker loads its models once, and does one item after another. `memory_bytes` is what one is taken to need until
+    the first has done an item, or with `memory_is_set` what is asked for each, whatever they take.
     """
 
     num_workers: int = 0
     cpus: float = 1.0
     gpus: float = 0.0
+    memory_bytes: int = 1_000_000_000
+    memory_is_set: bool = False
+
+    def with_memory(self, config: RayConfig, assumed_bytes: int) -> Pool:
+        """The same workers, that need so much memory, or what `ray.worker_memory_bytes` says."""
+        asked = config.worker_memory_bytes
+        return replace(self, memory_bytes=asked or assumed_bytes, memory_is_set=bool(asked))
 
 
 HERE = Pool()
@@ -38,7 +47,7 @@ Work = Callable[..., Callable[[Item], Iterable[Result]]]
 
 def run_items(
     step: str,
-    items: Sequence[Item],
+    items: Iterable[Item],
     work: Work[Item, Result],
     pool: Pool,
     take: Callable[[Result], None],
@@ -48,6 +57,7 @@ def run_items(
 ) -> int:
     """Have the workers of `pool` do the items; `take` is called in this process with each result as it comes.
 
+    Items are taken as workers are free, so that a generator of many is never a list.
     `progress` shows what the workers count, plus `before`, the counts of an earlier run. On Ray, items and results are
     pickled, and a worker that dies is replaced and its item done again, after the second death by `carefully`, which
     is made as `work` is. Returns how often work was done again because a process had died of it. Raises what the first
@@ -61,6 +71,7 @@ def run_items(
             for item in items:
                 for result in do(item):
                     take(result)
+                tally.all_done()
             return tally.total().get(RETRIES, 0)
     from blip_pipelines.cluster.ray_items import run_on_ray  # ray takes two seconds to import
 

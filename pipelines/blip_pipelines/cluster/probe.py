@@ -12,8 +12,9 @@ from typing import Any
 
 import ray
 
+from blip_pipelines.cluster.crew import options_of
 from blip_pipelines.cluster.items import Pool
-from blip_pipelines.cluster.ray_items import Worker, options_of
+from blip_pipelines.cluster.ray_items import Worker
 
 
 def empty_job_s() -> float:

@@ -16,7 +16,7 @@ ANSWER_S = 120.0
 """How long a node may take to answer: its first process of Ray's must start, on a busy machine."""
 
 
-def on_each_node(what: str, check: Callable[..., None], *arguments: Any) -> None:
+def on_each_node(what: str, check: Callable[..., None], *arguments: Any, answer_s: float = ANSWER_S) -> None:
     """Call `check(*arguments)` on each node that is alive; raises what the first that fails raises.
 
     A node that dies meanwhile is left out. Raises RunFailed for one that does not answer.
@@ -29,7 +29,7 @@ def on_each_node(what: str, check: Callable[..., None], *arguments: Any) -> None
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     }
-    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=answer_s)
     for answer in done:
         try:
             raised = ray.get(answer)
@@ -40,7 +40,7 @@ def on_each_node(what: str, check: Callable[..., None], *arguments: Any) -> None
             raise unpacked(what, raised)
     if late:
         raise RunFailed(
-            f"ray: node {_name(asked[late[0]])} does not answer within {ANSWER_S:.0f} s; stop it, or run again"
+            f"ray: node {_name(asked[late[0]])} does not answer within {answer_s:.0f} s; stop it, or run again"
         )
 
 

@@ -6,6 +6,7 @@ Imported only where Ray is used.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +34,10 @@ class Tallies:
         """The sum over all units of the tally `name`."""
         return self._tallies.setdefault(name, Tally()).total()
 
+    def add_up(self, name: str, units: list[str]) -> None:
+        """Units of the tally `name` that are done."""
+        self._tallies.setdefault(name, Tally()).add_up(units)
+
     def forget(self, name: str) -> None:
         """Drop the tally `name`."""
         self._tallies.pop(name, None)
@@ -57,6 +62,11 @@ class RemoteTally:
             _actor.cache_clear()  # the next step has an actor that lives
             raise
         return found
+
+    def add_up(self, units: Iterable[str]) -> None:
+        """These units are done; does not wait for the actor."""
+        with never_failing():
+            self._actor.add_up.remote(self._name, list(units))
 
     def forget(self) -> None:
         """Drop all counts; does not wait for the actor."""

@@ -40,7 +40,7 @@ def num_nodes() -> int:
 def check_cpus(needed: float, what: str = "this step") -> None:
     """Raise RunFailed where the cluster has fewer CPUs than actors need (`needed`), and one to read their input.
 
-    Ray Data would wait for them without a word.
+    Workers would wait for them for ever.
     """
     total = cluster_cpus()
     if needed + 1 > total:

@@ -7,10 +7,8 @@ store when the worker is first needed in a step, and not again before the next s
 from __future__ import annotations
 
 import os
-import socket
-import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +17,16 @@ from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.storage.remote import LOCK, compare, working_copies, working_in
 from blip_bootstrap.storage.store import LISTING, store_of
 from blip_bootstrap.storage.store_client import Store
+from blip_pipelines.cluster.node_check import check_models, check_versions, models_here, this_node, versions_here
 from blip_pipelines.cluster.resources import NO_RAY
 from blip_pipelines.cluster.session import connect
+from blip_training.runtime.commits import pin, pinned
 
 PATIENCE_S = 120.0
 """How long a worker waits for another of its machine that makes the working copy."""
+
+FETCH_S = 3_600.0
+"""How long a node may take to fetch models from the hub, or to read them where they lie."""
 
 STATE = f"{LISTING}.state"
 """In a working copy: which state of the run it was made equal to."""
@@ -36,11 +39,16 @@ _checked: set[Path] = set()
 
 @dataclass(frozen=True)
 class Roots:
-    """What the workers of a step must see: locks of runs on a disk; working copies by folder, in `state`."""
+    """What the workers of a step must see: locks of runs on a disk; working copies by folder, in `state`.
+
+    And have: the same `versions` of packages, and of hub models the same `commits`.
+    """
 
     locks: Mapping[Path, str] = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
     state: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commits: Mapping[str, str] = field(default_factory=dict)
 
 
 def roots_now() -> Roots:
@@ -48,25 +56,28 @@ def roots_now() -> Roots:
     copies, state = working_copies(), uuid.uuid4().hex
     for folder in copies:
         (Path(folder) / STATE).write_text(state, encoding="utf-8")
-    return Roots(dict(_roots), copies, state)
+    return Roots(dict(_roots), copies, state, versions_here(), pinned())
 
 
 def see(roots: Roots) -> None:
     """In a worker: have what it needs of the runs. Raises RunFailed, naming the machine, where that cannot be."""
+    check_versions(roots.versions)
+    pin(roots.commits)
     for root, lock in roots.locks.items():
         if why := _not_seen(root, lock):
             raise RunFailed(
-                f"{root}: {_node()} {why}; mount the run's folder there under the same path, or put "
+                f"{root}: {this_node()} {why}; mount the run's folder there under the same path, or put "
                 "the run on an object store (root: s3://BUCKET/FOLDER), which needs no shared disk"
             )
     for folder, uri in roots.copies.items():
         _make_copy(Path(folder), uri, roots.state)
 
 
-def check_nodes(root: Path, config: RayConfig) -> None:
+def check_nodes(root: Path, config: RayConfig, models: Iterable[str] = ()) -> None:
     """Before work for a cluster: raise RunFailed, naming the node, where one cannot read and write the run.
 
-    Joins the cluster. Nodes that come later are looked at when they get their first work.
+    Or has other versions than the driver, or not the given `models` as the driver has them; those of the hub are then
+    fetched once for each node. Joins the cluster. Nodes that come later are looked at when they get their first work.
     """
     if config.address in (NO_RAY, "local") or root in _checked:
         return
@@ -76,7 +87,10 @@ def check_nodes(root: Path, config: RayConfig) -> None:
         _roots[root.absolute()] = (root / LOCK).read_text(encoding="utf-8")
     from blip_pipelines.cluster.ray_nodes import on_each_node  # ray takes two seconds to import
 
-    on_each_node("root", see, roots_now())
+    roots = roots_now()
+    on_each_node("root", see, roots)
+    if found := models_here(root, models):
+        on_each_node("models", check_models, found, roots.commits, answer_s=FETCH_S)
 
 
 def _not_seen(root: Path, lock: str) -> str:
@@ -91,7 +105,7 @@ def _not_seen(root: Path, lock: str) -> str:
 
 def _make_copy(folder: Path, uri: str, state: str) -> None:
     """Make a working copy here equal to the store, unless another worker of this machine has done so."""
-    where = _node()
+    where = this_node()
     try:
         if _state_of(folder) == state:
             return
@@ -107,13 +121,6 @@ def _make_copy(folder: Path, uri: str, state: str) -> None:
         raise RunFailed(f"{where}: {error}") from error
     except OSError as error:
         raise RunFailed(f"{where}: {Store(uri, folder).told} cannot be read ({error})") from error
-
-
-def _node() -> str:
-    """This machine, for people: its name, and the address by which Ray knows it (`ray status` shows both)."""
-    ray = sys.modules.get("ray")  # in a worker it is there
-    address = f" ({ray.util.get_node_ip_address()})" if ray and ray.is_initialized() else ""
-    return f"node {socket.gethostname()}{address}"
 
 
 def _state_of(folder: Path) -> str:

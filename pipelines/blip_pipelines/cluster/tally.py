@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -22,15 +22,22 @@ class Counts(Protocol):
     def total(self) -> dict[str, int]:
         """The sum over all units."""
 
+    def add_up(self, units: Iterable[str]) -> None:
+        """These units are done: their counts are kept as a sum alone."""
+
     def forget(self) -> None:
         """Drop all counts."""
 
 
 class Tally:
-    """The latest counts of each unit of work; a unit that is done again, after a lost worker, replaces its own."""
+    """The latest counts of each unit of work; a unit that is done again, after a lost worker, replaces its own.
+
+    What is kept does not grow with the work: units that are done are added up.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, int]] = {}
+        self._done: Counter[str] = Counter()
 
     def put(self, unit: str, counts: dict[str, int]) -> None:
         """Replace the counts of `unit`, a piece of work."""
@@ -38,14 +45,24 @@ class Tally:
 
     def total(self) -> dict[str, int]:
         """The sum over all units."""
-        total: Counter[str] = Counter()
+        total = self._done.copy()
         for counts in self._counts.values():
             total.update(counts)
         return dict(total)
 
+    def add_up(self, units: Iterable[str]) -> None:
+        """These units are done: their counts are kept as a sum alone."""
+        for unit in units:
+            self._done.update(self._counts.pop(unit, {}))
+
+    def all_done(self) -> None:
+        """All units are done."""
+        self.add_up(list(self._counts))
+
     def forget(self) -> None:
         """Drop all counts."""
         self._counts.clear()
+        self._done.clear()
 
 
 @contextmanager

@@ -19,15 +19,19 @@ from blip_pipelines.ingest.pool import scratch
 
 COLUMNS = ["key", "same_as", "status", "sha256", "url", "caption"]
 
-_HOST = r"regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*')"
+_HOST = r"regexp_extract(url, '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*') AS host"
 
-_LOW = f"if(contains({_HOST}, '@'), {_HOST}, lower({_HOST}))"  # names and passwords may differ by case
+_LOW = "if(contains(host, '@'), host, lower(host))"  # names and passwords may differ by case
 
-_BARE = f"regexp_replace(regexp_replace({_LOW}, '^(http://.*):80$', '\\1'), '^(https://.*):443$', '\\1')"
+_BARE = f"""CASE
+    WHEN starts_with({_LOW}, 'http://') AND ends_with(host, ':80') THEN substr({_LOW}, 1, length(host) - 3)
+    WHEN starts_with({_LOW}, 'https://') AND ends_with(host, ':443') THEN substr({_LOW}, 1, length(host) - 4)
+    ELSE {_LOW}
+END"""
 
-_PATH = f"regexp_replace(substr(url, length({_HOST}) + 1), '#.*$', '', 's')"
+_PATH = "split_part(substr(url, length(host) + 1), '#', 1)"
 
-NORMALISED_URL = f"({_BARE} || if({_HOST} <> '' AND {_PATH} = '', '/', {_PATH}))"
+NORMALISED_URL = f"({_BARE} || if(host <> '' AND {_PATH} = '', '/', {_PATH}))"
 """SQL of a URL as two are compared: scheme and host in lower case, without the scheme's own port and a fragment, and
 with a path. Nothing else: another order of parameters, a trailing slash or `www.` may give another picture."""
 
@@ -69,7 +73,7 @@ def _load(db: duckdb.DuckDBPyConnection, images: Path, files: list[Path]) -> Non
         db.register("loaded", rows.filter(pc.and_(listed, pc.equal(rows["status"], "success"))))
         db.execute(
             "INSERT INTO rows SELECT key::BIGINT, coalesce(same_as, key)::BIGINT, md5_number(coalesce(sha256, key)), "
-            f"md5_number({NORMALISED_URL} || chr(10) || coalesce(caption, '')) FROM loaded"
+            f"md5_number({NORMALISED_URL} || chr(10) || coalesce(caption, '')) FROM (SELECT *, {_HOST} FROM loaded)"
         )
         db.unregister("loaded")
     db.execute(
@@ -113,11 +117,11 @@ def _of_file(db: duckdb.DuckDBPyConnection, file: Path, config: DuplicatesConfig
     exact = _key("exact") if config.exact else "NULL::VARCHAR"
     near = (_key("first"), "if(first IS NULL, NULL, coalesce(distance, 0))") if config.near else ("NULL", "NULL")
     db.register("keys", keys.append_column("position", pa.array(range(len(keys)))))
-    found = db.execute(
+    found = db.sql(
         f"SELECT key, {exact} AS exact_group, {near[0]} AS near_group, {near[1]} AS near_distance, "
         f"if(first <> unit, {_key('first')}, NULL) AS duplicate_of FROM keys LEFT JOIN "
         "(SELECT * FROM placed WHERE id BETWEEN ? AND ?) p ON p.id = keys.key::BIGINT ORDER BY position",
-        [first, first + ROWS_PER_PART - 1],
+        params=[first, first + ROWS_PER_PART - 1],
     ).to_arrow_table()
     db.unregister("keys")
     return found.cast(PICTURE_GROUPS.schema)

@@ -105,9 +105,9 @@ def _write_distinct(db: duckdb.DuckDBPyConnection, folder: Path) -> tuple[list[P
     ((count,),) = db.execute("SELECT count(*) FROM nodes").fetchall()
     files = []
     for first in range(0, count, HASHES_PER_FILE):
-        some = db.execute(
+        some = db.sql(
             f"SELECT n, {', '.join(_WORDS)} FROM nodes WHERE n BETWEEN ? AND ? ORDER BY n",
-            [first, first + HASHES_PER_FILE - 1],
+            params=[first, first + HASHES_PER_FILE - 1],
         ).to_arrow_table()
         files.append(folder / f"hashes-{first // HASHES_PER_FILE:05d}.parquet")
         write_parquet(files[-1], some.cast(DISTINCT.schema), DISTINCT)
@@ -193,7 +193,7 @@ def _members(db: duckdb.DuckDBPyConnection, pairs: Sequence[str], count: int) ->
     is_member, found, done = bytearray(count), list[tuple[int, int, int]](), -1
     if not pairs:
         return
-    ordered = db.cursor().execute("SELECT b, a, distance FROM read_parquet(?) ORDER BY b, a", [list(pairs)])
+    ordered = db.cursor().sql("SELECT b, a, distance FROM read_parquet(?) ORDER BY b, a", params=[list(pairs)])
     for batch in ordered.to_arrow_reader(MEMBERS_AT_ONCE):
         for b, a, distance in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             if b != done and not is_member[a]:

@@ -92,12 +92,18 @@ def _made(ledger: Ledger) -> str:
          one.get("version", ""), one.get("made", ""))
         for name, one in sorted(ledger.manifests.items())
     ]  # fmt: skip
+    inputs = [
+        (name, one, str(digest)[:16])
+        for name, made in sorted(ledger.manifests.items())
+        for one, digest in made.get("recipe", {}).get("inputs", {}).items()
+    ]
     settings = {
         name: _without_folders(one["settings"]) for name, one in ledger.manifests.items() if one.get("settings")
     }
     text = yaml.safe_dump(settings, sort_keys=True, allow_unicode=True)
     head = ("artifact", "step", "recipe", "content", "version", "made")
-    return f"## How it was made\n\n{_table(head, rows)}\n\nSettings:\n\n```yaml\n{text}```\n"
+    made_from = _table(("artifact", "made from", "content"), inputs)
+    return f"## How it was made\n\n{_table(head, rows)}\n\n{made_from}\n\nSettings:\n\n```yaml\n{text}```\n"
 
 
 def _without_folders(value: Any) -> Any:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -64,5 +63,5 @@ def _shortest(values: pa.Array) -> pa.Array:
     """0.73 for the single-precision number nearest to it, which is 0.7300000190734863; it is that when read again."""
     good = pc.if_else(pc.is_finite(values), values, pa.scalar(None, pa.float32()))
     short = good.cast(pa.string()).cast(pa.float64())
-    same = np.asarray(short.cast(pa.float32(), safe=False)) == np.asarray(good)  # rounded twice: never seen to differ
-    return pc.if_else(pc.or_(pa.array(same), pc.is_null(good)), short, good.cast(pa.float64()))
+    same = pc.equal(short.cast(pa.float32(), safe=False), good)  # rounded twice: never seen to differ
+    return pc.if_else(pc.fill_null(same, True), short, good.cast(pa.float64()))

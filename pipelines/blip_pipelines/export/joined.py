@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -52,7 +51,11 @@ class Texts:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pictures (`images`, columns of the table `images`) and their texts, those of one picture side by side."""
+    """Some pictures (`images`, columns of the table `images`) and their texts, those of one picture side by side.
+
+    Their bytes stay where they were read, at the places `rows` of `stored`: to move those of a few hundred pictures
+    takes a tenth of an export.
+    """
 
     images: pa.Table
     texts: pa.Table
@@ -60,6 +63,18 @@ class Batch:
     """Where the texts of each picture end in `texts`."""
     best: list[int]
     """The place in `texts` of the text that stands for each picture."""
+    stored: pa.Array
+    rows: list[int]
+
+    @property
+    def pictures(self) -> list[bytes]:
+        """The encoded pictures."""
+        return [self.stored[row].as_py() for row in self.rows]
+
+    @property
+    def picture_column(self) -> pa.Array:
+        """The same as Arrow."""
+        return self.stored if len(self.rows) == len(self.stored) else self.stored.take(self.rows)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -114,12 +129,14 @@ def _with_scores(pairs: pa.Table, path: str) -> pa.Table:
     return pairs
 
 
-def _weights(texts: pa.Table, is_weighted: bool) -> pa.Array:
+def _weights(texts: pa.Table, is_weighted: bool) -> pa.ChunkedArray:
     """Each text's share of the epochs of a training: as its rule score where it goes by that, else 1 where kept."""
-    kept = np.asarray(texts["kept"]).astype(np.float64)
+    share = pa.scalar(1.0)
     if is_weighted:
-        kept *= np.clip(np.nan_to_num(np.asarray(texts["rule_score"].cast(pa.float64()))), 0.0, 1.0)
-    return pa.array(kept)
+        score = texts["rule_score"].cast(pa.float64())
+        score = pc.if_else(pc.fill_null(pc.is_finite(score), False), score, 0.0)
+        share = pc.max_element_wise(pc.min_element_wise(score, 1.0), 0.0)
+    return pc.if_else(texts["kept"], share, 0.0)
 
 
 def _best(texts: pa.Table, rows: Mapping[str, Sequence[int]], judged_by: str | None) -> dict[str, int]:
@@ -150,16 +167,20 @@ def batches(
             mine = at[max(first - done, 0) : max(stop - done, 0)]
             done += len(at)
             if mine:
-                images = pa.Table.from_batches([found if len(mine) == len(found) else found.take(mine)])
-                yield _batch(_all_columns(images, IMAGES, names), texts, [keys[row] for row in mine])
+                yield _batch(found, mine, [name for name in names if name != PICTURE], texts)
             if done >= stop:
                 break
     if done < stop:
         raise InputError(f"{part.pairs}: {stop - done} of its pictures are not in {part.images}; run the round again")
 
 
-def _batch(images: pa.Table, texts: Texts, keys: Sequence[str]) -> Batch:
+def _batch(found: pa.RecordBatch, rows: list[int], names: Sequence[str], texts: Texts) -> Batch:
+    """The pictures of some rows, with the columns `names`."""
+    stored = found[PICTURE] if PICTURE in found.schema.names else pa.nulls(len(found), pa.binary())
+    told = pa.Table.from_batches([found.drop_columns([PICTURE]) if PICTURE in found.schema.names else found])
+    images = _all_columns(told.take(rows), IMAGES, names)
+    keys = images["key"].to_pylist()
     mine = [texts.rows[key] for key in keys]
     ends = list(accumulate(map(len, mine)))
-    best = [start + rows.index(texts.best[key]) for start, rows, key in zip([0, *ends], mine, keys, strict=False)]
-    return Batch(images, texts.table.take([row for rows in mine for row in rows]), ends, best)
+    best = [start + places.index(texts.best[key]) for start, places, key in zip([0, *ends], mine, keys, strict=False)]
+    return Batch(images, texts.table.take([row for places in mine for row in places]), ends, best, stored, rows)

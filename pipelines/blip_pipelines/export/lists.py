@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from blip_pipelines.export.documents import Document, documents, encode
-from blip_pipelines.export.joined import PICTURE, Batch
+from blip_pipelines.export.joined import Batch
 from blip_pipelines.export.note import PARTS
 from blip_pipelines.export.place import Place
 
@@ -81,7 +81,7 @@ def _with_files(place: Place, name: str, batches: Iterator[Batch]) -> Iterator[t
     """What is known of each picture, and its file, which is there under its name once all have come."""
     with place.staged_folder(f"{PICTURES}/{name}") as folder:
         for batch in batches:
-            for document, jpg in zip(documents(batch), batch.images[PICTURE].to_pylist(), strict=True):
+            for document, jpg in zip(documents(batch), batch.pictures, strict=True):
                 (folder / f"{document['key']}.jpg").write_bytes(jpg)
                 yield document, f"{PICTURES}/{name}/{document['key']}.jpg"
 

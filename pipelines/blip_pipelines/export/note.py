@@ -1,4 +1,4 @@
-"""The notes of an export: what it is of (`export.json`), and which of its shards are whole (`.parts`)."""
+"""The notes of an export: what it is of (`EXPORT`), and which of its shards are whole (`.parts`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.storage.files import check_writable
 from blip_pipelines.export.place import Place
 
-NOTE = "export.json"
+NOTE = "EXPORT"
 
 PARTS = ".parts"
 """Hidden folder: a note for each shard, written once the shard is whole; while lists are made, pieces of them."""

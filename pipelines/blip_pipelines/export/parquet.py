@@ -71,14 +71,18 @@ def _write(place: Place, name: str, schema: pa.Schema, tables: Iterator[pa.Table
 
 
 def _plain(batch: Batch) -> pa.Table:
-    told = {"caption": _best(batch), "status": pa.repeat("success", len(batch)), "captions": _captions(batch)}
+    told = {
+        "caption": _best(batch),
+        "status": pa.repeat("success", len(batch)),
+        "captions": _captions(batch),
+        PICTURE: batch.picture_column,
+    }
     return _with(batch.images, told)
 
 
 def _hub(batch: Batch) -> pa.Table:
-    jpg = batch.images[PICTURE].combine_chunks()
     paths = pa.array([f"{key}.jpg" for key in batch.images["key"].to_pylist()])
-    image = pa.StructArray.from_arrays([jpg, paths], fields=list(IMAGE))
+    image = pa.StructArray.from_arrays([batch.picture_column, paths], fields=list(IMAGE))
     return _with(batch.images, {"image": image, "text": _best(batch), "captions": _captions(batch)})
 
 

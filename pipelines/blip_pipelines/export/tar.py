@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
 from blip_pipelines.export.documents import documents, encode
-from blip_pipelines.export.joined import PICTURE, Batch
+from blip_pipelines.export.joined import Batch
 from blip_pipelines.export.note import Done
 from blip_pipelines.export.place import Hashed, Place
 
@@ -44,8 +44,7 @@ def write_members(out: _Sink | BinaryIO, batches: Iterator[Batch]) -> None:
     pieces: list[bytes] = []
     held = written = 0
     for batch in batches:
-        pictures = batch.images[PICTURE].to_pylist()
-        for document, jpg in zip(documents(batch), pictures, strict=True):
+        for document, jpg in zip(documents(batch), batch.pictures, strict=True):
             key = document["key"]
             pieces += member(f"{key}.jpg", jpg)
             pieces += member(f"{key}.txt", document["caption"].encode())

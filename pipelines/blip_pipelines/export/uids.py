@@ -73,7 +73,7 @@ def _spread(place: Place, names: Sequence[str], folder: Path, num_buckets: int) 
     ends = [(number << 64) // num_buckets for number in range(1, num_buckets)]
     for name in names:
         uids = np.frombuffer(place.read(_piece(name)) or b"", UID)
-        cuts = np.searchsorted(uids["f0"], np.array(ends, np.uint64)) if ends else []
+        cuts = np.searchsorted(uids["f0"], np.array(ends, np.uint64))
         for path, some in zip(paths, np.split(uids, cuts), strict=True):
             if len(some):
                 with path.open("ab") as file:

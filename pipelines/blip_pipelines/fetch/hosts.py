@@ -243,4 +243,4 @@ def _is_near(host: str) -> bool:
     """Whether a host ("name", "name:port") is one of this machine or a private network, to which no rate is meant."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     numbers = literal(name)
-    return not is_public(numbers) if numbers else is_private_name(name)
+    return not is_public(numbers) if numbers else "." not in name or is_private_name(name)

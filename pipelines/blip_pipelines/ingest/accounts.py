@@ -12,9 +12,12 @@ import pyarrow as pa
 
 from blip_bootstrap.errors import AccountingError
 from blip_bootstrap.storage.keys import ROWS_PER_PART, number_of
-from blip_bootstrap.storage.parts import LEFT_OUT, write_left_out
+from blip_bootstrap.storage.manifest import KnownParts
+from blip_bootstrap.storage.notes import total, values
+from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out, write_left_out
 from blip_bootstrap.storage.store import gone
 from blip_pipelines.bring.index import INDEX
+from blip_pipelines.ingest.extend import note_lists, noted_lists
 from blip_pipelines.ingest.plan import PLAN, Plan
 from blip_pipelines.ingest.pool import (
     BEFORE,
@@ -25,7 +28,6 @@ from blip_pipelines.ingest.pool import (
     scratch,
     spans_of,
 )
-from blip_pipelines.ingest.url_lists import num_rows
 
 Counts = dict[str, int | float | str]
 
@@ -36,30 +38,47 @@ def settle(out: Path, plan: Plan) -> Counts:
     Raises AccountingError where a part has more or fewer rows than its shard, or a row of the lists is missing or there
     twice.
     """
+    known = KnownParts()
     for shard in plan.shards:
-        rows, made = num_rows(shard), num_rows(out / shard.name)
+        rows, made = known.rows(shard), known.rows(out / shard.name)
         if rows != made:
             raise AccountingError(f"{out / shard.name}: {made} rows for {rows} of the list; delete it and run again")
-    counts = _count_all(out, plan) if plan.is_plain else _count_listed(out, plan)
+    if plan.base:
+        counts = _count_more(out, plan, out.parent / plan.base, known)
+    else:
+        counts = _count_all(out, plan, known) if plan.is_plain else _count_listed(out, plan)
     if (found := int(counts["rows"]) - int(counts.get("removed", 0))) != plan.num_listed:
         (out / PLAN).unlink(missing_ok=True)
         raise AccountingError(f"{out}: {found} rows for {plan.num_listed} of the lists; run again")
+    if plan.lists:
+        note_lists(out, plan.lists, plan.limit, plan.num_listed, counts)
     for scratch_of in (BEFORE, INDEX):
         shutil.rmtree(out / scratch_of, ignore_errors=True)
     gone(out / PLAN)
     return counts
 
 
-def _count_all(out: Path, plan: Plan) -> Counts:
-    counts: Counter[str] = Counter()
-    for shard in plan.shards:
-        table = read_columns(out / shard.name)
-        counts["rows"] += len(table)
-        for column in (table["status"], table["error_class"]):
-            counts.update({entry["values"]: entry["counts"] for entry in column.drop_null().value_counts().to_pylist()})
-        if "cut_from_chars" in table.column_names:
-            counts["texts_too_long"] += len(table) - table["cut_from_chars"].null_count
-    return dict(+counts)
+def _count_more(out: Path, plan: Plan, base: Path, known: KnownParts) -> Counts:
+    """The counts of the artifact that this one grew out of, and those of the parts beside; what it leaves out, too."""
+    if (base / LEFT_OUT).exists():
+        write_left_out(out, read_left_out(base))
+    before = Counter({name: int(number) for name, number in noted_lists(base)["rows"].items()})
+    return dict(+(before + Counter({name: int(number) for name, number in _count_all(out, plan, known).items()})))
+
+
+def _count_all(out: Path, plan: Plan, known: KnownParts) -> Counts:
+    counts = total([note.counts if (note := known(part)) else _count_part(part)
+                    for shard in plan.shards for part in [out / shard.name]])  # fmt: skip
+    return {"rows": counts.pop("images", 0), **{name: number for name, number in counts.items() if number}}
+
+
+def _count_part(part: Path) -> dict[str, int]:
+    """The counts of a part of which nobody has left a note."""
+    table = read_columns(part)
+    counts = total([{"images": len(table)}, values(table["status"]), values(table["error_class"])])
+    if "cut_from_chars" in table.column_names:
+        counts["texts_too_long"] = len(table) - table["cut_from_chars"].null_count
+    return counts
 
 
 def _count_listed(out: Path, plan: Plan) -> Counts:

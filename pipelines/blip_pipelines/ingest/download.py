@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import total, values
-from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.store import is_there
-from blip_bootstrap.storage.tables import IMAGES
+from blip_bootstrap.storage.parquet import read_parquet
+from blip_bootstrap.storage.store import gone, is_there
 from blip_pipelines.bring.read import is_brought
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.aside import Aside, Died
@@ -32,17 +28,13 @@ from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.ingest.accounts import settle
 from blip_pipelines.ingest.brought import lists_of, with_pictures
+from blip_pipelines.ingest.copies import WAITING, Row
 from blip_pipelines.ingest.fetched_rows import NO_PICTURE, rows_or_word
 from blip_pipelines.ingest.pictures import WebStore
 from blip_pipelines.ingest.plan import plan_parts, plan_repair
-from blip_pipelines.ingest.respect import count_hosts, shared_folder, tell_of_contact, tell_of_lost
-from blip_pipelines.ingest.stats import write_stats
-from blip_pipelines.ingest.url_lists import AnyList, num_rows
-
-TOO_LONG = "texts_too_long"
-"""What texts are counted as that were cut."""
-
-TALLY_EVERY_ROWS = 25
+from blip_pipelines.ingest.respect import shared_folder, tell_of_contact, tell_of_lost
+from blip_pipelines.ingest.shard_parts import TOO_LONG, Shard, write_part
+from blip_pipelines.ingest.url_lists import AnyList
 
 CAREFUL_PATIENCE_S = 10.0
 """Seconds that they may wait for slow hosts in such a process, which is taken for one that hangs after some more."""
@@ -50,7 +42,8 @@ CAREFUL_PATIENCE_S = 10.0
 CAREFUL_ROWS = 64
 """Rows that a child process fetches together where workers have died of their shard."""
 
-Row = dict[str, Any]
+WORKER_BYTES = 1_500_000_000
+"""A worker is taken to need so much until the first shard is done: 10,000 pictures, as fetched and in a table."""
 
 
 def download_images(
@@ -78,8 +71,9 @@ def download_images(
     lists = lists_of(out, urls, config, ray)
     plan = plan_repair(out, lists, config, kin) or plan_parts(out, lists, config, kin, retry)
     todo = [shard for shard in plan.shards if not (out / shard.name).exists()]
-    before = _count(out / shard.name for shard in plan.shards if shard not in todo)
-    with Progress("download", sum(map(num_rows, plan.shards)), unit="images") as progress:
+    names, known = {shard.name for shard in todo}, KnownParts()
+    before = _count((out / shard.name for shard in plan.shards if shard.name not in names), known)
+    with Progress("download", sum(map(known.rows, plan.shards)), unit="images") as progress:
         progress.begin(before.get("images", 0))
         retries = _run(todo, out, lists, config, ray, progress, before) if todo else 0
     return settle(out, plan) | ({RETRIES: retries} if retries else {})
@@ -116,11 +110,18 @@ def _run(
         def run(items: Sequence[Shard], work: Work[Shard, Shard]) -> int:
             return run_items("download", items, work, pool, take, progress, before, carefully)
 
-        if pool != HERE:
-            return run(items, work)
-        suspects = [item for item in items if tries.is_suspect(Path(item.part))]
-        retries = run([item for item in items if item not in suspects], partial(work, noted=True))
-        return retries + (run(suspects, carefully) if suspects else 0)
+        def run_all(items: Sequence[Shard]) -> int:
+            if pool != HERE:
+                return run(items, work)
+            suspects = [item for item in items if tries.is_suspect(Path(item.part))]
+            retries = run([item for item in items if item not in suspects], partial(work, noted=True))
+            return retries + (run(suspects, carefully) if suspects else 0)
+
+        retries = run_all(items)
+        if waiting := [item for item in items if not is_there(Path(item.part))]:
+            retries += run_all([replace(item, is_last=True) for item in waiting])
+    gone(out / WAITING)
+    return retries
 
 
 def limits_of(config: DownloadConfig, ray: RayConfig) -> Limits:
@@ -134,7 +135,7 @@ def _pool(ray: RayConfig, num_shards: int) -> Pool:
     if works_here(ray, num_shards):
         return HERE
     connect(ray)
-    return Pool(num_workers(ray, 0, cpus_each=1, at_most=num_shards))
+    return Pool(num_workers(ray, 0, cpus_each=1, at_most=num_shards)).with_memory(ray, WORKER_BYTES)
 
 
 def serve_lists(lists: Sequence[UrlList], stack: ExitStack) -> frozenset[str]:
@@ -154,14 +155,6 @@ def _serve(urls: UrlList) -> AbstractContextManager[str]:
         )
     assert urls.serve is not None
     return serve_folder(urls.serve, urls.serve_port)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One item of the download: the path of a file of URLs (`rows`), and of the file of their images (`part`)."""
-
-    rows: str
-    part: str
 
 
 class ShardDownload:
@@ -192,7 +185,7 @@ class ShardDownload:
             if self._noted:
                 tries.begin(part)
             try:
-                write_part(part, self._rows(read_parquet(Path(shard.rows)).to_pylist()), self._tally, self._courtesy)
+                write_part(shard, self._rows, self._tally, self._courtesy)
             finally:
                 if self._noted:
                     tries.end(part)
@@ -232,7 +225,7 @@ class CarefulDownload:
         """Write the part of `shard` unless it is there."""
         part = Path(shard.part)
         if not is_there(part):
-            write_part(part, self._rows(read_parquet(Path(shard.rows)).to_pylist()), self._tally, self._courtesy)
+            write_part(shard, self._rows, self._tally, self._courtesy)
             tries.end(part)
         yield shard
 
@@ -250,27 +243,6 @@ def fetching(
     config, own_hosts, proxies, shared = known
     store, courtesy = WebStore(config), Courtesy(config, own_hosts, proxies, shared)
     return lambda rows: [one for one in all_rows(rows, config, own_hosts, store, proxies, courtesy) if one is not None]
-
-
-def write_part(part: Path, found: Iterable[tuple[Row, int]], tally: Counts, courtesy: Courtesy | None = None) -> None:
-    """Write rows of the table `images`, each with the number of times that work was done again until then."""
-    rows: list[Row] = []
-    seen: Counter[str] = Counter()
-    started = time.time()
-    for row, retries in found:
-        rows.append(row)
-        seen.update(["images", row["status"], *([row["error_class"]] if row["error_class"] else [])])
-        seen[RETRIES] = retries
-        if len(rows) % TALLY_EVERY_ROWS == 0:
-            tally.put(str(part), dict(seen))
-    table = rows_to_table(rows, IMAGES)
-    counts = {name: number for name, number in seen.items() if name != RETRIES}
-    counts[TOO_LONG] = len(rows) - table["cut_from_chars"].null_count
-    write_stats(part, seen, started, time.time())  # first: a part that is there is done
-    write_parquet(part, table, IMAGES, counts=counts)
-    tally.put(str(part), dict(seen))
-    if courtesy:
-        count_hosts(rows, courtesy)
 
 
 def all_rows(
@@ -294,9 +266,8 @@ def _dead(row: Row, died: Died) -> Row:
     return {**NO_PICTURE, **row, "status": "failed_to_download", "error_class": died.reason, "error_message": str(died)}
 
 
-def _count(parts: Iterator[Path]) -> dict[str, int]:
+def _count(parts: Iterator[Path], known: KnownParts) -> dict[str, int]:
     """The number of rows in finished parts: all (`images`), by status, and by error class."""
-    known = KnownParts()
     found = total([note.counts if (note := known(part)) else _counts_of(part) for part in parts])
     return {name: number for name, number in found.items() if name != TOO_LONG}
 

@@ -16,6 +16,7 @@ from blip_pipelines.fetch.fetch import Fetched, try_once
 from blip_pipelines.fetch.kept import Connections
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.fetch.turns import Fetching, Task, Turns
+from blip_pipelines.ingest.copies import is_copy
 from blip_pipelines.ingest.digests import wrong_digest
 from blip_pipelines.ingest.pictures import WebStore
 from blip_training.data.decode import PictureError
@@ -39,7 +40,8 @@ def fetch_rows(
 
     `config.num_threads` threads fetch, host by host in turn, as fast as `courtesy` lets them, while the child process
     of `store` decodes and resizes. At most twice as many rows are fetched ahead of being resized, which bounds memory.
-    A row that is done waits for those before it: a slow server holds back the output, not the other downloads.
+    A row that is done waits for those before it: a slow server holds back the output, not the other downloads. Rows
+    that name another in `same_as` come as they are, to be copied (`copies.py`).
     """
     found = rows_or_word(rows, config, own_hosts, store, proxies, courtesy)
     return (row for row in found if row is not None)
@@ -89,13 +91,15 @@ def _as_they_come(
     proxies: Proxies,
     courtesy: Courtesy,
 ) -> Iterator[tuple[int, Row] | None]:
-    """The index of each row and its row of the table `images`, as they are done; a rejected row is not fetched.
+    """The index of each row and its row of the table `images`, as they are done; rejected rows and copies at once.
 
     The thread that has fetched a picture gives it to the decoder, so that the decoder never waits for this one.
     """
-    yield from ((place, {**NO_PICTURE, **row}) for place, row in enumerate(rows) if row["status"] is not None)
+    wanted = [row["status"] is None and not is_copy(row) for row in rows]
+    places = range(len(rows))
+    yield from ((place, {**NO_PICTURE, **rows[place]}) for place in places if not wanted[place])
     tasks = [
-        Task(place, row["url"], courtesy.host_of(row["url"])) for place, row in enumerate(rows) if row["status"] is None
+        Task(place, url, courtesy.host_of(url)) for place in places if wanted[place] for url in [rows[place]["url"]]
     ]
 
     def pass_on(place: int, fetched: Fetched, put: Callable[[_Done], None]) -> None:
@@ -129,6 +133,7 @@ def _store(done: _Done, store: WebStore, put: Callable[[_Done], None]) -> None:
         put(done)
         return
     done.row["sha256"] = done.row["sha256"] or hashlib.sha256(body).hexdigest()
+    done.row["size_bytes"] = len(body)
     stored = store.submit(body)
     whole = replace(done, fetched=replace(done.fetched, body=None), stored=stored)
     stored.add_done_callback(lambda _: put(whole))

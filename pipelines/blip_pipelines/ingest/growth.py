@@ -21,6 +21,7 @@ from blip_bootstrap.storage.parquet import read_parquet, write_parquet
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import IMAGES, SHARD
+from blip_pipelines.ingest.known import KNOWN
 from blip_pipelines.ingest.pool import (
     CURRENT,
     ROWS,
@@ -29,15 +30,13 @@ from blip_pipelines.ingest.pool import (
     scratch_folder,
     spans_of,
 )
+from blip_pipelines.ingest.shards import Cutter
 from blip_pipelines.ingest.url_lists import (
     AnyList,
-    Sharder,
     as_shard,
     copy_rows,
     num_rows,
-    place_rows,
     with_columns,
-    write_rows,
     write_rows_of,
 )
 
@@ -66,7 +65,6 @@ class Growing:
     ) -> None:
         self.db, self.out, self.lists, self.config, self.pool, self.free = db, out, lists, config, pool, free
         self.folder = scratch_folder(out) / "listed"
-        self.sharder = Sharder(LIST_ROWS, config.max_text_chars)
 
     @property
     def has_any(self) -> bool:
@@ -113,8 +111,8 @@ class Growing:
 
     def _read_lists(self) -> int:
         """Write the rows of the lists to scratch files, and the tables `listed` and `wishes`, by uid; their number."""
-        rows = place_rows(self.lists, self.sharder, 0, self.config.limit)
-        self.files = write_rows(rows, self.folder, LIST_ROWS)
+        self.cutter = Cutter(self.folder, self.folder / KNOWN, LIST_ROWS, self.config.max_text_chars)
+        self.files = self.cutter.cut(self.db, self.lists, 0, self.config.limit)
         if not self.files:
             raise no_rows(self.lists)
         self.db.execute(
@@ -143,22 +141,27 @@ class Growing:
             "SELECT DISTINCT uid, kind FROM placed WHERE (place = 'removed' OR num = 0) AND NOT is_own AND "
             f"id // {ROWS_PER_PART} IN (SELECT id // {ROWS_PER_PART} FROM placed WHERE place <> 'removed' AND num > 0)"
         )
-        left = {(uid, kind) for uid, kind in self.db.execute(undecided).fetchall()}
-        found = list[tuple[str, str]]()
-        for row in place_rows(self.lists, self.sharder, self.config.limit or 0, None) if left else ():
-            one = str(row["uid"]), str(row["error_class"] or "")
-            if one in left:
-                left.remove(one)
-                found.append(one)
-            if not left:
-                break
-        self.db.register("found", pa.table({"uid": [uid for uid, _ in found], "kind": [kind for _, kind in found]},
-                                           pa.schema({"uid": pa.string(), "kind": pa.string()})))  # fmt: skip
+        self.db.execute(f"CREATE TABLE undecided AS {undecided}")
+        self.db.execute("CREATE TABLE found (uid VARCHAR, kind VARCHAR)")
+        start, size = self.config.limit or 0, LIST_ROWS
+        while self._count("undecided") and self._look(start, start + size):
+            start, size = start + size, 4 * size
         self.db.execute(
             "UPDATE placed SET place = 'beyond' FROM found WHERE placed.uid = found.uid AND placed.kind = found.kind "
             "AND (place = 'removed' OR num = 0) AND NOT is_own"
         )
-        self.db.unregister("found")
+
+    def _look(self, start: int, stop: int) -> bool:
+        """Move rows of the lists, `start` up to `stop` of each, from `undecided` to `found`; whether there were any."""
+        made = self.cutter.cut(self.db, self.lists, start, stop)
+        if made:
+            listed = "SELECT DISTINCT uid, coalesce(error_class, '') AS kind FROM read_parquet(?)"
+            self.db.execute(f"CREATE OR REPLACE TEMP TABLE looked AS {listed}", [[str(one.absolute()) for one in made]])
+            self.db.execute("INSERT INTO found FROM undecided SEMI JOIN looked USING (uid, kind)")
+            self.db.execute("CREATE OR REPLACE TABLE undecided AS FROM undecided ANTI JOIN looked USING (uid, kind)")
+        for file in made:
+            file.unlink()
+        return bool(made)
 
     def _taken(self) -> tuple[list[str], list[str]]:
         """The names of the parts that hold a row of the lists or are made here, and of those that the limit cuts."""
@@ -278,7 +281,9 @@ class Growing:
 
     def _write_shard(self, number: int, rows: pa.Table) -> None:
         keys = pa.array(keys_of(number, range(len(rows))))
-        write_parquet(self.out / ROWS / part_name(number), rows.set_column(0, "key", keys), SHARD)
+        at = rows.schema.get_field_index("same_as")  # what it named was a row of a scratch file, or of an earlier try
+        rows = rows.set_column(0, "key", keys).set_column(at, "same_as", pa.nulls(len(rows), pa.string()))
+        write_parquet(self.out / ROWS / part_name(number), rows, SHARD, counts={})
 
 
 def _has(path: Path, count: int) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import duckdb
 
 from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
@@ -16,7 +18,9 @@ from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, borrow, read_left_out
 from blip_bootstrap.storage.run_folder import MANIFEST, named_files, read_json
 from blip_bootstrap.storage.store import gone
+from blip_pipelines.ingest.extend import digests_of, extend
 from blip_pipelines.ingest.growth import Growing, no_rows
+from blip_pipelines.ingest.known import KNOWN, write_known
 from blip_pipelines.ingest.pool import (
     BEFORE,
     ROWS,
@@ -26,7 +30,8 @@ from blip_pipelines.ingest.pool import (
     part_names,
     scratch,
 )
-from blip_pipelines.ingest.url_lists import AnyList, num_rows, write_rows_of, write_shards
+from blip_pipelines.ingest.shards import Cutter, write_shards
+from blip_pipelines.ingest.url_lists import AnyList, num_rows, write_rows_of
 
 PLAN = ".plan.json"
 """In what is half-made: the plan, written once all of its shards are."""
@@ -37,13 +42,18 @@ class Plan:
     """What an artifact of images is to be: a part for each of `shards`, with `num_listed` rows of the lists in all.
 
     `removed` are rows of parts, by name, that are in no list any more. `is_plain`: no row is left out, so that nothing
-    is to be looked for.
+    is to be looked for. `lists` are digests of the lists, by which one is known that is there again; `limit` is the
+    setting.
     """
 
     shards: Sequence[Path]
     num_listed: int
     removed: Mapping[str, Sequence[Sequence[int]]]
     is_plain: bool
+    base: str | None = None
+    """The artifact of which all parts are parts of this one, too, beside those of `shards`."""
+    lists: Sequence[str] | None = None
+    limit: int | None = None
 
 
 def plan_parts(
@@ -55,23 +65,44 @@ def plan_parts(
     failed, where `retry` names them. A plan that a killed run has left is gone on with, unless the parts of `kin` are
     others since. Raises InputError where a list cannot be read, or there is no row, or none to try again.
     """
-    error_class = failed_class(retry)
+    failed_class(retry)
     seen = sorted(f"{one.name}/{name}" for one in kin for name in part_names(one) if not is_made_in(out, one / name))
     note = read_json(out / PLAN) or {}
     if (note.get("seen"), note.get("retry")) != (seen, retry):
         out.mkdir(parents=True, exist_ok=True)
         _take_over_shards(out)
         with scratch(out) as db:
-            growing = Growing(db, out, lists, config, fill_pool(db, out, kin), free_number([out, *kin]))
-            if growing.has_any:
-                num_listed, removed = growing.grow(retry is not None, error_class)
-                plan = Plan([], num_listed, removed, is_plain=False)
-            else:
-                plan = _cut_anew(out, lists, config, kin)
+            plan = _plan(db, out, lists, config, kin, retry)
         note = {"seen": seen, "retry": retry, "plan": {k: v for k, v in vars(plan).items() if k != "shards"}}
         sync(out / ROWS)  # before the plan: after a power cut, too, it stands for all of its shards
         write_durable(out / PLAN, json.dumps(note))
-    return Plan([out / ROWS / name for name in part_names(out / ROWS)], **note["plan"])
+    plan = Plan([], **note["plan"])
+    borrowed = named_files(out.parent / plan.base) or {} if plan.base else {}
+    return replace(plan, shards=[out / ROWS / name for name in part_names(out / ROWS) if name not in borrowed])
+
+
+def _plan(
+    db: duckdb.DuckDBPyConnection,
+    out: Path,
+    lists: Sequence[AnyList],
+    config: DownloadConfig,
+    kin: Sequence[Path],
+    retry: str | None,
+) -> Plan:
+    """The plan, once its shards are written; in the quickest of three ways."""
+    digests = digests_of(lists)
+    if digests and not retry and (found := extend(db, out, lists, digests, config, kin)):
+        made, num_listed, base = found
+        removed = {part: kinds.get("removed", []) for part, kinds in read_left_out(out.parent / base).items()}
+        return Plan(made, num_listed, removed, False, base, digests, config.limit)
+    growing = Growing(db, out, lists, config, fill_pool(db, out, kin), free_number([out, *kin]))
+    if growing.has_any:
+        num_listed, removed = growing.grow(retry is not None, failed_class(retry))
+        write_known(out / ROWS, out / KNOWN)
+        plan = Plan([], num_listed, removed, is_plain=False)
+    else:
+        plan = _cut_anew(db, out, lists, config, kin)
+    return replace(plan, lists=digests, limit=config.limit)
 
 
 def failed_class(retry: str | None) -> str | None:
@@ -90,10 +121,13 @@ def _take_over_shards(out: Path) -> None:
         (out / BEFORE).rename(out / ROWS)
 
 
-def _cut_anew(out: Path, lists: Sequence[AnyList], config: DownloadConfig, kin: Sequence[Path]) -> Plan:
+def _cut_anew(
+    db: duckdb.DuckDBPyConnection, out: Path, lists: Sequence[AnyList], config: DownloadConfig, kin: Sequence[Path]
+) -> Plan:
     """Cut the lists into shards, where nothing was fetched yet."""
     first = free_number(kin)
-    made = write_shards(lists, out / ROWS, config.rows_per_shard, config.limit, config.max_text_chars, first)
+    cutter = Cutter(out / ROWS, out / KNOWN, config.rows_per_shard, config.max_text_chars, first)
+    made = cutter.cut(db, lists, 0, config.limit)
     for name in {*part_names(out / ROWS)} - {path.name for path in made}:
         gone(out / ROWS / name)
     if not made:

@@ -27,7 +27,7 @@ it can be fetched again. One whose part is not there is a shard that is still to
 BEFORE = ".lists"
 """Where versions before this one had shards, while the download was at work."""
 
-MEMORY_LIMIT = "2GB"
+MEMORY_LIMIT = "256MB"
 """Of DuckDB, which keeps on disk what is more."""
 
 _COLUMNS = ["key", "uid", "status", "error_class", "cut_from_chars"]

@@ -1,14 +1,12 @@
-"""Reads URL lists of any format and cuts them into shards; every row of a list becomes a row of a shard."""
+"""Reads URL lists of any format, row by row; and rows of shards, as they were in the lists."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -22,21 +20,16 @@ from blip_bootstrap.reading.places import files_of
 from blip_bootstrap.reading.records import Record, is_list_file, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, text_of
-from blip_bootstrap.storage.keys import key_of, part_name
-from blip_bootstrap.storage.parquet import open_parquet, read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.parquet import open_parquet, read_parquet, write_parquet
 from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.tables import SHARD
 from blip_pipelines.bring.index import PictureRows
 
-AnyList = UrlList | PictureRows
+AnyList: TypeAlias = UrlList | PictureRows
 """What rows come from: URLs, or pictures that are there already."""
 
-KEPT_CHARS = 200
-"""How many characters are stored of a text that is too long: enough to see what it is."""
 
-
-@dataclass(frozen=True)
-class ListRow:
+class ListRow(NamedTuple):
     """One URL and its text as they stand in the list; `mistake` says why a line could not be read."""
 
     url: str
@@ -50,92 +43,6 @@ class ListRow:
     """Of a picture that is there already: its key there."""
     origin: str | None = None
     """Of a picture that is there already: where (`blip_pipelines.bring`)."""
-
-
-@dataclass
-class Sharder:
-    """Numbers rows (key) and identifies them (uid); rejects blank URLs and repeated rows, and cuts texts too long."""
-
-    rows_per_shard: int
-    max_text_chars: int
-    _num_rows: int = 0
-    _seen: set[bytes] = field(default_factory=set)
-
-    def place(self, row: ListRow, dataset: str) -> dict[str, object]:
-        """The next row of the table `shard`; the uid is a hash of URL and whole text, also where the text is cut."""
-        shard, position = divmod(self._num_rows, self.rows_per_shard)
-        self._num_rows += 1
-        digest = hashlib.sha256(f"{row.url}\n{row.caption}".encode())
-        error_class, error_message = self._judge(row, digest.digest()[:16])
-        own_uid = self._own_uid(row) if row.uid and error_class is None else None
-        is_long = len(row.caption) > self.max_text_chars
-        return {
-            "key": key_of(shard, position),
-            "uid": own_uid or digest.hexdigest()[:32],
-            "dataset": dataset,
-            "url": row.url,
-            "caption": row.caption[: min(KEPT_CHARS, self.max_text_chars)] if is_long else row.caption,
-            "cut_from_chars": len(row.caption) if is_long else None,
-            "status": "rejected" if error_class else None,
-            "error_class": error_class,
-            "error_message": error_message,
-            "source_key": row.source_key,
-            "extra": row.extra,
-            "origin": row.origin,
-        }
-
-    def _own_uid(self, row: ListRow) -> str | None:
-        """The uid that the list gives; None where an earlier row, with another URL or text, has it."""
-        digest = hashlib.sha256(f"uid {row.uid}".encode()).digest()[:16]
-        if digest in self._seen:
-            return None
-        self._seen.add(digest)
-        return row.uid
-
-    def _judge(self, row: ListRow, digest: bytes) -> tuple[str | None, str | None]:
-        if row.mistake:
-            return "other", row.mistake
-        if not row.url.strip():
-            return "blank_url", "the URL is blank"
-        if digest in self._seen:
-            return "duplicate_row", "an earlier row has this URL and this text"
-        self._seen.add(digest)
-        return None, None
-
-
-def write_shards(
-    lists: Sequence[AnyList],
-    folder: Path,
-    rows_per_shard: int,
-    limit: int | None = None,
-    max_text_chars: int = 10_000,
-    first: int = 0,
-) -> list[Path]:
-    """Cut the lists into `folder/part-NNNNN.parquet` (table `shard`), `rows_per_shard` rows each, in order.
-
-    Rows with a blank URL, repeated rows (same URL and text, over all lists) and lines that cannot be read get the
-    status `rejected`; all others have no status yet. `limit` takes the first rows of each list. A text of more than
-    `max_text_chars` characters is stored cut, with its length; no model or audit reads it. Lists are streamed: memory
-    holds one shard, and a digest of 16 bytes of every row.
-    The numbers of the parts begin with `first`. Raises InputError where a list cannot be read or lacks a column.
-    """
-    sharder = Sharder(rows_per_shard, max_text_chars, first * rows_per_shard)
-    return write_rows(place_rows(lists, sharder, 0, limit), folder, rows_per_shard, first)
-
-
-def write_rows(rows: Iterator[dict[str, object]], folder: Path, size: int, first: int = 0) -> list[Path]:
-    """Write rows of the table `shard` to `folder/part-NNNNN.parquet`, `size` rows each, numbered from `first` on."""
-    chunks = enumerate(_chunks(rows, size), first)
-    return [_write_shard(folder / part_name(number), chunk) for number, chunk in chunks]
-
-
-def place_rows(lists: Sequence[AnyList], sharder: Sharder, start: int, stop: int | None) -> Iterator[dict[str, object]]:
-    """Rows `start` up to `stop` of each list as rows of the table `shard`."""
-    return (
-        sharder.place(_located(row, urls), urls.name)
-        for urls in lists
-        for row in islice(read_list(urls, every=stop is None), start, stop)
-    )
 
 
 def num_rows(path: Path) -> int:
@@ -174,23 +81,13 @@ def as_shard(rows: pa.Table) -> pa.Table:
     return rows.cast(SHARD.schema)
 
 
-def _located(row: ListRow, urls: AnyList) -> ListRow:
+def located(row: ListRow, urls: AnyList) -> ListRow:
     """The row with its file name as a URL, percent-encoded: of the list's own server, or after `url_prefix`."""
     name = row.url.strip()
     if not name or isinstance(urls, PictureRows) or not (urls.serve or urls.url_prefix):
         return row
     prefix = f"http://127.0.0.1:{urls.serve_port}/" if urls.serve else urls.url_prefix
-    return replace(row, url=f"{prefix}{quote(name)}")
-
-
-def _write_shard(path: Path, rows: list[dict[str, object]]) -> Path:
-    write_parquet(path, rows_to_table(rows, SHARD), SHARD)
-    return path
-
-
-def _chunks(rows: Iterator[dict[str, object]], size: int) -> Iterator[list[dict[str, object]]]:
-    while chunk := list(islice(rows, size)):
-        yield chunk
+    return row._replace(url=f"{prefix}{quote(name)}")
 
 
 def read_list(urls: AnyList, every: bool = True) -> Iterator[ListRow]:
@@ -202,15 +99,21 @@ def read_list(urls: AnyList, every: bool = True) -> Iterator[ListRow]:
     if isinstance(urls, PictureRows):
         yield from (ListRow(**row) for row in urls.rows(every))
         return
-    for file in files_of(urls.path, is_list_file):
-        yield from _read_file(urls.model_copy(update={"path": file}))
+    for one in one_by_one(urls):
+        yield from read_file(one)
 
 
-def _read_file(urls: UrlList) -> Iterator[ListRow]:
+def one_by_one(urls: UrlList) -> list[UrlList]:
+    """A list of several files as a list for each."""
+    return [urls.model_copy(update={"path": file}) for file in files_of(urls.path, is_list_file)]
+
+
+def read_file(urls: UrlList) -> Iterator[ListRow]:
+    """The rows of one file, as `read_list`."""
     if _is_bare(urls):
         yield from (ListRow(line, "") for _, line in lines_of(urls.path) if line)
         return
-    columns, num_lone, first = _Columns(urls), 0, ""
+    columns, num_lone, first = Columns(urls), 0, ""
     try:
         for record in read_records(urls.path, columns.check, "a URL list", with_others=True):
             if record.has_lone_quote:
@@ -231,7 +134,7 @@ def _is_bare(urls: UrlList) -> bool:
     return "\t" not in first and not named & {urls.url_column.lower(), *URL_NAMES}
 
 
-class _Columns:
+class Columns:
     """The columns of a list that hold URLs and texts, checked against its header."""
 
     def __init__(self, urls: UrlList) -> None:
@@ -275,7 +178,7 @@ class _Columns:
             url = text_of(record.cells.get(self.url))
             cell = record.cells.get(self.caption) if self.caption else None
             uid = uid_of(record.cells.get(self.uid)) if self.uid else None
-            extra = extra_of(record.cells, {self.url, self.caption, *([self.uid] if uid else [])})
+            extra = extra_of(record.cells, [self.url, self.caption or "", (self.uid or "") if uid else ""])
             for text in (cell or [None]) if self.urls.caption_lists and isinstance(cell, list) else [cell]:
                 caption = text_of(text)
                 yield ListRow(url, caption, uid=uid, extra=extra)

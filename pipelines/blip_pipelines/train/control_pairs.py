@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import ConfigError
-from blip_bootstrap.query.verdicts import cut_of, rule_of, schema_of
+from blip_bootstrap.query.alike import schema_of
+from blip_bootstrap.query.verdicts import cut_of, rule_of
 from blip_bootstrap.select.aside import as_in, reasons_of
 from blip_bootstrap.select.pairs import select_by, select_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet

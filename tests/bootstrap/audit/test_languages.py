@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from blip_bootstrap.audit import languages as module
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.audit.languages import identify_languages
-from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage import parquet, shown_tables, tables
 from blip_bootstrap.storage.run_folder import languages_path
 
@@ -44,7 +42,6 @@ def by_language(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_the_noise_ratio_of_each_language(run: Path) -> None:
-    pytest.importorskip("py3langid")
     path = identify_languages(run, 1, size=0)
     assert path == languages_path(run, 1)
     assert parquet.read_parquet(path).schema.equals(shown_tables.LANGUAGES.schema)
@@ -57,7 +54,6 @@ def test_the_noise_ratio_of_each_language(run: Path) -> None:
 
 
 def test_a_sample_is_even_and_repeatable(run: Path) -> None:
-    pytest.importorskip("py3langid")
     whole = parquet.read_parquet(identify_languages(run, 1, size=0))
     some = parquet.read_parquet(identify_languages(run, 1, size=40))
     assert 0 < some.num_rows < whole.num_rows
@@ -70,9 +66,3 @@ def test_texts_that_were_written_anew_are_not_counted(finished_run: Path, run: P
     """The run's languages are those of its old texts: only the unchanged synthetic ones are left."""
     assert by_language(finished_run)
     assert by_language(run) == {}
-
-
-def test_a_missing_package_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "py3langid.langid", None)
-    with pytest.raises(InputError, match="pip install py3langid"):
-        module.identify_languages(run, 1)

@@ -52,6 +52,7 @@ def test_commands_stand_in_their_order() -> None:
         "report",
         "why",
         "diff",
+        "export",
         "plan",
         "config",
         "audit",

@@ -63,6 +63,28 @@ def test_a_setting_of_the_rule_makes_all_pairs_and_no_captions(grown: GrowingRou
     assert grown.parts == [*of(4, tables=["images", "captions"]), *of(0, 1, 2, 3, 4, tables=["pairs"])]
 
 
+def test_text_rules_set_web_texts_aside_and_make_no_captions_anew(grown: GrowingRounds) -> None:
+    """A text of figures is of `few_letters`: no web pair in any round; the captioner's text of the picture is one."""
+    rule = "text_rules={rules: [few_letters], min_letters_share: 0.8}"
+    first, more = ["u0", "12345678", "u2"], ["87654321", "u4"]
+    grown.run(1, grown.lists(first))
+    grown.run(1, grown.lists(first), rule, remake=(0,))
+    assert grown.parts == of(0, tables=["pairs", "pairs"])
+    said = grown.run(1, grown.lists(first, more), rule, remake=(0,))
+    assert grown.parts == of(1, tables=["images", "pairs", "captions", "pairs"])
+    assert "round-01/pairs: select_pairs (1 of 2 parts as they are)" in said
+    why = "SELECT round, source, rejected, url FROM pairs JOIN images USING (key) WHERE reason = 'few_letters'"
+    dropped = [(number, "web", None, url) for number in (0, 1) for url in ("12345678", "87654321")]
+    assert ask(grown.root, f"{why} ORDER BY ALL") == dropped
+    assert ("12345678", "synthetic") in kept_texts(grown.root)
+    assert no_gap(grown.root)
+    assert no_gap(grown.root, 0)
+    shares = pair_figures(parquet_files(grown.root / "round-01/pairs"))
+    assert (shares["web_captions"], shares["web_scored"], shares["dropped_by_reason"]["few_letters"]) == (5, 3, 2)
+    grown.run(1, grown.lists(first, more))
+    assert grown.parts == of(1, tables=["pairs"]), "without the rule the pairs of before are there again"
+
+
 def test_references_that_are_others_make_all_captions_anew(grown: GrowingRounds) -> None:
     """The first pictures of the images: those of the first part suffice for two, not for three."""
     for references, made in ((2, [2, 3]), (3, [2, 3]), (5, [2, 3]), (6, [0, 1, 2, 3])):

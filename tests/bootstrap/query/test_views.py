@@ -18,12 +18,16 @@ from blip_bootstrap.audit.diff import diff
 from blip_bootstrap.cli.sql_prompt import run_sql
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.alike import FEW, LOOKED_AT
 from blip_bootstrap.query.formats import FORMS, render, rich_table
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import SOME_FILES, VIEWS, connect
+from blip_bootstrap.report.why import why
 from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.select.pairs import select_pairs
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet, schema, tables
+from blip_bootstrap.storage.keys import key_of, number_of, part_name
+from blip_bootstrap.storage.parts import borrow
 
 
 def answer(root: Path, question: str) -> list[dict[str, object]]:
@@ -36,6 +40,54 @@ def test_rounds_come_from_folder_names(finished_run: Path) -> None:
     found = answer(finished_run, "SELECT round, count(*) AS n, count(*) FILTER (kept) AS kept FROM pairs GROUP BY ALL")
     assert {row["round"]: row["n"] for row in found} == {0: 78, 1: 156}
     assert answer(finished_run, "SELECT DISTINCT round FROM captions") == [{"round": 1}]
+
+
+def write_images(folder: Path, parts: range, without: tuple[str, ...] = (), name: str = "images") -> None:
+    """Parts of one row each, as a version wrote them that had no columns `without`."""
+    few = schema.Table(name, "", tuple(one for one in tables.IMAGES.columns if one.name not in without))
+    for part in parts:
+        row: dict[str, object] = {"key": key_of(part, 0), "url": f"http://a/{part}", "status": "success"}
+        parquet.write_parquet(folder / part_name(part), parquet.rows_to_table([row], few), few)
+
+
+def test_connecting_opens_few_files_however_many_there_are(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    write_images(images, range(LOOKED_AT))
+    for part in range(LOOKED_AT, SOME_FILES + 1):
+        shutil.copy(images / part_name(0), images / part_name(part))
+    files = [{"name": part_name(part)} for part in range(SOME_FILES + 1)]
+    (images / "MANIFEST.json").write_text(json.dumps({"files": files, "counts": {}}))
+    looked_at = {part_name(round(at * SOME_FILES / (LOOKED_AT - 1))) for at in range(LOOKED_AT)}
+    sample = {part_name(at * (SOME_FILES + 1) // SOME_FILES) for at in (0, *range(7, 64, 8), 63)}
+    near = {part_name(one) for name in looked_at | sample for one in (number_of(name) - 1, number_of(name) + 1)}
+    damaged = [path for path in images.glob("*.parquet") if path.name not in looked_at | sample | near]
+    assert len(damaged) > FEW
+    for path in damaged:
+        path.write_bytes(b"no Parquet file")
+    assert answer(tmp_path, "SELECT 1 AS one") == [{"one": 1}]
+    with pytest.raises(InputError):  # a negative control: these are the files that the views read
+        answer(tmp_path, "SELECT count(url) FROM images")
+
+
+@pytest.mark.parametrize("old", [range(3), range(1, 2), range(2, 5)])
+def test_files_that_lack_columns_have_nulls_there(tmp_path: Path, old: range) -> None:
+    """Of one folder, as where another version has gone on; and of two, as where a list has grown."""
+    images, before = tmp_path / "images", tmp_path / "artifacts/download_images/a"
+    write_images(images, range(5))
+    write_images(images, old, without=("same_as", "extra"))
+    write_images(before, range(5, 12), without=("same_as", "exif"))
+    for part in range(5, 12):
+        borrow(images, before / part_name(part))
+    assert answer(tmp_path, "SELECT count(*) AS n, count(DISTINCT url) AS urls, count(same_as) AS s FROM images") == [
+        {"n": 12, "urls": 12, "s": 0}
+    ]
+
+
+def test_parts_are_found_from_100_000_on(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", range(99_999, 100_002))
+    (row,) = answer(tmp_path, "SELECT list(key::BIGINT ORDER BY key::BIGINT) AS keys FROM images")
+    assert row["keys"] == [99_999 * 10**5, 100_000 * 10**5, 100_001 * 10**5]
+    assert why(tmp_path, key_of(100_000, 0)).image["url"] == "http://a/100000"
 
 
 def test_rounds_can_be_limited(finished_run: Path) -> None:

@@ -53,6 +53,17 @@ def test_an_unknown_image_is_told(finished_run: Path) -> None:
         why(finished_run, "it's me")
 
 
+def test_a_key_opens_the_part_that_it_names_and_no_other(finished_run: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    others = [path for path in root.rglob("part-*.parquet") if path.name != "part-00000.parquet"]
+    assert {path.parent.name for path in others} >= {"images", "captions", "pairs"}
+    for path in others:
+        path.write_bytes(b"no Parquet file")
+    assert why(root, KEY).texts.num_rows == 3
+    with pytest.raises(InputError, match="no image has the key, uid, sha256 or URL '9999900010'"):
+        why(root, "9999900010")
+
+
 def test_what_was_downloaded_comes_before_its_rejected_duplicate(finished_run: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(finished_run, tmp_path / "run"))
     path = root / "images/part-00000.parquet"

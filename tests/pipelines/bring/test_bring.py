@@ -38,7 +38,7 @@ PICTURES = [picture(number) for number in range(4)]
 
 def bring(out: Path, *pictures: PictureSource, urls: tuple[UrlList, ...] = (), **more: Any) -> list[dict[str, Any]]:
     config = DownloadConfig(pictures=pictures, urls=urls, image_size=64, max_pixels=1_000_000, **more)
-    paths = [one.path for one in (*urls, *pictures)]
+    paths = [*(one.path for one in urls), *(one.path for one in pictures)]
     download_images(out, *paths, config=config, ray=HERE)
     tables = [read_parquet(path) for path in parquet_files(out)]
     assert all(table.schema.equals(IMAGES.schema) for table in tables)
@@ -108,7 +108,7 @@ def test_damaged_members_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[
     rows = bring(tmp_path / "out", PictureSource(path=tmp_path / "in"))
     assert [(row["source_key"], row["error_class"]) for row in rows] == [
         ("000000000", "truncated_image"), ("000000001", "not_an_image"), ("000000002", None), ("no", "other"),
-        ("bomb", "too_many_pixels"), ("bad", "other"), ("000000003", "not_an_image"), ("sum", "other"),
+        ("bomb", "too_many_pixels"), ("bad", "other"), ("000000003", "not_an_image"), ("sum", "wrong_digest"),
         ("000000001", None), ("damage-0", "other"), ("damage-0", "other"),
     ]  # fmt: skip
     told = {row["source_key"]: row["error_message"] for row in rows}
@@ -197,9 +197,45 @@ def write_coco(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "write", [write_hub, write_img2dataset_parquet, write_files, write_image_folder, write_list_beside, write_coco]
-)
+def write_captions_txt(folder: Path) -> Path:
+    """As Flickr8k's: no header, several numbered captions."""
+    write_image_folder(folder)
+    (folder / "train" / "metadata.csv").unlink()
+    (folder / "captions.txt").write_text(
+        "".join(f"{at}.jpg#0\t{text}\n" for at, text in enumerate(["a", "b", "c", ""]))
+    )
+    return folder
+
+
+def write_mapping(folder: Path) -> Path:
+    write_image_folder(folder)
+    (folder / "train" / "metadata.csv").unlink()
+    (folder / "train" / "captions.json").write_text(
+        json.dumps({"0.jpg": "a", "1.jpg": ["b"], "2.jpg": "c", "3.jpg": ""})
+    )
+    return folder
+
+
+def write_coco_beside_others(folder: Path) -> Path:
+    """As COCO comes: lists of boxes beside the captions, and pictures in another folder."""
+    write_coco(folder)
+    (folder / "annotations").mkdir()
+    known = json.loads((folder / "captions.json").read_text())
+    known["images"] = [one | {"file_name": Path(one["file_name"]).name} for one in known["images"]]
+    (folder / "annotations" / "captions_train.json").write_text(json.dumps(known))
+    boxes = [{"id": 1, "image_id": 0, "bbox": [1, 2, 3, 4]}]
+    (folder / "annotations" / "instances_train.json").write_text(json.dumps(known | {"annotations": boxes}))
+    (folder / "captions.json").unlink()
+    return folder
+
+
+WRITERS = [
+    write_hub, write_img2dataset_parquet, write_files, write_image_folder, write_list_beside, write_coco,
+    write_captions_txt, write_mapping, write_coco_beside_others,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("write", WRITERS)
 def test_formats_give_the_same_pictures_and_texts(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     rows = bring(tmp_path / "out", PictureSource(path=write(tmp_path / "in")), rows_per_shard=3)
     assert [(row["jpg"], row["caption"]) for row in rows] == list(zip(PICTURES, ["a", "b", "c", ""], strict=True))
@@ -301,12 +337,33 @@ def test_what_holds_no_pictures_is_told_in_a_line(
     assert "\n" not in str(caught.value)
 
 
+def test_braces_and_names_of_other_encodings(tmp_path: Path) -> None:
+    for at in range(3):
+        write_tar(tmp_path / f"{at:02d}.tar", [sample(at) | {"__key__": "caf\udce9"}])
+    path = tmp_path / "{00..01}.tar"
+    rows = bring(tmp_path / "out", PictureSource(path=path, dataset="web"))
+    assert [(row["caption"], row["source_key"], row["url"]) for row in rows] == [
+        (f"text {at}", "caf?", f"web/0{at}.tar/caf?") for at in range(2)
+    ]
+
+
+def test_a_list_whose_pictures_are_elsewhere(tmp_path: Path) -> None:
+    path = write_list_beside(tmp_path / "in")
+    moved = path.rename(tmp_path / "list.json")
+    with pytest.raises(InputError, match=r"none of its first 4 pictures is there: .*0.jpg; set image_root"):
+        bring(tmp_path / "1", PictureSource(path=moved))
+    rows = bring(tmp_path / "2", PictureSource(path=moved, image_root=tmp_path / "in" / "images"))
+    assert [row["jpg"] for row in rows] == PICTURES
+
+
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(PICTURES[0])
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "list.csv").write_text("image,caption\n../secret.jpg,x\n/etc/hostname,y\nnone.jpg,z\n")
+    (tmp_path / "in" / "list.csv").write_text("image,caption\n../secret.jpg,x\n/etc/hostname,y\nnone.jpg,z\na.jpg,a\n")
+    (tmp_path / "in" / "a.jpg").write_bytes(PICTURES[0])
     rows = bring(tmp_path / "out", PictureSource(path=tmp_path / "in"))
     assert [(row["status"], row["error_class"]) for row in rows] == [("rejected", "other")] * 2 + [
-        ("failed_to_download", "other")
+        ("failed_to_download", "other"),
+        ("success", None),
     ]
     assert "names a picture outside of its folder" in rows[0]["error_message"]

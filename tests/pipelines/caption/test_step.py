@@ -23,7 +23,7 @@ from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.rows import IMAGE_COLUMNS
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
-from blip_pipelines.cluster import ray_items, resources
+from blip_pipelines.cluster import crew, resources
 from blip_pipelines.cluster.items import Pool
 from blip_pipelines.cluster.tally import Tally
 
@@ -242,14 +242,14 @@ def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
     assert list(worker(todo)) == first_two, "the one that is there comes first"
     assert Path(todo[1].output).stat().st_ino == kept
     gpus: list[float] = []
-    options_of = ray_items.options_of
+    options_of = crew.options_of
 
-    def without_gpus(pool: Pool) -> dict[str, Any]:
-        asked = options_of(pool)
+    def without_gpus(pool: Pool, asked_bytes: int) -> dict[str, Any]:
+        asked = options_of(pool, asked_bytes)
         gpus.append(asked["num_gpus"])
         return asked | {"num_gpus": 0}
 
-    monkeypatch.setattr(ray_items, "options_of", without_gpus)
+    monkeypatch.setattr(crew, "options_of", without_gpus)
     caption_and_score(tmp_path, images, *models, CONFIG, ray_config)
     assert gpus == [0.5]
     assert made(tmp_path) == expected

@@ -13,6 +13,7 @@ from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import CheckpointError, InputError, RunFailed
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
+from blip_pipelines.caption.references import Reference
 from blip_pipelines.caption.rows import CaptionRow, to_table
 from blip_pipelines.caption.scores import alike
 from blip_pipelines.caption.worker import CaptionWorker, seed_of
@@ -101,6 +102,27 @@ def test_a_row_has_its_captions_under_any_key(images: pa.Table, models: Models) 
     seeds = {seed_of(7, f"{i:032x}", k) for i in range(1, 5) for k in (0, 1)}
     assert seeds < set(here["seed"].to_pylist())
     assert {seed_of(7, f"{i:010d}", k) for i in range(1, 5) for k in (0, 1)} < set(without["seed"].to_pylist())
+
+
+def test_a_copy_gets_no_captions_and_its_text_is_scored_on_the_picture(images: pa.Table, models: Models) -> None:
+    first = images.filter(pc.equal(images["status"], "success")).slice(0, 3)
+    rows = first.to_pylist()
+    copies = [{**row, "key": f"{at:05d}99999", "same_as": row["key"]} for at, row in enumerate(rows)]
+    copies[1]["caption"] = "another text"
+    both = pa.Table.from_pylist([*rows, *copies], schema=images.schema)
+    references = [Reference(row["key"], row["jpg"]) for row in rows]
+    config = CONFIG.model_copy(update={"references": 2, "batch_size": 4})
+    found = CaptionWorker(*models, config, references=references)(both)
+    alone = CaptionWorker(*models, config, references=references)(first).to_pylist()
+    assert found.slice(0, len(alone)).select(["key", "source", "caption"]) == pa.Table.from_pylist(alone).select(
+        ["key", "source", "caption"]
+    )
+    of_copies = found.slice(len(alone)).to_pylist()
+    assert [(row["key"], row["source"]) for row in of_copies] == [(row["key"], "web") for row in copies]
+    web = [row for row in alone if row["source"] == "web"]
+    for name in ("itm_score", "itc_score", "distinctness"):
+        assert [of_copies[at][name] for at in (0, 2)] == pytest.approx([web[at][name] for at in (0, 2)], abs=1e-5)
+    assert of_copies[1]["itm_score"] is not None
 
 
 def test_scores_are_those_of_the_filter_alone(images: pa.Table, captions: pa.Table, models: Models) -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -25,6 +29,9 @@ def did(text: str) -> str:
         raise InputError("list.tsv: no column")
     if text == "memory":
         raise MemoryError
+    if text.startswith("/"):
+        Path(text).touch()
+        ctypes.PyDLL(None).sleep(120)  # with the interpreter's lock
     if text == "print":
         print("to standard output")
     return f"{text}!"
@@ -58,3 +65,20 @@ def test_a_child_does_work_and_its_death_costs_the_row_alone() -> None:
 def test_a_child_that_does_not_start_is_no_rows_fault() -> None:
     with pytest.raises(RunFailed, match=r"test: a process of its own does not start: the process ended with 3; run"):
         Aside("test", not_working, LIMITS)(["a"])
+
+
+def hang_in_a_child(marker: Path) -> None:
+    Aside("test", working, LIMITS)([str(marker)])
+
+
+def test_a_child_that_hangs_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    worker = multiprocessing.get_context("spawn").Process(target=hang_in_a_child, args=(tmp_path / "hangs",))
+    worker.start()
+    assert worker.pid
+    while not (tmp_path / "hangs").exists():
+        assert worker.is_alive()
+        time.sleep(0.05)
+    children = psutil.Process(worker.pid).children()
+    worker.kill()
+    worker.join()
+    assert psutil.wait_procs(children, timeout=30)[1] == []

@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.ray
 
 RUN = """
-import sys, time
+import ctypes, sys, time
 from functools import partial
 from pathlib import Path
 from blip_bootstrap.__main__ import _end, _prepare
@@ -34,10 +34,14 @@ def main():
         time.sleep(120)
         return {}
 
-    def worker(*, tally):
-        return lambda item: [work()]
+    def hang():
+        (out / "working").touch()
+        ctypes.PyDLL(None).sleep(120)  # with the interpreter's lock
 
-    if sys.argv[2] == "items":
+    def worker(*, tally):
+        return lambda item: [work() if sys.argv[2] == "items" else hang()]
+
+    if sys.argv[2] in ("items", "hanging items"):
         connect(ray)
         with Progress("caption", 1, "images") as progress:
             run_items("caption", [0], worker, Pool(1), print, progress, {})
@@ -53,9 +57,9 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("work", ["items", "1", "2"])
+@pytest.mark.parametrize("work", ["items", "hanging items", "1", "2"])
 def test_it_ends_with_143_and_a_line(tmp_path: Path, work: str) -> None:
-    """Items on actors, a training as a task, and one as a TorchTrainer of two workers."""
+    """Items on actors, also on one that answers nobody; a training as a task, and as a TorchTrainer of two workers."""
     command = [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path), work]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
         while not (tmp_path / "working").exists():

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from blip_bootstrap.config import DuplicatesConfig, RayConfig, SelectConfig
+from blip_bootstrap.config import DuplicatesConfig, FindSamePicturesConfig, RayConfig, SelectConfig
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.parts import write_left_out
-from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PICTURE_HASHES
+from blip_bootstrap.storage.tables import ANNOTATED, CAPTIONS, IMAGES, PICTURE_HASHES
 from blip_pipelines.duplicates.groups import group_pictures
 from blip_pipelines.duplicates.hashes import hash_pictures
 from blip_pipelines.duplicates.near import distances, pairs_between, pairs_in_band, to_words
+from blip_pipelines.duplicates.same_pictures import find_same_pictures
+from blip_training.data.left_out import read_left_out as read_left_out_pictures
 
 HERE = RayConfig(address="none")
 
@@ -241,12 +243,12 @@ def test_texts_of_duplicates_are_pairs_with_that_reason_unjudged(tmp_path: Path,
     grouped(images, tmp_path / "groups")
     captions = write_captions(tmp_path / "captions", images)
     write_left_out(captions, {"part-00001.parquet": {"removed": [(0, 0)]}})
-    counts = select_pairs(tmp_path / "pairs", captions, SelectConfig(**rule), tmp_path / "groups")
+    counts = select_pairs(tmp_path / "pairs", captions, tmp_path / "groups", config=SelectConfig(**rule))
     assert counts["rows"] == 8
     assert counts["dropped_duplicate_picture"] == 4
     pairs = [row for file in parquet_files(tmp_path / "pairs") for row in read_parquet(file).to_pylist()]
     alone = write_captions(tmp_path / "alone", write_images(tmp_path / "two", [A, B]))
-    select_pairs(tmp_path / "alone-pairs", alone, SelectConfig(**rule))
+    select_pairs(tmp_path / "alone-pairs", alone, config=SelectConfig(**rule))
     wanted = read_parquet(tmp_path / "alone-pairs/part-00000.parquet").to_pylist()
     assert pairs[:4] == wanted  # the rule as if the duplicates were not there
     assert {row["reason"] for row in pairs[4:]} == {"duplicate_picture"}
@@ -256,3 +258,40 @@ def test_texts_of_duplicates_are_pairs_with_that_reason_unjudged(tmp_path: Path,
     assert {name: counts[name] for name in ("rows", "kept", "dropped_duplicate_picture")} == {
         "rows": 4, "kept": 2, "dropped_duplicate_picture": 2,
     }  # fmt: skip
+
+
+def write_annotated(folder: Path, bodies: list[bytes]) -> Path:
+    rows: list[dict[str, Any]] = [
+        {"key": f"h{at}", "name": f"{at}.jpg", "captions": ["text"], "status": "success", "jpg": body,
+         "sha256": hashlib.sha256(body).hexdigest()}
+        for at, body in enumerate(bodies)
+    ]  # fmt: skip
+    write_parquet(folder / "part-00000.parquet", rows_to_table(rows, ANNOTATED), ANNOTATED)
+    return folder
+
+
+def test_what_looks_like_a_held_out_or_human_picture_is_left_out_and_counted(tmp_path: Path) -> None:
+    flat = jpeg(Image.new("RGB", (256, 256), (9, 9, 9)))
+    images = write_images(tmp_path / "images", [A, jpeg(scene(1), 30), C, jpeg(scene(3).resize((200, 200))), flat])
+    human = write_annotated(tmp_path / "human", [jpeg(scene(3)), jpeg(scene(9))])
+    held_out = write_annotated(tmp_path / "held_out", [A, B, jpeg(scene(9), 40), jpeg(scene(20))])
+    sets = {"images": images, "human": human, "held_out": held_out}
+    for name, folder in sets.items():
+        hash_pictures(tmp_path / f"{name}-hashes", folder, ray=HERE)
+    looks = [tmp_path / f"{name}-hashes" for name in sets]
+    out = tmp_path / "same"
+    counts = find_same_pictures(out, *sets.values(), *looks, config=FindSamePicturesConfig(near_radius=31))
+    assert counts == {
+        "held_out_in_human": 1, "held_out_in_web": 2, "human_in_web": 1, "near_held_out_in_human": 1,
+        "near_held_out_in_web": 1, "near_human_in_web": 1, "left_out_web": 3, "left_out_human": 1,
+    }  # fmt: skip
+    rows = [row for name in ("human", "part-00000") for row in read_parquet(out / f"{name}.parquet").to_pylist()]
+    found = {(row["set"], row["key"], row["same_key"]): row["distance"] for row in rows}
+    assert {one: distance is None for one, distance in found.items()} == {
+        ("human", "h1", "h2"): False, ("web", "0000000000", "h0"): True, ("web", "0000000001", "h1"): False,
+        ("web", "0000000003", "h0"): False,
+    }  # fmt: skip
+    left_out = read_left_out_pictures(out)
+    assert (left_out.web, left_out.human) == ({"0000000000", "0000000001", "0000000003"}, {"h1"})
+    exact = find_same_pictures(tmp_path / "exact", *sets.values(), config=FindSamePicturesConfig())
+    assert {name: number for name, number in exact.items() if number} == {"held_out_in_web": 1, "left_out_web": 1}

@@ -147,7 +147,7 @@ def test_bad_input_is_one_line(finished_run: Path, tmp_path: Path) -> None:
     (tmp_path / "foreign" / "photo.jpg").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "export.json").write_text("{")
+    (tmp_path / "damaged" / "EXPORT").write_text("{")
     run = str(finished_run)
     for root, number, out, said in (
         (str(tmp_path / "no"), "1", "x", "no such run; give --root"),
@@ -156,7 +156,7 @@ def test_bad_input_is_one_line(finished_run: Path, tmp_path: Path) -> None:
         (run, "1", "file", "is a file; give --out a folder"),
         (run, "1", "file/x", r"cannot be written \(Not a directory\)"),
         (run, "1", "foreign", "is not empty, and holds no export; give --out a new folder"),
-        (run, "1", "damaged", r"export.json: damaged \("),
+        (run, "1", "damaged", r"EXPORT: damaged \("),
     ):
         with pytest.raises(InputError, match=said) as refused:
             export(Path(root), tmp_path / out, number=number)
@@ -218,7 +218,7 @@ A, B = "0000000000", "0000000001"
 
 
 def test_the_text_that_stands_for_a_picture_is_the_kept_one_with_the_highest_score(tmp_path: Path) -> None:
-    texts = [
+    texts: list[dict[str, Any]] = [
         {"key": A, "caption": "high but dropped", "itm_score": 0.9, "kept": False, "reason": "too_long"},
         {"key": A, "caption": "low", "itm_score": 0.5, "source": "synthetic"},
         {"key": A, "caption": "first of equals", "itm_score": 0.75, "source": "synthetic", "candidate": 1},

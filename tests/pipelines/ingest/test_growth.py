@@ -19,12 +19,13 @@ from PIL import Image
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError
 from blip_bootstrap.storage.manifest import describe_files
+from blip_bootstrap.storage.notes import NOTES, known_by
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out
 from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.ingest import download
 from blip_pipelines.ingest.download import ShardDownload, download_images
-from blip_pipelines.ingest.url_lists import write_shards
+from blip_pipelines.ingest.shards import write_shards
 from tests.support.tiny_pipeline import serving
 
 HERE = RayConfig(address="none")
@@ -138,7 +139,7 @@ def check(out: Path, listed: Rows, counts: dict[str, Any]) -> None:
         shard = read_parquet(out / "rows" / part.name)
         assert shard.schema.equals(SHARD.schema)
         assert shard["uid"].to_pylist() == read_parquet(part, ["uid"])["uid"].to_pylist()
-    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
+    assert {path.name for path in out.iterdir() if path.name.startswith(".")} <= {NOTES}
 
 
 def rows_of(out: Path, kind: str) -> list[dict[str, Any]]:
@@ -396,15 +397,15 @@ def test_a_lost_part_is_fetched_alone_under_its_keys(run: Run, web: Web, damage:
     """Of a whole artifact, as the loop has it made anew: the damaged file is taken away, the MANIFEST stays."""
     whole = web.rows(range(10))
     first = run(whole)
-    before = describe_files(first)
+    before = known_by(describe_files(first))
     web.fetched()
     spoil(first / "part-00001.parquet", damage)
     (first / "part-00001.parquet").unlink(missing_ok=True)
     run(whole, name="d0")
-    assert (web.fetched(), describe_files(first)) == ([4, 5, 6, 7], before)
+    assert (web.fetched(), known_by(describe_files(first))) == ([4, 5, 6, 7], before)
     (first / "rows" / "part-00002.parquet").unlink()
     run(whole, name="d0")
-    assert (web.fetched(), describe_files(first)) == ([], before)
+    assert (web.fetched(), known_by(describe_files(first))) == ([], before)
     for folder in (first, first / "rows"):
         (folder / "part-00000.parquet").unlink()
     run(whole, name="d0")
@@ -478,7 +479,7 @@ def test_an_artifact_of_a_version_before_grows_and_is_repaired(run: Run, web: We
     whole = web.rows(range(10))
     first = run(whole)
     as_before(first)
-    before = describe_files(first)
+    before = known_by(describe_files(first))
     web.fetched()
     grown = run(web.rows(range(11)))
     assert (web.fetched(), own(grown)) == ([10], parts(3))
@@ -486,11 +487,11 @@ def test_an_artifact_of_a_version_before_grows_and_is_repaired(run: Run, web: We
         part.unlink()
     config = run.config([whole], {})
     counts = download_images(first, config.urls[0].path, config=config, ray=HERE)
-    assert (web.fetched(), describe_files(first)) == ([*range(10)], before)
+    assert (web.fetched(), known_by(describe_files(first))) == ([*range(10)], before)
     assert counts == {"rows": 10, "success": 10}
     (first / "part-00001.parquet").unlink()
     download_images(first, config.urls[0].path, config=config, ray=HERE, kin=[grown])
-    assert (web.fetched(), describe_files(first)) == ([4, 5, 6, 7], before)
+    assert (web.fetched(), known_by(describe_files(first))) == ([4, 5, 6, 7], before)
 
 
 def test_a_download_that_a_version_before_has_begun(run: Run, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,7 +547,7 @@ def test_any_order_of_changes(run: Run, monkeypatch: pytest.MonkeyPatch, seed: i
             raise Killed
         return iter([stub(row, gone, asked) for row in rows])
 
-    monkeypatch.setattr(download, "fetch_rows", fetch_rows)
+    monkeypatch.setattr(download, "rows_or_word", fetch_rows)
     monkeypatch.setattr(download, "WebStore", lambda _: nullcontext())
     every = [(f"http://web/{n}", "" if n % 7 == 0 else f"t{n}") for n in range(60)] + [("", ""), ("", "x")]
     succeeded = set[str]()

@@ -20,12 +20,8 @@ def fetched(out: Path, urls: list[str], **settings: Any) -> Path:
     out.mkdir()
     path = out.with_suffix(".tsv")
     path.write_text("url\tcaption\n" + "".join(f"{url}\ttext {url}\n" for url in urls))
-    known = {
-        "urls": (UrlList(path=path, dataset="web"),),
-        "allow_private_addresses": True,
-        "num_retries": 0,
-        "rows_per_shard": 2,
-    }
+    known: dict[str, Any] = {"allow_private_addresses": True, "num_retries": 0, "rows_per_shard": 2}
+    known |= {"urls": (UrlList(path=path, dataset="web"),)}
     download_images(out, path, config=DownloadConfig(**(known | settings)), ray=RayConfig(address="none"))
     return out
 
@@ -47,7 +43,7 @@ def test_a_host_of_which_every_row_fails_is_told_in_one_line(
 def test_many_hosts_are_counted_and_some_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, shared = DownloadConfig(), Shared(tmp_path, 2)
     row = {"status": "failed_to_download", "error_class": "dns"}
-    rows = [row | {"url": f"http://h{number % 5}.example/{number}"} for number in range(12)]
+    rows: list[dict[str, Any]] = [row | {"url": f"http://h{number % 5}.example/{number}"} for number in range(12)]
     rows += [{"url": "http://h0.example/x", "status": "success", "error_class": None}]
     rows += [{"url": "", "status": "rejected", "error_class": "blank_url"}]
     count_hosts(rows, Courtesy(config, shared=shared))

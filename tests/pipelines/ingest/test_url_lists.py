@@ -15,7 +15,8 @@ import pytest
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_pipelines.ingest.url_lists import write_shards
+from blip_pipelines.ingest import known
+from blip_pipelines.ingest.shards import write_shards
 from tests.support.moto_store import Bucket, environment, moto_server
 
 ROWS = [
@@ -70,6 +71,44 @@ def test_blank_and_repeated_rows_stay_as_rejected_ones(tmp_path: Path) -> None:
     rows = shards(tmp_path / "out", UrlList(path=write_list(tmp_path / "web.tsv", listed)))
     assert [row["error_class"] for row in rows] == [None, "blank_url", None, "duplicate_row", "blank_url"]
     assert [row["status"] for row in rows] == [None, "rejected", None, "rejected", "rejected"]
+
+
+@pytest.mark.parametrize("ending", [".tsv", ".parquet"])
+def test_a_url_with_another_text_names_the_first_row_that_has_it(tmp_path: Path, ending: str) -> None:
+    listed = [("http://a/1", "x"), ("http://a/2", "x"), ("http://a/1", "y"), ("http://a/1", "x"), ("http://a/1", "z")]
+    listed += [(" ", "x"), (" ", "y"), ("http://a/2", "y"), ("http://a/3", "y")]
+    first, *others = [UrlList(path=write_list(tmp_path / f"{at}{ending}", listed[at : at + 3])) for at in (0, 3, 6)]
+    rows = shards(tmp_path / "out", first, *others, rows_per_shard=2)
+    keys = [row["key"] for row in rows]
+    assert [row["same_as"] for row in rows] == [None, None, keys[0], None, keys[0], None, None, keys[1], None]
+    told = [row["error_class"] for row in rows]
+    assert told == [None, None, None, "duplicate_row", None, "blank_url", "blank_url", None, None]
+
+
+def test_repeated_rows_are_found_over_slices_of_the_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(known, "ROWS_PER_FILE", 5)
+    listed = [(f"http://a/{at * at % 17}", f"text {at % 3}") for at in range(60)]
+    rows = shards(tmp_path / "out", UrlList(path=write_list(tmp_path / "web.parquet", listed)), rows_per_shard=4)
+    for at, row in enumerate(rows):
+        assert (row["error_class"] == "duplicate_row") == (listed[at] in listed[:at])
+        first = [url for url, _ in listed].index(row["url"])
+        is_other_text = first < at and row["error_class"] is None
+        assert row["same_as"] == (rows[first]["key"] if is_other_text else None)
+
+
+def test_texts_of_a_parquet_file_that_are_no_utf8_do_not_lose_the_row(tmp_path: Path) -> None:
+    texts = _raw([b"gr\xfcn", b"red", b""])
+    pq.write_table(pa.table({"url": ["http://a/1", None, "http://a/3"], "caption": texts}), tmp_path / "web.parquet")
+    rows = shards(tmp_path / "out", UrlList(path=tmp_path / "web.parquet"))
+    assert [row["caption"] for row in rows] == ["gr\ufffdn", "red", ""]
+    assert [row["error_class"] for row in rows] == [None, "blank_url", None]
+
+
+def _raw(texts: list[bytes]) -> pa.Array:
+    """Texts as a writer left them that did not check them."""
+    raw = pa.array(texts, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
 
 
 def test_lines_that_are_no_record_are_counted(tmp_path: Path) -> None:

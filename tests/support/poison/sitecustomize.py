@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.support.poison.acts import act
 
-PLACES = {"blip_pipelines.fetch.fetch": "fetch", "blip_training.data.decode": "decode_image"}
+PLACES = {"blip_pipelines.fetch.fetch": "try_once", "blip_training.data.decode": "decode_image"}
 """The functions that see a row first, in a process of the step: the URL, or the picture's bytes, comes first."""
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.parquet import parquet_files, write_parquet
+from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES, PAIRS
 from blip_training.data.batches import Feed, TrainingData, open_training_data
 from blip_training.data.pixels import decode_pixels, to_pixels
@@ -141,6 +141,20 @@ def test_ids_are_of_the_image_not_of_the_text(world: Path) -> None:
         ids.setdefault(sample.key, set()).add(sample.image_id)
     assert all(len(found) == 1 for found in ids.values())
     assert len(set.union(*ids.values())) == len(ids)
+
+
+def test_texts_of_copies_have_the_id_of_the_first_row(tmp_path: Path) -> None:
+    keys = ["0000000000", "0000000001", "0000100002"]
+    images: list[dict[str, object]] = [{"key": key, "status": "success", "jpg": b"x", "same_as": same}
+              for key, same in zip(keys, (None, "0000000000", "0000000000"), strict=True)]  # fmt: skip
+    pairs = [{"key": key, "source": "web", "candidate": 0, "caption": key, "kept": True} for key in keys]
+    for name, table, rows in (("images", IMAGES, images), ("pairs", PAIRS, pairs)):
+        for part, some in (("part-00000.parquet", rows[:2]), ("part-00001.parquet", rows[2:])):
+            write_parquet(tmp_path / name / part, rows_to_table(some, table), table)
+    stream = Stream(web_shards(tmp_path / "images", tmp_path / "pairs"), seed=1)
+    samples = [*stream.samples(0, stream.num_samples)]
+    assert {sample.key for sample in samples} == {*keys}
+    assert len({sample.image_id for sample in samples}) == 1
 
 
 def test_equal_keys_of_web_and_human_are_different_images(world: Path) -> None:

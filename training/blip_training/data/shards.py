@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -40,8 +40,11 @@ class Sample:
 
     @property
     def image_id(self) -> int:
-        """A 63-bit number from the set's name and the key, equal for all texts of one image."""
-        return image_id_of(self.shard.name, self.key)
+        """A 63-bit number from the set's name and the key, equal for all texts of one image.
+
+        A row that names an earlier one in `same_as` has the same image as that.
+        """
+        return image_id_of(self.shard.name, self.shard.contents.first_keys.get(self.key, self.key))
 
     @property
     def where(self) -> str:
@@ -66,7 +69,8 @@ def image_id_of(name: str, key: str) -> int:
 class ShardContents:
     """A shard in memory: encoded pictures with their keys, and for each text its row among them.
 
-    `weights` are the texts' shares of epochs, 0..1, where the shard is drawn by weight.
+    `weights` are the texts' shares of epochs, 0..1, where the shard is drawn by weight. `first_keys` has the keys of
+    pictures that are copies, with those of the rows of which they are.
     """
 
     pictures: pa.ChunkedArray
@@ -74,6 +78,7 @@ class ShardContents:
     rows: list[int]
     texts: list[str]
     weights: NDArray[np.float64] | None = None
+    first_keys: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ class Shard:
     def _read_web(self, pairs: Path) -> ShardContents:
         scores = ["rule_score"] if self.is_weighted else []
         kept = self._kept(pairs, ["key", "caption", "kept", *scores])
-        images = read_parquet(self.images, ["key", "jpg"])
+        images = read_parquet(self.images, ["key", "jpg", "same_as"])
         images = images.filter(pc.is_in(images["key"], kept["key"].combine_chunks()))
         row_of = {key: row for row, key in enumerate(images["key"].to_pylist())}
         keys = kept["key"].to_pylist()
@@ -161,7 +166,7 @@ class Shard:
             raise InputError(f"{pairs}: key {missing} is not in {self.images}; make the pairs anew")
         texts = [" ".join(text.split()) for text in kept["caption"].to_pylist()]
         rows, weights = [row_of[key] for key in keys], _weights(kept) if scores else None
-        return ShardContents(images["jpg"], list(row_of), rows, texts, weights)
+        return ShardContents(images["jpg"], list(row_of), rows, texts, weights, _first_keys(images))
 
     def _read_annotated(self) -> ShardContents:
         table = self._usable(read_parquet(self.images, ["key", "captions", "status", "jpg"]))
@@ -189,6 +194,14 @@ class Shard:
             return table
         wanted = self.split == "validation"
         return table.filter(pa.array([(zlib.crc32(k.encode()) % 10 == 0) == wanted for k in table["key"].to_pylist()]))
+
+
+def _first_keys(images: pa.Table) -> dict[str, str]:
+    """The rows that name another, whose picture they have, with that one."""
+    if "same_as" not in images.column_names:  # images of an earlier version
+        return {}
+    copies = images.select(["key", "same_as"]).filter(pc.is_valid(images["same_as"]))
+    return dict(zip(copies["key"].to_pylist(), copies["same_as"].to_pylist(), strict=True))
 
 
 def _weights(pairs: pa.Table) -> NDArray[np.float64]:

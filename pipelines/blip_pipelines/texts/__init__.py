@@ -1,0 +1,1 @@
+"""What can be told of web texts without a model."""
