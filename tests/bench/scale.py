@@ -132,9 +132,9 @@ def config_of(folder: Path, lists: Sequence[str], ray: str) -> Config:
 def stub() -> None:
     """Put the stubs in place of the web and of the models, in this process."""
     download.ShardDownload = StubDownload  # type: ignore[misc]
-    caption_step.CaptionBlocks = StubBlocks  # type: ignore[misc]
-    rounds.check_given = lambda config, number: []  # type: ignore[assignment]
-    rounds.note_given = lambda config, number: None  # type: ignore[assignment]
+    caption_step.CaptionBlocks = StubBlocks  # type: ignore[attr-defined]
+    rounds.check_given = lambda config, number: []  # type: ignore[attr-defined]
+    rounds.note_given = lambda config, number: None  # type: ignore[attr-defined]
 
 
 def child(folder: Path, lists: Sequence[str], ray: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from blip_bootstrap.machine import num_cores
 from blip_training.data.decode import DecodedPicture, PictureError, open_picture
-from blip_training.data.picture_processes import Answer, PictureProcesses
+from blip_training.data.picture_child import Answer
+from blip_training.data.picture_processes import PictureProcesses
 
 if TYPE_CHECKING:
     from blip_bootstrap.config import AnnotatedSet, DownloadConfig, PictureRule
