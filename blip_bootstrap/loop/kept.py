@@ -13,16 +13,20 @@ from blip_bootstrap.loop.whole import manifest_in, read_manifest
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.manifest import recipe_by_today
 from blip_bootstrap.storage.pointers import is_finished
-from blip_bootstrap.storage.run_folder import made_by_steps, made_from_another, read_pointers, round_name, round_of
+from blip_bootstrap.storage.run_folder import (
+    LATER,
+    made_by_steps,
+    made_from_another,
+    read_pointers,
+    round_name,
+    round_of,
+)
 
 SECTIONS = {
     "images": "download", "model": "pretrain", "captions": "caption", "pairs": "select", "evaluation": "evaluate",
     "groups": "duplicates",
 }  # fmt: skip
 """What is not called as its section of the configuration."""
-
-LATER = ("groups", "hashes", "human_hashes", "held_out_hashes")
-"""What rounds of versions before this one were made without; that it is not there is no difference."""
 
 MOST = 4
 """Differences that the line about a kept round names."""

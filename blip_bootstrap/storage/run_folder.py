@@ -141,9 +141,19 @@ def pointers_in(record: Path) -> dict[str, dict[str, str]]:
     return dict(pointers)
 
 
+LATER = ("groups", "hashes", "human_hashes", "held_out_hashes")
+"""What rounds share since later: those that are older were made without; that it is not there is no difference."""
+
+
 def used_folder(root: Path, number: int, name: str) -> Path:
-    """Where that lies which round `number` was made with, of what rounds share: `images`, `human`, `held_out`."""
-    pointer = read_pointers(root, number).get(name)
+    """Where that lies which round `number` was made with, of what rounds share: `images`, `human`, `held_out`.
+
+    Nothing is there where the round was made without it.
+    """
+    pointers = read_pointers(root, number)
+    pointer = pointers.get(name)
+    if name in LATER and pointers and not pointer:
+        return round_folder(root, number) / name
     folder = root / (pointer["folder"] if pointer else name)
     return folder if folder.is_dir() else root / name
 

@@ -37,10 +37,10 @@ def blip(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_is_current(folder: Path) -> None:
-    """But for the check of the scores, which there was not yet, and what tells of it."""
+    """But for the groups of pictures and the check of the scores, which there were not yet, and what tells of them."""
     command = ("run", "--round", "1", "--config", "config.yaml")
     made = [line.split(":")[0] for line in blip(folder, *command).stderr.splitlines() if ": done in" in line]
-    assert made == OF_THE_CHECK
+    assert made == ["groups", *OF_THE_CHECK]
     done = blip(folder, *command)
     steps = [line for line in done.stderr.splitlines() if line.startswith(("images", "human", "held_out", "round-"))]
     assert len(steps) > 12
@@ -49,7 +49,8 @@ def test_it_is_current(folder: Path) -> None:
 
 def test_it_is_current_without_the_check(folder: Path) -> None:
     done = blip(folder, "run", "--round", "1", "--config", "config.yaml", "--set", "filter_check.pictures=0")
-    assert [line for line in done.stderr.splitlines() if ": done in" in line] == []
+    made = [line.split(":")[0] for line in done.stderr.splitlines() if ": done in" in line]
+    assert made == ["groups", "round-01/metrics.json", "round-01/report.html"]
 
 
 def test_it_is_asked_and_audited(folder: Path) -> None:
@@ -67,8 +68,8 @@ def test_it_is_gone_on_with(folder: Path) -> None:
     done = blip(folder, "run", "--round", "2", "--config", "config.yaml")
     made = [line.split(":")[0] for line in done.stderr.splitlines() if ": done in" in line]
     first = ("captioner", "filter", "captions", "filter_check", "pairs")
-    assert made[:5] == [f"round-02/{name}" for name in first]
-    assert all(name.startswith("round-02/") for name in made)
+    assert made[:6] == ["groups", *(f"round-02/{name}" for name in first)]
+    assert all(name.startswith("round-02/") for name in made[1:])
     assert (folder / "run" / "round-02" / "report.html").is_file()
 
 

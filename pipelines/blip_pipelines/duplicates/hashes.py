@@ -23,7 +23,8 @@ from blip_pipelines.cluster.resources import num_workers, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts
 from blip_training.data.decode import PictureError, open_picture
-from blip_training.data.picture_processes import Answer, PictureProcesses
+from blip_training.data.picture_child import Answer
+from blip_training.data.picture_processes import PictureProcesses
 
 MAX_PIXELS = 100_000_000
 """Pictures are stored already, mostly small; this bounds the memory of a decoder where they kept their size."""

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blip_bootstrap.machine import num_cores
-from blip_training.data.decode import PictureError, open_picture
-from blip_training.data.picture_processes import Answer, PictureProcesses
+from blip_training.data.decode import DecodedPicture, PictureError, open_picture
+from blip_training.data.picture_child import Answer
+from blip_training.data.picture_processes import PictureProcesses
 
 if TYPE_CHECKING:
-    from blip_bootstrap.config import AnnotatedSet, DownloadConfig, PictureRule
+    from blip_bootstrap.config import AnnotatedSet, DownloadConfig
+    from blip_bootstrap.config.inputs import PictureRule
 
 
 Pixels = NDArray[np.uint8]
@@ -60,23 +62,20 @@ class Stored:
 class WebStore(PictureProcesses):
     """Child processes that turn a fetched body into columns of the table `images` and encoded bytes (`store_web`)."""
 
+    keeps_bytes = False
+
     def __init__(self, config: DownloadConfig, count: int = 1) -> None:
         work = partial(
             store_web, max_pixels=config.max_pixels, how=Stored.of(config), least_px=config.min_image_size,
-            most_aspect=config.max_aspect_ratio,
+            most_aspect=config.max_aspect_ratio, keeps_bytes=self.keeps_bytes,
         )  # fmt: skip
         super().__init__(work, config.max_pixels, config.decode_timeout_s, count)
 
 
-class BroughtStore(PictureProcesses):
+class BroughtStore(WebStore):
     """Child processes as those of WebStore, for pictures that are there already, which keep their bytes."""
 
-    def __init__(self, config: DownloadConfig, count: int = 1) -> None:
-        work = partial(
-            store_web, max_pixels=config.max_pixels, how=Stored.of(config), least_px=config.min_image_size,
-            most_aspect=config.max_aspect_ratio, keeps_bytes=True,
-        )  # fmt: skip
-        super().__init__(work, config.max_pixels, config.decode_timeout_s, count)
+    keeps_bytes = True
 
 
 class HumanStore(PictureProcesses):
@@ -107,11 +106,9 @@ def store_web(
         raise PictureError("too_small", f"{width} x {height} is under {least_px} px (min_image_size)")
     if max(width, height) / min(width, height) > most_aspect:
         raise PictureError("aspect_ratio", f"{width} x {height} is over {most_aspect:g} to 1 (max_aspect_ratio)")
-    pixels = bring_to_size(opened.pixels, how, opened.size)
-    columns: dict[str, Any] = {"width": pixels.shape[1], "height": pixels.shape[0], "exif": opened.exif}
-    columns |= {"original_width": width, "original_height": height}
-    is_kept = keeps_bytes and opened.as_stored and pixels is opened.pixels and opened.size == pixels.shape[1::-1]
-    return columns, body if is_kept else encode(pixels, how.quality, how.format)
+    columns: dict[str, Any] = {"exif": opened.exif, "original_width": width, "original_height": height}
+    shape, stored = _stored(opened, how, body if keeps_bytes and opened.as_stored else None)
+    return columns | {"width": shape[1], "height": shape[0]}, stored
 
 
 def store_human(body: bytes, max_pixels: int, how: Stored) -> Answer:
@@ -121,9 +118,15 @@ def store_human(body: bytes, max_pixels: int, how: Stored) -> Answer:
     open_picture, or other where it cannot be encoded.
     """
     opened = open_picture(body, max_pixels, how.size_of if how.scaled else None)
+    return {}, _stored(opened, how, body if opened.plain else None)[1]
+
+
+def _stored(opened: DecodedPicture, how: Stored, body: bytes | None) -> tuple[tuple[int, ...], bytes]:
+    """The shape of what is stored, and its bytes: `body`, if given, where the picture is not changed."""
     pixels = bring_to_size(opened.pixels, how, opened.size)
-    unchanged = opened.plain and pixels is opened.pixels
-    return {}, body if unchanged else encode(pixels, how.quality, how.format)
+    if body is not None and pixels is opened.pixels and pixels.shape[1::-1] == opened.size:
+        return pixels.shape, body
+    return pixels.shape, encode(pixels, how.quality, how.format)
 
 
 def bring_to_size(pixels: Pixels, how: Stored, original: tuple[int, int] | None = None) -> Pixels:

@@ -145,7 +145,7 @@ def test_ids_are_of_the_image_not_of_the_text(world: Path) -> None:
 
 def test_texts_of_copies_have_the_id_of_the_first_row(tmp_path: Path) -> None:
     keys = ["0000000000", "0000000001", "0000100002"]
-    images = [{"key": key, "status": "success", "jpg": b"x", "same_as": same}
+    images: list[dict[str, object]] = [{"key": key, "status": "success", "jpg": b"x", "same_as": same}
               for key, same in zip(keys, (None, "0000000000", "0000000000"), strict=True)]  # fmt: skip
     pairs = [{"key": key, "source": "web", "candidate": 0, "caption": key, "kept": True} for key in keys]
     for name, table, rows in (("images", IMAGES, images), ("pairs", PAIRS, pairs)):

@@ -99,22 +99,20 @@ def open_picture(
         if (scans := num_scans(bare)) > MAX_SCANS:
             raise PictureError("too_many_scans", f"{scans:,} scans of a progressive JPEG; at most {MAX_SCANS}")
         turn = _TURNS.get(orientation(block))
-        image = None
         if (jpeg := _by_turbo(bare, max_pixels, least)) is not None:
-            pixels, (height, width), plain = *jpeg, bare == body
+            pixels, (height, width), plain, format = *jpeg, bare == body, "JPEG"
         elif (image := _open(bare, max_pixels)) is None:
-            pixels, plain = np.asarray(_decode_by_opencv(bare)), False
+            pixels, plain, format = np.asarray(_decode_by_opencv(bare)), False, None
             height, width = pixels.shape[:2]
         else:
             block, plain = block or image.info.get("exif"), bare == body and _is_plain(image)
-            turn = _TURNS.get(orientation(block))
+            turn, format = _TURNS.get(orientation(block)), image.format
             pixels = np.asarray(_decode(image, bare))
             height, width = pixels.shape[:2]
-        is_one = jpeg is not None or (image is not None and image.format in ("JPEG", "PNG", "WEBP"))
-        as_stored = is_one and turn is None
         if turn is not None:
             pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
             height, width = (width, height) if turn in _LYING else (height, width)
+        as_stored = turn is None and format in ("JPEG", "PNG", "WEBP")
         return DecodedPicture(pixels, exif_json(block), plain, (width, height), as_stored)
 
 
