@@ -39,6 +39,7 @@ from blip_bootstrap.storage.run_folder import (
 )
 from blip_bootstrap.storage.store import shown
 from blip_bootstrap.storage.store_lock import locked
+from blip_bootstrap.storage.withdrawn import check_no_journal
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.check.step import check_filter
 from blip_pipelines.cluster.devices import resolve_dtypes
@@ -69,6 +70,7 @@ def run_rounds(
     config = at_hand(resolve_dtypes(config, say))
     page, nothing_left = None, None
     with locked(config.root), OpenRun(config.root) as run:
+        check_no_journal(config.root)
         adopt(config.root)
         before = out_of_date(config.root)
         note_given(config.of_round(last), last)
@@ -127,6 +129,7 @@ def run_download(config: Config, say: Say, retry: str | None = None) -> None:
     config = at_hand(config)
     at = Layout(config, 0)
     with locked(config.root):
+        check_no_journal(config.root)
         adopt(config.root)
         Maker(config, say, retry=retry)(at.images, download_images, *at.urls)
         forget_note(config.root)
