@@ -15,7 +15,8 @@ from blip_training.data.picture_child import Answer
 from blip_training.data.picture_processes import PictureProcesses
 
 if TYPE_CHECKING:
-    from blip_bootstrap.config import AnnotatedSet, DownloadConfig, PictureRule
+    from blip_bootstrap.config import AnnotatedSet, DownloadConfig
+    from blip_bootstrap.config.inputs import PictureRule
 
 
 Pixels = NDArray[np.uint8]

@@ -33,8 +33,8 @@ def encoded(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
 
 
 def store(body: bytes, most_aspect: float = 100.0, **settings: Any) -> tuple[dict[str, Any], bytes]:
-    asked: dict[str, Any] = {"image_size": 64, "mode": "keep_ratio"}
-    how = Stored(**(asked | settings))
+    rule: dict[str, Any] = {"image_size": 64, "mode": "keep_ratio"}
+    how = Stored(**(rule | settings))
     return store_web(body, 1_000_000, how, most_aspect=most_aspect)
 
 
