@@ -143,7 +143,9 @@ class Maker:
         if folder is None:
             if before:
                 by_today = recipe_by_today(before["recipe"], output.section)
-                because = f"because of {_difference(by_today, recipe)}" if STALE not in before else f"was {before[STALE]}"
+                because = (
+                    f"because of {_difference(by_today, recipe)}" if STALE not in before else f"was {before[STALE]}"
+                )
                 why = f"{because}; the one before stays"
                 self.say(f"{output.name}: making it anew, {why}")
             return begin(root, output, recipe), False

@@ -206,9 +206,7 @@ class Growing:
         self.db.execute("CREATE TABLE held (shard INTEGER, name VARCHAR, key VARCHAR, uid VARCHAR, kind VARCHAR)")
         for order, (name, path) in enumerate(self.pool.shards.items()):
             self.db.register("loaded", read_parquet(path, ["key", "uid", "status", "error_class"]))
-            self.db.execute(
-                f"INSERT INTO held SELECT ?, ?, key, coalesce(uid, ''), {KIND} FROM loaded", [order, name]
-            )
+            self.db.execute(f"INSERT INTO held SELECT ?, ?, key, coalesce(uid, ''), {KIND} FROM loaded", [order, name])
             self.db.unregister("loaded")
         self.db.execute(
             "CREATE TABLE kept AS SELECT name, key, uid, kind, n FROM (SELECT *, row_number() OVER "
