@@ -29,6 +29,7 @@ from blip_bootstrap.loop.artifacts import (
     take_up,
     tidy,
 )
+from blip_bootstrap.loop.at_work import noted
 from blip_bootstrap.loop.given import given_models
 from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins, reads_of
 from blip_bootstrap.loop.layout import Artifact
@@ -187,7 +188,8 @@ class Maker:
                 check_input(one.local, read_manifest(one) or {"files": []}, reads)
         started = time.monotonic()
         try:
-            counts = step(folder, *self._arguments(at.inputs), **self._settings(at, kin))
+            with noted(root, self.number, output.name, _name(step)):
+                counts = step(folder, *self._arguments(at.inputs), **self._settings(at, kin))
         except BaseException:
             drop_empty(folder)
             raise

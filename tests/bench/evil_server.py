@@ -72,7 +72,8 @@ def _theirs(url: str, sender: Any) -> None:
 
 def measure() -> list[dict[str, Any]]:
     names, found = EvilNames(), []
-    socket.getaddrinfo, socket.create_connection = names.getaddrinfo, names.create_connection
+    for name, stand_in in (("getaddrinfo", names.getaddrinfo), ("create_connection", names.create_connection)):
+        setattr(socket, name, stand_in)
     import img2dataset.downloader
     import img2dataset.resizer  # noqa: F401  # before the fork: it takes seconds
 

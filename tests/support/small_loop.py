@@ -27,7 +27,7 @@ from blip_pipelines.caption import blocks, step, worker
 from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.fetch.fetch import Fetched
 from blip_pipelines.ingest import annotated, download, fetched_rows
-from blip_pipelines.ingest.pictures import store_human, store_web
+from blip_pipelines.ingest.pictures import Stored, store_human, store_web
 from blip_training.checkpoint.store import _write_weights as write_weights
 from blip_training.data.decode import PictureError
 from blip_training.runtime.stored import read_safetensors
@@ -155,11 +155,11 @@ class _Store:
 
 def _web(config: DownloadConfig, body: bytes) -> Any:
     limits = config.min_image_size, config.max_aspect_ratio
-    return store_web(body, config.max_pixels, config.image_size, config.resize_mode, config.encode_quality, *limits)
+    return store_web(body, config.max_pixels, Stored.of(config), *limits)
 
 
 def _human(config: Any, body: bytes) -> Any:
-    return store_human(body, config.max_pixels, config.image_size, config.resize_mode, config.encode_quality)
+    return store_human(body, config.max_pixels, Stored.of(config))
 
 
 def _fetch(note: Note, url: str, *_: object) -> Fetched:

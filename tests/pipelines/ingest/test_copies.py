@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from blip_bootstrap.config import DownloadConfig, RayConfig
+from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.cluster.tally import Tally
 from blip_pipelines.ingest.copies import copy_of, fill, waiting_file
-from blip_pipelines.ingest.download import ShardDownload, _run
+from blip_pipelines.ingest.download import ShardDownload, _run, download_images
 from blip_pipelines.ingest.shard_parts import Shard
 
 CONFIG = DownloadConfig(image_size=32, timeout_s=3, min_image_size=10, num_retries=0)
@@ -20,7 +20,7 @@ CONFIG = DownloadConfig(image_size=32, timeout_s=3, min_image_size=10, num_retri
 def write_shard(folder: Path, part: int, rows: list[tuple[str, str | None]]) -> Shard:
     """A shard of rows, each a URL and the key of its first."""
     name = f"part-{part:05d}.parquet"
-    listed = [
+    listed: list[dict[str, object]] = [
         {"key": f"{part:05d}{at:05d}", "uid": f"{part}-{at}", "dataset": "web", "url": url,
          "caption": f"text {part} {at}",
          "same_as": first}
@@ -113,3 +113,16 @@ def test_parts_that_waited_are_made_in_the_same_command(tmp_path: Path, rude_ser
     }
     assert [row["jpg"] for row in rows_of(shards[1])] == [row["jpg"] for row in rows_of(shards[0])]
     assert not (tmp_path / "images" / ".waiting").exists()
+
+
+def test_a_list_with_several_texts_of_a_url_asks_for_it_once(tmp_path: Path, rude_server: Any) -> None:
+    url, path = rude_server.url("picture7.jpg"), tmp_path / "web.tsv"
+    path.write_text("url\tcaption\n" + "".join(f"{url}\ttext {at}\n" for at in range(5)))
+    more = {"urls": (UrlList(path=path),), "rows_per_shard": 2, "allow_private_addresses": True}
+    before = rude_server.asked.copy()
+    out, config = tmp_path / "images", CONFIG.model_copy(update=more)
+    counts = download_images(out, path, config=config, ray=RayConfig(address="none"))
+    assert (counts["success"], (rude_server.asked - before)["/picture7.jpg"]) == (5, 1)
+    rows = [row for file in parquet_files(out) for row in read_parquet(file).to_pylist()]
+    assert [row["same_as"] for row in rows] == [None, *["0000000000"] * 4]
+    assert len({row["jpg"] for row in rows}) == 1

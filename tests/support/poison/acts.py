@@ -17,5 +17,5 @@ def act(text: str) -> None:
     if "memory" in text:
         held = []
         while True:
-            held.append(bytearray(b"x" * 50_000_000))
+            held.append(b"x" * 200_000_000)  # in large bites: on a busy machine, too, it is memory that ends it
             time.sleep(0.01)  # the thread that watches this process must run
