@@ -23,6 +23,10 @@ class Commands(ListedCommands):
             "Run two CapFilt rounds on a drawn world, with a web server that also fails; takes minutes and needs no "
             "data.",
         ),
+        "status": Listed(
+            "blip_bootstrap.cli.status",
+            "Tell how far a run is, while it is at work or not: step, who works on it, rate, failures, time left.",
+        ),
         "sql": Listed(
             "blip_bootstrap.cli.sql",
             "Ask DuckDB about the views of a run, as `images`, `captions` and `pairs`; nothing can be changed.",

@@ -227,7 +227,7 @@ class KnownParts:
         """A file of an artifact as its MANIFEST is to have it."""
         if (at := borrowed_from(file)) is None:
             note = read_note(file) if file.suffix == ".parquet" else None
-            return {"name": name, **note.entry} if note else _described(file, name)
+            return {"name": name, **note.entry} if note else self._as_told(file, _described(file, name))
         name = "/".join(at.split("/")[3:])
         home = home_of_part(file)
         told = self._told(home.parents[name.count("/")], name)
@@ -236,6 +236,12 @@ class KnownParts:
             told = {"name": name, **note.entry} if note else _described(file, name)
         kept = ("name", "bytes", "sha256", "rows", "counts", "same")
         return {key: told[key] for key in kept if key in told} | {"at": at}
+
+    def _as_told(self, file: Path, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry of a file that was read, with what else the MANIFEST has of these bytes: by what they are known."""
+        name = str(entry["name"])
+        told = self._told(file.parents[name.count("/")], name)
+        return entry | ({"same": told["same"]} if told.get("sha256") == entry["sha256"] and "same" in told else {})
 
     def _told(self, folder: Path, name: str) -> Mapping[str, Any]:
         """What the MANIFEST of an artifact says of a file; nothing where it is half-made."""

@@ -34,7 +34,8 @@ def contents(root: Path) -> dict[str, Any]:
         if place.is_dir():
             found[name] = [_rows(part) for part in parquet_files(place)]
             for other in sorted(place.rglob("*")):
-                if other.is_file() and other.suffix in (".safetensors", ".json", ".jsonl") and other.name[0] != "M":
+                is_told = other.suffix in (".safetensors", ".json", ".jsonl") and other.name[0] != "M"
+                if other.is_file() and is_told and not other.name.endswith("_stats.json"):  # those have times
                     found[other.relative_to(root).as_posix()] = other.read_bytes()
     for record in (root / "shared.json", *sorted(root.glob("round-*/round.json"))):
         told = read_json(record) or {}

@@ -21,9 +21,11 @@ from blip_bootstrap.storage.parquet import read_parquet, write_parquet
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import IMAGES, SHARD
+from blip_bootstrap.storage.withdrawn import withdrawn_of
 from blip_pipelines.ingest.known import KNOWN
 from blip_pipelines.ingest.pool import (
     CURRENT,
+    KIND,
     ROWS,
     Pool,
     part_names,
@@ -111,12 +113,13 @@ class Growing:
 
     def _read_lists(self) -> int:
         """Write the rows of the lists to scratch files, and the tables `listed` and `wishes`, by uid; their number."""
-        self.cutter = Cutter(self.folder, self.folder / KNOWN, LIST_ROWS, self.config.max_text_chars)
+        known, gone = self.folder / KNOWN, withdrawn_of(self.out)
+        self.cutter = Cutter(self.folder, known, LIST_ROWS, self.config.max_text_chars, withdrawn=gone)
         self.files = self.cutter.cut(self.db, self.lists, 0, self.config.limit)
         if not self.files:
             raise no_rows(self.lists)
         self.db.execute(
-            "CREATE TABLE listed AS SELECT key::BIGINT AS line, uid, coalesce(error_class, '') AS kind "
+            f"CREATE TABLE listed AS SELECT key::BIGINT AS line, coalesce(uid, '') AS uid, {KIND} AS kind "
             "FROM read_parquet(?)",
             [[str(file.absolute()) for file in self.files]],
         )
@@ -155,7 +158,7 @@ class Growing:
         """Move rows of the lists, `start` up to `stop` of each, from `undecided` to `found`; whether there were any."""
         made = self.cutter.cut(self.db, self.lists, start, stop)
         if made:
-            listed = "SELECT DISTINCT uid, coalesce(error_class, '') AS kind FROM read_parquet(?)"
+            listed = f"SELECT DISTINCT coalesce(uid, '') AS uid, {KIND} AS kind FROM read_parquet(?)"
             self.db.execute(f"CREATE OR REPLACE TEMP TABLE looked AS {listed}", [[str(one.absolute()) for one in made]])
             self.db.execute("INSERT INTO found FROM undecided SEMI JOIN looked USING (uid, kind)")
             self.db.execute("CREATE OR REPLACE TABLE undecided AS FROM undecided ANTI JOIN looked USING (uid, kind)")
@@ -202,9 +205,9 @@ class Growing:
         """Shards that are there, with those of their rows that are wanted, keep their names; the names."""
         self.db.execute("CREATE TABLE held (shard INTEGER, name VARCHAR, key VARCHAR, uid VARCHAR, kind VARCHAR)")
         for order, (name, path) in enumerate(self.pool.shards.items()):
-            self.db.register("loaded", read_parquet(path, ["key", "uid", "error_class"]))
+            self.db.register("loaded", read_parquet(path, ["key", "uid", "status", "error_class"]))
             self.db.execute(
-                "INSERT INTO held SELECT ?, ?, key, uid, coalesce(error_class, '') FROM loaded", [order, name]
+                f"INSERT INTO held SELECT ?, ?, key, coalesce(uid, ''), {KIND} FROM loaded", [order, name]
             )
             self.db.unregister("loaded")
         self.db.execute(

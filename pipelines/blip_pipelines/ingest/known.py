@@ -25,6 +25,9 @@ KNOWN = "known"
 HASH = "hash"
 """Beside the columns of the table `shard` while shards are cut: the hash of URL and text, which most uids are."""
 
+NO_HASH = "0" * 32
+"""Of a row that was withdrawn, of which nothing is known."""
+
 TABLE = Table(
     "known",
     "one row per row of the URL lists, in the order of their keys",
@@ -34,7 +37,7 @@ TABLE = Table(
         Column("low", pa.uint64(), "of the hash of URL and text the last 16 hex digits"),
         Column("url", pa.uint64(), "eight bytes of the md5 of the URL"),
         Column("own", pa.uint64(), "of a uid that the list gives the first 16 hex digits; else null"),
-        Column("rejected", pa.bool_(), "whether its line cannot be read or its URL is blank"),
+        Column("rejected", pa.bool_(), "whether its line cannot be read, its URL is blank, or it was withdrawn"),
         Column("there", pa.bool_(), "whether its picture is there already"),
     ),
     rows_per_group=100_000,
@@ -64,7 +67,7 @@ def write_known(rows: Path, folder: Path) -> None:
 def _with_hashes(rows: pa.Table) -> pa.Table:
     """Rows of a shard with `HASH`; of a text that was cut the uid stands for it."""
     texts = zip(rows["url"].to_pylist(), rows["caption"].to_pylist(), strict=True)
-    hashes = pa.array([hash_of(url, text) for url, text in texts])
+    hashes = pa.array([NO_HASH if url is None else hash_of(url, text) for url, text in texts], pa.string())
     for name in ("cut_from_chars", "origin"):
         if name not in rows.column_names:
             rows = rows.append_column(name, pa.nulls(len(rows), pa.string()))
@@ -85,13 +88,13 @@ class KnownWriter:
 
     def add(self, number: int, rows: pa.Table) -> None:
         """Take all rows of the shard `number`, with their hashes in `HASH`."""
-        first = number * ROWS_PER_PART
+        first, uids = number * ROWS_PER_PART, pc.fill_null(rows["uid"], NO_HASH)
         columns = {
             "id": np.arange(first, first + len(rows)),
             "high": _hex(rows[HASH], 0),
             "low": _hex(rows[HASH], 16),
-            "url": _digests_of(rows["url"].to_pylist()),
-            "own": pc.if_else(pc.equal(rows["uid"], rows[HASH]), None, _hex(rows["uid"], 0)),
+            "url": _digests_of(pc.fill_null(rows["url"], "").to_pylist()),
+            "own": pc.if_else(pc.equal(uids, rows[HASH]), None, _hex(uids, 0)),
             "rejected": pc.is_valid(rows["status"]),
             "there": pc.is_valid(rows["origin"]),
         }

@@ -13,6 +13,7 @@ import pytest
 from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
 from blip_pipelines.fetch import addresses
+from blip_pipelines.fetch.deadlines import Deadline, FetchError
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.ingest.fetched_rows import fetch_rows
 from blip_pipelines.ingest.pictures import WebStore
@@ -77,10 +78,10 @@ def test_names_are_looked_up_once_in_a_while(monkeypatch: pytest.MonkeyPatch) ->
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    deadline = addresses.Deadline.after(20)
+    deadline = Deadline.after(20)
     for _ in range(3):
         assert addresses.resolve("kept.example", 80, True, deadline) == ["127.0.0.1"]
-    with pytest.raises(addresses.FetchError, match="not a public address"):  # checked at every use
+    with pytest.raises(FetchError, match="not a public address"):  # checked at every use
         addresses.resolve("kept.example", 80, False, deadline)
     assert asked == ["kept.example"]
     monkeypatch.setattr(addresses, "LOOKUP_KEPT_S", 0.0)
