@@ -81,7 +81,9 @@ def _domain(text: str) -> str:
     if not registered_domain(domain) and not domain.replace(".", "").isdigit() and not domain.startswith("["):
         below = registered_domain(f"x.{domain}")
         if below == f"x.{domain}" and (len(labels) > 1 or domain != "localhost"):
-            raise InputError(f"--domain: {text!r} is nobody's own domain, others have theirs below it; give one of these")
+            raise InputError(
+                f"--domain: {text!r} is nobody's own domain, others have theirs below it; give one of these"
+            )
     return domain
 
 

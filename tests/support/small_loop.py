@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import nn
 
@@ -22,6 +23,7 @@ from blip_bootstrap.loop import rounds
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.caption import blocks, step, worker
 from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.fetch.fetch import Fetched
@@ -183,7 +185,12 @@ def digests_in(folder: Path) -> list[str]:
     """What the tables and weights of an artifact hold, as its readers see it."""
     if (weights := folder / "model.safetensors").exists():
         return [repr({name: one.tolist() for name, one in sorted(read_safetensors(weights).items())})]
-    return [repr(read_parquet(part).to_pylist()) for part in parquet_files(folder)]
+    return [repr(undated(read_parquet(part)).to_pylist()) for part in parquet_files(folder)]
+
+
+def undated(rows: pa.Table) -> pa.Table:
+    """Rows without the columns that no two runs have alike: when hosts were asked."""
+    return rows.drop_columns([name for name in IMAGES.dated if name in rows.column_names])
 
 
 def _evaluate(out: Path, model: Path, held_out: Path, *_: Path | None, config: Any) -> dict[str, float]:

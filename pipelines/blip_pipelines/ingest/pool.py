@@ -137,8 +137,7 @@ def insert(db: duckdb.DuckDBPyConnection, rows: pa.Table, is_own: bool = True) -
     is_cut = "cut_from_chars IS NOT NULL" if "cut_from_chars" in rows.column_names else "false"
     db.register("loaded", rows)
     db.execute(
-        f"INSERT INTO pool SELECT key::BIGINT, coalesce(uid, ''), {KIND}, status, error_class, "
-        f"{is_cut}, ? FROM loaded",
+        f"INSERT INTO pool SELECT key::BIGINT, coalesce(uid, ''), {KIND}, status, error_class, {is_cut}, ? FROM loaded",
         [is_own],
     )
     db.unregister("loaded")

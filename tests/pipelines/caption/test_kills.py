@@ -130,7 +130,7 @@ def when_first_file_is_there(out: Path, act: Callable[[], object]) -> Iterator[d
 def kill_workers() -> list[int]:
     """kill -9 of every captioning actor that this process's Ray started."""
     below = psutil.Process().children(recursive=True)
-    found = [child.pid for child in below if "CaptionBlocks" in "".join(child.cmdline())]
+    found = [child.pid for child in below if "ray::caption" in "".join(child.cmdline())]
     for pid in found:
         os.kill(pid, signal.SIGKILL)
     return found

@@ -300,6 +300,27 @@ def test_where_there_is_nothing_to_try_again(run: Run, web: Web) -> None:
         run(web.rows([0, 1, 3, 4, 5]), name="another", retry="failed")
 
 
+def test_new_rows_and_rows_tried_again_copy_the_picture_of_their_url(run: Run, web: Web) -> None:
+    whole = web.rows(range(6))
+    web.gone = {"/3": 404}
+    run(whole)
+    web.fetched()
+    edited = [*whole[:5], (whole[5][0], "another"), (whole[2][0], "a second"), (whole[3][0], "of none")]
+    out = run(edited)
+    rows = {row["caption"]: row for row in rows_of(out, "listed")}
+    assert web.fetched() == [5]  # the row that had it is in no list any more
+    assert rows["another"]["same_as"] is None
+    assert rows["a second"]["same_as"] == rows["text 2"]["key"]
+    assert rows["a second"]["jpg"] == rows["text 2"]["jpg"]
+    assert rows["of none"]["error_message"] == f"the row {rows['text 3']['key']} with this URL failed"
+    web.gone = {}
+    out = run(edited, retry="failed")
+    rows = {row["caption"]: row for row in rows_of(out, "listed")}
+    assert web.fetched() == [3]
+    assert rows["of none"]["same_as"] == rows["text 3"]["key"]
+    assert rows["of none"]["status"] == rows["text 3"]["status"] == "success"
+
+
 class Killed(BaseException):
     """Stands for a kill -9."""
 
