@@ -59,7 +59,7 @@ def columns_of(kind: Kind, names: list[str]) -> list[str]:
     wanted = {
         "pictures": ("key", "status", "error_class", "cut_from_chars"),
         "known": ("id", "rejected"),
-        "same": ("set", "key", "same_as", "distance", "left_out"),
+        "same": ("set", "key", "same_as", "distance"),
         "checks": ("kind", "caption", "fits"),
         "texts": ("key", "source", "kept", "reason", "itm_score", "flags"),
         "beside": ("key", "pdq", "exact_group", "near_group", "duplicate_of", "reason"),
@@ -150,12 +150,12 @@ def counts_of_gone(path: Path, gone: pa.Table, kind: Kind) -> dict[str, int]:
 
 
 def _counts_of_same(gone: pa.Table) -> dict[str, int]:
+    """Not `left_out_web`: whether it is 0 decides of what a model is made, and this model never saw the pictures."""
     found: Counter[str] = Counter()
     for row in gone.to_pylist():
         kind = f"{row['same_as']}_in_web"
         found[kind] += 1
         found[f"near_{kind}"] += row.get("distance") is not None
-    found["left_out_web"] = len({row["key"] for row in gone.to_pylist() if row["left_out"]})
     return dict(+found)
 
 
@@ -163,5 +163,5 @@ def less(counts: Mapping[str, object], gone: Mapping[str, int]) -> dict[str, obj
     """Counts without those of the rows that are gone; a name whose last row went is not there any more."""
     found = {name: int(was) - gone[name] if isinstance(was := value, int) and name in gone else value
              for name, value in counts.items()}  # fmt: skip
-    always = ("rows", "kept", "images", "texts", "right", "unknown", "hashed", "pictures", "duplicates")
+    always = ("rows", "kept", "images", "texts", "right", "unknown", "hashed", "pictures")
     return {name: value for name, value in found.items() if value or name not in gone or name in always}

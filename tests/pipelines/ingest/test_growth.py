@@ -26,6 +26,7 @@ from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.ingest import download
 from blip_pipelines.ingest.download import ShardDownload, download_images
 from blip_pipelines.ingest.shards import write_shards
+from tests.support import decoded_here
 from tests.support.tiny_pipeline import serving
 
 HERE = RayConfig(address="none")
@@ -71,6 +72,12 @@ class WebHandler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+@pytest.fixture(autouse=True)
+def _decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part would start a process for the few pictures of its own."""
+    monkeypatch.setattr(download, "WebStore", decoded_here.Here(decoded_here.web))
 
 
 @pytest.fixture
