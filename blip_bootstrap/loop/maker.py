@@ -144,9 +144,8 @@ class Maker:
         if folder is None:
             if before:
                 by_today = recipe_by_today(before["recipe"], output.section)
-                because = (
-                    f"because of {_difference(by_today, recipe)}" if STALE not in before else f"was {before[STALE]}"
-                )
+                is_stale = STALE in before
+                because = f"it was {before[STALE]}" if is_stale else f"because of {_difference(by_today, recipe)}"
                 why = f"{because}; the one before stays"
                 self.say(f"{output.name}: making it anew, {why}")
             return begin(root, output, recipe), False
