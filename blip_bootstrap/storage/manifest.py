@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from blip_bootstrap.config import Section
 from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, Later, ListPath, Speed, mark_of
 from blip_bootstrap.storage.files import write_durable
 from blip_bootstrap.storage.keys import by_number
-from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, pointer_to
+from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, names_of, pointer_to
 from blip_bootstrap.storage.notes import Note, digest_of_rows, known_by, read_note
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import borrowed_from, home_of_part
@@ -202,7 +202,7 @@ class KnownParts:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Path, dict[str, Mapping[str, Any]]] = {}
+        self._known: dict[Path, tuple[Sequence[Mapping[str, Any]], dict[str, int]]] = {}
 
     def __call__(self, part: Path) -> Note | None:
         """The note of a part; None where nobody has left one, as earlier versions did not, and it is to be read."""
@@ -247,5 +247,6 @@ class KnownParts:
         """What the MANIFEST of an artifact says of a file; nothing where it is half-made."""
         if folder not in self._known:
             files = (read_json(folder / MANIFEST) or {}).get("files", [])
-            self._known[folder] = {str(one["name"]): one for one in files}
-        return self._known[folder].get(name, {})
+            self._known[folder] = files, {file: at for at, file in enumerate(names_of(files))}
+        files, places = self._known[folder]
+        return files[places[name]] if name in places else {}

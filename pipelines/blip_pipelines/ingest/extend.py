@@ -89,6 +89,7 @@ def extend(
     if _comes_back(db, known, cutter.known):
         for folder in (out / ROWS, out / KNOWN):
             shutil.rmtree(folder, ignore_errors=True)
+        db.execute("DROP TABLE left_out")  # of the ids of parts; the way by rows numbers lines
         return None
     for name in names:
         borrow(out, base / name)

@@ -22,7 +22,7 @@ from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_bootstrap.storage.withdrawn import withdrawn_of
-from blip_pipelines.ingest.known import KNOWN
+from blip_pipelines.ingest.known import KNOWN, mark_same, write_known
 from blip_pipelines.ingest.pool import (
     CURRENT,
     KIND,
@@ -93,6 +93,8 @@ class Growing:
         kept = self._keep_shards()
         self._take(taken, cut, kept)
         self._write_new()
+        write_known(self.out / ROWS, self.out / KNOWN)
+        self._mark_same()
         told = [f"{len(taken):,} parts as they are", f"{num_new:,} new rows"]
         told += [f"{num_again:,} failed rows tried again"] if again else []
         tell(f"  download  {', '.join(told)}")
@@ -267,6 +269,16 @@ class Growing:
                 number, waiting = number + 1, waiting.slice(size)
         if len(waiting):
             self._write_shard(number, waiting)
+
+    def _mark_same(self) -> None:
+        """Let rows of the new shards name rows that stay and have their URL; not those that are tried again."""
+        places = ((number_of(name), self.out / ROWS / name) for name in part_names(self.out / ROWS))
+        self.db.execute("CREATE TABLE IF NOT EXISTS left_out (id BIGINT)")
+        self.db.execute(
+            "INSERT INTO left_out SELECT id FROM placed WHERE place <> 'listed' UNION SELECT id FROM wanted "
+            "WHERE id IS NOT NULL"
+        )
+        mark_same(self.db, self.out / KNOWN, {number: path for number, path in places if number >= self.free})
 
     def _new_rows(self) -> Iterable[pa.Table]:
         for file in self.files:

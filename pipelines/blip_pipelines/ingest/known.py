@@ -124,10 +124,10 @@ def _digests_of(urls: Sequence[str]) -> Digests:
     return np.frombuffer(parts, ">u8").astype(np.uint64)
 
 
-def create_known(db: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> None:
-    """Make the view `name` over files of the table `known`, without the rows of the table `left_out`."""
+def create_known(db: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path], where: str = "true") -> None:
+    """Make the view `name` over rows of files of the table `known`, without those of the table `left_out`."""
     db.execute("CREATE TABLE IF NOT EXISTS left_out (id BIGINT)")
-    db.execute(f"CREATE OR REPLACE VIEW {name} AS FROM ({rows_of(files)}) ANTI JOIN left_out USING (id)")
+    db.execute(f"CREATE OR REPLACE VIEW {name} AS FROM ({rows_of(files)}) ANTI JOIN left_out USING (id) WHERE {where}")
 
 
 def rows_of(files: Sequence[Path]) -> str:
@@ -147,6 +147,23 @@ def mark_repeats(db: duckdb.DuckDBPyConnection, shards: Mapping[int, Path]) -> N
     """
     _find_repeats(db)
     _find_uids(db)
+    for number, rows in _by_part(db):
+        _mark(shards[number], rows)
+
+
+def mark_same(db: duckdb.DuckDBPyConnection, known: Path, shards: Mapping[int, Path]) -> None:
+    """Let rows of the last `shards` that have the URL of an earlier row, and another text, name that one's key.
+
+    As `mark_repeats`, for rows that were compared with all others by URL and text before. The folder `known` has the
+    table of these shards and of the rows before them; those of the table `left_out` name nothing and are not named.
+    """
+    if not shards:
+        return
+    files, first = sorted(known.glob("part-*.parquet"), key=lambda path: by_number(path.name)), min(shards)
+    create_known(db, "new_rows", files, f"id >= {first * ROWS_PER_PART}")
+    create_known(db, "earlier_rows", files, f"id < {first * ROWS_PER_PART}")
+    _find_repeats(db)
+    db.execute("DELETE FROM repeats WHERE again")
     for number, rows in _by_part(db):
         _mark(shards[number], rows)
 

@@ -21,7 +21,7 @@ from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.withdrawn import withdrawn_of
 from blip_pipelines.ingest.extend import digests_of, extend
 from blip_pipelines.ingest.growth import Growing, no_rows
-from blip_pipelines.ingest.known import KNOWN, write_known
+from blip_pipelines.ingest.known import KNOWN
 from blip_pipelines.ingest.pool import (
     BEFORE,
     ROWS,
@@ -99,7 +99,6 @@ def _plan(
     growing = Growing(db, out, lists, config, fill_pool(db, out, kin), free_number([out, *kin]))
     if growing.has_any:
         num_listed, removed = growing.grow(retry is not None, failed_class(retry))
-        write_known(out / ROWS, out / KNOWN)
         plan = Plan([], num_listed, removed, is_plain=False)
     else:
         plan = _cut_anew(db, out, lists, config, kin)
