@@ -80,7 +80,7 @@ def test_a_killed_worker_is_started_again_and_goes_on(world: Path, tmp_path: Pat
 
 
 def train_two(out: Path, world: Path, ray: RayConfig, kill: bool) -> None:
-    """Four steps by two workers of a TorchTrainer, who are noted in `started`; with `kill` the second dies at step 3."""
+    """Four steps by two workers of a TorchTrainer, noted in `started`; with `kill` the second dies at step 3."""
     started = out.parent / "started"
     for folder in (out, started):
         folder.mkdir(parents=True)
