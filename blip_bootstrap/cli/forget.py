@@ -15,6 +15,7 @@ from blip_bootstrap.cli.asked_run import Root, run_folder
 from blip_bootstrap.cli.options import BreakLock, say
 from blip_bootstrap.config import load_config
 from blip_bootstrap.errors import BlipBootstrapError, InputError
+from blip_bootstrap.loop.adopt import adopt
 from blip_bootstrap.paths import path_argument
 from blip_bootstrap.report.figures import write_figures
 from blip_bootstrap.report.overview_page import write_overview
@@ -79,6 +80,8 @@ def forget(
             if was_begun:
                 return
             raise InputError("nothing to forget: give --url, --domain, --sha256 or --list")
+        if not dry_run:
+            adopt(folder)
         plan, equal = plan_withdrawal(folder, wanted)
         _tell(plan, equal)
         if dry_run:
@@ -92,7 +95,7 @@ def _finish(folder: Path) -> None:
     plan, receipt = end(folder)
     pages = [name for name in plan.delete if name.endswith(("metrics.json", "report.html")) and "/." not in f"/{name}"]
     if pages:
-        _write_pages(folder, sorted(pages))
+        _write_pages(folder, sorted(pages, key=lambda name: ("/" not in name, name)))  # that over all rounds last
     typer.echo(f"forgotten: {plan.receipt['rows']:,} rows; receipt {shown(str(receipt))}")
 
 

@@ -145,7 +145,7 @@ class Maker:
             if before:
                 by_today = recipe_by_today(before["recipe"], output.section)
                 is_stale = STALE in before
-                because = f"was {before[STALE]}" if is_stale else f"because of {_difference(by_today, recipe)}"
+                because = f"it was {before[STALE]}" if is_stale else f"because of {_difference(by_today, recipe)}"
                 why = f"{because}; the one before stays"
                 self.say(f"{output.name}: making it anew, {why}")
             return begin(root, output, recipe), False

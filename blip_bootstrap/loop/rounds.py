@@ -129,7 +129,7 @@ def _mistakes(config: Config, last: int, remake: Sequence[int], seeming: Sequenc
 
 
 def _open_given(config: Config, last: int, seeming: list[int]) -> None:
-    """Open the models given for the rounds in `seeming`, once. Raises ConfigError where something is wrong with them."""
+    """Open the models given for the rounds in `seeming`, once. Raises ConfigError where one is not right."""
     mistakes = [line for number in seeming for line in check_given(config.of_round(number), number)]
     if mistakes:
         raise ConfigError(list(dict.fromkeys(mistakes)))

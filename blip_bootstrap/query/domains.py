@@ -49,6 +49,11 @@ def registered_domain(host: str | None) -> str | None:
     return found
 
 
+def is_public_suffix(domain: str) -> bool:
+    """Whether others register names below this, as below `co.uk`, `com` and `github.io`."""
+    return bool(PublicSuffixList(accept_unknown=False).publicsuffix(domain) == domain)
+
+
 @cache
 def _suffixes() -> PublicSuffixList:
     return PublicSuffixList()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.query.domains import registered_domain
+from blip_bootstrap.query.domains import is_public_suffix
 from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.known_names import DIGEST_NAME, URL_NAMES, find_name
 from blip_bootstrap.reading.records import is_list_file, read_records
@@ -77,13 +77,8 @@ def _domain(text: str) -> str:
     domain = text.strip().lower().strip(".")
     if not _DOMAIN.fullmatch(domain):
         raise InputError(f"--domain: {text!r} is no domain or host; give one as example.org, without http:// and path")
-    labels = domain.split(".")
-    if not registered_domain(domain) and not domain.replace(".", "").isdigit() and not domain.startswith("["):
-        below = registered_domain(f"x.{domain}")
-        if below == f"x.{domain}" and (len(labels) > 1 or domain != "localhost"):
-            raise InputError(
-                f"--domain: {text!r} is nobody's own domain, others have theirs below it; give one of these"
-            )
+    if is_public_suffix(domain):
+        raise InputError(f"--domain: {text!r} is nobody's own, others have domains below it; give one of these")
     return domain
 
 

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.loop.adopt import adopt
-from blip_bootstrap.loop.artifacts import artifact_folders
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.files import make_folder, sweep, sync, write_durable
 from blip_bootstrap.storage.manifest import digest_of_path, stored
 from blip_bootstrap.storage.many_files import FILES_IN
 from blip_bootstrap.storage.notes import Note, digest_in, note_path, read_note, write_note
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.run_folder import MANIFEST, STALE, checksum, round_folder, round_numbers
+from blip_bootstrap.storage.run_folder import MANIFEST, STALE, checksum
 from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_bootstrap.storage.withdrawn import JOURNAL, add_withdrawn
 from blip_bootstrap.withdrawal.asked import Asked
@@ -41,7 +39,6 @@ def is_begun(root: Path) -> bool:
 
 def begin(root: Path, plan: Plan) -> None:
     """Write the journal: from now on the run does nothing else before this is at its end."""
-    adopt(root)
     write_durable(root / JOURNAL, plan.as_json())
 
 
@@ -53,9 +50,8 @@ def end(root: Path) -> tuple[Plan, Path]:
     """
     plan = _read_journal(root)
     add_withdrawn(root, plan.urls, plan.pictures)
-    for folder in (root, *(round_folder(root, number) for number in round_numbers(root)), *artifact_folders(root)):
-        for within in (folder, *(one for one in folder.rglob("*/") if folder.parent.parent.name == "artifacts")):
-            sweep(within)
+    for folder in (root, *(one for one in root.rglob("*/") if not one.is_symlink())):
+        sweep(folder)
     for name in plan.delete:
         gone(root / name)
     written = _write_files(root, plan)

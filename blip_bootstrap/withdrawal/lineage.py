@@ -1,4 +1,4 @@
-"""The artifacts of a run as `forget` sees them: their own tables, those that they borrow, and of which images they are."""
+"""The artifacts of a run as `forget` sees them: their own tables, borrowed ones, and of which images they are."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from blip_bootstrap.storage.run_folder import (
     round_numbers,
     used_folder,
 )
-from blip_bootstrap.storage.store import is_there
+from blip_bootstrap.storage.store import is_there, size_of
 from blip_bootstrap.storage.withdrawn import digest_of_url
 from blip_bootstrap.withdrawal.asked import Asked
 from blip_bootstrap.withdrawal.lineage import DOWNLOAD, Found, Lineage, artifacts_of
@@ -184,7 +184,7 @@ class Planner:
             "texts": self._num_texts("flags"),
             "pairs": self._num_texts("kept"),
             "files": files,
-            "bytes_written_anew": sum((self.root / file).stat().st_size for file in files if (self.root / file).is_file()),
+            "bytes_written_anew": sum(size_of(self.root / file) or 0 for file in files),
             "deleted": list(self.made.delete),
             "keys": {one.folder: sorted(keys) for one in self.found if (keys := self.keys[one.folder])
                      and one.step == DOWNLOAD},
