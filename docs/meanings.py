@@ -11,6 +11,7 @@ OF_STATUSES = {
     "failed_to_download": "no bytes came, or none that may be used",
     "failed_to_resize": "bytes came, but they are no usable picture",
     "rejected": "never fetched: blank, repeated, or a line that is no record",
+    "withdrawn": "forgotten by `blip-bootstrap forget`, or listed again since: its key is all that is left",
 }
 
 OF_DEATHS = {

@@ -65,6 +65,11 @@ class Commands(ListedCommands):
             "blip_bootstrap.cli.gc",
             "List what no round points to, with its size and age; with --delete, delete it.",
         ),
+        "forget": Listed(
+            "blip_bootstrap.cli.forget",
+            "Take pictures out of a run for good, with their texts and URLs, wherever it has them; no list brings them "
+            "back.",
+        ),
         "vqa": Listed("blip_bootstrap.cli.vqa", "Fine-tune a model to answer questions about pictures, and ask it."),
     }
 

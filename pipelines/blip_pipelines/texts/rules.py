@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from html import unescape
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -20,16 +21,18 @@ _KIND = r"(?:image|picture|photo(?:graph)?|pic|img|figure|fig|thumbnail|logo|ico
 
 _BOILERPLATE = re.compile(
     rf"""(?:
-    (?:click|tap|hover|press)\b.*\b(?:enlarge|zoom|view|see|open|expand|more|full[ -]size|larger)\b.* |
+    (?:click|tap|hover|press)\s+(?:here|to|on|over|for|this|the|and|{_KIND})\b.*
+       \b(?:enlarge|zoom|view|see|open|expand|more|full[ -]size|larger)\b.* |
     (?:image|photo)\s+may\s+contain\b.* | no\s+(?:photo|image)\s+description\s+available.* |
     (?:no\s+)?{_KIND}\s+(?:not\s+)?(?:available|found|missing|unavailable|loading|coming\s+soon)(?:\s+yet)? |
     (?:no\s+)?(?:alt|alternative)\s*(?:text|tag)?(?:\s+(?:available|provided|here|goes\s+here))? |
     (?:the\s+|main\s+|featured\s+|header\s+|hero\s+|cover\s+|profile\s+|product\s+|gallery\s+|post\s+|blog\s+|article\s+|
        embedded\s+|user\s+|author\s+|small\s+|large\s+|slide(?:r|show)?\s+|preview\s+|default\s+|placeholder\s+|background\s+|stock\s+|
-       site\s+|company\s+)*
+       site\s+|company\s+|royalty[ -]free\s+|free\s+|editorial\s+)*
     (?:{_KIND}|vector|illustration|clip\s?art|image\s+permalink|screenshot|untitled|slide|item|spacer|pixel|blank)
        (?:\s*(?:no\.?|number|nr\.?|\#)?\s*\d+(?:\s*(?:of|/)\s*\d+)?)? |
-    {_KIND}\s+(?:for|of|result\s+for)\s+(?:the\s+)?(?:post|article|product|item|page|story|this\s+.*) |
+    {_KIND}\s+(?:for|of|result\s+for)\s+(?:(?:the|this)\s+)?
+       (?:(?:blog|news)\s+)?(?:post|article|product|item|page|story|listing|entry|event|recipe|video|profile|user) |
     (?:share|pin|tweet|follow|like)\s+(?:this|it|us)?\s*(?:on|to)?\s*
        (?:facebook|twitter|pinterest|instagram|linkedin|whatsapp|x|email)? |
     loading(?:\s*\.*)? | advertisement | sponsored | read\s+more | learn\s+more | buy\s+now | shop\s+now |
@@ -142,10 +145,15 @@ def check_text(text: str | None, config: TextRulesConfig) -> tuple[str | None, s
     """
     if not (text or "").strip():
         return None, None, None
-    text = text or ""
+    text = unescape(text or "")  # many lists have &amp; and &eacute;
     language, probability = language_of(text) if "language" in config.rules else (None, None)
-    is_foreign = language not in config.languages and (probability or 0.0) >= config.min_language_probability
+    is_foreign = not _is_wanted(language, config) and (probability or 0.0) >= config.min_language_probability
     for name in config.in_order:
         if is_foreign if name == "language" else RULES[name](text, config):
             return name, language, probability
     return None, language, probability
+
+
+def _is_wanted(language: str | None, config: TextRulesConfig) -> bool:
+    """py3langid takes some lists of English names for Nigerian Pidgin, and its texts are English to a filter."""
+    return ("en" if language == "pcm" and "en" in config.languages else language) in config.languages

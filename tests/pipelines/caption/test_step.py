@@ -29,7 +29,7 @@ from blip_pipelines.cluster.items import Pool
 from blip_pipelines.cluster.tally import Tally
 
 Models = tuple[Path, Path]
-CONFIG = CaptionConfig(candidates=2, device="cpu", num_actors=1, sampler=SamplerConfig(max_tokens=10))
+CONFIG = CaptionConfig(candidates=2, device="cpu", num_actors=1, sampler=SamplerConfig(min_tokens=1, max_tokens=6))
 NUM_IMAGES, PER_PART = 1_300, 650
 
 

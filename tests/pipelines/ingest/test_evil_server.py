@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -88,6 +89,12 @@ def test_names_are_looked_up_once_in_a_while(monkeypatch: pytest.MonkeyPatch) ->
     assert len(asked) == 2
 
 
+@pytest.fixture(scope="module")
+def store() -> Iterator[WebStore]:
+    with WebStore(DownloadConfig()) as store:
+        yield store
+
+
 BODY = picture(9)
 SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
 
@@ -104,13 +111,14 @@ SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
         ({"sha256": "unknown", "md5": 7, "sha256_of_text": "0" * 64, "note": "the md5"}, True),
     ],
 )
-def test_a_list_that_gives_digests(served: EvilServer, extra: dict[str, Any] | None, is_right: bool) -> None:
+def test_a_list_that_gives_digests(
+    served: EvilServer, store: WebStore, extra: dict[str, Any] | None, is_right: bool
+) -> None:
     told = None if extra is None else json.dumps(extra)
     row = {"key": "0", "url": served.url("/a/same.jpg"), "status": None, "extra": told}
     for verify in (True, False):
         config = DownloadConfig(verify_digests=verify)
-        with WebStore(config) as store:
-            (found,) = fetch_rows([row], config, frozenset({served.host}), store, Proxies())
+        (found,) = fetch_rows([row], config, frozenset({served.host}), store, Proxies())
         right = is_right or not verify
         status = ("success", None) if right else ("failed_to_download", "wrong_digest")
         assert (found["status"], found["error_class"], found["sha256"]) == (*status, SHA256)

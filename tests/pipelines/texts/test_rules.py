@@ -20,7 +20,8 @@ DROPPED = {
         "Click to enlarge", "click here to view larger image", "Image may contain: one or more people",
         "No photo description available.", "image not available", "Stock photo", "Embedded image permalink",
         "profile picture", "Photo 3 of 12", "image 7", "Featured Image", "alt text", "Pin it on Pinterest",
-        "Loading...",         "Image for the post", "Thumbnail", "placeholder image",
+        "Loading...", "Image for the post", "Thumbnail", "placeholder image", "Photo of this product",
+        "Royalty Free Stock Photo", "Click image to see it larger", "Hover to zoom", "Image for this news article",
     ],
     "file_name": [
         "IMG_20190504_1234.jpg", "DSC00123", "https://example.com/a.png?w=3", "my holiday photo.JPG", "1234567890",
@@ -40,6 +41,8 @@ KEPT = {
     "boilerplate": [
         "a man clicks his camera to photograph a bird", "photo of a brown dog on the beach", "home of the brave",
         "stock photo of two cats", "loading hay onto a cart", "picture frame on a white wall", "a screenshot of a map",
+        "Photo of this old house on a hill", "Press photographers see the queen", "Tap dancers on a larger stage",
+        "click beetle with an open shell",
     ],
     "file_name": [
         "a dog named jpg", "Boeing 747-400 at the gate", "5 red apples", "e-bike", "Mercedes", "well-known street",
@@ -79,6 +82,15 @@ def test_a_language_is_dropped_where_it_is_sure() -> None:
     assert check_text(german, rule.model_copy(update={"languages": ("en", "de")}))[0] is None
     unsure = "Mercedes Benz"
     assert check_text(unsure, rule)[0] is None or language_of(unsure)[1] >= 0.8
+
+
+def test_pidgin_counts_as_english_and_entities_as_their_letters() -> None:
+    rule = TextRulesConfig(rules=("language", "repeated_words"))
+    names = "The Season, fashion plate for 'The Queen', Septemb Pin"
+    assert language_of(names)[0] == "pcm"
+    assert check_text(names, rule)[:2] == (None, "pcm")
+    assert check_text(names, rule.model_copy(update={"languages": ("de",)}))[0] == "language"
+    assert check_text("Gotrek &amp; Felix &amp; Snorri &amp; friends in a boat", rule)[0] is None
 
 
 def test_rules_are_named_in_several_ways() -> None:
