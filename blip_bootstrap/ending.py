@@ -151,8 +151,9 @@ def ended_early(goes_on: str) -> Iterator[None]:
         note_end()
         typer.echo(f"interrupted; {goes_on}", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except SystemExit:
-        # Where Terminated is raised in a call of Ray's core, that raises a SystemExit of its own in its place (2.60).
+    except (SystemExit, Exception):
+        # Where Terminated is raised in a call of Ray's core, that raises a SystemExit of its own in its place (2.60);
+        # and where it is raised in an import of pyarrow's C++, as of pandas, whatever the lack of that leads to.
         if not sigterm_came():
             raise
         note_end()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -54,6 +55,16 @@ class _Terminal(Console):
         self.quiet = True
 
 
+_open: list[Progress] = []
+"""Those that this process shows now, the newest last."""
+
+
+def told_now() -> dict[str, Any] | None:
+    """What is at work in this process by its newest Progress, as `Progress.told`; None where none is open."""
+    newest = _open[-1:]  # in one step: another thread may be closing it
+    return newest[0].told() if newest else None
+
+
 PLAIN_INTERVAL_S = 30.0
 """Least time between two lines in a log file; no line is written while nothing changes."""
 
@@ -82,12 +93,15 @@ class Progress:
         self._printed: tuple[object, ...] | None = None
 
     def __enter__(self) -> Progress:
+        _open.append(self)
         with never_failing():
             if self._live:
                 self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self in _open:
+            _open.remove(self)
         with never_failing():
             if self._live:
                 self._live.stop()
@@ -109,7 +123,7 @@ class Progress:
         if done < self._before:
             self.begin(done)
         self.done = done
-        self.figures.update(figures)
+        self.figures = self.figures | figures  # another one: `told` reads it from another thread
         with never_failing():
             self._show(time.monotonic())
 
@@ -128,14 +142,30 @@ class Progress:
         """All that a line shows, except for the time that went by."""
         return self.done, *self.figures.items()
 
+    @property
+    def rate(self) -> float:
+        """Units a second, of this run's work alone."""
+        return max(0, self.done - self._before) / max(time.monotonic() - self.started, 1e-6)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that the rest takes at this rate; None where that cannot be told."""
+        is_known = self.total and self.rate and self.done < self.total
+        return ((self.total or 0) - self.done) / self.rate if is_known else None
+
+    def told(self) -> dict[str, Any]:
+        """What a line shows, for a program: `name`, `unit`, `done`, `total`, `per_second`, `seconds_left`, `counts`."""
+        return {
+            "name": self.name, "unit": self.unit, "done": self.done, "total": self.total,
+            "per_second": round(self.rate, 4), "seconds_left": self.seconds_left, "counts": self.figures,
+        }  # fmt: skip
+
     def line(self) -> str:
         """The line as text: name, done/total, rate, time, figures; rate and time left are of this run's work alone."""
         seconds = max(time.monotonic() - self.started, 1e-6)
-        new = max(0, self.done - self._before)
-        rate = new / seconds
         of_total = f"/{self.total:,}" if self.total else ""
-        parts = [f"  {self.name}  {self.done:,}{of_total} {self.unit}", f"{rate:,.1f}/s", f"{seconds:.0f} s"]
-        if self.total and new and self.done < self.total:
-            parts.append(f"{(self.total - self.done) / rate:.0f} s left")
+        parts = [f"  {self.name}  {self.done:,}{of_total} {self.unit}", f"{self.rate:,.1f}/s", f"{seconds:.0f} s"]
+        if (left := self.seconds_left) is not None:
+            parts.append(f"{left:.0f} s left")
         parts += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.figures.items()]
         return "  ".join(parts)

@@ -48,8 +48,8 @@ def shortfalls(root: Path, number: int) -> Iterator[tuple[str, str]]:
 
 
 def failed_share(counts: Counts) -> float:
-    """The share 0..1 of a list's rows that failed; blank and repeated rows, which were never tried, do not count."""
-    tried = _listed_rows(counts) - counts.get("rejected", 0)
+    """The share 0..1 of a list's rows that failed; blank, repeated and withdrawn rows do not count."""
+    tried = _listed_rows(counts) - counts.get("rejected", 0) - counts.get("withdrawn", 0)
     return 1 - counts.get("success", 0) / tried if tried else 1.0
 
 

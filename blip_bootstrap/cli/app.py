@@ -23,6 +23,10 @@ class Commands(ListedCommands):
             "Run two CapFilt rounds on a drawn world, with a web server that also fails; takes minutes and needs no "
             "data.",
         ),
+        "status": Listed(
+            "blip_bootstrap.cli.status",
+            "Tell how far a run is, while it is at work or not: step, who works on it, rate, failures, time left.",
+        ),
         "sql": Listed(
             "blip_bootstrap.cli.sql",
             "Ask DuckDB about the views of a run, as `images`, `captions` and `pairs`; nothing can be changed.",
@@ -60,6 +64,11 @@ class Commands(ListedCommands):
         "gc": Listed(
             "blip_bootstrap.cli.gc",
             "List what no round points to, with its size and age; with --delete, delete it.",
+        ),
+        "forget": Listed(
+            "blip_bootstrap.cli.forget",
+            "Take pictures out of a run for good, with their texts and URLs, wherever it has them; no list brings them "
+            "back.",
         ),
         "vqa": Listed("blip_bootstrap.cli.vqa", "Fine-tune a model to answer questions about pictures, and ask it."),
     }

@@ -30,6 +30,7 @@ from blip_bootstrap.storage.store import fetched
 from blip_pipelines.export.export import Wanted, export_round
 from blip_pipelines.export.place import Place
 from blip_pipelines.export.source import Ledger, Source
+from blip_training.data.left_out import read_left_out
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
@@ -90,6 +91,7 @@ def _ledger(root: Path, number: int) -> Ledger:
     """The manifests of the images, of the pairs, and of all of this round that they were made from."""
     found: dict[str, Any] = {}
     todo = ["images", *(f"{round_name(number)}/{one}" for one in ("pairs", "captions"))]
+    todo += ["same_pictures"] if _same_pictures(root, number) else []
     for name in todo:
         if manifest := read_json(_artifact(root, number, name) / MANIFEST):
             found[name] = {key: value for key, value in manifest.items() if key != "files"}
@@ -124,7 +126,13 @@ def _source(root: Path, number: int) -> Source:
         captions if has_captions else None,
         judged_by,
         rule.get("weights") == "rule",
+        read_left_out(_same_pictures(root, number)).web,
     )
+
+
+def _same_pictures(root: Path, number: int) -> Path | None:
+    """The folder of the pictures that are in two sets, where the round has looked for them."""
+    return _artifact(root, number, "same_pictures") if "same_pictures" in read_pointers(root, number) else None
 
 
 def _name_of(root: Path) -> str:

@@ -21,7 +21,7 @@ from blip_bootstrap.storage.notes import NOTES
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.pointers import artifact_folder, shown_at
-from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, place_of, read_json, read_pointers, round_of
+from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, STALE, place_of, read_json, read_pointers, round_of
 from blip_bootstrap.storage.store import fetched, gone, publish_rest, sizes_there, store_of
 
 STAGING = ".staging"
@@ -35,7 +35,12 @@ REPAIRED = ".repaired.json"
 
 
 def is_made_by(made: Mapping[str, Any], recipe: Mapping[str, Any], section: Section | None) -> bool:
-    """Whether what `made` tells of (a MANIFEST, or the note on something half-made) counts as made by `recipe`."""
+    """Whether what `made` tells of (a MANIFEST, or the note on something half-made) counts as made by `recipe`.
+
+    What was made of rows that are withdrawn since does not.
+    """
+    if STALE in made:
+        return False
     digest = digest_of_recipe(recipe)
     return digest in (made.get("digest"), digest_of_recipe(recipe_by_today(made["recipe"], section)))
 

@@ -20,7 +20,7 @@ from blip_bootstrap.storage.manifest import digest_of_recipe, without_growth
 from blip_bootstrap.storage.notes import digest_in
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet
 from blip_bootstrap.storage.parts import borrow, of_rows, read_left_out
-from blip_bootstrap.storage.run_folder import ARTIFACTS, read_json
+from blip_bootstrap.storage.run_folder import ARTIFACTS, STALE, read_json
 
 Origins = Mapping[str, str]
 """Of each part what it was made of, as 64 hex digits, by its name."""
@@ -69,9 +69,9 @@ def find_kin(root: Path, recipe: Mapping[str, Any], section: Section | None, fol
 
 
 def _begun(folder: Path) -> Mapping[str, Any] | None:
-    """The MANIFEST of an artifact, or the note on one that is half-made."""
+    """The MANIFEST of an artifact, or the note on one that is half-made; None where it is to be made anew."""
     begun: Mapping[str, Any] | None = manifest_in(folder) or read_json(folder / RECIPE)
-    return begun if begun and "recipe" in begun else None
+    return begun if begun and "recipe" in begun and STALE not in begun else None
 
 
 def _grown_by(growth: Growth) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def origins(recipe: Mapping[str, Any], inputs: Sequence[Artifact | None]) -> dic
 
 def _with_files_of(parts: dict[str, str], beside: Artifact) -> dict[str, str]:
     """The digests of parts with those of the files of the same names in another input."""
-    files = {str(one["name"]): str(one["sha256"]) for one in (manifest_in(beside.local) or {}).get("files", [])}
+    files = {str(one["name"]): digest_in(one) for one in (manifest_in(beside.local) or {}).get("files", [])}
     kind = beside.name.rpartition("/")[2]
     made_of = {name: digest_of_recipe({"part": parts[name], kind: files[name]}) for name in parts if name in files}
     return parts | made_of

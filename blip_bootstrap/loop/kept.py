@@ -15,6 +15,7 @@ from blip_bootstrap.storage.manifest import recipe_by_today
 from blip_bootstrap.storage.pointers import is_finished
 from blip_bootstrap.storage.run_folder import (
     LATER,
+    STALE,
     made_by_steps,
     made_from_another,
     read_pointers,
@@ -42,6 +43,8 @@ def is_kept(root: Path, number: int) -> bool:
     if any(damaged is None or (damaged and round_of(name) is not None) for name, damaged in _damage(root, number)):
         return False
     made = made_by_steps(root)
+    if any(STALE in manifest for name, manifest in made.items() if round_of(name) == number):
+        return False
     mine = (made_from_another(made, name) for name in made if round_of(name) == number)
     return not any(round_of(one) == number for names in mine for one in names)
 

@@ -29,6 +29,7 @@ from blip_bootstrap.loop.artifacts import (
     take_up,
     tidy,
 )
+from blip_bootstrap.loop.at_work import noted
 from blip_bootstrap.loop.given import given_models
 from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins, reads_of
 from blip_bootstrap.loop.layout import Artifact
@@ -37,7 +38,7 @@ from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifes
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
-from blip_bootstrap.storage.run_folder import MANIFEST
+from blip_bootstrap.storage.run_folder import MANIFEST, STALE
 from blip_bootstrap.storage.store import fetched
 from blip_bootstrap.storage.verify import check_input
 from blip_pipelines.cluster.sees_root import check_nodes
@@ -143,7 +144,9 @@ class Maker:
         if folder is None:
             if before:
                 by_today = recipe_by_today(before["recipe"], output.section)
-                why = f"because of {_difference(by_today, recipe)}; the one before stays"
+                is_stale = STALE in before
+                because = f"was {before[STALE]}" if is_stale else f"because of {_difference(by_today, recipe)}"
+                why = f"{because}; the one before stays"
                 self.say(f"{output.name}: making it anew, {why}")
             return begin(root, output, recipe), False
         manifest = manifest_in(folder) or {}
@@ -184,7 +187,8 @@ class Maker:
                 check_input(one.local, read_manifest(one) or {"files": []}, reads)
         started = time.monotonic()
         try:
-            counts = step(folder, *self._arguments(at.inputs), **self._settings(at, kin))
+            with noted(root, self.number, output.name, _name(step)):
+                counts = step(folder, *self._arguments(at.inputs), **self._settings(at, kin))
         except BaseException:
             drop_empty(folder)
             raise

@@ -13,6 +13,7 @@ from blip_bootstrap.config import Config, dump_yaml
 from blip_bootstrap.errors import ConfigError, NothingLeft
 from blip_bootstrap.labels.truth import oracle_pairs
 from blip_bootstrap.loop.adopt import adopt
+from blip_bootstrap.loop.at_work import forget_note
 from blip_bootstrap.loop.check import check_config, check_retry
 from blip_bootstrap.loop.given import check_given, note_given
 from blip_bootstrap.loop.kept import Keeper, damage_of, is_kept
@@ -38,6 +39,7 @@ from blip_bootstrap.storage.run_folder import (
 )
 from blip_bootstrap.storage.store import shown
 from blip_bootstrap.storage.store_lock import locked
+from blip_bootstrap.storage.withdrawn import check_no_journal
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.check.step import check_filter
 from blip_pipelines.cluster.devices import resolve_dtypes
@@ -68,6 +70,7 @@ def run_rounds(
     config = at_hand(resolve_dtypes(config, say))
     page, nothing_left = None, None
     with locked(config.root), OpenRun(config.root) as run:
+        check_no_journal(config.root)
         adopt(config.root)
         before = out_of_date(config.root)
         note_given(config.of_round(last), last)
@@ -89,6 +92,7 @@ def run_rounds(
             if (round_folder(config.root, number) / "report.html").exists():
                 _write_pages(config, number, run, say)
         say(f"overview: {write_overview(config.root, run)}")
+        forget_note(config.root)
     if nothing_left:
         raise nothing_left
     return page
@@ -125,8 +129,10 @@ def run_download(config: Config, say: Say, retry: str | None = None) -> None:
     config = at_hand(config)
     at = Layout(config, 0)
     with locked(config.root):
+        check_no_journal(config.root)
         adopt(config.root)
         Maker(config, say, retry=retry)(at.images, download_images, *at.urls)
+        forget_note(config.root)
 
 
 def keep_round(config: Config, number: int, say: Say) -> None:

@@ -14,6 +14,7 @@ from blip_bootstrap.reading.places import digest_of_files, digest_of_stamps, fil
 from blip_bootstrap.reading.records import is_list_file
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, stamp_of
+from blip_bootstrap.storage.notes import digest_in
 from blip_bootstrap.storage.run_folder import MANIFEST, read_json
 
 DIGESTS = ".lists/digests.json"
@@ -62,7 +63,7 @@ def digest_of_input(artifact: Artifact, root: Path | None = None) -> str:
         manifest = read_manifest(artifact)
         if manifest is None:
             raise InputError(f"{artifact.path}: not there or half-made; run the round that makes it first")
-        of_file = [entry["sha256"] for entry in manifest["files"] if entry["name"] == artifact.file]
+        of_file = [digest_in(entry) for entry in manifest["files"] if entry["name"] == artifact.file]
         return str(of_file[0] if of_file else manifest["content"])
     if artifact.holds == "list" and not artifact.local.is_file():
         return digest_of_files(files_of(artifact.local, is_list_file))

@@ -16,7 +16,7 @@ CREATE VIEW domains AS
 WITH hosts AS MATERIALIZED (
     SELECT {HOST} AS host, count(*) AS urls, count(*) FILTER (status = 'success') AS pictures,
         sum(size_bytes) FILTER (status = 'success') AS size_bytes
-    FROM images WHERE listed GROUP BY 1
+    FROM images WHERE listed AND status <> 'withdrawn' GROUP BY 1
 ), found AS (
     SELECT coalesce(registered_domain(host), nullif(host, '')) AS domain, sum(urls)::BIGINT AS urls,
         sum(pictures)::BIGINT AS pictures, sum(size_bytes)::BIGINT AS size_bytes

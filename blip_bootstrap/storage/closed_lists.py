@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-STATUSES = ("success", "failed_to_download", "failed_to_resize", "rejected")
-"""img2dataset's three, and `rejected`: the row was never fetched (blank or repeated)."""
+WITHDRAWN = "withdrawn"
+
+STATUSES = ("success", "failed_to_download", "failed_to_resize", "rejected", WITHDRAWN)
+"""img2dataset's three, `rejected`: the row was never fetched (blank or repeated), and `withdrawn`: it is forgotten, and
+its key is all that is left."""
 
 DEATHS = ("crashed", "hung", "out_of_memory")
 """What a process can die of that works on a row alone; it is then the row's reason."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from blip_bootstrap.config import Section
 from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, Later, ListPath, Speed, mark_of
 from blip_bootstrap.storage.files import write_durable
 from blip_bootstrap.storage.keys import by_number
-from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, pointer_to
+from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, names_of, pointer_to
 from blip_bootstrap.storage.notes import Note, digest_of_rows, known_by, read_note
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import borrowed_from, home_of_part
@@ -202,7 +202,7 @@ class KnownParts:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Path, dict[str, Mapping[str, Any]]] = {}
+        self._known: dict[Path, tuple[Sequence[Mapping[str, Any]], dict[str, int]]] = {}
 
     def __call__(self, part: Path) -> Note | None:
         """The note of a part; None where nobody has left one, as earlier versions did not, and it is to be read."""
@@ -227,7 +227,7 @@ class KnownParts:
         """A file of an artifact as its MANIFEST is to have it."""
         if (at := borrowed_from(file)) is None:
             note = read_note(file) if file.suffix == ".parquet" else None
-            return {"name": name, **note.entry} if note else _described(file, name)
+            return {"name": name, **note.entry} if note else self._as_told(file, _described(file, name))
         name = "/".join(at.split("/")[3:])
         home = home_of_part(file)
         told = self._told(home.parents[name.count("/")], name)
@@ -237,9 +237,16 @@ class KnownParts:
         kept = ("name", "bytes", "sha256", "rows", "counts", "same")
         return {key: told[key] for key in kept if key in told} | {"at": at}
 
+    def _as_told(self, file: Path, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry of a file that was read, with what else the MANIFEST has of these bytes: by what they are known."""
+        name = str(entry["name"])
+        told = self._told(file.parents[name.count("/")], name)
+        return entry | ({"same": told["same"]} if told.get("sha256") == entry["sha256"] and "same" in told else {})
+
     def _told(self, folder: Path, name: str) -> Mapping[str, Any]:
         """What the MANIFEST of an artifact says of a file; nothing where it is half-made."""
         if folder not in self._known:
             files = (read_json(folder / MANIFEST) or {}).get("files", [])
-            self._known[folder] = {str(one["name"]): one for one in files}
-        return self._known[folder].get(name, {})
+            self._known[folder] = files, {file: at for at, file in enumerate(names_of(files))}
+        files, places = self._known[folder]
+        return files[places[name]] if name in places else {}

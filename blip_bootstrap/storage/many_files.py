@@ -72,6 +72,15 @@ class Files(Sequence[Entry]):
         return zip(*(self._table[name].to_pylist() for name in names), strict=True)
 
 
+def names_of(files: Sequence[Entry]) -> Iterator[str]:
+    """The names alone, in order."""
+    return (
+        (str(name) for (name,) in files.columns("name"))
+        if isinstance(files, Files)
+        else (str(one["name"]) for one in files)
+    )
+
+
 def _entry(row: Mapping[str, Any]) -> Entry:
     found = {name: value for name, value in row.items() if value is not None}
     return found | ({"counts": json.loads(found["counts"])} if "counts" in found else {})

@@ -16,6 +16,9 @@ from blip_bootstrap.storage.many_files import FILES_IN, Files, read_files
 MANIFEST = "MANIFEST.json"
 """Written last into the folder of everything that a step makes; it names the files."""
 
+STALE = "stale"
+"""In a MANIFEST: why the artifact is to be made anew by its own recipe, since rows that it is of were withdrawn."""
+
 ARTIFACTS = "artifacts"
 """Under the root: everything that steps make, each under its step's name and the digest of its recipe."""
 
@@ -214,6 +217,8 @@ def _whys(
     made: Mapping[str, Mapping[str, Any]], mine: Mapping[str, Mapping[str, Any]], number: int, before: Mapping[int, str]
 ) -> Iterator[str]:
     for name in mine:
+        if told := mine[name].get(STALE):
+            yield f"its {name.partition('/')[2]} was {told}"
         for one in made_from_another(made, name):
             of = round_of(one)
             yield (

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,57 @@ def break_lock(root: Path) -> str:
     return f"{store.told}: the lock of {told(found[0])} is broken"
 
 
+@dataclass(frozen=True)
+class Held:
+    """Who has a run's lock, or had it last; `alive`: whether that process works on the run, None: not to be told."""
+
+    user: str
+    host: str
+    pid: int
+    since: str
+    alive: bool | None
+
+
+def held_by(root: Path) -> Held | None:
+    """Who has the lock of a run, or had it last; None where nobody did. Nothing is changed, and nobody is kept waiting.
+
+    Of a run on a store a process of this machine is known to live or not; another one lives if it was heard of within
+    three beats. Of one on a disk the system says it, but for processes of other machines, of which some file systems
+    do not tell.
+    """
+    if store := store_of(root):
+        with store.asking("read", LOCK):
+            found = _read(store)
+        if found is None:
+            return None
+        age_s = _age_s(found[0])
+        lives = True if age_s is not None and age_s < 3 * BEAT_S else None
+        return _held_by(found[0], False if _is_gone(found[0]) else lives)
+    try:
+        with (root / LOCK).open(encoding="utf-8") as file:
+            is_held = _is_held(file)
+            holder = json.loads(file.read())
+    except (OSError, ValueError):  # or it is being written
+        return None
+    is_of_here = list(holder.get("process") or [])[:1] == _process()[:1]
+    return _held_by(holder, True if is_held else False if is_of_here else None)
+
+
+def _is_held(file: Any) -> bool:
+    """Whether another process holds a file's lock, which is asked for and given back."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
+
+
+def _held_by(holder: Holder, alive: bool | None) -> Held:
+    user, _, host = str(holder.get("who", "")).rpartition("@")
+    return Held(user, host, int(holder.get("pid", 0)), str(holder.get("since", "")), alive)
+
+
 @contextmanager
 def _locked_here(root: Path) -> Iterator[None]:
     try:
@@ -73,7 +125,7 @@ def _locked_here(root: Path) -> Iterator[None]:
         raise ConfigError([f"root: {root} cannot be written ({error.strerror})"]) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(file)
         except BlockingIOError as error:
             raise RunFailed(
                 f"{root}: another run is working on it{_holder_in(file)}; wait for it or stop it"
@@ -82,6 +134,19 @@ def _locked_here(root: Path) -> Iterator[None]:
         file.write(json.dumps(_me()) + "\n")
         file.flush()
         yield
+
+
+def _take(file: Any) -> None:
+    """Take the lock of a file. Raises BlockingIOError where another has it, and not only for a moment, as `held_by`."""
+    tries = 3
+    for left in reversed(range(tries)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(0.05)
 
 
 def _holder_in(file: Any) -> str:

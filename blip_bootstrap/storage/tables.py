@@ -18,7 +18,7 @@ ATTEMPT = pa.struct(
 
 IMAGES = Table(
     "images",
-    "one row per row of the URL lists, failed ones too; written once",
+    "one row per row of the URL lists, failed ones too; one that was withdrawn has its key and status alone",
     (
         Column("key", pa.string(), "unique in the run: number of the part (5 digits or more) and row in it (5 digits)"),
         Column("uid", pa.string(), "32 hex digits of the sha256 of URL and alt text: the same row in any run"),
@@ -39,7 +39,7 @@ IMAGES = Table(
             pa.string(),
             "key of an earlier row with the same URL, whose picture and status this row has; null: it was fetched",
         ),
-        Column("status", pa.string(), "success, failed_to_download, failed_to_resize or rejected"),
+        Column("status", pa.string(), "success, failed_to_download, failed_to_resize, rejected or withdrawn"),
         Column("error_class", pa.string(), "closed list of reasons; null where status is success"),
         Column("error_message", pa.string(), "the fetcher's or decoder's own words; null where status is success"),
         Column("width", pa.int32(), "stored width, px"),

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from tests.support.small_world import blip, small_config
+from tests.support.in_process import blip_here
+from tests.support.small_world import small_config
 
 NUM_BARE, NUM_WORDS = 20, 600_000
 
@@ -30,7 +31,7 @@ def odd_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         config[section]["optimizer"] |= {"steps": 2, "batch_size": 8}
     (folder / "c.yaml").write_text(yaml.safe_dump(config))
     with server:
-        done = blip("run", "--round", "1", "--config", folder / "c.yaml")
+        done = blip_here("run", "--round", "1", "--config", folder / "c.yaml")
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stderr
 

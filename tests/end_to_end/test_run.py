@@ -16,7 +16,8 @@ import yaml
 from blip_bootstrap.storage.closed_lists import REASONS
 from blip_bootstrap.storage.parquet import parquet_files
 from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS
-from tests.support.small_world import Run, blip, command, environment
+from tests.support.in_process import blip_here
+from tests.support.small_world import Run, command, environment
 
 pytestmark = pytest.mark.ray
 
@@ -74,7 +75,7 @@ def test_files_of_a_round_are_aligned_with_the_image_files(small_run: Run) -> No
 
 def test_the_same_command_again_makes_nothing_anew(small_run: Run) -> None:
     before = {p: p.stat().st_mtime_ns for p in small_run.root.rglob("*") if p.is_file() and p.name != "config.yaml"}
-    done = blip("run", "--round", "1", "--config", small_run.config)
+    done = blip_here("run", "--round", "1", "--config", small_run.config)
     assert done.returncode == 0, done.stderr
     steps = [line for line in done.stderr.splitlines() if line.startswith(("images", "human", "held_out", "round-"))]
     assert len(steps) > 12
@@ -86,7 +87,7 @@ def test_the_same_command_again_makes_nothing_anew(small_run: Run) -> None:
 def test_a_new_threshold_makes_only_selection_and_what_follows_anew(small_run: Run, tmp_path: Path) -> None:
     root = tmp_path / "run"
     shutil.copytree(small_run.root, root, symlinks=True)
-    done = blip(
+    done = blip_here(
         "run", "--round", "1", "--config", small_run.config, "--root", root, "--set", "select.itm_threshold=0.6",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -111,7 +112,7 @@ def test_killed_while_captioning_it_goes_on_without_ray_to_the_same_tables(small
     driver.wait()
     finished = {p.name: p.stat().st_mtime_ns for p in parquet_files(begun)}
     assert 0 < len(finished) < len(parquet_files(root / "images")), "killed too late to test anything"
-    done = blip(*arguments, "--ray", "none")
+    done = blip_here(*arguments, "--ray", "none")
     assert done.returncode == 0, done.stderr
     assert "round-01/captions: caption_and_score (going on)" in done.stderr
     assert done.stderr.splitlines()[-1] == f"overview: {root / 'report.html'}"
@@ -151,10 +152,10 @@ def test_ctrl_c_is_130_and_leaves_no_traceback(small_run: Run, tmp_path: Path) -
 
 
 def test_the_questions_that_the_run_answers(small_run: Run) -> None:
-    asked = blip("sql", "SELECT count(*) AS n FROM images", "--root", small_run.root, "--format", "csv")
+    asked = blip_here("sql", "SELECT count(*) AS n FROM images", "--root", small_run.root, "--format", "csv")
     assert (asked.returncode, asked.stdout.split()[0]) == (0, "n")
-    assert blip("audit", "--round", "1", "--root", small_run.root).returncode == 0
-    shown = blip("report", "--round", "1", "--root", small_run.root)
+    assert blip_here("audit", "--round", "1", "--root", small_run.root).returncode == 0
+    shown = blip_here("report", "--round", "1", "--root", small_run.root)
     assert (shown.returncode, Path(shown.stdout.strip()).name) == (0, "report.html")
 
 
@@ -163,7 +164,7 @@ def test_a_half_written_shard_is_made_anew(small_run: Run, tmp_path: Path) -> No
     shutil.copytree(small_run.root, root, symlinks=True)
     part = parquet_files(root / "round-01" / "pairs")[1]
     part.write_bytes(part.read_bytes()[:100])
-    done = blip("run", "--round", "1", "--config", small_run.config, "--root", root)
+    done = blip_here("run", "--round", "1", "--config", small_run.config, "--root", root)
     assert done.returncode == 0, done.stderr
     assert f"round-01/pairs: {part.name} missing or damaged; making them anew" in done.stderr
     assert read(root / "round-01" / "pairs").equals(read(small_run.root / "round-01" / "pairs"))
@@ -182,6 +183,6 @@ def test_the_readme_has_such_commands() -> None:
 @pytest.mark.parametrize("line", asking_commands())
 def test_every_question_of_the_readme_is_answered(small_run: Run, line: str) -> None:
     arguments = [word if word != "runs/demo" else str(small_run.root) for word in shlex.split(line)[1:]]
-    done = blip(*arguments)
+    done = blip_here(*arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

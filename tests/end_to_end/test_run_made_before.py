@@ -6,15 +6,17 @@ the lists and pictures that they were made from (`config.yaml`, `run/`, `world/`
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tarfile
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.storage.labels import read_labels, write_labels
-from tests.support.small_world import command, environment
+from tests.support.in_process import blip_here
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run_before_rooms.tar.xz"
 
@@ -30,18 +32,28 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def run_again(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder after the same command, and what that told."""
+    folder = tmp_path_factory.mktemp("again")
+    with tarfile.open(FIXTURE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder, blip(folder, "run", "--round", "1", "--config", "config.yaml").stderr
+
+
 def blip(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, env=environment())
+    with chdir(folder):
+        done = blip_here(*arguments)
     assert done.returncode == 0, done.stderr
     return done
 
 
-def test_it_is_current(folder: Path) -> None:
+def test_it_is_current(run_again: tuple[Path, str]) -> None:
     """But for the groups of pictures and the check of the scores, which there were not yet, and what tells of them."""
-    command = ("run", "--round", "1", "--config", "config.yaml")
-    made = [line.split(":")[0] for line in blip(folder, *command).stderr.splitlines() if ": done in" in line]
+    folder, told = run_again
+    made = [line.split(":")[0] for line in told.splitlines() if ": done in" in line]
     assert made == ["groups", *OF_THE_CHECK]
-    done = blip(folder, *command)
+    done = blip(folder, "run", "--round", "1", "--config", "config.yaml")
     steps = [line for line in done.stderr.splitlines() if line.startswith(("images", "human", "held_out", "round-"))]
     assert len(steps) > 12
     assert [line for line in steps if not line.endswith(": current")] == []
@@ -73,7 +85,10 @@ def test_it_is_gone_on_with(folder: Path) -> None:
     assert (folder / "run" / "round-02" / "report.html").is_file()
 
 
-def test_labels_that_are_answered_later_are_shown_by_the_same_command(folder: Path) -> None:
+def test_labels_that_are_answered_later_are_shown_by_the_same_command(
+    run_again: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(run_again[0], tmp_path / "again", symlinks=True)
     command = ("run", "--round", "1", "--config", "config.yaml")
     path = draw_sample(folder / "run", 1, 20)
     write_labels(path, [row | {"answer": "yes"} for row in read_labels(path)])

@@ -42,9 +42,16 @@ run_download(load_config(Path(sys.argv[1])), print)
 
 
 def differences(one: Path | str, other: Path | str, tables: Mapping[str, str] = TABLES) -> list[str]:
-    """The tables by which two runs differ."""
+    """The tables by which two runs differ; the first rows that do are printed."""
+    found = []
     with connect(one) as left, connect(other) as right:
-        return [name for name, asked in tables.items() if not query(left, asked).equals(query(right, asked))]
+        for name, asked in tables.items():
+            mine, theirs = query(left, asked), query(right, asked)
+            if not mine.equals(theirs):
+                found.append(name)
+                rows = [pair for pair in zip(mine.to_pylist(), theirs.to_pylist(), strict=False) if pair[0] != pair[1]]
+                print(f"{name}: {len(mine)} and {len(theirs)} rows, {len(rows)} differ", *rows[:2], sep="\n")
+    return found
 
 
 def download(config: Path) -> list[str]:

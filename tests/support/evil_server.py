@@ -174,7 +174,7 @@ def _body(make: Callable[[], bytes], **more: Any) -> Callable[[_Handler], None]:
     return lambda handler: handler.reply(make(), **more)
 
 
-def _status(status: int, **headers: str) -> Callable[[_Handler], None]:
+def _status(status: int, **headers: Any) -> Callable[[_Handler], None]:
     return lambda handler: handler.reply(b"", status, **headers)
 
 

@@ -118,6 +118,7 @@ def _work(job: Job, answer: Connection) -> None:
     note = small_loop.ledger(job.folder / "ledger")
     (job.folder / "disk").mkdir(exist_ok=True)
     _switch_off(job.off)
+    _without_note()
     operations: list[Operation] = []
     Watch(job.folder / "disk", _act(job, operations, note))
     code = 0
@@ -155,6 +156,14 @@ def _act(job: Job, operations: list[Operation], note: Callable[..., None]) -> Ca
         return at_it and plan.when == "half"
 
     return act
+
+
+def _without_note() -> None:
+    """Let no thread write the note of progress, at moments of its own: it tells, and nothing is made by it."""
+    from blip_bootstrap.loop import at_work
+    from tests.support.operations import replace_everywhere
+
+    replace_everywhere(at_work.noted, lambda *step: nullcontext())
 
 
 def _switch_off(guard: Guard) -> None:

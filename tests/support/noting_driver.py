@@ -34,6 +34,7 @@ from blip_bootstrap.config import CaptionConfig, DownloadConfig, RayConfig  # no
 from blip_bootstrap.storage.parquet import parquet_files  # noqa: E402
 from blip_pipelines.caption import blocks, step  # noqa: E402
 from blip_pipelines.ingest import download  # noqa: E402
+from blip_pipelines.ingest.shard_parts import Shard  # noqa: E402
 
 NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 100_000_000}
 
@@ -74,7 +75,7 @@ class NotingDownload:
 
         self._log, self._download = log, ShardDownload(*arguments, **known)
 
-    def __call__(self, shard: download.Shard) -> Iterator[download.Shard]:
+    def __call__(self, shard: Shard) -> Iterator[Shard]:
         note(self._log, shard.part)
         return self._download(shard)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,8 @@ from blip_bootstrap.storage.run_folder import manifest_places, pointers_in, read
 PAGE = re.compile(r"\.(metrics\.json|report\.html)\..*tmp$")
 
 DATED = {"made", "seconds", "samples_per_s"}
+
+TIMES = {"duration", "start_time", "end_time"}
 
 DATED_COLUMNS = {"attempts", "said_at"}
 
@@ -35,13 +38,20 @@ def contents(root: Path) -> dict[str, Any]:
             found[name] = [_rows(part) for part in parquet_files(place)]
             for other in sorted(place.rglob("*")):
                 if other.is_file() and other.suffix in (".safetensors", ".json", ".jsonl") and other.name[0] != "M":
-                    found[other.relative_to(root).as_posix()] = other.read_bytes()
+                    found[other.relative_to(root).as_posix()] = _undated(other)
     for record in (root / "shared.json", *sorted(root.glob("round-*/round.json"))):
         told = read_json(record) or {}
         names = {name: (root / name).resolve() == root.resolve() / one["folder"]
                  for name, one in pointers_in(record).items()}  # fmt: skip
         found[record.relative_to(root).as_posix()] = names, told.get("finished")
     return found
+
+
+def _undated(file: Path) -> Any:
+    """The content of a file; of the stats of a part its counts, without the times."""
+    if not file.name.endswith("_stats.json"):
+        return file.read_bytes()
+    return {name: one for name, one in json.loads(file.read_bytes()).items() if name not in TIMES}
 
 
 def _rows(part: Path) -> Any:

@@ -10,30 +10,30 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import nn
 
-from blip_bootstrap.config import Config, DownloadConfig, FinetuneConfig, PretrainConfig, load_config
+from blip_bootstrap.config import Config, FinetuneConfig, PretrainConfig, load_config
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.caption import blocks, step, worker
 from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.fetch.fetch import Fetched
 from blip_pipelines.ingest import annotated, download, fetched_rows
-from blip_pipelines.ingest.pictures import store_human, store_web
 from blip_training.checkpoint.store import _write_weights as write_weights
-from blip_training.data.decode import PictureError
 from blip_training.runtime.stored import read_safetensors
 from blip_training.runtime.workers import Worker
 from blip_training.train import log
 from blip_training.train.run import Run
+from tests.support.decoded_here import Here, human, web
 from tests.support.tiny_pipeline import encode
 
 ROWS, ROWS_PER_PART, BLOCK_ROWS, HUMAN = 12, 6, 4, 3
@@ -87,8 +87,8 @@ def stand_in(note: Note, pages: bool = False) -> None:
         if hasattr(module, "BLOCK_ROWS"):
             _put(module, BLOCK_ROWS=BLOCK_ROWS)
     _put(fetched_rows, try_once=partial(_fetch, note))
-    _put(download, WebStore=_Here(_web))
-    _put(annotated, HumanStore=_Here(_human))
+    _put(download, WebStore=Here(web))
+    _put(annotated, HumanStore=Here(human))
     _put(worker, CaptionWorker=partial(_Captions, note))
     _put(log, time=_NoClock)
     for name in ("finetune_captioner", "finetune_filter", "pretrain"):
@@ -119,47 +119,6 @@ class _NoClock:
     @staticmethod
     def perf_counter() -> float:
         return 0.0
-
-
-class _Here:
-    """Makes what stands for the children that decode: the same work, in this process."""
-
-    def __init__(self, work: Callable[[Any, bytes], Any]) -> None:
-        self.work = work
-
-    def __call__(self, config: Any, count: int | None = None) -> _Store:
-        return _Store(partial(self.work, config))
-
-
-class _Store:
-    def __init__(self, work: Callable[[bytes], Any]) -> None:
-        self.work = work
-
-    def __enter__(self) -> _Store:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __call__(self, body: bytes) -> Any:
-        return self.work(body)
-
-    def submit(self, body: bytes) -> Future[Any]:
-        answer = Future[Any]()
-        try:
-            answer.set_result(self.work(body))
-        except PictureError as error:
-            answer.set_exception(error)
-        return answer
-
-
-def _web(config: DownloadConfig, body: bytes) -> Any:
-    limits = config.min_image_size, config.max_aspect_ratio
-    return store_web(body, config.max_pixels, config.image_size, config.resize_mode, config.encode_quality, *limits)
-
-
-def _human(config: Any, body: bytes) -> Any:
-    return store_human(body, config.max_pixels, config.image_size, config.resize_mode, config.encode_quality)
 
 
 def _fetch(note: Note, url: str, *_: object) -> Fetched:
@@ -226,7 +185,12 @@ def digests_in(folder: Path) -> list[str]:
     """What the tables and weights of an artifact hold, as its readers see it."""
     if (weights := folder / "model.safetensors").exists():
         return [repr({name: one.tolist() for name, one in sorted(read_safetensors(weights).items())})]
-    return [repr(read_parquet(part).to_pylist()) for part in parquet_files(folder)]
+    return [repr(undated(read_parquet(part)).to_pylist()) for part in parquet_files(folder)]
+
+
+def undated(rows: pa.Table) -> pa.Table:
+    """Rows without the columns that no two runs have alike: when hosts were asked."""
+    return rows.drop_columns([name for name in IMAGES.dated if name in rows.column_names])
 
 
 def _evaluate(out: Path, model: Path, held_out: Path, *_: Path | None, config: Any) -> dict[str, float]:

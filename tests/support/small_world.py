@@ -57,7 +57,7 @@ def small_config(root: Path, folder: Path, num_web: int = 240) -> tuple[dict[str
     config = demo_config(root, world)
     config["download"] |= {"rows_per_shard": 60, "timeout_s": 1.0}
     for section in ("pretrain", "captioner", "filter"):
-        config[section]["optimizer"] |= {"steps": TRAINED_STEPS, "batch_size": 32, "checkpoint_every_steps": 6}
+        config[section]["optimizer"] |= {"steps": TRAINED_STEPS, "batch_size": 16, "checkpoint_every_steps": 6}
     config["controls"] = {"arms": ["human_only", "oracle"]}
     config["select"] = {"itm_threshold": 0.0}  # so little training leaves no score to choose by
     config["caption"] |= {"num_actors": 1}

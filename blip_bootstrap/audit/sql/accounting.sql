@@ -1,7 +1,7 @@
 -- Rows in and rows out of every step
 -- Every row that goes into a step is kept or dropped for a reason: `rows_in` = `kept` + `dropped`, so that `gap` must be 0. The line `caption` counts pictures, each of which has one web text; the line `select` counts texts.
 WITH read AS (
-    SELECT 'download' AS step, 1 AS place, status, error_class FROM images
+    SELECT 'download' AS step, 1 AS place, status, if(status = 'withdrawn', status, error_class) AS error_class FROM images
     UNION ALL SELECT 'human', 2, status, error_class FROM human
     UNION ALL SELECT 'held_out', 3, status, error_class FROM held_out
 ), counted AS MATERIALIZED (

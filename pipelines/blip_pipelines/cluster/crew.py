@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import ray
@@ -33,6 +34,9 @@ SPARE = 1.25
 
 MEMORY_SHARE = 0.8
 """Of a node's memory, workers may have so much; the rest is Ray's and the system's."""
+
+_numbers = count(1)
+"""Of the workers of this process: Ray gives no two actors one name, nor that of one that has just been killed."""
 
 OUT_OF_MEMORY = "its machine ran out of memory"
 
@@ -150,7 +154,8 @@ class Crew:
     def _start(self) -> None:
         """Start a worker; it gets an item once it is there, which on a cluster that lost a machine may be never."""
         asked = min(self._memory.needed_bytes, largest_memory())
-        actor = self._kind.options(**options_of(self._pool, asked)).remote(*self._arguments)
+        name = f"{self._step} {next(_numbers)}"  # on Ray's dashboard
+        actor = self._kind.options(name=name, **options_of(self._pool, asked)).remote(*self._arguments)
         self._running[actor.begin.remote()] = Hand(actor, asked)
 
     def _hand_out(self, waiting: deque[Try], fresh: Iterator[Try], again: deque[Try]) -> bool:

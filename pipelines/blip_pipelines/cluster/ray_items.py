@@ -42,9 +42,8 @@ def run_on_ray(
 ) -> int:
     """Do the items on workers of Ray's, as `items.run_items` says; this process must be connected already."""
     tally, counts = start_tally(), dict(before)
-    # Ray puts the class in the process's title: named after the work, `ps` shows what the process does.
-    made_of: Any = getattr(work, "func", work)
-    kind: Any = ray.remote(type(made_of.__name__, (Worker,), {}))
+    # The class is what Ray shows of an actor: on its dashboard, and in the process's title, `ray::caption.do`.
+    kind: Any = ray.remote(type(step.replace(" ", "_"), (Worker,), {}))
     crew = Crew(step, kind, (work, carefully or work, tally, roots_now()), pool, counts)
     with errors_in_one_line(step), shown(progress, tally, counts), closing(crew.outcomes(items)) as outcomes:
         for outcome in outcomes:

@@ -23,9 +23,9 @@ def on_each_node(what: str, check: Callable[..., None], *arguments: Any, answer_
     """
     remote = ray.remote(num_cpus=0, max_retries=0)(_checked)
     asked = {
-        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            check, arguments
-        ): node
+        remote.options(
+            name="check node", scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(check, arguments): node
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     }

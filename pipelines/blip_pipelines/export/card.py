@@ -31,7 +31,7 @@ _SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1
 
 def write_card(place: Place, ledger: Ledger, told: Mapping[str, Any]) -> None:
     """Write `README.md`: counts by reason, sources, opt-outs, settings and digests of the round."""
-    sections = (_beginning(ledger, told), _texts(ledger), _sources(told), _opt_outs(ledger, told), _made(ledger))
+    sections = (_beginning(ledger, told), _texts(ledger, told), _sources(told), _opt_outs(ledger, told), _made(ledger))
     place.write(CARD, "\n".join([_front(ledger, told), *sections]).encode())
 
 
@@ -60,14 +60,16 @@ epochs of a training.
 """
 
 
-def _texts(ledger: Ledger) -> str:
+def _texts(ledger: Ledger, told: Mapping[str, Any]) -> str:
     pairs, images = ledger.pairs, ledger.counts("images")
     kept = [(f"kept, {name[5:]}", pairs[name]) for name in sorted(pairs) if name in ("kept_web", "kept_synthetic")]
     dropped = [(f"dropped, {reason}", pairs[f"dropped_{reason}"]) for reason in REASONS if f"dropped_{reason}" in pairs]
     pictures = [(name, images[name]) for name in (*STATUSES, *ERROR_CLASSES) if images.get(name)]
     judged = _table(("texts", "count"), [("judged", pairs.get("rows", 0)), *kept, *dropped])
     fetched = _table(("rows of the lists", "count"), [("all", images.get("rows", 0)), *pictures])
-    return f"## Counts\n\nOf the round, by what became of them:\n\n{judged}\n\n{fetched}\n"
+    num = told["counts"].get("left_out")
+    aside = f"\nNot here: {num:,} kept texts of pictures that the held-out or the human set has, too.\n" if num else ""
+    return f"## Counts\n\nOf the round, by what became of them:\n\n{judged}\n\n{fetched}\n{aside}"
 
 
 def _sources(told: Mapping[str, Any]) -> str:

@@ -193,9 +193,13 @@ def _end(
 ) -> None:
     """Write what is one file for all shards, and the note that says that all is there."""
     counts = total(one.counts for one in done)
-    expected = ledger.pairs.get("kept")
-    if expected is not None and counts.get("kept", 0) != expected:
-        raise AccountingError(f"{place.told}: {counts.get('kept', 0)} kept texts are here, the round has {expected}")
+    expected, left_out = ledger.pairs.get("kept"), 0 if wanted.every else source.num_left_out()
+    if expected is not None and counts.get("kept", 0) + left_out != expected:
+        without = f" without the {left_out} of pictures that training leaves out" if left_out else ""
+        found = f"{counts.get('kept', 0)} kept texts are here{without}"
+        raise AccountingError(f"{place.told}: {found}, the round has {expected}")
+    if left_out:
+        counts["left_out"] = left_out
     judged = source.judged_by
     told = {
         "counts": counts,

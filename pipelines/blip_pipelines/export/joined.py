@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.closed_lists import NOT_LISTED
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS
@@ -106,9 +105,9 @@ def read_texts(part: Part, source: Source, every: bool) -> Texts:
     for name in ABOUT_TEXTS.names:
         if name not in table.schema.names and name != "weight":
             table = table.append_column(name, pa.nulls(len(table), _ALL_OF_TEXTS[name]))
-    table = table.append_column("weight", _weights(table, source.is_weighted))
-    listed = pc.fill_null(pc.not_equal(table["reason"], NOT_LISTED), True)
-    table = table.filter(listed if every else table["kept"]).combine_chunks()
+    weights = pc.if_else(source.is_left_out(table), 0.0, _weights(table, source.is_weighted))
+    table = table.append_column("weight", weights)
+    table = table.filter(source.goes_out(table, every)).combine_chunks()
     rows = defaultdict[str, list[int]](list)
     for row, key in enumerate(table["key"].to_pylist()):
         rows[key].append(row)

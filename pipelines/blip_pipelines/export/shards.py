@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from blip_bootstrap.storage.closed_lists import NOT_LISTED
 from blip_bootstrap.storage.tables import PAIRS
 from blip_pipelines.export.joined import read_known
 from blip_pipelines.export.source import Part, Source
@@ -43,7 +42,7 @@ def plan_shards(source: Source, every: bool, rows_per_shard: int | None) -> Iter
         return
     number, held, room = 0, list[Slice](), rows_per_shard
     for part in source.parts():
-        first, num = 0, _num_pictures(part, every)
+        first, num = 0, _num_pictures(source, part, every)
         while first < num:
             last = min(num, first + room)
             held.append(Slice(part, first, last))
@@ -55,7 +54,6 @@ def plan_shards(source: Source, every: bool, rows_per_shard: int | None) -> Iter
         yield Shard(f"{number:05d}", tuple(held))
 
 
-def _num_pictures(part: Part, every: bool) -> int:
+def _num_pictures(source: Source, part: Part, every: bool) -> int:
     pairs = read_known(Path(part.pairs), PAIRS, ["key", "kept", "reason"])
-    wanted = pc.fill_null(pc.not_equal(pairs["reason"], NOT_LISTED), True) if every else pairs["kept"]
-    return int(pc.count_distinct(pairs.filter(wanted)["key"]).as_py())
+    return int(pc.count_distinct(pairs.filter(source.goes_out(pairs, every))["key"]).as_py())

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.keys import number_of
-from blip_bootstrap.storage.parquet import parquet_files
+from blip_bootstrap.storage.closed_lists import NOT_LISTED
+from blip_bootstrap.storage.keys import number_of, part_of
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Source:
     """A round: folders of its tables, and what its rule says about the texts.
 
     `judged_by` is the column of the score by which the rule judged, None in round 0. `is_weighted`: training takes a
-    text in such a share of the epochs as its `rule_score`.
+    text in such a share of the epochs as its `rule_score`. `left_out` are keys of the pictures that training leaves
+    out, because the held-out or the human set has them too.
     """
 
     images: Path
@@ -40,6 +45,26 @@ class Source:
     captions: Path | None
     judged_by: str | None = None
     is_weighted: bool = False
+    left_out: frozenset[str] = frozenset()
+
+    def goes_out(self, texts: pa.Table, every: bool) -> pa.ChunkedArray:
+        """Which texts go out: the kept ones of pictures that are trained on, or `every` one of a row of the lists."""
+        if every:
+            return pc.fill_null(pc.not_equal(texts["reason"], NOT_LISTED), True)
+        return pc.and_not(texts["kept"], self.is_left_out(texts))
+
+    def is_left_out(self, texts: pa.Table) -> pa.ChunkedArray:
+        """Which texts are of pictures that training leaves out."""
+        return pc.is_in(texts["key"], pa.array(sorted(self.left_out), pa.string()))
+
+    def num_left_out(self) -> int:
+        """How many kept texts are of pictures that training leaves out; reads the pairs of the parts that have one."""
+        numbers, found = {part_of(key) for key in self.left_out}, 0
+        for file in parquet_files(self.pairs) if numbers else []:
+            if number_of(file.name) in numbers:
+                texts = read_parquet(file, ["key", "kept"])
+                found += int(pc.sum(pc.and_(texts["kept"], self.is_left_out(texts))).as_py() or 0)
+        return found
 
     def parts(self) -> Iterator[Part]:
         """The parts in order. Raises InputError where a file of pairs has no file of images or captions beside it."""

@@ -123,7 +123,7 @@ class CheckedConnection(http.client.HTTPConnection):
 
         The answer must have been read to its end.
         """
-        reader = self.sock.reader if self.sock else None
+        reader = self.sock.reader if isinstance(self.sock, _TimedSocket) else None
         if self._kept and self._raw and reader and not (answer.will_close or reader.has_more()):
             self._kept.put(self._peer, self._raw)
             self._raw = None

@@ -70,7 +70,7 @@ def fill(rows: list[Row], part: Path) -> list[int]:
         firsts |= {row["key"]: row for row in _read_firsts(part.with_name(part_name(number)), keys)}
     for place in places:
         first = firsts.get(rows[place]["same_as"])
-        if first and first["status"]:
+        if first and first["status"] and first["url"] == rows[place]["url"]:  # which are known by 8 bytes of their md5
             rows[place] = copy_of(rows[place], first)
     return [place for place in places if is_copy(rows[place])]
 

@@ -25,6 +25,7 @@ from blip_bootstrap.storage.keys import ROWS_PER_PART, number_of
 from blip_bootstrap.storage.manifest import digest_of_recipe
 from blip_bootstrap.storage.parts import borrow, read_left_out
 from blip_bootstrap.storage.run_folder import named_files, read_json
+from blip_bootstrap.storage.withdrawn import withdrawn_of
 from blip_pipelines.bring.index import PictureRows
 from blip_pipelines.ingest.known import KNOWN, rows_of
 from blip_pipelines.ingest.pool import ROWS, free_number, part_names
@@ -82,11 +83,13 @@ def extend(
         return None
     _leave_out(db, base)
     known = [base / KNOWN / name for name in part_names(base / KNOWN)]
-    cutter = Cutter(out / ROWS, out / KNOWN, config.rows_per_shard, config.max_text_chars, free_number([out, *kin]))
+    size, first, gone = config.rows_per_shard, free_number([out, *kin]), withdrawn_of(out)
+    cutter = Cutter(out / ROWS, out / KNOWN, size, config.max_text_chars, first, gone)
     made = cutter.cut(db, added, 0, config.limit, known)
     if _comes_back(db, known, cutter.known):
         for folder in (out / ROWS, out / KNOWN):
             shutil.rmtree(folder, ignore_errors=True)
+        db.execute("DROP TABLE left_out")  # of the ids of parts; the way by rows numbers lines
         return None
     for name in names:
         borrow(out, base / name)

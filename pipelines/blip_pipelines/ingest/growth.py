@@ -21,9 +21,11 @@ from blip_bootstrap.storage.parquet import read_parquet, write_parquet
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.tables import IMAGES, SHARD
-from blip_pipelines.ingest.known import KNOWN
+from blip_bootstrap.storage.withdrawn import withdrawn_of
+from blip_pipelines.ingest.known import KNOWN, mark_same, write_known
 from blip_pipelines.ingest.pool import (
     CURRENT,
+    KIND,
     ROWS,
     Pool,
     part_names,
@@ -91,6 +93,8 @@ class Growing:
         kept = self._keep_shards()
         self._take(taken, cut, kept)
         self._write_new()
+        write_known(self.out / ROWS, self.out / KNOWN)
+        self._mark_same()
         told = [f"{len(taken):,} parts as they are", f"{num_new:,} new rows"]
         told += [f"{num_again:,} failed rows tried again"] if again else []
         tell(f"  download  {', '.join(told)}")
@@ -111,12 +115,13 @@ class Growing:
 
     def _read_lists(self) -> int:
         """Write the rows of the lists to scratch files, and the tables `listed` and `wishes`, by uid; their number."""
-        self.cutter = Cutter(self.folder, self.folder / KNOWN, LIST_ROWS, self.config.max_text_chars)
+        known, gone = self.folder / KNOWN, withdrawn_of(self.out)
+        self.cutter = Cutter(self.folder, known, LIST_ROWS, self.config.max_text_chars, withdrawn=gone)
         self.files = self.cutter.cut(self.db, self.lists, 0, self.config.limit)
         if not self.files:
             raise no_rows(self.lists)
         self.db.execute(
-            "CREATE TABLE listed AS SELECT key::BIGINT AS line, uid, coalesce(error_class, '') AS kind "
+            f"CREATE TABLE listed AS SELECT key::BIGINT AS line, coalesce(uid, '') AS uid, {KIND} AS kind "
             "FROM read_parquet(?)",
             [[str(file.absolute()) for file in self.files]],
         )
@@ -155,7 +160,7 @@ class Growing:
         """Move rows of the lists, `start` up to `stop` of each, from `undecided` to `found`; whether there were any."""
         made = self.cutter.cut(self.db, self.lists, start, stop)
         if made:
-            listed = "SELECT DISTINCT uid, coalesce(error_class, '') AS kind FROM read_parquet(?)"
+            listed = f"SELECT DISTINCT coalesce(uid, '') AS uid, {KIND} AS kind FROM read_parquet(?)"
             self.db.execute(f"CREATE OR REPLACE TEMP TABLE looked AS {listed}", [[str(one.absolute()) for one in made]])
             self.db.execute("INSERT INTO found FROM undecided SEMI JOIN looked USING (uid, kind)")
             self.db.execute("CREATE OR REPLACE TABLE undecided AS FROM undecided ANTI JOIN looked USING (uid, kind)")
@@ -202,10 +207,8 @@ class Growing:
         """Shards that are there, with those of their rows that are wanted, keep their names; the names."""
         self.db.execute("CREATE TABLE held (shard INTEGER, name VARCHAR, key VARCHAR, uid VARCHAR, kind VARCHAR)")
         for order, (name, path) in enumerate(self.pool.shards.items()):
-            self.db.register("loaded", read_parquet(path, ["key", "uid", "error_class"]))
-            self.db.execute(
-                "INSERT INTO held SELECT ?, ?, key, uid, coalesce(error_class, '') FROM loaded", [order, name]
-            )
+            self.db.register("loaded", read_parquet(path, ["key", "uid", "status", "error_class"]))
+            self.db.execute(f"INSERT INTO held SELECT ?, ?, key, coalesce(uid, ''), {KIND} FROM loaded", [order, name])
             self.db.unregister("loaded")
         self.db.execute(
             "CREATE TABLE kept AS SELECT name, key, uid, kind, n FROM (SELECT *, row_number() OVER "
@@ -266,6 +269,16 @@ class Growing:
                 number, waiting = number + 1, waiting.slice(size)
         if len(waiting):
             self._write_shard(number, waiting)
+
+    def _mark_same(self) -> None:
+        """Let rows of the new shards name rows that stay and have their URL; not those that are tried again."""
+        places = ((number_of(name), self.out / ROWS / name) for name in part_names(self.out / ROWS))
+        self.db.execute("CREATE TABLE IF NOT EXISTS left_out (id BIGINT)")
+        self.db.execute(
+            "INSERT INTO left_out SELECT id FROM placed WHERE place <> 'listed' UNION SELECT id FROM wanted "
+            "WHERE id IS NOT NULL"
+        )
+        mark_same(self.db, self.out / KNOWN, {number: path for number, path in places if number >= self.free})
 
     def _new_rows(self) -> Iterable[pa.Table]:
         for file in self.files:

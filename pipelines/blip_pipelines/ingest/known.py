@@ -25,6 +25,9 @@ KNOWN = "known"
 HASH = "hash"
 """Beside the columns of the table `shard` while shards are cut: the hash of URL and text, which most uids are."""
 
+NO_HASH = "0" * 32
+"""Of a row that was withdrawn, of which nothing is known."""
+
 TABLE = Table(
     "known",
     "one row per row of the URL lists, in the order of their keys",
@@ -34,7 +37,7 @@ TABLE = Table(
         Column("low", pa.uint64(), "of the hash of URL and text the last 16 hex digits"),
         Column("url", pa.uint64(), "eight bytes of the md5 of the URL"),
         Column("own", pa.uint64(), "a uid that the list gives, folded to 64 bits; else null"),
-        Column("rejected", pa.bool_(), "whether its line cannot be read or its URL is blank"),
+        Column("rejected", pa.bool_(), "whether its line cannot be read, its URL is blank, or it was withdrawn"),
         Column("there", pa.bool_(), "whether its picture is there already"),
     ),
     rows_per_group=100_000,
@@ -64,7 +67,7 @@ def write_known(rows: Path, folder: Path) -> None:
 def _with_hashes(rows: pa.Table) -> pa.Table:
     """Rows of a shard with `HASH`; of a text that was cut the uid stands for it."""
     texts = zip(rows["url"].to_pylist(), rows["caption"].to_pylist(), strict=True)
-    hashes = pa.array([hash_of(url, text) for url, text in texts])
+    hashes = pa.array([NO_HASH if url is None else hash_of(url, text) for url, text in texts], pa.string())
     for name in ("cut_from_chars", "origin"):
         if name not in rows.column_names:
             rows = rows.append_column(name, pa.nulls(len(rows), pa.string()))
@@ -85,13 +88,13 @@ class KnownWriter:
 
     def add(self, number: int, rows: pa.Table) -> None:
         """Take all rows of the shard `number`, with their hashes in `HASH`."""
-        first = number * ROWS_PER_PART
+        first, uids = number * ROWS_PER_PART, pc.fill_null(rows["uid"], NO_HASH)
         columns = {
             "id": np.arange(first, first + len(rows)),
             "high": _hex(rows[HASH], 0),
             "low": _hex(rows[HASH], 16),
-            "url": _digests_of(rows["url"].to_pylist()),
-            "own": pc.if_else(pc.equal(rows["uid"], rows[HASH]), None, _folded(rows["uid"])),
+            "url": _digests_of(pc.fill_null(rows["url"], "").to_pylist()),
+            "own": pc.if_else(pc.equal(uids, rows[HASH]), None, _folded(uids)),
             "rejected": pc.is_valid(rows["status"]),
             "there": pc.is_valid(rows["origin"]),
         }
@@ -127,10 +130,10 @@ def _digests_of(urls: Sequence[str]) -> Digests:
     return np.frombuffer(parts, ">u8").astype(np.uint64)
 
 
-def create_known(db: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> None:
-    """Make the view `name` over files of the table `known`, without the rows of the table `left_out`."""
+def create_known(db: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path], where: str = "true") -> None:
+    """Make the view `name` over rows of files of the table `known`, without those of the table `left_out`."""
     db.execute("CREATE TABLE IF NOT EXISTS left_out (id BIGINT)")
-    db.execute(f"CREATE OR REPLACE VIEW {name} AS FROM ({rows_of(files)}) ANTI JOIN left_out USING (id)")
+    db.execute(f"CREATE OR REPLACE VIEW {name} AS FROM ({rows_of(files)}) ANTI JOIN left_out USING (id) WHERE {where}")
 
 
 def rows_of(files: Sequence[Path]) -> str:
@@ -150,6 +153,23 @@ def mark_repeats(db: duckdb.DuckDBPyConnection, shards: Mapping[int, Path]) -> N
     """
     _find_repeats(db)
     _find_uids(db)
+    for number, rows in _by_part(db):
+        _mark(shards[number], rows)
+
+
+def mark_same(db: duckdb.DuckDBPyConnection, known: Path, shards: Mapping[int, Path]) -> None:
+    """Let rows of the last `shards` that have the URL of an earlier row, and another text, name that one's key.
+
+    As `mark_repeats`, for rows that were compared with all others by URL and text before. The folder `known` has the
+    table of these shards and of the rows before them; those of the table `left_out` name nothing and are not named.
+    """
+    if not shards:
+        return
+    files, first = sorted(known.glob("part-*.parquet"), key=lambda path: by_number(path.name)), min(shards)
+    create_known(db, "new_rows", files, f"id >= {first * ROWS_PER_PART}")
+    create_known(db, "earlier_rows", files, f"id < {first * ROWS_PER_PART}")
+    _find_repeats(db)
+    db.execute("DELETE FROM repeats WHERE again")
     for number, rows in _by_part(db):
         _mark(shards[number], rows)
 

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from blip_bootstrap.machine import num_cores
 from blip_training.data.decode import DecodedPicture, PictureError, open_picture
-from blip_training.data.picture_processes import Answer, PictureProcesses
+from blip_training.data.picture_child import Answer
+from blip_training.data.picture_processes import PictureProcesses
 
 if TYPE_CHECKING:
-    from blip_bootstrap.config import AnnotatedSet, DownloadConfig, PictureRule
+    from blip_bootstrap.config import AnnotatedSet, DownloadConfig
+    from blip_bootstrap.config.inputs import PictureRule
 
 
 Pixels = NDArray[np.uint8]

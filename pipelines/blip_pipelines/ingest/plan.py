@@ -18,9 +18,10 @@ from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, borrow, read_left_out
 from blip_bootstrap.storage.run_folder import MANIFEST, named_files, read_json
 from blip_bootstrap.storage.store import gone
+from blip_bootstrap.storage.withdrawn import withdrawn_of
 from blip_pipelines.ingest.extend import digests_of, extend
 from blip_pipelines.ingest.growth import Growing, no_rows
-from blip_pipelines.ingest.known import KNOWN, write_known
+from blip_pipelines.ingest.known import KNOWN
 from blip_pipelines.ingest.pool import (
     BEFORE,
     ROWS,
@@ -98,7 +99,6 @@ def _plan(
     growing = Growing(db, out, lists, config, fill_pool(db, out, kin), free_number([out, *kin]))
     if growing.has_any:
         num_listed, removed = growing.grow(retry is not None, failed_class(retry))
-        write_known(out / ROWS, out / KNOWN)
         plan = Plan([], num_listed, removed, is_plain=False)
     else:
         plan = _cut_anew(db, out, lists, config, kin)
@@ -126,7 +126,8 @@ def _cut_anew(
 ) -> Plan:
     """Cut the lists into shards, where nothing was fetched yet."""
     first = free_number(kin)
-    cutter = Cutter(out / ROWS, out / KNOWN, config.rows_per_shard, config.max_text_chars, first)
+    gone_ones = withdrawn_of(out)
+    cutter = Cutter(out / ROWS, out / KNOWN, config.rows_per_shard, config.max_text_chars, first, gone_ones)
     made = cutter.cut(db, lists, 0, config.limit)
     for name in {*part_names(out / ROWS)} - {path.name for path in made}:
         gone(out / ROWS / name)

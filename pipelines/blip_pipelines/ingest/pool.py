@@ -32,6 +32,10 @@ MEMORY_LIMIT = "256MB"
 
 _COLUMNS = ["key", "uid", "status", "error_class", "cut_from_chars"]
 
+KIND = "CASE status WHEN 'rejected' THEN coalesce(error_class, '') WHEN 'withdrawn' THEN status ELSE '' END"
+"""SQL of why a row is not fetched; empty where it is. Of a withdrawn row nothing else is known, so that such rows are
+told apart by their number alone."""
+
 CURRENT = """
 CREATE OR REPLACE TABLE standing AS
 WITH current AS (
@@ -119,8 +123,8 @@ def fill_pool(db: duckdb.DuckDBPyConnection, out: Path, kin: Sequence[Path]) -> 
 def create_pool(db: duckdb.DuckDBPyConnection) -> None:
     """Make the table `pool`, one row per row of a part: `id` is its key as a number.
 
-    `kind` is why the row was rejected, and empty for one that was fetched or tried; `is_own`: it was made in this
-    artifact.
+    `kind` is why the row was rejected, or that it was withdrawn, and empty for one that was fetched or tried; `is_own`:
+    it was made in this artifact.
     """
     db.execute(
         "CREATE OR REPLACE TABLE pool (id BIGINT, uid VARCHAR, kind VARCHAR, status VARCHAR, error_class VARCHAR, "
@@ -133,8 +137,7 @@ def insert(db: duckdb.DuckDBPyConnection, rows: pa.Table, is_own: bool = True) -
     is_cut = "cut_from_chars IS NOT NULL" if "cut_from_chars" in rows.column_names else "false"
     db.register("loaded", rows)
     db.execute(
-        "INSERT INTO pool SELECT key::BIGINT, uid, if(status = 'rejected', error_class, ''), status, error_class, "
-        f"{is_cut}, ? FROM loaded",
+        f"INSERT INTO pool SELECT key::BIGINT, coalesce(uid, ''), {KIND}, status, error_class, {is_cut}, ? FROM loaded",
         [is_own],
     )
     db.unregister("loaded")

@@ -14,6 +14,7 @@ from typing import Any
 
 from blip_bootstrap.config import DownloadConfig, UrlList
 from blip_bootstrap.progress import tell
+from blip_bootstrap.storage.closed_lists import WITHDRAWN
 from blip_pipelines.fetch.courtesy import Courtesy, Shared
 
 NUM_NAMED = 3
@@ -58,10 +59,10 @@ def tell_of_lost(config: DownloadConfig, shared: Shared) -> None:
 
 
 def count_hosts(rows: Iterable[Mapping[str, Any]], courtesy: Courtesy) -> None:
-    """Count the rows of a part by host, for `tell_of_lost`; those that were rejected belong to none."""
+    """Count the rows of a part by host, for `tell_of_lost`; those that were rejected or withdrawn belong to none."""
     found: dict[str, tuple[int, int, str | None]] = {}
     for row in rows:
-        host = courtesy.host_of(row["url"]) if row["status"] != "rejected" else ""
+        host = courtesy.host_of(row["url"]) if row["status"] not in ("rejected", WITHDRAWN) else ""
         if host:
             num_rows, num_good, last = found.get(host, (0, 0, None))
             is_good = row["status"] == "success"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
+from blip_bootstrap.storage.withdrawn import withdrawn_of, withdrawn_row
 from blip_pipelines.cluster.items import RETRIES
 from blip_pipelines.cluster.tally import Counts
 from blip_pipelines.fetch.courtesy import Courtesy
@@ -58,6 +59,8 @@ def write_part(
         seen[RETRIES] += more[RETRIES]
         for place, row in zip(left, alone, strict=True):
             rows[place] = row
+    withdrawn = withdrawn_of(part)
+    rows = [withdrawn_row(row) if withdrawn.has(row) else row for row in rows]
     seen = _counted(rows) + Counter({RETRIES: seen[RETRIES]})
     table = rows_to_table(rows, IMAGES)
     write_stats(part, seen, started, time.time())  # first: a part that is there is done

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from blip_bootstrap.storage.keys import keys_of, number_of, part_name
 from blip_bootstrap.storage.parquet import write_parquet
 from blip_bootstrap.storage.tables import SHARD
-from blip_pipelines.ingest.known import HASH, KnownWriter, create_known, hash_of, mark_repeats
+from blip_bootstrap.storage.withdrawn import Withdrawn, withdraw
+from blip_pipelines.ingest.known import HASH, NO_HASH, KnownWriter, create_known, hash_of, mark_repeats
 from blip_pipelines.ingest.list_batches import list_batches
 from blip_pipelines.ingest.pool import scratch, scratch_folder
 from blip_pipelines.ingest.url_lists import AnyList
@@ -43,10 +44,22 @@ def write_shards(
 
 
 class Cutter:
-    """Writes shards to `folder`, numbered from `first` on, and by what their rows are known to the folder `known`."""
+    """Writes shards to `folder`, numbered from `first` on, and by what their rows are known to the folder `known`.
 
-    def __init__(self, folder: Path, known: Path, rows_per_shard: int, max_text_chars: int, first: int = 0) -> None:
+    Rows with a URL that was `withdrawn` have their key alone.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        known: Path,
+        rows_per_shard: int,
+        max_text_chars: int,
+        first: int = 0,
+        withdrawn: Withdrawn | None = None,
+    ) -> None:
         self._folder, self._size, self._max_chars, self._number = folder, rows_per_shard, max_text_chars, first
+        self._withdrawn = withdrawn or Withdrawn()
         self._known = KnownWriter(known)
         self.shards: list[Path] = []
 
@@ -104,6 +117,8 @@ class Cutter:
             for one in SHARD.schema
         }
         rows = pa.table(given | made).select(SHARD.schema.names).cast(SHARD.schema)
+        if self._withdrawn.urls and any(is_gone := self._withdrawn.among(urls)):
+            rows, hashes = withdraw(rows, pa.array(is_gone)), pc.if_else(pa.array(is_gone), NO_HASH, hashes)
         return rows.append_column(HASH, hashes)
 
     def _write(self, rows: pa.Table) -> None:

@@ -20,6 +20,7 @@ from blip_bootstrap.reading.places import files_of
 from blip_bootstrap.reading.records import Record, is_list_file, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_bootstrap.storage.cells import NotTextError, text_of
+from blip_bootstrap.storage.closed_lists import WITHDRAWN
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, write_parquet
 from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.tables import SHARD
@@ -72,9 +73,9 @@ def with_columns(rows: pa.Table, table: Table) -> pa.Table:
 
 
 def as_shard(rows: pa.Table) -> pa.Table:
-    """Rows of images as they were before they were fetched: only those that were rejected have a status."""
+    """Rows of images as they were before they were fetched: only rejected and withdrawn ones have a status."""
     rows = with_columns(rows, SHARD)
-    is_rejected = pc.equal(rows["status"], "rejected")
+    is_rejected = pc.is_in(rows["status"], pa.array(["rejected", WITHDRAWN]))
     for name in ("status", "error_class", "error_message"):
         at = rows.schema.get_field_index(name)
         rows = rows.set_column(at, name, pc.if_else(is_rejected, rows[name], pa.scalar(None, pa.string())))

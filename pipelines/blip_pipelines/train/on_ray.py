@@ -45,7 +45,8 @@ def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Co
         while waiting and len(running) < num_parallel:
             number, job = waiting.pop(0)
             # Ray gives a one-CPU task one thread; a training alone on the machine may have them all.
-            running[remote.remote(job, job.threads or share, roots)] = number
+            name = f"train {job.name}" if job.steps else job.name  # on Ray's dashboard, and in the process's title
+            running[remote.options(name=name).remote(job, job.threads or share, roots)] = number
         done, _ = ray.wait(list(running), num_returns=1)
         number = running.pop(done[0])
         with errors_in_one_line(jobs[number].name):

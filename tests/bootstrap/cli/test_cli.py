@@ -3,10 +3,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import chdir
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from tests.support.in_process import blip_here
 
 COMMANDS = (
     "run", "demo", "audit", "audit sample", "audit label", "audit estimate", "sql", "report", "why", "diff",
@@ -23,7 +26,7 @@ def blip(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shows_an_example(command: str) -> None:
-    done = blip(*command.split(), "--help")
+    done = blip_here(*command.split(), "--help", columns=200)
     assert done.returncode == 0
     assert f"Example: blip-bootstrap {command}" in " ".join(done.stdout.split())
 
@@ -131,7 +134,8 @@ def test_a_missing_config_file_is_exit_2(tmp_path: Path) -> None:
 
 def test_config_show_is_a_config_that_checks(tmp_path: Path) -> None:
     (tmp_path / "urls.tsv").write_text("url\tcaption\n")
-    shown = blip("config", "show", "--set", "download.urls=[{path: urls.tsv}]", cwd=tmp_path)
-    (tmp_path / "c.yaml").write_text(shown.stdout)
-    done = blip("config", "check", "--config", "c.yaml", "--round", "0", cwd=tmp_path)
+    with chdir(tmp_path):
+        shown = blip_here("config", "show", "--set", "download.urls=[{path: urls.tsv}]")
+        (tmp_path / "c.yaml").write_text(shown.stdout)
+        done = blip_here("config", "check", "--config", "c.yaml", "--round", "0")
     assert (done.returncode, done.stdout) == (0, "ok\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -100,20 +101,43 @@ def test_every_terminal_shows_something(tmp_path: Path, encoding: str) -> None:
         file = tmp_path / name / "part-00000.parquet"
         rows = [row | {"caption": "кот é \U0001f600"} for row in parquet.read_parquet(file).to_pylist()]
         parquet.write_parquet(file, parquet.rows_to_table(rows, table), table)
-    environment = os.environ | {"PYTHONIOENCODING": encoding}
-    for words in (
-        ["why", "0000000001"], ["audit"], ["diff", "--rounds", "0", "1"],
-        ["sql", "SELECT caption FROM pairs WHERE round = 1 ORDER BY key LIMIT 3"],
-        ["--help"],
-    ):  # fmt: skip
-        root = [] if words == ["--help"] else ["--root", str(tmp_path)]
-        command = [sys.executable, "-m", "blip_bootstrap", *words, *root]
-        done = subprocess.run(command, capture_output=True, env=environment, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        said = done.stdout.decode(encoding)
+    commands = [
+        [*words, "--root", str(tmp_path)]
+        for words in (
+            ["why", "0000000001"], ["audit"], ["diff", "--rounds", "0", "1"],
+            ["sql", "SELECT caption FROM pairs WHERE round = 1 ORDER BY key LIMIT 3"],
+        )
+    ]  # fmt: skip
+    for words, told in zip([*commands, ["--help"]], said_by([*commands, ["--help"]], encoding), strict=True):
+        said = told.decode(encoding)
         assert "\\u250" not in said, "lines of a table as escapes"
         if words[0] in ("why", "sql"):
             assert ("кот" if encoding == "utf-8" else r"\u043a\u043e\u0442") in said
+
+
+ONE_AFTER_ANOTHER = """
+import json, sys
+from blip_bootstrap.__main__ import _prepare
+_prepare()
+from blip_bootstrap.cli.app import app
+for words in json.loads(sys.argv[1]):
+    try:
+        app(words)
+    except SystemExit as end:
+        assert not end.code, words
+    print("\\n== end ==", flush=True)
+"""
+
+
+def said_by(commands: list[list[str]], encoding: str) -> list[bytes]:
+    """What each command prints on a terminal of an encoding; one process has its start but once."""
+    command = [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(commands)]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    *told, rest = done.stdout.split(b"\n== end ==\n")
+    assert not rest
+    return told
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def test_commands_stand_in_their_order() -> None:
     assert names.pop(top) == [
         "run",
         "demo",
+        "status",
         "sql",
         "report",
         "why",

@@ -21,6 +21,7 @@ from blip_training.data.questions import check_pictures, read_answers, read_ques
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import Med
 from tests.support.drawn import WORDS, model_config
+from tests.support.in_process import blip_here
 
 SETTINGS = [
     "vqa.optimizer={steps: 4, batch_size: 4, lr: 0.001, warmup_steps: 0, device: cpu, threads: 1}", "vqa.augment=none",
@@ -59,7 +60,7 @@ def test_train_and_answer(folder: Path, tmp_path: Path) -> None:
 
     answers = folder / "answers.txt"
     ask = ("vqa", "answer", tmp_path / "vqa", folder / "questions.jsonl")
-    ranked = blip_bootstrap(*ask, "--mode", "rank", "--answers", answers, *settings, cwd=tmp_path)
+    ranked = blip_here(*ask, "--mode", "rank", "--answers", answers, *settings)
     assert ranked.returncode == 0, ranked.stderr
     rows = [json.loads(line) for line in ranked.stdout.splitlines()]
     assert [row["question"] for row in rows] == ["what is it"] * 4
@@ -67,7 +68,7 @@ def test_train_and_answer(folder: Path, tmp_path: Path) -> None:
     assert all(row["logprob"] < 0 for row in rows)
     assert "4 questions, 4 answered by people: VQA accuracy" in ranked.stderr
 
-    refused = blip_bootstrap("vqa", "answer", folder / "model", folder / "questions.jsonl", cwd=tmp_path)
+    refused = blip_here("vqa", "answer", folder / "model", folder / "questions.jsonl")
     assert refused.returncode == 2
     assert "cannot answer, only decode, embed, match" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
@@ -80,7 +81,7 @@ def test_a_model_that_cannot_be_used_is_told_before_pictures_are_looked_at(folde
     (tmp_path / "no_pictures.jsonl").write_text((folder / "questions.jsonl").read_text())
     for command in (("train", "--out", tmp_path / "out"), ("answer",)):
         name, *rest = command
-        done = blip_bootstrap("vqa", name, tmp_path / "broken", tmp_path / "no_pictures.jsonl", *rest, cwd=tmp_path)
+        done = blip_here("vqa", name, tmp_path / "broken", tmp_path / "no_pictures.jsonl", *rest)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert "model.safetensors: cannot be read" in done.stderr

@@ -22,13 +22,14 @@ from blip_pipelines.caption.blocks import BLOCKS, read_rows
 from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.rows import IMAGE_COLUMNS
 from blip_pipelines.caption.step import caption_and_score
+from blip_pipelines.caption.todo import Todo
 from blip_pipelines.caption.worker import CaptionWorker
 from blip_pipelines.cluster import crew, resources
 from blip_pipelines.cluster.items import Pool
 from blip_pipelines.cluster.tally import Tally
 
 Models = tuple[Path, Path]
-CONFIG = CaptionConfig(candidates=2, device="cpu", num_actors=1, sampler=SamplerConfig(max_tokens=10))
+CONFIG = CaptionConfig(candidates=2, device="cpu", num_actors=1, sampler=SamplerConfig(min_tokens=1, max_tokens=6))
 NUM_IMAGES, PER_PART = 1_300, 650
 
 
@@ -231,7 +232,7 @@ def test_a_gpus_tasks_of_several_blocks_make_the_same_and_keep_what_is_made(
 ) -> None:
     monkeypatch.setattr(step, "blocks_per_task", lambda *_: 3)
     monkeypatch.setattr(step, "gpus_of_actor", lambda config: 0.5)
-    every = step.Todo.of(parquet_files(images), tmp_path, KnownParts())
+    every = Todo.of(parquet_files(images), tmp_path, KnownParts())
     todo = [every[0], every[2]]  # of two files, neither of which is whole with it
     compared = pick_references(images, CONFIG.references)
     captioner, filter = map(str, models)

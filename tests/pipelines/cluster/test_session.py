@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -158,14 +159,27 @@ head.suspend()
 
 
 @pytest.mark.ray
-def test_a_process_ends_where_ray_does_not_answer() -> None:
-    """Its head stands still, and ray.shutdown, which Ray calls at the end of a process too, has no deadline."""
+@pytest.mark.parametrize("agents_too", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_process_ends_where_ray_does_not_answer(agents_too: bool) -> None:
+    """Its head stands still, and ray.shutdown, which Ray calls at the end of a process too, has no deadline.
+
+    Ray's agents try for a minute to tell their head that the raylet is gone, then they end, too.
+    """
     command = [sys.executable, "-W", "ignore", "-c", STOPPED]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
     assert done.returncode == 0
     rays = [int(pid) for pid in done.stdout.split()]
     assert len(rays) > 2
-    end = time.monotonic() + 120  # Ray's agents try for a minute to tell their head that the raylet is gone
-    while any(psutil.pid_exists(pid) for pid in rays):
+    end = time.monotonic() + 120
+    while any(psutil.pid_exists(pid) for pid in rays if agents_too or not ended_agent(pid)):
         assert time.monotonic() < end, "processes of a local Ray are left over"
         time.sleep(0.1)
+
+
+def ended_agent(pid: int) -> bool:
+    """Whether it is an agent of Ray, which is then killed."""
+    with suppress(psutil.NoSuchProcess):
+        if any(name in "".join(psutil.Process(pid).cmdline()) for name in ("DashboardAgent", "RuntimeEnvAgent")):
+            psutil.Process(pid).kill()
+            return True
+    return False

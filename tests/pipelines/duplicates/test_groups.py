@@ -46,11 +46,15 @@ def jpeg(image: Image.Image, quality: int = 95) -> bytes:
 
 def write_images(folder: Path, bodies: list[bytes | dict[str, Any]], part: int = 0) -> Path:
     """A part of images: pictures, or rows that are others in some columns."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for at, one in enumerate(bodies):
-        own = one if isinstance(one, dict) else {"jpg": one}
+        own: dict[str, Any] = one if isinstance(one, dict) else {"jpg": one}
         body = own.get("jpg")
-        row = {"key": f"{part:05d}{at:05d}", "url": f"http://h/{part}-{at}.jpg", "caption": f"text {part} {at}"}
+        row: dict[str, object] = {
+            "key": f"{part:05d}{at:05d}",
+            "url": f"http://h/{part}-{at}.jpg",
+            "caption": f"text {part} {at}",
+        }
         row |= {"status": "success", "sha256": hashlib.sha256(body).hexdigest() if body else None}
         rows.append(row | own)
     write_parquet(folder / f"part-{part:05d}.parquet", rows_to_table(rows, IMAGES), IMAGES)
@@ -292,6 +296,7 @@ def test_what_looks_like_a_held_out_or_human_picture_is_left_out_and_counted(tmp
         ("web", "0000000003", "h0"): False,
     }  # fmt: skip
     left_out = read_left_out_pictures(out)
-    assert (left_out.web, left_out.human) == ({"0000000000", "0000000001", "0000000003"}, {"h1"})
+    assert left_out.web == {"0000000000", "0000000001", "0000000003"}
+    assert left_out.human == {"h1"}
     exact = find_same_pictures(tmp_path / "exact", *sets.values(), config=FindSamePicturesConfig())
     assert {name: number for name, number in exact.items() if number} == {"held_out_in_web": 1, "left_out_web": 1}

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,22 @@ def test_kept_texts_are_accounted_for(tmp_path: Path) -> None:
         ledger = Ledger("run", 0, {"round-00/pairs": {"counts": {"rows": 3, "kept": kept}}})
         with pytest.raises(error):
             export_round(source, ledger, Place(str(tmp_path / "out")), Wanted("parquet"), RayConfig(address="none"))
+
+
+def test_pictures_that_training_leaves_out_go_out_with_all_alone(tmp_path: Path) -> None:
+    source = small_round(tmp_path, [{"key": A, "caption": "a"}, {"key": B, "caption": "b"}])
+    source = replace(source, left_out=frozenset({B}))
+    assert [told["key"] for told in told_of(source)] == [A]
+    weights = {told["key"]: told["captions"][0]["weight"] for told in told_of(source, every=True)}
+    assert weights == {A: 1.0, B: 0.0}
+    ledger = Ledger("run", 1, {"round-01/pairs": {"counts": {"rows": 2, "kept": 2}}})
+    counts = {
+        every: export_round(
+            source, ledger, Place(str(tmp_path / str(every))), Wanted("parquet", every, 1), RayConfig(address="none")
+        )
+        for every in (False, True)
+    }
+    assert [counts[every]["pictures"] for every in (False, True)] == [1, 2]
 
 
 def test_uids_are_sorted_as_numbers_and_each_is_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ CONFIG = DownloadConfig(image_size=32, timeout_s=3, min_image_size=10, num_retri
 def write_shard(folder: Path, part: int, rows: list[tuple[str, str | None]]) -> Shard:
     """A shard of rows, each a URL and the key of its first."""
     name = f"part-{part:05d}.parquet"
-    listed = [
+    listed: list[dict[str, object]] = [
         {"key": f"{part:05d}{at:05d}", "uid": f"{part}-{at}", "dataset": "web", "url": url,
          "caption": f"text {part} {at}",
          "same_as": first}

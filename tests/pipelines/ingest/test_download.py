@@ -72,9 +72,8 @@ def test_every_row_of_the_lists_is_one_row_with_its_outcome(
         ("unsupported_scheme", "failed_to_download"),
     ]
     assert (counts["rows"], counts["success"], counts["rejected"]) == (13, 3, 1)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [
-        "part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "rows", "web.tsv",
-    ]  # fmt: skip
+    parts = [f"part-0000{number}{end}" for number in range(3) for end in (".parquet", "_stats.json")]
+    assert [p.name for p in sorted(tmp_path.iterdir()) if not p.name.startswith(".")] == [*parts, "rows", "web.tsv"]
     assert [path.name for path in parquet_files(tmp_path / "rows")] == [path.name for path in parquet_files(tmp_path)]
 
 

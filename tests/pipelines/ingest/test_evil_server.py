@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
 from blip_pipelines.fetch import addresses
+from blip_pipelines.fetch.deadlines import Deadline, FetchError
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.ingest.fetched_rows import fetch_rows
 from blip_pipelines.ingest.pictures import WebStore
@@ -76,15 +78,21 @@ def test_names_are_looked_up_once_in_a_while(monkeypatch: pytest.MonkeyPatch) ->
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    deadline = addresses.Deadline.after(20)
+    deadline = Deadline.after(20)
     for _ in range(3):
         assert addresses.resolve("kept.example", 80, True, deadline) == ["127.0.0.1"]
-    with pytest.raises(addresses.FetchError, match="not a public address"):  # checked at every use
+    with pytest.raises(FetchError, match="not a public address"):  # checked at every use
         addresses.resolve("kept.example", 80, False, deadline)
     assert asked == ["kept.example"]
     monkeypatch.setattr(addresses, "LOOKUP_KEPT_S", 0.0)
     addresses.resolve("kept.example", 80, True, deadline)
     assert len(asked) == 2
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[WebStore]:
+    with WebStore(DownloadConfig()) as store:
+        yield store
 
 
 BODY = picture(9)
@@ -103,13 +111,14 @@ SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
         ({"sha256": "unknown", "md5": 7, "sha256_of_text": "0" * 64, "note": "the md5"}, True),
     ],
 )
-def test_a_list_that_gives_digests(served: EvilServer, extra: dict[str, Any] | None, is_right: bool) -> None:
+def test_a_list_that_gives_digests(
+    served: EvilServer, store: WebStore, extra: dict[str, Any] | None, is_right: bool
+) -> None:
     told = None if extra is None else json.dumps(extra)
     row = {"key": "0", "url": served.url("/a/same.jpg"), "status": None, "extra": told}
     for verify in (True, False):
         config = DownloadConfig(verify_digests=verify)
-        with WebStore(config) as store:
-            (found,) = fetch_rows([row], config, frozenset({served.host}), store, Proxies())
+        (found,) = fetch_rows([row], config, frozenset({served.host}), store, Proxies())
         right = is_right or not verify
         status = ("success", None) if right else ("failed_to_download", "wrong_digest")
         assert (found["status"], found["error_class"], found["sha256"]) == (*status, SHA256)

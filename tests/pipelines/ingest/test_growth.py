@@ -26,6 +26,7 @@ from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.ingest import download
 from blip_pipelines.ingest.download import ShardDownload, download_images
 from blip_pipelines.ingest.shards import write_shards
+from tests.support import decoded_here
 from tests.support.tiny_pipeline import serving
 
 HERE = RayConfig(address="none")
@@ -71,6 +72,12 @@ class WebHandler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+@pytest.fixture(autouse=True)
+def _decoded_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part would start a process for the few pictures of its own."""
+    monkeypatch.setattr(download, "WebStore", decoded_here.Here(decoded_here.web))
 
 
 @pytest.fixture
@@ -291,6 +298,27 @@ def test_where_there_is_nothing_to_try_again(run: Run, web: Web) -> None:
     run(web.rows([0, 1, 3, 4, 5]), retry="failed:timeout")  # there is a new row
     with pytest.raises(InputError, match="no row of the lists has failed; "):  # the one that has is not listed
         run(web.rows([0, 1, 3, 4, 5]), name="another", retry="failed")
+
+
+def test_new_rows_and_rows_tried_again_copy_the_picture_of_their_url(run: Run, web: Web) -> None:
+    whole = web.rows(range(6))
+    web.gone = {"/3": 404}
+    run(whole)
+    web.fetched()
+    edited = [*whole[:5], (whole[5][0], "another"), (whole[2][0], "a second"), (whole[3][0], "of none")]
+    out = run(edited)
+    rows = {row["caption"]: row for row in rows_of(out, "listed")}
+    assert web.fetched() == [5]  # the row that had it is in no list any more
+    assert rows["another"]["same_as"] is None
+    assert rows["a second"]["same_as"] == rows["text 2"]["key"]
+    assert rows["a second"]["jpg"] == rows["text 2"]["jpg"]
+    assert rows["of none"]["error_message"] == f"the row {rows['text 3']['key']} with this URL failed"
+    web.gone = {}
+    out = run(edited, retry="failed")
+    rows = {row["caption"]: row for row in rows_of(out, "listed")}
+    assert web.fetched() == [3]
+    assert rows["of none"]["same_as"] == rows["text 3"]["key"]
+    assert rows["of none"]["status"] == rows["text 3"]["status"] == "success"
 
 
 class Killed(BaseException):

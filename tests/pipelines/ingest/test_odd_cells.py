@@ -50,9 +50,11 @@ def test_texts_in_lists_that_are_no_utf8(tmp_path: Path) -> None:
     assert captions(UrlList(path=path, caption_lists=True)) == ["a\ufffdb", "c"]
 
 
-def test_a_name_with_spaces_is_suggested_as_yaml_needs_it(tmp_path: Path) -> None:
+def test_a_name_with_spaces_is_found_or_suggested_as_yaml_needs_it(tmp_path: Path) -> None:
     path = write_parquet_list(tmp_path / "web.parquet", **{"url ": ["h://a/1"], "caption": ["x"]})
-    with pytest.raises(InputError, match='Set url_column: "url "'):
+    assert captions(UrlList(path=path)) == ["x"]
+    path = write_parquet_list(tmp_path / "own.parquet", **{"urls ": ["h://a/1"], "caption": ["x"]})
+    with pytest.raises(InputError, match='Set url_column: "urls "'):
         captions(UrlList(path=path))
 
 

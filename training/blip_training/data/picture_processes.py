@@ -197,26 +197,6 @@ class _Decoder:
         else:
             answer.set_result((header, content))
 
-    def _replace(self, ended: Child) -> None:
-        """Do the pictures of a child that has ended one at a time, in others; the first of them ended it."""
-        code = stop_child(ended)
-        while self._waiting and not self._closed:
-            self._blame(self._waiting[0], code)
-            if not self._waiting:
-                break
-            self._process = self._begun()
-            try:
-                _check_start(self._process)
-                while self._waiting:
-                    write_message(_input(self._process), self._waiting[0].body)
-                    self._take(read_message(_output(self._process)))
-            except RunFailed as error:
-                self._give_up(error)
-                return
-            except (EOFError, OSError, ValueError):
-                code = stop_child(self._process)
-        self._go_on(ended)
-
     def _blame(self, asked: _Asked, code: int) -> None:
         """Count a death for the picture that was in work, which is its last where it was too slow, or the second."""
         asked.num_deaths += 1

@@ -20,8 +20,14 @@ def start_child(module: str, *arguments: str, buffer_bytes: int = -1) -> Child:
     # -P: else the child would import a numpy.py of the working directory.
     command = [sys.executable, "-P", "-W", "ignore", "-m", module, *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": buffer_bytes}
-    return subprocess.Popen(command, **pipes, env=environment, process_group=0)
+    return subprocess.Popen(
+        command,
+        bufsize=buffer_bytes,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        process_group=0,
+    )
 
 
 def stop_child(child: Child) -> int:
