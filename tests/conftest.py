@@ -33,6 +33,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 REAL_DATA = Path(os.environ.get("BLIP_BOOTSTRAP_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """With pytest-xdist, files go to its workers in their own order.
+
+    By itself it takes those of many tests first, and so last those of one that takes a minute (a compiled training),
+    while the other workers have nothing left to do.
+    """
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_sessionstart() -> None:
     """After the environment above is set: this imports torch."""
     from tests.support.shapes import check_shapes

@@ -1,4 +1,4 @@
-"""The models and tokenizers that a configuration names, opened and checked before hours of work for them."""
+"""The models and tokenizers that a configuration names, looked at or opened before hours of work for them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from blip_bootstrap.errors import BlipBootstrapError
 from blip_bootstrap.loop.commits import note_commits, recall_commits
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import write_whole
+from blip_training.evaluate.glance import looks_right
 from blip_training.runtime.sources import is_here, resolve_source
 
 Needs = Literal["decode", "match", "score", "tokenizer", "start"]
@@ -72,6 +73,19 @@ def check_given(config: Config, number: int) -> list[str]:
         if known and known == stamp_of(config, found):
             return []
     return _mistakes(config, found)
+
+
+def seem_right(config: Config, number: int) -> bool:
+    """Whether the given models are on this machine, and nothing is wrong that shows without opening them.
+
+    Then the download may begin, and `check_given` opens them once the images are there: torch takes seconds to load.
+    False, too, where prompts are not the usual ones, for which there must be room.
+    """
+    recall_commits(config.root)
+    usual = Config()
+    prompts = [(one.caption.prompt, one.caption.sampler, one.captioner.prompt, one.evaluate.prompt,
+                one.evaluate.sampler) for one in (config, usual)]  # fmt: skip
+    return prompts[0] == prompts[1] and all(looks_right(one.source, one.needs) for one in given_models(config, number))
 
 
 def look_into_given(config: Config, number: int, say: Say) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from blip_bootstrap.audit.open_run import OpenRun
@@ -15,7 +16,7 @@ from blip_bootstrap.labels.truth import oracle_pairs
 from blip_bootstrap.loop.adopt import adopt
 from blip_bootstrap.loop.at_work import forget_note
 from blip_bootstrap.loop.check import check_config, check_retry
-from blip_bootstrap.loop.given import check_given, note_given
+from blip_bootstrap.loop.given import check_given, note_given, seem_right
 from blip_bootstrap.loop.kept import Keeper, damage_of, is_kept
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker
@@ -64,16 +65,19 @@ def run_rounds(
     configuration does not suffice for the round, NothingLeft, once the pages are written, where no picture or no pair
     is left to go on with, and RunFailed where a step fails or another process works on the same root.
     """
-    mistakes = _mistakes(config, last, remake) + check_retry(retry)
+    seeming = [number for number in _checked(config, last) if seem_right(config.of_round(number), number)]
+    mistakes = _mistakes(config, last, remake, seeming) + check_retry(retry)
     if mistakes:
         raise ConfigError(mistakes)
+    open_given = partial(_open_given, config, last, seeming)
     config = at_hand(resolve_dtypes(config, say))
     page, nothing_left = None, None
     with locked(config.root), OpenRun(config.root) as run:
         check_no_journal(config.root)
         adopt(config.root)
         before = out_of_date(config.root)
-        note_given(config.of_round(last), last)
+        if not seeming:
+            open_given()
         write_whole(config.root / "config.yaml", shown(dump_yaml(config)))
         for number in _numbers(config, last, remake):
             run.close()
@@ -81,7 +85,7 @@ def run_rounds(
                 if number < last and number not in remake and is_kept(config.root, number):
                     keep_round(config.of_round(number), number, say)
                 else:
-                    run_round(config.of_round(number), number, say, retry)
+                    run_round(config.of_round(number), number, say, retry, open_given)
                     retry = None  # the rounds after it have the same images
             except NothingLeft as error:
                 nothing_left = error
@@ -105,15 +109,32 @@ def _numbers(config: Config, last: int, remake: Sequence[int]) -> list[int]:
     return sorted({*remake, last}) if given else [*range(last + 1)]
 
 
-def _mistakes(config: Config, last: int, remake: Sequence[int]) -> list[str]:
-    """What the configuration lacks for the rounds, and whether those to be made anew are among them."""
+def _checked(config: Config, last: int) -> list[int]:
+    """The rounds up to `last` that have settings of their own, and `last`."""
+    return [last, *(one for one in config.rounds if one < last)]
+
+
+def _mistakes(config: Config, last: int, remake: Sequence[int], seeming: Sequence[int]) -> list[str]:
+    """What the configuration lacks for the rounds, and whether those to be made anew are among them.
+
+    Models given for rounds in `seeming` are not opened: nothing is wrong with them that shows without it.
+    """
     found = [
         f"--remake {one}: is one of 0 to {last}, the rounds that --round {last} makes" for one in remake if one > last
     ]
-    for number in [last, *(one for one in config.rounds if one < last)]:
+    for number in _checked(config, last):
         own = config.of_round(number)
-        found += check_config(own, number) or check_given(own, number)
+        found += check_config(own, number) or ([] if number in seeming else check_given(own, number))
     return list(dict.fromkeys(found))
+
+
+def _open_given(config: Config, last: int, seeming: list[int]) -> None:
+    """Open the models given for the rounds in `seeming`, once. Raises ConfigError where one is not right."""
+    mistakes = [line for number in seeming for line in check_given(config.of_round(number), number)]
+    if mistakes:
+        raise ConfigError(list(dict.fromkeys(mistakes)))
+    seeming.clear()
+    note_given(config.of_round(last), last)
 
 
 def _write_pages(config: Config, number: int, run: OpenRun, say: Say) -> Path:
@@ -145,15 +166,17 @@ def keep_round(config: Config, number: int, say: Say) -> None:
         say(f"{round_name(number)}: of its {name}, {', '.join(damaged)} is missing or damaged; put it back if you can")
 
 
-def run_round(config: Config, number: int, say: Say, retry: str | None = None) -> None:
+def run_round(
+    config: Config, number: int, say: Say, retry: str | None = None, open_given: Callable[[], None] | None = None
+) -> None:
     """Run the steps of CapFilt round `number` (BLIP, section 3.3), making only what is missing or out of date.
 
-    `retry` is as in `run_rounds`.
+    `retry` is as in `run_rounds`; `open_given` is called once the images are there.
 
     Raises NothingLeft where there is no picture, or no pair to train on or to give out.
     """
     make = Maker(config, say, number, retry)
-    _steps(config, Layout(config, number), make)
+    _steps(config, Layout(config, number), make, open_given)
     settle(config.root, number, without=_left_behind(config.root, number, make.settled))
 
 
@@ -164,12 +187,14 @@ def _left_behind(root: Path, number: int, settled: set[str]) -> frozenset[str]:
     return frozenset(name for name in mine if name in read_pointers(root, number) and made_from_another(made, name))
 
 
-def _steps(config: Config, at: Layout, make: Maker | Keeper) -> None:
-    """The steps of a round, each as output, function, inputs."""
+def _steps(config: Config, at: Layout, make: Maker | Keeper, open_given: Callable[[], None] | None = None) -> None:
+    """The steps of a round, each as output, function, inputs; `open_given` is called after the first."""
     make(at.images, download_images, *at.urls)
     if lost := no_pictures(counts_of(at.images)):
         make(replace(at.pairs, section=None), take_web_pairs, at.images)
         raise NothingLeft(f"images: {lost}; the same command tries all of them again")
+    if open_given:
+        open_given()  # not before: fetching need not wait for torch
     make(at.human, ingest_annotated, at.human_list)
     make(at.held_out, ingest_annotated, at.held_out_list)
     make(at.hashes, hash_pictures, at.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.long]
 __all__ = ["small"]
 
 
+def shown(cluster: Cluster, kind: str) -> list[dict[str, Any]]:
+    """What the dashboard shows of a kind, as Ray's own command gets it."""
+    asked = [str(Path(sys.executable).with_name("ray")), "list", kind, "--address", cluster.jobs, "--format", "json"]
+    said = subprocess.run(
+        [*asked, "--limit", "1000"], capture_output=True, text=True, timeout=100, check=True,
+        env={**os.environ, **cluster.environment},
+    )  # fmt: skip
+    found: list[dict[str, Any]] = json.loads(said.stdout)
+    return found
+
+
 def test_a_round_as_a_job(small: tuple[dict[str, Any], Path]) -> None:
     config, folder = small
     config["pretrain"]["optimizer"] |= {"steps": 2, "batch_size": 8}
@@ -38,8 +50,12 @@ def test_a_round_as_a_job(small: tuple[dict[str, Any], Path]) -> None:
         done = subprocess.run(
             asked, capture_output=True, text=True, timeout=400, env={**os.environ, **cluster.environment}
         )
+        actors, tasks = shown(cluster, "actors"), shown(cluster, "tasks")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     assert "round-00/model: done" in done.stdout
+    assert "download" in {one["class_name"] for one in actors}
+    assert any(str(one["name"]).startswith("download ") for one in actors)
+    assert {"train pretrain", "download.do"} <= {one["name"] for one in tasks}
     with connect(folder / "run") as run:
         assert query(run, "SELECT count(*) AS n FROM images").to_pylist()[0]["n"] > 90

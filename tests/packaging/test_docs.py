@@ -27,7 +27,7 @@ from blip_bootstrap.config import load_config
 
 REPO = Path(__file__).parents[2]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
-ASKING = {"audit", "sql", "why", "diff", "report", "show"}
+ASKING = {"audit", "status", "sql", "why", "diff", "report", "show"}
 """Commands that answer at once. `show` is `config show`."""
 LANGUAGES = {"bash", "yaml", "json", "python", "tsv", "text"}
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,10 +16,11 @@ from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-# The page stands in a frame, since a window cannot be made narrower than 500 px.
-FRAME = """<!doctype html><title>frame</title><body style="margin:0">
-<iframe id="page" src="/page.html" style="border:0;width:{width}px;height:900px" onload="look()"></iframe>
-<pre id="seen"></pre><script>{script}</script></body>"""
+# A page stands in a frame, since a window cannot be made narrower than 500 px; the frames lie upon each other.
+FRAMES = """<!doctype html><title>frames</title><body style="margin:0"><script>{script}</script>
+{frames}<pre id="seen"></pre></body>"""
+FRAME = """<iframe id="{name}" src="/page.html?{name}" onload="look(this)"
+style="border:0;position:absolute;top:0;left:0;width:{width}px;height:900px"></iframe>"""
 
 PROBE = (Path(__file__).parent / "browser_probe.js").read_text(encoding="utf-8")
 
@@ -35,17 +36,25 @@ class Seen:
 
 def look(page: str, width_px: int, profile: Path, dark: bool = False) -> Seen:
     """Draw `page` in a frame of `width_px`; `profile` is a folder for the browser's own files."""
+    return look_at({(page, width_px)}, profile, dark)[page, width_px]
+
+
+def look_at(views: Collection[tuple[str, int]], profile: Path, dark: bool = False) -> dict[tuple[str, int], Seen]:
+    """Draw pages at widths in px, all by one browser: what it saw of each, and what it said and asked for of all."""
     flags = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
         "--window-size=1400,1000", "--enable-logging=stderr", f"--user-data-dir={profile}",
         f"--blink-settings=preferredColorScheme={0 if dark else 1}",
     ]  # fmt: skip
-    with serving({"/page.html": page, "/": FRAME.format(width=width_px, script=PROBE)}) as (address, asked):
+    named = {str(number): view for number, view in enumerate(views)}
+    frames = "".join(FRAME.format(name=name, width=width) for name, (_, width) in named.items())
+    pages = {f"/page.html?{name}": page for name, (page, _) in named.items()}
+    with serving({**pages, "/": FRAMES.format(script=PROBE, frames=frames)}) as (address, asked):
         command = [str(CHROMIUM), *flags, "--dump-dom", address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    told = done.stdout.split('<pre id="seen">')[1].split("</pre>")[0]
+    told = json.loads(html.unescape(done.stdout.split('<pre id="seen">')[1].split("</pre>")[0]))
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Seen(json.loads(html.unescape(told)), console, asked)
+    return {view: Seen(told[name], console, asked) for name, view in named.items()}
 
 
 def printed(page: str, profile: Path) -> str:
@@ -65,7 +74,7 @@ def serving(pages: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            asked.append(self.path.partition("?")[0])
             content = pages.get(self.path, "").encode()
             self.send_response(200 if content else 404)
             self.send_header("Content-Type", "text/html; charset=utf-8")

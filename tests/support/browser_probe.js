@@ -1,4 +1,4 @@
-// Looks at the page in the frame, and leaves what it saw as JSON in #seen.
+// Looks at the page in each frame, and leaves what it saw as JSON in #seen, by the frames' names.
 function rgb(colour) {
   const context = (rgb.context ??= document.createElement("canvas").getContext("2d", { willReadFrequently: true }));
   context.clearRect(0, 0, 1, 1);
@@ -32,8 +32,7 @@ function name(element) {
   return `${element.tagName.toLowerCase()}.${element.getAttribute("class") ?? ""}: ${element.textContent.trim().slice(0, 40)}`;
 }
 
-function look() {
-  const frame = document.getElementById("page");
+function look(frame) {
   const page = frame.contentDocument;
   const view = frame.contentWindow;
   page.querySelectorAll("details").forEach((one) => (one.open = true));
@@ -42,7 +41,9 @@ function look() {
   const withText = all.filter((one) => [...one.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()));
   const seenText = withText.filter((one) => one.getClientRects().length && !one.closest(".heard, .skip, title, style"));
   const levels = [...page.querySelectorAll("h1, h2, h3")].map((one) => Number(one.tagName[1]));
-  document.getElementById("seen").textContent = JSON.stringify({
+  const seen = document.getElementById("seen");
+  const found = JSON.parse(seen.textContent || "{}");
+  found[frame.id] = {
     width,
     scroll_width: page.documentElement.scrollWidth,
     wider: all.filter((one) => !one.closest(".scroll, svg, .skip, .heard") && one.getBoundingClientRect().right > width + 1).map(name),
@@ -57,5 +58,6 @@ function look() {
     unreached: [...page.querySelectorAll(".scroll")].filter((one) => one.tabIndex !== 0).map(name),
     skipped: levels.filter((level, at) => level > (levels[at - 1] ?? 0) + 1),
     resources: view.performance.getEntriesByType("resource").map((one) => one.name).filter((one) => !one.startsWith("data:")),
-  });
+  };
+  seen.textContent = JSON.stringify(found);
 }

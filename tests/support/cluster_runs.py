@@ -24,7 +24,7 @@ from tests.support.two_nodes import Cluster, Node
 URI = "s3://bucket/runs/mine"
 
 TABLES = {
-    "images": "SELECT * EXCLUDE (jpg, attempts, robots_txt), md5(jpg) AS jpg FROM images ORDER BY key",
+    "images": "SELECT * EXCLUDE (jpg, attempts, robots_txt, said_at), md5(jpg) AS jpg FROM images ORDER BY key",
     "human": "SELECT * EXCLUDE jpg, md5(jpg) AS jpg FROM human ORDER BY key",
     "captions": "SELECT * FROM captions ORDER BY ALL",
     "filter_check": "SELECT * FROM filter_check ORDER BY ALL",

@@ -56,6 +56,7 @@ def write_images(folder: Path, things: list[tuple[str, str]], kinds: list[str], 
                 told = f"a {rng.choice(list(COLOURS))} boat with 2 women"
             rows.append(image_row(part, at, index, told, things[index]))
         rows[3] |= {"status": "failed_to_download", "error_class": "http_4xx", "error_message": "404", "jpg": None}
+        rows[7] |= {"x_robots_tag": "noai", "extra": '{"license": "CC-BY"}'}
         rows[4] |= {"caption": " " if part else rows[4]["caption"]}
         write_part(folder / f"part-{part:05d}.parquet", rows, tables.IMAGES)
     write_manifest(folder, "images", "download_images", {"rows": ROWS_PER_PART * PARTS}, {"timeout_s": 10.0})

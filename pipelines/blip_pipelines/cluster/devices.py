@@ -131,7 +131,8 @@ def _fast_bfloat16(device: Device, ray_config: RayConfig) -> bool:
     import ray  # start-up: two seconds, only on clusters
 
     gpus = 1 if device != "cpu" and num_gpus() else 0
-    return bool(ray.get(ray.remote(num_cpus=1, num_gpus=gpus, name="check dtype")(has_fast_bfloat16).remote(device)))
+    remote = ray.remote(num_cpus=1, num_gpus=gpus)(has_fast_bfloat16)
+    return bool(ray.get(remote.options(name="check dtype").remote(device)))
 
 
 def has_fast_bfloat16(device: Device) -> bool:

@@ -36,7 +36,7 @@ TABLE = Table(
         Column("high", pa.uint64(), "of the hash of URL and text the first 16 hex digits"),
         Column("low", pa.uint64(), "of the hash of URL and text the last 16 hex digits"),
         Column("url", pa.uint64(), "eight bytes of the md5 of the URL"),
-        Column("own", pa.uint64(), "of a uid that the list gives the first 16 hex digits; else null"),
+        Column("own", pa.uint64(), "a uid that the list gives, folded to 64 bits; else null"),
         Column("rejected", pa.bool_(), "whether its line cannot be read, its URL is blank, or it was withdrawn"),
         Column("there", pa.bool_(), "whether its picture is there already"),
     ),
@@ -94,7 +94,7 @@ class KnownWriter:
             "high": _hex(rows[HASH], 0),
             "low": _hex(rows[HASH], 16),
             "url": _digests_of(pc.fill_null(rows["url"], "").to_pylist()),
-            "own": pc.if_else(pc.equal(uids, rows[HASH]), None, _hex(uids, 0)),
+            "own": pc.if_else(pc.equal(uids, rows[HASH]), None, _folded(uids)),
             "rejected": pc.is_valid(rows["status"]),
             "there": pc.is_valid(rows["origin"]),
         }
@@ -116,6 +116,12 @@ def _hex(uids: pa.ChunkedArray, first: int) -> pa.Array:
     """Sixteen hex digits of each uid, from the one at `first` on, as a number."""
     digits = "".join(uid[first : first + 16] for uid in uids.to_pylist())
     return pa.array(np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64))
+
+
+def _folded(uids: pa.ChunkedArray) -> pa.Array:
+    """All digits of each uid in 64 bits: a list that numbers its rows has uids that differ in the last ones alone."""
+    high, low = (_hex(uids, first).to_numpy() for first in (0, 16))
+    return pa.array(high * np.uint64(0x9E3779B97F4A7C15) ^ low)
 
 
 def _digests_of(urls: Sequence[str]) -> Digests:

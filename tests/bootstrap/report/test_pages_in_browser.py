@@ -15,7 +15,7 @@ from blip_bootstrap.report.overview_page import write_overview
 from blip_bootstrap.report.round_page import page_html
 from blip_bootstrap.report.why import story_html, why
 from blip_bootstrap.storage.labels import read_labels, write_labels
-from tests.support.browser import CHROMIUM, look, printed
+from tests.support.browser import CHROMIUM, Seen, look, look_at, printed
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium to draw the page")
 
@@ -36,10 +36,25 @@ def pages(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     }
 
 
+@pytest.fixture(scope="module")
+def drawn(pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int, bool], Seen]:
+    """The pages by width, by day and by night: a browser each for these two."""
+    return {
+        (page, width, dark): seen
+        for dark in (False, True)
+        for (page, width), seen in look_at(
+            [(page, width) for page in pages.values() for width in ((390,) if dark else (390, 1280))],
+            tmp_path_factory.mktemp("browser"), dark,
+        ).items()
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, False)])
 @pytest.mark.parametrize("name", ["round", "overview", "why", "label"])
-def test_a_page_is_read_by_all(pages: dict[str, str], name: str, width: int, dark: bool, tmp_path: Path) -> None:
-    seen = look(pages[name], width, tmp_path, dark)
+def test_a_page_is_read_by_all(
+    pages: dict[str, str], drawn: dict[tuple[str, int, bool], Seen], name: str, width: int, dark: bool
+) -> None:
+    seen = drawn[pages[name], width, dark]
     found = seen.measured
     assert found["texts"] > {"round": 200, "overview": 50, "why": 50, "label": 5}[name]
     assert found["dark"] == dark

@@ -89,16 +89,21 @@ def test_items_come_back_and_errors_as_themselves(ray_config: RayConfig) -> None
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_trainings_raise_what_their_workers_raise(tmp_path: Path, ray_config: RayConfig, num_workers: int) -> None:
     """One worker is a Ray task, two are a TorchTrainer."""
+    with pytest.raises(ConfigError) as raised:
+        train(failing(ours, tmp_path, num_workers), ray_config)
+    assert raised.value.mistakes == MISTAKES
 
+
+@pytest.mark.ray
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_trainings_tell_what_is_not_ours_in_a_line(tmp_path: Path, ray_config: RayConfig, num_workers: int) -> None:
+    with pytest.raises(RunFailed) as other:
+        train(failing(foreign, tmp_path, num_workers), ray_config)
+    assert str(other.value) == "pretrain: KeyError: 'nothing here'; run again to go on"
+
+
+def failing(raises: Callable[[], Exception], out: Path, num_workers: int) -> Training:
     def call(raises: Callable[[], Exception]) -> dict[str, Any]:
         raise raises()
 
-    def job(raises: Callable[[], Exception]) -> Training:
-        return Training("pretrain", tmp_path, 1, partial(call, raises), num_workers, threads=1, device="cpu")
-
-    with pytest.raises(ConfigError) as raised:
-        train(job(ours), ray_config)
-    assert raised.value.mistakes == MISTAKES
-    with pytest.raises(RunFailed) as other:
-        train(job(foreign), ray_config)
-    assert str(other.value) == "pretrain: KeyError: 'nothing here'; run again to go on"
+    return Training("pretrain", out, 1, partial(call, raises), num_workers, threads=1, device="cpu")

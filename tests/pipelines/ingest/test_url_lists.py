@@ -289,6 +289,8 @@ UID = "0123456789abcdef" * 2
          [UID, UID[::-1]], [{"sha256": "ab" * 32, "face_bboxes": [[0.5]]}, {"sha256": "ab" * 32, "face_bboxes": []}]),
         ({"uid": ["1", "1"], "url": URLS, "caption": ["a", "b"]}, None, [{"uid": "1"}, {"uid": "1"}]),  # of a user
         ({"uid": [UID, UID], "url": URLS, "caption": ["a", "b"]}, [UID, None], [None, None]),  # not unique
+        ({"uid": [f"{i:032x}" for i in (1, 2)], "url": URLS, "caption": ["a", "b"]}, [f"{i:032x}" for i in (1, 2)],
+         [None, None]),  # alike in their first half
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])

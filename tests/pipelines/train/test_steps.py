@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pytest
 from blip_bootstrap.config import EvaluateConfig, RayConfig, TrainControlsConfig
 from blip_bootstrap.errors import ConfigError, InputError
 from blip_bootstrap.storage.parquet import parquet_files
-from blip_pipelines.train.calls import call_pretrain
 from blip_pipelines.train.control_pairs import write_arm_pairs
 from blip_pipelines.train.runner import Training, train
 from blip_pipelines.train.steps import evaluate, finetune_captioner, pretrain, train_controls
@@ -81,18 +79,48 @@ def test_a_killed_worker_is_started_again_and_goes_on(world: Path, tmp_path: Pat
     assert read_log(out) == read_log(tmp_path / "straight")
 
 
-def test_two_workers_of_a_torch_trainer_share_each_batch(world: Path, tmp_path: Path, ray_config: RayConfig) -> None:
-    out = tmp_path / "model"
-    out.mkdir()
-    inputs = world / "images", world / "pairs", world / "human", pretrain_config(world, steps=2)
-    job = Training("pretrain", out, 2, partial(call_pretrain, out, *inputs), num_workers=2, threads=1, device="cpu")
-    before = signal.getsignal(signal.SIGINT)
-    assert train(job, ray_config)["steps"] == 2
-    assert [line["step"] for line in read_log(out)] == [1, 2]
-    assert not [path for path in out.iterdir() if path.name.startswith(".")]
-    pretrain_into(tmp_path / "one", world, ray_config, steps=2)
+def train_two(out: Path, world: Path, ray: RayConfig, kill: bool) -> None:
+    """Four steps by two workers of a TorchTrainer, noted in `started`; with `kill` the second dies at step 3."""
+    started = out.parent / "started"
+    for folder in (out, started):
+        folder.mkdir(parents=True)
+    config = pretrain_config(world, steps=4, checkpoint_every_steps=2)
+
+    def call() -> dict[str, Any]:
+        import torch.distributed as dist
+
+        from blip_training.train.pretrain import pretrain_model
+
+        (started / f"{dist.get_rank()}-{os.getpid()}").touch()
+
+        def progress(step: int, figures: object) -> None:
+            if kill and step == 3 and not (out.parent / "killed").exists():
+                (victim,) = started.glob("1-*")
+                (out.parent / "killed").touch()
+                os.kill(int(victim.name.rpartition("-")[2]), signal.SIGKILL)
+
+        return dict(pretrain_model(out, world / "images", world / "pairs", world / "human", config, progress))
+
+    job = Training("pretrain", out, 4, call, num_workers=2, threads=1, device="cpu")
+    assert train(job, ray)["steps"] == 4
+
+
+@pytest.fixture(scope="module")
+def straight(world: Path, tmp_path_factory: pytest.TempPathFactory, ray_config: RayConfig) -> Path:
+    """The model of two workers of which none dies."""
+    out, before = tmp_path_factory.mktemp("straight") / "model", signal.getsignal(signal.SIGINT)
+    train_two(out, world, ray_config, kill=False)
     assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C is Ray Train's still"
-    one, two = (read_log(path, "itc")[0]["itc"] for path in (tmp_path / "one", out))
+    return out
+
+
+def test_two_workers_of_a_torch_trainer_share_each_batch(
+    world: Path, tmp_path: Path, straight: Path, ray_config: RayConfig
+) -> None:
+    assert [line["step"] for line in read_log(straight)] == [1, 2, 3, 4]
+    assert not [path for path in straight.iterdir() if path.name.startswith(".")]
+    pretrain_into(tmp_path / "one", world, ray_config, steps=4)
+    one, two = (read_log(path, "itc")[0]["itc"] for path in (tmp_path / "one", straight))
     assert two == pytest.approx(one, rel=1e-5)
 
 
@@ -129,37 +157,12 @@ def test_an_interrupt_ends_ray_train_and_is_seen(tmp_path: Path) -> None:
 
 
 def test_ray_train_replaces_a_killed_worker_and_goes_on_bit_for_bit(
-    world: Path, tmp_path: Path, ray_config: RayConfig
+    world: Path, tmp_path: Path, straight: Path, ray_config: RayConfig
 ) -> None:
     """kill -9 of the second of two workers at step 3, after the checkpoint of step 2."""
-    config = pretrain_config(world, steps=4, checkpoint_every_steps=2)
-
-    def train_two(name: str, kill: bool) -> Path:
-        out = tmp_path / name
-        out.mkdir()
-
-        def call() -> dict[str, Any]:
-            import torch.distributed as dist
-
-            from blip_training.train.pretrain import pretrain_model
-
-            (out / f".started-{dist.get_rank()}-{os.getpid()}").touch()
-
-            def progress(step: int, figures: object) -> None:
-                if kill and step == 3 and not (out / ".killed").exists():
-                    (victim,) = out.glob(".started-1-*")
-                    (out / ".killed").touch()
-                    os.kill(int(victim.name.rpartition("-")[2]), signal.SIGKILL)
-
-            inputs = world / "images", world / "pairs", world / "human"
-            return dict(pretrain_model(out, *inputs, config, progress))
-
-        job = Training("pretrain", out, 4, call, num_workers=2, threads=1, device="cpu")
-        assert train(job, ray_config)["steps"] == 4
-        return out
-
-    straight, killed = train_two("straight", kill=False), train_two("killed", kill=True)
-    assert [len(list(out.glob(".started-*"))) for out in (straight, killed)] == [2, 4]
+    killed = tmp_path / "model"
+    train_two(killed, world, ray_config, kill=True)
+    assert [len(list((out.parent / "started").iterdir())) for out in (straight, killed)] == [2, 4]
     assert read_log(killed) == read_log(straight)
     weights = [(out / "model.safetensors").read_bytes() for out in (straight, killed)]
     assert weights[0] == weights[1]

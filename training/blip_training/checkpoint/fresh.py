@@ -25,7 +25,8 @@ from blip_training.model.med import DECODE, MATCH, Med, require
 from blip_training.model.vision import resize_positions
 from blip_training.model.vqa import READINGS, Vqa
 from blip_training.runtime.sources import resolve_source
-from blip_training.runtime.stored import read_json, read_weights
+from blip_training.runtime.stored import read_weights
+from blip_training.runtime.weight_files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path

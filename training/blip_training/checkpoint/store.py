@@ -34,16 +34,8 @@ from blip_training.model.med import DECODE, EMBED, MATCH, Med, require
 from blip_training.model.vision import resize_positions
 from blip_training.model.vqa import ANSWER, Vqa
 from blip_training.runtime.sources import resolve_source
-from blip_training.runtime.stored import (
-    PICKLED,
-    SAFE,
-    one_line,
-    plain_names,
-    read_json,
-    read_pickled,
-    read_safetensors,
-    read_weights,
-)
+from blip_training.runtime.stored import plain_names, read_pickled, read_safetensors, read_weights
+from blip_training.runtime.weight_files import PICKLED, SAFE, one_line, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as WordPieces
 
 from blip_bootstrap.errors import CheckpointError
-from blip_training.runtime.stored import refuse_pointer
+from blip_training.runtime.weight_files import refuse_pointer
 
 UNKNOWN = "[UNK]"
 

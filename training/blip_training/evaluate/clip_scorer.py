@@ -16,7 +16,7 @@ from blip_bootstrap.errors import CheckpointError
 from blip_training.checkpoint.finite import check_finite
 from blip_training.checkpoint.weight_names import name_some
 from blip_training.runtime.sources import resolve_source
-from blip_training.runtime.stored import read_json, refuse_pointers
+from blip_training.runtime.weight_files import read_json, refuse_pointers
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
