@@ -112,7 +112,7 @@ def _write_pages(folder: Path, names: list[str]) -> None:
                     write_figures(folder, number, config.of_round(number).truth if config else None)
                 elif number is not None:
                     write_report(folder, number, config.of_round(number).report if config else None, run, always=True)
-                else:
+                elif name == "report.html":
                     write_overview(folder, run, always=True)
             except BlipBootstrapError as error:
                 say(f"{name}: not written again ({error}); the next run writes it")
@@ -138,9 +138,13 @@ def _tell(plan: Plan, equal: Mapping[str, str]) -> None:
     if unknown := told["asked"]["not_found"]:
         typer.echo(f"{unknown:,} of what was asked has no row here; it is noted, so that no list brings it")
     for key, url in [*equal.items()][:MOST_NAMED]:
-        typer.echo(f"stays: row {key}, {url}, has the same bytes; --sha256 takes it, too")
+        is_web = " of " not in key
+        how = "--sha256 takes it, too" if is_web else "take it out of its list, and run again"
+        typer.echo(f"stays: row {key}, {url}, has the same bytes; {how}")
     if len(equal) > MOST_NAMED:
         typer.echo(f"stays: {len(equal) - MOST_NAMED:,} more rows with the same bytes")
+    for file in told["named_in"]:
+        typer.echo(f"stays: {file} names a URL of it, and is no file of the run's own; delete it if you may")
     for one in told["stale"]:
         typer.echo(f"stale: {one['name']} ({one['folder']}), {one['why']}; took {one['seconds']:,.0f} s to make")
     if told["stale"]:

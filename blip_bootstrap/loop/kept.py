@@ -43,7 +43,7 @@ def is_kept(root: Path, number: int) -> bool:
     if any(damaged is None or (damaged and round_of(name) is not None) for name, damaged in _damage(root, number)):
         return False
     made = made_by_steps(root)
-    if any(STALE in manifest for name, manifest in made.items() if round_of(name) == number):
+    if any(STALE in (manifest_in(root / one["folder"]) or {}) for one in read_pointers(root, number).values()):
         return False
     mine = (made_from_another(made, name) for name in made if round_of(name) == number)
     return not any(round_of(one) == number for names in mine for one in names)

@@ -219,6 +219,9 @@ def _whys(
     for name in mine:
         if told := mine[name].get(STALE):
             yield f"its {name.partition('/')[2]} was {told}"
+        for one in mine[name].get("recipe", {}).get("inputs", {}):
+            if round_of(one) is None and (told := made.get(one, {}).get(STALE)):
+                yield f"its {name.partition('/')[2]} was made with {one}, {told}"
         for one in made_from_another(made, name):
             of = round_of(one)
             yield (

@@ -97,11 +97,10 @@ def _write_file(path: Path, marks: Marks) -> dict[str, Any]:
         sync(path.parent)
     counts = counts_in(path, rows, kind)
     fetched(path)
-    told = {"bytes": path.stat().st_size, "sha256": digest_of_path(path), "rows": len(rows), "counts": counts}
+    now = Note(path.stat().st_size, digest_of_path(path), len(rows), counts, note.same if note else None)
     if note or is_there(note_path(path)):  # of what is half-made
-        same = note.same if note else None
-        write_note(path, Note(told["bytes"], told["sha256"], len(rows), counts, same))
-    return told
+        write_note(path, now)
+    return {"bytes": now.bytes, "sha256": now.sha256, "rows": now.rows, "counts": counts}
 
 
 def _write_manifest(one: Found, plan: Plan, written: Mapping[str, Mapping[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from blip_bootstrap.storage.keys import is_part, part_of
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import is_left_out, read_left_out
 from blip_bootstrap.storage.run_folder import (
+    ARTIFACTS,
     labels_path,
     languages_path,
     manifest_path,
@@ -26,7 +27,7 @@ from blip_bootstrap.storage.run_folder import (
     used_folder,
 )
 from blip_bootstrap.storage.store import is_there, size_of
-from blip_bootstrap.storage.withdrawn import digest_of_url
+from blip_bootstrap.storage.withdrawn import HASHES, JOURNAL, digest_of_url
 from blip_bootstrap.withdrawal.asked import Asked
 from blip_bootstrap.withdrawal.lineage import DOWNLOAD, Found, Lineage, artifacts_of
 from blip_bootstrap.withdrawal.rows import Going, find_rows, keys_of_images, stored_bytes
@@ -40,6 +41,9 @@ SCRATCH = (".growth", ".bring")
 """Folders in artifacts that a step makes again where it needs them."""
 
 LISTS = "known/lists.json"
+
+MOST_SOUGHT, MOST_BYTES = 1_000, 1 << 26
+"""URLs that are looked for in other files under the root, and the size of these in bytes."""
 
 
 @dataclass
@@ -142,9 +146,10 @@ class Planner:
 
     def _to_delete(self) -> list[str]:
         """Pages and figures, which are written anew, and scratch."""
-        folders = [self.root, *(round_folder(self.root, number) for number in round_numbers(self.root))]
+        rounds = (one for one in self.root.glob("*") if one.is_dir() and not one.is_symlink())  # copies of some, too
+        folders = [self.root, *rounds, *(round_folder(self.root, number) for number in round_numbers(self.root))]
         pages = [folder / name for folder in folders for name in REPORT_FILES]
-        files = [file for page in pages for file in (page, manifest_path(page)) if is_there(file)]
+        files = [file for page in dict.fromkeys(pages) for file in (page, manifest_path(page)) if is_there(file)]
         files += [one.path / name for one in self.found for name in SCRATCH if (one.path / name).is_dir()]
         return [file.relative_to(self.root).as_posix() for file in files]
 
@@ -192,8 +197,23 @@ class Planner:
             "pictures_by_sha256": self.made.pictures,
             "domains": sorted(digest_of_url(one) for one in self.asked.domains),
             "same_bytes_elsewhere": sorted(self.going.equal),
+            "named_in": self._named_in(),
             "stale": [cost_of(one, self.made.stale) for one in stale],
         }  # fmt: skip
+
+    def _named_in(self) -> list[str]:
+        """Other files under the root that have one of the URLs as it is, as a list or an export that was put there."""
+        urls = sorted(self.going.urls)[:MOST_SOUGHT]
+        wanted = re.compile(b"|".join(re.escape(one.encode("utf-8", "surrogatepass")) for one in urls))
+        apart = {ARTIFACTS, *self.made.delete, *self.made.files, HASHES, JOURNAL}
+        found = []
+        for path in sorted(self.root.rglob("*")) if urls else ():
+            name = path.relative_to(self.root).as_posix()
+            if name.partition("/")[0] in apart or name in apart or path.is_symlink() or not path.is_file():
+                continue
+            if path.stat().st_size <= MOST_BYTES and wanted.search(path.read_bytes()):
+                found.append(name)
+        return found
 
     def _num_texts(self, column: str) -> int:
         return sum(len(rows) for rows in self.gone.values() if column in rows.column_names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class Going:
         return sorted(map(digest_of_url, self.urls))
 
 
-def find_rows(found: Iterable[Found], asked: Asked) -> Going:
+def find_rows(found: Sequence[Found], asked: Asked) -> Going:
     """Read the URLs and digests of all images twice: for the rows that are asked for, and for all with their URLs."""
     images = [one for one in found if one.step in (DOWNLOAD, "")]
     going, digests, seen = Going(), set[str](), set[str]()
@@ -65,9 +65,24 @@ def find_rows(found: Iterable[Found], asked: Asked) -> Going:
         _take(going, file, rows.filter(mask))
         others = rows.filter(pc.and_(pc.invert(mask), _is_in(rows["sha256"], pa.array(sorted(digests), pa.string()))))
         going.equal |= dict(zip(others["key"].to_pylist(), others["url"].to_pylist(), strict=True))
+    for one in found:
+        if one.step == "ingest_annotated":
+            going.equal |= _annotated(one, digests | asked.pictures)
     going.urls |= asked.urls
     going.pictures |= asked.pictures
     return going
+
+
+def _annotated(one: Found, digests: set[str]) -> dict[str, str]:
+    """Pictures of an annotated set with the same bytes: their key and name, with the set's."""
+    known, found = pa.array(sorted(digests), pa.string()), dict[str, str]()
+    for path in (one.path / name for name in one.own if digests):
+        with reading(path), open_parquet(path) as file:
+            rows = file.read([name for name in ("key", "name", "sha256") if name in file.schema_arrow.names])
+        if "sha256" in rows.column_names:
+            same = rows.filter(_is_in(rows["sha256"], known)).to_pylist()
+            found |= {f"{row['key']} of {one.told.get('name')}": str(row["name"]) for row in same}
+    return found
 
 
 def _take(going: Going, file: str, hits: pa.Table) -> None:
