@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from blip_bootstrap.audit import alarms, audits, languages
 from blip_bootstrap.audit.diff import print_diff
@@ -32,7 +33,18 @@ class Source(StrEnum):
     synthetic = "synthetic"
 
 
+class AuditCommands(TyperGroup):
+    """The parts of `audit`; an audit that is named as if it were one is told how to ask it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The part that `args` begin with, and the arguments after its name."""
+        if args[0] not in self.commands and args[0] in audits.AUDITS:
+            ctx.fail(f"{args[0]} is an audit, not a command; ask it with `audit --name {args[0]}`")
+        return super().resolve_command(ctx, args)
+
+
 audit_app = typer.Typer(
+    cls=AuditCommands,
     help="Show what was kept and dropped, why, and how noisy each source is; or label texts, and what labels say.",
     epilog="Example: `blip-bootstrap audit --round 1 --root runs/demo`",
     invoke_without_command=True,

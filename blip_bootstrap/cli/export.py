@@ -75,8 +75,16 @@ def export(
         number = resolve_round(folder, number)
         source, ledger = _source(folder, number), _ledger(folder, number)
         place, wanted = Place.of(out), Wanted(form.value, every, rows_per_shard)
+        _check_apart(place)
         counts = export_round(source, ledger, place, wanted, RayConfig(address=ray or "local"))
     typer.echo(f"exported {counts['pictures']:,} pictures with {counts['texts']:,} texts to {place.told}")
+
+
+def _check_apart(place: Place) -> None:
+    """Raise InputError where the export would lie in what a step has made."""
+    out = place.local.resolve()
+    if place.is_here and any((folder / MANIFEST).is_file() for folder in (out, *out.parents)):
+        raise InputError(f"{place.told}: a step of a run has made what lies there; give --out a folder of its own")
 
 
 def _artifact(root: Path, number: int, name: str) -> Path:

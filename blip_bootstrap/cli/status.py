@@ -51,8 +51,7 @@ def status_of(root: Path) -> dict[str, Any]:
         raise InputError(f"{root}: no run has begun here; `blip-bootstrap run` begins one")
     found: dict[str, Any] = {"root": str(root), "state": _state(note, holder, rounds)}
     found["holder"] = asdict(holder) if holder else None
-    is_of_holder = holder is None or (note.get("pid"), note.get("host")) == (holder.pid, holder.host)
-    if found["state"] not in ("finished", "not finished") and note.get("ended") != "done" and is_of_holder:
+    if found["state"] not in ("finished", "not finished") and _is_under_way(note, holder, made):
         found |= _of_step(note)
     found["rounds"] = [{"round": number, "finished": whole} for number, whole in rounds.items()]
     found["made"] = [
@@ -60,6 +59,17 @@ def status_of(root: Path) -> dict[str, Any]:
         for name, one in made.items()
     ]
     return found
+
+
+def _is_under_way(note: Mapping[str, Any], holder: Held | None, made: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a note is of a step that the holder of the lock has begun and that has not ended, as far as is known.
+
+    A note on a store may be half a minute old, and what it is of be made since.
+    """
+    if holder and (note.get("pid"), note.get("host")) != (holder.pid, holder.host):
+        return False
+    made_at = str(made.get(str(note.get("artifact")), {}).get("made", ""))
+    return bool(note) and note.get("ended") != "done" and made_at < str(note.get("step_since"))
 
 
 def _is_whole(root: Path, number: int) -> bool:
@@ -91,6 +101,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['root']}: {_headline(found)}"
     if "step" in found:
         yield from _step_lines(found)
+    elif found["state"] == "at work":
+        yield "  between two steps, or in one that is too new to be told"
     if found["rounds"]:
         yield "  rounds: " + ", ".join(
             f"{one['round']} {'finished' if one['finished'] else 'not finished'}" for one in found["rounds"]

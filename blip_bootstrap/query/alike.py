@@ -25,7 +25,7 @@ FEW = 16
 class Alike:
     """Files that one artifact has made, and so one version of this program, as far as is known; `schema` of all."""
 
-    files: Sequence[str]
+    files: Sequence[Path | str]
     schema: pa.Schema
     differ: bool
     """Whether some may have other columns than others: a download that another version has gone on with."""
@@ -38,9 +38,9 @@ class Alike:
 
 def alike(files: Sequence[Path | str], remote: Remote | None = None) -> list[Alike]:
     """The files by the artifacts that they were made in. Raises InputError, naming it, where one is damaged."""
-    homes: dict[str, list[str]] = {}
-    for file in map(str, files):
-        homes.setdefault(_home_of(file), []).append(file)
+    homes: dict[str, list[Path | str]] = {}
+    for file in files:
+        homes.setdefault(_home_of(str(file)), []).append(file)
     return [_looked_at(one, remote) for one in homes.values()]
 
 
@@ -52,7 +52,7 @@ def _home_of(file: str) -> str:
         return file.rpartition("/")[0]
 
 
-def _looked_at(files: Sequence[str], remote: Remote | None) -> Alike:
+def _looked_at(files: Sequence[Path | str], remote: Remote | None) -> Alike:
     last = len(files) - 1
     places = {round(last * at / (LOOKED_AT - 1)) for at in range(LOOKED_AT)}
     schemas = [schema_of(files[at], remote) for at in sorted(places)]

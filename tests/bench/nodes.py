@@ -101,7 +101,9 @@ def main() -> None:
             taken[name].append(step_seconds(cpus))
             print(f"{name}: {taken[name][-1]}  load {os.getloadavg()[0]:.0f}", file=sys.stderr, flush=True)
     found["seconds"] = {
-        step: {name: median(one[step] for one in runs) for name, runs in taken.items()} for step in STEPS
+        step: {name: median(one[step] for one in runs) for name, runs in taken.items()}
+        for step in STEPS
+        if asked.repeats
     }
     if asked.json:
         print(json.dumps(found))

@@ -9,6 +9,6 @@ WITH rows AS (
     FROM images WHERE listed
 )
 SELECT dataset, coalesce(licence[:200], '(none)') AS licence, count(*) AS urls,
-    count(*) FILTER (status = 'success') AS pictures, sum(size_bytes) FILTER (status = 'success') AS size_bytes
+    count(*) FILTER (status = 'success') AS pictures, (sum(size_bytes) FILTER (status = 'success'))::BIGINT AS size_bytes
 FROM rows GROUP BY ALL HAVING bool_or(dataset IN (SELECT dataset FROM rows WHERE licence IS NOT NULL))
 ORDER BY pictures DESC, dataset, licence LIMIT 50

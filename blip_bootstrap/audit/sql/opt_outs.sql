@@ -11,5 +11,5 @@ WITH said AS (
 )
 SELECT one.directive AS directive, one.said[:200] AS said,
     lower(regexp_extract(url[:1000], '^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/:?#]+)', 1)) AS host,
-    count(*) AS rows, count(*) FILTER (status = 'success') AS pictures, max(said_at) AS last_said
+    count(*) AS rows, count(*) FILTER (status = 'success') AS pictures, max(said_at)::TIMESTAMP AS last_said
 FROM said WHERE one.said IS NOT NULL GROUP BY ALL ORDER BY rows DESC, directive, host, said LIMIT 50

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,6 +80,10 @@ def _failed(status: str, error: PictureError) -> Row:
     return {"status": status, "error_class": error.error_class, "error_message": error.message}
 
 
+MOST_TIMES = 100
+"""Pictures hardly shrink in a packed tar; one that grows to more than so many times its bytes would fill a disk."""
+
+
 class Pictures:
     """The bytes of pictures, by where they lie; several threads may ask."""
 
@@ -130,17 +133,22 @@ class Pictures:
         return self._open[name]
 
     def _tar(self, path: Path) -> pa.NativeFile:
-        """A tar file; one that is packed is unpacked to a temporary file, since its pictures cannot be found in it."""
+        """A tar file; one that is packed is unpacked to a temporary file, since its pictures cannot be found in it.
+
+        No more than `MOST_TIMES` its bytes: what comes after is cut, as after damage.
+        """
         file = open_at_random(path)
         if packing_of(file.read_at(8, 0)) is None:
             return file
+        left = MOST_TIMES * file.size()
         file.close()
         with (
             suppress(*DAMAGED),  # what comes before the damage is there; a picture beyond it is cut
             tempfile.NamedTemporaryFile(dir=self._scratch.name, delete=False) as whole,
             open_in_order(path) as stream,
         ):
-            shutil.copyfileobj(stream, whole, 1 << 20)
+            while left > 0 and (piece := stream.read(min(left, 1 << 20))):
+                left -= whole.write(piece)
         return pa.OSFile(whole.name)
 
     def __enter__(self) -> Self:

@@ -70,6 +70,7 @@ def test_opt_outs_by_directive_and_host(run: Path) -> None:
 
 def test_licences_where_a_list_names_them(run: Path) -> None:
     assert [(row["licence"], row["urls"]) for row in answers(run, "licences")] == [("(none)", 7), ("CC-BY", 1)]
+    assert {type(row["size_bytes"]) for row in answers(run, "licences")} <= {int, type(None)}
 
 
 def test_where_nobody_said_anything_the_tables_are_empty(run: Path) -> None:

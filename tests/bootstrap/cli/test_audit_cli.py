@@ -33,6 +33,12 @@ def test_audit_prints_the_audits_asked_for(finished_run: Path) -> None:
     assert "alarm: itm_idle" in shown
 
 
+def test_an_audit_that_is_named_as_a_command_is_told_how_to_ask_it() -> None:
+    done = CliRunner().invoke(app, ["audit", "duplicates"])
+    assert done.exit_code == 2
+    assert "audit --name duplicates" in " ".join(done.output.split())
+
+
 def test_alarms_can_be_made_an_exit_code(finished_run: Path) -> None:
     with pytest.raises(RunFailed, match="itm_idle"):
         invoke("audit", "--root", str(finished_run), "--name", "noise", "--alarms")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -147,6 +148,14 @@ def test_rounds_tell_what_is_made_and_leave_no_note(tmp_path: Path, monkeypatch:
     assert "images" in [one["artifact"] for one in during[0]["made"]]
     found, (_, said) = told(stub.root), asked(stub.root)
     assert (found["state"], "step" in found, (stub.root / NOTE).exists()) == ("finished", False, False)
+    with locked(stub.root):
+        old = {"artifact": "images", "step_since": "2026-01-01T00:00:00+00:00", "ended": None, "pid": os.getpid()}
+        (stub.root / NOTE).write_text(json.dumps(old | {"host": socket.gethostname()}))
+        assert "step" not in told(stub.root), "it is made since the note was written"
+        assert "at work" in asked(stub.root)[1]
+        assert "between two steps" in asked(stub.root)[1]
+    (stub.root / NOTE).unlink()
+    said = asked(stub.root)[1]
     assert "finished; no command is at work\n  rounds: 0 finished, 1 finished\n  made: " in said
     assert "round-01/pairs (0.0 s)" in said
 

@@ -13,14 +13,25 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from blip_bootstrap.config import Config, ModelConfig, load_config
 from blip_bootstrap.errors import ConfigError
-from blip_bootstrap.loop.given import STAMP, check_given, given_models, look_into_given, note_given, stamp_of
+from blip_bootstrap.loop import rounds
+from blip_bootstrap.loop.given import (
+    STAMP,
+    check_given,
+    given_models,
+    look_into_given,
+    note_given,
+    seem_right,
+    stamp_of,
+)
 from blip_bootstrap.loop.rounds import run_rounds
 from blip_training.checkpoint.fresh import vqa_from_med
 from blip_training.checkpoint.store import save_captioner, save_filter, save_vqa
 from blip_training.data.tokenizer import Tokenizer
+from blip_training.evaluate.glance import looks_right
 from blip_training.model.med import Med
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "picture", "of", *(f"w{i}" for i in range(60))]
@@ -54,12 +65,15 @@ def given(models: Path, tmp_path: Path) -> Path:
     return tmp_path / "given"
 
 
-def config_of(folder: Path, *settings: str, captioner: str = "cap", filter: str = "itm") -> Config:
-    own = [
+def settings_of(folder: Path, captioner: str = "cap", filter: str = "itm") -> list[str]:
+    return [
         f"root={folder / 'run'}", f"download.urls=[{{path: {folder / 'urls.tsv'}}}]", "pretrain.optimizer.steps=0",
         f"captioner.checkpoint={folder / captioner}", f"filter.checkpoint={folder / filter}",
     ]  # fmt: skip
-    return load_config(None, [*own, *settings])
+
+
+def config_of(folder: Path, *settings: str, captioner: str = "cap", filter: str = "itm") -> Config:
+    return load_config(None, [*settings_of(folder, captioner, filter), *settings])
 
 
 def test_right_models_have_no_mistakes(given: Path) -> None:
@@ -136,6 +150,50 @@ def test_a_damaged_model_ends_a_run_before_the_first_url(given: Path, damage: An
     assert line.startswith({"cap": "captioner", "itm": "filter"}[which] + ".checkpoint: ")
     assert says in line
     assert not (given / "run").exists()
+    assert looks_right(str(given / which), "decode" if which == "cap" else "match") is False
+
+
+def test_models_look_right_without_torch_before_the_first_url(given: Path) -> None:
+    """Where the download begins torch is not loaded; nothing is said of these models, nor of their tokenizer."""
+    code = (
+        "import sys\nfrom blip_bootstrap.config import load_config\nfrom blip_bootstrap.loop import rounds\n"
+        "def download_images(*_, **__): sys.exit(3 if 'torch' in sys.modules else 0)\n"
+        "rounds.download_images = download_images\n"
+        f"rounds.run_rounds(load_config(None, {settings_of(given)!r}), 1, lambda line: None)\n"
+    )
+    assert looks_right(str(given / "cap"), "decode")
+    assert looks_right(str(given / "itm"), "match")
+    assert looks_right(str(given / "itm"), "tokenizer")
+    assert not looks_right(str(given / "itm"), "decode")
+    config = config_of(given)
+    assert seem_right(config, 1)
+    assert not seem_right(config_of(given, f"caption.prompt={LONG}"), 1)
+    sources = os.pathsep.join(str(Path(__file__).parents[3] / part) for part in (".", "pipelines", "training"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": sources}, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_model_that_only_seemed_right_ends_a_run_once_the_images_are_there(
+    given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = given / "itm" / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("weight"))
+    save_file(weights | {name: weights[name] * float("nan")}, file, metadata={"format": "pt"})
+    made: list[str] = []
+
+    def make(output: Path, *_: object, **__: object) -> dict[str, int]:
+        made.append(output.name)
+        return {"rows": 1, "success": 1}
+
+    monkeypatch.setattr(rounds, "download_images", make)
+    monkeypatch.setattr(rounds, "no_pictures", lambda counts: None)
+    with pytest.raises(ConfigError, match=r"filter.checkpoint: .*itm"):
+        run_rounds(config_of(given), 1, lambda line: None)
+    assert len(made) == 1
+    assert not (given / "run" / STAMP).exists()
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_rows_and_bytes_of_a_plan_are_those_of_the_step(
     costs, disk = measure_steps(config, 200, 60.0, said.append)
     planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 400, None, disk).to_pylist()}
     assert said == [f"plan: 200 images, of {tmp_path}"]
-    assert list(planned) == ["start", "caption + score", "select", "report", "all"]
+    assert list(planned) == ["start", "group pictures", "caption + score", "select", "report", "all"]
     counts = caption_and_score(tmp_path / "captions", images, *models, config.caption, ray_config)
     num_texts = int(counts["web"]) + int(counts["synthetic"])
     assert planned["caption + score"]["rows"] == num_texts == planned["select"]["rows"]
@@ -147,7 +147,8 @@ def test_lists_are_fetched_and_training_is_timed(
     )  # fmt: skip
     costs, disk = measure_steps(config, 40, 60.0, lambda line: None)
     planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 4_000, None, disk).to_pylist()}
-    assert list(planned) == ["start", "download", "caption + score", "select", "pretrain", "report", "all"]
+    steps = ["download", "group pictures", "caption + score", "select", "pretrain", "report"]
+    assert list(planned) == ["start", *steps, "all"]
     assert planned["download"]["rows"] == 4_000
     assert planned["caption + score"]["rows"] == 9_000
     assert planned["pretrain"]["seconds"] > 0
@@ -175,8 +176,8 @@ def test_every_step_of_a_round_is_planned(tmp_path: Path, models: Models, ray_co
     costs, disk = measure_steps(config, 24, 5.0, said.append)
     planned: dict[str, Any] = {row["step"]: row for row in plan_steps(costs, 1_000, None, disk).to_pylist()}
     assert list(planned) == [
-        "start", "human", "held_out", "same pictures", "captioner", "filter", "caption + score", "filter_check",
-        "select", "pretrain", "evaluate", "controls", "report", "all",
+        "start", "human", "held_out", "group pictures", "same pictures", "captioner", "filter", "caption + score",
+        "filter_check", "select", "pretrain", "evaluate", "controls", "report", "all",
     ]  # fmt: skip
     assert said == ["plan: 24 images, drawn pictures; untrained models, whose captions are cut at the usual length"]
     (same,) = (cost for cost in costs if cost.step == "same pictures")

@@ -91,6 +91,15 @@ def test_packed_shards(tmp_path: Path, packed: str) -> None:
     assert [row["caption"] for row in rows] == ["text 1", "text 2"]
 
 
+def test_a_packed_shard_that_grows_without_end_is_cut(tmp_path: Path) -> None:
+    plain = write_tar(tmp_path / "a.tar", [sample(1), {"__key__": "pad", "bin": bytes(4 << 20)}, sample(2)])
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    rows = bring(tmp_path / "out", PictureSource(path=tmp_path / "b.tar.gz"))
+    found = {row["source_key"]: (row["jpg"], row["error_class"]) for row in rows}
+    assert found["000000001"] == (PICTURES[1], None)
+    assert found["000000002"] == (None, "truncated_image")
+
+
 def test_damaged_members_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bomb = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -75,13 +76,14 @@ def made(out: Path) -> pa.Table:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("batch_size", "order"), [(1, slice(None)), (7, slice(None, None, -1))])
+@pytest.mark.parametrize(("batch_size", "order"), [(1, slice(PER_PART)), (7, slice(None, None, -1))])
 def test_no_batch_and_no_order_changes_a_caption(
     images: Path, models: Models, expected: pa.Table, in_bfloat16: pa.Table, batch_size: int, order: slice, dtype: Any
 ) -> None:
     reference = expected if dtype == "float32" else in_bfloat16
     other = worked(CONFIG.model_copy(update={"dtype": dtype, "batch_size": batch_size}), images, models, order)
-    assert_same(other, reference, TOLERANCE if dtype == "float32" else 0.02)
+    of_these = reference.filter(pc.is_in(reference["key"], other["key"].combine_chunks()))
+    assert_same(other, of_these, TOLERANCE if dtype == "float32" else 0.02)
     assert len(set(reference["caption"].to_pylist())) > 500
 
 
@@ -99,7 +101,7 @@ def test_four_workers_write_what_one_does(
 def test_a_killed_worker_loses_and_repeats_no_finished_file(
     tmp_path: Path, images: Path, models: Models, ray_config: RayConfig, expected: pa.Table
 ) -> None:
-    slow = CONFIG.model_copy(update={"batch_size": 1})
+    slow = CONFIG.model_copy(update={"batch_size": 4})
     killed: list[int] = []
     with when_first_file_is_there(tmp_path, lambda: killed.extend(kill_workers())) as finished:
         caption_and_score(tmp_path, images, *models, slow, ray_config)

@@ -107,6 +107,7 @@ def test_an_actor_of_two(
     assert begun(out)[0].total() - NUM_FILES <= 1
 
 
+@pytest.mark.long  # of one actor: test_step
 def test_the_driver_of_two_actors(
     tmp_path: Path, images: Path, models: tuple[Path, Path], expected: dict[str, pa.Table]
 ) -> None:

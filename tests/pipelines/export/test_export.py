@@ -162,6 +162,11 @@ def test_bad_input_is_one_line(finished_run: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said) as refused:
             export(Path(root), tmp_path / out, number=number)
         assert "\n" not in str(refused.value)
+    own = copied(finished_run, tmp_path)
+    for inside in ("images", "images/shards"):
+        with pytest.raises(InputError, match="a step of a run has made what lies there"):
+            export(own, own / inside)
+    export(own, own / "exports" / "shards")
     assert [one.name for one in (tmp_path / "foreign").iterdir()] == ["photo.jpg"]
 
 
