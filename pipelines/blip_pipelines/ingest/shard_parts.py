@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blip_bootstrap.storage.closed_lists import WITHDRAWN
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import IMAGES
-from blip_bootstrap.storage.withdrawn import withdrawn_of, withdrawn_row
+from blip_bootstrap.storage.tables import IMAGES, SHARD
+from blip_bootstrap.storage.withdrawn import withdraw, withdrawn_of, withdrawn_row
 from blip_pipelines.cluster.items import RETRIES
 from blip_pipelines.cluster.tally import Counts
 from blip_pipelines.fetch.courtesy import Courtesy
@@ -59,8 +63,7 @@ def write_part(
         seen[RETRIES] += more[RETRIES]
         for place, row in zip(left, alone, strict=True):
             rows[place] = row
-    withdrawn = withdrawn_of(part)
-    rows = [withdrawn_row(row) if withdrawn.has(row) else row for row in rows]
+    rows = _without_withdrawn(shard, rows)
     seen = _counted(rows) + Counter({RETRIES: seen[RETRIES]})
     table = rows_to_table(rows, IMAGES)
     write_stats(part, seen, started, time.time())  # first: a part that is there is done
@@ -71,6 +74,17 @@ def write_part(
     tally.put(str(part), dict(seen))
     if courtesy:
         count_hosts(rows, courtesy)
+
+
+def _without_withdrawn(shard: Shard, rows: list[Row]) -> list[Row]:
+    """The rows, of which those that were withdrawn have their key alone; so have they in the shard, from then on."""
+    withdrawn = withdrawn_of(Path(shard.part))
+    gone = {row["key"] for row in rows if withdrawn.has(row)}
+    if any(row["key"] in gone and row["status"] != WITHDRAWN for row in rows):  # known by their bytes
+        listed = read_parquet(Path(shard.rows))
+        mask = pc.is_in(listed["key"], pa.array(sorted(gone), pa.string()))
+        write_parquet(Path(shard.rows), withdraw(listed, mask), SHARD, counts={})
+    return [withdrawn_row(row) if row["key"] in gone else row for row in rows]
 
 
 def _take(found: Iterable[tuple[Row, int]], unit: str, tally: Counts) -> tuple[list[Row], Counter[str]]:

@@ -260,6 +260,7 @@ def test_copies_go_along_and_the_same_bytes_elsewhere_are_named(tmp_path: Path, 
         runs.write_list([*((url, text) for url, text in rows), *more, ("http://other.org/9.jpg", "once more")])
         runs.run(root, 0)
         assert statuses(root)["0000300000"] == "withdrawn", "the same bytes from another host"
+        assert holding(root, [b"once more", b"other.org"]) == []
         assert no_gap(root, 0)
     finally:
         (runs.given / "web.tsv").write_text(before)
