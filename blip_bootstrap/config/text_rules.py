@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -64,5 +65,12 @@ class TextRulesConfig(Section):
             rules = [one.strip() for one in rules.split(",") if one.strip()]
         if not isinstance(rules, list | tuple):
             return data
+        if not all(isinstance(one, str) for one in rules):
+            return data  # told by the type of the entry
+        known = (*PRESETS, *get_args(RuleName))
+        if wrong := next((one for one in rules if one not in known), None):
+            near = get_close_matches(wrong, known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"is one of {', '.join(known)}, or a list of them (got {wrong!r}){meant}")
         found = [rule for one in rules for rule in PRESETS.get(one, (one,))]
         return {**data, "rules": tuple(dict.fromkeys(found))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any, TypeVar
@@ -24,6 +25,9 @@ from blip_pipelines.cluster.limits import peak_held_bytes
 from blip_pipelines.cluster.ray_tally import start_tally
 from blip_pipelines.cluster.sees_root import Roots, roots_now, see
 from blip_pipelines.cluster.tally import Counts, shown
+
+TELL_S = 5.0
+"""A worker tells of its counts so often at most: one actor hears of all, some 1,000 times a second."""
 
 Item = TypeVar("Item")
 
@@ -54,33 +58,49 @@ def run_on_ray(
 
 
 class Noting:
-    """A tally in a worker that keeps count of retries beside: a driver counts them also where no tally answers."""
+    """A tally in a worker that keeps count of retries beside: a driver counts them also where no tally answers.
+
+    It passes on what it is told every TELL_S alone, and when an item is done.
+    """
 
     def __init__(self, tally: Counts) -> None:
         self._tally, self._retries = tally, dict[str, int]()
+        self._latest: dict[str, dict[str, int]] = {}
+        self._told_at = -TELL_S
 
     def put(self, unit: str, counts: dict[str, int]) -> None:
         """Replace the counts of `unit`."""
         self._retries[unit] = counts.get(RETRIES, 0)
-        self._tally.put(unit, counts)
+        self._latest[unit] = counts
+        if time.monotonic() - self._told_at >= TELL_S:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        for unit, counts in self._latest.items():
+            self._tally.put(unit, counts)
+        self._latest.clear()
+        self._told_at = time.monotonic()
 
     def total(self) -> dict[str, int]:
         """The sum over all units."""
+        self._pass_on()
         return self._tally.total()
 
     def add_up(self, units: Iterable[str]) -> None:
         """These units are done: their counts are kept as a sum alone."""
+        self._pass_on()
         self._tally.add_up(units)
 
     def forget(self) -> None:
         """Drop all counts."""
+        self._latest.clear()
         self._tally.forget()
 
     def item_is_done(self) -> int:
         """The retries of all units since this was last asked; the units themselves need no longer be known."""
         found = sum(self._retries.values())
         if self._retries:
-            self._tally.add_up(list(self._retries))
+            self.add_up(list(self._retries))
         self._retries.clear()
         return found
 

@@ -59,6 +59,7 @@ def test_commands_stand_in_their_order() -> None:
         "audit",
         "artifacts",
         "gc",
+        "forget",
         "vqa",
     ]
     assert names == {

@@ -70,6 +70,9 @@ def mistakes_of(tmp_path: Path, text: str) -> list[str]:
         ("download: {timeout_s: .inf}", "download.timeout_s: a finite number was expected (got inf)"),
         ("pretrain: {optimizer: {lr: .inf}}", "pretrain.optimizer.lr: a finite number was expected (got inf)"),
         ('download: {contact: "é"}', "download.contact: plain letters, digits and signs (ASCII) on one line"),
+        ("text_rules: cc13m", "text_rules: is one of cc12m, boilerplate,"),
+        ("text_rules: [language, file_names]", "(got 'file_names'); did you mean file_name?"),
+        ("text_rules: [[language]]", "text_rules.rules.0: is one of boilerplate,"),
         ("download.image_size: 3", "a dot is for --set; in the file write download: {image_size: ...}"),
     ],
 )  # fmt: skip

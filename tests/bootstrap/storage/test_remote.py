@@ -182,7 +182,7 @@ def test_a_run_whose_links_were_left_out_is_read_by_its_records(store: Path, tmp
     links = [path for path in store.rglob("*") if path.is_symlink()]
     for link in links:
         link.unlink()
-    assert len(links) == 10
+    assert len(links) == 11
     with connect(URI) as there, connect(tmp_path / "local") as here:
         for question in QUESTIONS:
             assert query(there, question).equals(query(here, question)), question

@@ -13,6 +13,7 @@ from blip_bootstrap.config import RayConfig
 from blip_bootstrap.progress import Progress
 from blip_pipelines.cluster import tally as tally_module
 from blip_pipelines.cluster.items import Pool, run_items
+from blip_pipelines.cluster.ray_items import TELL_S, Noting
 from blip_pipelines.cluster.ray_tally import start_tally
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts, Tally, shown
@@ -82,3 +83,29 @@ def test_the_death_of_the_actor_fails_no_step_and_the_next_has_another(tmp_path:
     assert after._actor is not before._actor
     after.put("a", {"images": 1})
     assert after.total() == {"images": 1}
+
+
+def test_a_worker_tells_of_its_counts_now_and_then_and_when_an_item_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One actor hears of the workers of a whole cluster: a call for each batch would be too many."""
+    told: list[tuple[str, int]] = []
+
+    class Hearing(Tally):
+        def put(self, unit: str, counts: dict[str, int]) -> None:
+            told.append((unit, counts["images"]))
+            super().put(unit, counts)
+
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    hearing = Hearing()
+    noting = Noting(hearing)
+    for done in range(1, 41):
+        noting.put("a", {"images": done, "retries": 1})
+    assert told == [("a", 1)], "the first at once"
+    now[0] += TELL_S
+    noting.put("a", {"images": 41, "retries": 1})
+    noting.put("b", {"images": 7, "retries": 2})
+    assert told == [("a", 1), ("a", 41)]
+    assert noting.item_is_done() == 3
+    assert told[2:] == [("b", 7)]
+    assert hearing.total() == {"images": 48, "retries": 3}
+    assert noting.item_is_done() == 0
