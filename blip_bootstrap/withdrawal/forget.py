@@ -11,7 +11,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.files import make_folder, sweep, sync, write_durable
 from blip_bootstrap.storage.manifest import digest_of_path, stored
-from blip_bootstrap.storage.many_files import FILES_IN
+from blip_bootstrap.storage.many_files import FILES, FILES_IN
 from blip_bootstrap.storage.notes import Note, digest_in, note_path, read_note, write_note
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.run_folder import MANIFEST, STALE, checksum
@@ -105,7 +105,9 @@ def _write_file(path: Path, marks: Marks) -> dict[str, Any]:
 
 def _write_manifest(one: Found, plan: Plan, written: Mapping[str, Mapping[str, Any]]) -> None:
     """Write the MANIFEST anew of what has such files, or is stale. By what recipes know a file stays as it was."""
-    files, is_changed = [], one.folder in plan.stale and STALE not in one.told
+    pointer = one.told.get(FILES_IN)  # a kill may have left the JSON before beside newer files
+    is_torn = pointer is not None and digest_of_path(one.path / FILES) != pointer["sha256"]
+    files, is_changed = [], is_torn or (one.folder in plan.stale and STALE not in one.told)
     for entry in one.told["files"]:
         home = str(entry.get("at") or f"{one.folder}/{entry['name']}")
         if home in written:

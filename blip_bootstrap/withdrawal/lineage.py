@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from blip_bootstrap.loop.artifacts import RECIPE, STAGING, artifact_folders
 from blip_bootstrap.storage.many_files import FILES, FILES_IN, Files
 from blip_bootstrap.storage.parts import borrowed_from
-from blip_bootstrap.storage.run_folder import MANIFEST, checksum
+from blip_bootstrap.storage.run_folder import MANIFEST
 from blip_bootstrap.storage.store import fetched, is_there, sizes_below
 
 DOWNLOAD = "download_images"
@@ -92,12 +92,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
-
-
-def is_whole_manifest(manifest: Mapping[str, Any]) -> bool:
-    """Whether a MANIFEST has the files that it was written with."""
-    listed = [manifest[FILES_IN]] if FILES_IN in manifest else manifest.get("files", [])
-    return "check" not in manifest or bool(manifest["check"] == checksum(manifest["counts"], listed))
 
 
 class Lineage:

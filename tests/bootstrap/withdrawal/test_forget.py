@@ -7,53 +7,21 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.cli.app import app
-from blip_bootstrap.cli.forget import _write_pages
 from blip_bootstrap.errors import RunFailed
-from blip_bootstrap.loop.artifacts import damaged_files
-from blip_bootstrap.storage.manifest import digest_of_path
-from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.run_folder import out_of_date, place_of, read_json
+from blip_bootstrap.storage.run_folder import out_of_date
 from blip_bootstrap.storage.store_lock import locked
 from blip_bootstrap.storage.withdrawn import HASHES, JOURNAL
 from blip_bootstrap.withdrawal.asked import Asked, asked
 from blip_bootstrap.withdrawal.forget import begin, end, plan_withdrawal
+from tests.support.forgetting import GONE, KEYS, TEXTS, forgotten, holding, is_whole, no_gap
 from tests.support.kills import Killed, killed_after
 from tests.support.small_world_runs import SmallRuns, manifest_of, rows_of, weights_of
 from tests.support.tiny_pipeline import encode
-
-GONE = ("http://web/3.jpg", "http://web/8.jpg")
-
-KEYS = ("0000000003", "0000100002")
-
-TEXTS = ("a text of picture 3", "a text of picture 8")
-
-
-PAGES = ("round-00/metrics.json", "round-00/report.html", "round-01/metrics.json", "round-01/report.html",
-         "report.html")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        found = SmallRuns(tmp_path_factory.mktemp("runs"), patch)
-        found.run(found.folder / "first")
-        _write_pages(found.folder / "first", [*PAGES])
-        yield found
-
-
-@pytest.fixture
-def root(runs: SmallRuns, tmp_path: Path) -> Path:
-    """A copy of a run of two rounds over twelve pictures."""
-    runs.dead.clear()
-    shutil.copytree(runs.folder / "first", tmp_path / "run", symlinks=True)
-    return tmp_path / "run"
 
 
 def forget(root: Path, *arguments: str) -> Result:
@@ -65,40 +33,6 @@ def forget(root: Path, *arguments: str) -> Result:
 
 def forget_gone(root: Path, *more: str) -> Result:
     return forget(root, *(word for url in GONE for word in ("--url", url)), *more)
-
-
-def forgotten(root: Path, *urls: str, **known: Any) -> dict[str, Any]:
-    """Forget without writing pages anew; the receipt."""
-    begin(root, plan_withdrawal(root, asked(urls, **known))[0])
-    with locked(root):
-        return end(root)[0].receipt
-
-
-def holding(root: Path, wanted: list[bytes]) -> list[str]:
-    """The files under a root that hold one of these, as bytes, or in a cell where they are tables."""
-    found = []
-    for path in (one for one in root.rglob("*") if one.is_file() and not one.is_symlink()):
-        data = path.read_bytes()
-        if path.suffix == ".parquet" or data[:4] == b"PAR1":
-            cells = (cell for column in read_parquet(path).columns for cell in column.to_pylist())
-            data += b"\n".join(cell if isinstance(cell, bytes) else repr(cell).encode() for cell in cells)
-        found += [f"{path.relative_to(root)}: {one[:40]!r}" for one in wanted if one in data]
-    return found
-
-
-def is_whole(root: Path) -> bool:
-    """Whether every artifact has the files that its MANIFEST names, with their bytes."""
-    for path in root.glob("artifacts/*/*/MANIFEST.json"):
-        manifest = read_json(path)
-        files = [(place_of(path.parent, one["name"], one.get("at")), one["sha256"]) for one in manifest["files"]]
-        if damaged_files(path.parent, manifest) or any(digest_of_path(file) != sha256 for file, sha256 in files):
-            return False
-    return True
-
-
-def no_gap(root: Path, number: int = 1) -> bool:
-    (answer,) = audit(root, number, ["accounting"])
-    return all(row["gap"] == 0 for row in answer.table.to_pylist())
 
 
 def statuses(root: Path) -> dict[str, str]:
@@ -305,84 +239,3 @@ def test_hosts_below_a_domain_are_of_it_and_others_are_not() -> None:
         "http://a.b/example.org",
     ]
     assert [one.is_of_domain(url) for url in urls] == [True, True, False, False]
-
-
-def test_borrowed_parts_and_artifacts_that_nothing_points_to(root: Path, runs: SmallRuns) -> None:
-    """The list has grown, and a setting was another one for a while."""
-    rows = [line.split("\t") for line in (runs.given / "web.tsv").read_text().splitlines()[1:]]
-    try:
-        runs.run(root, 1, "select.itm_threshold=0.2")
-        runs.write_list([*((url, text) for url, text in rows), ("http://web/77.jpg", "new")])
-        runs.run(root, 1)
-        (home,) = {one["at"].split("/")[2] for one in manifest_of(root, "images")["files"] if "at" in one}
-        assert not (root / "images").resolve().name.startswith(home)
-        wanted = [*(one.encode() for one in (*GONE, *TEXTS))]
-        wanted += [row["jpg"] for row in rows_of(root, "images") if row["key"] in KEYS]
-        forgotten(root, *GONE)
-        assert holding(root, wanted) == []
-        assert is_whole(root)
-        assert manifest_of(root, "images")["counts"]["withdrawn"] == 2
-        said = runs.run(root, 1)
-        assert not [what for what in runs.paid if what[0] == "fetch"]
-        assert "images: current" in said
-        assert no_gap(root)
-    finally:
-        runs.write_list([(url, text) for url, text in rows])
-
-
-def test_what_is_half_made_is_without_it_and_goes_on(runs: SmallRuns, tmp_path: Path) -> None:
-    """A download whose second part is not fetched yet, and captions of one block."""
-    runs.dead.clear()
-    root = tmp_path / "run"
-    shutil.copytree(runs.folder / "first", root, symlinks=True)
-    images, captions = (root / "images").resolve(), (root / "round-01/captions").resolve()
-    for folder in (images, captions):
-        manifest = read_json(folder / "MANIFEST.json")
-        note = {"name": manifest["name"], "recipe": manifest["recipe"]}
-        (folder / ".recipe.json").write_text(json.dumps(note))
-        (folder / "MANIFEST.json").unlink()
-    (images / "part-00001.parquet").unlink()
-    blocks = captions / ".blocks"
-    blocks.mkdir()
-    shutil.copy(captions / "part-00000.parquet", blocks / "part-00000-000000.parquet")
-    forgotten(root, *GONE)
-    assert holding(root, [one.encode() for one in (*GONE, *TEXTS)]) == []
-    runs.run(root, 0)
-    fetched = {what for kind, what in runs.paid if kind == "fetch"}
-    assert len(fetched) == 4, "of six rows one is blank, one is withdrawn"
-    assert GONE[1] not in fetched
-    assert manifest_of(root, "images")["counts"]["withdrawn"] == 2
-
-
-def test_what_was_decided_beside_it_is_stale(tmp_path: Path, runs: SmallRuns) -> None:
-    """References, a rule by ranks, the first of a group; the last row that goes is none of these."""
-    rows = [line.split("\t") for line in (runs.given / "web.tsv").read_text().splitlines()[1:]]
-    before = (runs.given / "web.tsv").read_text()
-    runs.bodies["http://mirror.org/2.jpg"] = encode(0)
-    given = ("caption.references=2", "select.variety=1")
-    try:
-        runs.write_list([*((url, text) for url, text in rows), ("http://mirror.org/2.jpg", "same")])
-        root = tmp_path / "run"
-        runs.run(root, 1, *given)
-        assert _decided(root, "http://web/11.jpg") == {"round-01/pairs": "decided"}
-        assert _decided(root, "http://web/0.jpg") == {
-            "round-01/captions": "scored", "round-01/pairs": "decided", "groups": "grouped",
-        }  # fmt: skip
-        forgotten(root, "http://web/0.jpg")
-        said = runs.run(root, 1, *given)
-        assert any(line.startswith("groups: making it anew, it was grouped around") for line in said)
-        assert "round-01/captions: caption_and_score" in said
-        runs.dead.add("http://web/0.jpg")
-        runs.run(tmp_path / "other", 1, *given)
-        for place in ("groups", "round-00/pairs", "round-01/captions", "round-01/pairs"):
-            assert rows_of(root, place) == rows_of(tmp_path / "other", place)
-    finally:
-        runs.dead.clear()
-        (runs.given / "web.tsv").write_text(before)
-
-
-def _decided(root: Path, *urls: str) -> dict[str, str]:
-    """What would be stale without having been trained on these, by the first word of why."""
-    stale = plan_withdrawal(root, asked(urls))[0].receipt["stale"]
-    whys = {one["name"]: one["why"].split(" ")[0] for one in stale}
-    return {name: why for name, why in whys.items() if why not in ("trained", "made")}
