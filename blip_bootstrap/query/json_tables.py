@@ -61,7 +61,7 @@ def _run(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return same | {
         "round": round_of(str(manifest.get("name", ""))),
         "step": recipe.get("step"),
-        "num_rows": sum(file.get("rows", 0) for file in files),
+        "num_rows": sum(file.get("rows", 0) for file in files if "/" not in file["name"]),
         "size_bytes": sum(file.get("bytes", 0) for file in files),
         "counts": json.dumps(manifest.get("counts", {})),
         "settings": json.dumps(manifest.get("settings", {})),

@@ -44,7 +44,7 @@ def test_hosts_count_by_the_domain_that_somebody_registered(run: Path) -> None:
     found = answers(run, "domains")
     assert [(row["domain"], row["urls"], row["pictures"], row["size_bytes"]) for row in found] == [
         ("example.co.uk", 2, 2, 150), ("a.github.io", 1, 1, 120), ("b.github.io", 1, 1, 30), ("127.0.0.1", 1, 1, 10),
-        ("[::1]", 1, 1, 5), ("c.org", 1, 0, None), (None, 1, 0, None),
+        ("[::1]", 1, 1, 5), ("c.org", 1, 0, None), ("(no URL)", 1, 0, None),
     ]  # fmt: skip
     assert [row["in_top_tenth"] for row in found] == [True] + 6 * [False]
     assert sum(row["bytes_share"] or 0 for row in found) == pytest.approx(1)
