@@ -154,7 +154,11 @@ RUNS = Table(
         Column("made", pa.string(), "when it was finished: UTC, ISO 8601"),
         Column("seconds", pa.float64(), "how long it took, in its last run"),
         Column("version", pa.string(), "version of blip-bootstrap that made it"),
-        Column("num_rows", pa.int64(), "number of rows of its Parquet files, those in folders apart (the rows of lists beside images)"),
+        Column(
+            "num_rows",
+            pa.int64(),
+            "number of rows of its Parquet files, not of those in folders",
+        ),
         Column("size_bytes", pa.int64(), "size of all its files"),
         Column("counts", pa.string(), "JSON: what the step counted"),
         Column("settings", pa.string(), "JSON: its section of the configuration, resolved"),
