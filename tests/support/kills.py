@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -24,6 +25,8 @@ def killed_after(count: int) -> Iterator[list[int]]:
 
     def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*arguments: Any, **settings: Any) -> Any:
+            if threading.current_thread().name == "note":  # of `status`: it writes at moments of its own
+                return real(*arguments, **settings)
             if not left[0]:
                 raise Killed
             left[0] -= 1
