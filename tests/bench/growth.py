@@ -56,15 +56,17 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        number = int(self.path.strip("/i").partition(".")[0])
-        self.server.asked[self.path] += 1
-        is_refused = self.server.is_short and number in self.server.refused
-        body = b"" if is_refused else draw(number)
-        self.send_response(404 if is_refused else 200)
+        name = self.path.strip("/").partition(".")[0].removeprefix("i")
+        body = self._picture(int(name)) if name.isdigit() else b""  # else it is a robots.txt or the like
+        self.send_response(200 if body else 404)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", "image/jpeg")
         self.end_headers()
         self.wfile.write(body)
+
+    def _picture(self, number: int) -> bytes:
+        self.server.asked[self.path] += 1
+        return b"" if self.server.is_short and number in self.server.refused else draw(number)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -8,6 +8,7 @@ is there.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import sys
@@ -55,6 +56,8 @@ async def _serve(bodies: list[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    photographs = [file.read_bytes() for file in sorted(Path(sys.argv[1]).iterdir())]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the folder with the photographs")
+    photographs = [file.read_bytes() for file in sorted(parser.parse_args().folder.iterdir())]
     gc.freeze()
     asyncio.run(_serve(photographs))
