@@ -74,7 +74,7 @@ def test_a_part_of_an_earlier_artifact_and_a_first_that_is_nowhere(tmp_path: Pat
     write_parquet(tmp_path / "part-00000.parquet", rows_to_table([old], IMAGES).drop_columns(["same_as", "attempts"])
                   .append_column("same_as", [[None]]).append_column("attempts", [[None]]), IMAGES)  # fmt: skip
     url = rude_server.url("picture1.jpg")
-    shard = write_shard(tmp_path, 3, [("x", "0000000007"), (url, "0000000008"), (url, "0000100000")])
+    shard = write_shard(tmp_path, 3, [("u", "0000000007"), (url, "0000000008"), (url, "0000100000")])
     work = ShardDownload(CONFIG, frozenset({rude_server.host}), tally=Tally())
     assert list(work(shard)) == [shard]
     assert not Path(shard.part).exists()

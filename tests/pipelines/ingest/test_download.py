@@ -73,7 +73,9 @@ def test_every_row_of_the_lists_is_one_row_with_its_outcome(
     ]
     assert (counts["rows"], counts["success"], counts["rejected"]) == (13, 3, 1)
     parts = [f"part-0000{number}{end}" for number in range(3) for end in (".parquet", "_stats.json")]
-    assert [p.name for p in sorted(tmp_path.iterdir()) if not p.name.startswith(".")] == [*parts, "rows", "web.tsv"]
+    assert [p.name for p in sorted(tmp_path.iterdir()) if not p.name.startswith(".")] == [
+        "known", *parts, "rows", "web.tsv",
+    ]  # fmt: skip
     assert [path.name for path in parquet_files(tmp_path / "rows")] == [path.name for path in parquet_files(tmp_path)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_pipelines.ingest import plan
+from blip_pipelines.ingest import growth, plan
 from tests.pipelines.ingest.test_growth import Run, Web, own, run, web  # noqa: F401
 
 
@@ -25,8 +25,8 @@ def test_a_list_beside_is_cut_alone(run: Run, web: Web, monkeypatch: pytest.Monk
     whole = run(first)
     web.fetched()
     with monkeypatch.context() as patch:
-        for name in ("fill_pool", "Growing", "write_known"):
-            patch.setattr(plan, name, None)  # what reads the rows that are there
+        for module, name in ((plan, "fill_pool"), (plan, "Growing"), (growth, "write_known")):
+            patch.setattr(module, name, None)  # what reads the rows that are there
         grown = run(first, second)
     counts = dict(run.counts)
     assert [path.is_symlink() for path in parquet_files(grown)] == [True] * 3 + [False] * 2
