@@ -33,7 +33,8 @@ class SmallRuns:
 
         patch.setattr(small_loop, "_put", put)
         patch.setattr(small_loop, "digests_in", _digests_in)
-        small_loop.write_inputs(self.given)
+        if not self.given.exists():
+            small_loop.write_inputs(self.given)
         small_loop.stand_in(lambda kind, what: self.paid.append((str(kind), str(what))))
         patch.setattr(fetched_rows, "try_once", self._fetch)
 
