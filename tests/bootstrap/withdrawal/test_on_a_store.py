@@ -32,6 +32,7 @@ def holding(bucket: Bucket, text: str) -> list[str]:
 def test_objects_hold_it_no_more_and_the_run_is_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with moto_server() as endpoint:
         bucket = Bucket(endpoint)
+        bucket.clear()  # servers of one process share what they hold
         for name, value in environment(endpoint, tmp_path / "cache").items():
             monkeypatch.setenv(name, value)
         grown = GrowingRounds(tmp_path, monkeypatch)
