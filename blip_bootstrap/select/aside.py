@@ -6,7 +6,6 @@ speaks against. They have no verdict, and so count in no noise ratio.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.closed_lists import DUPLICATE_PICTURE, NOT_LISTED, SET_ASIDE
 from blip_bootstrap.storage.groups import duplicates_in
@@ -101,7 +101,7 @@ def judged_only(files: Sequence[Path], out: Path, table: Table, asides: Sequence
     """
     if not asides:
         return [*files]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         return [*pool.map(lambda file: _judged(file, out / JUDGED / file.name, table, asides), files)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from blip_bootstrap.config import RayConfig
+from blip_bootstrap.machine import num_cores
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, reading, write_parquet
 from blip_bootstrap.storage.store import fetched, is_there
@@ -48,7 +48,7 @@ def hash_pictures(out: Path, pictures: Path, *, ray: RayConfig) -> dict[str, int
     total = sum(_num_rows(Path(one.pictures)) for one in todo)
     with Progress("hash", total, unit="images") as progress:
         if todo:
-            work = partial(PictureHasher, (os.cpu_count() or 1) if pool == HERE else 1)
+            work = partial(PictureHasher, num_cores() if pool == HERE else 1)
             run_items("hash", todo, work, pool, _fetched, progress, {})
     qualities = [read_parquet(out / one.name, ["quality"])["quality"] for one in files]
     return {"rows": sum(map(len, qualities)), "hashed": sum(len(one) - one.null_count for one in qualities)}
@@ -100,7 +100,7 @@ class PictureHasher:
                 found.append(pa.Table.from_pylist(rows, schema=PICTURE_HASHES.schema))
                 done += len(rows)
                 self._tally.put(str(hashes), {"images": done})
-        write_parquet(hashes, pa.concat_tables(found), PICTURE_HASHES)
+        write_parquet(hashes, pa.concat_tables(found), PICTURE_HASHES, counts={})
 
 
 def _row(store: PictureProcesses, row: dict[str, Any]) -> dict[str, Any]:

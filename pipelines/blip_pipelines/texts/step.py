@@ -80,7 +80,7 @@ class TextChecker:
         """Write the verdicts on the texts of `file` unless they are there."""
         if not is_there(Path(file.checks)):
             rows = read_parquet(Path(file.images), ["key", "caption"])
-            write_parquet(Path(file.checks), self._checked(rows, file.checks), TEXT_CHECKS)
+            write_parquet(Path(file.checks), self._checked(rows, file.checks), TEXT_CHECKS, counts={})
         yield file
 
     def _checked(self, rows: pa.Table, name: str) -> pa.Table:
