@@ -22,6 +22,9 @@ FRAMES = """<!doctype html><title>frames</title><body style="margin:0"><script>{
 FRAME = """<iframe id="{name}" src="/page.html?{name}" onload="look(this)"
 style="border:0;position:absolute;top:0;left:0;width:{width}px;height:900px"></iframe>"""
 
+ATTEMPTS = 3
+"""On a loaded machine the browser now and then leaves before its frames have loaded."""
+
 PROBE = (Path(__file__).parent / "browser_probe.js").read_text(encoding="utf-8")
 
 
@@ -43,16 +46,21 @@ def look_at(views: Collection[tuple[str, int]], profile: Path, dark: bool = Fals
     """Draw pages at widths in px, all by one browser: what it saw of each, and what it said and asked for of all."""
     flags = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-        "--window-size=1400,1000", "--enable-logging=stderr", f"--user-data-dir={profile}",
+        "--window-size=1400,1000", "--enable-logging=stderr",
         f"--blink-settings=preferredColorScheme={0 if dark else 1}",
     ]  # fmt: skip
     named = {str(number): view for number, view in enumerate(views)}
     frames = "".join(FRAME.format(name=name, width=width) for name, (_, width) in named.items())
     pages = {f"/page.html?{name}": page for name, (page, _) in named.items()}
-    with serving({**pages, "/": FRAMES.format(script=PROBE, frames=frames)}) as (address, asked):
-        command = [str(CHROMIUM), *flags, "--dump-dom", address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    told = json.loads(html.unescape(done.stdout.split('<pre id="seen">')[1].split("</pre>")[0]))
+    for attempt in range(ATTEMPTS):
+        with serving({**pages, "/": FRAMES.format(script=PROBE, frames=frames)}) as (address, asked):
+            command = [str(CHROMIUM), *flags, f"--user-data-dir={profile / str(attempt)}", "--dump-dom", address]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        told = json.loads(html.unescape(done.stdout.split('<pre id="seen">')[1].split("</pre>")[0]) or "{}")
+        if told.keys() == named.keys():
+            break
+    else:
+        raise AssertionError(f"frames {sorted(named.keys() - told.keys())} told nothing: {done.stderr[-2000:]}")
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return {view: Seen(told[name], console, asked) for name, view in named.items()}
 
@@ -85,7 +93,10 @@ def serving(pages: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 64  # of 5 a browser with many frames finds no room
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
