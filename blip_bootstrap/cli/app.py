@@ -37,11 +37,11 @@ class Commands(ListedCommands):
             "paths.",
         ),
         "why": Listed(
-            "blip_bootstrap.cli.audit",
+            "blip_bootstrap.cli.explain",
             "Show all that is known of one image: its fetch, and its texts in every round with scores and verdicts.",
         ),
         "diff": Listed(
-            "blip_bootstrap.cli.audit",
+            "blip_bootstrap.cli.explain",
             "Show what changed between two rounds, or between rounds of two runs: texts, reasons, noise, settings.",
         ),
         "export": Listed(

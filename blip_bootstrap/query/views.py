@@ -8,7 +8,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import spill_folder
@@ -111,11 +110,11 @@ def connect(
         for table in (CAPTIONS, FILTER_CHECK, PAIRS):
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
             files += _create(connection, table, places, remote, rules, part)
-    _create_records(connection, root, numbers if with_figures else None)
+        _create_records(connection, root, numbers if with_figures else [])
+        _create_rows(connection, shown_tables.CUTS, _cuts(rules))
+        _create_rows(connection, COLUMNS, _documented())
     _create_table(connection, shown_tables.LANGUAGES, _languages(root, numbers))
     _create_table(connection, shown_tables.LABELS, _labels(root, numbers))
-    _create_table(connection, shown_tables.CUTS, _cuts(rules))
-    _document(connection)
     # Each question reads every footer anew otherwise: half of its time, over 500 files. One of images takes 330 kB.
     connection.execute(f"SET GLOBAL parquet_metadata_cache = {str(len(files) <= MOST_CACHED).lower()}")
     _lock(connection, files)
@@ -169,14 +168,14 @@ def _languages(root: Path, numbers: Sequence[int]) -> pa.Table:
     """The rows that `audit languages` wrote for these rounds: a sample, which fits in memory."""
     paths = [languages_path(root, number) for number in numbers]
     found = [parquet.read_parquet(path) for path in paths if path.is_file()]
-    return pa.concat_tables([shown_tables.LANGUAGES.schema.empty_table(), *found])
+    return pa.concat_tables([shown_tables.LANGUAGES.empty, *found])
 
 
 def _labels(root: Path, numbers: Sequence[int]) -> pa.Table:
     """The samples of these rounds that people answer: some hundred rows each."""
     paths = [labels_path(root, number) for number in numbers]
     rows = [(path, read_labels(path)) for path in paths if path.is_file()]
-    found = [shown_tables.LABELS.schema.empty_table()]
+    found = [shown_tables.LABELS.empty]
     for path, of_round in rows:
         try:
             found.append(parquet.rows_to_table(of_round, shown_tables.LABELS))
@@ -196,12 +195,9 @@ def _rules(root: Path, numbers: Sequence[int], remote: Remote | None) -> dict[in
     return rules
 
 
-def _cuts(rules: Mapping[int, Mapping[str, Any]]) -> pa.Table:
+def _cuts(rules: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The scores by which the rules of rounds cut."""
-    rows: list[dict[str, object]] = [
-        {"round": number, **cut} for number, rule in rules.items() for cut in cuts_of(rule)
-    ]
-    return parquet.rows_to_table(rows, shown_tables.CUTS)
+    return [{"round": number, **cut} for number, rule in rules.items() for cut in cuts_of(rule)]
 
 
 def _create(
@@ -228,7 +224,7 @@ def _create(
         if select := " UNION ALL ".join(part for part in parts if part):
             connection.execute(f"CREATE VIEW {name} AS {select}")
         else:
-            _create_table(connection, table, table.schema.empty_table())
+            _create_table(connection, table, table.empty)
     every = [file for files, _ in found for file in files]
     for (files, _), (folder, _) in zip(found, folders, strict=True):
         if not (folder / run_folder.MANIFEST).exists():  # which names files: no other ones count
@@ -249,25 +245,29 @@ def _create_table(connection: duckdb.DuckDBPyConnection, table: schema.Table, da
     connection.unregister("arrow_rows")
 
 
-def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int] | None) -> None:
-    """The small tables from JSON, held in memory; None: without those of rounds' figures."""
-    for table, read in (
-        (shown_tables.ROUNDS, json_tables.rounds_table),
-        (shown_tables.METRICS, json_tables.metrics_table),
-    ):
-        data = table.schema.empty_table() if numbers is None else read(root)
-        _create_table(connection, table, data.filter(pc.is_in(data["round"], pa.array(numbers or [], pa.int16()))))
-    _create_table(connection, shown_tables.RUNS, json_tables.runs_table(root))
+def _create_rows(connection: duckdb.DuckDBPyConnection, table: schema.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A small table, in memory. Its rows are handed over column by column: Arrow would import pandas for them."""
+    _create_table(connection, table, table.empty)
+    if rows:
+        columns = [[row.get(name) for row in rows] for name in table.schema.names]
+        connection.execute(f"INSERT INTO {table.name} SELECT {', '.join(['unnest(?)'] * len(columns))}", columns)
 
 
-def _document(connection: duckdb.DuckDBPyConnection) -> None:
+def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int]) -> None:
+    """The small tables from JSON; `rounds` and `metrics` of these rounds alone."""
+    figures = json_tables.read_all_figures(root, numbers)
+    _create_rows(connection, shown_tables.ROUNDS, json_tables.rounds_rows(root, figures))
+    _create_rows(connection, shown_tables.METRICS, json_tables.metrics_rows(figures))
+    _create_rows(connection, shown_tables.RUNS, json_tables.runs_rows(root))
+
+
+def _documented() -> list[dict[str, Any]]:
     """The view `columns`. COMMENT ON would do, but binds a view's every file anew for each column: seconds for 500."""
-    rows: list[dict[str, object]] = [
+    return [
         {"view": table.name, "column": column.name, "type": str(column.type), "meaning": column.meaning}
         for table in VIEWS
         for column in table.columns
     ]
-    _create_table(connection, COLUMNS, parquet.rows_to_table(rows, COLUMNS))
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
