@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.query.verdicts import renewed
+from blip_bootstrap.storage.many_files import columns_of
 from blip_bootstrap.storage.run_folder import flat, manifests, out_of_date, read_json, round_folder, round_of
 
 
@@ -49,13 +50,13 @@ def read_figures(root: Path, number: int) -> dict[str, Any] | None:
 
 
 def _run(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    files, recipe = manifest.get("files", []), manifest.get("recipe", {})
+    files, recipe = [*columns_of(manifest.get("files", []), "name", "rows", "bytes")], manifest.get("recipe", {})
     same = {name: manifest.get(name) for name in ("name", "digest", "content", "made", "seconds", "version")}
     return same | {
         "round": round_of(str(manifest.get("name", ""))),
         "step": recipe.get("step"),
-        "num_rows": sum(file.get("rows", 0) for file in files if "/" not in file["name"]),
-        "size_bytes": sum(file.get("bytes", 0) for file in files),
+        "num_rows": sum(rows or 0 for name, rows, _ in files if "/" not in name),
+        "size_bytes": sum(size or 0 for _, _, size in files),
         "counts": json.dumps(manifest.get("counts", {})),
         "settings": json.dumps(manifest.get("settings", {})),
         "inputs": json.dumps(recipe.get("inputs", {})),

@@ -99,7 +99,7 @@ def connect(
         attach(connection, [remote])
     files: list[str] = []
     with told_in_one_line():
-        rules = _rules(root, numbers, remote)
+        rules = _rules(root, numbers, remote, part)
         of_run = ("images", EVERY_IMAGE), ("groups", PICTURE_GROUPS), ("human", HUMAN), ("held_out", HELD_OUT)
         for name, table in of_run:
             of_last = run_folder.used_folder(root, max(numbers, default=0), name)
@@ -123,8 +123,10 @@ def connect(
 
 def _files(folder: Path, remote: Remote | None, part: int | None) -> list[str]:
     """The files of a folder, those of one part alone where it is given."""
-    files = remote.parquet_files(folder) if remote else list(map(str, parquet.parquet_files(folder)))
-    return files if part is None else [file for file in files if file.rpartition("/")[2] == part_name(part)]
+    only = None if part is None else part_name(part)
+    if remote:
+        return [file for file in remote.parquet_files(folder) if only in (None, file.rpartition("/")[2])]
+    return list(map(str, parquet.parquet_files(folder, only)))
 
 
 def _evenly(files: Sequence[str], most: int) -> list[str]:
@@ -184,12 +186,11 @@ def _labels(root: Path, numbers: Sequence[int]) -> pa.Table:
     return pa.concat_tables(found)
 
 
-def _rules(root: Path, numbers: Sequence[int], remote: Remote | None) -> dict[int, dict[str, Any]]:
-    """The rules of these rounds, as far as there are any, from the metadata of their pairs."""
+def _rules(root: Path, numbers: Sequence[int], remote: Remote | None, part: int | None) -> dict[int, dict[str, Any]]:
+    """The rules of these rounds, as far as there are any, from the metadata of a file of their pairs."""
     rules = {}
     for number in numbers:
-        folder = run_folder.round_folder(root, number) / "pairs"
-        files = remote.parquet_files(folder) if remote else parquet.parquet_files(folder)
+        files = _files(run_folder.round_folder(root, number) / "pairs", remote, part)
         if rule := rule_of(schema_of(files[0], remote)) if files else None:
             rules[number] = rule
     return rules
