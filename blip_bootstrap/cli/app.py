@@ -70,6 +70,10 @@ class Commands(ListedCommands):
             "Take pictures out of a run for good, with their texts and URLs, wherever it has them; no list brings them "
             "back.",
         ),
+        "evaluate": Listed(
+            "blip_bootstrap.cli.evaluate",
+            "Measure a model on a benchmark, in the paper's way: captions, retrieval, questions, NLVR2, videos.",
+        ),
         "vqa": Listed("blip_bootstrap.cli.vqa", "Fine-tune a model to answer questions about pictures, and ask it."),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blip_bootstrap.config.benchmark import BenchmarkConfig
 from blip_bootstrap.config.caption import CaptionConfig, SamplerConfig
 from blip_bootstrap.config.duplicates import DuplicatesConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
@@ -34,6 +35,7 @@ from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig, c
 
 __all__ = [
     "AnnotatedSet",
+    "BenchmarkConfig",
     "CaptionConfig",
     "CheckFilterConfig",
     "Config",

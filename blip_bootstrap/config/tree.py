@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializationInfo, WithJsonSchema, field_serializer, model_validator
 
+from blip_bootstrap.config.benchmark import BenchmarkConfig
 from blip_bootstrap.config.caption import CaptionConfig
 from blip_bootstrap.config.duplicates import DuplicatesConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
@@ -90,6 +91,9 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
     vqa: VqaConfig = Field(VqaConfig(), description="settings of `blip-bootstrap vqa`; no part of a round")
+    benchmark: BenchmarkConfig = Field(
+        BenchmarkConfig(), description="settings of `blip-bootstrap evaluate`; no part of a round"
+    )
     rounds: Annotated[Mapping[RoundNumber, Config], WithJsonSchema({"type": "object"})] = Field(
         {}, description="settings of single rounds that are others than above, by number: `{2: {select: {...}}}`"
     )

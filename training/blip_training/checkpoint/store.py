@@ -193,7 +193,7 @@ def _load_own(folder: Path, content: dict[str, Any], image_size: int | None) -> 
     config, num_tokens = _read_own_config(content, folder / CONFIG)
     capabilities = content.get("capabilities")
     kind = Vqa if ANSWER in (capabilities or ()) else Med
-    med = kind(_with_image_size(config, image_size, folder), num_tokens)
+    med = kind(with_image_size(config, image_size, folder), num_tokens)
     med.capabilities = frozenset(capabilities or med.capabilities)
     weights = read_weights(folder)
     if "vision.positions" in weights:
@@ -221,7 +221,7 @@ def _load_transformers(folder: Path, content: dict[str, Any], image_size: int | 
         config, num_tokens = _read_own_config(own, folder / MED)
         if ANSWER not in (own.get("capabilities") or ()):
             weights["temperature"] = torch.tensor(_temperature(own, folder / MED))
-    med = med_from_blip(weights, _with_image_size(config, image_size, folder), num_tokens, folder)
+    med = med_from_blip(weights, with_image_size(config, image_size, folder), num_tokens, folder)
     return med, Tokenizer.load(folder)
 
 
@@ -229,11 +229,11 @@ def _load_original(file: Path, image_size: int | None) -> tuple[Med, Tokenizer]:
     read = read_safetensors if file.suffix == ".safetensors" else read_pickled
     weights = from_original(plain_names(read(file)))
     config, num_tokens = config_from_weights(weights, file)
-    med = med_from_blip(weights, _with_image_size(config, image_size, file), num_tokens, file)
-    return med, _original_tokenizer(file)
+    med = med_from_blip(weights, with_image_size(config, image_size, file), num_tokens, file)
+    return med, original_tokenizer(file)
 
 
-def _original_tokenizer(file: Path) -> Tokenizer:
+def original_tokenizer(file: Path) -> Tokenizer:
     """The tokenizer beside an original file; else BERT's, from the installed package or the hub."""
     for name in ("tokenizer.json", "vocab.txt"):
         if (beside := file.with_name(name)).is_file():
@@ -245,7 +245,8 @@ def _original_tokenizer(file: Path) -> Tokenizer:
         return Tokenizer.load(hub)
 
 
-def _with_image_size(config: ModelConfig, image_size: int | None, source: Path) -> ModelConfig:
+def with_image_size(config: ModelConfig, image_size: int | None, source: Path) -> ModelConfig:
+    """The configuration for pictures of another size. Raises CheckpointError where the model cannot take them."""
     if image_size is None:
         return config
     try:

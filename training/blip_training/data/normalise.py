@@ -21,9 +21,9 @@ TO_SPACES = str.maketrans(dict.fromkeys(MARKS, " "))
 TO_NOTHING = str.maketrans(dict.fromkeys(MARKS))
 
 
-def normalise_caption(text: str) -> str:
+def normalise_caption(text: str, max_words: int = CAPTION_WORDS) -> str:
     """A caption in lower case, marks replaced by spaces, single spaces, at most 30 words; for LM, ITC and ITM."""
-    return " ".join(text.lower().translate(TO_SPACES).split()[:CAPTION_WORDS])
+    return " ".join(text.lower().translate(TO_SPACES).split()[:max_words])
 
 
 def normalise_question(text: str) -> str:
@@ -31,9 +31,9 @@ def normalise_question(text: str) -> str:
     return " ".join(text.lower().translate(TO_NOTHING).split()[:QUESTION_WORDS])
 
 
-def captions_as_seen(config: TextConfig, texts: Sequence[str]) -> list[str]:
+def captions_as_seen(config: TextConfig, texts: Sequence[str], max_words: int = CAPTION_WORDS) -> list[str]:
     """Captions as a model of this configuration reads them: normalised if it was trained so."""
-    return [normalise_caption(text) for text in texts] if config.normalise == "blip" else list(texts)
+    return [normalise_caption(text, max_words) for text in texts] if config.normalise == "blip" else list(texts)
 
 
 def questions_as_seen(config: TextConfig, texts: Sequence[str]) -> list[str]:

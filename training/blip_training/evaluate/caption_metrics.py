@@ -71,6 +71,12 @@ class CaptionScores:
         cider, rouge_l = (sum(own[key] for key in keys) / len(keys) for own in (self.cider, self.rouge_l))
         return {"cider": cider, "bleu4": float(bleu[3]), "rouge_l": rouge_l}
 
+    def bleu(self) -> dict[str, float]:
+        """Corpus BLEU (0..1) of all captions with n-grams up to 1, 2, 3 and 4 words, as `bleu1` to `bleu4`."""
+        given = {key: [text] for key, text in self.words.items()}
+        scores, _ = Bleu(4).compute_score(self.reference_words, given, verbose=0)
+        return {f"bleu{n}": float(score) for n, score in enumerate(scores, 1)}
+
     def meteor(self) -> float:
         """METEOR 1.5 (0..1) over all captions. Raises InputError if there is no `java`, in which its scorer runs."""
         if shutil.which("java") is None:

@@ -154,7 +154,7 @@ def _write(
     numbers: range,
 ) -> dict[str, list[str]]:
     """The captions of these numbers for each picture, by key."""
-    seeds = [[_seed(seed, key if at == 0 else f"{key}/{at}") for at in numbers] for key in keys]
+    seeds = [[caption_seed(seed, key if at == 0 else f"{key}/{at}") for at in numbers] for key in keys]
     captions = generate(med, tokenizer, states, prompt, sampler, seeds)
     return {key: [one.text for one in own] for key, own in zip(keys, captions, strict=True)}
 
@@ -180,5 +180,6 @@ def judge_captions(data: HeldOut, written: Mapping[str, str]) -> list[WrittenCap
     ]
 
 
-def _seed(seed: int, key: str) -> int:
+def caption_seed(seed: int, key: str) -> int:
+    """The seed of a sampled caption, by the seed of the evaluation and the picture's key alone."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest(), "big") >> 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 
 Mode = Literal["generate", "rank"]
+
+Encode = Callable[[Sequence[Question]], "Tensor"]
+"""Gives the image states [B, P, V] of B questions' pictures."""
 
 ROWS_AT_ONCE = 256
 """Answers whose likelihoods are computed together: their logits over 30,524 tokens are what takes memory."""
@@ -68,28 +71,33 @@ def answer_questions(
     config: VqaConfig,
     mode: Mode = "generate",
     candidates: Sequence[str] = (),
+    encode: Encode | None = None,
+    rank_smoothing: float = 0.0,
 ) -> list[Answer]:
     """One answer to each question.
 
     `generate` writes it by beam search (greedily with one beam). `rank` chooses the most likely of `candidates`: of the
-    `rank_top_k` whose first tokens are the most likely, it compares the whole likelihoods. An answer does not depend on
-    its batch. Raises InputError if a picture cannot be read or there is no candidate.
+    `rank_top_k` whose first tokens are the most likely, it compares the whole likelihoods, or with `rank_smoothing` the
+    costs with that label smoothing. `encode` gives the image states of questions, as of videos; by default their
+    pictures are read and encoded. An answer does not depend on its batch. Raises InputError if a picture cannot be read
+    or there is no candidate.
     """
     if mode == "rank" and not candidates:
         raise InputError("rank needs a list of answers to choose from")
     answers: dict[int, Answer] = {}
     ids, mask = encode_cut(vqa, tokenizer, candidates, config.answer_tokens)
-    for rows, read in question_states(vqa, tokenizer, questions, config):
+    for rows, read in question_states(vqa, tokenizer, questions, config, encode):
         if mode == "generate":
             found = _write(vqa, tokenizer, read, config)
         else:
-            found = [Answer(candidates[i], logprob) for i, logprob in rank(vqa, read, ids, mask, config.rank_top_k)]
+            ranked = rank(vqa, read, ids, mask, config.rank_top_k, rank_smoothing)
+            found = [Answer(candidates[i], logprob) for i, logprob in ranked]
         answers |= zip(rows, found, strict=True)
     return [answers[row] for row in range(len(questions))]
 
 
 def question_states(
-    vqa: Vqa, tokenizer: Tokenizer, questions: Sequence[Question], config: VqaConfig
+    vqa: Vqa, tokenizer: Tokenizer, questions: Sequence[Question], config: VqaConfig, encode: Encode | None = None
 ) -> Iterator[tuple[list[int], Float[Tensor, "n t d"]]]:
     """Indices and states of questions, in groups of equal length, so that there is no padding.
 
@@ -99,9 +107,7 @@ def question_states(
         batch = questions[start : start + config.answer_batch_size]
         first = {question.image: question for question in reversed(batch)}
         place = {image: at for at, image in enumerate(first)}
-        size = vqa.config.vision.image_size
-        pictures = [read_picture(question, size, config) for question in first.values()]
-        images = vqa.encode_image(torch.stack(pictures))
+        images = encode(list(first.values())) if encode else _encode(vqa, list(first.values()), config)
         seen = questions_as_seen(vqa.config.text, [question.text for question in batch])
         ids, mask = encode_cut(vqa, tokenizer, seen, config.question_tokens)
         lengths = mask.sum(1).tolist()
@@ -112,6 +118,12 @@ def question_states(
             yield [start + row for row in rows], read
 
 
+def _encode(vqa: Vqa, questions: Sequence[Question], config: VqaConfig) -> Float[Tensor, "b p v"]:
+    """The image states of the questions' pictures."""
+    size = vqa.config.vision.image_size
+    return vqa.encode_image(torch.stack([read_picture(question, size, config) for question in questions]))
+
+
 def _write(vqa: Vqa, tokenizer: Tokenizer, read: Tensor, config: VqaConfig) -> list[Answer]:
     most = min(config.answer_tokens, vqa.config.text.max_positions)
     sampler = Sampler(sample=False, num_beams=config.num_beams, min_tokens=1, max_tokens=most)
@@ -120,12 +132,18 @@ def _write(vqa: Vqa, tokenizer: Tokenizer, read: Tensor, config: VqaConfig) -> l
 
 
 def rank(
-    vqa: Vqa, read: Float[Tensor, "n t d"], ids: Int64[Tensor, "a s"], mask: Int64[Tensor, "a s"], top_k: int
+    vqa: Vqa,
+    read: Float[Tensor, "n t d"],
+    ids: Int64[Tensor, "a s"],
+    mask: Int64[Tensor, "a s"],
+    top_k: int,
+    smoothing: float = 0.0,
 ) -> list[tuple[int, float]]:
     """For each question index and log-probability of the most likely of A answers, in the released code's two stages.
 
     The `top_k` answers whose first tokens are the most likely are compared by their whole likelihoods. These are the
-    model's own; the released code compares label-smoothed losses.
+    model's own; the released code compares losses with a label smoothing of 0.1 (`smoothing`), which then stand in
+    place of the log-probabilities.
     """
     top_k = min(top_k, len(ids))
     begun = vqa.answer_states(read, None, ids[:1, :1].expand(len(read), 1), mask[:1, :1].expand(len(read), 1))
@@ -136,7 +154,7 @@ def rank(
     for some, states in zip(torch.split(chosen, num_questions), torch.split(read, num_questions), strict=True):
         rows = some.flatten()
         decoded = vqa.answer_states(states, None, ids[rows], mask[rows])
-        logprobs = -token_costs(vqa, decoded, ids[rows], mask[rows]).sum(1).view(some.shape)
+        logprobs = -token_costs(vqa, decoded, ids[rows], mask[rows], smoothing).sum(1).view(some.shape)
         best = logprobs.argmax(1, keepdim=True)
         ranked += zip(some.gather(1, best)[:, 0].tolist(), logprobs.gather(1, best)[:, 0].tolist(), strict=True)
     return ranked

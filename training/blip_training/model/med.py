@@ -67,8 +67,13 @@ class Med(nn.Module):
 
     def embed_image(self, states: Float[Tensor, "b p v"]) -> Float[Tensor, "b e"]:
         """ITC embeddings of images, normalised to length 1."""
+        return F.normalize(self.project_image(states), dim=-1)
+
+    def project_image(self, states: Float[Tensor, "b p v"]) -> Float[Tensor, "b e"]:
+        """ITC embeddings of images before they get length 1: those of a video's frames are averaged so."""
         pooled = states[:, 0] if self.config.itc_pooling == "first" else states[:, 1:].mean(1)
-        return F.normalize(self.vision_projection(pooled).float(), dim=-1)
+        projected: Tensor = self.vision_projection(pooled).float()
+        return projected
 
     def embed_text(
         self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], pooled: Float[Tensor, "n d"] | None = None

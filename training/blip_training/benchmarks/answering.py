@@ -1,0 +1,114 @@
+"""The tasks of answering questions about pictures and videos, and of judging statements about two pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.progress import Progress
+from blip_training.benchmarks.asked import Asked, Statement
+from blip_training.benchmarks.vqa_accuracy import official_accuracy
+from blip_training.benchmarks.work import BLOCK, Work, as_videos, blocks_of
+from blip_training.data.questions import Question, read_answers
+from blip_training.data.tokenizer import Tokenizer
+from blip_training.evaluate.vqa_answers import answer_questions
+from blip_training.model.nlvr import Nlvr
+from blip_training.model.vqa import Vqa
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+QUESTIONS_AT_ONCE = 4 * BLOCK
+"""Questions that are kept together; those of a picture, in succession in VQAv2's files, share its states."""
+
+TRUE_ABOVE = 0.5
+
+
+def measure_answering(
+    vqa: Vqa, tokenizer: Tokenizer, asked: Sequence[Asked], work: Work, candidates: Sequence[str]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """`accuracy`, that of each kind of answer as `accuracy_<kind>`, and a row for each question.
+
+    The accuracy is VQA's official one; where one person answered, as in MSRVTT-QA and MSVD-QA, it is the share of equal
+    answers.
+    """
+    config = work.vqa.model_copy(update={"answer_batch_size": work.items_at_once})
+
+    def encode(questions: Sequence[Question]) -> Tensor:
+        pixels = work.pixels([question.image for question in questions], vqa.config.vision.image_size)
+        return as_videos(vqa.encode_image(pixels), work.num_frames)
+
+    def answer(block: Sequence[Asked]) -> list[tuple[str, float]]:
+        found = answer_questions(
+            vqa, tokenizer, block, config, work.config.mode, candidates, encode, work.config.rank_smoothing
+        )
+        return [(one.text, one.logprob) for one in found]
+
+    answers: list[Any] = []
+    with Progress("answers", len(asked), unit="questions") as progress:
+        for start, block in blocks_of(asked, QUESTIONS_AT_ONCE):
+            answers += work.values(f"answers-{start:07d}", partial(answer, block))
+            progress.advance(len(block))
+    rows = [
+        {
+            "question_id": one.id, "question": one.text, "file": one.image.name, "answer": text,
+            "logprob": round(logprob, 6), "accuracy": official_accuracy(text, one.answers), "kind": one.kind,
+        }
+        for one, (text, logprob) in zip(asked, answers, strict=True)
+    ]  # fmt: skip
+    return _accuracies(rows), rows
+
+
+def _accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    figures = {"accuracy": sum(row["accuracy"] for row in rows) / len(rows)}
+    for kind in dict.fromkeys(row["kind"] for row in rows if row["kind"]):
+        own = [row["accuracy"] for row in rows if row["kind"] == kind]
+        figures[f"accuracy_{kind.replace('/', '_')}"] = sum(own) / len(own)
+    return figures
+
+
+def find_candidates(work: Work, file: Path) -> list[str]:
+    """The answers to choose from, none in mode generate. Raises InputError where there is no list of them."""
+    if work.config.mode == "generate":
+        return []
+    beside = work.config.answers or file.with_name("answer_list.json")
+    if not beside.is_file():
+        raise InputError(f"{beside}: not there; mode rank chooses from a list of answers: set benchmark.answers=FILE")
+    return read_answers(beside)
+
+
+def measure_statements(
+    nlvr: Nlvr, tokenizer: Tokenizer, statements: Sequence[Statement], work: Work
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """`accuracy`, the share of statements that are judged rightly, and a row for each.
+
+    Pictures are shown in the order of the file; the released evaluation swaps them, and left and right in the sentence,
+    at random.
+    """
+
+    def judge(block: Sequence[Statement]) -> list[float]:
+        truths = []
+        for _, some in blocks_of(block, max(1, work.config.batch_size // 2)):
+            files = [statement.images[side] for side in (0, 1) for statement in some]
+            pixels = work.pixels(files, nlvr.config.vision.image_size)
+            first, second = nlvr.encode_image(pixels).chunk(2)
+            sentences = [statement.sentence for statement in some]
+            ids, mask = work.encode_texts(nlvr.config.text, tokenizer, sentences, nlvr.device)
+            truths += nlvr(first, second, ids, mask).softmax(1)[:, 1].tolist()
+        return truths
+
+    truths: list[float] = []
+    with Progress("statements", len(statements), unit="statements") as progress:
+        for start, block in blocks_of(statements, BLOCK):
+            truths += work.values(f"statements-{start:07d}", partial(judge, block))
+            progress.advance(len(block))
+    rows = [
+        {"id": one.id, "sentence": one.sentence, "true": round(truth, 6), "label": one.label}
+        for one, truth in zip(statements, truths, strict=True)
+    ]
+    right = sum((truth > TRUE_ABOVE) == one.label for one, truth in zip(statements, truths, strict=True))
+    return {"accuracy": right / len(statements)}, rows
