@@ -70,6 +70,10 @@ class Commands(ListedCommands):
             "Take pictures out of a run for good, with their texts and URLs, wherever it has them; no list brings them "
             "back.",
         ),
+        "experiment": Listed(
+            "blip_bootstrap.cli.experiment",
+            "Run arms over seeds, sharing what they share, with one budget; tells means and differences with intervals.",
+        ),
         "vqa": Listed("blip_bootstrap.cli.vqa", "Fine-tune a model to answer questions about pictures, and ask it."),
     }
 
