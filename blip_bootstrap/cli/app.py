@@ -72,7 +72,8 @@ class Commands(ListedCommands):
         ),
         "experiment": Listed(
             "blip_bootstrap.cli.experiment",
-            "Run arms over seeds, sharing what they share, with one budget; tells means and differences with intervals.",
+            "Run arms over seeds with one budget, sharing what they share; tells means, and differences with "
+            "intervals.",
         ),
         "vqa": Listed("blip_bootstrap.cli.vqa", "Fine-tune a model to answer questions about pictures, and ask it."),
     }

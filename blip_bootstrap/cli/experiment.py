@@ -81,7 +81,7 @@ def experiment(
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the shipped experiments.")] = False,
 ) -> None:
-    """Run arms over seeds, sharing what they share, with one budget; tells means and differences with intervals."""
+    """Run arms over seeds with one budget, sharing what they share; tells means, and differences with intervals."""
     if listed or file is None:
         _list()
         return
