@@ -26,7 +26,8 @@ Section = tuple[str, str, str, str]
 
 def write_page(root: Path, experiment: Experiment, finished: Finished) -> Path:
     """Write the page of an experiment beside its results; its path."""
-    path = root / f"{experiment.name}.html"
+    of_split = "" if experiment.split == "held_out" else f".{experiment.split}"
+    path = root / f"{experiment.name}{of_split}.html"
     write_whole(path, page_html(experiment, finished))
     return path
 
@@ -103,8 +104,8 @@ def _dots(experiment: Experiment, records: Sequence[Record]) -> Iterator[str]:
             if values := list(values_of(records, name, metric).values()):
                 spread = spread_of(values)
                 off = spread.deviation
-                ends = (None, None) if off is None else (spread.mean - off, spread.mean + off)
-                rows.append(Dots(name, values, spread.mean, *ends, "web"))
+                low, high = (None, None) if off is None else (spread.mean - off, spread.mean + off)
+                rows.append(Dots(name, values, spread.mean, low, high, "web"))
         yield dots(metric, rows)
 
 

@@ -20,6 +20,9 @@ from blip_bootstrap.experiment.plan import Job, named_in, world_settings_of
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.run_folder import MANIFEST, manifest_path, read_json, read_pointers, round_name
 
+FIGURES = 2
+"""Increased when there are other figures than before: records are then made anew, of artifacts that are there."""
+
 ARMS = "arms"
 """Under the root of a run: the records of arms."""
 
@@ -41,7 +44,7 @@ def key_of(job: Job, name: str, split: str) -> str:
         settings = job.settings_of(arm)
         told.append([settings, world_settings_of(experiment, arm), arm.round, arm.control])
         todo += sorted(named_in(settings) - seen)
-    whole = [told, experiment.world, experiment.draw.model_dump(), str(experiment.validation or ""), split]
+    whole = [told, experiment.world, experiment.draw.model_dump(), str(experiment.validation or ""), split, FIGURES]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
@@ -54,8 +57,10 @@ def read_record(path: Path, key: str, root: Path) -> Record | None:
     return found if all(there) else None
 
 
-def make_record(root: Path, job: Job, name: str, seed: int, split: str, config: Config, measured: Path) -> Record:
-    """Write the record of an arm whose run is at its end; `measured` is the folder of its figures."""
+def make_record(
+    root: Path, job: Job, name: str, seed: int, split: str, config: Config, measured: Path | None
+) -> Record:
+    """Write the record of an arm whose run is at its end; `measured` has the figures of its model, None: it has none."""
     experiment, arm = job.experiment, job.experiment.arms[name]
     pointers = _pointers(root, arm.round)
     optimizer = config.of_round(arm.round).pretrain.optimizer

@@ -15,7 +15,7 @@ from blip_bootstrap.config import Config
 from blip_bootstrap.demo.run import run_demo
 from blip_bootstrap.errors import BlipBootstrapError, InputError, RunFailed, in_one_line
 from blip_bootstrap.experiment.draw import drawn_settings, rest_path
-from blip_bootstrap.experiment.figures import evaluation_folder, is_measured, measure_on
+from blip_bootstrap.experiment.figures import evaluation_folder, has_model, is_measured, measure_on
 from blip_bootstrap.experiment.file import SPLITS, Arm
 from blip_bootstrap.experiment.plan import OF_AN_ARM, Group, Job
 from blip_bootstrap.experiment.record import Record, key_of, make_record, read_record, record_file
@@ -154,6 +154,9 @@ def _with_models(job: Job, group: Group, seed: int) -> Group:
 def _measure(job: Job, group: Group, name: str, seed: int, split: str, config: Config, say: Say) -> None:
     """Write the record of an arm of one split."""
     arm, root = job.experiment.arms[name], job.folder(group, seed)
+    if not has_model(config, arm):
+        make_record(root, job, name, seed, split, config, None)
+        return
     if not is_measured(root, arm):
         raise RunFailed(f"{evaluation_folder(root, arm)}: the loop has measured no such model")
     measured = evaluation_folder(root, arm)
