@@ -74,6 +74,11 @@ class Commands(ListedCommands):
             "blip_bootstrap.cli.evaluate",
             "Measure a model on a benchmark, in the paper's way: captions, retrieval, questions, NLVR2, videos.",
         ),
+        "experiment": Listed(
+            "blip_bootstrap.cli.experiment",
+            "Run arms over seeds with one budget, sharing what they share; tells means, and differences with "
+            "intervals.",
+        ),
         "vqa": Listed("blip_bootstrap.cli.vqa", "Fine-tune a model to answer questions about pictures, and ask it."),
     }
 

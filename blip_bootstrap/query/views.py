@@ -61,7 +61,8 @@ COLUMNS = schema.Table(
 
 VIEWS = (
     IMAGES, shown_tables.DOMAINS, PICTURE_GROUPS, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS,
-    shown_tables.LANGUAGES, shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS, COLUMNS,
+    shown_tables.LANGUAGES, shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS,
+    shown_tables.RESULTS, COLUMNS,
 )  # fmt: skip
 """Every view with its columns, as the view `columns` lists them too."""
 
@@ -115,6 +116,7 @@ def connect(
         _create_rows(connection, COLUMNS, _documented())
     _create_table(connection, shown_tables.LANGUAGES, _languages(root, numbers))
     _create_table(connection, shown_tables.LABELS, _labels(root, numbers))
+    _create_table(connection, shown_tables.RESULTS, _results(root))
     # Each question reads every footer anew otherwise: half of its time, over 500 files. One of images takes 330 kB.
     connection.execute(f"SET GLOBAL parquet_metadata_cache = {str(len(files) <= MOST_CACHED).lower()}")
     _lock(connection, files)
@@ -184,6 +186,12 @@ def _labels(root: Path, numbers: Sequence[int]) -> pa.Table:
         except pa.ArrowException as error:
             raise InputError(f"{path}: not a labels file ({error}); draw a sample anew (`audit sample`)") from error
     return pa.concat_tables(found)
+
+
+def _results(root: Path) -> pa.Table:
+    """The figures of the experiments under a root: some hundred for each arm and seed; empty where it has none."""
+    path = root / shown_tables.RESULTS_FILE
+    return parquet.read_parquet(path) if path.is_file() else shown_tables.RESULTS.empty
 
 
 def _rules(root: Path, numbers: Sequence[int], remote: Remote | None, part: int | None) -> dict[int, dict[str, Any]]:
