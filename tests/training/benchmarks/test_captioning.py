@@ -16,10 +16,12 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from blip_bootstrap.config import Config
 from blip_bootstrap.errors import CheckpointError, InputError, RunFailed
+from blip_training.benchmarks import captioning
 from blip_training.benchmarks.evaluate_on import evaluate_on, measure
 from blip_training.benchmarks.spice import spice
 from blip_training.checkpoint.store import save_captioner, save_filter, save_med
 from blip_training.data.tokenizer import Tokenizer
+from blip_training.decoding.generate import generate
 from blip_training.evaluate.caption_metrics import score_captions
 from tests.support.benchmark_files import picture, some_texts, write_coco, write_json
 from tests.support.tiny_med import WORDS, normalised_of, original_weights, read_by, tiny
@@ -120,19 +122,16 @@ def test_nocaps_has_domains_and_a_repetition_penalty(folder: Path, tokenizer: To
 
 
 def test_killed_between_blocks_it_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blip_training.benchmarks import captioning
-
     write_coco(tmp_path)
     whole = measure(folder / "captioner", "coco", tmp_path, config(), tmp_path / "whole")
     monkeypatch.setattr(captioning, "BLOCK", 4)
     calls: list[int] = []
-    real = captioning.generate
 
     def counted(*given: Any) -> Any:
         calls.append(len(given[2]))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*given)
+        return generate(*given)
 
     monkeypatch.setattr(captioning, "generate", counted)
     with pytest.raises(KeyboardInterrupt):
