@@ -17,7 +17,7 @@ from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.experiment.file import CONTROLS, Arm, Experiment
 from blip_bootstrap.experiment.mistakes import unknown
 from blip_bootstrap.loop.check import check_config
-from blip_bootstrap.storage.manifest import flat
+from blip_bootstrap.storage.run_folder import flat
 from blip_bootstrap.world.world import World, WorldConfig
 
 OF_AN_ARM = re.compile(r'"arm:([A-Za-z0-9_-]+)/([a-z_]+)"')

@@ -53,7 +53,7 @@ def write_coco(root: Path, count: int = 9, texts_each: int = 3) -> tuple[list[li
         if i < count:
             pixels.append(picture(root / "val2014" / name, i))
     write_json(root / "dataset_coco.json", {"dataset": "coco", "images": images})
-    captions = [[one["raw"] for one in image["sentences"]] for image in images[:count]]  # type: ignore[index, attr-defined]
+    captions = [[one["raw"] for one in image["sentences"]] for image in images[:count]]  # type: ignore[index]
     return captions, torch.stack(pixels)
 
 

@@ -60,6 +60,7 @@ def test_commands_stand_in_their_order() -> None:
         "artifacts",
         "gc",
         "forget",
+        "evaluate",
         "vqa",
     ]
     assert names == {
