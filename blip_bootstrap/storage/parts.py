@@ -46,7 +46,8 @@ def borrow(folder: Path, part: Path) -> None:
 def home_of_part(part: Path) -> Path:
     """The file that a part is: itself, or that of the artifact from which it is borrowed.
 
-    Links of folders are not followed: one that lies on another disk has its place among the artifacts all the same.
+    Where the folder of `part` is a run's link to an artifact (`images`), that artifact's file. Other links of folders
+    are not followed: one that lies on another disk has its place among the artifacts all the same.
     """
     return Path(_home_of(str(part.absolute())))
 
@@ -60,8 +61,17 @@ def _home_of(part: str) -> str:
             break
         if to.startswith("/"):
             break
-        part = os.path.normpath(f"{part.rpartition('/')[0]}/{to}")
+        part = os.path.normpath(f"{_pointed_to(part.rpartition('/')[0])}/{to}")
     return part
+
+
+def _pointed_to(folder: str) -> str:
+    """The artifact that a run's link shows; any other folder as it is."""
+    try:
+        to = os.readlink(folder)  # noqa: PTH115 - as above
+    except OSError:
+        return folder
+    return folder if to.startswith("/") else os.path.normpath(f"{folder.rpartition('/')[0]}/{to}")
 
 
 def borrowed_from(part: Path) -> str | None:
