@@ -57,8 +57,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     def stop() -> None:
         counts["stopped"] += 1
 
-    monkeypatch.setattr(limits.faulthandler, "dump_traceback_later", arm)
-    monkeypatch.setattr(limits.faulthandler, "cancel_dump_traceback_later", stop)
+    monkeypatch.setattr("faulthandler.dump_traceback_later", arm)
+    monkeypatch.setattr("faulthandler.cancel_dump_traceback_later", stop)
     return counts
 
 
