@@ -60,7 +60,7 @@ def read_record(path: Path, key: str, root: Path) -> Record | None:
 def make_record(
     root: Path, job: Job, name: str, seed: int, split: str, config: Config, measured: Path | None
 ) -> Record:
-    """Write the record of an arm whose run is at its end; `measured` has the figures of its model, None: it has none."""
+    """Write the record of an arm whose run is at its end; `measured` has the figures of its model, if it has one."""
     experiment, arm = job.experiment, job.experiment.arms[name]
     pointers = _pointers(root, arm.round)
     optimizer = config.of_round(arm.round).pretrain.optimizer

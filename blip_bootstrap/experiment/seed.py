@@ -44,11 +44,10 @@ def run_seed(job: Job, seed: int, names: Collection[str], splits: Iterable[str],
     """
     failed: set[str] = set()
     for group in job.groups(names):
-        wanted = [name for name in group.arms if name in names or name not in failed]
         if lacking := group.after & failed:
-            for name in wanted:
+            for name in group.arms:
                 tell(Told(seed, name, "failed", text=f"it needs arm {min(lacking)}, which failed"))
-            failed |= {*wanted}
+            failed |= {*group.arms}
             continue
         failed |= _run_group(job, group, seed, list(splits), tell, say)
 
