@@ -55,5 +55,6 @@ def test_one_seed_has_no_interval_and_equal_seeds_have_an_empty_one() -> None:
     assert (alone.deviation, alone.low, alone.high, alone.is_beyond_zero) == (None, None, None, False)
     equal = spread_of([0.4, 0.4])
     assert equal.deviation == pytest.approx(0)
-    assert (equal.low, equal.high) == (pytest.approx(0.4), pytest.approx(0.4))
+    assert equal.low == pytest.approx(0.4)
+    assert equal.high == pytest.approx(0.4)
     assert equal.is_beyond_zero
