@@ -90,11 +90,8 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
         found |= {"round": number} | _download_figures(connection, images) | pair_figures(_files(pairs))
         if truth:
             found |= truth_figures(connection, judged_pairs(load_truth(truth), images, pairs))
-    found |= (
-        collapse_figures(root, number)
-        | quality_figures(root, number)
-        | _numbers(folder / "evaluation" / "metrics.json")
-    )
+    found |= collapse_figures(root, number) | quality_figures(root, number)
+    found |= _numbers(folder / "evaluation" / "metrics.json")
     for arm in ARMS:
         figures = _numbers(folder / "controls" / arm / "metrics.json")
         found |= {f"{arm}_{name}": value for name, value in figures.items()}

@@ -128,8 +128,12 @@ def _collapse(page: PageData) -> str:
     if len({row["round"] for row in rows if row["of_texts"] == "synthetic"}) < 2:
         return ""
     drawn = []
-    for key, title in (("distinct_words", "different words"), ("content_words", "content words"),
-                       ("variance", "variance of the texts"), ("common_share", "share of the ten commonest texts")):  # fmt: skip
+    for key, title in (
+        ("distinct_words", "different words"),
+        ("content_words", "content words"),
+        ("variance", "variance of the texts"),
+        ("common_share", "share of the ten commonest texts"),
+    ):
         series = {
             of: [(float(row["round"]), float(row[key])) for row in rows if row["of_texts"] == of]
             for of in ("kept", "synthetic")
