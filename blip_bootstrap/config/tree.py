@@ -189,6 +189,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _shares_what_it_tunes(self) -> Config:
+        if self.captioner.shared:
+            raise ValueError("captioner.shared is of the filter; set filter.shared")
+        if self.filter.shared and (self.captioner.checkpoint or self.filter.checkpoint):
+            raise ValueError("filter.shared is of a model that is tuned; leave out captioner.checkpoint and filter's")
+        return self
+
+    @model_validator(mode="after")
     def _has_references(self) -> Config:
         if self.evaluate.wants_references and not self.human:
             raise ValueError("evaluate.rerank_by lm needs a human set (human)")

@@ -87,7 +87,8 @@ class Layout:
         self.pairs = self._made("pairs", config.select if number else None)
         self.evaluation = self._made("evaluation", config.evaluate) if trains and config.held_out else None
         self.references = self.human if config.evaluate.wants_references else None
-        self.captioner = self._finetuned("captioner", config.captioner) if number else None
+        writer = config.captioner.model_copy(update={"shared": config.filter.shared})
+        self.captioner = self._finetuned("captioner", writer) if number else None
         self.filter = self._finetuned("filter", config.filter) if number else None
         self.captions = self._made("captions", config.caption) if number else None
         checks = config.filter_check.pictures and (config.human or config.held_out)

@@ -209,7 +209,7 @@ def _steps(config: Config, at: Layout, make: Maker | Keeper, open_given: Callabl
         make(at.pairs, take_web_pairs, at.images, *aside)
     else:
         make(at.captioner, finetune_captioner, at.previous_model, at.human, of_human)
-        writer = at.captioner if config.filter.hard_texts.needs_captioner else None
+        writer = at.captioner if config.filter.hard_texts.needs_captioner or config.filter.shared else None
         make(at.filter, finetune_filter, at.previous_model, at.human, of_human, writer)
         make(at.captions, caption_and_score, at.images, at.captioner, at.filter)
         make(at.filter_check, check_filter, at.images, at.captioner, at.filter, at.human, at.held_out)
