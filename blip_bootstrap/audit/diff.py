@@ -19,10 +19,9 @@ from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import every_pair_sql
 from blip_bootstrap.storage import parquet, run_folder
-from blip_bootstrap.storage.manifest import flat
 from blip_bootstrap.storage.remote import remote_of
 from blip_bootstrap.storage.remote_files import attach
-from blip_bootstrap.storage.run_folder import resolve_round
+from blip_bootstrap.storage.run_folder import flat, resolve_round
 
 DIFFS = ("changes", "noise", "settings", "newly_kept", "newly_dropped")
 """The comparisons in the order in which they are printed; each is an SQL file in `sql/diff`."""

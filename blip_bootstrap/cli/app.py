@@ -37,11 +37,11 @@ class Commands(ListedCommands):
             "paths.",
         ),
         "why": Listed(
-            "blip_bootstrap.cli.audit",
+            "blip_bootstrap.cli.explain",
             "Show all that is known of one image: its fetch, and its texts in every round with scores and verdicts.",
         ),
         "diff": Listed(
-            "blip_bootstrap.cli.audit",
+            "blip_bootstrap.cli.explain",
             "Show what changed between two rounds, or between rounds of two runs: texts, reasons, noise, settings.",
         ),
         "export": Listed(
@@ -73,6 +73,11 @@ class Commands(ListedCommands):
         "evaluate": Listed(
             "blip_bootstrap.cli.evaluate",
             "Measure a model on a benchmark, in the paper's way: captions, retrieval, questions, NLVR2, videos.",
+        ),
+        "experiment": Listed(
+            "blip_bootstrap.cli.experiment",
+            "Run arms over seeds with one budget, sharing what they share; tells means, and differences with "
+            "intervals.",
         ),
         "vqa": Listed("blip_bootstrap.cli.vqa", "Fine-tune a model to answer questions about pictures, and ask it."),
     }

@@ -77,7 +77,7 @@ def load(
     config = load_config(path, settings or [], root=root, ray__address=ray, download__limit=limit)
     if ":" not in str(config.root):  # a folder
         return config
-    from blip_bootstrap.storage.remote import at_hand  # start-up: pyarrow, for runs on stores alone
+    from blip_bootstrap.loop.layout import at_hand  # start-up: pyarrow, for runs on stores alone
 
     return at_hand(config)
 

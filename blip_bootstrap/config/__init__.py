@@ -16,7 +16,7 @@ from blip_bootstrap.config.inputs import (
     SamePicturesConfig,
     UrlList,
 )
-from blip_bootstrap.config.load import dump_yaml, load_config
+from blip_bootstrap.config.load import config_of, dump_yaml, load_config, read_yaml
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
 from blip_bootstrap.config.section import Count, Device, Dtype, Fraction, NonNegative, Section
 from blip_bootstrap.config.select import SelectConfig
@@ -73,7 +73,9 @@ __all__ = [
     "VisionConfig",
     "VqaConfig",
     "check_filter_config",
+    "config_of",
     "dump_yaml",
     "load_config",
+    "read_yaml",
     "same_pictures_config",
 ]

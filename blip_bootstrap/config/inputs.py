@@ -166,6 +166,12 @@ class AnnotatedSet(PictureRule):
         "domain", description="column that says in, near or out, as nocaps does; it may be missing"
     )
     image_root: LocalPath | None = Field(None, description="folder of the pictures; null: the folder of the list")
+    sample: Annotated[Count | None, Later()] = Field(
+        None, description="use so many rows of the list, drawn by sample_seed; null: all"
+    )
+    sample_seed: Annotated[int, Later()] = Field(
+        0, description="seed of the rows that are drawn; the human set's is the run's seed, where it is not set"
+    )
     max_text_chars: Annotated[Count, Later()] = Field(10_000, description="a caption of more characters is left out")
     max_failed_share: Annotated[AlarmShare, Speed()] = Field(
         1.0, description="raise an alarm where this share of the rows or more cannot be used"

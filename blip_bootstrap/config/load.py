@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,12 @@ def load_config(path: Path | None = None, settings: Sequence[str] = (), **overri
     Relative paths in the file are relative to the working directory, as on a command line.
     Raises ConfigError with one line for each mistake, InputError where the file cannot be read.
     """
-    data = _read_yaml(path) if path else {}
+    return config_of(read_yaml(path) if path else {}, settings, **overrides)
+
+
+def config_of(given: Mapping[str, Any], settings: Sequence[str] = (), **overrides: Any) -> Config:
+    """The configuration from what a YAML file holds, as `load_config` makes it of the file. Raises ConfigError."""
+    data: dict[str, Any] = copy.deepcopy(dict(given))
     mistakes = [m for setting in settings if (m := _apply(data, setting))]
     for name, value in overrides.items():
         if value is not None:
@@ -38,7 +44,8 @@ def load_config(path: Path | None = None, settings: Sequence[str] = (), **overri
     return config
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds, an empty one of an empty file. Raises InputError."""
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:

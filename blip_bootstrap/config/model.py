@@ -51,6 +51,14 @@ class TextConfig(Section):
     tokenizer: ModelName = Field(
         "bert-base-uncased", description="a BERT tokenizer: a folder, a vocab.txt or a hub name"
     )
+    vocabulary: Annotated[Literal["whole", "seen"], Later()] = Field(
+        "whole",
+        description="word pieces of a fresh model. whole: all of the tokenizer's; seen: those of the human captions "
+        "and of all alt texts, and letters for other words: faster, where a run's words are few",
+    )
+    least_seen: Annotated[Count, Later()] = Field(
+        1, description="vocabulary seen: a word piece that fewer texts have is written in shorter ones"
+    )
     width: Count = Field(768, description="width of the hidden states")
     depth: Count = Field(12, description="number of layers")
     heads: Count = Field(12, description="attention heads of each layer")

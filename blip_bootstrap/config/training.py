@@ -13,6 +13,7 @@ from blip_bootstrap.config.section import (
     Device,
     Dtype,
     Fraction,
+    LocalPath,
     ModelName,
     NonNegative,
     Normalise,
@@ -57,6 +58,11 @@ class OptimizerConfig(Section):
         False,
         description="efficientnet-lite0: train none of its blocks, trained_blocks included, and keep its grids of the "
         "pictures",
+    )
+    grids: Annotated[LocalPath | None, Speed()] = Field(
+        None,
+        description="efficientnet-lite0 without augmentation: a folder where the pictures' grids are kept for other "
+        "trainings, some 90 kB each at 192 px; null: each training computes its own",
     )
     min_lr: Annotated[float, Field(ge=0)] = Field(0.0, description="learning rate at the end")
     warmup_steps: NonNegative = Field(3000, description="steps over which the learning rate rises from 0")

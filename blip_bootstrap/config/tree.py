@@ -139,6 +139,15 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _draw_human(cls, data: Any) -> Any:
+        """A sample of the human set is drawn by the run's seed, where it does not say otherwise."""
+        if not isinstance(data, Mapping) or "seed" not in data or not isinstance(data.get("human"), Mapping):
+            return data
+        human = data["human"]
+        return {**data, "human": {"sample_seed": data["seed"], **human}} if human.get("sample") else data
+
+    @model_validator(mode="before")
+    @classmethod
     def _spread_validation(cls, data: Any) -> Any:
         """Pre-training leaves out the tenth of the human set by which a fine-tuning chooses its best step."""
         if not isinstance(data, Mapping) or not any(_validates(data.get(name)) for name in ("captioner", "filter")):

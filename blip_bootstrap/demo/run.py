@@ -22,11 +22,13 @@ from blip_bootstrap.world.world import World, WorldConfig, make_world
 
 
 def run_demo(
-    root: Path, number: int, settings: Sequence[str], ray: str | None, say: Say, world_config: WorldConfig | None = None
-) -> Path | None:
+    root: Path, number: int, settings: Sequence[str], ray: str | None, say: Say,
+    world_config: WorldConfig | None = None, remake: Sequence[int] = (),
+) -> Path | None:  # fmt: skip
     """Run the rounds up to `number` on the built-in world under `root`; the path of the last round's page.
 
-    The configuration is written to `world/demo.yaml`, to be copied and changed; `settings` override it.
+    The configuration is written to `world/demo.yaml`, to be copied and changed; `settings` override it. Rounds in
+    `remake` are made by the settings, too, where they were made before (`run_rounds`).
     """
     root = opened(root, make=True)
     say("world: drawing pictures, writing the web's texts")
@@ -38,7 +40,7 @@ def run_demo(
     with WorldServer(world.pictures, world.port):
         with beside(lambda: make_vision_start(world, start, say)):
             run_download(config, say)
-        return run_rounds(config, number, say)
+        return run_rounds(config, number, say, remake)
 
 
 def _world(root: Path, config: WorldConfig | None) -> World:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -90,6 +90,63 @@ def lines(
     return _figure(title, last, _axes(x_ticks, y_ticks, place, x_name) + "".join(curves), legend)
 
 
+@dataclass(frozen=True)
+class Dots:
+    """A row of `dots`: its name, its values, their mean, the interval of that where there is one, and its tone."""
+
+    name: str
+    values: Sequence[float]
+    mean: float
+    low: float | None
+    high: float | None
+    tone: str
+
+
+def dots(title: str, rows: Sequence[Dots], with_zero: bool = False) -> str:
+    """A chart of one row for each name: a dot for each value, a bar at the mean, a band over the interval.
+
+    `with_zero` draws the line at zero, for differences.
+    """
+    if not rows:
+        return ""
+    ends = [end for row in rows for end in (*row.values, row.low, row.high, 0.0 if with_zero else None)]
+    ticks = _ticks([end for end in ends if end is not None])
+    left, step = 14 + 6.4 * max(len(row.name) for row in rows), 20
+    per_x, bottom = (WIDTH - left - RIGHT) / (ticks[-1] - ticks[0]), TOP + step * len(rows)
+
+    def at(value: float) -> float:
+        return left + (value - ticks[0]) * per_x
+
+    drawn = []
+    for number, tick in enumerate(ticks):
+        kind, anchor = "mark" if with_zero and abs(tick) < 1e-12 else "axis", _anchor(number, len(ticks))
+        drawn.append(f'<line class="{kind}" x1="{at(tick):.1f}" x2="{at(tick):.1f}" y1="{TOP}" y2="{bottom}"/>')
+        drawn.append(f'<text x="{at(tick):.1f}" y="{bottom + 14}" text-anchor="{anchor}">{_short(tick)}</text>')
+    for number, row in enumerate(rows):
+        drawn.append(_dots_row(row, TOP + step * (number + 0.5), left, at))
+    said = "; ".join(f"{row.name} {row.mean:.3g}" for row in rows)
+    return _figure(title, said, "".join(drawn), height=bottom + 20)
+
+
+def _dots_row(row: Dots, y: float, left: float, at: Callable[[float], float]) -> str:
+    band = ""
+    if row.low is not None and row.high is not None:
+        wide = max(1.0, at(row.high) - at(row.low))
+        place = f'x="{at(row.low):.1f}" y="{y - 5:.1f}" width="{wide:.1f}" height="10"'
+        band = f'<rect class="filled {row.tone}" opacity=".3" {place}/>'
+    mean = f'<rect class="filled {row.tone}" x="{at(row.mean) - 1.5:.1f}" y="{y - 7:.1f}" width="3" height="14"/>'
+    points = "".join(
+        f'<circle class="filled {row.tone}" opacity=".7" cx="{at(one):.1f}" cy="{y:.1f}" r="2.5"/>'
+        for one in row.values
+    )
+    name = f'<text x="{left - 6:.1f}" y="{y + 3.5:.1f}" text-anchor="end">{escape(row.name)}</text>'
+    return name + band + points + mean
+
+
+def _anchor(number: int, num: int) -> str:
+    return "end" if number == num - 1 else "middle"
+
+
 def histogram(title: str, counts: Sequence[float], threshold: float | None) -> str:
     """A histogram: numbers of texts in equal bins of a score 0..1; bins below the threshold have the tone `dropped`."""
     if not any(counts):
@@ -118,9 +175,9 @@ def histogram(title: str, counts: Sequence[float], threshold: float | None) -> s
     return _figure(title, label, _axes(x_ticks, y_ticks, place, "ITM score") + "".join(bins) + mark)
 
 
-def _figure(title: str, label: str, drawing: str, legend: str = "") -> str:
+def _figure(title: str, label: str, drawing: str, legend: str = "", height: float = HEIGHT) -> str:
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {height:g}" role="img" '
         f'aria-label="{escape(title)}: {escape(label)}">{drawing}</svg>{legend}</figure>'
     )
 
@@ -158,7 +215,7 @@ def _axes(x_ticks: Sequence[float], y_ticks: Sequence[float], place: _scale, x_n
         drawn.append(f'<text x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{_short(tick)}</text>')
     for at, tick in enumerate(x_ticks):
         x, _ = place((tick, y_ticks[0]))
-        anchor = "end" if at == len(x_ticks) - 1 else "middle"
+        anchor = _anchor(at, len(x_ticks))
         drawn.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="{anchor}">{_short(tick)}</text>')
     drawn.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 5}" text-anchor="middle">{x_name}</text>')
     return "".join(drawn)

@@ -18,7 +18,13 @@ from blip_bootstrap.config import (
     check_filter_config,
     same_pictures_config,
 )
+from blip_bootstrap.storage.remote import opened
 from blip_bootstrap.storage.run_folder import round_folder
+
+
+def at_hand(config: Config) -> Config:
+    """The configuration with the folder where its run can be worked on, in place of an s3:// or gs:// URI."""
+    return config.model_copy(update={"root": opened(config.root, make=True)})
 
 
 @dataclass(frozen=True)

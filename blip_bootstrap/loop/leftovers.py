@@ -24,6 +24,9 @@ from blip_bootstrap.storage.run_folder import (
 )
 from blip_bootstrap.storage.store import gone, sizes_below
 
+ARM_RECORDS = "arms/*/*.json"
+"""The records of the arms of experiments, which show figures of what they point to."""
+
 State = Literal["current", "out of date", "pointed to", "not pointed to", "half-made"]
 """current: a place shows it; out of date: so, and its round is; pointed to: by the record of a round, or borrowed from
 by an artifact that is pointed to."""
@@ -77,6 +80,9 @@ def _pointed(root: Path) -> Iterator[tuple[Path, str]]:
     for record in root.glob("*/round.json"):
         for name, pointer in pointers_in(record).items():
             yield root / pointer["folder"], f"{name} of {record.parent.name}"
+    for record in root.glob(ARM_RECORDS):
+        for name, pointer in pointers_in(record).items():
+            yield root / pointer["folder"], f"{name} of {record.parent.name}/{record.stem}"
     for place in (*root.glob("*"), *root.glob("*/*")):
         if is_ours(root, place):
             yield root / str(place.readlink()).removeprefix("../"), place.relative_to(root).as_posix()

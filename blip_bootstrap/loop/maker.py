@@ -36,9 +36,9 @@ from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.sent import with_sent
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
 from blip_bootstrap.progress import Say
-from blip_bootstrap.storage.manifest import describe_files, flat, manifest_of, recipe_by_today, recipe_of, short
+from blip_bootstrap.storage.manifest import describe_files, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
-from blip_bootstrap.storage.run_folder import MANIFEST, STALE
+from blip_bootstrap.storage.run_folder import MANIFEST, STALE, flat
 from blip_bootstrap.storage.store import fetched
 from blip_bootstrap.storage.verify import check_input
 from blip_pipelines.cluster.sees_root import check_nodes

@@ -18,7 +18,7 @@ from blip_bootstrap.loop.at_work import forget_note
 from blip_bootstrap.loop.check import check_config, check_retry
 from blip_bootstrap.loop.given import check_given, note_given, seem_right
 from blip_bootstrap.loop.kept import Keeper, damage_of, is_kept
-from blip_bootstrap.loop.layout import Artifact, Layout
+from blip_bootstrap.loop.layout import Artifact, Layout, at_hand
 from blip_bootstrap.loop.maker import Maker
 from blip_bootstrap.loop.whole import counts_of
 from blip_bootstrap.progress import Say
@@ -28,7 +28,6 @@ from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.pointers import settle
-from blip_bootstrap.storage.remote import at_hand
 from blip_bootstrap.storage.run_folder import (
     made_by_steps,
     made_from_another,

@@ -11,8 +11,9 @@ from blip_bootstrap.config import Config, VqaConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.manifest import digest_of_path, flat, recipe_of
+from blip_bootstrap.storage.manifest import digest_of_path, recipe_of
 from blip_bootstrap.storage.remote import AT_WORK
+from blip_bootstrap.storage.run_folder import flat
 from blip_bootstrap.storage.store import LISTING, fetched
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_training.data.questions import check_pictures, read_answers, read_questions

@@ -46,10 +46,12 @@ def alike(files: Sequence[Path | str], remote: Remote | None = None) -> list[Ali
 
 def _home_of(file: str) -> str:
     """The folder in which a file lies; that of its home, where it is a link to a borrowed part."""
+    folder = file.rpartition("/")[0]
     try:
-        return os.path.normpath(Path(file).parent / Path(file).readlink().parent)
+        to = os.readlink(file)  # noqa: PTH115 - as texts: of 100,000 parts, paths take four times as long
     except OSError:  # no link
-        return file.rpartition("/")[0]
+        return folder
+    return os.path.normpath(os.path.join(folder, os.path.dirname(to)))  # noqa: PTH118, PTH120
 
 
 def _looked_at(files: Sequence[Path | str], remote: Remote | None) -> Alike:

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from blip_bootstrap.query.verdicts import renewed
-from blip_bootstrap.storage.manifest import flat
-from blip_bootstrap.storage.parquet import rows_to_table
-from blip_bootstrap.storage.run_folder import manifests, out_of_date, read_json, round_folder, round_numbers, round_of
-from blip_bootstrap.storage.shown_tables import METRICS, ROUNDS, RUNS
+from blip_bootstrap.storage.many_files import columns_of
+from blip_bootstrap.storage.run_folder import flat, manifests, out_of_date, read_json, round_folder, round_of
 
 
-def rounds_table(root: Path) -> pa.Table:
-    """The table `rounds` of a run, from the metrics.json of each round."""
-    old = out_of_date(root)
-    rows = [metrics | {"out_of_date": old.get(metrics["round"])} for metrics in _metrics(root)]
-    return rows_to_table([{c.name: metrics.get(c.name) for c in ROUNDS.columns} for metrics in rows], ROUNDS)
+def read_all_figures(root: Path, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """The figures of these rounds, as far as they have any."""
+    return [figures for number in numbers if (figures := read_figures(root, number)) is not None]
 
 
-def metrics_table(root: Path) -> pa.Table:
-    """The table `metrics` of a run: every figure of each metrics.json, nested names dotted."""
-    rows = [
-        {"round": metrics["round"], "name": name, "value": float(value)}
-        for metrics in _metrics(root)
-        for name, value in flat({k: v for k, v in metrics.items() if k != "round"}).items()
+def rounds_rows(root: Path, figures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the table `rounds`: the figures of each round, and whether it is out of date."""
+    old = out_of_date(root) if figures else {}
+    return [{**of_round, "out_of_date": old.get(of_round["round"])} for of_round in figures]
+
+
+def metrics_rows(figures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the table `metrics`: every figure of each round, nested names dotted."""
+    return [
+        {"round": of_round["round"], "name": name, "value": float(value)}
+        for of_round in figures
+        for name, value in flat({k: v for k, v in of_round.items() if k != "round"}).items()
         if isinstance(value, int | float)
     ]
-    return rows_to_table(rows, METRICS)
 
 
-def runs_table(root: Path) -> pa.Table:
-    """The table `runs` of a run, from its MANIFESTs."""
-    return rows_to_table([_run(manifest) for manifest in manifests(root)], RUNS)
+def runs_rows(root: Path) -> list[dict[str, Any]]:
+    """The rows of the table `runs`, from the MANIFESTs of a run."""
+    return [_run(manifest) for manifest in manifests(root)]
 
 
 def read_figures(root: Path, number: int) -> dict[str, Any] | None:
@@ -50,19 +49,14 @@ def read_figures(root: Path, number: int) -> dict[str, Any] | None:
     return None if found is None else {**renewed(root, folder, found), "round": number}
 
 
-def _metrics(root: Path) -> list[dict[str, Any]]:
-    read = (read_figures(root, number) for number in round_numbers(root))
-    return [metrics for metrics in read if metrics is not None]
-
-
 def _run(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    files, recipe = manifest.get("files", []), manifest.get("recipe", {})
+    files, recipe = [*columns_of(manifest.get("files", []), "name", "rows", "bytes")], manifest.get("recipe", {})
     same = {name: manifest.get(name) for name in ("name", "digest", "content", "made", "seconds", "version")}
     return same | {
         "round": round_of(str(manifest.get("name", ""))),
         "step": recipe.get("step"),
-        "num_rows": sum(file.get("rows", 0) for file in files if "/" not in file["name"]),
-        "size_bytes": sum(file.get("bytes", 0) for file in files),
+        "num_rows": sum(rows or 0 for name, rows, _ in files if "/" not in name),
+        "size_bytes": sum(size or 0 for _, _, size in files),
         "counts": json.dumps(manifest.get("counts", {})),
         "settings": json.dumps(manifest.get("settings", {})),
         "inputs": json.dumps(recipe.get("inputs", {})),

@@ -8,7 +8,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import spill_folder
@@ -62,7 +61,8 @@ COLUMNS = schema.Table(
 
 VIEWS = (
     IMAGES, shown_tables.DOMAINS, PICTURE_GROUPS, HUMAN, HELD_OUT, CAPTIONS, FILTER_CHECK, PAIRS, shown_tables.LABELS,
-    shown_tables.LANGUAGES, shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS, COLUMNS,
+    shown_tables.LANGUAGES, shown_tables.CUTS, shown_tables.ROUNDS, shown_tables.METRICS, shown_tables.RUNS,
+    shown_tables.RESULTS, COLUMNS,
 )  # fmt: skip
 """Every view with its columns, as the view `columns` lists them too."""
 
@@ -100,7 +100,7 @@ def connect(
         attach(connection, [remote])
     files: list[str] = []
     with told_in_one_line():
-        rules = _rules(root, numbers, remote)
+        rules = _rules(root, numbers, remote, part)
         of_run = ("images", EVERY_IMAGE), ("groups", PICTURE_GROUPS), ("human", HUMAN), ("held_out", HELD_OUT)
         for name, table in of_run:
             of_last = run_folder.used_folder(root, max(numbers, default=0), name)
@@ -111,11 +111,12 @@ def connect(
         for table in (CAPTIONS, FILTER_CHECK, PAIRS):
             places = [(run_folder.round_folder(root, number) / table.name, number) for number in numbers]
             files += _create(connection, table, places, remote, rules, part)
-    _create_records(connection, root, numbers if with_figures else None)
+        _create_records(connection, root, numbers if with_figures else [])
+        _create_rows(connection, shown_tables.CUTS, _cuts(rules))
+        _create_rows(connection, COLUMNS, _documented())
     _create_table(connection, shown_tables.LANGUAGES, _languages(root, numbers))
     _create_table(connection, shown_tables.LABELS, _labels(root, numbers))
-    _create_table(connection, shown_tables.CUTS, _cuts(rules))
-    _document(connection)
+    _create_table(connection, shown_tables.RESULTS, _results(root))
     # Each question reads every footer anew otherwise: half of its time, over 500 files. One of images takes 330 kB.
     connection.execute(f"SET GLOBAL parquet_metadata_cache = {str(len(files) <= MOST_CACHED).lower()}")
     _lock(connection, files)
@@ -124,8 +125,10 @@ def connect(
 
 def _files(folder: Path, remote: Remote | None, part: int | None) -> list[str]:
     """The files of a folder, those of one part alone where it is given."""
-    files = remote.parquet_files(folder) if remote else list(map(str, parquet.parquet_files(folder)))
-    return files if part is None else [file for file in files if file.rpartition("/")[2] == part_name(part)]
+    only = None if part is None else part_name(part)
+    if remote:
+        return [file for file in remote.parquet_files(folder) if only in (None, file.rpartition("/")[2])]
+    return list(map(str, parquet.parquet_files(folder, only)))
 
 
 def _evenly(files: Sequence[str], most: int) -> list[str]:
@@ -169,14 +172,14 @@ def _languages(root: Path, numbers: Sequence[int]) -> pa.Table:
     """The rows that `audit languages` wrote for these rounds: a sample, which fits in memory."""
     paths = [languages_path(root, number) for number in numbers]
     found = [parquet.read_parquet(path) for path in paths if path.is_file()]
-    return pa.concat_tables([shown_tables.LANGUAGES.schema.empty_table(), *found])
+    return pa.concat_tables([shown_tables.LANGUAGES.empty, *found])
 
 
 def _labels(root: Path, numbers: Sequence[int]) -> pa.Table:
     """The samples of these rounds that people answer: some hundred rows each."""
     paths = [labels_path(root, number) for number in numbers]
     rows = [(path, read_labels(path)) for path in paths if path.is_file()]
-    found = [shown_tables.LABELS.schema.empty_table()]
+    found = [shown_tables.LABELS.empty]
     for path, of_round in rows:
         try:
             found.append(parquet.rows_to_table(of_round, shown_tables.LABELS))
@@ -185,23 +188,25 @@ def _labels(root: Path, numbers: Sequence[int]) -> pa.Table:
     return pa.concat_tables(found)
 
 
-def _rules(root: Path, numbers: Sequence[int], remote: Remote | None) -> dict[int, dict[str, Any]]:
-    """The rules of these rounds, as far as there are any, from the metadata of their pairs."""
+def _results(root: Path) -> pa.Table:
+    """The figures of the experiments under a root: some hundred for each arm and seed; empty where it has none."""
+    path = root / shown_tables.RESULTS_FILE
+    return parquet.read_parquet(path) if path.is_file() else shown_tables.RESULTS.empty
+
+
+def _rules(root: Path, numbers: Sequence[int], remote: Remote | None, part: int | None) -> dict[int, dict[str, Any]]:
+    """The rules of these rounds, as far as there are any, from the metadata of a file of their pairs."""
     rules = {}
     for number in numbers:
-        folder = run_folder.round_folder(root, number) / "pairs"
-        files = remote.parquet_files(folder) if remote else parquet.parquet_files(folder)
+        files = _files(run_folder.round_folder(root, number) / "pairs", remote, part)
         if rule := rule_of(schema_of(files[0], remote)) if files else None:
             rules[number] = rule
     return rules
 
 
-def _cuts(rules: Mapping[int, Mapping[str, Any]]) -> pa.Table:
+def _cuts(rules: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The scores by which the rules of rounds cut."""
-    rows: list[dict[str, object]] = [
-        {"round": number, **cut} for number, rule in rules.items() for cut in cuts_of(rule)
-    ]
-    return parquet.rows_to_table(rows, shown_tables.CUTS)
+    return [{"round": number, **cut} for number, rule in rules.items() for cut in cuts_of(rule)]
 
 
 def _create(
@@ -228,7 +233,7 @@ def _create(
         if select := " UNION ALL ".join(part for part in parts if part):
             connection.execute(f"CREATE VIEW {name} AS {select}")
         else:
-            _create_table(connection, table, table.schema.empty_table())
+            _create_table(connection, table, table.empty)
     every = [file for files, _ in found for file in files]
     for (files, _), (folder, _) in zip(found, folders, strict=True):
         if not (folder / run_folder.MANIFEST).exists():  # which names files: no other ones count
@@ -249,25 +254,29 @@ def _create_table(connection: duckdb.DuckDBPyConnection, table: schema.Table, da
     connection.unregister("arrow_rows")
 
 
-def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int] | None) -> None:
-    """The small tables from JSON, held in memory; None: without those of rounds' figures."""
-    for table, read in (
-        (shown_tables.ROUNDS, json_tables.rounds_table),
-        (shown_tables.METRICS, json_tables.metrics_table),
-    ):
-        data = table.schema.empty_table() if numbers is None else read(root)
-        _create_table(connection, table, data.filter(pc.is_in(data["round"], pa.array(numbers or [], pa.int16()))))
-    _create_table(connection, shown_tables.RUNS, json_tables.runs_table(root))
+def _create_rows(connection: duckdb.DuckDBPyConnection, table: schema.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A small table, in memory. Its rows are handed over column by column: Arrow would import pandas for them."""
+    _create_table(connection, table, table.empty)
+    if rows:
+        columns = [[row.get(name) for row in rows] for name in table.schema.names]
+        connection.execute(f"INSERT INTO {table.name} SELECT {', '.join(['unnest(?)'] * len(columns))}", columns)
 
 
-def _document(connection: duckdb.DuckDBPyConnection) -> None:
+def _create_records(connection: duckdb.DuckDBPyConnection, root: Path, numbers: Sequence[int]) -> None:
+    """The small tables from JSON; `rounds` and `metrics` of these rounds alone."""
+    figures = json_tables.read_all_figures(root, numbers)
+    _create_rows(connection, shown_tables.ROUNDS, json_tables.rounds_rows(root, figures))
+    _create_rows(connection, shown_tables.METRICS, json_tables.metrics_rows(figures))
+    _create_rows(connection, shown_tables.RUNS, json_tables.runs_rows(root))
+
+
+def _documented() -> list[dict[str, Any]]:
     """The view `columns`. COMMENT ON would do, but binds a view's every file anew for each column: seconds for 500."""
-    rows: list[dict[str, object]] = [
+    return [
         {"view": table.name, "column": column.name, "type": str(column.type), "meaning": column.meaning}
         for table in VIEWS
         for column in table.columns
     ]
-    _create_table(connection, COLUMNS, parquet.rows_to_table(rows, COLUMNS))
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ from blip_bootstrap.audit.audits import ask
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.truth import judged_pairs, load_truth
 from blip_bootstrap.progress import Say, quiet
+from blip_bootstrap.query.alike import alike
 from blip_bootstrap.query.images import listed_sql
-from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import pair_figures
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.report_file import (
@@ -176,10 +176,10 @@ def _auc(connection: duckdb.DuckDBPyConnection, source: str) -> float | None:
 
 
 def _download_figures(connection: duckdb.DuckDBPyConnection, images: Path) -> dict[str, Any]:
+    rows = " UNION ALL ".join(f"SELECT key, status, error_class FROM {one.scan}" for one in alike(_files(images)))
     cells = connection.execute(
         "SELECT status, coalesce(error_class, 'other'), count(*) AS number "
-        f"FROM {listed_sql(scan(_files(images)), images)} GROUP BY ALL "
-        "ORDER BY number DESC, 2"
+        f"FROM {listed_sql(f'({rows})', images)} GROUP BY ALL ORDER BY number DESC, 2"
     ).fetchall()
     return {
         "urls": sum(number for _, _, number in cells),

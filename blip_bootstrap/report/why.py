@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -46,7 +46,7 @@ class Story:
     image: Mapping[str, Any]
     others: list[str]
     texts: pa.Table
-    deciders: pa.Table
+    deciders: Sequence[Mapping[str, Any]]
 
 
 def why(root: Path, name: str) -> Story:
@@ -71,7 +71,7 @@ def print_why(root: Path, name: str, page: Path | None = None) -> Path | None:
         console.print(f"[bold]{field}[/bold]  {escape_markup(shown(value))}")
     for row in story.texts.to_pylist():
         console.print(_line(row))
-    for row in story.deciders.to_pylist():
+    for row in story.deciders:
         told = "".join(f"\n  {name}: {value}" for name, value in row.items() if value and name != "round")
         console.print(f"[bold]round {row['round']} decided by[/bold]{escape_markup(told)}")
     if page:
@@ -105,7 +105,7 @@ def story_html(story: Story) -> str:
             "deciders",
             "What decided",
             "Models by their digests, settings as the MANIFESTs record them.",
-            "".join(map(_decider_html, story.deciders.to_pylist())),
+            "".join(map(_decider_html, story.deciders)),
         ),
     ]
     title = f"Image {story.image['key']}"
@@ -153,7 +153,7 @@ def _told(story: Story) -> dict[str, Any]:
     return told | ({"same name": story.others} if story.others else {})
 
 
-def _deciders(root: Path) -> pa.Table:
+def _deciders(root: Path) -> list[dict[str, Any]]:
     """The captioner, filter, sampler and selection rule of each round, from the MANIFESTs."""
     made = {str(manifest["name"]): manifest for manifest in run_folder.manifests(root)}
     rows = []
@@ -168,5 +168,4 @@ def _deciders(root: Path) -> pa.Table:
                 "rule": json.dumps(pairs.get("settings", {})) if pairs else "",
             }
         )
-    schema = pa.schema([("round", pa.int16()), *((name, pa.string()) for name in ("models", "captions", "rule"))])
-    return pa.Table.from_pylist(rows, schema=schema)
+    return rows

@@ -70,14 +70,6 @@ def without_growth(recipe: Mapping[str, Any], section: Section | None, grows: Ca
     return {**by_today, "config": config, "inputs": {k: v for k, v in recipe["inputs"].items() if not grows(k)}}
 
 
-def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one level of dotted names: `{"a": {"b": 1}}` is `{"a.b": 1}`."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
-
-
 def digest_of_recipe(recipe: Mapping[str, Any]) -> str:
     """The recipe's sha256, 64 hex digits."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

@@ -100,19 +100,20 @@ def read_metadata(path: Path) -> dict[bytes, bytes]:
         raise InputError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from error
 
 
-def parquet_files(folder: Path) -> list[Path]:
+def parquet_files(folder: Path, only: str | None = None) -> list[Path]:
     """The Parquet files of a table's folder in order: those that its MANIFEST names, and no others.
 
     So the rows of a copy that somebody made of a file do not count twice. A borrowed part whose link lacks, as in a
     copy without links, is the file of its home. Where there is no MANIFEST, as while a step is at work, they are all
-    that are not hidden. Raises InputError where a file that is named is not there.
+    that are not hidden. `only`: the file of this name, if there is one, and no other is looked for. Raises InputError
+    where a file that is named is not there.
     """
     named = named_files(folder)
     if named is None:
         there = {path.name for path in folder.glob("*.parquet")} | {*sizes_there(folder)}
         names = (one for one in there if one.endswith(".parquet") and "/" not in one and not one.startswith("."))
-        return [folder / one for one in sorted(names, key=by_number)]
-    found = [place_of(folder, name, at) for name, at in named.items()]
+        return [folder / one for one in sorted(names, key=by_number) if only in (None, one)]
+    found = [place_of(folder, name, at) for name, at in named.items() if only in (None, name)]
     lacking = [path for path in found if not path.is_file()]
     if lacking and store_of(folder):
         lacking = _not_on_the_store(lacking)

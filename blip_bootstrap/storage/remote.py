@@ -24,7 +24,6 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_bootstrap.config import Config
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.paths import path_argument, user_folder
 from blip_bootstrap.storage.keys import by_number
@@ -129,11 +128,6 @@ def opened(root: Path | str, make: bool = False) -> Path:
         raise InputError(f"{told_uri(uri)}: cannot be read ({why(error)})") from error
     except RunFailed as error:
         raise InputError(str(error)) from error
-
-
-def at_hand(config: Config) -> Config:
-    """The configuration with the folder where its run can be worked on, in place of an s3:// or gs:// URI."""
-    return config.model_copy(update={"root": opened(config.root, make=True)})
 
 
 def working_copies() -> dict[str, str]:

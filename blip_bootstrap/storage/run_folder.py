@@ -112,6 +112,14 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not readable JSON ({error}); delete it and run again") from error
 
 
+def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level of dotted names: `{"a": {"b": 1}}` is `{"a.b": 1}`."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
 def checksum(counts: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
     """What a MANIFEST has as `check`, so that a damaged one shows no wrong figure: 16 hex digits."""
     as_read = json.loads(json.dumps([counts, files]))  # where a whole number as a key is a text

@@ -184,3 +184,24 @@ PLAN = Table(
         ),
     ),
 )
+
+RESULTS_FILE = "results.parquet"
+"""Under the root of experiments."""
+
+RESULTS = Table(
+    "results",
+    "one row per figure of an arm and seed, where the root is that of experiments",
+    (
+        Column("experiment", pa.string(), "the experiment's name"),
+        Column("arm", pa.string(), "the arm"),
+        Column("seed", pa.int64(), "the seed, by which the data are drawn and the models trained"),
+        Column("round", pa.int16(), "the round whose model, or control, it is"),
+        Column("split", pa.string(), "held_out or validation: the pictures that it was measured on"),
+        Column("metric", pa.string(), "the figure, as metrics.json of a round and an evaluation name it"),
+        Column("value", pa.float64(), "shares are 0..1, times are seconds"),
+        Column("steps", pa.int64(), "optimizer steps of the model"),
+        Column("pictures", pa.int64(), "pictures that it saw in training: steps times batch"),
+        Column("seconds", pa.float64(), "what all took that the arm rests on, what it shares with others included"),
+        Column("model", pa.string(), "digest of the model's files; a control's name behind that of its round's"),
+    ),
+)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blip_bootstrap.config import Count, Fraction, NonNegative, Section
 from blip_bootstrap.storage.files import write_whole
@@ -24,6 +24,9 @@ from blip_bootstrap.world.wording import Kind, alt_text, describe, vocabulary
 
 VERSION = 1
 """Increased when the same configuration gives another world, so that worlds on disk are made anew."""
+
+FALSE_KINDS: tuple[Kind, ...] = ("swapped", "unrelated", "damaged")
+"""Kinds of alt text that say nothing right of the picture, or little; see `wording.alt_text`."""
 
 
 class WorldConfig(Section):
@@ -46,12 +49,46 @@ class WorldConfig(Section):
         {"full": 0.05, "partial": 0.45, "swapped": 0.25, "unrelated": 0.22, "damaged": 0.03},
         description="shares of the alt texts' kinds; see wording.alt_text",
     )
+    false_share: Fraction | None = Field(
+        default=None,
+        description="share of the alt texts that are swapped, unrelated or damaged; of these and of the others each "
+        "kind has its part as in kinds. null: as in kinds",
+    )
     manners: dict[str, float] = Field(
         {"missing": 0.012, "busy": 0.01, "down": 0.002, "page": 0.006, "cut": 0.006, "slow": 0.004, "stalled": 0.001},
         description="shares of the URLs that do not simply answer; see server.MANNERS",
     )
     blank_share: Fraction = Field(default=0.002, description="rows added whose URL is blank")
     duplicate_share: Fraction = Field(default=0.005, description="rows added that repeat another row")
+
+    def kind_shares(self) -> dict[Kind, float]:
+        """The shares of the kinds, with `false_share` of those that are false."""
+        if self.false_share is None:
+            return self.kinds
+        wanted = {True: self.false_share, False: 1 - self.false_share}
+        have = {is_false: self._share_of(is_false) for is_false in wanted}
+        return {
+            kind: share / have[kind in FALSE_KINDS] * wanted[kind in FALSE_KINDS]
+            for kind, share in self.kinds.items()
+            if share
+        }
+
+    def _share_of(self, is_false: bool) -> float:
+        """The share of the kinds that are false, or of the others, as `kinds` has them."""
+        return sum(share for kind, share in self.kinds.items() if (kind in FALSE_KINDS) == is_false)
+
+    @model_validator(mode="after")
+    def _has_both(self) -> WorldConfig:
+        share = self.false_share
+        if share is not None and (
+            (share > 0 and not self._share_of(True)) or (share < 1 and not self._share_of(False))
+        ):
+            raise ValueError(f"false_share {share} needs kinds of both sorts; {', '.join(FALSE_KINDS)} are false")
+        return self
+
+    def described(self) -> dict[str, Any]:
+        """The configuration as world.json has it; settings that are null are left out, as worlds on disk lack them."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class World(Section):
@@ -97,7 +134,7 @@ def make_world(folder: Path, config: WorldConfig | None = None, port: int = 0) -
     (folder / "tokenizer").mkdir(exist_ok=True)
     (folder / "tokenizer" / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
     _write_vision_start(world)
-    described = {"version": VERSION, "port": world.port, "config": config.model_dump(mode="json")}
+    described = {"version": VERSION, "port": world.port, "config": config.described()}
     write_whole(folder / "world.json", json.dumps(described, indent=1))
     return world
 
@@ -122,7 +159,7 @@ def _read_world(folder: Path, config: WorldConfig) -> World | None:
     if not path.is_file():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("version") != VERSION or found.get("config") != config.model_dump(mode="json"):
+    if found.get("version") != VERSION or found.get("config") != config.described():
         return None
     return World(folder=folder, port=found["port"], config=config)
 
@@ -137,12 +174,12 @@ def _write_web(world: World) -> None:
     """Write the pictures, the URL list with its bad rows, and the truth file."""
     config = world.config
     world.pictures.mkdir(exist_ok=True)
-    rows, truth = [], []
+    rows, truth, kinds = [], [], config.kind_shares()
     for number in range(config.num_web):
         rng = random.Random(f"{config.seed} web {number}")
         scene, name = _sample_scene(rng, config, None), f"{number:06d}.jpg"
         (world.pictures / name).write_bytes(_jpeg(scene, config.picture_px))
-        kind = _draw(rng, config.kinds)
+        kind = _draw(rng, kinds)
         manner = _draw(rng, {**config.manners, "ok": 1 - sum(config.manners.values())})
         text = alt_text(kind, scene, _other_scene(rng, config, scene), rng)
         rows.append((url_of(world.port, manner, name), text))

@@ -24,7 +24,7 @@ PACE_FACTOR = 20
 """Later ones may take so many times what the slowest row before them took."""
 
 GRACE_S = 30.0
-"""After so much longer the process is ended by C code, where a hanging library keeps the interpreter to itself."""
+"""So much later, or twice that, the process is ended by C code, where a library that hangs keeps the interpreter."""
 
 
 @dataclass(frozen=True)
@@ -69,35 +69,50 @@ class Watch:
     def __init__(self, what: str, limits: Limits, end: Callable[[int], object] = os._exit) -> None:
         self._what, self._limits, self._end = what, limits, end
         self._pace = Pace(limits.row_timeout_s)
-        self._until = float("inf")
+        self._until, self._armed_to = float("inf"), 0.0
         self._seconds = 0.0
-        self._done = threading.Event()
+        self._lock, self._done = threading.Lock(), threading.Event()
 
     @contextmanager
     def watching(self) -> Iterator[Watch]:
         """The thread that watches runs while the body does."""
         self._done.clear()
         thread = threading.Thread(target=self._watch, name="watch", daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._done.set()
-            thread.join()
+        with Path(os.devnull).open("w") as self._nowhere:
+            thread.start()
+            try:
+                yield self
+            finally:
+                self._done.set()
+                thread.join()
+                self._disarm()
 
     @contextmanager
     def batch(self, num_rows: int) -> Iterator[None]:
-        """The body is a batch of so many rows."""
-        started, self._seconds = time.monotonic(), self._pace.limit_s(num_rows)
-        self._until = started + self._seconds
-        with Path(os.devnull).open("w") as nowhere:
-            faulthandler.dump_traceback_later(self._seconds + GRACE_S, exit=True, file=nowhere)
-            try:
-                yield
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-                self._until = float("inf")
+        """The body is a batch of so many rows; within `watching`."""
+        started, seconds = time.monotonic(), self._pace.limit_s(num_rows)
+        with self._lock:
+            self._seconds, self._until = seconds, started + seconds
+            if self._until + GRACE_S > self._armed_to:
+                self._arm(started)
+        try:
+            yield
+        finally:
+            self._until = float("inf")
         self._pace.note(num_rows, time.monotonic() - started)
+
+    def _arm(self, now: float) -> None:
+        """Have C code end this process if it is not armed again in time.
+
+        For longer than the batch needs: it starts a thread, which took half of the time of rows of a millisecond.
+        """
+        seconds = self._seconds + 2 * GRACE_S
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._nowhere)
+        self._armed_to = now + seconds
+
+    def _disarm(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        self._armed_to = 0.0
 
     def _watch(self) -> None:
         while not self._done.wait(CHECK_S):
@@ -105,6 +120,9 @@ class Watch:
                 self._leave(f"a batch is not done after {self._seconds:.0f} s (ray.row_timeout_s)")
             elif self._limits.memory_bytes and (held := held_bytes(os.getpid())) > self._limits.memory_bytes:
                 self._leave(f"a worker holds {held / 1e9:.1f} GB of memory (ray.worker_memory_bytes)")
+            with self._lock:
+                if self._armed_to and self._until == float("inf"):  # no batch: what comes may take any time
+                    self._disarm()
 
     def _leave(self, why: str) -> None:
         tell(f"  {self._what}  {why}; the same command goes on, and finds the row that does it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
     Raises InputError where the list cannot be read, lacks a column, or has no row that can be used.
     """
     left_out: Counter[str] = Counter()
-    rows = _place(read_records(source, config), config, left_out)
+    rows = _place(_sampled(source, config), config, left_out)
     root = config.image_root or source.parent
     with HumanStore(config) as store, ThreadPoolExecutor(num_cores()) as pool, _progress() as progress:
         for number in range(10**9):
@@ -57,6 +58,17 @@ def ingest_annotated(out: Path, source: Path, config: AnnotatedSet) -> dict[str,
                 progress.advance()
             write_parquet(path, rows_to_table(ingested, ANNOTATED), ANNOTATED)
     return _counts(out, source) | +left_out
+
+
+def _sampled(source: Path, config: AnnotatedSet) -> Iterator[Record]:
+    """The records of the list in its order: all, or `config.sample` of them, for which it is read twice."""
+    if config.sample is None:
+        return read_records(source, config)
+    count = sum(1 for _ in read_records(source, config))
+    if config.sample > count:
+        raise InputError(f"{source}: {count} rows, sample asks for {config.sample} of them")
+    drawn = {*random.Random(config.sample_seed).sample(range(count), config.sample)}
+    return (record for number, record in enumerate(read_records(source, config)) if number in drawn)
 
 
 def _progress() -> Progress:

@@ -92,4 +92,11 @@ def _job(name: str, out: Path, call: Call, config: PretrainConfig | FinetuneConf
 
 def _call(function: Callable[..., Mapping[str, Any]], *arguments: object) -> Call:
     """The call as a worker makes it, whose working directory may be another: paths are made absolute."""
-    return partial(function, *[one.resolve() if isinstance(one, Path) else one for one in arguments])
+    return partial(function, *map(_absolute, arguments))
+
+
+def _absolute(one: object) -> object:
+    if isinstance(one, (PretrainConfig, FinetuneConfig)) and one.optimizer.grids:
+        optimizer = one.optimizer.model_copy(update={"grids": one.optimizer.grids.resolve()})
+        return one.model_copy(update={"optimizer": optimizer})
+    return one.resolve() if isinstance(one, Path) else one

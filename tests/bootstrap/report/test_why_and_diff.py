@@ -29,8 +29,8 @@ def test_the_story_holds_every_text_of_every_round(finished_run: Path) -> None:
     assert [(row["round"], row["source"]) for row in texts] == [(0, "web"), (1, "web"), (1, "synthetic")]
     assert all(row["kept"] == (row["reason"] is None) for row in texts)
     assert texts[2]["logprob"] == -3.0
-    assert [row["round"] for row in story.deciders.to_pylist()] == [0, 1]
-    assert "itm_threshold" in story.deciders["rule"].to_pylist()[1]
+    assert [row["round"] for row in story.deciders] == [0, 1]
+    assert "itm_threshold" in story.deciders[1]["rule"]
 
 
 def test_an_image_that_failed_tells_why(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

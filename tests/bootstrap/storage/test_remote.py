@@ -23,7 +23,7 @@ from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.loop.adopt import adopt
-from blip_bootstrap.query import json_tables
+from blip_bootstrap.query.json_tables import read_all_figures
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.round_page import write_report
@@ -122,7 +122,7 @@ def test_what_changes_there_is_seen_and_what_is_made_here_is_put_there(store: Pa
     (store / "round-00/metrics.json").unlink()
     assert opened(URI) == root == local_folder(URI)
     assert run_folder.round_numbers(root) == [0, 1, 2]
-    assert json_tables.rounds_table(root)["round"].to_pylist() == [1, 2]
+    assert [figures["round"] for figures in read_all_figures(root, [0, 1, 2])] == [1, 2]
     assert labels.read_bytes() == (store / "labels/round-01.parquet").read_bytes()
     remote = remote_of(root)
     assert remote is not None

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from blip_bootstrap.config import load_config
 from blip_bootstrap.demo.settings import demo_config
@@ -21,7 +22,7 @@ from blip_bootstrap.world.judge import judge
 from blip_bootstrap.world.scenes import COLOURS, Scene, Thing, draw_scene, relation, sample_scene, scene_from
 from blip_bootstrap.world.server import WorldServer, url_of
 from blip_bootstrap.world.wording import vocabulary
-from blip_bootstrap.world.world import World, WorldConfig, label_names, make_world, scene_labels
+from blip_bootstrap.world.world import FALSE_KINDS, World, WorldConfig, label_names, make_world, scene_labels
 
 SMALL = WorldConfig(
     num_web=60, num_human=20, num_held_out=12, num_validation=6, num_vision=10, blank_share=0.05, duplicate_share=0.1,
@@ -178,3 +179,31 @@ def test_the_demo_configuration_is_valid(world: World, tmp_path: Path) -> None:
     assert config.download.urls[0].path.is_file()
     assert config.human is not None
     assert config.human.path.is_file()
+
+
+def _kinds(folder: Path) -> Counter[str]:
+    return Counter(str(row["kind"]) for row in _rows(folder / "truth.jsonl"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_a_share_of_false_texts_changes_the_texts_and_no_picture(share: float, tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"num_web": 400, "num_vision": 1, "false_share": share, "picture_px": 16})
+    found = _kinds(make_world(tmp_path / "noisy", config).folder)
+    false = sum(found[kind] for kind in FALSE_KINDS)
+    assert false == pytest.approx(share * 400, abs=40)
+    if share < 1:
+        assert found["partial"] > 4 * found["full"]  # 45 to 5 in kinds
+    make_world(tmp_path / "plain", config.model_copy(update={"false_share": None}))
+    scenes = [[row["scene"] for row in _rows(tmp_path / name / "truth.jsonl")] for name in ("noisy", "plain")]
+    assert scenes[0] == scenes[1]
+
+
+def test_a_world_of_before_is_still_found(tmp_path: Path) -> None:
+    make_world(tmp_path, SMALL)
+    assert "false_share" not in json.loads((tmp_path / "world.json").read_text())["config"]
+
+
+def test_a_share_of_false_texts_needs_kinds_of_both_sorts() -> None:
+    assert WorldConfig(false_share=0.0, kinds={"full": 1.0}).kind_shares() == {"full": 1.0}
+    with pytest.raises(ValidationError, match="needs kinds of both sorts"):
+        WorldConfig(false_share=0.3, kinds={"full": 1.0})

@@ -46,6 +46,50 @@ def test_what_hangs_or_grows_ends_the_process(
     assert capsys.readouterr().err == ""
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often the clock of C code was armed and stopped."""
+    counts = {"armed": 0, "stopped": 0}
+
+    def arm(*_: object, **__: object) -> None:
+        counts["armed"] += 1
+
+    def stop() -> None:
+        counts["stopped"] += 1
+
+    monkeypatch.setattr("faulthandler.dump_traceback_later", arm)
+    monkeypatch.setattr("faulthandler.cancel_dump_traceback_later", stop)
+    return counts
+
+
+def test_rows_of_a_millisecond_arm_the_clock_of_c_code_once(
+    clock: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CHECK_S", 3600)
+    monkeypatch.setattr(limits, "PACE_FACTOR", 1e12)
+    with Watch("test", Limits(5)).watching() as watch:
+        for _ in range(1000):
+            with watch.batch(1):
+                pass
+        assert clock == {"armed": 1, "stopped": 0}
+        with watch.batch(1000):
+            assert clock["armed"] == 2  # it may take longer than what was armed for
+    assert clock == {"armed": 2, "stopped": 1}
+
+
+def test_between_batches_anything_may_take_its_time(clock: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHECK_S", 0.01)
+    with Watch("test", Limits(5)).watching() as watch:
+        with watch.batch(1):
+            pass
+        end = time.monotonic() + 30
+        while not clock["stopped"] and time.monotonic() < end:
+            time.sleep(0.01)
+        assert clock == {"armed": 1, "stopped": 1}
+        with watch.batch(1):
+            assert clock["armed"] == 2
+
+
 def test_memory_that_is_held() -> None:
     assert held_bytes(os.getpid()) > 10_000_000
     assert held_bytes(2**30) == 0

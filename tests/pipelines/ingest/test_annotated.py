@@ -92,6 +92,25 @@ def test_parts_that_are_there_are_kept(tmp_path: Path, records: list[dict[str, A
     assert [name for name in before if before[name] != after[name]] == ["part-00001.parquet"]
 
 
+def test_a_sample_is_drawn_by_its_seed(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    many = write_jsonl(tmp_path / "human.jsonl", [{**records[0], "captions": [str(i)]} for i in range(20)])
+
+    def drawn(seed: int) -> list[str]:
+        folder = tmp_path / str(seed)
+        config = AnnotatedSet(path=many, sample=8, sample_seed=seed, rows_per_shard=3)
+        assert ingest_annotated(folder, many, config)["rows"] == 8
+        tables = [read_parquet(path, ["key", "captions"]) for path in parquet_files(folder)]
+        assert [table.num_rows for table in tables] == [3, 3, 2]
+        return [row["captions"][0] for table in tables for row in table.to_pylist()]
+
+    first = drawn(1)
+    assert len({*first}) == 8
+    assert first == sorted(first, key=int)
+    assert drawn(2) != first
+    with pytest.raises(InputError, match="20 rows, sample asks for 21"):
+        ingest_annotated(tmp_path / "out", many, AnnotatedSet(path=many, sample=21))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from blip_bootstrap.errors import CheckpointError
+from blip_bootstrap.errors import CheckpointError, InputError
 from blip_training.data.tokenizer import Tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "circle", "##s", ",", "un", "##happy"]
@@ -278,3 +278,30 @@ def test_settings_that_are_none_are_named(tmp_path: Path, setting: dict[str, Any
     with pytest.raises(CheckpointError, match=says) as caught:
         Tokenizer.load(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_a_tokenizer_of_seen_pieces_writes_other_words_in_letters(tmp_path: Path) -> None:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    whole = Tokenizer([*special, "dog", "red", "##s", "cat", *"abcdgort,", "##o", "##g", "##t"])
+    pieces = whole.seen_pieces([["A red dog , dogs"], ["red dog"], ["a cat"]], least=2)
+    seen = whole.cut_to(pieces)
+    assert seen.vocabulary[:8] == [*special, "dog", "red", "##s"]
+    assert "cat" not in seen.vocabulary
+    assert (seen.dec_id, seen.enc_id) == (len(seen.vocabulary), len(seen.vocabulary) + 1)
+    texts = ["Red dogs", "a cat"]
+    assert [seen.decode(seen.piece_ids(text)) for text in texts[:1]] == ["red dogs"]
+    assert [seen.vocabulary[at] for at in seen.piece_ids("cot")] == ["c", "##o", "##t"]
+    seen.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert [loaded.piece_ids(text) for text in texts] == [seen.piece_ids(text) for text in texts]
+    assert whole.cut_to(whole.seen_pieces([], least=1)).piece_ids(",") != [seen.unk_id]
+
+
+def test_seen_pieces_need_a_tokenizer_of_berts(tmp_path: Path) -> None:
+    Tokenizer(WORDS).save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["pre_tokenizer"] = {"type": "Whitespace"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(InputError, match="vocabulary seen needs a tokenizer of BERT's"):
+        Tokenizer.load(tmp_path).cut_to([0, 1, 2, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -170,6 +171,26 @@ def test_itm_is_the_mean_over_positives_and_both_kinds_of_negatives(itc_in_itm: 
         losses.append(F.cross_entropy(logits, torch.tensor([label])))
     torch.testing.assert_close(found.loss, torch.stack(losses).mean(), atol=1e-6, rtol=1e-5)
     assert found.labels.tolist() == [label for _, _, label in pairs]
+
+
+@pytest.mark.parametrize("num_wrong", [0, 2])
+def test_itm_takes_the_embeddings_that_itc_has_made(num_wrong: int) -> None:
+    med, (pixels, ids, mask) = tiny(itc_in_itm=True).train(), batch()
+    wrong = WrongTexts(ids[:2], mask[:2], torch.tensor([3, 4])) if num_wrong else None
+    found = []
+    for known in (False, True):
+        med.zero_grad()
+        states = med.encode_image(pixels)
+        own = med.embed_image(states), med.embed_text(ids, mask)
+        itc = itc_loss(*own, unit(5, 1), unit(5, 2), torch.arange(5), med.temperature, 0.4)
+        itc = itc if known else replace(itc, embedded=None)
+        generator = torch.Generator().manual_seed(3)
+        itm = itm_loss(med, states, ids, mask, torch.arange(5), itc, generator, wrong=wrong)
+        (itc.loss + itm.loss).backward()
+        found.append([itm.loss.detach(), *[one.grad for one in med.parameters() if one.grad is not None]])
+    assert len(found[0]) == len(found[1])
+    for own, again in zip(*found, strict=True):
+        torch.testing.assert_close(own, again, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [None, slice(1, 4)])

@@ -29,6 +29,7 @@ from blip_training.runtime.stored import read_weights
 from blip_training.runtime.weight_files import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -55,7 +56,7 @@ COMPUTED_OF_VIT: dict[str, tuple[Any, ...]] = {"hidden_act": ("gelu",), "layer_n
 """Settings of a ViT that change what it computes. Published ones state other epsilons than their training's 1e-6."""
 
 
-def new_med(config: ModelConfig, num_tokens: int) -> Med:
+def new_med(config: ModelConfig, num_tokens: int, pieces: Sequence[int] | None = None) -> Med:
     """A model to train: drawn by torch's seed, then started from `vision.start` and `text.start`.
 
     `vision.start` is a ViTModel or DeiTModel folder of transformers, `text.start` a BERT folder or
@@ -66,7 +67,7 @@ def new_med(config: ModelConfig, num_tokens: int) -> Med:
     if config.vision.start:
         start_vision(med, config.vision.start)
     if config.text.start:
-        start_text(med, config.text.start)
+        start_text(med, config.text.start, pieces)
     return med
 
 
@@ -105,7 +106,7 @@ def start_vision(med: Med, source: str) -> None:
     _put(med, given, folder)
 
 
-def start_text(med: Med, source: str) -> None:
+def start_text(med: Med, source: str, pieces: Sequence[int] | None = None) -> None:
     """Start both readings of the text stack from a BERT of transformers, and the LM head if the BERT has one.
 
     A text stack of fewer layers starts from the BERT's first ones.
@@ -127,8 +128,11 @@ def start_text(med: Med, source: str) -> None:
     for table in tables:
         given |= _take(weights, table, folder)
     for name, weight in given.items():
-        if name.endswith(TOKEN_WEIGHTS) and len(weight) == med.num_tokens - 2:
-            given[name] = torch.cat([weight, state[name][-2:]])
+        if name.endswith(TOKEN_WEIGHTS):
+            if pieces is not None and len(weight) > max(pieces):
+                weight = weight[list(pieces)]
+            if len(weight) == med.num_tokens - 2:
+                given[name] = torch.cat([weight, state[name][-2:]])
     _put(med, given, folder)
 
 

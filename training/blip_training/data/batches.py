@@ -17,6 +17,7 @@ from torch import Tensor
 from blip_bootstrap.errors import InputError
 from blip_training.data.augment import CROP_AREA, Augment, augment_image, augment_view, names_a_side
 from blip_training.data.decode import decode_image
+from blip_training.data.kept_grids import KeptGrids
 from blip_training.data.left_out import LeftOut
 from blip_training.data.pixels import to_pixels
 from blip_training.data.shards import Sample, Shard, Split, Stream, annotated_shards, web_shards
@@ -66,7 +67,8 @@ class Feed:
     `crop_area` (0..1] is the least share of a picture's area that an augmenting crop keeps. `human_share` (0..1) is the
     share of each batch that comes from the human set; 0: in proportion to its captions. `stem` turns pixels into grids,
     which are cached in float16 in place of pixels: of the picture itself, or with augmentation of `augment_views` views
-    of it. With 0 views every sample is a new view, and nothing can be cached.
+    of it. With 0 views every sample is a new view, and nothing can be cached. `kept_grids` has grids of whole pictures
+    that other trainings have made.
     """
 
     batch_size: int
@@ -80,6 +82,7 @@ class Feed:
     rank: int = 0
     world: int = 1
     stem: Callable[[Tensor], Tensor] | None = None
+    kept_grids: KeptGrids | None = None
     num_threads: int = 0
     cache_bytes: int = CACHE_BYTES
 
@@ -182,13 +185,22 @@ class TrainingData:
         """Grids of the frozen stem [B, P, C], each computed once while the cache has room."""
         assert self.feed.stem is not None
         views = [self._view_of(sample) for sample in samples]
-        grids = [self._cache.get(sample, view) for sample, view in zip(samples, views, strict=True)]
+        grids = [self._known_grid(sample, view) for sample, view in zip(samples, views, strict=True)]
         new = [at for at, grid in enumerate(grids) if grid is None]
         if new:
             pixels = torch.stack(self._mapped(self._seen_from, [samples[at] for at in new], [views[at] for at in new]))
             for at, grid in zip(new, self.feed.stem(pixels).half().cpu(), strict=True):
                 grids[at] = self._cache.put(samples[at], grid.clone(), views[at])
+                if self.feed.kept_grids:
+                    self.feed.kept_grids.put(samples[at].encoded(), grid)
         return torch.stack([grid for grid in grids if grid is not None])
+
+    def _known_grid(self, sample: Sample, view: int) -> Tensor | None:
+        """The grid that memory holds, or the folder of grids."""
+        found = self._cache.get(sample, view)
+        if found is None and self.feed.kept_grids and (kept := self.feed.kept_grids.get(sample.encoded())) is not None:
+            return self._cache.put(sample, kept, view)
+        return found
 
     def _view_of(self, sample: Sample) -> int:
         """The number of the view that this sample shows; 0 without augmentation.

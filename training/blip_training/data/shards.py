@@ -229,6 +229,18 @@ def annotated_shards(folder: Path, split: Split = "all", left_out: frozenset[str
     return [Shard("human", file, None, split, left_out) for file in parquet_files(folder)]
 
 
+def known_texts(images: Path | None, human: Path | None) -> Iterator[list[str]]:
+    """All texts that stand in a run's tables before a captioner writes: file by file alt texts, then human captions.
+
+    Alt texts are those of all pictures, trained on or not, so that what is made of them is the same in every round.
+    """
+    for file in parquet_files(images) if images else ():
+        texts = read_parquet(file, ["caption"])["caption"].drop_null().to_pylist()
+        yield [" ".join(text.split()) for text in texts]
+    for shard in annotated_shards(human) if human else ():
+        yield [text for texts in shard.captions().values() for text in texts]
+
+
 class Stream:
     """Endless shuffled samples of one set: the sample at a position is fixed, on every worker and after every restart.
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer as WordPieces
 
-from blip_bootstrap.errors import CheckpointError
+from blip_bootstrap.errors import CheckpointError, InputError
 from blip_bootstrap.storage.files import staged_file, write_whole
-from blip_training.data.vocabulary import ADDED, LONGEST_WORD, SETTINGS, read_pieces, word_pieces
+from blip_training.data.vocabulary import ADDED, BERTS, LONGEST_WORD, SETTINGS, read_pieces, word_pieces
 from blip_training.model.vqa import Vqa
 from blip_training.runtime.sources import resolve_source
 
@@ -92,6 +93,32 @@ class Tokenizer:
     def piece_ids(self, text: str) -> list[int]:
         """The ids of a text's word pieces, without special tokens."""
         return list(self._pieces.encode(text, add_special_tokens=False).ids)
+
+    def seen_pieces(self, batches: Iterable[Sequence[str]], least: int = 1) -> list[int]:
+        """The ids, in order, of the pieces that `least` of the texts or more have, of letters, digits, signs and
+        BERT's special tokens."""
+        count = np.zeros(len(self.vocabulary), dtype=np.int64)
+        for texts in batches:
+            for encoded in self._pieces.encode_batch(list(texts), add_special_tokens=False):
+                count[list(set(encoded.ids))] += 1
+        for number, piece in enumerate(self.vocabulary):
+            if piece in BERTS or (len(piece.removeprefix("##")) == 1 and piece.isascii()):
+                count[number] = least
+        return [int(number) for number in np.flatnonzero(count >= least)]
+
+    def cut_to(self, pieces: Sequence[int]) -> Tokenizer:
+        """A tokenizer of these pieces alone, in this order; it writes all other words in shorter pieces.
+
+        Raises InputError if texts are not cut as BERT cuts them, or there are added words.
+        """
+        content = json.loads(self._pieces.to_str())
+        settings = _config_of(content)
+        added = {token["content"] for token in content.get("added_tokens") or []} - {*BERTS}
+        if settings["tokenizer_class"] != "BertTokenizer" or added:
+            raise InputError(
+                "model.text.vocabulary seen needs a tokenizer of BERT's, without added words; leave vocabulary out"
+            )
+        return Tokenizer(word_pieces([self.vocabulary[number] for number in pieces], settings))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""

@@ -32,11 +32,15 @@ FAR_APART = -1e9
 
 @dataclass(frozen=True)
 class ItcLoss:
-    """The ITC loss, and the similarities over temperature within the batch, by which ITM draws hard negatives."""
+    """The ITC loss, and the similarities over temperature within the batch, by which ITM draws hard negatives.
+
+    `embedded` are the embeddings of its images and texts.
+    """
 
     loss: Float[Tensor, ""]
     image_to_text: Float[Tensor, "b b"]
     text_to_image: Float[Tensor, "b b"]
+    embedded: tuple[Tensor, Tensor] | None = None
 
 
 def itc_loss(
@@ -74,7 +78,7 @@ def itc_loss(
         image_target = torch.lerp(hard, F.softmax(soft_image, dim=1), alpha)
         text_target = torch.lerp(hard, F.softmax(soft_text, dim=1), alpha)
         loss = (F.cross_entropy(image_to_text, image_target) + F.cross_entropy(text_to_image, text_target)) / 2
-    return ItcLoss(loss, *both)
+    return ItcLoss(loss, *both, (image, text))
 
 
 def partners(
@@ -158,10 +162,22 @@ def itm_loss(
         labels, weight = F.pad(labels, (0, len(wrong.ids))), F.pad(weight, (0, len(wrong.ids)), value=1.0)
     cosines = None
     if med.config.itc_in_itm and rows is None:  # every text stands in some three pairs
-        cosines = (med.embed_image(states)[image_of_row] * med.embed_text(ids, mask)[text_of_row]).sum(-1)
+        image, text = _embedded(med, states, ids, mask, similarity)
+        cosines = (image[image_of_row] * text[text_of_row]).sum(-1)
     logits = med.match(states, ids[text_of_row], mask[text_of_row], image_of_row, None if rows else keys, cosines)
     loss = F.cross_entropy(logits, labels, reduction="none")
     return ItmLoss((loss * weight).sum() / weight.sum(), logits.detach(), labels)
+
+
+def _embedded(
+    med: Med, states: Float[Tensor, "b p v"], ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"], known: ItcLoss
+) -> tuple[Float[Tensor, "b e"], Float[Tensor, "n e"]]:
+    """ITC embeddings of images and texts, as the ITC loss has them; with dropout, texts are read once more."""
+    if known.embedded is None or (med.training and med.config.text.dropout):
+        return med.embed_image(states), med.embed_text(ids, mask)
+    image, text = known.embedded
+    more = slice(len(text), None)  # wrong texts, which ITC has not seen
+    return image, torch.cat([text, med.embed_text(ids[more], mask[more])]) if len(ids) > len(text) else text
 
 
 def _stacked(first: Int64[Tensor, "b t"], second: Int64[Tensor, "e u"]) -> Int64[Tensor, "n w"]:

@@ -12,6 +12,8 @@ from blip_bootstrap.config import OptimizerConfig
 from blip_bootstrap.machine import num_cores
 from blip_training.data.augment import CROP_AREA, Augment
 from blip_training.data.batches import Feed
+from blip_training.data.kept_grids import KeptGrids
+from blip_training.model.efficientnet import LITE_CHANNELS
 from blip_training.model.med import Med
 from blip_training.runtime.workers import Worker
 
@@ -45,6 +47,10 @@ def feed_of(
         at_once = CPU_GRIDS_AT_ONCE if med.device.type == "cpu" else GRIDS_AT_ONCE
         return in_equal_parts(med.vision.still_grid, pixels.to(med.device), at_once)
 
+    kept: KeptGrids | None = None
+    if config.grids and augment == "none" and med.vision.has_frozen_stem and med.vision.top is None:
+        kind = f"{med.config.vision.kind}-{med.config.vision.image_size}px-{med.device.type}"
+        kept = KeptGrids(config.grids, kind, (med.vision.num_patches, LITE_CHANNELS))
     return Feed(
         batch_size=config.batch_size,
         image_size=med.config.vision.image_size,
@@ -57,5 +63,6 @@ def feed_of(
         rank=worker.rank,
         world=worker.world,
         stem=grids if med.vision.has_frozen_stem else None,
+        kept_grids=kept,
         num_threads=min(8, num_cores()) if worker.device.type == "cuda" else 0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from blip_training.checkpoint.fresh import new_med
 from blip_training.checkpoint.store import load_med, save_med
 from blip_training.data.batches import open_training_data
 from blip_training.data.left_out import read_left_out
+from blip_training.data.normalise import captions_as_seen
+from blip_training.data.shards import known_texts
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.cross_attention import KeyValue
 from blip_training.model.med import Med
@@ -39,7 +42,7 @@ def pretrain_model(
     InputError if there is no pair or a picture is broken.
     """
     worker = this_worker(config.optimizer.device)
-    med, tokenizer = start_model(config, previous, worker)
+    med, tokenizer = start_model(config, previous, worker, known_texts(images, human))
     contrast = Contrast(med, config.itc, config.itm, worker)
     feed = feed_of(
         med, config.optimizer, worker, config.augment, config.human_share, config.augment_views, config.crop_area
@@ -63,13 +66,22 @@ def pretrain_model(
     return {"pairs": data.web.num_samples, "human_captions": data.human.num_samples, **run.finish()}
 
 
-def start_model(config: PretrainConfig, previous: Path | str | None, worker: Worker) -> tuple[Med, Tokenizer]:
-    """The model to pre-train, in training mode: a fresh one, drawn by `optimizer.seed`, or the previous one."""
+def start_model(
+    config: PretrainConfig, previous: Path | str | None, worker: Worker, texts: Iterable[Sequence[str]] = ()
+) -> tuple[Med, Tokenizer]:
+    """The model to pre-train, in training mode: a fresh one, drawn by `optimizer.seed`, or the previous one.
+
+    With `text.vocabulary: seen` a fresh one has the word pieces that `texts`, given in batches, have.
+    """
     if config.start_from == "previous" and previous is not None:
         med, tokenizer = load_med(previous, worker.device)
     else:
         torch.manual_seed(config.optimizer.seed)
-        tokenizer = Tokenizer.load(config.model.text.tokenizer)
-        med = new_med(config.model, tokenizer.num_tokens).to(worker.device)
+        text, pieces = config.model.text, None
+        tokenizer = Tokenizer.load(text.tokenizer)
+        if text.vocabulary == "seen":
+            pieces = tokenizer.seen_pieces((captions_as_seen(text, batch) for batch in texts), text.least_seen)
+            tokenizer = tokenizer.cut_to(pieces)
+        med = new_med(config.model, tokenizer.num_tokens, pieces).to(worker.device)
         torch.nn.init.constant_(med.temperature, config.itc.temperature)
     return prepare(med, config.optimizer), tokenizer

@@ -1,0 +1,119 @@
+"""The record of an arm: its figures, what they cost, and the artifacts that they rest on.
+
+It lies under the root of the run of its seed, arms/EXPERIMENT/ARM.json (with the split, where it is not held_out), and
+counts as the arm's result: an arm that has one is not run again, and `gc` deletes nothing that one names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from blip_bootstrap import __version__
+from blip_bootstrap.config import Config
+from blip_bootstrap.experiment.figures import figures_of
+from blip_bootstrap.experiment.file import Arm
+from blip_bootstrap.experiment.plan import Job, named_in, world_settings_of
+from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.run_folder import MANIFEST, manifest_path, read_json, read_pointers, round_name
+
+FIGURES = 2
+"""Increased when there are other figures than before: records are then made anew, of artifacts that are there."""
+
+ARMS = "arms"
+"""Under the root of a run: the records of arms."""
+
+Record = dict[str, Any]
+
+
+def record_file(root: Path, experiment: str, arm: str, split: str) -> Path:
+    """Where the record of an arm lies."""
+    name = arm if split == "held_out" else f"{arm}.{split}"
+    return root / ARMS / experiment / f"{name}.json"
+
+
+def key_of(job: Job, name: str, split: str) -> str:
+    """What decides an arm's figures, as a digest: settings, world, round, split, and the arms whose models it has."""
+    experiment, told, todo, seen = job.experiment, [], [name], set[str]()
+    while todo:
+        arm = experiment.arms[one := todo.pop()]
+        seen.add(one)
+        settings = job.settings_of(arm)
+        told.append([settings, world_settings_of(experiment, arm), arm.round, arm.control])
+        todo += sorted(named_in(settings) - seen)
+    whole = [told, experiment.world, experiment.draw.model_dump(), str(experiment.validation or ""), split, FIGURES]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
+
+
+def read_record(path: Path, key: str, root: Path) -> Record | None:
+    """The record of an arm that was made by the same settings, and whose artifacts are still there; else None."""
+    found: Record | None = read_json(path)
+    if not found or found.get("key") != key:
+        return None
+    there = (manifest_path(root / one["folder"]).is_file() for one in found["artifacts"].values())
+    return found if all(there) else None
+
+
+def make_record(
+    root: Path, job: Job, name: str, seed: int, split: str, config: Config, measured: Path | None
+) -> Record:
+    """Write the record of an arm at the end of its run; `measured` has its model's figures, None: it has no model."""
+    experiment, arm = job.experiment, job.experiment.arms[name]
+    pointers = _pointers(root, arm.round)
+    optimizer = config.of_round(arm.round).pretrain.optimizer
+    record: Record = {
+        "experiment": experiment.name, "arm": name, "seed": seed, "split": split, "round": arm.round,
+        "control": arm.control, "key": key_of(job, name, split), "version": __version__,
+        "steps": optimizer.steps, "pictures": optimizer.steps * optimizer.batch_size,
+        "seconds": round(seconds_of(root, pointers, arm, config), 2),
+        "model": _digest(root, arm), "artifacts": pointers,
+        "figures": figures_of(root, arm, measured, experiment, split),
+    }  # fmt: skip
+    path = record_file(root, experiment.name, name, split)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _pointers(root: Path, number: int) -> dict[str, dict[str, str]]:
+    """All artifacts of the rounds up to `number`."""
+    found: dict[str, dict[str, str]] = {}
+    for one in range(number + 1):
+        found |= read_pointers(root, one)
+    return dict(sorted(found.items()))
+
+
+def seconds_of(root: Path, pointers: Mapping[str, Mapping[str, str]], arm: Arm, config: Config) -> float:
+    """What making all that an arm rests on took, shared artifacts included; of a round's controls its own part.
+
+    A round's own model does not rest on its controls, and neither on the checks and other rounds' evaluations.
+    """
+    controls = f"{round_name(arm.round)}/controls"
+    total = 0.0
+    for name, one in pointers.items():
+        seconds = float((read_json(root / one["folder"] / MANIFEST) or {}).get("seconds") or 0.0)
+        is_controls, of_round = name.endswith("/controls"), name.startswith(f"{round_name(arm.round)}/")
+        if is_controls:
+            mine = arm.control and name == controls
+            total += seconds / max(1, len(config.of_round(arm.round).controls.arms)) if mine else 0.0
+        elif not (arm.control and of_round and name.rpartition("/")[2] in ("model", "evaluation")):
+            total += seconds
+    return total
+
+
+def _digest(root: Path, arm: Arm) -> str:
+    """The digest of what made the model of an arm."""
+    name = "controls" if arm.control else "model"
+    manifest = read_json(root / round_name(arm.round) / name / MANIFEST) or {}
+    return f"{str(manifest.get('content', ''))[:16]}{'/' + arm.control if arm.control else ''}"
+
+
+def all_records(root: Path, experiment: str | None = None) -> Iterator[Record]:
+    """Every record of an arm under the root of experiments, of one of them where it is named."""
+    for pattern in ("seed-*", "world-*/seed-*"):
+        for path in sorted(root.glob(f"{pattern}/{ARMS}/{experiment or '*'}/*.json")):
+            if found := read_json(path):
+                yield found

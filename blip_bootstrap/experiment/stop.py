@@ -1,0 +1,55 @@
+"""The stop rule: a series of rounds ends where one gains no more than the seeds differ; the one before it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from blip_bootstrap.experiment.file import Stop
+from blip_bootstrap.experiment.record import Record
+from blip_bootstrap.experiment.statistics import spread_of
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Where the rule stops: the arm that did not gain enough (None: each did), the arm that counts, and why."""
+
+    at: str | None
+    answer: str
+    told: str
+
+
+def arms_in_turn(stop: Stop | None, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The arms in turns, after each of which the rule looks back: one turn where there is no rule, or it only tells."""
+    if stop is None or stop.go_on:
+        return [tuple(names)]
+    in_series = [name for name in stop.arms if name in names]
+    first = tuple(name for name in names if name not in in_series[1:])
+    return [first, *((name,) for name in in_series[1:])]
+
+
+def look_back(stop: Stop, records: Sequence[Record], is_last: bool) -> Stopped | None:
+    """Where the rule stops by the arms that are there; None where it does not yet, and more are to come.
+
+    The gain of a round is the mean over the seeds that have both rounds. It counts where it is more than the standard
+    deviation of the seeds' gains; of one seed, where it is more than nothing.
+    """
+    values: dict[str, dict[int, float]] = {}
+    for one in records:
+        if stop.metric in one["figures"]:
+            values.setdefault(one["arm"], {})[one["seed"]] = one["figures"][stop.metric]
+    series = [name for name in stop.arms if name in values]
+    for before, now in pairwise(series):
+        gained, told = _gain(values[before], values[now])
+        if not gained:
+            return Stopped(now, before, f"stops at {now}: {stop.metric} ({stop.split}) {told}; {before} counts")
+    if not is_last or not series:
+        return None
+    return Stopped(None, series[-1], f"every round up to {series[-1]} gained on {stop.metric} ({stop.split})")
+
+
+def _gain(before: Mapping[int, float], now: Mapping[int, float]) -> tuple[bool, str]:
+    gains = spread_of([now[seed] - before[seed] for seed in now if seed in before] or [0.0])
+    spread = gains.deviation or 0.0
+    return gains.mean > spread, f"gains {gains.mean:+.4g}, the seeds differ by {spread:.4g}"
