@@ -71,5 +71,8 @@ def test_the_notebook_runs(
     assert all(word in said for word in shown), [word for word in shown if word not in said]
 
 
-SHOWN = {"demo": ["nucleus", "itm", "itc", "how many things are there?", "image/png"]}
+SHOWN = {
+    "demo": ["nucleus", "itm", "itc", "how many things are there?", "image/png"],
+    "experiments": ["1.260 ± 0.010", "+0.250", "+0.250 to +0.250", "table1", "image/png"],
+}
 """What must stand in the outputs of notebooks."""
