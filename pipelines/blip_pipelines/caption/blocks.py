@@ -135,6 +135,7 @@ class CaptionBlocks:
                 todo.append(block)
         if not todo:
             return
+        self._begun.clear()
         try:
             with self._watch.watching():
                 batches = self._worker.in_blocks(self._images(todo))
