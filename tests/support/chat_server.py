@@ -29,7 +29,7 @@ MANNERS = (
     "drip", "cut_off", "endless", "other_model", "error_in_200", "list_content", "long",
 )  # fmt: skip
 """How it can answer. `429_later` says Retry-After: 0.3; `cut_off` ends before its Content-Length; `drip` sends a byte
-each tenth of a second, `endless` never ends."""
+each tenth of a second, `endless` sends more than anybody wants."""
 
 LATENCY_S = 0.1
 
@@ -233,8 +233,10 @@ async def drip(request: web.Request) -> web.StreamResponse:
 async def endless(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)
-    while True:
+    for _ in range(100):
         await response.write(b" " * 65536)
+        await asyncio.sleep(0)
+    return response
 
 
 async def cut_off(request: web.Request) -> web.StreamResponse:

@@ -12,6 +12,10 @@ from email.utils import parsedate_to_datetime
 SHRINK, SHRINK_SLOW = 0.5, 0.8
 """What is left of the limit after a server said that it is asked too often, and where it has become slow."""
 
+BACK = 8
+"""After a cut, a round trip takes back this part of what lacks to the limit before it (as CUBIC of TCP does), where that
+is more than one: a server that says 429 for other reasons than the load is not asked little for ever."""
+
 SLOW = 4.0
 """A server has become slow where a window of answers took this many times as long as its best one, on average. Batching
 servers are slower per answer the more they are asked, and yet give more answers a second: hence not sooner."""
@@ -33,7 +37,7 @@ NEVER_TAKEN = 16
 class Endpoint:
     """One server: its limit grows while it answers, and is cut when it says that it is asked too often (AIMD).
 
-    The limit doubles each round trip until the first cut, and grows by one a round trip after it. `sent_at` is the
+    The limit doubles each round trip until the first cut, and grows by about one a round trip after it. `sent_at` is the
     time.monotonic() at which a request was sent: answers to those sent before a cut tell nothing about the new limit.
     """
 
@@ -52,6 +56,7 @@ class Endpoint:
     num_cuts: int = 0
     last_answer: float = 0.0
     _cut_at: float = 0.0
+    _before_cut: float = 0.0
     _climbs: bool = True
     _unreached: int = 0
     _malformed: int = 0
@@ -69,7 +74,8 @@ class Endpoint:
         if sent_at < self._cut_at:
             return
         if self.in_flight >= int(self.limit) - 1:  # a limit that was not used has not been tried
-            self.limit = min(self.most, self.limit + (1 if self._climbs else 1 / self.limit))
+            step = 1.0 if self._climbs else max(1.0, (self._before_cut - self.limit) / BACK) / self.limit
+            self.limit = min(self.most, self.limit + step)
         self._window.append(now - sent_at)
         if len(self._window) >= max(WINDOW, self.limit):
             self._look_at_window(now)
@@ -90,6 +96,7 @@ class Endpoint:
             self._cut(SHRINK, now)
 
     def _cut(self, share: float, now: float) -> None:
+        self._before_cut = self.limit
         self.limit, self._climbs, self._cut_at = max(1.0, self.limit * share), False, now
         self.num_cuts += 1
         self._window.clear()
