@@ -186,7 +186,7 @@ class EndpointCaptioner:
 
 
 def checked(kind: type[Options], options: Mapping[str, Any]) -> Options:
-    """The options of a captioner or judge. Raises ConfigError, a line for each mistake; none shows what may be a key."""
+    """The options of a captioner or judge. Raises ConfigError, a line a mistake; none shows what may be a key."""
     try:
         return kind.model_validate(dict(options))
     except ValidationError as error:

@@ -24,8 +24,8 @@ from blip_pipelines.captioners.endpoint_pool import Endpoint, Pool, rest_of
 Read = TypeVar("Read")
 
 PAUSES_S = (0.25, 8.0)
-"""The longest pause before the second try, half of what it is then doubled to each time, and the longest of all. Each is
-drawn between 0 and it, so that requests that failed together do not come back together."""
+"""What the longest pause is doubled from, each time, and the longest of all: before the second try half a second. Each
+is drawn between 0 and it, so that requests that failed together do not come back together."""
 
 OVERLOADED = (429, 503, 529)
 
@@ -138,7 +138,7 @@ Body = Callable[[], Mapping[str, Any]]
 
 
 class ChatClient:
-    """Asks for chat completions at a pool of endpoints; one call at a time.
+    """Asks for chat completions at a pool of endpoints; calls from several threads share its limits.
 
     Requests run in an event loop in a thread of its own, so that this works where a loop is running already; its
     connections are kept from call to call. `close` ends both; so does the end of the process.

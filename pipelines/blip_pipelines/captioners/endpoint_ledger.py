@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import socket
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.store import gone, sizes_there
 
 STEP = 32
 """Requests that a worker notes ahead of sending them, at least, so that it does not write for each."""
 
 SHARE = 0.002
 """What part of the requests that are left it notes ahead, where that is more."""
+
+
+NAME = re.compile(r"(?P<worker>.+)\.(?P<number>\d+)\.(?P<requests>\d+)\.(?P<tokens>\d+)\.spent")
+"""A note is a name alone: all of them are read by one listing of the folder, on a store too."""
 
 
 @dataclass(frozen=True)
@@ -33,31 +37,38 @@ class Account:
 class Ledger:
     """Keeps a budget over all workers of a run and all its tries.
 
-    Each worker has a file of its own in `folder`, and notes requests there before it sends them, some at a time. Before
-    it notes more it adds up everybody's files: the sum of requests never passes `most_requests`, on a file system where
-    a file that was written is seen by who lists the folder after. Tokens are known after an answer alone: `most_tokens`
-    is passed by what is in flight at most, with all workers, as it is judged by the mean of a worker's answers. What a
-    killed worker had noted counts as sent, which is so but for a few. None: no limit.
+    Each worker has a note of its own in `folder`, which may be of a run on a store, and notes requests there before it
+    sends them, some at a time. Before it notes more it adds up everybody's notes: the sum of requests never passes
+    `most_requests`, where a file that was written is seen by who lists the folder after. Tokens are known after an
+    answer alone: `most_tokens` is passed by what all workers have in flight, at most, and by what they noted of late.
+    What a killed worker had noted counts as sent, which is so but for a few. None: no limit.
     """
 
     def __init__(self, folder: Path, most_requests: int | None = None, most_tokens: int | None = None) -> None:
         self.folder, self._most_requests, self._most_tokens = folder, most_requests, most_tokens
-        self._file = folder / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}.json"
+        self._worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+        self._note: Path | None = None
+        self._number = 0
         self._noted = 0
         self._used = Account()
         self._others = Account()
         self._in_flight, self._num_settled = 0, 0
-        self._read_at = -1
+        self._read_at = 0
+        self._is_spent = False
 
     def take(self) -> bool:
         """Whether one more request may be sent; it counts as sent from here on. `settle` follows, whatever comes."""
-        if self._used.requests >= self._noted or self._tokens_are_close():
-            self._note_ahead()
-        if self._used.requests >= self._noted or not self._has_tokens():
+        if self._is_spent:
             return False
-        self._used += Account(requests=1)
-        self._in_flight += 1
-        return True
+        if self._tokens_are_close():
+            self._compare()
+        if self._used.requests >= self._noted:
+            self._note_ahead()
+        self._is_spent = self._used.requests >= self._noted or not self._has_tokens()
+        if not self._is_spent:
+            self._used += Account(requests=1)
+            self._in_flight += 1
+        return not self._is_spent
 
     def settle(self, tokens: int, was_sent: bool = True) -> None:
         """A request is over, and the server counted so many tokens for it; one that was not sent counts no more."""
@@ -66,27 +77,32 @@ class Ledger:
         self._num_settled += bool(tokens)
 
     def write(self) -> None:
-        """Note what was sent, and no more than that: a batch is over."""
-        self._noted = self._used.requests
+        """Note what was sent, and no more than that: a batch is over. By the next one others may have left some."""
+        self._noted, self._is_spent = self._used.requests, False
         self._put()
 
     def spent(self) -> Account:
         """What all workers together have noted, in this try of the run and in those before it."""
-        self._others = sum((account_of(one) for one in self._files()), Account())
+        self._others = sum((one for worker, one in self._noted_by().items() if worker != self._worker), Account())
         return self._others + Account(self._noted, self._used.tokens)
 
     def _note_ahead(self) -> None:
-        self._read_at = self._num_settled
-        left = self._left(self.spent())
-        more = left if left is None else min(left, max(STEP, int(left * SHARE)))
-        before = self._noted
-        self._noted = max(self._used.requests, before) + (STEP if more is None else max(0, more))
+        left, before = self._left(self.spent()), self._noted
+        more = STEP if left is None else max(0, min(left, max(STEP, int(left * SHARE))))
+        if not more:
+            return
+        self._noted = self._used.requests + more
         self._put()
-        if self._most_requests is not None:  # another may have noted at the same time
-            over = self.spent().requests - self._most_requests
-            if over > 0:
-                self._noted = max(before, self._noted - over)
-                self._put()
+        over = -(self._left(self.spent()) or 0)
+        if over > 0:  # another has noted at the same time
+            self._noted = max(before, self._noted - over)
+            self._put()
+
+    def _compare(self) -> None:
+        """Let others see which tokens were used here, and see theirs."""
+        self._read_at = self._num_settled
+        self._put()
+        self.spent()
 
     def _left(self, spent: Account) -> int | None:
         return None if self._most_requests is None else self._most_requests - spent.requests
@@ -105,21 +121,21 @@ class Ledger:
             return False
         return self._expected_tokens() > 0.9 * self._most_tokens
 
-    def _files(self) -> list[Path]:
-        return [one for one in self.folder.glob("*.json") if one != self._file]
+    def _noted_by(self) -> dict[str, Account]:
+        """Everybody's last note: there may be two of one for a moment, and of who was killed then."""
+        names = {one.name for one in self.folder.glob("*.spent")} | sizes_there(self.folder).keys()
+        found = [match for match in map(NAME.fullmatch, names) if match]
+        found.sort(key=lambda note: int(note["number"]))
+        return {note["worker"]: Account(int(note["requests"]), int(note["tokens"])) for note in found}
 
     def _put(self) -> None:
-        text = json.dumps({"requests": self._noted, "tokens": self._used.tokens})
+        """Replace the note: the new one is there before the old one goes."""
+        told = f"{self._noted}.{self._used.tokens}.spent"
+        if self._note and self._note.name.endswith(f".{told}"):
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._file, text)
-
-
-def account_of(file: Path) -> Account:
-    """What one worker noted. Raises RunFailed where the file is no account: the budget cannot be kept then."""
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        return Account(int(told["requests"]), int(told["tokens"]))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunFailed(
-            f"{file}: no account of requests ({error}); delete it, and what it counted is forgotten"
-        ) from error
+        before, self._number = self._note, self._number + 1
+        self._note = self.folder / f"{self._worker}.{self._number}.{told}"
+        write_whole(self._note, "")
+        if before:
+            gone(before)

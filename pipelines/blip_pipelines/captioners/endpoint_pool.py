@@ -13,8 +13,8 @@ SHRINK, SHRINK_SLOW = 0.5, 0.8
 """What is left of the limit after a server said that it is asked too often, and where it has become slow."""
 
 BACK = 8
-"""After a cut, a round trip takes back this part of what lacks to the limit before it (as CUBIC of TCP does), where that
-is more than one: a server that says 429 for other reasons than the load is not asked little for ever."""
+"""After a cut, a round trip takes back one part of so many of what lacks to the limit before it, if that is more than
+one, as TCP's CUBIC does: a server that says 429 for other reasons than the load is not asked little for ever."""
 
 SLOW = 4.0
 """A server has become slow where a window of answers took this many times as long as its best one, on average. Batching
@@ -37,8 +37,8 @@ NEVER_TAKEN = 16
 class Endpoint:
     """One server: its limit grows while it answers, and is cut when it says that it is asked too often (AIMD).
 
-    The limit doubles each round trip until the first cut, and grows by about one a round trip after it. `sent_at` is the
-    time.monotonic() at which a request was sent: answers to those sent before a cut tell nothing about the new limit.
+    The limit doubles each round trip until the first cut, and grows by about one a round trip after it. `sent_at` is
+    the time.monotonic() at which a request was sent: answers to those sent before a cut tell nothing about the new one.
     """
 
     url: str

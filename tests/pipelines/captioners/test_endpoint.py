@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import socket
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.storage.closed_lists import NO_ANSWERS
 from blip_pipelines.captioners import endpoint_client
 from blip_pipelines.captioners.endpoint import EndpointCaptioner
+from blip_pipelines.captioners.endpoint_ledger import Account, Ledger
 from blip_pipelines.captioners.interface import Ask, Captioner
 from tests.support.chat_server import ChatServer
 
@@ -213,7 +213,7 @@ def test_requests_go_to_who_is_there(server: ChatServer) -> None:
         assert {answer.error for answer in answers} == {None}
         assert {answer.cost["requests"] for answer in answers} == {1}
         with pytest.raises(
-            RunFailed, match="no endpoint has answered for 1.2 s; the last failure was no_connection at"
+            RunFailed, match=r"no endpoint has answered for 1\.2 s; the last failure was no_connection at"
         ):
             captioner(gone, give_up_s=0.1).caption(asks(3))
 
@@ -251,9 +251,7 @@ def test_the_budget_holds_over_workers_and_tries(server: ChatServer, tmp_path: P
     assert {(answer.error, answer.cost["requests"]) for answer in again} == {("over_budget", 0)}
     more = captioner(server, budget={**budget, "requests": 103}).caption(asks(5))
     assert [answer.error for answer in more].count(None) == 3
-    noted = [json.loads(file.read_text()) for file in (tmp_path / "spent").glob("*.json")]
-    assert sum(one["requests"] for one in noted) == 103
-    assert sum(one["tokens"] for one in noted) == 10300
+    assert Ledger(tmp_path / "spent").spent() == Account(103, 10300)
 
 
 def test_a_budget_of_tokens_is_passed_by_what_is_in_flight_at_most(server: ChatServer, tmp_path: Path) -> None:
