@@ -31,6 +31,7 @@ from blip_bootstrap.config.training import (
     VqaConfig,
 )
 from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig, check_filter_config, same_pictures_config
+from blip_bootstrap.config.writers import PromptConfig, WriterConfig
 
 __all__ = [
     "AnnotatedSet",
@@ -58,6 +59,7 @@ __all__ = [
     "PictureRule",
     "PictureSource",
     "PretrainConfig",
+    "PromptConfig",
     "RayConfig",
     "ReportConfig",
     "SamePicturesConfig",
@@ -70,6 +72,7 @@ __all__ = [
     "UrlList",
     "VisionConfig",
     "VqaConfig",
+    "WriterConfig",
     "check_filter_config",
     "dump_yaml",
     "load_config",

@@ -98,6 +98,16 @@ class Config(Section):
         """The configuration of one round, in which its own settings stand in place of those of all."""
         return self.rounds.get(number, self)
 
+    @property
+    def needs_captioner(self) -> bool:
+        """Whether rounds have a captioner of their own: it writes, or the filter learns from what it writes."""
+        return self.caption.own_writer or self.filter.hard_texts.needs_captioner
+
+    @property
+    def models_given(self) -> bool:
+        """Whether no round makes a captioner or filter: all that are needed are given."""
+        return bool((self.captioner.checkpoint or not self.needs_captioner) and self.filter.checkpoint)
+
     @field_serializer("rounds")
     def _own_settings(self, rounds: Mapping[int, Config], info: SerializationInfo) -> dict[int, Any]:
         """Of each round what differs, as one writes it."""
@@ -237,7 +247,11 @@ def same_pictures_config(config: Config) -> FindSamePicturesConfig:
 
 def check_filter_config(config: Config) -> CheckFilterConfig:
     """The part of a whole configuration that measuring the scores depends on."""
-    tuned = [one for one in (config.captioner, config.filter) if not one.checkpoint]
+    own = [config.captioner] if config.caption.own_writer else []
+    tuned = [one for one in (*own, config.filter) if not one.checkpoint]
     held_out = all(one.validate_every_steps for one in tuned) and config.pretrain.hold_out_validation
     untrained: Untrained = "all" if not tuned else "validation" if held_out else "none"
-    return CheckFilterConfig(**config.filter_check.model_dump(), caption=config.caption, untrained=untrained)
+    caption = config.caption.model_copy(
+        update={"writers": ()}
+    )  # what they write is paid for, and judged by nobody here
+    return CheckFilterConfig(**config.filter_check.model_dump(), caption=caption, untrained=untrained)

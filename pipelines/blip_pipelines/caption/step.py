@@ -14,8 +14,9 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_bootstrap.storage.parts import Spans, of_rows, read_left_out, write_left_out
+from blip_bootstrap.storage.parts import Spans, borrow, of_rows, read_left_out, write_left_out
 from blip_bootstrap.storage.store import gone, is_there
+from blip_pipelines.caption.again import Again, reasons_of
 from blip_pipelines.caption.blocks import (
     BLOCKS,
     Block,
@@ -39,13 +40,17 @@ BLOCKS_PER_TASK = 8
 
 
 def caption_and_score(
-    out: Path, images: Path, captioner: Path | str, filter: Path | str, config: CaptionConfig, ray: RayConfig
-) -> dict[str, int | float | str]:
+    out: Path, images: Path, captioner: Path | str | None, filter: Path | str, config: CaptionConfig, ray: RayConfig,
+    kin: Sequence[Path] = (), retry: str | None = None, writers: Path | str | None = None,
+) -> dict[str, int | float | str]:  # fmt: skip
     """Caption the images and score web and synthetic texts, in this process or with Ray's actors (section 3.3).
 
     `images` is a folder of the table `images`; `captioner` and `filter` are what `load_med` reads. Writes
     `out/part-NNNNN.parquet` (table `captions`) for each file of images; files and blocks that are in `out` are kept.
     Rows that a later list left out are captioned as others are; which of these have texts is noted in `out`, too.
+    `captioner` is None where `config.own_writer` is false. With `retry` (`captions`, or `captions:REASON`) the texts
+    that captioners of `config.writers` did not write are asked for again; all else is as in the newest of `kin`.
+    `writers` is the digest of what these captioners say of themselves, as the recipe has it.
     A picture that kills or hangs its worker keeps its web text alone, flagged with what the worker died of. Returns the
     number of images, of rows by source, of images that could not be decoded, of flags, and of work that was done again
     after a worker's death (`retries`).
@@ -57,7 +62,8 @@ def caption_and_score(
         raise InputError(f"{images}: no part-*.parquet in it; run the download first")
     known = KnownParts()
     successes = {part.name: _num_successes(part, known) for part in parts}
-    todo = Todo.of([part for part in parts if not is_there(out / part.name)], out, known)
+    again = _borrow_answered(out, kin, retry, known) if retry else None
+    todo = Todo.of([part for part in parts if not is_there(out / part.name)], out, known, again)
     with Progress("caption", sum(successes.values()), unit="images") as progress:
         done = _count([out / part.name for part in parts if part.name not in todo.names], known)
         done += _count([out.absolute() / BLOCKS / name for name in sorted(todo.made)], known)
@@ -65,13 +71,25 @@ def caption_and_score(
         retries = 0
         if len(todo):
             references = _references(out, images, config, ray, len(todo))
-            models = absolute(captioner), absolute(filter)
+            models = absolute(captioner) if captioner else None, absolute(filter)
             retries = _run(todo, *models, config, ray, references, progress, done)
     for name in todo.names:  # of which the last worker was killed, or saw a folder of a while ago
         merge_if_whole(todo.first_of(name))
     gone(out / BLOCKS)
     write_left_out(out, {name: _of_texts(out / name, spans) for name, spans in read_left_out(images).items()})
     return _check(out, successes) | ({RETRIES: retries} if retries else {})
+
+
+def _borrow_answered(out: Path, kin: Sequence[Path], retry: str, known: KnownParts) -> Again:
+    """Have the parts of before in which no text lacks; and what is to be asked for again of the others."""
+    if not kin:
+        raise InputError(f"{out}: there are no captions of before, of which texts could be asked for again")
+    again = Again(str(kin[0].absolute()), reasons_of(retry))
+    for part in parquet_files(kin[0]):
+        counts = _count([part], known)
+        if not any(counts[reason] for reason in again.reasons):
+            borrow(out, part)
+    return again
 
 
 def _of_texts(captions: Path, spans: Spans) -> Spans:
@@ -95,7 +113,7 @@ def _references(out: Path, images: Path, config: CaptionConfig, ray: RayConfig, 
 
 def _run(
     blocks: Sequence[Block],
-    captioner: str,
+    captioner: str | None,
     filter: str,
     config: CaptionConfig,
     ray: RayConfig,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.config import WriterConfig
+from blip_bootstrap.errors import ConfigError, InputError
 from blip_pipelines.captioners.interface import VARIES_WITH, Captioner
 
 GROUP = "blip_bootstrap.captioners"
@@ -46,6 +49,42 @@ def make_captioner(kind: str, options: Mapping[str, Any]) -> Captioner:
     if made.varies_with not in VARIES_WITH:
         raise ConfigError([f"kind: {kind}: varies_with is one of {', '.join(VARIES_WITH)}, not {made.varies_with!r}"])
     return made
+
+
+def made_by(writer: WriterConfig) -> Captioner:
+    """The captioner of a writer, not loaded. Raises ConfigError where it, or a prompt's sampler, is wrong."""
+    captioner = make_captioner(writer.kind, writer.options)
+    for name, prompt in writer.prompts.items():
+        if prompt.sampler:
+            try:
+                make_captioner(writer.kind, {**writer.options, **prompt.sampler})
+            except ConfigError as error:
+                raise ConfigError([f"prompts.{name}.sampler: {line}" for line in error.mistakes]) from error
+    return captioner
+
+
+def mistakes_of(writer: WriterConfig) -> list[str]:
+    """What is wrong with a writer's kind, options and samplers, one line for each mistake."""
+    try:
+        made_by(writer)
+    except ConfigError as error:
+        return [f"caption.writers.{writer.name}: {line}" for line in error.mistakes]
+    except InputError as error:
+        return [f"caption.writers.{writer.name}: {error}"]
+    return []
+
+
+def digest_of_writers(writers: Sequence[WriterConfig]) -> str:
+    """What the captioners of all writers are, as one digest; of one that is wrong, its options as they are."""
+    told = [_digest_of(one) for one in writers]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _digest_of(writer: WriterConfig) -> str:
+    try:
+        return make_captioner(writer.kind, writer.options).digest
+    except InputError:  # said by who begins to work with it
+        return json.dumps(dict(writer.options), sort_keys=True)
 
 
 def _imported(kind: str, place: str) -> Any:
