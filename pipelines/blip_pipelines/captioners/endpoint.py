@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -40,7 +40,9 @@ class BudgetOptions(Section):
         None, description="the most tokens, of prompts and answers, as servers count them; null: no limit"
     )
     ledger: LocalPath | None = Field(
-        None, description="a folder that all workers see, where each notes what it asks; null: the step's own"
+        None,
+        description="a folder that all workers see, where each notes what it asks; null: one beside the captions that "
+        "are made, so that the budget is that of making them once",
     )
 
 
@@ -99,15 +101,10 @@ class LinkOptions(Section):
         shared = Link.__dataclass_fields__.keys() & type(self).model_fields.keys()
         return Link(key=key, **{name: getattr(self, name) for name in shared})
 
-    def open(self, folder: Path | None) -> ChatClient:
-        """The connection to these servers; `folder` is for the account where no ledger is set."""
-        budget, ledger = self.budget, None
-        place = budget.ledger or folder
-        if place:
-            ledger = Ledger(place, budget.requests, budget.tokens)
-        elif budget.requests is not None or budget.tokens is not None:
-            raise InputError("budget: no folder is known where all workers see what was asked; set budget.ledger")
-        return ChatClient(self.link(), ledger)
+    def open(self) -> ChatClient:
+        """The connection to these servers, with the account of what they are asked."""
+        budget = self.budget
+        return ChatClient(self.link(), Ledger(budget.ledger, budget.requests, budget.tokens))
 
 
 class EndpointOptions(LinkOptions):
@@ -140,22 +137,25 @@ class EndpointCaptioner:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = checked(EndpointOptions, options)
+        self._given = dict(options)
         self._client: ChatClient | None = None
-        self._folder: Path | None = None
+        self._options_of = lru_cache(maxsize=256)(self._with_sampler)
+
+    @staticmethod
+    def with_account(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """These options, with `folder` for the account of what is asked where they name none."""
+        budget = {"ledger": str(folder), **{k: v for k, v in (options.get("budget") or {}).items() if v is not None}}
+        return {**options, "budget": budget}
 
     @property
     def digest(self) -> str:
         """Of the options in DECIDING."""
         return digest_of(self.options, DECIDING)
 
-    def keep_account(self, folder: Path) -> None:
-        """Have the ledger be in `folder`, which all workers of the run see, where none is set; before `load`."""
-        self._folder = folder
-
     def load(self, device: str, dtype: str) -> None:
         """Read the key and make ready; nothing is asked. Raises InputError where the key's variable is not set."""
         del device, dtype  # the servers' own
-        self._client = self.options.open(self._folder)
+        self._client = self.options.open()
 
     def caption(self, asks: Sequence[Ask]) -> list[Answer]:
         """The answers, in order. Raises RunFailed where no server can be asked any more, in a line that says why."""
@@ -167,16 +167,18 @@ class EndpointCaptioner:
 
     def body(self, ask: Ask) -> dict[str, Any]:
         """The request for one text: the system's words, the picture, the prompt, and how to write."""
-        options = self.options
+        options = self._options_of(json.dumps(dict(ask.sampler), sort_keys=True)) if ask.sampler else self.options
         known: dict[str, Any] = {"temperature": options.temperature, "top_p": options.top_p}
-        known["max_tokens"] = options.max_tokens
-        known |= ask.sampler
-        known[options.max_tokens_name] = known.pop("max_tokens")
+        known[options.max_tokens_name] = options.max_tokens
         known |= {"seed": ask.seed % SEEDS} if options.send_seed else {}
         known |= {"logprobs": True} if options.logprobs else {}
         given = {name: value for name, value in known.items() if value is not None}
         messages = messages_about(ask.jpg, ask.prompt, options.system, options.detail)
         return {"model": options.model, "messages": messages, **given, **options.extra}
+
+    def _with_sampler(self, sampler: str) -> EndpointOptions:
+        """The options, with those of a prompt's sampler in their place."""
+        return checked(EndpointOptions, {**self._given, **json.loads(sampler)})
 
     def close(self) -> None:
         """Close the connections."""

@@ -75,7 +75,7 @@ class EndpointJudge:
     def load(self, device: str = "cpu", dtype: str = "float32") -> None:
         """Read the key and make ready. Raises InputError where the key's variable is not set."""
         del device, dtype
-        self._client = self.options.open(None)
+        self._client = self.options.open()
 
     def score(self, pairs: Sequence[tuple[Image, str]]) -> list[dict[str, float | None]]:
         """The scores of pictures beside texts, in order.

@@ -41,10 +41,11 @@ class Ledger:
     sends them, some at a time. Before it notes more it adds up everybody's notes: the sum of requests never passes
     `most_requests`, where a file that was written is seen by who lists the folder after. Tokens are known after an
     answer alone: `most_tokens` is passed by what all workers have in flight, at most, and by what they noted of late.
-    What a killed worker had noted counts as sent, which is so but for a few. None: no limit.
+    What a killed worker had noted counts as sent, which is so but for a few. None: no limit; without a folder the
+    budget is this worker's alone.
     """
 
-    def __init__(self, folder: Path, most_requests: int | None = None, most_tokens: int | None = None) -> None:
+    def __init__(self, folder: Path | None, most_requests: int | None = None, most_tokens: int | None = None) -> None:
         self.folder, self._most_requests, self._most_tokens = folder, most_requests, most_tokens
         self._worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
         self._note: Path | None = None
@@ -83,7 +84,8 @@ class Ledger:
 
     def spent(self) -> Account:
         """What all workers together have noted, in this try of the run and in those before it."""
-        self._others = sum((one for worker, one in self._noted_by().items() if worker != self._worker), Account())
+        noted = noted_in(self.folder) if self.folder else {}
+        self._others = sum((one for worker, one in noted.items() if worker != self._worker), Account())
         return self._others + Account(self._noted, self._used.tokens)
 
     def _note_ahead(self) -> None:
@@ -121,17 +123,10 @@ class Ledger:
             return False
         return self._expected_tokens() > 0.9 * self._most_tokens
 
-    def _noted_by(self) -> dict[str, Account]:
-        """Everybody's last note: there may be two of one for a moment, and of who was killed then."""
-        names = {one.name for one in self.folder.glob("*.spent")} | sizes_there(self.folder).keys()
-        found = [match for match in map(NAME.fullmatch, names) if match]
-        found.sort(key=lambda note: int(note["number"]))
-        return {note["worker"]: Account(int(note["requests"]), int(note["tokens"])) for note in found}
-
     def _put(self) -> None:
         """Replace the note: the new one is there before the old one goes."""
         told = f"{self._noted}.{self._used.tokens}.spent"
-        if self._note and self._note.name.endswith(f".{told}"):
+        if self.folder is None or (self._note and self._note.name.endswith(f".{told}")):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         before, self._number = self._note, self._number + 1
@@ -139,3 +134,11 @@ class Ledger:
         write_whole(self._note, "")
         if before:
             gone(before)
+
+
+def noted_in(folder: Path) -> dict[str, Account]:
+    """Each worker's last note: there may be two of one for a moment, and of who was killed then."""
+    names = {one.name for one in folder.glob("*.spent")} | sizes_there(folder).keys()
+    found = [match for match in map(NAME.fullmatch, names) if match]
+    found.sort(key=lambda note: int(note["number"]))
+    return {note["worker"]: Account(int(note["requests"]), int(note["tokens"])) for note in found}

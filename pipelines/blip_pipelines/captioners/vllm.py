@@ -86,9 +86,9 @@ class VllmCaptioner:
 
     def request_of(self, row: Row) -> Row:
         """What vLLM is asked for one row."""
-        options = self.options
+        options = self.options.model_copy(update=json.loads(row["sampler"]))  # checked with the configuration
         how = {"temperature": options.temperature, "top_p": options.top_p, "max_tokens": options.max_tokens}
-        sampling = {**how, "seed": row["seed"], "logprobs": 0, **json.loads(row["sampler"])}
+        sampling = {**how, "seed": row["seed"], "logprobs": 0}
         messages = messages_about(row["jpg"], row["prompt"], options.system, None)
         return {"at": row["at"], "messages": messages, "sampling_params": sampling}
 

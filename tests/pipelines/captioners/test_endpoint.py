@@ -262,12 +262,24 @@ def test_a_budget_of_tokens_is_passed_by_what_is_in_flight_at_most(server: ChatS
     assert [answer.error for answer in answers].count("over_budget") >= 46
 
 
-def test_a_budget_without_a_folder_is_refused(server: ChatServer, tmp_path: Path) -> None:
-    one = captioner(server, budget={"requests": 5})
-    with pytest.raises(InputError, match=r"set budget\.ledger"):
-        one.load("cpu", "float32")
-    one.keep_account(tmp_path)
-    one.load("cpu", "float32")
+def test_a_budget_without_a_folder_is_that_of_one_captioner(server: ChatServer) -> None:
+    server.be(latency_s=0)
+    for _ in range(2):
+        answers = captioner(server, budget={"requests": 3}).caption(asks(5))
+        assert [answer.error for answer in answers].count("over_budget") == 2
+
+
+def test_the_account_is_kept_where_the_step_says_unless_a_ledger_is_set() -> None:
+    folder = Path("/run/.account")
+    options = {"urls": ["http://h/v1"], "model": "m"}
+    assert EndpointCaptioner.with_account(options, folder)["budget"] == {"ledger": "/run/.account"}
+    own = {"requests": 5, "ledger": "/own"}
+    assert EndpointCaptioner.with_account({**options, "budget": own}, folder)["budget"] == own
+    assert EndpointCaptioner.with_account({**options, "budget": {"ledger": None}}, folder)["budget"] == {
+        "ledger": "/run/.account"
+    }
+    with_it = EndpointCaptioner(EndpointCaptioner.with_account(options, folder))
+    assert with_it.digest == EndpointCaptioner(options).digest
 
 
 @pytest.mark.parametrize("manner", ["list_content", "long"])
