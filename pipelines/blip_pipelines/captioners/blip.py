@@ -74,6 +74,8 @@ class BlipCaptioner:
 
     def caption(self, asks: Sequence[Ask]) -> Sequence[Answer]:
         """As many answers as asks; each picture is encoded once."""
+        if not asks:
+            return []
         found: dict[int, Answer] = {}
         device = self._med.device.type
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=self._is_bfloat16):

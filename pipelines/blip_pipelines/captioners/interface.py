@@ -9,12 +9,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from PIL.Image import Image
 
 VariesWith = Literal["nothing", "batch", "device", "server"]
-"""What a captioner's texts may change with beside picture, prompt, sampler and seed: nothing (not even the last bit
-decides), the asks that are answered together, the kind of device, or what a server does that nobody here sees. Each
-includes the ones before it."""
+"""What a captioner's texts may change with beside picture, prompt, sampler and seed."""
 
-VARIES_WITH: tuple[VariesWith, ...] = ("nothing", "batch", "device", "server")
-"""From the strongest promise to the weakest."""
+VARIES_WITH: tuple[VariesWith, ...] = ("nothing", "device", "batch", "server")
+"""From the strongest promise to the weakest; each includes the ones before it. device: another kind of device has other
+last digits; batch: so have other asks that are answered together; server: what it does nobody here sees."""
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,33 @@ class TransformersCaptioner:
             options = checked(TransformersOptions, {**self._given, **asks[same[0]].sampler})
             yield from ((same[at : at + size], options) for at in range(0, len(same), size))
 
-    @torch.inference_mode()
     def _write(self, asks: Sequence[Ask], options: TransformersOptions) -> list[Answer]:
-        given = self._inputs(asks)
+        """Answers to asks with one sampler; one that the processor or model does not take costs itself alone."""
+        taken = list(range(len(asks)))
+        given = self._taken(asks, options)
+        if given is None:
+            taken = [at for at in taken if self._taken([asks[at]], options)]
+            given = self._inputs([asks[at] for at in taken]) if taken else None
+        written = self._generated([asks[at] for at in taken], given, options) if given else []
+        found = [Answer.failed("too_large") for _ in asks]
+        for at, answer in zip(taken, written, strict=True):
+            found[at] = answer
+        return found
+
+    def _taken(self, asks: Sequence[Ask], options: TransformersOptions) -> dict[str, Tensor] | None:
+        """The inputs of asks; None where the processor refuses one (too narrow a picture), or one is too long."""
+        try:
+            given = self._inputs(asks)
+        except (ValueError, IndexError, TypeError, ZeroDivisionError):
+            return None
+        room = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        longest = given["input_ids"].shape[1] + options.max_tokens
+        return None if room and longest > room else given
+
+    @torch.inference_mode()
+    def _generated(
+        self, asks: Sequence[Ask], given: Mapping[str, Tensor], options: TransformersOptions
+    ) -> list[Answer]:
         ends = _end_ids(self._model, self._tokenizer)
         draws = SeededTokens([ask.seed for ask in asks], _sampler_of(options), ends)
         config = self._generation_config(options, ends)
