@@ -109,6 +109,22 @@ def test_a_budget_that_is_spent_leaves_rows_with_that_reason(
     assert len(rows) == NUM_IMAGES * 9 // 10
 
 
+def test_the_key_is_in_no_file(
+    tmp_path: Path, images: Path, models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINY_KEY", key := "sk-only-in-the-environment")
+    seen: list[bytes] = []
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: seen.append(bytes(data)) or write(path, data))
+    with ChatServer(latency_s=0, key=key) as server:
+        finish(tmp_path, images, models[1], config_for(server, key_variable="TINY_KEY"))
+        assert server.counts()["last"]["headers"]["Authorization"] == f"Bearer {key}"
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert seen  # answers are kept beside the block until it is written
+    assert not [data for data in (*files, *seen) if key.encode() in data]
+
+
 def test_failures_are_rows_with_their_reason(tmp_path: Path, images: Path, models: tuple[Path, Path]) -> None:
     with ChatServer(latency_s=0, shares={"refusal": 0.1, "500": 0.1}) as server:
         counts = finish(tmp_path, images, models[1], config_for(server))
