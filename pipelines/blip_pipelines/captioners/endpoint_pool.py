@@ -20,7 +20,7 @@ SLOW = 4.0
 """A server has become slow where a window of answers took this many times as long as its best one, on average. Batching
 servers are slower per answer the more they are asked, and yet give more answers a second: hence not sooner."""
 
-WINDOW = 16
+WINDOW = 8
 """Answers in a window, at least; as many as the limit, where that is higher."""
 
 LONGEST_REST_S = 120.0

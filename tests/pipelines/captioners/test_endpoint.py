@@ -201,13 +201,13 @@ def test_a_limit_that_the_server_has_is_found(server: ChatServer) -> None:
 
 
 def test_a_server_that_grows_slow_is_asked_less(server: ChatServer) -> None:
-    server.be(latency_s=0.001, latency_each_s=0.015)  # 15 ms of work for each: more at a time gain nothing
-    one = captioner(server, start_in_flight=2, max_in_flight=100)
-    one.caption(asks(200))
+    server.be(latency_s=0, latency_each_s=0.01)  # 10 ms of work for each: more at a time gain nothing
+    one = captioner(server, start_in_flight=1, max_in_flight=200)
+    one.caption(asks(400))
     assert one._client
     (endpoint,) = one._client.endpoints
     assert endpoint.num_cuts
-    assert endpoint.most_in_flight < 100
+    assert endpoint.most_in_flight < 200
 
 
 def test_requests_go_to_who_is_there(server: ChatServer) -> None:
