@@ -198,8 +198,8 @@ def _tokens(yes: float | None) -> list[dict[str, Any]]:
     if yes is None:
         return [{"token": "a", "logprob": -0.5}, {"token": " drawing", "logprob": -0.25}]
     likely = [("Yes", 0.75 * yes), (" yes", 0.25 * yes), ("No", 1 - yes - 0.05), ("Maybe", 0.05)]
-    top = [{"token": token, "logprob": math.log(p)} for token, p in likely if p > 0]
-    return [max(top, key=lambda one: one["logprob"]) | {"top_logprobs": top}]
+    top: list[dict[str, Any]] = [{"token": token, "logprob": math.log(p)} for token, p in likely if p > 0]
+    return [max(top, key=lambda one: float(one["logprob"])) | {"top_logprobs": top}]
 
 
 def _short(body: dict[str, Any]) -> dict[str, Any]:
@@ -241,7 +241,7 @@ async def endless(request: web.Request) -> web.StreamResponse:
 
 async def cut_off(request: web.Request) -> web.StreamResponse:
     assert request.transport
-    request.transport.write(b'HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{"choices": [{"message": ')  # type: ignore[attr-defined]
+    request.transport.write(b'HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{"choices": [{"message": ')
     request.transport.close()
     return web.Response()
 

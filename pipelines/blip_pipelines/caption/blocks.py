@@ -146,20 +146,19 @@ class CaptionBlocks:
 
     def _caption(self, block: Block, batches: Iterator[tuple[list[CaptionRow], bool]]) -> None:
         """Write the captions of the block whose batches are the next ones."""
-        work: BlockWork | None = None
         rows: list[CaptionRow] = []
         counts: Counter[str] = Counter()
         is_last = False
         while not is_last:
             with self._watch.batch(self._worker.batch_size):
                 done, is_last = next(batches)
-            if work is None:  # it is read by now; the next one's may have begun, for its first pictures
-                work = self._begun.popleft()
-                counts.update(name for row in work.rows_done for name in row.counters)
             rows += done
             counts.update(name for row in done for name in row.counters)
             self._tally.put(block.output, dict(counts))
-        assert work
+        work = self._begun.popleft()  # the next one's may have begun, too: its first pictures are decoded by now
+        if work.done:
+            counts.update(name for row in work.rows_done for name in row.counters)
+            self._tally.put(block.output, dict(counts))
         write_parquet(Path(block.output), to_table(work.in_order(rows)), CAPTIONS, self._worker.metadata)
         work.images.kept.drop()
         self._no_longer_at_work([block])

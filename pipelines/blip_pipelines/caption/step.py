@@ -105,6 +105,7 @@ def _borrow_answered(out: Path, kin: Sequence[Path], retry: str, known: KnownPar
     if not kin:
         raise InputError(f"{out}: there are no captions of before, of which texts could be asked for again")
     again = Again(str(kin[0].absolute()), reasons_of(retry))
+    out.mkdir(parents=True, exist_ok=True)
     for part in parquet_files(kin[0]):
         counts = _count([part], known)
         if not any(counts[reason] for reason in again.reasons):

@@ -52,7 +52,7 @@ class Response:
         if not isinstance(error, Mapping):
             return (self.status if self.status != 200 else 500), "", str(error)
         code = error.get("code")
-        status = int(code) if self.status == 200 and str(code).isdigit() else self.status
+        status = int(str(code)) if self.status == 200 and str(code).isdecimal() else self.status
         codes = [code, error.get("type"), *(error["metadata"] if isinstance(error.get("metadata"), Mapping) else ())]
         inner = error.get("innererror")
         codes += [inner.get("code")] if isinstance(inner, Mapping) else []

@@ -163,7 +163,7 @@ class ChatClient:
         Raises RunFailed where no endpoint can be asked any more and nothing of this call was answered. Where something
         was, it is returned, since it was paid for; the next call raises.
         """
-        replies = self._do(self._ask_all(bodies, read))
+        replies: list[Reply[Read]] = self._do(self._ask_all(bodies, read))
         failed = self._pool.failed
         if failed and not any(reply.value is not None for reply in replies):
             raise RunFailed(f"endpoints: {failed}; run again to go on")

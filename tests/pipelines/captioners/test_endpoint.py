@@ -316,7 +316,13 @@ def test_the_digest_is_of_what_decides_texts() -> None:
 
     same = digest(max_in_flight=3, timeout_s=3, key_variable="K", answers_as=["x"], budget={"requests": 3})
     assert digest() == same == captioner("https://there:1/v1/", "http://more/v1").digest
-    others = [{"model": "x"}, {"temperature": 1}, {"max_tokens": 9}, {"extra": {"a": 1}}, {"revision": "2"}]
+    others: list[dict[str, Any]] = [
+        {"model": "x"},
+        {"temperature": 1},
+        {"max_tokens": 9},
+        {"extra": {"a": 1}},
+        {"revision": "2"},
+    ]
     assert len({digest(), *(digest(**other) for other in others)}) == 6
 
 

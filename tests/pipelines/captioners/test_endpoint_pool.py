@@ -97,7 +97,7 @@ def test_a_resting_server_is_left_alone_as_long_as_it_says() -> None:
             assert await pool.take(None) is one
             return time.monotonic() - began
 
-        return await asyncio.gather(take(), take())
+        return [*await asyncio.gather(take(), take())]
 
     assert all(0.2 <= seconds < 2 for seconds in asyncio.run(taken()))
 
