@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import io
 import json
 import statistics
@@ -43,13 +44,19 @@ def make_asks(count: int) -> list[Ask]:
     return [Ask(noise, stored.getvalue(), "Describe the picture in one sentence.", seed) for seed in range(count)]
 
 
+def full(body: dict[str, Any], jpg: bytes) -> dict[str, Any]:
+    """A request as anybody would write it, with the picture as base64 in it."""
+    body["messages"][-1]["content"][0]["image_url"]["url"] = f"data:image/jpeg;base64,{base64.b64encode(jpg).decode()}"
+    return body
+
+
 async def ask_plainly(url: str, body: Callable[[Ask], Any], asks: Sequence[Ask], in_flight: int) -> list[str]:
     """The texts that a plain client gets: so many coroutines take one ask after another."""
     texts, left = [""] * len(asks), iter(enumerate(asks))
 
     async def work(session: aiohttp.ClientSession) -> None:
         for place, ask in left:
-            async with session.post(f"{url}/chat/completions", json=body(ask)) as response:
+            async with session.post(f"{url}/chat/completions", json=full(body(ask), ask.jpg)) as response:
                 texts[place] = (await response.json())["choices"][0]["message"]["content"]
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=in_flight)) as session:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import threading
 import time
@@ -133,7 +132,7 @@ class Link:
 Reader = Callable[[Mapping[str, Any]], Read]
 """Takes what is wanted out of an answer; raises BadAnswer where it is not there."""
 
-Body = Callable[[], Mapping[str, Any]]
+Body = Callable[[], bytes]
 """Makes a request's body when its turn has come: a batch's pictures are not all in memory as base64."""
 
 
@@ -233,7 +232,7 @@ class ChatClient:
 
     async def _send(self, endpoint: Endpoint, body: Body) -> Response:
         """Raises ClientError or TimeoutError where there is no whole answer in time."""
-        data, where = json.dumps(body()).encode(), f"{endpoint.url}/chat/completions"
+        data, where = body(), f"{endpoint.url}/chat/completions"
         proxy = self._proxies[endpoint.url]
         async with self._session.post(where, data=data, allow_redirects=False, proxy=proxy) as response:
             return await receive(response)

@@ -20,6 +20,7 @@ from blip_pipelines.captioners.endpoint import (
     is_finite,
     messages_about,
     token_logprobs,
+    with_picture,
 )
 from blip_pipelines.captioners.endpoint_answers import BadAnswer
 from blip_pipelines.captioners.endpoint_client import Body, ChatClient, Reply
@@ -85,17 +86,20 @@ class EndpointJudge:
         if self._client is None:
             self.load()
             assert self._client
-        bodies: list[Body] = [partial(self.body, picture, text) for picture, text in pairs]
+        bodies: list[Body] = [partial(self._encoded, picture, text) for picture, text in pairs]
         replies = self._client.ask_all(bodies, first_tokens)
         self._check(replies)
         return [{"yes": None if reply.value is None else yes_of(reply.value)} for reply in replies]
 
-    def body(self, picture: Image, text: str) -> dict[str, Any]:
-        """The request for one score: one token, and the likeliest tokens in its place."""
-        options, stored = self.options, io.BytesIO()
+    def _encoded(self, picture: Image, text: str) -> bytes:
+        stored = io.BytesIO()
         picture.convert("RGB").save(stored, "JPEG", quality=JPEG_QUALITY)
-        question = options.question.replace("{text}", text)
-        messages = messages_about(stored.getvalue(), question, None, options.detail)
+        return with_picture(self.body(text), stored.getvalue())
+
+    def body(self, text: str) -> dict[str, Any]:
+        """The request for one score: one token, and the likeliest tokens in its place."""
+        options = self.options
+        messages = messages_about(options.question.replace("{text}", text), None, options.detail)
         asked = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": options.top_logprobs}
         return {"model": options.model, "messages": messages, **asked, **options.extra}
 

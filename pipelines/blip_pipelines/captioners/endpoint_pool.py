@@ -125,6 +125,7 @@ class Pool:
     def __init__(self, endpoints: Sequence[Endpoint], give_up_s: float) -> None:
         self.endpoints, self._give_up_s = endpoints, give_up_s
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._num_woken = 0
         self._timer: asyncio.TimerHandle | None = None
         self._began = time.monotonic()
         self._last_failure = ""
@@ -136,11 +137,12 @@ class Pool:
     @property
     def failed(self) -> str | None:
         """Why no endpoint is asked any more, in words; None while one is."""
-        broken = [f"{one.url} {one.broken}" for one in self.endpoints if one.broken]
-        if len(broken) == len(self.endpoints):
-            return "; ".join(broken)
+        if all(one.broken for one in self.endpoints):
+            return "; ".join(f"{one.url} {one.broken}" for one in self.endpoints)
+        if not self._last_failure:
+            return None
         heard = max(self._began, *(one.last_answer for one in self.endpoints))
-        if self._last_failure and time.monotonic() - heard > self._give_up_s:
+        if time.monotonic() - heard > self._give_up_s:
             return f"no endpoint has answered for {self._give_up_s:g} s; the last failure was {self._last_failure}"
         return None
 
@@ -173,13 +175,15 @@ class Pool:
         try:
             await turn
         except asyncio.CancelledError:
-            self._wake_for_room()  # the turn may have been given already, and is another's now
+            self._num_woken -= turn.done() and not turn.cancelled()
+            self._wake_for_room()  # a turn that had been given is another's now
             raise
+        self._num_woken -= 1
 
     def _wake_for_room(self) -> None:
         now = time.monotonic()
         ready = [one for one in self.endpoints if one.has_room(now)]
-        self._wake(sum(int(one.limit) - one.in_flight for one in ready))
+        self._wake(sum(int(one.limit) - one.in_flight for one in ready) - self._num_woken)
         self._wake_after_rest()
 
     def _wake(self, count: int) -> None:
@@ -188,6 +192,7 @@ class Pool:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
+                self._num_woken += 1
                 count -= 1
 
     def _wake_after_rest(self) -> None:

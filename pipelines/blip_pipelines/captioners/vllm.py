@@ -6,6 +6,7 @@ Ray loads the model anew for each call, which takes minutes for a large one: giv
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib.util
 import json
@@ -89,7 +90,9 @@ class VllmCaptioner:
         options = self.options.model_copy(update=json.loads(row["sampler"]))  # checked with the configuration
         how = {"temperature": options.temperature, "top_p": options.top_p, "max_tokens": options.max_tokens}
         sampling = {**how, "seed": row["seed"], "logprobs": 0}
-        messages = messages_about(row["jpg"], row["prompt"], options.system, None)
+        messages = messages_about(row["prompt"], options.system, None)
+        picture = messages[-1]["content"][0]["image_url"]
+        picture["url"] = f"data:image/jpeg;base64,{base64.b64encode(row['jpg']).decode()}"
         return {"at": row["at"], "messages": messages, "sampling_params": sampling}
 
 
