@@ -84,6 +84,7 @@ OF_NO_ANSWERS = {
     "server_error": "it failed",
     "no_connection": "it was not reached",
     "bad_answer": "its answer could not be read, or had no text",
+    "bad_request": "it said that the request is wrong: a prompt, a setting, or a picture that it cannot read",
     "refused": "it would not write about this picture",
     "too_large": "it takes no picture or prompt of this size",
     "over_budget": "the run's budget of requests or tokens was spent",

@@ -29,11 +29,16 @@ from blip_pipelines.caption.careful import CarefulBlocks
 from blip_pipelines.caption.references import Reference, pick_carefully, pick_references
 from blip_pipelines.caption.sources import absolute, with_absolute_models, worker_bytes
 from blip_pipelines.caption.todo import Tasks, Todo
+from blip_pipelines.captioners.endpoint_ledger import Account, noted_in
+from blip_pipelines.captioners.registry import with_account
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
 from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
 from blip_pipelines.cluster.session import connect
+
+ACCOUNT = ".account-"
+"""What begins the name of a folder beside the blocks where a captioner keeps account of what it asks."""
 
 BLOCKS_PER_TASK = 8
 """The most blocks that an actor with a GPU takes one after the other. Each is written when it is done."""
@@ -70,14 +75,29 @@ def caption_and_score(
         progress.begin(done["images"])
         retries = 0
         if len(todo):
+            config = _with_accounts(config, out)
             references = _references(out, images, config, ray, len(todo))
             models = absolute(captioner) if captioner else None, absolute(filter)
             retries = _run(todo, *models, config, ray, references, progress, done)
     for name in todo.names:  # of which the last worker was killed, or saw a folder of a while ago
         merge_if_whole(todo.first_of(name))
+    sent = _sent(config, out)
     gone(out / BLOCKS)
     write_left_out(out, {name: _of_texts(out / name, spans) for name, spans in read_left_out(images).items()})
-    return _check(out, successes) | ({RETRIES: retries} if retries else {})
+    return _check(out, successes) | sent | ({RETRIES: retries} if retries else {})
+
+
+def _with_accounts(config: CaptionConfig, out: Path) -> CaptionConfig:
+    """The settings, in which captioners that are paid for keep account beside the blocks, for all workers together."""
+    writers = tuple(with_account(one, out.absolute() / BLOCKS / f"{ACCOUNT}{one.name}") for one in config.writers)
+    return config.model_copy(update={"writers": writers}) if writers else config
+
+
+def _sent(config: CaptionConfig, out: Path) -> dict[str, int]:
+    """What captioners were sent, for texts that are kept and for those that a kill has lost; nothing without any."""
+    accounts = [each for one in config.writers for each in noted_in(out / BLOCKS / f"{ACCOUNT}{one.name}").values()]
+    total = sum(accounts, Account())
+    return {"requests_sent": total.requests, "tokens_billed": total.tokens} if accounts else {}
 
 
 def _borrow_answered(out: Path, kin: Sequence[Path], retry: str, known: KnownParts) -> Again:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.config import WriterConfig
@@ -20,6 +21,8 @@ GROUP = "blip_bootstrap.captioners"
 BUILT_IN = {
     "blip": "blip_pipelines.captioners.blip:BlipCaptioner",
     "transformers": "blip_pipelines.captioners.transformers:TransformersCaptioner",
+    "openai": "blip_pipelines.captioners.endpoint:EndpointCaptioner",
+    "vllm": "blip_pipelines.captioners.vllm:VllmCaptioner",
 }
 """Kinds that are always there; a package cannot take their names."""
 
@@ -61,6 +64,12 @@ def made_by(writer: WriterConfig) -> Captioner:
             except ConfigError as error:
                 raise ConfigError([f"prompts.{name}.sampler: {line}" for line in error.mistakes]) from error
     return captioner
+
+
+def with_account(writer: WriterConfig, folder: Path) -> WriterConfig:
+    """The writer, with a folder for the account of what it asks, where its captioner keeps one (`with_account`)."""
+    place = getattr(captioner_class(writer.kind), "with_account", None)
+    return writer.model_copy(update={"options": place(writer.options, folder)}) if place else writer
 
 
 def mistakes_of(writer: WriterConfig) -> list[str]:
