@@ -61,6 +61,7 @@ def test_commands_stand_in_their_order() -> None:
         "gc",
         "forget",
         "evaluate",
+        "experiment",
         "vqa",
     ]
     assert names == {

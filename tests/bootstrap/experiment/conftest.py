@@ -46,12 +46,8 @@ class SmallExperiments:
 
     def job(self, **more: Any) -> Job:
         """The job of an experiment, whose fields `more` gives."""
-        told: dict[str, Any] = {
-            "name": "small",
-            "question": "Which?",
-            "world": str(self.folder / "world.yaml"),
-            "seeds": [0, 1],
-        }
+        told: dict[str, Any] = {"name": "small", "question": "Which?", "seeds": [0, 1]}
+        told["world"] = str(self.folder / "world.yaml")
         told |= {"metrics": ["cider"], "arms": ARMS, **more}
         path = self.folder / "small.yaml"
         path.write_text(yaml.safe_dump(told, sort_keys=False))

@@ -11,14 +11,18 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.experiment.figures import true_captions
 from blip_bootstrap.experiment.page import page_html
 from blip_bootstrap.experiment.results import arms_table, differences, differences_table, write_list, write_results
 from blip_bootstrap.experiment.run import run_experiment
+from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.leftovers import delete, leftovers
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.world.world import WorldConfig, make_world
 from tests.bootstrap.experiment.conftest import ARMS, SmallExperiments
 
 
@@ -121,8 +125,6 @@ def test_one_bad_arm_does_not_lose_the_others(small: SmallExperiments, monkeypat
         "bad": {"settings": {"caption": {"seed": 99}}},
         "needs_bad": {"settings": {"caption": {"captioners": ["arm:bad/captioner"]}}},
     }
-    from blip_bootstrap.loop import rounds
-
     real: Any = vars(rounds)["caption_and_score"]
 
     @wraps(real)
@@ -144,8 +146,6 @@ def test_one_bad_arm_does_not_lose_the_others(small: SmallExperiments, monkeypat
 def test_an_arm_that_fails_at_its_controls_keeps_its_own_model(
     small: SmallExperiments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from blip_bootstrap.loop import rounds
-
     def train_controls(*_: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -202,8 +202,6 @@ def test_a_seed_draws_its_own_human_set_and_the_rest_is_its_validation(small: Sm
 def test_rounds_end_where_the_rule_stops(small: SmallExperiments, monkeypatch: pytest.MonkeyPatch) -> None:
     arms = {f"round_{number}": {"round": number} for number in range(4)}
     stop = {"arms": list(arms), "metric": "cider", "split": "held_out"}
-    from blip_bootstrap.loop import rounds
-
     figures = iter([0.2, 0.3, 0.25, 0.9])
 
     def evaluate(out: Path, *_: Path | None, config: object) -> dict[str, float]:
@@ -252,11 +250,6 @@ def test_results_as_a_table_a_list_and_a_page(small: SmallExperiments, tmp_path:
 
 
 def test_captions_are_true_of_their_scenes(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from blip_bootstrap.world.world import WorldConfig, make_world
-
     config = WorldConfig(num_web=1, num_human=1, num_held_out=8, num_validation=1, num_vision=0)
     world = make_world(tmp_path / "world", config)
     lines = [json.loads(line) for line in (world.folder / "held_out.jsonl").read_text().splitlines()]

@@ -1,0 +1,102 @@
+"""The command `experiment`: options of several values, mistakes, and what is left when it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from blip_bootstrap.cli import experiment as cli
+from blip_bootstrap.cli.app import app
+from blip_bootstrap.errors import ConfigError, RunFailed
+from blip_bootstrap.experiment.plan import Job
+from blip_bootstrap.experiment.run import Finished
+from blip_bootstrap.experiment.seed import Told
+
+
+class Asked:
+    """Stands for the runs; `asked` is what was asked for."""
+
+    def __init__(self) -> None:
+        self.finished = Finished()
+        self.asked: dict[str, Any] = {}
+
+    def __call__(self, job: Job, seeds: Any, names: Any, split: str, parallel: int, say: Any) -> Finished:
+        self.asked = {"job": job, "seeds": seeds, "names": tuple(names), "split": split, "parallel": parallel}
+        return self.finished
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    found = Asked()
+    monkeypatch.setattr(cli, "run_experiment", found)
+    return found
+
+
+def call(*words: str) -> Any:
+    return CliRunner().invoke(app, ["experiment", *words], catch_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--seeds", "3", "4", "--arms", "none", "cf"],
+        ["--seeds", "3", "--seeds", "4", "--arms", "none", "--arms", "cf"],
+    ],
+)
+def test_options_take_several_values(asked: Asked, words: list[str]) -> None:
+    assert call("table1", *words, "--set", "report.seed=1", "--parallel", "2").exit_code == 0
+    assert asked.asked["seeds"] == (3, 4)
+    assert asked.asked["names"] == ("none", "cf")
+    assert asked.asked["job"].given == ("report.seed=1",)
+    assert asked.asked["job"].ray == "none"  # side by side each seed does without
+
+
+def test_defaults_are_those_of_the_file(asked: Asked) -> None:
+    assert call("rounds_flickr8k").exit_code == 0
+    assert (asked.asked["seeds"], asked.asked["split"], asked.asked["parallel"]) == ((0,), "held_out", 1)
+    assert asked.asked["job"].root == Path("runs/experiments-flickr8k_table1")
+    assert asked.asked["job"].ray is None
+    assert call("table1", "--split", "validation", "--root", "here").exit_code == 0
+    assert (asked.asked["split"], asked.asked["job"].root) == ("validation", Path("here"))
+
+
+def test_wrong_arms_and_splits_are_told_at_once(asked: Asked) -> None:
+    error = call("table1", "--arms", "nune", "cf", "--split", "test").exception
+    assert isinstance(error, ConfigError)
+    assert error.mistakes == [
+        "--arms nune: no such arm; did you mean none?",
+        "--split test: is one of held_out, validation",
+    ]
+
+
+def test_what_failed_is_told_at_the_end(asked: Asked, tmp_path: Path) -> None:
+    asked.finished = Finished(failed=[Told(1, "cf", "failed", text="no more words")])
+    error = call("table1", "--root", str(tmp_path)).exception
+    assert isinstance(error, RunFailed)
+    assert str(error) == "seed 1, arm cf: no more words"
+
+
+def test_results_are_written(asked: Asked, tmp_path: Path) -> None:
+    record = {"experiment": "table1", "arm": "cf", "seed": 0, "split": "held_out", "round": 1, "steps": 7,
+              "pictures": 70, "seconds": 60.0, "model": "abc", "artifacts": {},
+              "figures": {"cider": 1.5, "seconds.a": 2.0}}  # fmt: skip
+    asked.finished = Finished(records=[record])
+    told = call("table1", "--root", str(tmp_path), "--results", str(tmp_path / "a/b.json"))
+    assert told.exit_code == 0
+    assert "1.500" in told.output
+    assert json.loads((tmp_path / "a/b.json").read_text()) == [
+        {"arm": "cf", "seed": 0, "metric": "cider", "value": 1.5}
+    ]
+    assert (tmp_path / "results.parquet").is_file()
+    assert "one seed" in (tmp_path / "table1.html").read_text()
+
+
+def test_the_shipped_experiments_are_listed() -> None:
+    told = call("--list")
+    assert told.exit_code == 0
+    for name in ("table1", "rounds", "shop", "scale"):
+        assert f"│ {name} " in told.output
