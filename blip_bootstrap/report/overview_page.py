@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from blip_bootstrap.audit.alarms import ALARM_AUDITS, find_alarms
+from blip_bootstrap.audit.audits import Audits
 from blip_bootstrap.audit.open_run import OpenRun
 from blip_bootstrap.audit.shortfalls import OF_ALL_ROUNDS
 from blip_bootstrap.config import ReportConfig
@@ -122,8 +123,12 @@ def _variety(page: PageData) -> str:
 
 
 def _collapse(page: PageData) -> str:
-    """What the texts of a loop lose from round to round."""
-    answer = page.audits("collapse")
+    return collapse_html(page.audits)
+
+
+def collapse_html(audits: Audits) -> str:
+    """What the texts of a loop lose from round to round; nothing before two rounds have written texts."""
+    answer = audits("collapse")
     rows = answer.table.to_pylist()
     if len({row["round"] for row in rows if row["of_texts"] == "synthetic"}) < 2:
         return ""

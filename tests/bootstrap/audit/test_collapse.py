@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from blip_bootstrap.audit.audits import audit
+from blip_bootstrap.audit.audits import Audits, audit
+from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import collapse_figures
+from blip_bootstrap.report.overview_page import collapse_html
 from blip_bootstrap.storage import parquet, tables
 
 WEB = ["a red dog", "A dog, on a mat", "two cats", "free shipping", "a cat"]
@@ -81,3 +83,12 @@ def test_figures_of_a_round_are_told_beside_the_first(run: Path) -> None:
     assert found["collapse_words_to_first"] == pytest.approx(3 / 9)
     assert found["collapse_kept_variance"] == found["collapse_variance"]
     assert collapse_figures(run, 1)["collapse_variance_to_first"] == 1
+
+
+def test_it_is_drawn_once_two_rounds_have_written(run: Path) -> None:
+    with connect(run, [1]) as connection, Audits(connection) as audits:
+        assert collapse_html(audits) == ""
+    with connect(run) as connection, Audits(connection) as audits:
+        html = collapse_html(audits)
+    assert html.count("<svg") == 4
+    assert "share of the ten commonest texts" in html
