@@ -16,7 +16,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from blip_bootstrap.config import Config
 from blip_bootstrap.errors import CheckpointError, InputError, RunFailed
-from blip_training.benchmarks import captioning
+from blip_training.benchmarks import captioning, work
 from blip_training.benchmarks.evaluate_on import evaluate_on, measure
 from blip_training.benchmarks.spice import spice
 from blip_training.checkpoint.store import save_captioner, save_filter, save_med
@@ -124,7 +124,7 @@ def test_nocaps_has_domains_and_a_repetition_penalty(folder: Path, tokenizer: To
 def test_killed_between_blocks_it_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_coco(tmp_path)
     whole = measure(folder / "captioner", "coco", tmp_path, config(), tmp_path / "whole")
-    monkeypatch.setattr(captioning, "BLOCK", 4)
+    monkeypatch.setattr(work, "BLOCK", 4)
     calls: list[int] = []
 
     def counted(*given: Any) -> Any:

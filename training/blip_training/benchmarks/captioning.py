@@ -11,7 +11,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_training.benchmarks.captioned import Captioned
 from blip_training.benchmarks.spice import spice
-from blip_training.benchmarks.work import BLOCK, Work, blocks_of
+from blip_training.benchmarks.work import Work, blocks_of
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import resolve_sampler
@@ -72,7 +72,7 @@ def write_captions(med: Med, tokenizer: Tokenizer, items: Sequence[Captioned], w
         return texts
 
     with Progress("captions", len(items), unit="pictures") as progress:
-        for start, block in blocks_of(items, BLOCK):
+        for start, block in blocks_of(items, work.block):
             captions += work.values(f"captions-{start:07d}", partial(write, block))
             progress.advance(len(block))
     return captions
