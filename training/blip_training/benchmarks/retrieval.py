@@ -146,10 +146,11 @@ class Pairs:
         """ITC similarity of every item with every text."""
         texts, count = [], len(self.gallery.texts)
         with Progress("texts", count, unit="texts") as progress:
-            for start, block in blocks_of(range(count), TEXTS_TO_A_PICTURE * BLOCK):
-                part = self.work.tensors(f"texts-{start:07d}", partial(self._embed_texts, block))
+            for start in range(0, count, TEXTS_TO_A_PICTURE * BLOCK):
+                some = range(start, min(start + TEXTS_TO_A_PICTURE * BLOCK, count))
+                part = self.work.tensors(f"texts-{start:07d}", partial(self._embed_texts, some))
                 texts.append(part["embeddings"])
-                progress.advance(len(block))
+                progress.advance(len(some))
         items = []
         for start, block in self._blocks("pictures", self.work.block):
             part = self.work.tensors(f"pictures-{start:07d}", partial(self._embed_items, block))
