@@ -164,6 +164,8 @@ def test_meteor_that_is_asked_for_needs_java(folder: Path, tmp_path: Path, monke
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"benchmark\.meteor needs java"):
         evaluate_on(folder / "captioner", "coco", tmp_path, config(meteor=True))
+    with pytest.raises(InputError, match=r"benchmark\.spice_jar needs java"):
+        evaluate_on(folder / "captioner", "coco", tmp_path, config(spice_jar=str(tmp_path / "spice-1.0.jar")))
     assert "meteor" not in evaluate_on(folder / "captioner", "coco", tmp_path, config(meteor=None))
 
 

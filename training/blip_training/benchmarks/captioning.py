@@ -10,7 +10,7 @@ from typing import Any
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_training.benchmarks.captioned import Captioned
-from blip_training.benchmarks.spice import spice
+from blip_training.benchmarks.spice import find_java, spice
 from blip_training.benchmarks.work import Work, blocks_of
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.decoding.generate import generate
@@ -45,6 +45,13 @@ def measure_captioning(
         }
         for item in items
     ]  # fmt: skip
+
+
+def check_programs(work: Work) -> None:
+    """Raise InputError, before any work, where METEOR or SPICE is asked for and cannot be computed."""
+    wants_meteor(work)
+    if work.config.spice_jar:
+        find_java(work.config.spice_jar)
 
 
 def wants_meteor(work: Work) -> bool:
