@@ -78,6 +78,18 @@ OF_REASONS = {
     "not_selected": "the strategy, the sources or the share of synthetic pairs leave it out",
 }
 
+OF_NO_ANSWERS = {
+    "rate_limited": "a captioner's server said that it is asked too often, as often as it was asked",
+    "timeout": "it did not answer in time",
+    "server_error": "it failed",
+    "no_connection": "it was not reached",
+    "bad_answer": "its answer could not be read, or had no text",
+    "bad_request": "it said that the request is wrong: a prompt, a setting, or a picture that it cannot read",
+    "refused": "it would not write about this picture",
+    "too_large": "it takes no picture or prompt of this size",
+    "over_budget": "the run's budget of requests or tokens was spent",
+}
+
 OF_FLAGS = {
     "empty": "the captioner wrote nothing",
     "repetition": "words or phrases are repeated",
@@ -85,6 +97,7 @@ OF_FLAGS = {
     "cut_at_max_length": "the text reached `max_tokens` before its end",
     "text_too_long": "a web text that was cut when the list was read",
     **OF_DEATHS,
+    **OF_NO_ANSWERS,
 }
 
 OF_ANSWERS = {

@@ -21,7 +21,7 @@ from blip_bootstrap.storage.run_folder import resolve_round
 AUDITS: tuple[str, ...] = (
     "accounting", "downloads", "duplicates", "reasons", "noise", "noise_by_host", "noise_by_length",
     "noise_by_sampler", "languages", "scores", "thresholds", "agreement", "filter_quality", "variety", "diversity",
-    "phrases", "common", "vocabulary", "details", "repetition", "flags", "people", "domains", "opt_outs",
+    "collapse", "phrases", "common", "vocabulary", "details", "repetition", "flags", "people", "domains", "opt_outs",
     "licences", "steps",
 )  # fmt: skip
 """Every audit, in the order in which they are printed."""

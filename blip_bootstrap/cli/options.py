@@ -54,9 +54,9 @@ Retry = Annotated[
     str | None,
     typer.Option(
         "--retry",
-        metavar="failed[:CLASS]",
+        metavar="failed[:CLASS]|captions[:REASON]",
         help="Fetch rows of the URL lists again that have failed, all or those of one error class, as failed:timeout; "
-        "what was made of the others stays.",
+        "or ask captioners (caption.writers) again for texts that they did not write; the others stay.",
     ),
 ]
 

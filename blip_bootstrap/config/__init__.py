@@ -32,6 +32,7 @@ from blip_bootstrap.config.training import (
     VqaConfig,
 )
 from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig, check_filter_config, same_pictures_config
+from blip_bootstrap.config.writers import PromptConfig, WriterConfig
 
 __all__ = [
     "AnnotatedSet",
@@ -60,6 +61,7 @@ __all__ = [
     "PictureRule",
     "PictureSource",
     "PretrainConfig",
+    "PromptConfig",
     "RayConfig",
     "ReportConfig",
     "SamePicturesConfig",
@@ -72,6 +74,7 @@ __all__ = [
     "UrlList",
     "VisionConfig",
     "VqaConfig",
+    "WriterConfig",
     "check_filter_config",
     "config_of",
     "dump_yaml",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blip_bootstrap.config.marks import Later, Speed
 from blip_bootstrap.config.section import (
@@ -19,6 +19,7 @@ from blip_bootstrap.config.section import (
     Section,
     Seed,
 )
+from blip_bootstrap.config.writers import WriterConfig
 
 
 class SamplerConfig(Section):
@@ -55,6 +56,14 @@ class CaptionConfig(Section):
     candidates: Count = Field(1, description="synthetic captions that each captioner writes about an image")
     captioners: tuple[ModelName, ...] = Field(
         (), description="captioners beside the round's own, each a folder, a .pth file or a hub name"
+    )
+    own_writer: Annotated[bool, Later()] = Field(
+        True,
+        description="false: the round's own captioner writes nothing and is not made; caption.writers alone write, and "
+        "logprob and lift, which are its scores, are null",
+    )
+    writers: Annotated[tuple[WriterConfig, ...], Later()] = Field(
+        (), description="captioners beside the round's own, of any kind, each with its name, options and prompts"
     )
     filters: tuple[ModelName, ...] = Field(
         (), description="filters beside the round's own, each a folder, a .pth file or a hub name"
@@ -109,3 +118,12 @@ class CaptionConfig(Section):
     seed: Seed = Field(
         0, description="seed of the sampling; a caption depends on it, on the image and on the candidate's number alone"
     )
+
+    @model_validator(mode="after")
+    def _has_writers(self) -> CaptionConfig:
+        names = [one.name for one in self.writers]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"writers: two of them are called {twice}; give each a name of its own")
+        if not (self.own_writer or self.writers or self.captioners):
+            raise ValueError("own_writer is false and there are no writers; nobody would write captions")
+        return self

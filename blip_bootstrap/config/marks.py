@@ -78,7 +78,15 @@ class Seeded:
     """The setting takes the value of the run's own `seed` where its section does not set it."""
 
 
-Mark = TypeVar("Mark", Speed, Later, CountsAs, ByContent, ListPath, Grows, IdleWhere, Seeded)
+@dataclass(frozen=True)
+class ToldByDigest:
+    """What the setting decides is told by who uses it, as a digest that is an input of the step by itself.
+
+    Recipes leave the setting out: of a captioner's options some are of speed, and it alone knows which.
+    """
+
+
+Mark = TypeVar("Mark", Speed, Later, CountsAs, ByContent, ListPath, Grows, IdleWhere, Seeded, ToldByDigest)
 
 
 def mark_of(field: FieldInfo, kind: type[Mark]) -> Mark | None:

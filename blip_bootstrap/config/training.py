@@ -243,6 +243,11 @@ class FinetuneConfig(Section):
     hard_texts: Annotated[HardTextsConfig, Later()] = Field(
         HardTextsConfig(), description="filter: wrong texts that are hard to tell, beside the batch's own negatives"
     )
+    shared: Annotated[bool, Later()] = Field(
+        False,
+        description="filter: no model of its own; the captioner is tuned by ITC, ITM and LM, with the captioner's "
+        "settings, and is the filter, too (Table 4; the paper's are two)",
+    )
     num_workers: Count = Field(1, description="training processes that share each batch")
 
     @model_validator(mode="after")

@@ -102,6 +102,16 @@ class Config(Section):
         """The configuration of one round, in which its own settings stand in place of those of all."""
         return self.rounds.get(number, self)
 
+    @property
+    def needs_captioner(self) -> bool:
+        """Whether rounds have a captioner of their own: it writes, or the filter learns from what it writes."""
+        return self.caption.own_writer or self.filter.shared or self.filter.hard_texts.needs_captioner
+
+    @property
+    def models_given(self) -> bool:
+        """Whether no round makes a captioner or filter: all that are needed are given."""
+        return bool((self.captioner.checkpoint or not self.needs_captioner) and self.filter.checkpoint)
+
     @field_serializer("rounds")
     def _own_settings(self, rounds: Mapping[int, Config], info: SerializationInfo) -> dict[int, Any]:
         """Of each round what differs, as one writes it."""
@@ -189,6 +199,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _shares_what_it_tunes(self) -> Config:
+        if self.captioner.shared:
+            raise ValueError("captioner.shared is of the filter; set filter.shared")
+        if self.filter.shared and (self.captioner.checkpoint or self.filter.checkpoint):
+            raise ValueError("filter.shared is of a model that is tuned; leave out captioner.checkpoint and filter's")
+        return self
+
+    @model_validator(mode="after")
     def _has_references(self) -> Config:
         if self.evaluate.wants_references and not self.human:
             raise ValueError("evaluate.rerank_by lm needs a human set (human)")
@@ -250,7 +268,11 @@ def same_pictures_config(config: Config) -> FindSamePicturesConfig:
 
 def check_filter_config(config: Config) -> CheckFilterConfig:
     """The part of a whole configuration that measuring the scores depends on."""
-    tuned = [one for one in (config.captioner, config.filter) if not one.checkpoint]
+    own = [config.captioner] if config.caption.own_writer else []
+    tuned = [one for one in (*own, config.filter) if not one.checkpoint]
     held_out = all(one.validate_every_steps for one in tuned) and config.pretrain.hold_out_validation
     untrained: Untrained = "all" if not tuned else "validation" if held_out else "none"
-    return CheckFilterConfig(**config.filter_check.model_dump(), caption=config.caption, untrained=untrained)
+    caption = config.caption.model_copy(
+        update={"writers": ()}
+    )  # what they write is paid for, and judged by nobody here
+    return CheckFilterConfig(**config.filter_check.model_dump(), caption=caption, untrained=untrained)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.audit.audits import ask
-from blip_bootstrap.config import Config
+from blip_bootstrap.config import AnnotatedSet, Config
 from blip_bootstrap.experiment.file import Arm, Experiment
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker
@@ -48,21 +48,24 @@ def has_model(config: Config, arm: Arm) -> bool:
     return own.pretrain.optimizer.steps > 0 and own.held_out is not None
 
 
-def measure_on(config: Config, arm: Arm, split: str, pictures: Path, say: Say) -> Path:
+def measured_name(arm: Arm, split: str) -> str:
+    """The name of the artifact that has the figures of an arm on another annotated set than the run's own."""
+    return f"{round_name(arm.round)}/{split}_{arm.control or 'model'}"
+
+
+def measure_on(config: Config, arm: Arm, split: str, pictures: AnnotatedSet, say: Say) -> Path:
     """Measure the model of an arm on another annotated set than the run's own; the folder of the figures.
 
     An artifact like any other, so that it is made once.
     """
     own, number = config.of_round(arm.round), arm.round
-    assert own.held_out is not None  # an experiment has one
     at, make = Layout(own, number), Maker(own, say, number)
-    section = own.held_out.model_copy(update={"path": pictures})
-    name = f"{round_name(number)}/{split}_{arm.control or 'model'}"
+    name = measured_name(arm, split)
     out = Artifact(name, config.root / name, own.evaluate)
     model = Artifact(f"model {arm.control}", model_folder(config.root, arm), given=True) if arm.control else at.model
     with locked(config.root):
-        listed = Artifact(f"list {split}", pictures, given=True)
-        made = make(Artifact(split, config.root / split, section), ingest_annotated, listed)
+        listed = Artifact(f"list {split}", pictures.path, given=True)
+        made = make(Artifact(split, config.root / split, pictures), ingest_annotated, listed)
         make(out, evaluate, model, made, None, at.references)
     return out.local
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Config
-from blip_bootstrap.experiment.figures import figures_of
+from blip_bootstrap.experiment.figures import figures_of, measured_name
 from blip_bootstrap.experiment.file import Arm
 from blip_bootstrap.experiment.plan import Job, named_in, world_settings_of
+from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.run_folder import MANIFEST, manifest_path, read_json, read_pointers, round_name
 
@@ -60,9 +61,9 @@ def read_record(path: Path, key: str, root: Path) -> Record | None:
 def make_record(
     root: Path, job: Job, name: str, seed: int, split: str, config: Config, measured: Path | None
 ) -> Record:
-    """Write the record of an arm at the end of its run; `measured` has its model's figures, None: it has no model."""
+    """Write the record of an arm whose run is at its end; `measured` has the figures of its model, if it has one."""
     experiment, arm = job.experiment, job.experiment.arms[name]
-    pointers = _pointers(root, arm.round)
+    pointers = _pointers(root, arm, split, config)
     optimizer = config.of_round(arm.round).pretrain.optimizer
     record: Record = {
         "experiment": experiment.name, "arm": name, "seed": seed, "split": split, "round": arm.round,
@@ -78,11 +79,14 @@ def make_record(
     return record
 
 
-def _pointers(root: Path, number: int) -> dict[str, dict[str, str]]:
-    """All artifacts of the rounds up to `number`."""
+def _pointers(root: Path, arm: Arm, split: str, config: Config) -> dict[str, dict[str, str]]:
+    """The artifacts of the rounds up to an arm's that its settings ask for, and those of its own measuring."""
     found: dict[str, dict[str, str]] = {}
-    for one in range(number + 1):
-        found |= read_pointers(root, one)
+    for number in range(arm.round + 1):
+        at = vars(Layout(config.of_round(number), number)).values()
+        names = {one.name for one in at if isinstance(one, Artifact) and not one.given}
+        names |= {split, measured_name(arm, split)} if number == arm.round else set()
+        found |= {name: one for name, one in read_pointers(root, number).items() if name in names}
     return dict(sorted(found.items()))
 
 

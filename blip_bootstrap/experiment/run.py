@@ -33,13 +33,14 @@ class _Progress:
     total: int
     say: Say
     name: str
-    done: int = 0
+    told: set[tuple[int, str]] = field(default_factory=set)
     made: int = 0
     started: float = field(default_factory=time.monotonic)
     failed: list[Told] = field(default_factory=list)
 
     def __call__(self, told: Told) -> None:
-        self.done += 1
+        self.told.add((told.seed, told.arm))
+        self.total = max(self.total, len(self.told))  # an arm that another needs was not counted
         self.made += told.kind == "done"
         head = f"{self.name}  seed {told.seed}  {told.arm}"
         if told.kind == "failed":
@@ -47,10 +48,10 @@ class _Progress:
             self.say(f"{head}: failed, {told.text}")
             return
         what = "there already" if told.kind == "kept" else f"done in {_minutes(told.seconds)}"
-        self.say(f"{head}: {what}  ({self.done} of {self.total}{self._left()})")
+        self.say(f"{head}: {what}  ({len(self.told)} of {self.total}{self._left()})")
 
     def _left(self) -> str:
-        left = self.total - self.done
+        left = self.total - len(self.told)
         if not left or not self.made:
             return ""
         return f", some {_minutes(left * (time.monotonic() - self.started) / self.made)} left"

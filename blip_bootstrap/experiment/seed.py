@@ -8,10 +8,9 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-from blip_bootstrap.config import Config
+from blip_bootstrap.config import AnnotatedSet, Config
 from blip_bootstrap.demo.run import run_demo
 from blip_bootstrap.errors import BlipBootstrapError, InputError, RunFailed, in_one_line
 from blip_bootstrap.experiment.draw import drawn_settings, rest_path
@@ -44,11 +43,10 @@ def run_seed(job: Job, seed: int, names: Collection[str], splits: Iterable[str],
     """
     failed: set[str] = set()
     for group in job.groups(names):
-        wanted = [name for name in group.arms if name in names or name not in failed]
         if lacking := group.after & failed:
-            for name in wanted:
+            for name in group.arms:
                 tell(Told(seed, name, "failed", text=f"it needs arm {min(lacking)}, which failed"))
-            failed |= {*wanted}
+            failed |= {*group.arms}
             continue
         failed |= _run_group(job, group, seed, list(splits), tell, say)
 
@@ -165,14 +163,17 @@ def _measure(job: Job, group: Group, name: str, seed: int, split: str, config: C
     make_record(root, job, name, seed, split, config, measured)
 
 
-def _pictures_of(job: Job, arm: Arm, config: Config, split: str) -> Path:
-    """The list of pictures of a split."""
+def _pictures_of(job: Job, arm: Arm, config: Config, split: str) -> AnnotatedSet:
+    """The annotated set of a split other than held_out: the world's, the file's, or what of the human set is not drawn.
+
+    Pictures are stored as those of the held-out set.
+    """
+    own = config.of_round(arm.round)
+    assert own.held_out is not None  # `has_model`
     if job.experiment.is_builtin:
-        return config.root / "world" / f"{split}.jsonl"
+        return own.held_out.model_copy(update={"path": config.root / "world" / f"{split}.jsonl"})
     if job.experiment.validation:
-        return job.experiment.validation
-    if job.experiment.draw.human and config.human:
-        return rest_path(config.human.path)
-    raise InputError(
-        f"{job.experiment.name}: has no pictures of the split {split}; give validation: PATH, or draw.human"
-    )
+        return own.held_out.model_copy(update={"path": job.experiment.validation})
+    if job.experiment.draw.human and own.human:
+        return own.human.model_copy(update={"path": rest_path(own.human.path)})
+    raise InputError(f"{job.experiment.name}: no pictures of the split {split}; give validation: PATH, or draw.human")

@@ -6,7 +6,9 @@ from difflib import get_close_matches
 
 from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, HardTextsConfig
 from blip_bootstrap.loop.input_paths import missing_paths
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
+from blip_bootstrap.storage.closed_lists import ERROR_CLASSES, NO_ANSWERS
+from blip_pipelines.caption.again import CAPTIONS_AGAIN
+from blip_pipelines.captioners.registry import mistakes_of
 from blip_training.decoding.sampler import resolve_sampler
 
 NEVER_FETCHED = ("blank_url", "duplicate_row")
@@ -19,9 +21,10 @@ def check_config(config: Config, number: int) -> list[str]:
     mistakes = [] if has_any else ["download.urls: at least one URL list is needed, or pictures (download.pictures)"]
     mistakes += missing_paths(config, number)
     if number > 0:
-        mistakes += _check_finetune(config, "captioner", config.captioner)
+        mistakes += _check_finetune(config, "captioner", config.captioner) if config.needs_captioner else []
         mistakes += _check_finetune(config, "filter", config.filter)
         mistakes += _check_beams(config.caption)
+        mistakes += [line for one in config.caption.writers for line in mistakes_of(one)]
         mistakes += _check_filter_only(config)
         mistakes += _check_hard_texts(config)
     if config.pretrain.optimizer.steps == 0 and number == 0:
@@ -32,12 +35,22 @@ def check_config(config: Config, number: int) -> list[str]:
 def check_retry(retry: str | None) -> list[str]:
     """What is wrong with the rows that are to be fetched again; nothing where none are named."""
     status, _, error_class = (retry or "failed").partition(":")
+    if status == CAPTIONS_AGAIN:
+        return _check_captions_again(str(retry), error_class)
     fetched = [one for one in ERROR_CLASSES if one not in NEVER_FETCHED]
     if status == "failed" and (error_class in fetched or retry in (None, "failed")):
         return []
     near = get_close_matches(error_class, fetched, n=1)
     meant = f"did you mean failed:{near[0]}?" if near else f"CLASS is one of {', '.join(fetched)}"
-    return [f"--retry {retry}: is failed, or failed:CLASS for one error class; {meant}"]
+    return [f"--retry {retry}: is failed, or failed:CLASS for one error class, or captions; {meant}"]
+
+
+def _check_captions_again(retry: str, reason: str) -> list[str]:
+    if retry == CAPTIONS_AGAIN or reason in NO_ANSWERS:
+        return []
+    near = get_close_matches(reason, NO_ANSWERS, n=1)
+    meant = f"did you mean captions:{near[0]}?" if near else f"REASON is one of {', '.join(NO_ANSWERS)}"
+    return [f"--retry {retry}: is captions, or captions:REASON for texts that lack for one reason; {meant}"]
 
 
 def _check_finetune(config: Config, name: str, section: FinetuneConfig) -> list[str]:

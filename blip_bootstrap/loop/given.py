@@ -40,7 +40,8 @@ def given_models(config: Config, number: int) -> Iterator[Given]:
     """The models and tokenizers that round `number` will load."""
     if number > 0:
         caption = config.caption
-        yield from _each("captioner.checkpoint", config.captioner.checkpoint, "decode")
+        if config.needs_captioner:
+            yield from _each("captioner.checkpoint", config.captioner.checkpoint, "decode")
         yield from _each("filter.checkpoint", config.filter.checkpoint, "match")
         for i, source in enumerate(caption.captioners):
             yield Given(f"caption.captioners.{i}", source, "decode")

@@ -20,6 +20,7 @@ from blip_bootstrap.config import (
 )
 from blip_bootstrap.storage.remote import opened
 from blip_bootstrap.storage.run_folder import round_folder
+from blip_pipelines.captioners.registry import digest_of_writers
 
 
 def at_hand(config: Config) -> Config:
@@ -87,7 +88,9 @@ class Layout:
         self.pairs = self._made("pairs", config.select if number else None)
         self.evaluation = self._made("evaluation", config.evaluate) if trains and config.held_out else None
         self.references = self.human if config.evaluate.wants_references else None
-        self.captioner = self._finetuned("captioner", config.captioner) if number else None
+        own = config.captioner.model_copy(update={"shared": config.filter.shared})
+        self.captioner = self._finetuned("captioner", own) if number and config.needs_captioner else None
+        self.writers = self._writers() if number and config.caption.writers else None
         self.filter = self._finetuned("filter", config.filter) if number else None
         self.captions = self._made("captions", config.caption) if number else None
         checks = config.filter_check.pictures and (config.human or config.held_out)
@@ -116,9 +119,14 @@ class Layout:
         """What the pictures of a set look like; None where nobody asks."""
         return Artifact(name, self.root / name) if pictures and self.config.duplicates.near else None
 
+    def _writers(self) -> Artifact:
+        """What the captioners of `caption.writers` say of themselves, as one digest: an input without a file."""
+        digest = digest_of_writers(self.config.caption.writers)
+        return Artifact("what caption.writers are", digest, given=True, keyword="writers")
+
     def _same_pictures(self) -> Artifact | None:
         """The pictures that are in two sets; None where there is one set, or no training that could leave them out."""
-        given = self.config.captioner.checkpoint and self.config.filter.checkpoint
+        given = self.config.models_given
         trains = self.config.pretrain.optimizer.steps > 0 or (self.number and not given)
         if not trains or not (self.human or self.held_out):
             return None

@@ -36,12 +36,17 @@ from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.sent import with_sent
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
 from blip_bootstrap.progress import Say
+from blip_bootstrap.storage.closed_lists import NO_ANSWERS
 from blip_bootstrap.storage.manifest import describe_files, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
 from blip_bootstrap.storage.run_folder import MANIFEST, STALE, flat
 from blip_bootstrap.storage.store import fetched
 from blip_bootstrap.storage.verify import check_input
+from blip_pipelines.caption.again import CAPTIONS_AGAIN
 from blip_pipelines.cluster.sees_root import check_nodes
+
+RETRIED = {"failed": "download_images", CAPTIONS_AGAIN: "caption_and_score"}
+"""The step whose rows `retry` names, by what that begins with."""
 
 Step = Callable[..., Mapping[str, Any]]
 """Makes an artifact in a folder, and returns what it counted."""
@@ -79,8 +84,8 @@ class Maker:
     """Makes artifacts by their steps: points to what is whole, goes on with what is half-made.
 
     `number` is the round that is being made; its record gets a pointer to each artifact, as soon as that is settled.
-    `retry` names rows of a download that are to be tried again, where the step has such a parameter: `failed`, or
-    `failed:CLASS`.
+    `retry` names rows that are to be tried again: of a download `failed`, or `failed:CLASS`; texts that captioners of
+    `caption.writers` did not write `captions`, or `captions:REASON`.
     """
 
     def __init__(self, config: Config, say: Say, number: int | None = None, retry: str | None = None) -> None:
@@ -115,7 +120,8 @@ class Maker:
         return output
 
     def _can_retry(self, step: Step) -> bool:
-        return self.retry is not None and "retry" in inspect.signature(step).parameters
+        what = (self.retry or "").partition(":")[0]
+        return RETRIED.get(what) == _name(step) and "retry" in inspect.signature(step).parameters
 
     def _again(self, at: Making) -> Making | None:
         """What is to be made where rows of something whole are to be tried again: another version of it."""
@@ -123,7 +129,7 @@ class Maker:
             return None
         retry, self.retry = str(self.retry), None  # asked for once
         if not _failed(at.whole or {}, retry):
-            self.say(f"{at.output.name}: no row {retry.replace(':', ' with ')}, so that there is none to try again")
+            self.say(f"{at.output.name}: {_none_of(retry)}, so that there is none to try again")
             return None
         folder = begin(self.config.root, at.output, at.recipe, retry)
         return replace(at, folder=folder, retry=retry)
@@ -178,7 +184,8 @@ class Maker:
         kin = find_kin(root, at.recipe, output.section, folder, root / (shown_at(root, output.name) or "."))
         kin = [fetched(one) for one in kin]  # of a run on a store: what another machine has made
         made_of = origins(at.recipe, at.inputs)
-        borrowed = borrow_parts(root, folder, kin, made_of, at.recipe, output.section, at.inputs)
+        grown = folder, kin, made_of, at.recipe, output.section, at.inputs
+        borrowed = 0 if at.retry else borrow_parts(root, *grown)  # then the step itself says which parts stay
         told = ["going on"] * is_begun + [f"{borrowed} of {len(made_of)} parts as they are"] * bool(borrowed)
         self.say(f"{output.name}: {_name(step)}" + (f" ({', '.join(told)})" if told else ""))
         for one in at.inputs:
@@ -226,10 +233,18 @@ class Maker:
 
 
 def _failed(manifest: Mapping[str, Any], retry: str) -> int:
-    """How many rows of a download have failed that `retry` names."""
-    counts, (_, _, error_class) = manifest.get("counts", {}), retry.partition(":")
-    names = [error_class] if error_class else ["failed_to_download", "failed_to_resize"]
+    """How many rows of a download have failed, or texts were not written, that `retry` names."""
+    counts, (what, _, error_class) = manifest.get("counts", {}), retry.partition(":")
+    every = NO_ANSWERS if what == CAPTIONS_AGAIN else ("failed_to_download", "failed_to_resize")
+    names = [error_class] if error_class else every
     return sum(int(counts.get(name, 0)) for name in names)
+
+
+def _none_of(retry: str) -> str:
+    what, _, reason = retry.partition(":")
+    if what == CAPTIONS_AGAIN:
+        return f"no text lacks{f' for {reason}' if reason else ''}"
+    return f"no row {retry.replace(':', ' with ')}"
 
 
 def recipe_for(

@@ -40,6 +40,7 @@ from blip_bootstrap.storage.run_folder import (
 from blip_bootstrap.storage.store import shown
 from blip_bootstrap.storage.store_lock import locked
 from blip_bootstrap.storage.withdrawn import check_no_journal
+from blip_pipelines.caption.again import CAPTIONS_AGAIN
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.check.step import check_filter
 from blip_pipelines.cluster.devices import resolve_dtypes
@@ -59,10 +60,11 @@ def run_rounds(
 
     Earlier rounds that were made to their end stay as they are, but for those in `remake`, which are made anew where
     the settings are others now. `retry` fetches rows of the images again that have failed: `failed`, or `failed:CLASS`
-    for those of one error class. Writes the page of each round and the page over all rounds. Where captioner and filter
-    are both given, no round depends on an earlier one, and only `last` is run. Raises ConfigError where the
-    configuration does not suffice for the round, NothingLeft, once the pages are written, where no picture or no pair
-    is left to go on with, and RunFailed where a step fails or another process works on the same root.
+    for those of one error class; or asks captioners of `caption.writers` again for texts that they did not write in
+    round `last`: `captions`, or `captions:REASON`. Writes the page of each round and the page over all rounds. Where
+    captioner and filter are both given, no round depends on an earlier one, and only `last` is run. Raises ConfigError
+    where the configuration does not suffice for the round, NothingLeft, once the pages are written, where no picture or
+    no pair is left to go on with, and RunFailed where a step fails or another process works on the same root.
     """
     seeming = [number for number in _checked(config, last) if seem_right(config.of_round(number), number)]
     mistakes = _mistakes(config, last, remake, seeming) + check_retry(retry)
@@ -84,8 +86,9 @@ def run_rounds(
                 if number < last and number not in remake and is_kept(config.root, number):
                     keep_round(config.of_round(number), number, say)
                 else:
-                    run_round(config.of_round(number), number, say, retry, open_given)
-                    retry = None  # the rounds after it have the same images
+                    again = retry if number == last or not (retry or "").startswith(CAPTIONS_AGAIN) else None
+                    run_round(config.of_round(number), number, say, again, open_given)
+                    retry = retry if again is None else None  # the rounds after it have the same images
             except NothingLeft as error:
                 nothing_left = error
             page = _write_pages(config, number, run, say)
@@ -104,7 +107,7 @@ def run_rounds(
 def _numbers(config: Config, last: int, remake: Sequence[int]) -> list[int]:
     """The rounds to look at: all up to `last`, or those asked for where none depends on an earlier one."""
     own = config.of_round(last)
-    given = last > 0 and own.captioner.checkpoint and own.filter.checkpoint
+    given = last > 0 and own.models_given
     return sorted({*remake, last}) if given else [*range(last + 1)]
 
 
@@ -209,10 +212,11 @@ def _steps(config: Config, at: Layout, make: Maker | Keeper, open_given: Callabl
         make(at.pairs, take_web_pairs, at.images, *aside)
     else:
         make(at.captioner, finetune_captioner, at.previous_model, at.human, of_human)
-        writer = at.captioner if config.filter.hard_texts.needs_captioner else None
+        writer = at.captioner if config.filter.hard_texts.needs_captioner or config.filter.shared else None
         make(at.filter, finetune_filter, at.previous_model, at.human, of_human, writer)
-        make(at.captions, caption_and_score, at.images, at.captioner, at.filter)
-        make(at.filter_check, check_filter, at.images, at.captioner, at.filter, at.human, at.held_out)
+        own = at.captioner if config.caption.own_writer else None
+        make(at.captions, caption_and_score, at.images, own, at.filter, *([at.writers] if at.writers else []))
+        make(at.filter_check, check_filter, at.images, own, at.filter, at.human, at.held_out)
         make(at.pairs, select_pairs, at.captions, *aside)
     if (lost := no_pairs(counts_of(at.pairs))) and not (at.model and at.human):
         use = "to train on, and no human set" if at.model else "to give out"

@@ -53,7 +53,7 @@ def measure_same_pictures(
     `folders` and `sizes` are the sample's and the whole number of rows of the human and the held-out set. None where a
     round does not look: without either set, or with nothing to train.
     """
-    trains = config.pretrain.optimizer.steps or not (config.captioner.checkpoint and config.filter.checkpoint)
+    trains = config.pretrain.optimizer.steps or not config.models_given
     if not folders or not trains:
         return None
     images = scratch / "same_images"

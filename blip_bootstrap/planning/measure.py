@@ -78,7 +78,7 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
         annotated, folders, sizes = measure_annotated(config, count, scratch)
         models = find_models(config, scratch)
         known: list[str] = []
-        if not models.trained and not config.captioner.checkpoint:
+        if not models.trained and config.caption.own_writer and not config.captioner.checkpoint:
             known = captions_of(folders["human"]) if "human" in folders else web_texts(sample.rows)
             config = with_usual_length(config, known)
         note = "" if models.trained else "; untrained models, whose captions are cut at the usual length"
@@ -142,7 +142,8 @@ def measure_captioning(
     check_cpus(num_actors * caption.cpus_per_actor, "captioning")
     started = time.perf_counter()
     num_lanes = idle_lanes(caption, config.ray, num_actors)
-    given = absolute(models.captioner), absolute(models.filter), caption, num_lanes
+    captioner = absolute(models.captioner) if caption.own_writer else None
+    given = captioner, absolute(models.filter), caption, num_lanes
     with (
         errors_in_one_line("plan"),
         started_actors(SampledCaptioning, given, num_actors, caption.cpus_per_actor, gpus) as ask,

@@ -45,7 +45,7 @@ class Timed:
 def measure_finetunes(config: Config, models: PlannedModels, human: Path | None, scratch: Path) -> list[Cost]:
     """The costs of making the captioner and the filter; none for one that is given, or where there is no human set."""
     costs: list[Cost] = []
-    if human and not config.captioner.checkpoint:
+    if human and config.needs_captioner and not config.captioner.checkpoint:
         own, start = config.captioner, absolute(models.captioner)
 
         def captioner(out: Path, few: OptimizerConfig) -> Any:

@@ -11,12 +11,18 @@ from publicsuffixlist import PublicSuffixList
 HOST = "lower(regexp_extract(url[:1000], '^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/?#@]*@)?(\\[[^\\]]*\\]|[^/:?#]+)', 1))"
 """SQL of the host of a row's `url`; empty where it has none."""
 
+_BEGINNING = " || '/' || ".join(f"split_part(url[:1000], '/', {at})" for at in (1, 2, 3))
+"""SQL of a URL up to its third slash, which has its host: fewer texts for the regular expression, which is slow."""
+
 _DOMAINS = f"""
 CREATE VIEW domains AS
-WITH hosts AS MATERIALIZED (
-    SELECT {HOST} AS host, count(*) AS urls, count(*) FILTER (status = 'success') AS pictures,
+WITH beginnings AS MATERIALIZED (
+    SELECT {_BEGINNING} AS url, count(*) AS urls, count(*) FILTER (status = 'success') AS pictures,
         sum(size_bytes) FILTER (status = 'success') AS size_bytes
     FROM images WHERE listed AND status <> 'withdrawn' GROUP BY 1
+), hosts AS (
+    SELECT {HOST} AS host, sum(urls) AS urls, sum(pictures) AS pictures, sum(size_bytes) AS size_bytes
+    FROM beginnings GROUP BY 1
 ), found AS (
     SELECT coalesce(registered_domain(host), nullif(host, '')) AS domain, sum(urls)::BIGINT AS urls,
         sum(pictures)::BIGINT AS pictures, sum(size_bytes)::BIGINT AS size_bytes

@@ -35,6 +35,13 @@ ALWAYS = (
 )  # fmt: skip
 """Figures that every metrics.json has; null where a round cannot have them (round 0 writes no captions)."""
 
+COLLAPSE = {
+    "words": "distinct_words", "content_words": "content_words", "variance": "variance", "common_share": "common_share",
+    "words_to_first": "words_to_first", "content_words_to_first": "content_words_to_first",
+    "variance_to_first": "variance_to_first", "common_share_to_first": "common_to_first",
+}  # fmt: skip
+"""Figures of collapse, and their columns in the audit."""
+
 ARMS = ("captioner_only", "filter_only", "human_only", "paper_rule", "oracle")
 """The control arms that a round may have, each a folder of its `controls`."""
 
@@ -45,7 +52,7 @@ def write_figures(root: Path, number: int, truth: Path | None = None, say: Say =
     `truth` is a truth file, where there is one. `say` gets the lines of progress.
     """
     labels = run_folder.labels_path(root, number)
-    reads = manifest_files(root, [number]) | {labels.relative_to(root).as_posix(): labels}
+    reads = manifest_files(root, [*_first_rounds(root, number), number]) | {labels.relative_to(root).as_posix(): labels}
     reads |= {"truth": truth} if truth else {}
 
     def content() -> Content:
@@ -66,6 +73,9 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
     - `filter_quality.<source>.<score>`: how often that score puts a right text above a wrong one (AUC), as far as the
       round's human captions tell it, and `answered_filter_quality`, as far as an answered sample does;
       `rule_auc_<source>`: that of the score by which the rule cuts; with intervals, see the audit `filter_quality`;
+    - `collapse_words`, `collapse_content_words`, `collapse_variance`, `collapse_common_share`: how varied the round's
+      synthetic texts are, see the audit `collapse`, and with `_to_first` beside those of the first round that has some;
+      `collapse_kept_...`: of all kept texts;
     - with a truth file: `caption_truth` (true texts of the kept ones), and more, see `truth_figures`;
     - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
     - what the evaluation of each control found, as `<arm>_<figure>`;
@@ -80,7 +90,8 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
         found |= {"round": number} | _download_figures(connection, images) | pair_figures(_files(pairs))
         if truth:
             found |= truth_figures(connection, judged_pairs(load_truth(truth), images, pairs))
-    found |= quality_figures(root, number) | _numbers(folder / "evaluation" / "metrics.json")
+    found |= collapse_figures(root, number) | quality_figures(root, number)
+    found |= _numbers(folder / "evaluation" / "metrics.json")
     for arm in ARMS:
         figures = _numbers(folder / "controls" / arm / "metrics.json")
         found |= {f"{arm}_{name}": value for name, value in figures.items()}
@@ -88,6 +99,23 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
         made = run_folder.read_json(run_folder.used_folder(root, number, shared) / run_folder.MANIFEST) or {}
         found[name] = made.get("counts", {})
     return found | {"seconds": _seconds(root, number)}
+
+
+def collapse_figures(root: Path, number: int) -> dict[str, Any]:
+    """The audit `collapse` of a round's synthetic and kept texts, beside those of the first round that has some."""
+    with connect(root, [*_first_rounds(root, number), number], with_figures=False) as connection:
+        rows = ask(connection, "collapse").table.to_pylist()
+    found: dict[str, Any] = {}
+    for row in rows:
+        of = "" if row["of_texts"] == "synthetic" else f"{row['of_texts']}_"
+        if row["round"] == number:
+            found |= {f"collapse_{of}{ours}": row[theirs] for ours, theirs in COLLAPSE.items()}
+    return found
+
+
+def _first_rounds(root: Path, number: int) -> list[int]:
+    """The two first rounds before `number` that have pairs: round 0 has no synthetic texts."""
+    return [one for one in run_folder.rounds_with_pairs(root) if one < number][:2]
 
 
 def quality_figures(root: Path, number: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from blip_bootstrap.audit.shortfalls import OF_ALL_ROUNDS
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.html import charts
-from blip_bootstrap.html.elements import charts_html, document, section
+from blip_bootstrap.html.elements import charts_html, document, note_html, section, table_html
 from blip_bootstrap.progress import Say, quiet
 from blip_bootstrap.report import data_sections
 from blip_bootstrap.report.page_data import PageData
@@ -121,6 +121,28 @@ def _variety(page: PageData) -> str:
     return charts_html(drawn)
 
 
+def _collapse(page: PageData) -> str:
+    """What the texts of a loop lose from round to round."""
+    answer = page.audits("collapse")
+    rows = answer.table.to_pylist()
+    if len({row["round"] for row in rows if row["of_texts"] == "synthetic"}) < 2:
+        return ""
+    drawn = []
+    for key, title in (
+        ("distinct_words", "different words"),
+        ("content_words", "content words"),
+        ("variance", "variance of the texts"),
+        ("common_share", "share of the ten commonest texts"),
+    ):
+        series = {
+            of: [(float(row["round"]), float(row[key])) for row in rows if row["of_texts"] == of]
+            for of in ("kept", "synthetic")
+        }
+        drawn.append(charts.lines(title, series, ("kept", "synthetic"), "round", marked=True))
+    shown = [{name: value for name, value in row.items() if name != "most_common"} for row in rows]
+    return charts_html(drawn) + table_html(shown, answer.title) + note_html(answer.meaning)
+
+
 SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
     ("alarms", "Alarms", "Signs that something went wrong, or that the loop makes itself worse.", _alarms),
     ("rounds", "Round by round", "The main figures; each round also has a page of its own.", _rounds),
@@ -132,5 +154,6 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
         data_sections.noise,
     ),
     ("words", "Variety", "How varied the texts are, from round to round.", _variety),
+    ("collapse", "Collapse", "What a loop that learns from its own texts may lose.", _collapse),
 )
 """Anchor, heading, a sentence about it, and the function that draws it."""

@@ -40,6 +40,15 @@ REASONS = (
 """Why a caption did not become a training pair; null where `kept`. The first that applies, in this order: what is set
 aside is not judged at all, and the filter's verdict comes before what else speaks against a text."""
 
-FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long", *DEATHS)
+NO_ANSWERS = (
+    "rate_limited", "timeout", "server_error", "no_connection", "bad_answer", "bad_request", "refused", "too_large",
+    "over_budget",
+)  # fmt: skip
+"""Why a captioner wrote no text: the server said that it is asked too often, did not answer in time, failed, or was not
+reached; its answer could not be read, or it could not read the request; it would not write about this picture, or not
+take it; the run's budget is spent.
+"""
+
+FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long", *DEATHS, *NO_ANSWERS)
 """What may be wrong with a synthetic caption. Web texts have the last ones alone: it was cut when the list was read, or
 whoever captioned its picture died of it."""

@@ -13,7 +13,17 @@ from pydantic import BaseModel
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
-from blip_bootstrap.config.marks import ByContent, CountsAs, Grows, IdleWhere, Later, ListPath, Speed, mark_of
+from blip_bootstrap.config.marks import (
+    ByContent,
+    CountsAs,
+    Grows,
+    IdleWhere,
+    Later,
+    ListPath,
+    Speed,
+    ToldByDigest,
+    mark_of,
+)
 from blip_bootstrap.storage.files import write_durable
 from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, names_of, pointer_to
@@ -80,7 +90,7 @@ def _settings(section: BaseModel) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if mark_of(field, Speed) or (mark_of(field, Later) and value == field.default):
+        if mark_of(field, Speed) or mark_of(field, ToldByDigest) or (mark_of(field, Later) and value == field.default):
             continue
         if counts_as := mark_of(field, CountsAs):
             found[name] = counts_as.value

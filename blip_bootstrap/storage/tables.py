@@ -137,6 +137,19 @@ SCORES = (
 )
 """Scores of `captions` beside those of the filter, by which a text may be judged; null in captions made before them."""
 
+WRITTEN = (
+    Column("prompt", pa.string(), "name of the prompt of caption.writers that the text answers; null for others"),
+    Column("prompt_digest", pa.string(), "16 hex digits of that prompt's text and sampler; null for others"),
+    Column(
+        "raw_caption", pa.string(), "the answer as the model gave it, where the cleaning rule changed it; else null"
+    ),
+    Column("cost_requests", pa.float32(), "requests that the text took; null where its captioner does not count them"),
+    Column("cost_prompt_tokens", pa.float32(), "tokens that its captioner read for it; null where it does not count"),
+    Column("cost_completion_tokens", pa.float32(), "tokens that its captioner wrote; null where it does not count"),
+    Column("cost_seconds", pa.float32(), "seconds that the text took, its share of a batch's; null where not measured"),
+)
+"""What is known of texts by captioners that are plugged in (caption.writers); null for all others."""
+
 CAPTIONS = Table(
     "captions",
     "one row per (image, text) of a round: web texts and every synthetic candidate, with their scores",
@@ -155,14 +168,16 @@ CAPTIONS = Table(
             "logprob",
             pa.float32(),
             "log-likelihood of the tokens after the prompt, and of the end, by the captioner that wrote the text, of a "
-            "web text by the round's own; summed, nats; null for web where caption.web_logprob is off",
+            "web text by the round's own; summed, nats; null for web where caption.web_logprob is off, and where a "
+            "captioner does not tell it",
         ),
         Column("num_tokens", pa.int16(), "number of word pieces of the text, with the prompt, without special tokens"),
         Column(
             "flags",
             pa.list_(pa.string()),
             "what may be wrong: empty, repetition, prompt_leak, cut_at_max_length; for web: text_too_long, or "
-            "crashed, hung, out_of_memory: what a worker died of at the picture; mostly none",
+            "crashed, hung, out_of_memory: what a worker died of at the picture; of caption.writers: why there is no "
+            "text; mostly none",
         ),
         Column("seed", pa.int64(), "seed of this candidate's sampling; null for web"),
         Column("captioner", pa.string(), "the model that wrote the text, by name or end of its path; null for web"),
@@ -170,8 +185,9 @@ CAPTIONS = Table(
         Column("itc_scores", pa.list_(pa.float32()), "ITC score by each filter, where there are several; else null"),
         Column("clip_score", pa.float32(), "cosine by caption.scorer, -1..1; null where none is set"),
         *SCORES,
+        *WRITTEN,
     ),
-    repeating=("source", "candidate", "num_tokens", "flags.list.element", "captioner"),
+    repeating=("source", "candidate", "num_tokens", "flags.list.element", "captioner", "prompt", "prompt_digest"),
 )
 
 PAIRS = Table(

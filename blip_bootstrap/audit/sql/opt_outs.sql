@@ -7,7 +7,8 @@ WITH said AS (
         {directive: 'tdm_reservation', said: if(starts_with(tdm_reservation, '1'), tdm_reservation, NULL)},
         {directive: 'content_usage', said: if(regexp_matches(content_usage, '(?i)=\s*n\b'), content_usage, NULL)}
     ]) AS one
-    FROM images WHERE listed
+    FROM images WHERE listed AND (robots_txt = 'disallowed' OR error_class = 'robots_txt' OR x_robots_tag IS NOT NULL
+        OR tdm_reservation IS NOT NULL OR content_usage IS NOT NULL)
 )
 SELECT one.directive AS directive, one.said[:200] AS said,
     lower(regexp_extract(url[:1000], '^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/:?#]+)', 1)) AS host,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading, write_parquet
 from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_bootstrap.storage.tables import CAPTIONS
+from blip_pipelines.caption.again import Again, BlockWork, work_of
 from blip_pipelines.caption.ahead import one_ahead
+from blip_pipelines.caption.answers import ImageRows
 from blip_pipelines.caption.references import Reference
 from blip_pipelines.caption.rows import IMAGE_COLUMNS, CaptionRow, to_table
 from blip_pipelines.cluster import tries
@@ -51,6 +53,8 @@ class Block:
     """`BLOCK_ROWS` rows of one file of images, from row `first` on, and the files where their captions go.
 
     `output` is the block's own, `merged` the one that all blocks of the file of images, of `num_rows` rows, end in.
+
+    `again`: captions of the file that were made before, of which those without a text are asked for again.
     """
 
     part: str
@@ -58,12 +62,14 @@ class Block:
     output: str
     merged: str
     num_rows: int
+    again: Again | None = None
 
     @classmethod
-    def of(cls, part: Path, out: Path, first: int, num_rows: int) -> Block:
+    def of(cls, part: Path, out: Path, first: int, num_rows: int, again: Again | None = None) -> Block:
         """The block of a file of images from row `first` on; captions go to the folder `out`."""
         output = out / BLOCKS / f"{part.stem}-{first:06d}.parquet"
-        return cls(str(part.absolute()), first, str(output), str(out / part.name), num_rows)
+        again = again.of_part(part.name) if again else None
+        return cls(str(part.absolute()), first, str(output), str(out / part.name), num_rows, again)
 
     @property
     def files(self) -> list[Path]:
@@ -96,7 +102,7 @@ class CaptionBlocks:
 
     def __init__(
         self,
-        captioner: str,
+        captioner: str | None,
         filter: str,
         config: CaptionConfig,
         num_lanes: int = 1,
@@ -109,6 +115,7 @@ class CaptionBlocks:
         self._arguments = captioner, filter, config, num_threads(config), num_lanes, references
         self._tally, self._noted = tally, noted
         self._watch = Watch("caption", limits or Limits())
+        self._begun: deque[BlockWork] = deque()
 
     @cached_property
     def _worker(self) -> CaptionWorker:
@@ -128,6 +135,7 @@ class CaptionBlocks:
                 todo.append(block)
         if not todo:
             return
+        self._begun.clear()
         try:
             with self._watch.watching():
                 batches = self._worker.in_blocks(self._images(todo))
@@ -148,26 +156,32 @@ class CaptionBlocks:
             rows += done
             counts.update(name for row in done for name in row.counters)
             self._tally.put(block.output, dict(counts))
-        write_parquet(Path(block.output), to_table(rows), CAPTIONS, self._worker.metadata)
+        work = self._begun.popleft()  # the next one's may have begun, too: its first pictures are decoded by now
+        if work.done:
+            counts.update(name for row in work.rows_done for name in row.counters)
+            self._tally.put(block.output, dict(counts))
+        write_parquet(Path(block.output), to_table(work.in_order(rows)), CAPTIONS, self._worker.metadata)
+        work.images.kept.drop()
         self._no_longer_at_work([block])
         merge_if_whole(block)
 
-    def _images(self, blocks: Sequence[Block]) -> Iterator[list[dict[str, Any]]]:
+    def _images(self, blocks: Sequence[Block]) -> Iterator[ImageRows]:
         """The rows of each block's images, read while those of the one before are worked on."""
         with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
             reads = (pool.submit(self._read, block) for block in blocks)
             for read in one_ahead(reads):
-                yield read.result()
+                self._begun.append(read.result())
+                yield self._begun[-1].images
 
     def _no_longer_at_work(self, blocks: Sequence[Block]) -> None:
         for block in blocks if self._noted else ():
             tries.end(Path(block.output))
 
-    def _read(self, block: Block) -> list[dict[str, Any]]:
+    def _read(self, block: Block) -> BlockWork:
         if self._noted:
             tries.begin(Path(block.output))
         rows: list[dict[str, Any]] = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
-        return rows
+        return work_of(rows, Path(block.output), block.again)
 
 
 def read_rows(part: Path, first: int, count: int) -> pa.Table:

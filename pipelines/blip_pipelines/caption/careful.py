@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.storage.parquet import write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
+from blip_pipelines.caption.again import work_of
+from blip_pipelines.caption.answers import ImageRow, ImageRows, KeptAnswers, OfPicture
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, merge_if_whole, num_threads, read_rows
 from blip_pipelines.caption.references import Reference
 from blip_pipelines.caption.rows import CaptionRow, fold, to_table
@@ -38,7 +40,7 @@ class CarefulBlocks:
 
     def __init__(
         self,
-        captioner: str,
+        captioner: str | None,
         filter: str,
         config: CaptionConfig,
         num_lanes: int = 1,
@@ -62,17 +64,21 @@ class CarefulBlocks:
 
     def _caption(self, block: Block) -> None:
         images = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
-        todo = [row for row in images if row["status"] == "success"]
+        work = work_of(images, Path(block.output), block.again)
+        kept = work.images.kept
+        todo = [(row, kept.of(row["key"])) for row in work.images if row["status"] == "success"]
         rows: list[CaptionRow] = []
-        counts: Counter[str] = Counter()
+        counts = Counter(name for row in work.rows_done for name in row.counters)
         before = self._aside.num_deaths
         for batch, made in self._aside.each(todo, self._batch_size):
-            done = [flagged(batch[0], made)] if isinstance(made, Died) else made
+            done, new = ([flagged(batch[0][0], made)], {}) if isinstance(made, Died) else made
+            kept.add(new)
             rows += done
             counts.update(name for row in done for name in row.counters)
             counts[RETRIES] = self._aside.num_deaths - before
             self._tally.put(block.output, dict(counts))
-        write_parquet(Path(block.output), to_table(rows), CAPTIONS, self._aside(METADATA))
+        write_parquet(Path(block.output), to_table(work.in_order(rows)), CAPTIONS, self._aside(METADATA))
+        kept.drop()
         tries.end(Path(block.output))
 
 
@@ -88,5 +94,10 @@ def make_captions(arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
     return partial(_captions, CaptionWorker(*arguments))
 
 
-def _captions(worker: CaptionWorker, images: list[dict[str, Any]] | None) -> Any:
-    return worker.metadata if images is METADATA else [row for rows in worker.in_batches(images) for row in rows]
+def _captions(worker: CaptionWorker, images: list[tuple[ImageRow, OfPicture]] | None) -> Any:
+    """The rows of images, with the answers that are known of each, and the answers that are new."""
+    if images is METADATA:
+        return worker.metadata
+    rows = ImageRows(row for row, _ in images)
+    rows.kept = KeptAnswers(known={row["key"]: known for row, known in images})
+    return [row for made in worker.in_batches(rows) for row in made], rows.kept.new

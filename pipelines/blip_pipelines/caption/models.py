@@ -44,11 +44,12 @@ class Model:
 class Models:
     """The captioners and filters of one worker and its second scorer, where there is one.
 
-    The first captioner and filter are the round's own; `config` names the others. A checkpoint that has several parts
-    to play is loaded once. Raises CheckpointError where one cannot be read, or holds no decoder or no ITM head.
+    The first captioner (if it writes) and filter are the round's own; `config` names the others. A checkpoint that has
+    several parts to play is loaded once. Raises CheckpointError where one cannot be read, or holds no decoder or no ITM
+    head.
     """
 
-    def __init__(self, captioner: Source, filter: Source, config: CaptionConfig, device: torch.device) -> None:
+    def __init__(self, captioner: Source | None, filter: Source, config: CaptionConfig, device: torch.device) -> None:
         self._device, self._dtype, self._compile = device, config.dtype, config.compile
         self._normalise = config.normalise
         self._loaded: dict[str, Model] = {}

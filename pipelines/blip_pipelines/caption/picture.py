@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_pipelines.caption.decoders import DecodeProcesses
-from blip_pipelines.caption.rows import fold
+from blip_pipelines.caption.rows import CaptionRow, fold
 from blip_pipelines.cluster.aside import Died
 from blip_training.data.decode import decode_image
 from blip_training.data.pixels import to_pixels
@@ -38,14 +38,15 @@ class Picture:
         self.is_cut = row.get("texts") is None and row.get("cut_from_chars") is not None
         self.pixels: dict[int, Tensor] = {}
         self.scorer_pixels: Tensor | None = None
-        encoded = row["jpg"] or b""
+        self.jpg: bytes = row["jpg"] or b""
+        self.written: list[CaptionRow] = []
         # Where it cannot be decoded, the row stays, unscored: one damaged picture must not cost its batch.
         self.flags: list[str] = []
         try:
             if processes:
-                self.pixels = processes.pixels(encoded, self.key)
+                self.pixels = processes.pixels(self.jpg, self.key)
             else:
-                self._decode(encoded, sizes, scorer)
+                self._decode(self.jpg, sizes, scorer)
         except InputError:
             pass
         except Died as died:

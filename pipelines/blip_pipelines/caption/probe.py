@@ -19,7 +19,7 @@ DECODED_IMAGES = 32
 class SampledCaptioning:
     """A Ray actor that captions a sample and says how long that took; needs no Ray itself."""
 
-    def __init__(self, captioner: str, filter: str, config: CaptionConfig, num_lanes: int = 1) -> None:
+    def __init__(self, captioner: str | None, filter: str, config: CaptionConfig, num_lanes: int = 1) -> None:
         self._arguments = captioner, filter, config, num_threads(config), num_lanes
 
     def load(self) -> None:

@@ -44,6 +44,13 @@ class CaptionRow:
     agreement: float | None = None
     captioner_itc: float | None = None
     distinctness: float | None = None
+    prompt: str | None = None
+    prompt_digest: str | None = None
+    raw_caption: str | None = None
+    cost_requests: float | None = None
+    cost_prompt_tokens: float | None = None
+    cost_completion_tokens: float | None = None
+    cost_seconds: float | None = None
     first: str | None = None
     pieces: tuple[int, ...] = ()
     nearest: tuple[int, ...] = ()

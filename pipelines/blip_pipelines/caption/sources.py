@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from blip_bootstrap.config import CaptionConfig
+from blip_bootstrap.paths import is_there
 from blip_bootstrap.storage.run_folder import MANIFEST
 from blip_training.runtime.commits import pinned
 
@@ -20,10 +22,11 @@ HUB_BYTES = 1_000_000_000
 """A model's weights, where only its name on the hub is known: BLIP's base size."""
 
 
-def worker_bytes(captioner: Source, filter: Source, config: CaptionConfig) -> int:
+def worker_bytes(captioner: Source | None, filter: Source, config: CaptionConfig) -> int:
     """Memory that a worker is taken to need, before one has shown it: its models twice, as they are read, and more."""
-    sources = {*captioner_sources(captioner, config), *filter_sources(filter, config), config.scorer or captioner}
-    return ACTIVATIONS_BYTES + 2 * sum(map(_num_bytes, sources))
+    sources = {*captioner_sources(captioner, config), *filter_sources(filter, config), config.scorer or filter}
+    written = [path for one in config.writers for path in _paths_in(one.options)]
+    return ACTIVATIONS_BYTES + 2 * sum(map(_num_bytes, {*sources, *written}))
 
 
 def _num_bytes(source: Source) -> int:
@@ -34,9 +37,9 @@ def _num_bytes(source: Source) -> int:
     return sum(file.stat().st_size for file in found) if path.is_dir() else HUB_BYTES
 
 
-def captioner_sources(captioner: Source, config: CaptionConfig) -> list[Source]:
-    """The round's captioner and those beside it."""
-    return [captioner, *config.captioners]
+def captioner_sources(captioner: Source | None, config: CaptionConfig) -> list[Source]:
+    """The round's captioner, where it writes, and those beside it."""
+    return [*([captioner] if captioner else []), *config.captioners]
 
 
 def filter_sources(filter: Source, config: CaptionConfig) -> list[Source]:
@@ -67,7 +70,20 @@ def digest_of_model(source: Source) -> str:
 def with_absolute_models(config: CaptionConfig) -> CaptionConfig:
     """The configuration with its models' folders as absolute paths, since actors may work elsewhere."""
     found = {name: tuple(map(absolute, getattr(config, name))) for name in ("captioners", "filters")}
-    return config.model_copy(update=found | {"scorer": absolute(config.scorer) if config.scorer else None})
+    writers = tuple(one.model_copy(update={"options": _absolute_paths(one.options)}) for one in config.writers)
+    scorer = absolute(config.scorer) if config.scorer else None
+    return config.model_copy(update=found | {"scorer": scorer, "writers": writers})
+
+
+def _absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A writer's options, in which files and folders that are there have absolute paths."""
+    return {name: absolute(value) if value in _paths_in(options) else value for name, value in options.items()}
+
+
+def _paths_in(options: Mapping[str, Any]) -> list[str]:
+    """The texts among a writer's options that name a file or folder here: those with a slash, and its checkpoint."""
+    texts = [one for name, one in options.items() if isinstance(one, str) and (name == "checkpoint" or "/" in one)]
+    return [one for one in texts if is_there(Path(one))]
 
 
 def absolute(source: Source) -> str:

@@ -14,8 +14,9 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_bootstrap.storage.parts import Spans, of_rows, read_left_out, write_left_out
+from blip_bootstrap.storage.parts import Spans, borrow, of_rows, read_left_out, write_left_out
 from blip_bootstrap.storage.store import gone, is_there
+from blip_pipelines.caption.again import Again, reasons_of
 from blip_pipelines.caption.blocks import (
     BLOCKS,
     Block,
@@ -28,24 +29,33 @@ from blip_pipelines.caption.careful import CarefulBlocks
 from blip_pipelines.caption.references import Reference, pick_carefully, pick_references
 from blip_pipelines.caption.sources import absolute, with_absolute_models, worker_bytes
 from blip_pipelines.caption.todo import Tasks, Todo
+from blip_pipelines.captioners.endpoint_ledger import Account, noted_in
+from blip_pipelines.captioners.registry import with_account
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
 from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
 from blip_pipelines.cluster.session import connect
 
+ACCOUNT = ".account-"
+"""What begins the name of a folder beside the blocks where a captioner keeps account of what it asks."""
+
 BLOCKS_PER_TASK = 8
 """The most blocks that an actor with a GPU takes one after the other. Each is written when it is done."""
 
 
 def caption_and_score(
-    out: Path, images: Path, captioner: Path | str, filter: Path | str, config: CaptionConfig, ray: RayConfig
-) -> dict[str, int | float | str]:
+    out: Path, images: Path, captioner: Path | str | None, filter: Path | str, config: CaptionConfig, ray: RayConfig,
+    kin: Sequence[Path] = (), retry: str | None = None, writers: Path | str | None = None,
+) -> dict[str, int | float | str]:  # fmt: skip
     """Caption the images and score web and synthetic texts, in this process or with Ray's actors (section 3.3).
 
     `images` is a folder of the table `images`; `captioner` and `filter` are what `load_med` reads. Writes
     `out/part-NNNNN.parquet` (table `captions`) for each file of images; files and blocks that are in `out` are kept.
     Rows that a later list left out are captioned as others are; which of these have texts is noted in `out`, too.
+    `captioner` is None where `config.own_writer` is false. With `retry` (`captions`, or `captions:REASON`) the texts
+    that captioners of `config.writers` did not write are asked for again; all else is as in the newest of `kin`.
+    `writers` is the digest of what these captioners say of themselves, as the recipe has it.
     A picture that kills or hangs its worker keeps its web text alone, flagged with what the worker died of. Returns the
     number of images, of rows by source, of images that could not be decoded, of flags, and of work that was done again
     after a worker's death (`retries`).
@@ -57,21 +67,50 @@ def caption_and_score(
         raise InputError(f"{images}: no part-*.parquet in it; run the download first")
     known = KnownParts()
     successes = {part.name: _num_successes(part, known) for part in parts}
-    todo = Todo.of([part for part in parts if not is_there(out / part.name)], out, known)
+    again = _borrow_answered(out, kin, retry, known) if retry else None
+    todo = Todo.of([part for part in parts if not is_there(out / part.name)], out, known, again)
     with Progress("caption", sum(successes.values()), unit="images") as progress:
         done = _count([out / part.name for part in parts if part.name not in todo.names], known)
         done += _count([out.absolute() / BLOCKS / name for name in sorted(todo.made)], known)
         progress.begin(done["images"])
         retries = 0
         if len(todo):
+            config = _with_accounts(config, out)
             references = _references(out, images, config, ray, len(todo))
-            models = absolute(captioner), absolute(filter)
+            models = absolute(captioner) if captioner else None, absolute(filter)
             retries = _run(todo, *models, config, ray, references, progress, done)
     for name in todo.names:  # of which the last worker was killed, or saw a folder of a while ago
         merge_if_whole(todo.first_of(name))
+    sent = _sent(config, out)
     gone(out / BLOCKS)
     write_left_out(out, {name: _of_texts(out / name, spans) for name, spans in read_left_out(images).items()})
-    return _check(out, successes) | ({RETRIES: retries} if retries else {})
+    return _check(out, successes) | sent | ({RETRIES: retries} if retries else {})
+
+
+def _with_accounts(config: CaptionConfig, out: Path) -> CaptionConfig:
+    """The settings, in which captioners that are paid for keep account beside the blocks, for all workers together."""
+    writers = tuple(with_account(one, out.absolute() / BLOCKS / f"{ACCOUNT}{one.name}") for one in config.writers)
+    return config.model_copy(update={"writers": writers}) if writers else config
+
+
+def _sent(config: CaptionConfig, out: Path) -> dict[str, int]:
+    """What captioners were sent, for texts that are kept and for those that a kill has lost; nothing without any."""
+    accounts = [each for one in config.writers for each in noted_in(out / BLOCKS / f"{ACCOUNT}{one.name}").values()]
+    total = sum(accounts, Account())
+    return {"requests_sent": total.requests, "tokens_billed": total.tokens} if accounts else {}
+
+
+def _borrow_answered(out: Path, kin: Sequence[Path], retry: str, known: KnownParts) -> Again:
+    """Have the parts of before in which no text lacks; and what is to be asked for again of the others."""
+    if not kin:
+        raise InputError(f"{out}: there are no captions of before, of which texts could be asked for again")
+    again = Again(str(kin[0].absolute()), reasons_of(retry))
+    out.mkdir(parents=True, exist_ok=True)
+    for part in parquet_files(kin[0]):
+        counts = _count([part], known)
+        if not any(counts[reason] for reason in again.reasons):
+            borrow(out, part)
+    return again
 
 
 def _of_texts(captions: Path, spans: Spans) -> Spans:
@@ -95,7 +134,7 @@ def _references(out: Path, images: Path, config: CaptionConfig, ray: RayConfig, 
 
 def _run(
     blocks: Sequence[Block],
-    captioner: str,
+    captioner: str | None,
     filter: str,
     config: CaptionConfig,
     ray: RayConfig,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -19,6 +18,7 @@ from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import RunFailed
 from blip_pipelines.caption.agreement import set_agreement
 from blip_pipelines.caption.ahead import one_ahead
+from blip_pipelines.caption.answers import ImageRow, ImageRows, KeptAnswers
 from blip_pipelines.caption.compare import Compared, set_lift
 from blip_pipelines.caption.decoders import DecodeProcesses
 from blip_pipelines.caption.lanes import Lanes
@@ -28,7 +28,8 @@ from blip_pipelines.caption.picture import Picture
 from blip_pipelines.caption.references import Reference, first_readable
 from blip_pipelines.caption.rows import IMAGE_COLUMNS, TOO_LONG, CaptionRow, Texts, fold, to_table
 from blip_pipelines.caption.scores import Looks, combine_scores, score_again, score_with, to_read
-from blip_pipelines.caption.sources import digest_of_model
+from blip_pipelines.caption.sources import captioner_sources, digest_of_model
+from blip_pipelines.caption.writers import Writers
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import resolve_sampler
 from blip_training.model.med import EMBED
@@ -45,13 +46,12 @@ BATCH_SIZE = {"cpu": 64, "cuda": 256}
 """Where none is set. An H200 captioned 308 decoded pictures a second by 64 and 565 by 256, since the kernels of a step
 take no longer to start for more rows; 256 take 13 GB (base size, 384 px, bfloat16)."""
 
-ImageRow = dict[str, Any]
-
 
 class CaptionWorker:
     """Captions and scores images with captioners and filters (section 3.3); needs no Ray.
 
-    `captioner` and `filter` are the round's own, `config` may name more of both and a second scorer. A checkpoint that
+    `captioner` and `filter` are the round's own, `config` may name more of both, captioners of any kind
+    (`caption.writers`), and a second scorer. `captioner` is None where `config.own_writer` is false. A checkpoint that
     is several of these is loaded once, and encodes each image once. `num_threads` is torch's; on a CPU `num_lanes`
     parts of a batch are encoded and scored side by side, which changes no digit; for a GPU as many processes decode, or
     as there are threads. `references` are the pictures that texts are compared with (`pick_references`); without them
@@ -61,7 +61,7 @@ class CaptionWorker:
 
     def __init__(
         self,
-        captioner: str | Path,
+        captioner: str | Path | None,
         filter: str | Path,
         config: CaptionConfig,
         num_threads: int | None = None,
@@ -77,13 +77,14 @@ class CaptionWorker:
             keep_freed_memory()
         self.models = Models(captioner, filter, config, self.device)
         self.image_sizes = frozenset(model.image_size for model in self.models.all)
+        self.writers = Writers(config, len(self.models.captioners) * config.candidates, self.device.type)
         self._lanes = Lanes(1 if wants_gpu else num_lanes, self._modes)
         self.compare_with(references)
         self.num_decoders = DECODE_THREADS
         self._processes: DecodeProcesses | None = None
         if wants_gpu and not config.scorer:  # a scorer makes its own pixels of the picture, with transformers
             self.decode_aside(min(max(num_threads or 1, num_lanes, DECODE_THREADS), DECODE_PROCESSES))
-        self.metadata = self._metadata(captioner, filter)
+        self.metadata = self._metadata(captioner, filter) | self.writers.metadata()
 
     def decode_aside(self, num_processes: int) -> None:
         """Have so many processes decode from here on; the pixels are the same."""
@@ -109,8 +110,9 @@ class CaptionWorker:
         `images` are rows with `key`, `status`, `jpg` and `texts` (list of strings). Each of these is a row of source
         `web`, candidate 0, 1, ...; the captioners' own follow as in a run. The pictures may be of another set than the
         references: a reference is a picture's own where it has the same bytes. A worker without references compares
-        with the first of these pictures.
+        with the first of these pictures. Captioners of `caption.writers` are not asked.
         """
+        writers, self.writers = self.writers, Writers(self.config.model_copy(update={"writers": ()}), 0, "cpu")
         rows, before = images.select(["key", "status", "jpg", "texts"]).to_pylist(), self._compared
         if not before:
             self.compare_with(first_readable(rows, self.config.references))
@@ -118,7 +120,7 @@ class CaptionWorker:
         try:
             return to_table([row for batch in self.in_batches(rows) for row in batch])
         finally:
-            self._compared = before
+            self._compared, self.writers = before, writers
 
     def in_batches(self, images: Iterable[ImageRow]) -> Iterator[list[CaptionRow]]:
         """Rows of images (IMAGE_COLUMNS) to rows of captions, batch by batch as they are done."""
@@ -133,23 +135,37 @@ class CaptionWorker:
         seen = self.image_sizes, self.models.scorer, self._processes
         with ThreadPoolExecutor(self.num_decoders, thread_name_prefix="decode") as pool:
             begun = (
-                ([pool.submit(Picture, row, *seen) for row in batch], is_last) for batch, is_last in self._cut(blocks)
+                ([pool.submit(Picture, row, *seen) for row in batch], is_last, kept)
+                for batch, is_last, kept in self._cut(blocks)
             )
-            for pictures, is_last in one_ahead(begun):
-                yield self._finish([picture.result() for picture in pictures]), is_last
+            if not self.writers:
+                for pictures, is_last, _ in one_ahead(begun):
+                    yield self._finish([picture.result() for picture in pictures]), is_last
+                return
+            with ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
+                written = ((writing.submit(self._written, *batch), batch[1]) for batch in one_ahead(begun))
+                for pictures, is_last in one_ahead(written) if self.writers.wait_elsewhere else written:
+                    yield self._finish(pictures.result()), is_last
+
+    def _written(self, begun: list[Future[Picture]], is_last: bool, kept: KeptAnswers) -> list[Picture]:
+        """A batch of pictures, once the captioners of `caption.writers` have written about them."""
+        pictures = [one.result() for one in begun]
+        self.writers.write(pictures, kept)
+        return pictures
 
     def decode(self, row: ImageRow) -> Picture:
         """The picture of one row of images, decoded in this process."""
         return Picture(row, self.image_sizes, self.models.scorer)
 
-    def _cut(self, blocks: Iterable[Iterable[ImageRow]]) -> Iterator[tuple[list[ImageRow], bool]]:
+    def _cut(self, blocks: Iterable[Iterable[ImageRow]]) -> Iterator[tuple[list[ImageRow], bool, KeptAnswers]]:
         """The images of each block in batches of the size that there is memory for by then."""
         for images in blocks:
+            kept = images.kept if isinstance(images, ImageRows) else KeptAnswers()
             rows, at = [row for row in images if row["status"] == "success"], 0
             while True:
                 batch = rows[at : at + self.batch_size]
                 at += len(batch)
-                yield batch, at == len(rows)
+                yield batch, at == len(rows), kept
                 if at == len(rows):
                     break
 
@@ -182,6 +198,7 @@ class CaptionWorker:
                 states = looks.of(captioner)
                 self._write(rows, pictures, place, states)
                 self._score_own(captioner, self._texts_of(rows, place), states)
+            self._add_written(rows, pictures)
             for filter in self.models.filters:
                 compared = self._compared if filter is self._comparing else None
                 score_with(filter, rows, looks.of(filter), self._lanes, compared)
@@ -245,6 +262,14 @@ class CaptionWorker:
                 row.captioner = self.models.captioner_names[place]
                 of_image.append(row)
 
+    def _add_written(self, rows: Texts, pictures: list[Picture]) -> None:
+        """The rows of what plugged-in captioners wrote, counted in the filter's word pieces, as web texts are."""
+        tokenizer = self.models.filters[0].tokenizer
+        for of_image, picture in zip(rows, pictures, strict=True):
+            for row in picture.written:
+                row.num_tokens = min(len(tokenizer.piece_ids(row.caption)), 2**15 - 1)
+                of_image.append(row)
+
     def _given_rows(self, picture: Picture) -> list[CaptionRow]:
         """The web text, or those that were given; one that is only a beginning is neither counted nor scored."""
         if picture.is_cut:
@@ -256,11 +281,11 @@ class CaptionWorker:
             for i, text in enumerate(picture.texts)
         ]
 
-    def _metadata(self, captioner: str | Path, filter: str | Path) -> dict[str, str]:
+    def _metadata(self, captioner: str | Path | None, filter: str | Path) -> dict[str, str]:
         """What is the same for every row of a file."""
         config = self.config
         known = {
-            "captioner": digest_of_model(captioner),
+            **({"captioner": digest_of_model(captioner)} if captioner else {}),
             "filter": digest_of_model(filter),
             "sampler": json.dumps(vars(self.sampler), sort_keys=True),
             "prompt": config.prompt,
@@ -276,7 +301,7 @@ class CaptionWorker:
         if any(filter.med.config.text.normalise == "blip" for filter in self.models.filters):
             known["normalise"] = ", ".join(filter.med.config.text.normalise for filter in self.models.filters)
         if config.captioners:
-            known["captioners"] = json.dumps([digest_of_model(one) for one in (captioner, *config.captioners)])
+            known["captioners"] = json.dumps([digest_of_model(one) for one in captioner_sources(captioner, config)])
         if config.filters:
             known["filters"] = json.dumps([digest_of_model(one) for one in (filter, *config.filters)])
             known["combine"] = config.combine

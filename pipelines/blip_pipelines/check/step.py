@@ -30,8 +30,8 @@ Judge = Callable[[pa.Table], pa.Table]
 
 
 def check_filter(
-    out: Path, images: Path, captioner: Path | str, filter: Path | str, human: Path | None, held_out: Path | None, *,
-    config: CheckFilterConfig, ray: RayConfig,
+    out: Path, images: Path, captioner: Path | str | None, filter: Path | str, human: Path | None,
+    held_out: Path | None, *, config: CheckFilterConfig, ray: RayConfig,
 ) -> Counts:  # fmt: skip
     """Score texts that are known to be right or wrong as the round's own were scored, into one file of `filter_check`.
 
@@ -44,14 +44,14 @@ def check_filter(
     """
     with_paths = config.model_copy(update={"caption": with_absolute_models(config.caption)})
     people = [one.resolve() if one else None for one in (human, held_out)]
-    models = absolute(captioner), absolute(filter)
+    models = absolute(captioner) if captioner else None, absolute(filter)
     call = partial(call_check, out.resolve(), images.resolve(), people[0], people[1], *models, with_paths)
     job = Training("filter_check", out, 0, call, device=config.caption.device)
     return run_tasks([job], 1, place_of_task(ray, config.caption.device))[0]
 
 
 def call_check(
-    out: Path, images: Path, human: Path | None, held_out: Path | None, captioner: str, filter: str,
+    out: Path, images: Path, human: Path | None, held_out: Path | None, captioner: str | None, filter: str,
     config: CheckFilterConfig,
 ) -> Counts:  # fmt: skip
     """In the worker: choose the pictures, score their texts, judge them, write them."""
@@ -69,7 +69,7 @@ def call_check(
     return counts | ({} if least is None else {"least_agreement": round(least, 4)})
 
 
-def judge_by(captioner: Path | str, filter: Path | str, config: CaptionConfig, images: Path) -> Judge:
+def judge_by(captioner: Path | str | None, filter: Path | str, config: CaptionConfig, images: Path) -> Judge:
     """What scores given texts as a run over `images` would, with its reference pictures."""
     from blip_pipelines.caption.references import pick_references  # torch, in the worker alone
     from blip_pipelines.caption.worker import CaptionWorker  # torch, in the worker alone
@@ -86,7 +86,7 @@ def judge_by(captioner: Path | str, filter: Path | str, config: CaptionConfig, i
 
 
 def score_given(
-    given: pa.Table, images: Path, captioner: Path | str, filter: Path | str, settings: Mapping[str, Any]
+    given: pa.Table, images: Path, captioner: Path | str | None, filter: Path | str, settings: Mapping[str, Any]
 ) -> pa.Table:
     """Score given texts (rows with `key`, `status`, `jpg`, `texts`) by the settings of a run's section `caption`."""
     return judge_by(captioner, filter, CaptionConfig.model_validate(dict(settings)), images)(given)

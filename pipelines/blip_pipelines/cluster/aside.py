@@ -70,6 +70,11 @@ class Aside:
         self.num_deaths = 0
         weakref.finalize(self, _end, self._held)
 
+    @property
+    def pid(self) -> int | None:
+        """The child's process, while there is one."""
+        return self._held[0].pid if self._held else None
+
     def close(self) -> None:
         """End the child; the next piece of work starts another one."""
         _end(self._held)

@@ -98,7 +98,7 @@ def _used(config: Config) -> list[str]:
     trains = config.pretrain.optimizer.steps > 0
     left_out = {
         "pretrain": not trains,
-        "captioner": bool(config.captioner.checkpoint),
+        "captioner": bool(config.captioner.checkpoint) or not config.needs_captioner,
         "filter": bool(config.filter.checkpoint),
         "evaluate": not (trains and config.held_out),
         "vqa": True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ import pyarrow as pa
 
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.machine import num_cores
-from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, reading, write_parquet
-from blip_bootstrap.storage.store import fetched, is_there
+from blip_bootstrap.storage.parquet import open_parquet, parquet_files, reading
+from blip_bootstrap.storage.store import is_there
 from blip_bootstrap.storage.tables import PICTURE_HASHES
-from blip_pipelines.cluster.items import HERE, Pool, run_items
-from blip_pipelines.cluster.resources import num_workers, works_here
-from blip_pipelines.cluster.session import connect
+from blip_pipelines.cluster.each_file import EachFile
+from blip_pipelines.cluster.resources import works_here
 from blip_pipelines.cluster.tally import Counts
 from blip_training.data.decode import PictureError, open_picture
 from blip_training.data.picture_child import Answer
@@ -38,44 +35,21 @@ def hash_pictures(out: Path, pictures: Path, *, ray: RayConfig) -> dict[str, int
     """Write the PDQ hash of every stored picture of `pictures`, a folder of the table `images` or `annotated`.
 
     Each file makes one of the same name (table `picture_hashes`), with its rows in their order; files that are there
-    stay. Pictures are decoded in child processes with a deadline and a memory limit. Returns the numbers of rows and of
-    those with a hash.
+    stay. Pictures are decoded in child processes with a deadline and a memory limit: one that ends its child has no
+    hash. Returns the numbers of rows and of those with a hash.
     """
-    files = parquet_files(pictures)
-    todo = [HashedFile(str(one.absolute()), str((out / one.name).absolute())) for one in files
-            if not (out / one.name).exists()]  # fmt: skip
-    pool = _pool(ray, len(todo))
-    total = sum(_num_rows(Path(one.pictures)) for one in todo)
-    with Progress("hash", total, unit="images") as progress:
-        if todo:
-            work = partial(PictureHasher, num_cores() if pool == HERE else 1)
-            run_items("hash", todo, work, pool, _fetched, progress, {})
-    qualities = [read_parquet(out / one.name, ["quality"])["quality"] for one in files]
-    return {"rows": sum(map(len, qualities)), "hashed": sum(len(one) - one.null_count for one in qualities)}
+    num_lacking = sum(not is_there(out / one.name) for one in parquet_files(pictures))
+    children = num_cores() if works_here(ray, num_lacking) else 1
+    counts = HASHES.run(out, pictures, partial(PictureHasher, children), ray)
+    return {name: counts[name] for name in ("rows", "hashed")}
 
 
-def _num_rows(file: Path) -> int:
-    with reading(file), open_parquet(file) as parquet:
-        return int(parquet.metadata.num_rows)
+def count_hashes(hashes: pa.Table) -> dict[str, int]:
+    """The numbers of rows of `picture_hashes`, and of those with a hash."""
+    return {"rows": len(hashes), "hashed": len(hashes) - hashes["quality"].null_count}
 
 
-def _fetched(one: HashedFile) -> None:
-    fetched(Path(one.hashes))  # of a run on a store, what another machine has made
-
-
-def _pool(ray: RayConfig, num_files: int) -> Pool:
-    if works_here(ray, num_files):
-        return HERE
-    connect(ray)
-    return Pool(num_workers(ray, 0, cpus_each=1, at_most=num_files))
-
-
-@dataclass(frozen=True)
-class HashedFile:
-    """One item: the path of a file of pictures, and of the file of their hashes."""
-
-    pictures: str
-    hashes: str
+HASHES = EachFile("hash", "images", PICTURE_HASHES, ["quality"], count_hashes)
 
 
 class PictureHasher:
@@ -84,13 +58,8 @@ class PictureHasher:
     def __init__(self, num_children: int, *, tally: Counts) -> None:
         self._num_children, self._tally = num_children, tally
 
-    def __call__(self, file: HashedFile) -> Iterator[HashedFile]:
-        """Write the hashes of `file` unless they are there: Ray repeats a finished task whose result was lost."""
-        if not is_there(Path(file.hashes)):
-            self._hash(Path(file.pictures), Path(file.hashes))
-        yield file
-
-    def _hash(self, pictures: Path, hashes: Path) -> None:
+    def __call__(self, pictures: Path) -> Iterator[pa.Table]:
+        """The hashes of the pictures of a file."""
         found: list[pa.Table] = [PICTURE_HASHES.schema.empty_table()]
         done, threads = 0, self._num_children
         store = PictureProcesses(hash_picture, MAX_PIXELS, DECODE_TIMEOUT_S, threads)
@@ -99,8 +68,8 @@ class PictureHasher:
                 rows = [*pool.map(partial(_row, store), batch.to_pylist())]
                 found.append(pa.Table.from_pylist(rows, schema=PICTURE_HASHES.schema))
                 done += len(rows)
-                self._tally.put(str(hashes), {"images": done})
-        write_parquet(hashes, pa.concat_tables(found), PICTURE_HASHES, counts={})
+                self._tally.put(str(pictures), {"images": done})
+        yield pa.concat_tables(found)
 
 
 def _row(store: PictureProcesses, row: dict[str, Any]) -> dict[str, Any]:

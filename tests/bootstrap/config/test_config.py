@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from blip_bootstrap.config import Config, dump_yaml, load_config
 from blip_bootstrap.errors import ConfigError, InputError
@@ -107,3 +109,26 @@ def test_annotated_sets_are_stored_as_the_webs_pictures_where_they_say_nothing_e
     again = Config.model_validate(config.model_dump())
     assert again == config
     assert "human.image_size: " in mistakes_of("human.path=x", "human.image_size=0")[0]
+
+
+def test_a_sample_of_the_human_set_is_drawn_by_the_runs_seed() -> None:
+    human = {"path": "human.jsonl", "sample": 300}
+    drawn = [
+        Config.model_validate({"seed": 3, "human": human}),
+        Config.model_validate({"seed": 3, "human": human | {"sample_seed": 5}}),
+        Config.model_validate({"seed": 3, "human": {"path": "human.jsonl"}}),
+    ]
+    assert [one.human.sample_seed for one in drawn if one.human] == [3, 5, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"captioner": {"shared": True}}, "set filter.shared"),
+        ({"filter": {"shared": True}, "captioner": {"checkpoint": "x"}}, "leave out captioner.checkpoint"),
+        ({"filter": {"shared": True, "checkpoint": "x"}}, "filter.shared is of a model that is tuned"),
+    ],
+)
+def test_a_shared_model_is_one_that_is_tuned(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Config.model_validate(settings)

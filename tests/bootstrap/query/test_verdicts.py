@@ -199,7 +199,9 @@ def as_before(pairs: Path, captions: Path, order: tuple[str, ...] = OLD_ORDER) -
 def _files_are_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """`rows_of` takes a single file, too."""
     found = parquet.parquet_files
-    monkeypatch.setattr(parquet, "parquet_files", lambda path: [path] if path.suffix == ".parquet" else found(path))
+    monkeypatch.setattr(
+        parquet, "parquet_files", lambda path, only=None: [path] if path.suffix == ".parquet" else found(path, only)
+    )
 
 
 @pytest.mark.parametrize("settings", STRATEGIES)

@@ -66,6 +66,23 @@ def test_the_filter_learns_to_match(world: Path, model: Path, tmp_path: Path) ->
     assert "match" in load_med(tmp_path)[0].capabilities
 
 
+def test_one_model_learns_to_write_and_to_match(world: Path, model: Path, tmp_path: Path) -> None:
+    config = finetune_config(steps=20).model_copy(update={"shared": True, "validate_every_steps": 10})
+    (tmp_path / "captioner").mkdir()
+    counts = finetune_captioner_model(tmp_path / "captioner", model, world / "human", config)
+    log = read_log(tmp_path / "captioner")
+    assert {"itc", "itm", "lm", "alpha"} <= set(log[0])
+    assert counts["lm"] < log[0]["lm"]
+    assert counts["validation_loss"] < log[0]["loss"]
+    (tmp_path / "filter").mkdir()
+    finetune_filter_model(tmp_path / "filter", model, world / "human", config, captioner=tmp_path / "captioner")
+    both, judge = load_med(tmp_path / "captioner")[0], load_med(tmp_path / "filter")[0]
+    assert both.capabilities == {"embed", "match", "decode"}
+    assert judge.capabilities == {"embed", "match"}
+    own, again = both.state_dict(), judge.state_dict()
+    assert all(torch.equal(own[name], again[name]) for name in own if "causal" not in name and "lm_head" not in name)
+
+
 def test_itm_joins_when_it_is_told_to(world: Path, model: Path, tmp_path: Path) -> None:
     config = finetune_config(steps=5).model_copy(update={"itm": ItmConfig(start_step=3)})
     finetune_filter_model(tmp_path, model, world / "human", config)

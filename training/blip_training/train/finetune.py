@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from blip_bootstrap.config import FinetuneConfig, ItcConfig
-from blip_training.checkpoint.store import load_med, save_captioner, save_filter
+from blip_training.checkpoint.store import load_med, save_captioner, save_filter, save_med
 from blip_training.data.batches import Batch, TrainingData
 from blip_training.data.left_out import read_left_out
 from blip_training.data.shards import annotated_shards
 from blip_training.data.tokenizer import Tokenizer
+from blip_training.model.cross_attention import KeyValue
 from blip_training.model.med import DECODE, EMBED, Med, require
 from blip_training.objective.contrast import Contrast
 from blip_training.objective.losses import drop_words, itc_loss, itm_loss, lm_loss, text_hashes
 from blip_training.objective.micro_batches import MicroBatch, encode_texts, micro_batches_of, warn_of_cut_texts
 from blip_training.runtime.workers import Worker, this_worker
 from blip_training.train.best_model import Best
-from blip_training.train.contrastive_step import contrastive_step
+from blip_training.train.contrastive_step import LmOf, contrastive_step
 from blip_training.train.feed import feed_of
 from blip_training.train.hard_texts import open_hard_texts
 from blip_training.train.log import OnStep, itm_of_guessing
@@ -39,10 +40,13 @@ def finetune_captioner_model(
     """Fine-tune `previous_model` to write captions, and save it in `out` (in transformers' format if it has a ViT).
 
     Pictures have `config.image_size`, to which the position embeddings are interpolated, as the paper does. The loss is
-    LM on `config.prompt` and the caption; the prompt's tokens are no targets. Human pictures that the table in
+    LM on `config.prompt` and the caption; the prompt's tokens are no targets. With `config.shared` it is
+    `finetune_shared_model`. Human pictures that the table in
     `same_pictures` leaves out are neither trained on nor validated on. A killed run resumes from the checkpoint in
     `out`. Raises CheckpointError if the model cannot decode, InputError if `human` has no caption.
     """
+    if config.shared:
+        return finetune_shared_model(out, previous_model, human, config, on_step, same_pictures)
     worker = this_worker(config.optimizer.device)
     alone = Worker(worker.device)
     med, tokenizer = _start(previous_model, DECODE, config, worker)
@@ -94,8 +98,13 @@ def finetune_filter_model(
     validated on. `config.hard_texts` adds wrong texts to ITM; its share `captioner` needs the `captioner`, its share
     `near` the model as it starts. A killed run resumes from the checkpoint in `out`. Raises CheckpointError if the
     model has no unimodal encoders, InputError if `human` has no caption, or none of a kind of hard texts can be made.
+    With `config.shared` the `captioner` is saved as the filter, and nothing is trained.
     """
     worker = this_worker(config.optimizer.device)
+    if config.shared and captioner is not None:
+        if worker.first:
+            save_filter(out, *load_med(captioner))
+        return {"steps": 0}
     med, tokenizer = _start(previous_model, EMBED, config, worker)
     contrast = Contrast(med, config.itc, config.itm, worker)
     left_out = read_left_out(same_pictures).human
@@ -124,6 +133,60 @@ def finetune_filter_model(
         save_filter(out, best.best if best else med, tokenizer)
     counts = hard.counts() if hard else {}
     return {"human_captions": data.num_samples, **counts, **run.finish(), **figures}
+
+
+def finetune_shared_model(
+    out: Path,
+    previous_model: Path | str,
+    human: Path,
+    config: FinetuneConfig,
+    on_step: OnStep | None = None,
+    same_pictures: Path | None = None,
+) -> dict[str, int | float]:
+    """Fine-tune `previous_model` by ITC + ITM + LM to write captions and to judge them: Table 4's shared parameters.
+
+    Saved in `out` in this package's format. All else is as in `finetune_captioner_model` and `finetune_filter_model`.
+    """
+    worker = this_worker(config.optimizer.device)
+    alone = Worker(worker.device)
+    med, tokenizer = _start(previous_model, DECODE, config, worker)
+    require(med, EMBED, previous_model)
+    contrast = Contrast(med, config.itc, config.itm, worker)
+    prompt_tokens = len(tokenizer.piece_ids(config.prompt))
+    left_out = read_left_out(same_pictures).human
+    data = open_human_data(human, config, med, worker, left_out)
+
+    def lm_of(prompted: MicroBatch, states: Tensor, keys: list[KeyValue] | None) -> Tensor:
+        read = None
+        if config.word_dropout:
+            read = drop_words(prompted.ids, config.word_dropout, tokenizer.unk_id, prompt_tokens)
+        label_smoothing = config.label_smoothing
+        return lm_loss(med, states, prompted.ids, prompted.mask, prompt_tokens, label_smoothing, keys, read)
+
+    def validate(batch: Batch) -> Tensor:
+        prompted = micro_batches_of(med, tokenizer, [batch], alone, config.prompt)[0]
+        lm = lm_loss(med, med.encode_image(batch.images), prompted.ids, prompted.mask, prompt_tokens)
+        return validate_matching(med, tokenizer, batch, config.itc) + lm
+
+    best = _best(med, human, config, worker, validate, left_out)
+    kept = {"momentum": contrast.momentum, "queue": contrast.queue, **({"best": best} if best else {})}
+    run = Run(out, med, config.optimizer, worker, kept, on_step)
+    for step, batches in run.steps(data):
+        micro_batches = micro_batches_of(med, tokenizer, batches, worker)
+        prompted = micro_batches_of(med, tokenizer, batches, worker, config.prompt)
+        lm = _with_prompt(prompted, lm_of)
+        contrastive_step(run, contrast, micro_batches, alpha_at(config.itc, step), lm)
+        if best:
+            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
+    figures = best.figures() if best else {}
+    if worker.first:
+        save_med(out, best.best if best else med, tokenizer)
+    return {"human_captions": data.num_samples, **run.finish(), **figures}
+
+
+def _with_prompt(prompted: Sequence[MicroBatch], lm_of: LmOf) -> LmOf:
+    """The LM loss of a step's micro-batches, on their texts with the prompt before them."""
+    return lambda batch, states, keys: lm_of(prompted[batch.number], states, keys)
 
 
 def validate_matching(med: Med, tokenizer: Tokenizer, batch: Batch, config: ItcConfig) -> Tensor:

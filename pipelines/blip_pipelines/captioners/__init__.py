@@ -1,0 +1,1 @@
+"""Captioners that people plug in: the interface, the registry, and those that are built in."""

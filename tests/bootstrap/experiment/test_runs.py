@@ -1,0 +1,269 @@
+"""Experiments run: what arms share is made once, what was made stays, one bad arm does not lose the others."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blip_bootstrap.experiment.figures import true_captions
+from blip_bootstrap.experiment.page import page_html
+from blip_bootstrap.experiment.results import arms_table, differences, differences_table, write_list, write_results
+from blip_bootstrap.experiment.run import run_experiment
+from blip_bootstrap.loop.leftovers import delete, leftovers
+from blip_bootstrap.query.views import connect
+from tests.bootstrap.experiment.conftest import ARMS, SmallExperiments
+
+
+def test_what_arms_share_is_made_once(small: SmallExperiments) -> None:
+    finished = small.run(small.job())
+    assert not finished.failed
+    # Two rounds more than the base, one other rule: two captioners, two filters, and a model for each of four arms.
+    assert sorted(small.trained()) == sorted(
+        ["pretrain"] * 4 + ["finetune_captioner"] * 2 + ["finetune_filter"] * 2 + ["train_controls"]
+    )
+    assert sum(kind == "fetch" for kind, _ in small.runs.paid) == 11
+    assert [(one["arm"], one["round"], one["seed"]) for one in finished.records] == [
+        ("none", 0, 0), ("human_only", 1, 0), ("cf", 1, 0), ("stricter", 1, 0), ("second", 2, 0),
+    ]  # fmt: skip
+    values = {one["arm"]: one["figures"]["cider"] for one in finished.records}
+    assert values["human_only"] == 0.5
+    assert len(set(values.values())) >= 4
+    models = {one["arm"]: one["model"] for one in finished.records}
+    assert len(set(models.values())) >= 4
+
+
+def test_an_arm_that_is_there_is_not_run_again(small: SmallExperiments) -> None:
+    job = small.job()
+    first = small.run(job, seeds=(0, 1))
+    said: list[str] = []
+    again = small.run(job, seeds=(0, 1), say=said.append)
+    assert again.records == first.records
+    assert small.runs.paid == []
+    assert all("there already" in line for line in said)
+    assert len(said) == 10
+
+
+def test_records_lost_are_made_anew_of_what_is_there(small: SmallExperiments) -> None:
+    job = small.job()
+    first = small.run(job)
+    shutil.rmtree(small.root / "seed-0/arms")
+    again = small.run(job)
+    assert small.runs.paid == []
+    assert [{**one, "seconds": 0} for one in again.records] == [{**one, "seconds": 0} for one in first.records]
+
+
+def test_another_experiment_finds_what_the_first_has_made(small: SmallExperiments) -> None:
+    small.run(small.job())
+    finished = small.run(small.job(name="other", arms={"base": {}, "both": {"round": 2}}))
+    assert small.trained() == []
+    assert [one["experiment"] for one in finished.records] == ["other", "other"]
+
+
+def test_each_line_says_how_far_it_is(small: SmallExperiments) -> None:
+    said: list[str] = []
+    small.run(small.job(), names=("none", "cf"), say=said.append)
+    told = [line for line in said if line.startswith("small ")]
+    assert len(told) == 2
+    assert told[0].startswith("small  seed 0  none: done in ")
+    assert " (1 of 2, some " in told[0]
+    assert told[0].endswith(" left)")
+    assert told[1].endswith("(2 of 2)")
+    assert "[0] round-00/model: pretrain" in said
+
+
+def test_a_killed_run_goes_on_where_it_was(small: SmallExperiments) -> None:
+    job = small.job()
+    whole = small.run(job).records
+    shutil.rmtree(small.root)
+    steps = [at for at, (kind, _) in enumerate(small.runs.paid) if kind == "step"]
+    for deadly in (steps[len(steps) // 3], steps[2 * len(steps) // 3]):
+        shutil.rmtree(small.root, ignore_errors=True)
+        child = multiprocessing.get_context("fork").Process(target=_run_until, args=(small, job, deadly))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        there = {path.stem for path in (small.root / "seed-0/arms/small").glob("*.json")}
+        assert there
+        finished = small.run(job)
+        assert len([one for one in small.runs.paid if one[0] == "step"]) <= len(steps) - steps.index(deadly) + 1
+        same = ("arm", "model", "figures", "artifacts")
+        assert [[one[key] for key in same] for one in finished.records] == [[one[key] for key in same] for one in whole]
+
+
+class _Deadly(list[tuple[str, str]]):
+    """What was done, which ends the process at a number."""
+
+    def __init__(self, deadly: int) -> None:
+        super().__init__()
+        self.deadly = deadly
+
+    def append(self, one: tuple[str, str]) -> None:
+        super().append(one)
+        if len(self) > self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _run_until(small: SmallExperiments, job: object, deadly: int) -> None:
+    small.runs.paid = _Deadly(deadly)
+    run_experiment(job, (0,), tuple(ARMS), "held_out", 1, lambda line: None)  # type: ignore[arg-type]
+
+
+def test_one_bad_arm_does_not_lose_the_others(small: SmallExperiments, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = ARMS | {
+        "bad": {"settings": {"caption": {"seed": 99}}},
+        "needs_bad": {"settings": {"caption": {"captioners": ["arm:bad/captioner"]}}},
+    }
+    from blip_bootstrap.loop import rounds
+
+    real: Any = vars(rounds)["caption_and_score"]
+
+    @wraps(real)
+    def caption_and_score(*inputs: Any, **settings: Any) -> Any:
+        if settings["config"].seed == 99:
+            raise ValueError("no more words")
+        return real(*inputs, **settings)
+
+    monkeypatch.setattr(rounds, "caption_and_score", caption_and_score)
+    finished = small.run(small.job(arms=arms), seeds=(0, 1))
+    assert [(one.seed, one.arm, one.text) for one in finished.failed] == [
+        (seed, arm, text) for seed in (0, 1)
+        for arm, text in (("bad", "ValueError: no more words"), ("needs_bad", "it needs arm bad, which failed"))
+    ]  # fmt: skip
+    assert {one["arm"] for one in finished.records} == {*ARMS}
+    assert len(finished.records) == 2 * len(ARMS)
+
+
+def test_an_arm_that_fails_at_its_controls_keeps_its_own_model(
+    small: SmallExperiments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from blip_bootstrap.loop import rounds
+
+    def train_controls(*_: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rounds, "train_controls", train_controls)
+    finished = small.run(small.job(), names=("none", "cf", "human_only"))
+    assert [one["arm"] for one in finished.records] == ["none", "cf"]
+    assert [one.arm for one in finished.failed] == ["human_only"]
+    assert finished.failed[0].text.startswith("no space left on a disk")
+
+
+def test_a_model_of_another_arm_is_used(small: SmallExperiments) -> None:
+    of_cf = {"rounds": {2: {"captioner": {"checkpoint": "arm:cf/captioner"}}}}
+    arms = {"cf": {}, "second": {"round": 2}, "frozen": {"round": 2, "settings": of_cf}}
+    finished = small.run(small.job(arms=arms))
+    assert not finished.failed
+    captioners = small.trained().count("finetune_captioner")
+    assert captioners == 2
+    frozen = next(one for one in finished.records if one["arm"] == "frozen")
+    assert "round-02/captioner" not in frozen["artifacts"]
+    assert "round-01/captioner" in frozen["artifacts"]
+    second = next(one for one in finished.records if one["arm"] == "second")
+    assert "round-02/captioner" in second["artifacts"]
+
+
+def test_gc_leaves_what_a_record_names(small: SmallExperiments) -> None:
+    job = small.job()
+    first = small.run(job)
+    root = small.root / "seed-0"
+    assert leftovers(root) == []
+    for arm in ("cf", "human_only", "second"):
+        (root / f"arms/small/{arm}.json").unlink()
+    assert {"pretrain", "evaluate", "train_controls"} <= {one.step for one in delete(leftovers(root))}
+    again = small.run(job)
+    assert {one["arm"]: one["figures"]["cider"] for one in again.records} == {
+        one["arm"]: one["figures"]["cider"] for one in first.records
+    }
+
+
+def test_a_seed_draws_its_own_human_set_and_the_rest_is_its_validation(small: SmallExperiments) -> None:
+    job = small.job(draw={"human": 2}, split="validation", arms={"none": {"round": 0}, "cf": {}})
+    finished = small.run(job, seeds=(0, 1))
+    assert not finished.failed
+    drawn = [(small.root / f"seed-{seed}/drawn/human-2.jsonl").read_text().splitlines() for seed in (0, 1)]
+    rest = [(small.root / f"seed-{seed}/drawn/human-2-rest.jsonl").read_text().splitlines() for seed in (0, 1)]
+    assert [len(one) for one in drawn] == [2, 2]
+    every = {*(small.runs.given / "human.jsonl").read_text().splitlines()}
+    assert [{*a, *b} for a, b in zip(drawn, rest, strict=True)] == [every, every]
+    assert (small.root / "seed-0/validation/part-00000.parquet").is_file()
+    held_out = small.run(small.job(draw={"human": 2}, arms={"none": {"round": 0}, "cf": {}}))
+    assert small.trained() == []  # the same models, measured on other pictures
+    assert held_out.records[0]["model"] == finished.records[0]["model"]
+
+
+def test_rounds_end_where_the_rule_stops(small: SmallExperiments, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {f"round_{number}": {"round": number} for number in range(4)}
+    stop = {"arms": list(arms), "metric": "cider", "split": "held_out"}
+    from blip_bootstrap.loop import rounds
+
+    figures = iter([0.2, 0.3, 0.25, 0.9])
+
+    def evaluate(out: Path, *_: Path | None, config: object) -> dict[str, float]:
+        found = {"cider": next(figures)}
+        (out / "metrics.json").write_text(json.dumps(found))
+        return found
+
+    monkeypatch.setattr(rounds, "evaluate", evaluate)
+    said: list[str] = []
+    finished = small.run(small.job(arms=arms, stop=stop), say=said.append)
+    assert [one["arm"] for one in finished.records] == ["round_0", "round_1", "round_2"]
+    assert finished.stopped is not None
+    assert (finished.stopped.at, finished.stopped.answer) == ("round_2", "round_1")
+    assert said[-1].endswith("gains -0.05, the seeds differ by 0; round_1 counts")
+    assert "stops at round_2" in page_html(small.job(arms=arms, stop=stop).experiment, finished)
+
+
+def test_results_as_a_table_a_list_and_a_page(small: SmallExperiments, tmp_path: Path) -> None:
+    job = small.job(
+        compare=[["cf", "none"], ["second", "cf"]], curve={"x": "round", "lines": {"loop": {0: "none", 1: "cf"}}}
+    )
+    finished = small.run(job, seeds=(0, 1))
+    write_results(small.root)
+    with connect(small.root) as connection:
+        rows = connection.execute(
+            "SELECT arm, seed, round, split, steps, pictures, value FROM results WHERE metric = 'cider' "
+            "ORDER BY arm, seed"
+        ).fetchall()
+        assert connection.execute("SELECT count(DISTINCT experiment) FROM results").fetchall() == [(1,)]
+    values = {(one["arm"], one["seed"]): one["figures"]["cider"] for one in finished.records}
+    assert {(arm, seed): value for arm, seed, _, _, _, _, value in rows} == values
+    assert rows[0][:6] == ("cf", 0, 1, "held_out", 3, 3 * 256)
+    write_list(tmp_path / "results/small.json", job.experiment, finished.records)
+    listed = json.loads((tmp_path / "results/small.json").read_text())
+    assert len(listed) == len(values)
+    assert all({*one} == {"arm", "seed", "metric", "value"} for one in listed)
+    assert {(one["arm"], one["seed"]): one["value"] for one in listed} == values
+    found = list(differences(job.experiment, finished.records))
+    assert found[0].spread.mean == pytest.approx(sum(values["cf", seed] - values["none", seed] for seed in (0, 1)) / 2)
+    assert differences_table(found)["beyond zero"].to_pylist()[0].endswith("(two seeds)")
+    assert arms_table(job.experiment, finished.records)["seeds"].to_pylist() == ["2"] * 5
+    page = page_html(job.experiment, finished)
+    assert page.count("<svg") == 3
+    for told in ("Which?", "cf - none", "Measured on held_out, 2 seeds"):
+        assert told in page
+
+
+def test_captions_are_true_of_their_scenes(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from blip_bootstrap.world.world import WorldConfig, make_world
+
+    config = WorldConfig(num_web=1, num_human=1, num_held_out=8, num_validation=1, num_vision=0)
+    world = make_world(tmp_path / "world", config)
+    lines = [json.loads(line) for line in (world.folder / "held_out.jsonl").read_text().splitlines()]
+    captions = [one["captions"][0] if at % 2 else "nothing of it" for at, one in enumerate(lines)]
+    table = {"name": [one["image"] for one in lines], "caption": captions, "domain": [one["domain"] for one in lines]}
+    pq.write_table(pa.table(table), tmp_path / "captions.parquet")
+    found = true_captions(tmp_path / "captions.parquet", world.folder / "held_out.jsonl")
+    assert found["captions_true"] == 0.5
+    shares = [found[name] * table["domain"].count(name[5:]) for name in found if name.startswith("true_")]
+    assert sum(shares) == pytest.approx(4)
