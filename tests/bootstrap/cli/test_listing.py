@@ -55,12 +55,14 @@ def test_commands_stand_in_their_order() -> None:
         "diff",
         "export",
         "plan",
+        "conformance",
         "config",
         "audit",
         "artifacts",
         "gc",
         "forget",
         "evaluate",
+        "experiment",
         "vqa",
     ]
     assert names == {
