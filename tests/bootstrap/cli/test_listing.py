@@ -55,6 +55,7 @@ def test_commands_stand_in_their_order() -> None:
         "diff",
         "export",
         "plan",
+        "conformance",
         "config",
         "audit",
         "artifacts",

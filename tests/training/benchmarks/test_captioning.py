@@ -16,7 +16,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from blip_bootstrap.config import Config
 from blip_bootstrap.errors import CheckpointError, InputError, RunFailed
-from blip_training.benchmarks import captioning
+from blip_training.benchmarks import captioning, work
 from blip_training.benchmarks.evaluate_on import evaluate_on, measure
 from blip_training.benchmarks.spice import spice
 from blip_training.checkpoint.store import save_captioner, save_filter, save_med
@@ -124,7 +124,7 @@ def test_nocaps_has_domains_and_a_repetition_penalty(folder: Path, tokenizer: To
 def test_killed_between_blocks_it_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_coco(tmp_path)
     whole = measure(folder / "captioner", "coco", tmp_path, config(), tmp_path / "whole")
-    monkeypatch.setattr(captioning, "BLOCK", 4)
+    monkeypatch.setattr(work, "BLOCK", 4)
     calls: list[int] = []
 
     def counted(*given: Any) -> Any:
@@ -164,6 +164,8 @@ def test_meteor_that_is_asked_for_needs_java(folder: Path, tmp_path: Path, monke
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"benchmark\.meteor needs java"):
         evaluate_on(folder / "captioner", "coco", tmp_path, config(meteor=True))
+    with pytest.raises(InputError, match=r"benchmark\.spice_jar needs java"):
+        evaluate_on(folder / "captioner", "coco", tmp_path, config(spice_jar=str(tmp_path / "spice-1.0.jar")))
     assert "meteor" not in evaluate_on(folder / "captioner", "coco", tmp_path, config(meteor=None))
 
 

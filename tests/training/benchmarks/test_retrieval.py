@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from blip_bootstrap.config import BenchmarkConfig, Config
+from blip_bootstrap.errors import InputError
+from blip_training.benchmarks import retrieval, work
 from blip_training.benchmarks.evaluate_on import evaluate_on, measure, read_data
 from blip_training.benchmarks.names import benchmark_of
 from blip_training.benchmarks.retrieval import Gallery
@@ -137,6 +139,32 @@ def test_one_list_of_both_publishers_and_our_own_gives_one_figure(
     for other in figures[1:]:  # drawn wrong texts go by the items' names
         same = {name: value for name, value in other.items() if not name.startswith("itm_")}
         assert same == pytest.approx({name: figures[0][name] for name in same})
+
+
+def test_blocks_of_any_size_give_the_same(
+    folder: Path, by_transformers: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root, *_ = by_transformers
+    whole = evaluate_on(folder / "filter", "coco", root, config())
+    monkeypatch.setattr(work, "BLOCK", 16)
+    monkeypatch.setattr(retrieval, "BLOCK", 3)
+    found = measure(folder / "filter", "coco", root, config(batch_size=1), tmp_path)
+    assert found["figures"] == pytest.approx(whole, abs=1e-6)
+    parts = [path.stem.partition("-")[0] for path in Path(found["path"]).parent.glob("work/*.safetensors")]
+    assert {name: parts.count(name) for name in parts} == {"texts": 3, "pictures": 1, "matching": 5}
+
+
+def test_half_precision_is_near(folder: Path, by_transformers: Any) -> None:
+    root, *_ = by_transformers
+    whole, half = (evaluate_on(folder / "own", "coco", root, config(dtype=kind)) for kind in ("float32", "bfloat16"))
+    assert half["itm_auc"] == pytest.approx(whole["itm_auc"], abs=0.05)
+
+
+def test_a_table_that_does_not_fit_is_told(folder: Path, by_transformers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, *_ = by_transformers
+    monkeypatch.setattr(retrieval, "free_bytes", lambda: 1000)
+    with pytest.raises(InputError, match=r"retrieval over 9 pictures or videos with 27 texts takes 0\.0 GB of memory"):
+        evaluate_on(folder / "filter", "coco", root, config())
 
 
 def test_a_limit_takes_the_first_pictures(folder: Path, by_transformers: Any) -> None:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_training.benchmarks.asked import Asked, Statement
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-QUESTIONS_AT_ONCE = 4 * BLOCK
-"""Questions that are kept together; those of a picture, in succession in VQAv2's files, share its states."""
+FRAMES_TO_A_QUESTION = 4
+"""A video's states take much memory: so many times fewer questions about videos are answered together."""
 
 TRUE_ABOVE = 0.5
 
@@ -36,11 +38,15 @@ def measure_answering(
     The accuracy is VQA's official one; where one person answered, as in MSRVTT-QA and MSVD-QA, it is the share of equal
     answers.
     """
-    config = work.vqa.model_copy(update={"answer_batch_size": work.items_at_once})
+    at_once = work.config.batch_size // (FRAMES_TO_A_QUESTION if work.benchmark.is_video else 1)
+    config = work.vqa.model_copy(update={"answer_batch_size": max(1, at_once)})
 
     def encode(questions: Sequence[Question]) -> Tensor:
-        pixels = work.pixels([question.image for question in questions], vqa.config.vision.image_size)
-        return as_videos(vqa.encode_image(pixels), work.num_frames)
+        states = []
+        for _, some in blocks_of(questions, work.items_at_once):
+            pixels = work.pixels([question.image for question in some], vqa.config.vision.image_size)
+            states.append(as_videos(vqa.encode_image(pixels), work.num_frames))
+        return torch.cat(states)
 
     def answer(block: Sequence[Asked]) -> list[tuple[str, float]]:
         found = answer_questions(
@@ -48,17 +54,20 @@ def measure_answering(
         )
         return [(one.text, one.logprob) for one in found]
 
-    answers: list[Any] = []
+    # Questions about one picture or video stand together, so that it is encoded once.
+    in_order = sorted(range(len(asked)), key=lambda place: str(asked[place].image))
+    answers: dict[int, Any] = {}
     with Progress("answers", len(asked), unit="questions") as progress:
-        for start, block in blocks_of(asked, QUESTIONS_AT_ONCE):
-            answers += work.values(f"answers-{start:07d}", partial(answer, block))
+        for start, block in blocks_of(in_order, BLOCK):
+            found = work.values(f"answers-{start:07d}", partial(answer, [asked[place] for place in block]))
+            answers |= zip(block, found, strict=True)
             progress.advance(len(block))
     rows = [
         {
             "question_id": one.id, "question": one.text, "file": one.image.name, "answer": text,
             "logprob": round(logprob, 6), "accuracy": official_accuracy(text, one.answers), "kind": one.kind,
         }
-        for one, (text, logprob) in zip(asked, answers, strict=True)
+        for one, (text, logprob) in ((one, answers[place]) for place, one in enumerate(asked))
     ]  # fmt: skip
     return _accuracies(rows), rows
 

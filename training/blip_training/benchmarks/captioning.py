@@ -10,8 +10,8 @@ from typing import Any
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_training.benchmarks.captioned import Captioned
-from blip_training.benchmarks.spice import spice
-from blip_training.benchmarks.work import BLOCK, Work, blocks_of
+from blip_training.benchmarks.spice import find_java, spice
+from blip_training.benchmarks.work import Work, blocks_of
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import resolve_sampler
@@ -47,6 +47,13 @@ def measure_captioning(
     ]  # fmt: skip
 
 
+def check_programs(work: Work) -> None:
+    """Raise InputError, before any work, where METEOR or SPICE is asked for and cannot be computed."""
+    wants_meteor(work)
+    if work.config.spice_jar:
+        find_java(work.config.spice_jar)
+
+
 def wants_meteor(work: Work) -> bool:
     """Whether METEOR is computed. Raises InputError where it is asked for and there is no java."""
     has_java = shutil.which("java") is not None
@@ -72,7 +79,7 @@ def write_captions(med: Med, tokenizer: Tokenizer, items: Sequence[Captioned], w
         return texts
 
     with Progress("captions", len(items), unit="pictures") as progress:
-        for start, block in blocks_of(items, BLOCK):
+        for start, block in blocks_of(items, work.block):
             captions += work.values(f"captions-{start:07d}", partial(write, block))
             progress.advance(len(block))
     return captions

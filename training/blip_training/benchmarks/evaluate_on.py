@@ -21,7 +21,7 @@ from blip_bootstrap.storage.manifest import digest_of_path, digest_of_recipe, re
 from blip_training.benchmarks.answering import find_candidates, measure_answering, measure_statements
 from blip_training.benchmarks.asked import Asked, Statement, read_asked, read_statements
 from blip_training.benchmarks.captioned import Captioned, read_captioned
-from blip_training.benchmarks.captioning import measure_captioning, wants_meteor
+from blip_training.benchmarks.captioning import check_programs, measure_captioning
 from blip_training.benchmarks.names import Benchmark, benchmark_of
 from blip_training.benchmarks.places import Media, check_media, digest_of_data, find_beside, find_list
 from blip_training.benchmarks.retrieval import measure_retrieval
@@ -188,7 +188,7 @@ def _open(
         has = ", ".join(sorted(med.capabilities))
         raise CheckpointError(f"{source}: cannot do {', '.join(lacks)}; it holds weights for {has} only")
     if "captioning" in able:
-        wants_meteor(work)
+        check_programs(work)
     return med, tokenizer, able
 
 

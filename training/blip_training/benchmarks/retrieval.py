@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.machine import free_bytes
 from blip_bootstrap.progress import Progress
 from blip_training.benchmarks.captioned import Captioned
 from blip_training.benchmarks.work import BLOCK, Work, as_videos, blocks_of
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 
 TEXTS_TO_A_PICTURE = 4
 """A text takes a fraction of a picture's memory, so that so many times as many are read together."""
+
+MATCHED_TO_A_BLOCK = 8
+"""Matching takes most of the time, some hundred texts a picture: so many times fewer pictures are kept together."""
+
+BYTES_A_PAIR = 20
+"""What similarities, ranks and masks of one pair take at the most."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ def measure_retrieval(med: Med, tokenizer: Tokenizer, items: Sequence[Captioned]
     ITC alone. itm_auc, itm_precision and itm_recall are over each item's own texts and as many drawn ones of others.
     """
     gallery = Gallery(items)
+    check_memory(gallery)
     pairs = Pairs(med, tokenizer, gallery, work)
     figures: dict[str, float] = {}
     if EMBED in med.capabilities:
@@ -89,6 +98,14 @@ def measure_retrieval(med: Med, tokenizer: Tokenizer, items: Sequence[Captioned]
             figures = _recalls(*ranked, gallery.right) | {f"itc_{name}": value for name, value in figures.items()}
         figures |= matching_figures(gallery, matched, work)
     return figures
+
+
+def check_memory(gallery: Gallery) -> None:
+    """Raise InputError where the table of all pairs would not fit in memory."""
+    wanted, free = len(gallery.items) * len(gallery.texts) * BYTES_A_PAIR, free_bytes()
+    if free and wanted > free:
+        pairs = f"{len(gallery.items):,} pictures or videos with {len(gallery.texts):,} texts"
+        raise InputError(f"retrieval over {pairs} takes {wanted / 1e9:.1f} GB of memory; take fewer by --limit")
 
 
 @dataclass(frozen=True)
@@ -129,27 +146,30 @@ class Pairs:
         """ITC similarity of every item with every text."""
         texts, count = [], len(self.gallery.texts)
         with Progress("texts", count, unit="texts") as progress:
-            for start, block in blocks_of(range(count), TEXTS_TO_A_PICTURE * BLOCK):
-                part = self.work.tensors(f"texts-{start:07d}", partial(self._embed_texts, block))
+            for start in range(0, count, TEXTS_TO_A_PICTURE * BLOCK):
+                some = range(start, min(start + TEXTS_TO_A_PICTURE * BLOCK, count))
+                part = self.work.tensors(f"texts-{start:07d}", partial(self._embed_texts, some))
                 texts.append(part["embeddings"])
-                progress.advance(len(block))
+                progress.advance(len(some))
         items = []
-        for start, block in self._blocks("pictures"):
+        for start, block in self._blocks("pictures", self.work.block):
             part = self.work.tensors(f"pictures-{start:07d}", partial(self._embed_items, block))
             items.append(part["embeddings"])
         return torch.cat(items).float().cpu() @ torch.cat(texts).float().cpu().T
 
-    def _blocks(self, name: str) -> Iterator[tuple[int, Sequence[int]]]:
+    def _blocks(self, name: str, size: int) -> Iterator[tuple[int, Sequence[int]]]:
         """The places of the items in blocks, with a live line."""
         unit = "videos" if self.work.benchmark.is_video else "pictures"
         with Progress(name, len(self.gallery.items), unit=unit) as progress:
-            for start, block in blocks_of(range(len(self.gallery.items)), BLOCK):
+            for start, block in blocks_of(range(len(self.gallery.items)), size):
                 yield start, block
                 progress.advance(len(block))
 
-    def _embed_texts(self, texts: Sequence[int]) -> dict[str, Tensor]:
-        parts = [self._tokens(rows) for _, rows in blocks_of(texts, self._texts_at_once)]
-        return {"embeddings": torch.cat([self.med.embed_text(ids, mask).float() for ids, mask in parts])}
+    def _embed_texts(self, texts: range) -> dict[str, Tensor]:
+        in_order = self._lengths[texts.start : texts.stop].argsort()  # texts of like lengths have little padding
+        parts = [self._tokens(some.tolist()) for some in torch.split(in_order + texts.start, self._texts_at_once)]
+        embeddings = torch.cat([self.med.embed_text(ids, mask).float() for ids, mask in parts]).cpu()
+        return {"embeddings": torch.empty_like(embeddings).index_copy(0, in_order, embeddings)}
 
     def _embed_items(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """An item's ITC embedding, of length 1; a video's is the mean of its frames' before that (section 5.6)."""
@@ -186,7 +206,7 @@ class Pairs:
         for row in range(shape[0]):
             wanted[row, [*self.gallery.own[row], *self.gallery.wrong(row, self.work.config.seed)]] = True
         logits = []
-        for start, block in self._blocks("matching"):
+        for start, block in self._blocks("matching", max(1, self.work.block // MATCHED_TO_A_BLOCK)):
             part = self.work.tensors(f"matching-{start:07d}", partial(self._match_block, block, wanted, scores))
             logits.append(part["logits"].float().cpu())
         rows, texts = wanted.nonzero().unbind(1)

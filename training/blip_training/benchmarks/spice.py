@@ -15,17 +15,23 @@ from blip_bootstrap.errors import InputError, RunFailed
 MEMORY = "-Xmx8G"
 
 
-def spice(jar: Path, captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> float:
-    """SPICE (0..1): the mean over the captions of the F-score of their scene graphs, as COCO's evaluation has it.
-
-    `jar` is spice-1.0.jar with its folder `lib` beside it, the models of Stanford CoreNLP 3.6.0 in that. Raises
-    InputError where it or java is missing, RunFailed where it fails.
-    """
+def find_java(jar: Path) -> str:
+    """The program java. Raises InputError where it or the jar is missing."""
     java = shutil.which("java")
     if java is None:
         raise InputError("benchmark.spice_jar needs java, which is not on the PATH; install it, or leave SPICE out")
     if not jar.is_file():
         raise InputError(f"{jar}: no such file; spice-1.0.jar is at https://panderson.me/spice")
+    return java
+
+
+def spice(jar: Path, captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> float:
+    """SPICE (0..1): the mean over the captions of the F-score of their scene graphs, as COCO's evaluation has it.
+
+    `jar` is spice-1.0.jar with its folder `lib` beside it, the models of Stanford CoreNLP 3.6.0 in that. Raises
+    InputError as `find_java`, RunFailed where it fails.
+    """
+    java = find_java(jar)
     rows = [{"image_id": key, "test": text, "refs": list(references[key])} for key, text in captions.items()]
     with tempfile.TemporaryDirectory() as scratch:
         given, out = Path(scratch, "given.json"), Path(scratch, "out.json")

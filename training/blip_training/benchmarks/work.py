@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 BLOCK = 256
-"""Items that are kept together: a killed evaluation does the last block again."""
+"""Pictures that are kept together, or videos with as many frames: a killed evaluation does the last block again."""
 
 QUESTION_FRAMES, RETRIEVAL_FRAMES = 16, 8
 """Frames of a video in the paper (section 5.6)."""
@@ -69,6 +69,11 @@ class Work:
             return read_pictures(files, image_size, self.config.max_pixels)
         of_each = [read_frames(file, self.num_frames, image_size, self.config.max_pixels) for file in files]
         return torch.cat(of_each)
+
+    @property
+    def block(self) -> int:
+        """Pictures or videos that are kept together."""
+        return max(1, BLOCK // self.num_frames)
 
     @property
     def items_at_once(self) -> int:
