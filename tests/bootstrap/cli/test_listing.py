@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,4 +117,17 @@ def test_a_command_loads_no_other_ones_libraries() -> None:
         "print(sorted({'pyarrow', 'duckdb', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_why_loads_neither_pandas_nor_the_settings(finished_run: Path) -> None:
+    """Both take longer than all that it does; pyarrow imports pandas for each array of Python's objects."""
+    code = (
+        "import sys; from typer.testing import CliRunner; from blip_bootstrap.cli.app import app\n"
+        "done = CliRunner().invoke(app, ['why', '0000000010', '--root', sys.argv[1]])\n"
+        "assert 'kept' in done.output, done.output\n"
+        "print(sorted({'pandas', 'blip_bootstrap.config', 'blip_bootstrap.audit.alarms'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(finished_run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

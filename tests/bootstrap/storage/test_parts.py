@@ -46,6 +46,15 @@ def test_a_borrowed_part_is_a_link_to_its_home_however_often_it_is_borrowed(tmp_
     ]  # fmt: skip
 
 
+def test_the_home_of_a_part_is_found_through_the_link_by_which_a_run_shows_its_artifact(tmp_path: Path) -> None:
+    a, b = artifact(tmp_path, "a", part="x"), artifact(tmp_path, "b", own="y")
+    borrow(b, a / "part.txt")
+    (tmp_path / "round-01").mkdir()
+    (tmp_path / "round-01/shown").symlink_to("../artifacts/step/b")
+    assert home_of_part(tmp_path / "round-01/shown/part.txt") == a / "part.txt"
+    assert (tmp_path / "round-01/shown/own.txt").samefile(home_of_part(tmp_path / "round-01/shown/own.txt"))
+
+
 def test_an_artifact_on_another_disk_lends_by_its_place_in_the_run(tmp_path: Path) -> None:
     artifact(tmp_path, "a", part="x").rename(tmp_path / "disk")
     (tmp_path / "artifacts/step/a").symlink_to(tmp_path / "disk")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from blip_bootstrap.config import RayConfig, TextRulesConfig, load_config
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.storage.closed_lists import TEXT_RULES
+from blip_bootstrap.storage.notes import NOTES
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES, TEXT_CHECKS
+from blip_pipelines.cluster import each_file
 from blip_pipelines.texts.rules import RULES, check_text, language_of, num_words
 from blip_pipelines.texts.step import check_texts
 
@@ -123,7 +126,7 @@ def test_letters_count_as_words_where_there_are_no_spaces() -> None:
     assert num_words("Nike 运动鞋") == 4
 
 
-def test_the_step_writes_a_row_for_each_row(tmp_path: Path) -> None:
+def test_the_step_writes_a_row_for_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["a brown dog on the beach", "IMG_0001.jpg", None, "dog"]
     rows: list[dict[str, Any]] = [{"key": f"00000{i:05d}", "caption": text} for i, text in enumerate(texts)]
     for name, some in (("part-00000.parquet", rows), ("part-00001.parquet", [])):
@@ -136,6 +139,10 @@ def test_the_step_writes_a_row_for_each_row(tmp_path: Path) -> None:
     assert table.schema.names == TEXT_CHECKS.schema.names
     assert table["reason"].to_pylist() == [None, "file_name", None, "text_length"]
     assert table["language"].null_count == 4
+    monkeypatch.setattr(each_file, "read_parquet", lambda path, columns: pytest.fail(f"{path} was read"))
     before = (tmp_path / "out" / "part-00000.parquet").stat().st_mtime_ns
     assert check_texts(*args, config=config, ray=RayConfig(address="none")) == counts
     assert (tmp_path / "out" / "part-00000.parquet").stat().st_mtime_ns == before
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "out" / NOTES)  # as an earlier version left it
+    assert check_texts(*args, config=config, ray=RayConfig(address="none")) == counts
