@@ -12,9 +12,8 @@ from torch import Tensor
 
 from blip_bootstrap.config import SamplerConfig
 from blip_bootstrap.errors import ConfigError, InputError
-from blip_bootstrap.paths import model_name
 from blip_pipelines.captioners.interface import Answer, Ask, VariesWith
-from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights
+from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_training.checkpoint.cast import cast_products
 from blip_training.checkpoint.skip_init import undrawn
 from blip_training.checkpoint.store import load_med
@@ -54,10 +53,7 @@ class BlipCaptioner:
         self._given = dict(options)
         self.options = checked(BlipOptions, options)
         self._sampler(options)
-        try:
-            self._source = str(model_name(self.options.checkpoint))
-        except ValueError as error:
-            raise ConfigError([f"options.checkpoint: {error}"]) from error
+        self._source = source_of(self.options.checkpoint)
 
     @cached_property
     def digest(self) -> str:

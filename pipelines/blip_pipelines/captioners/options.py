@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blip_bootstrap.config.mistakes import in_words
 from blip_bootstrap.errors import ConfigError
-from blip_bootstrap.paths import is_there
+from blip_bootstrap.paths import is_there, model_name
 from blip_training.runtime.commits import pinned
 
 SAMPLED = 64
@@ -48,6 +49,23 @@ def _in_words(item: Any, kind: type[Options]) -> str:
     return f"options.{name}: {in_words(item)}"
 
 
+def source_of(checkpoint: str) -> str:
+    """A folder, a file or a hub name as an option has it, `~` expanded. Raises ConfigError for a path without anything.
+
+    A name that may be of the hub is not asked for there.
+    """
+    try:
+        source = str(model_name(checkpoint))
+    except ValueError as error:
+        raise ConfigError([f"options.checkpoint: {error}"]) from error
+    is_path = source.startswith((".", "/")) or source.count("/") > 1
+    if is_path and not is_there(Path(source)):
+        raise ConfigError([f"options.checkpoint: {source}: no such file or folder"])
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise ConfigError([f"options.checkpoint: {source}: there is no config.json in it; give a model's folder"])
+    return source
+
+
 def digest_of_weights(checkpoint: str, revision: str | None = None) -> str:
     """What a model folder holds, as 64 hex digits, in a second even for large ones; of a hub name, it and its commit.
 
@@ -61,12 +79,14 @@ def digest_of_weights(checkpoint: str, revision: str | None = None) -> str:
     whole = hashlib.sha256()
     for one in files:
         if not one.name.startswith("."):
-            whole.update(f"{one.relative_to(path)} {_digest_of_file(one)}\n".encode())
+            stat = one.stat()
+            whole.update(f"{one.relative_to(path)} {_digest_of_file(one, stat.st_size, stat.st_mtime_ns)}\n".encode())
     return whole.hexdigest()
 
 
-def _digest_of_file(path: Path) -> str:
-    size = path.stat().st_size
+@lru_cache(maxsize=1_024)
+def _digest_of_file(path: Path, size: int, changed_ns: int) -> str:
+    """Of a file as it is since `changed_ns`; a command asks several times."""
     if size <= WHOLE_BYTES:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     found = hashlib.sha256(str(size).encode())

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from blip_bootstrap.config.section import Count, Fraction, NonNegative
 from blip_bootstrap.errors import CheckpointError, ConfigError
-from blip_bootstrap.paths import model_name
 from blip_pipelines.captioners.interface import Answer, Ask, VariesWith
-from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights
+from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_pipelines.captioners.processors import load_processor
 from blip_pipelines.captioners.seeded import SeededTokens
 from blip_training.decoding.sampler import Sampler
@@ -51,10 +50,7 @@ class TransformersCaptioner:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = checked(TransformersOptions, options)
-        try:
-            self._source = str(model_name(self.options.checkpoint))
-        except ValueError as error:
-            raise ConfigError([f"options.checkpoint: {error}"]) from error
+        self._source = source_of(self.options.checkpoint)
         if self.options.min_tokens > self.options.max_tokens:
             raise ConfigError([f"options.min_tokens: {self.options.min_tokens} is more than options.max_tokens"])
         self._given = dict(options)

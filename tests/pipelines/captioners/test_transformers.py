@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from blip_bootstrap.errors import CheckpointError
+from blip_bootstrap.errors import CheckpointError, ConfigError
 from blip_pipelines.captioners import options
 from blip_pipelines.captioners.conformance import drawn_asks
 from blip_pipelines.captioners.interface import Ask
@@ -85,9 +85,11 @@ def test_what_a_model_does_not_take_costs_itself_alone(tmp_path: Path) -> None:
     assert [one.error for one in qwen.caption([long])] == ["too_large"]
 
 
-def test_a_checkpoint_of_another_kind_is_one_line(tmp_path: Path, models: tuple[Path, Path]) -> None:
-    with pytest.raises(CheckpointError, match="no captioner of transformers"):
+def test_a_checkpoint_that_is_not_whole_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"options\.checkpoint: .*nowhere: no such file or folder"):
         loaded(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"there is no config\.json in it"):
+        loaded(tmp_path)
     qwen = SAVED["qwen"](tmp_path / "qwen")
     (qwen / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no captioner of transformers"):
