@@ -52,6 +52,11 @@ class Commands(ListedCommands):
             "blip_bootstrap.cli.plan",
             "Measure this machine on a small sample; print rows, disk, time and memory of a round over many images.",
         ),
+        "conformance": Listed(
+            "blip_bootstrap.cli.conformance",
+            "Check a captioner on drawn pictures: same texts at any batch size, order, process and kill, as it "
+            "promises.",
+        ),
         "config": Listed("blip_bootstrap.cli.config", "Show or check the configuration."),
         "audit": Listed(
             "blip_bootstrap.cli.audit",

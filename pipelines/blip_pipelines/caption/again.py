@@ -98,7 +98,8 @@ def _images(rows: list[dict[str, Any]], kept: KeptAnswers) -> ImageRows:
 
 
 def _as_row(row: Mapping[str, Any]) -> CaptionRow:
-    return CaptionRow(**{name: row.get(name) for name in CAPTIONS.schema.names})
+    columns: dict[str, Any] = {name: row.get(name) for name in CAPTIONS.schema.names}
+    return CaptionRow(**columns)
 
 
 def _answers(rows: Sequence[Mapping[str, Any]]) -> OfPicture:

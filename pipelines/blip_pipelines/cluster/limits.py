@@ -63,11 +63,19 @@ class Pace:
 class Watch:
     """Ends this process where a batch hangs, or where the process holds more memory than a worker may.
 
-    A process that ended so has died of what it was at, as by a crash, and is replaced; the line says what it was.
+    A process that ended so has died of what it was at, as by a crash, and is replaced; the line says what it was. Time
+    in which `waits` is true, as for a server that has time-outs of its own, does not count.
     """
 
-    def __init__(self, what: str, limits: Limits, end: Callable[[int], object] = os._exit) -> None:
-        self._what, self._limits, self._end = what, limits, end
+    def __init__(
+        self,
+        what: str,
+        limits: Limits,
+        end: Callable[[int], object] = os._exit,
+        waits: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._what, self._limits, self._end, self._waits = what, limits, end, waits
+        self._arming = threading.Lock()
         self._pace = Pace(limits.row_timeout_s)
         self._until = float("inf")
         self._seconds = 0.0
@@ -89,18 +97,27 @@ class Watch:
     def batch(self, num_rows: int) -> Iterator[None]:
         """The body is a batch of so many rows."""
         started, self._seconds = time.monotonic(), self._pace.limit_s(num_rows)
-        self._until = started + self._seconds
         with Path(os.devnull).open("w") as nowhere:
-            faulthandler.dump_traceback_later(self._seconds + GRACE_S, exit=True, file=nowhere)
+            self._nowhere = nowhere
+            self._arm()
             try:
                 yield
             finally:
-                faulthandler.cancel_dump_traceback_later()
-                self._until = float("inf")
+                with self._arming:
+                    faulthandler.cancel_dump_traceback_later()
+                    self._until = float("inf")
         self._pace.note(num_rows, time.monotonic() - started)
+
+    def _arm(self) -> None:
+        """The batch may take its seconds from here on."""
+        self._until = time.monotonic() + self._seconds
+        faulthandler.dump_traceback_later(self._seconds + GRACE_S, exit=True, file=self._nowhere)
 
     def _watch(self) -> None:
         while not self._done.wait(CHECK_S):
+            with self._arming:
+                if self._until != float("inf") and self._waits():
+                    self._arm()
             if time.monotonic() > self._until:
                 self._leave(f"a batch is not done after {self._seconds:.0f} s (ray.row_timeout_s)")
             elif self._limits.memory_bytes and (held := held_bytes(os.getpid())) > self._limits.memory_bytes:
