@@ -114,7 +114,7 @@ class CaptionBlocks:
     ) -> None:
         self._arguments = captioner, filter, config, num_threads(config), num_lanes, references
         self._tally, self._noted = tally, noted
-        self._watch = Watch("caption", limits or Limits())
+        self._watch = Watch("caption", limits or Limits(), waits=self._waits)
         self._begun: deque[BlockWork] = deque()
 
     @cached_property
@@ -123,6 +123,10 @@ class CaptionBlocks:
         from blip_pipelines.caption.worker import CaptionWorker  # torch, where captions are made
 
         return CaptionWorker(*self._arguments)
+
+    def _waits(self) -> bool:
+        """Whether a server is waited for, which may have minutes of rest; the worker is none before the first block."""
+        return "_worker" in vars(self) and self._worker.writers.are_waiting
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Caption those of the blocks that are not made; yields every block once it is."""

@@ -39,6 +39,7 @@ class Writer:
         self.config, self.first, self.seed = config, first, seed
         self.captioner = made_by(config)
         self.wanted = list(wanted_of(config))
+        self.is_waiting = False
         self._is_loaded = False
         self._at_once: int | None = None
         self._failed: Counter[str] = Counter()
@@ -107,6 +108,7 @@ class Writer:
         while len(found) < len(asks):
             some = asks[len(found) : len(found) + size]
             try:
+                self.is_waiting = self.captioner.varies_with == "server"
                 found += self._checked(self.captioner.caption(some), some)
             except (torch.OutOfMemoryError, MemoryError):
                 if torch.cuda.is_available():
@@ -114,6 +116,8 @@ class Writer:
                 if len(some) == 1:
                     found.append(Answer.failed("out_of_memory"))
                 self._at_once = size = max(1, len(some) // 2)
+            finally:
+                self.is_waiting = False
         return found
 
     def _checked(self, answers: Sequence[Answer], asks: Sequence[Ask]) -> Sequence[Answer]:
@@ -158,6 +162,11 @@ class Writers:
     def wait_elsewhere(self) -> bool:
         """Whether one of them waits for a server, so that the models here can work meanwhile."""
         return any(one.captioner.varies_with == "server" for one in self.all)
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether a server is being asked now, which has time-outs of its own."""
+        return any(one.is_waiting for one in self.all)
 
     def write(self, pictures: Sequence[Picture], kept: KeptAnswers) -> None:
         """Have each picture that could be decoded, and is no copy, described; its rows are in `written`."""

@@ -63,11 +63,18 @@ class Pace:
 class Watch:
     """Ends this process where a batch hangs, or where the process holds more memory than a worker may.
 
-    A process that ended so has died of what it was at, as by a crash, and is replaced; the line says what it was.
+    A process that ended so has died of what it was at, as by a crash, and is replaced; the line says what it was. Time
+    in which `waits` is true, as for a server that has time-outs of its own, does not count.
     """
 
-    def __init__(self, what: str, limits: Limits, end: Callable[[int], object] = os._exit) -> None:
-        self._what, self._limits, self._end = what, limits, end
+    def __init__(
+        self,
+        what: str,
+        limits: Limits,
+        end: Callable[[int], object] = os._exit,
+        waits: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._what, self._limits, self._end, self._waits = what, limits, end, waits
         self._pace = Pace(limits.row_timeout_s)
         self._until, self._armed_to = float("inf"), 0.0
         self._seconds = 0.0
@@ -92,23 +99,24 @@ class Watch:
         """The body is a batch of so many rows; within `watching`."""
         started, seconds = time.monotonic(), self._pace.limit_s(num_rows)
         with self._lock:
-            self._seconds, self._until = seconds, started + seconds
-            if self._until + GRACE_S > self._armed_to:
-                self._arm(started)
+            self._seconds = seconds
+            self._begin(started)
         try:
             yield
         finally:
-            self._until = float("inf")
+            with self._lock:
+                self._until = float("inf")
         self._pace.note(num_rows, time.monotonic() - started)
 
-    def _arm(self, now: float) -> None:
-        """Have C code end this process if it is not armed again in time.
+    def _begin(self, now: float) -> None:
+        """The batch may take its seconds from `now` on; C code ends this process if it is not told again in time.
 
-        For longer than the batch needs: it starts a thread, which took half of the time of rows of a millisecond.
+        That is told for longer than the batch needs: it starts a thread, half of the time of rows of a millisecond.
         """
-        seconds = self._seconds + 2 * GRACE_S
-        faulthandler.dump_traceback_later(seconds, exit=True, file=self._nowhere)
-        self._armed_to = now + seconds
+        self._until = now + self._seconds
+        if self._until + GRACE_S > self._armed_to:
+            faulthandler.dump_traceback_later(self._seconds + 2 * GRACE_S, exit=True, file=self._nowhere)
+            self._armed_to = self._until + 2 * GRACE_S
 
     def _disarm(self) -> None:
         faulthandler.cancel_dump_traceback_later()
@@ -116,13 +124,16 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._done.wait(CHECK_S):
+            with self._lock:
+                at_work = self._until != float("inf")
+                if at_work and self._waits():
+                    self._begin(time.monotonic())
+                elif self._armed_to and not at_work:  # no batch: what comes may take any time
+                    self._disarm()
             if time.monotonic() > self._until:
                 self._leave(f"a batch is not done after {self._seconds:.0f} s (ray.row_timeout_s)")
             elif self._limits.memory_bytes and (held := held_bytes(os.getpid())) > self._limits.memory_bytes:
                 self._leave(f"a worker holds {held / 1e9:.1f} GB of memory (ray.worker_memory_bytes)")
-            with self._lock:
-                if self._armed_to and self._until == float("inf"):  # no batch: what comes may take any time
-                    self._disarm()
 
     def _leave(self, why: str) -> None:
         tell(f"  {self._what}  {why}; the same command goes on, and finds the row that does it")

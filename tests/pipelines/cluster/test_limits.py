@@ -110,3 +110,18 @@ def test_an_item_is_suspect_after_two_deaths_and_no_more_once_it_is_made(tmp_pat
     assert not tries.is_suspect(item)
     tries.end(item)
     assert list(item.parent.iterdir()) == []
+
+
+def test_time_in_which_a_server_is_waited_for_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHECK_S", 0.01)
+    ended: list[int] = []
+    waiting = [True]
+    watch = Watch("test", Limits(0.05), ended.append, waits=lambda: waiting[0])  # half a second for a first batch
+    with watch.watching(), watch.batch(1):
+        time.sleep(1.5)
+        assert not ended
+        waiting[0] = False
+        end = time.monotonic() + 60
+        while not ended and time.monotonic() < end:
+            time.sleep(0.01)
+    assert ended == [1]
