@@ -144,8 +144,8 @@ class CaptionWorker:
                 return
             with ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
                 written = ((writing.submit(self._written, *batch), batch[1]) for batch in one_ahead(begun))
-                for pictures, is_last in one_ahead(written) if self.writers.wait_elsewhere else written:
-                    yield self._finish(pictures.result()), is_last
+                for done, is_last in one_ahead(written) if self.writers.wait_elsewhere else written:
+                    yield self._finish(done.result()), is_last
 
     def _written(self, begun: list[Future[Picture]], is_last: bool, kept: KeptAnswers) -> list[Picture]:
         """A batch of pictures, once the captioners of `caption.writers` have written about them."""
