@@ -150,18 +150,10 @@ CAPTIONS = Table(
         *JUDGED,
     ),
     repeating=(
-        "source",
-        "candidate",
-        "num_tokens",
-        "flags.list.element",
-        "captioner",
-        "prompt",
-        "prompt_digest",
-        "scores.key_value.key",
-        "scores_lacking.key_value.key",
-        "scores_lacking.key_value.value",
-    ),  # fmt: skip
-)
+        "source", "candidate", "num_tokens", "flags.list.element", "captioner", "prompt", "prompt_digest",
+        "scores.key_value.key", "scores_lacking.key_value.key", "scores_lacking.key_value.value",
+    ),
+)  # fmt: skip
 
 PAIRS = Table(
     "pairs",

@@ -50,7 +50,7 @@ JUDGED = (
     Column(
         "scores",
         pa.map_(pa.string(), pa.float64()),
-        "scores by caption.judges, by name, as `scores['siglip2']`; null where no judge was asked, or the text is empty",
+        "scores by caption.judges, by name, as `scores['siglip2']`; null where no judge gave one",
     ),
     Column(
         "scores_lacking",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blip_bootstrap.config.mistakes import in_words
 from blip_bootstrap.errors import ConfigError
-from blip_bootstrap.paths import is_there
+from blip_bootstrap.paths import is_there, model_name
 from blip_training.runtime.commits import pinned
 
 SAMPLED = 64
@@ -46,6 +46,14 @@ def _in_words(item: Any, kind: type[Options]) -> str:
     if item["type"] == "extra_forbidden":
         return f"options.{name}: there is no such option; there are {', '.join(kind.model_fields)}"
     return f"options.{name}: {in_words(item)}"
+
+
+def name_of_checkpoint(checkpoint: str) -> str:
+    """Where a model is, a folder's `~` expanded. Raises ConfigError for a URI."""
+    try:
+        return str(model_name(checkpoint))
+    except ValueError as error:
+        raise ConfigError([f"options.checkpoint: {error}"]) from error
 
 
 def digest_of_weights(checkpoint: str, revision: str | None = None) -> str:
