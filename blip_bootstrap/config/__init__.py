@@ -16,6 +16,7 @@ from blip_bootstrap.config.inputs import (
     SamePicturesConfig,
     UrlList,
 )
+from blip_bootstrap.config.judges import JudgeConfig
 from blip_bootstrap.config.load import config_of, dump_yaml, load_config, read_yaml
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
 from blip_bootstrap.config.section import Count, Device, Dtype, Fraction, NonNegative, Section
@@ -55,6 +56,7 @@ __all__ = [
     "HardTextsConfig",
     "ItcConfig",
     "ItmConfig",
+    "JudgeConfig",
     "ModelConfig",
     "NonNegative",
     "OptimizerConfig",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from blip_bootstrap.config.judges import JudgeConfig
 from blip_bootstrap.config.marks import Later, Speed
 from blip_bootstrap.config.section import (
     Count,
@@ -72,7 +73,12 @@ class CaptionConfig(Section):
         "mean", description="how the scores of several filters become one: their mean, or the least of them"
     )
     scorer: ModelName | None = Field(
-        None, description="a CLIPModel or SiglipModel that gives clip_score: a folder or hub name; null: no clip_score"
+        None,
+        description="a CLIP, SigLIP or other dual encoder that gives clip_score: a folder or hub name; null: no "
+        "clip_score",
+    )
+    judges: Annotated[tuple[JudgeConfig, ...], Later()] = Field(
+        (), description="judges beside the filter, of any kind, each with its name and options; see `scores`"
     )
     web_logprob: Annotated[bool, Later()] = Field(
         True, description="score web texts, too, by their log-likelihood under the round's own captioner"
@@ -124,6 +130,9 @@ class CaptionConfig(Section):
         names = [one.name for one in self.writers]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"writers: two of them are called {twice}; give each a name of its own")
+        judges = [one.name for one in self.judges]
+        if twice := next((name for name in judges if judges.count(name) > 1), None):
+            raise ValueError(f"judges: two of them are called {twice}; give each a name of its own")
         if not (self.own_writer or self.writers or self.captioners):
             raise ValueError("own_writer is false and there are no writers; nobody would write captions")
         return self

@@ -18,7 +18,7 @@ from blip_bootstrap.storage.labels import read_labels, write_labels
 from blip_bootstrap.storage.parquet import rows_to_table
 from blip_bootstrap.storage.run_folder import labels_path, resolve_round
 from blip_bootstrap.storage.shown_tables import LABELS
-from blip_bootstrap.storage.tables import SCORES
+from blip_bootstrap.storage.text_columns import SCORES
 
 SOURCES = ("web", "synthetic")
 

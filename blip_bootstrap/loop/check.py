@@ -9,6 +9,7 @@ from blip_bootstrap.loop.input_paths import missing_paths
 from blip_bootstrap.storage.closed_lists import ERROR_CLASSES, NO_ANSWERS
 from blip_pipelines.caption.again import CAPTIONS_AGAIN
 from blip_pipelines.captioners.registry import mistakes_of
+from blip_pipelines.judges.registry import mistakes_of as mistakes_of_judges
 from blip_training.decoding.sampler import resolve_sampler
 
 NEVER_FETCHED = ("blank_url", "duplicate_row")
@@ -25,6 +26,7 @@ def check_config(config: Config, number: int) -> list[str]:
         mistakes += _check_finetune(config, "filter", config.filter)
         mistakes += _check_beams(config.caption)
         mistakes += [line for one in config.caption.writers for line in mistakes_of(one)]
+        mistakes += mistakes_of_judges(config.caption.judges)
         mistakes += _check_filter_only(config)
         mistakes += _check_hard_texts(config)
     if config.pretrain.optimizer.steps == 0 and number == 0:

@@ -21,6 +21,7 @@ from blip_bootstrap.config import (
 from blip_bootstrap.storage.remote import opened
 from blip_bootstrap.storage.run_folder import round_folder
 from blip_pipelines.captioners.registry import digest_of_writers
+from blip_pipelines.judges.registry import digest_of_judges
 
 
 def at_hand(config: Config) -> Config:
@@ -91,6 +92,7 @@ class Layout:
         own = config.captioner.model_copy(update={"shared": config.filter.shared})
         self.captioner = self._finetuned("captioner", own) if number and config.needs_captioner else None
         self.writers = self._writers() if number and config.caption.writers else None
+        self.judges = self._judges() if number and config.caption.judges else None
         self.filter = self._finetuned("filter", config.filter) if number else None
         self.captions = self._made("captions", config.caption) if number else None
         checks = config.filter_check.pictures and (config.human or config.held_out)
@@ -123,6 +125,12 @@ class Layout:
         """What the captioners of `caption.writers` say of themselves, as one digest: an input without a file."""
         digest = digest_of_writers(self.config.caption.writers)
         return Artifact("what caption.writers are", digest, given=True, keyword="writers")
+
+    def _judges(self) -> Artifact:
+        """What the judges of `caption.judges` say of themselves, as `_writers` has it."""
+        return Artifact(
+            "what caption.judges are", digest_of_judges(self.config.caption.judges), None, True, None, "judges"
+        )
 
     def _same_pictures(self) -> Artifact | None:
         """The pictures that are in two sets; None where there is one set, or no training that could leave them out."""

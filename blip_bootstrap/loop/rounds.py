@@ -215,8 +215,10 @@ def _steps(config: Config, at: Layout, make: Maker | Keeper, open_given: Callabl
         writer = at.captioner if config.filter.hard_texts.needs_captioner or config.filter.shared else None
         make(at.filter, finetune_filter, at.previous_model, at.human, of_human, writer)
         own = at.captioner if config.caption.own_writer else None
-        make(at.captions, caption_and_score, at.images, own, at.filter, *([at.writers] if at.writers else []))
-        make(at.filter_check, check_filter, at.images, own, at.filter, at.human, at.held_out)
+        judges = [at.judges] if at.judges else []
+        plugged_in = [*([at.writers] if at.writers else []), *judges]
+        make(at.captions, caption_and_score, at.images, own, at.filter, *plugged_in)
+        make(at.filter_check, check_filter, at.images, own, at.filter, at.human, at.held_out, *judges)
         make(at.pairs, select_pairs, at.captions, *aside)
     if (lost := no_pairs(counts_of(at.pairs))) and not (at.model and at.human):
         use = "to train on, and no human set" if at.model else "to give out"

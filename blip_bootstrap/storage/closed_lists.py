@@ -49,6 +49,10 @@ reached; its answer could not be read, or it could not read the request; it woul
 take it; the run's budget is spent.
 """
 
+NO_SCORES = (*NO_ANSWERS, "out_of_memory", "judge_failed", "not_judged")
+"""Why a judge gave no score of a text: a server's reasons; there was no memory for the picture alone; the judge raised
+an error at it; or it gave none without a reason."""
+
 FLAGS = ("empty", "repetition", "prompt_leak", "cut_at_max_length", "text_too_long", *DEATHS, *NO_ANSWERS)
 """What may be wrong with a synthetic caption. Web texts have the last ones alone: it was cut when the list was read, or
 whoever captioned its picture died of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from blip_bootstrap.storage.schema import Column, Table
-from blip_bootstrap.storage.tables import SCORES
+from blip_bootstrap.storage.text_columns import SCORES
 
 LANGUAGES = Table(
     "languages",

@@ -1,4 +1,4 @@
-"""Tiny random CLIP and SigLIP folders, as transformers writes them."""
+"""Tiny random folders of dual encoders, as transformers writes them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,29 @@ def save_siglip(folder: Path) -> Path:
 
     config = SiglipConfig(text_config=TEXT | {"projection_size": 16}, vision_config=VISION)
     return _save(folder, SiglipModel(config), SiglipImageProcessorPil(size={"height": 32, "width": 32}))
+
+
+def save_siglip2(folder: Path) -> Path:
+    """A random Siglip2Model, which takes pictures of any shape in patches, with its image processor and tokenizer."""
+    from transformers import Siglip2Config, Siglip2Model
+    from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+
+    vision = SIZES | {"num_patches": 16, "patch_size": 8}
+    config = Siglip2Config(text_config=TEXT | {"projection_size": 16}, vision_config=vision)
+    return _save(folder, Siglip2Model(config), Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16))
+
+
+def save_metaclip2(folder: Path) -> Path:
+    """A random MetaClip2Model with its image processor and tokenizer."""
+    from transformers import MetaClip2Config, MetaClip2Model
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    config = MetaClip2Config(text_config=TEXT, vision_config=VISION, projection_dim=8)
+    return _save(folder, MetaClip2Model(config), processor)
+
+
+SAVED = {"clip": save_clip, "metaclip_2": save_metaclip2, "siglip": save_siglip, "siglip2": save_siglip2}
 
 
 def _save(folder: Path, model: Any, processor: Any) -> Path:

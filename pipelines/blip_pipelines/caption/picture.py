@@ -12,7 +12,7 @@ from blip_pipelines.caption.rows import CaptionRow, fold
 from blip_pipelines.cluster.aside import Died
 from blip_training.data.decode import decode_image
 from blip_training.data.pixels import to_pixels
-from blip_training.evaluate.clip_scorer import ClipScorer
+from blip_training.evaluate.clip_scorer import ClipScorer, Pixels
 
 
 class Picture:
@@ -37,7 +37,7 @@ class Picture:
         self.first: str | None = row.get("same_as")
         self.is_cut = row.get("texts") is None and row.get("cut_from_chars") is not None
         self.pixels: dict[int, Tensor] = {}
-        self.scorer_pixels: Tensor | None = None
+        self.scorer_pixels: Pixels | None = None
         self.jpg: bytes = row["jpg"] or b""
         self.written: list[CaptionRow] = []
         # Where it cannot be decoded, the row stays, unscored: one damaged picture must not cost its batch.

@@ -51,6 +51,8 @@ class CaptionRow:
     cost_prompt_tokens: float | None = None
     cost_completion_tokens: float | None = None
     cost_seconds: float | None = None
+    scores: list[tuple[str, float]] | None = None
+    scores_lacking: list[tuple[str, str]] | None = None
     first: str | None = None
     pieces: tuple[int, ...] = ()
     nearest: tuple[int, ...] = ()

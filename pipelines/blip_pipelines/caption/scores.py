@@ -166,7 +166,7 @@ def score_again(scorer: ClipScorer, rows: Texts, pictures: Sequence[Picture]) ->
     flat, image_of_row = flatten(texts, scorer.device)
     if not flat:
         return
-    pixels = torch.stack([picture.scorer_pixels for picture in pictures if picture.scorer_pixels is not None])
+    pixels = [picture.scorer_pixels for picture in pictures if picture.scorer_pixels is not None]
     scores = scorer.score(pixels, [row.caption for row in flat], image_of_row)
     for row, score in zip(flat, scores, strict=True):
         row.clip_score = score

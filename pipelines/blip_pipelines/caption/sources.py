@@ -25,7 +25,7 @@ HUB_BYTES = 1_000_000_000
 def worker_bytes(captioner: Source | None, filter: Source, config: CaptionConfig) -> int:
     """Memory that a worker is taken to need, before one has shown it: its models twice, as they are read, and more."""
     sources = {*captioner_sources(captioner, config), *filter_sources(filter, config), config.scorer or filter}
-    written = [path for one in config.writers for path in _paths_in(one.options)]
+    written = [path for one in (*config.writers, *config.judges) for path in _paths_in(one.options)]
     return ACTIVATIONS_BYTES + 2 * sum(map(_num_bytes, {*sources, *written}))
 
 
@@ -71,17 +71,18 @@ def with_absolute_models(config: CaptionConfig) -> CaptionConfig:
     """The configuration with its models' folders as absolute paths, since actors may work elsewhere."""
     found = {name: tuple(map(absolute, getattr(config, name))) for name in ("captioners", "filters")}
     writers = tuple(one.model_copy(update={"options": _absolute_paths(one.options)}) for one in config.writers)
+    judges = tuple(one.model_copy(update={"options": _absolute_paths(one.options)}) for one in config.judges)
     scorer = absolute(config.scorer) if config.scorer else None
-    return config.model_copy(update=found | {"scorer": scorer, "writers": writers})
+    return config.model_copy(update=found | {"scorer": scorer, "writers": writers, "judges": judges})
 
 
 def _absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A writer's options, in which files and folders that are there have absolute paths."""
+    """A writer's or judge's options, in which files and folders that are there have absolute paths."""
     return {name: absolute(value) if value in _paths_in(options) else value for name, value in options.items()}
 
 
 def _paths_in(options: Mapping[str, Any]) -> list[str]:
-    """The texts among a writer's options that name a file or folder here: those with a slash, and its checkpoint."""
+    """The texts among the options that name a file or folder here: those with a slash, and the checkpoint."""
     texts = [one for name, one in options.items() if isinstance(one, str) and (name == "checkpoint" or "/" in one)]
     return [one for one in texts if is_there(Path(one))]
 

@@ -36,9 +36,13 @@ from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
 from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
 from blip_pipelines.cluster.session import connect
+from blip_pipelines.judges.registry import with_account as judge_with_account
 
 ACCOUNT = ".account-"
 """What begins the name of a folder beside the blocks where a captioner keeps account of what it asks."""
+
+JUDGES_ACCOUNT = ".account-judge-"
+"""The same of a judge."""
 
 BLOCKS_PER_TASK = 8
 """The most blocks that an actor with a GPU takes one after the other. Each is written when it is done."""
@@ -47,6 +51,7 @@ BLOCKS_PER_TASK = 8
 def caption_and_score(
     out: Path, images: Path, captioner: Path | str | None, filter: Path | str, config: CaptionConfig, ray: RayConfig,
     kin: Sequence[Path] = (), retry: str | None = None, writers: Path | str | None = None,
+    judges: Path | str | None = None,
 ) -> dict[str, int | float | str]:  # fmt: skip
     """Caption the images and score web and synthetic texts, in this process or with Ray's actors (section 3.3).
 
@@ -55,7 +60,8 @@ def caption_and_score(
     Rows that a later list left out are captioned as others are; which of these have texts is noted in `out`, too.
     `captioner` is None where `config.own_writer` is false. With `retry` (`captions`, or `captions:REASON`) the texts
     that captioners of `config.writers` did not write are asked for again; all else is as in the newest of `kin`.
-    `writers` is the digest of what these captioners say of themselves, as the recipe has it.
+    `writers` and `judges` are the digests of what these captioners, and `config.judges`, say of themselves, as the
+    recipe has them.
     A picture that kills or hangs its worker keeps its web text alone, flagged with what the worker died of. Returns the
     number of images, of rows by source, of images that could not be decoded, of flags, and of work that was done again
     after a worker's death (`retries`).
@@ -88,14 +94,18 @@ def caption_and_score(
 
 
 def _with_accounts(config: CaptionConfig, out: Path) -> CaptionConfig:
-    """The settings, in which captioners that are paid for keep account beside the blocks, for all workers together."""
-    writers = tuple(with_account(one, out.absolute() / BLOCKS / f"{ACCOUNT}{one.name}") for one in config.writers)
-    return config.model_copy(update={"writers": writers}) if writers else config
+    """The settings, in which whoever is paid for keeps account beside the blocks, for all workers together."""
+    at = out.absolute() / BLOCKS
+    writers = tuple(with_account(one, at / f"{ACCOUNT}{one.name}") for one in config.writers)
+    judges = tuple(judge_with_account(one, at / f"{JUDGES_ACCOUNT}{one.name}") for one in config.judges)
+    return config.model_copy(update={"writers": writers, "judges": judges}) if writers or judges else config
 
 
 def _sent(config: CaptionConfig, out: Path) -> dict[str, int]:
-    """What captioners were sent, for texts that are kept and for those that a kill has lost; nothing without any."""
-    accounts = [each for one in config.writers for each in noted_in(out / BLOCKS / f"{ACCOUNT}{one.name}").values()]
+    """What captioners and judges were sent, also for what a kill has lost; nothing where none of them counts."""
+    names = [f"{ACCOUNT}{one.name}" for one in config.writers]
+    names += [f"{JUDGES_ACCOUNT}{one.name}" for one in config.judges]
+    accounts = [each for name in names for each in noted_in(out / BLOCKS / name).values()]
     total = sum(accounts, Account())
     return {"requests_sent": total.requests, "tokens_billed": total.tokens} if accounts else {}
 

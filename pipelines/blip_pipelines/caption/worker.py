@@ -21,6 +21,7 @@ from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import ImageRow, ImageRows, KeptAnswers
 from blip_pipelines.caption.compare import Compared, set_lift
 from blip_pipelines.caption.decoders import DecodeProcesses
+from blip_pipelines.caption.judged import Judges
 from blip_pipelines.caption.lanes import Lanes
 from blip_pipelines.caption.likelihoods import set_captioner_itc, set_logprob
 from blip_pipelines.caption.models import Model, Models
@@ -51,12 +52,12 @@ class CaptionWorker:
     """Captions and scores images with captioners and filters (section 3.3); needs no Ray.
 
     `captioner` and `filter` are the round's own, `config` may name more of both, captioners of any kind
-    (`caption.writers`), and a second scorer. `captioner` is None where `config.own_writer` is false. A checkpoint that
-    is several of these is loaded once, and encodes each image once. `num_threads` is torch's; on a CPU `num_lanes`
-    parts of a batch are encoded and scored side by side, which changes no digit; for a GPU as many processes decode, or
-    as there are threads. `references` are the pictures that texts are compared with (`pick_references`); without them
-    texts have neither `lift` nor `distinctness`. Raises CheckpointError where a checkpoint cannot be read or holds no
-    decoder or no ITM head, InputError for `cuda` without CUDA.
+    (`caption.writers`), judges of any kind (`caption.judges`), and a second scorer. `captioner` is None where
+    `config.own_writer` is false. A checkpoint that is several of these is loaded once, and encodes each image once.
+    `num_threads` is torch's; on a CPU `num_lanes` parts of a batch are encoded and scored side by side, which changes
+    no digit; for a GPU as many processes decode, or as there are threads. `references` are the pictures that texts are
+    compared with (`pick_references`); without them texts have neither `lift` nor `distinctness`. Raises CheckpointError
+    where a checkpoint cannot be read or holds no decoder or no ITM head, InputError for `cuda` without CUDA.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class CaptionWorker:
         self.models = Models(captioner, filter, config, self.device)
         self.image_sizes = frozenset(model.image_size for model in self.models.all)
         self.writers = Writers(config, len(self.models.captioners) * config.candidates, self.device.type)
+        self.judges = Judges(config, self.device.type)
         self._lanes = Lanes(1 if wants_gpu else num_lanes, self._modes)
         self.compare_with(references)
         self.num_decoders = DECODE_THREADS
         self._processes: DecodeProcesses | None = None
         if wants_gpu and not config.scorer:  # a scorer makes its own pixels of the picture, with transformers
             self.decode_aside(min(max(num_threads or 1, num_lanes, DECODE_THREADS), DECODE_PROCESSES))
-        self.metadata = self._metadata(captioner, filter) | self.writers.metadata()
+        self.metadata = self._metadata(captioner, filter) | self.writers.metadata() | self.judges.metadata()
 
     def decode_aside(self, num_processes: int) -> None:
         """Have so many processes decode from here on; the pixels are the same."""
@@ -138,14 +140,23 @@ class CaptionWorker:
                 ([pool.submit(Picture, row, *seen) for row in batch], is_last, kept)
                 for batch, is_last, kept in self._cut(blocks)
             )
-            if not self.writers:
-                for pictures, is_last, _ in one_ahead(begun):
-                    yield self._finish([picture.result() for picture in pictures]), is_last
-                return
-            with ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
-                written = ((writing.submit(self._written, *batch), batch[1]) for batch in one_ahead(begun))
-                for pictures, is_last in one_ahead(written) if self.writers.wait_elsewhere else written:
-                    yield self._finish(pictures.result()), is_last
+            for pictures, rows, is_last in self.judges.after(self._described(begun)):
+                yield self._finish(pictures, rows), is_last
+
+    def _described(
+        self, begun: Iterator[tuple[list[Future[Picture]], bool, KeptAnswers]]
+    ) -> Iterator[tuple[list[Picture], Texts, bool]]:
+        """Each batch of pictures with the rows of those that were decoded, and whether it is its block's last."""
+        if not self.writers:
+            for some, is_last, _ in one_ahead(begun):
+                pictures = [one.result() for one in some]
+                yield pictures, self._made(pictures), is_last
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
+            written = ((writing.submit(self._written, *batch), batch[1]) for batch in one_ahead(begun))
+            for waiting, is_last in one_ahead(written) if self.writers.wait_elsewhere else written:
+                pictures = waiting.result()
+                yield pictures, self._made(pictures), is_last
 
     def _written(self, begun: list[Future[Picture]], is_last: bool, kept: KeptAnswers) -> list[Picture]:
         """A batch of pictures, once the captioners of `caption.writers` have written about them."""
@@ -169,9 +180,13 @@ class CaptionWorker:
                 if at == len(rows):
                     break
 
-    def _finish(self, pictures: list[Picture]) -> list[CaptionRow]:
-        """All rows of a batch of pictures, in their order."""
-        made = iter(self._make([p for p in pictures if p.decoded]))
+    def _made(self, pictures: list[Picture]) -> Texts:
+        """The rows of the pictures of a batch that were decoded."""
+        return self._make([one for one in pictures if one.decoded])
+
+    def _finish(self, pictures: list[Picture], rows: Texts) -> list[CaptionRow]:
+        """All rows of a batch of pictures, in their order; `rows` are of those that were decoded."""
+        made = iter(rows)
         per_picture = (next(made) if p.decoded else self._given_rows(p) for p in pictures)
         return [row for rows in per_picture for row in rows]
 

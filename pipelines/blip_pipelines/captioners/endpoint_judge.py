@@ -79,7 +79,11 @@ class EndpointJudge:
         self._client = self.options.open()
 
     def score(self, pairs: Sequence[tuple[Image, str]]) -> list[dict[str, float | None]]:
-        """The scores of pictures beside texts, in order.
+        """The scores of pictures beside texts, in order. Raises RunFailed as `asked` does."""
+        return [{"yes": None if one.value is None else yes_of(one.value)} for one in self.asked(pairs)]
+
+    def asked(self, pairs: Sequence[tuple[Image, str]]) -> list[Reply[dict[str, float]]]:
+        """The likeliest first tokens of the answer about each pair, or why there is none.
 
         Raises RunFailed where no server can be asked any more, or where the first answers have no log-probabilities.
         """
@@ -89,7 +93,7 @@ class EndpointJudge:
         bodies: list[Body] = [partial(self._encoded, picture, text) for picture, text in pairs]
         replies = self._client.ask_all(bodies, first_tokens)
         self._check(replies)
-        return [{"yes": None if reply.value is None else yes_of(reply.value)} for reply in replies]
+        return replies
 
     def _encoded(self, picture: Image, text: str) -> bytes:
         stored = io.BytesIO()
@@ -135,7 +139,11 @@ def first_tokens(payload: Mapping[str, Any]) -> dict[str, float]:
 
 def yes_of(tokens: Mapping[str, float]) -> float | None:
     """The probability of yes, in any case and with blanks around it; None where neither yes nor no is told."""
-    words = [(token.strip().strip("▁Ġ").lower(), p) for token, p in tokens.items()]
-    if not any(word in ("yes", "no") for word, _ in words):
-        return None
-    return min(1.0, math.fsum(p for word, p in words if word == "yes"))
+    yes, no = (probability_of(word, tokens) for word in ("yes", "no"))
+    return None if yes is None and no is None else yes or 0.0
+
+
+def probability_of(word: str, tokens: Mapping[str, float]) -> float | None:
+    """The probability of a word, in any case and with blanks around it; None where it is not told."""
+    told = [p for token, p in tokens.items() if token.strip().strip("▁Ġ").lower() == word]
+    return min(1.0, math.fsum(told)) if told else None

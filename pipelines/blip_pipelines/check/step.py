@@ -31,9 +31,11 @@ Judge = Callable[[pa.Table], pa.Table]
 
 def check_filter(
     out: Path, images: Path, captioner: Path | str | None, filter: Path | str, human: Path | None,
-    held_out: Path | None, *, config: CheckFilterConfig, ray: RayConfig,
+    held_out: Path | None, *, config: CheckFilterConfig, ray: RayConfig, judges: Path | str | None = None,
 ) -> Counts:  # fmt: skip
     """Score texts that are known to be right or wrong as the round's own were scored, into one file of `filter_check`.
+
+    `judges` is the digest of what `config.caption.judges` say of themselves, as the recipe has it.
 
     Of each of at most `config.pictures` pictures: one of its human captions, which is right; a web text of one of the
     `images`, which is taken for wrong; and what the captioner writes about it, which is right where it agrees with the

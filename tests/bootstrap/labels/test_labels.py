@@ -26,6 +26,7 @@ from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.storage import parquet, shown_tables, tables
 from blip_bootstrap.storage.labels import read_labels, write_labels
 from blip_bootstrap.storage.run_folder import labels_path
+from blip_bootstrap.storage.text_columns import SCORES
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_sample_of_one_source_spends_all_answers_there(run: Path) -> None:
 
 def test_a_sample_has_every_score_of_its_texts(run: Path) -> None:
     """So that a rule can be learned from the file alone; a score that the captions lack is null."""
-    scores = ("captioner", "num_tokens", "itc_score", "logprob", "clip_score", *(one.name for one in tables.SCORES))
+    scores = ("captioner", "num_tokens", "itc_score", "logprob", "clip_score", *(one.name for one in SCORES))
     files = parquet.parquet_files(run / "round-01/captions")
     for file in files:
         table = parquet.read_parquet(file)
@@ -94,7 +95,7 @@ def test_a_sample_has_every_score_of_its_texts(run: Path) -> None:
 
 def test_captions_made_before_the_scores_give_null(run: Path) -> None:
     for file in parquet.parquet_files(run / "round-01/captions"):
-        pq.write_table(parquet.read_parquet(file).drop_columns([one.name for one in tables.SCORES]), file)
+        pq.write_table(parquet.read_parquet(file).drop_columns([one.name for one in SCORES]), file)
     rows = read_labels(draw_sample(run, 1, size=40))
     assert len(rows) == 40
     assert {row["lift"] for row in rows} == {None}

@@ -138,7 +138,7 @@ def test_the_second_score_is_the_scorers(rows: pa.Table, models: Models, tmp_pat
         if row["itm_score"] is None:
             assert row["clip_score"] is None
             continue
-        pixels = scorer.to_pixels(decode_image(pictures[row["key"]], "test"))[None]
+        pixels = [scorer.to_pixels(decode_image(pictures[row["key"]], "test"))]
         with torch.inference_mode():
             expected = scorer.score(pixels, [row["caption"]], torch.tensor([0]))
         assert row["clip_score"] == pytest.approx(expected[0], abs=1e-5)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
-from blip_bootstrap.storage import tables
+from blip_bootstrap.storage import text_columns
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.caption.references import pick_references
@@ -30,7 +30,7 @@ Models = tuple[Path, Path]
 CONFIG = CaptionConfig(candidates=2, device="cpu", num_actors=1, sampler=SamplerConfig(max_tokens=10))
 NUM_IMAGES, PER_PART = 560, 140
 EXACT = ("key", "source", "candidate", "caption", "seed", "num_tokens", "flags")
-SCORES = ("itm_score", "itc_score", "logprob", *(column.name for column in tables.SCORES))
+SCORES = ("itm_score", "itc_score", "logprob", *(column.name for column in text_columns.SCORES))
 TOLERANCE = 1e-5
 """Of float32 scores whose sums run in another order; captions are equal to the letter."""
 

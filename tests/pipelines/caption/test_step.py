@@ -14,9 +14,9 @@ import pytest
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
 from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, RunFailed
-from blip_bootstrap.storage import tables
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+from blip_bootstrap.storage.text_columns import SCORES
 from blip_pipelines.caption import blocks, step
 from blip_pipelines.caption.blocks import BLOCKS, read_rows
 from blip_pipelines.caption.references import pick_references
@@ -125,7 +125,7 @@ def test_blocks_of_an_earlier_version_join_the_others(
     tmp_path: Path, images: Path, models: Models, expected: dict[str, pa.Table]
 ) -> None:
     """They lack the scores that came later, which are then null."""
-    later = [column.name for column in tables.SCORES]
+    later = [column.name for column in SCORES]
     for name, table in expected.items():
         first = table["key"].to_pylist().index(f"{name[5:10]}{blocks.BLOCK_ROWS:05d}")
         stem = tmp_path / BLOCKS / name.removesuffix(".parquet")

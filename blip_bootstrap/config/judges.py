@@ -1,0 +1,30 @@
+"""Judges beside the filter, of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field, JsonValue
+
+from blip_bootstrap.config.marks import ToldByDigest
+from blip_bootstrap.config.section import Section
+
+SCORE_NAME = r"^[a-z][a-z0-9_]{0,62}$"
+"""What a score may be called: SQL reads such a name without quotes."""
+
+
+class JudgeConfig(Section):
+    """A judge beside the filter: its scores of every text stand in the column `scores` under its name."""
+
+    name: Annotated[str, Field(pattern=SCORE_NAME)] = Field(
+        description="what its score is called in the tables and by select.score; of a judge with several scores, "
+        "NAME_SCORE each: lower case letters, digits, underscores"
+    )
+    kind: str = Field(
+        description="dual_encoder, vqa_score, endpoint_vqa_score, blip_itm, blip_itc, or what an installed package "
+        "brings (entry point blip_bootstrap.judges)"
+    )
+    options: Annotated[Mapping[str, JsonValue], ToldByDigest()] = Field(
+        {}, description="what this kind takes, as {checkpoint: OWNER/NAME}; recipes hold the digest that it makes of it"
+    )

@@ -1,0 +1,162 @@
+"""The judges of `caption.judges` in a captioning worker: what they are asked, and what stands in the rows for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from blip_bootstrap.config import CaptionConfig, JudgeConfig
+from blip_bootstrap.errors import BlipBootstrapError, RunFailed
+from blip_bootstrap.storage.closed_lists import NO_SCORES
+from blip_pipelines.caption.ahead import one_ahead
+from blip_pipelines.caption.picture import Picture
+from blip_pipelines.caption.rows import CaptionRow, Texts
+from blip_pipelines.judges.interface import Pair, Scores
+from blip_pipelines.judges.registry import make_judge, score_names
+from blip_training.data.decode import decode_image
+
+HOPELESS = 64
+"""So many pairs without one score, from the first on, end the run: the judge, the server or its key is wrong."""
+
+OF_THE_PAIR = ("refused", "too_large", "out_of_memory", "over_budget")
+"""Reasons that say something of a picture or the budget, and not that the judge does not work."""
+
+
+Made = tuple[list[Picture], Texts, bool]
+"""A batch of pictures, the rows of those that were decoded, and whether it is its block's last."""
+
+
+class Asked:
+    """One judge of `caption.judges`, loaded when it is first asked."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self.config = config
+        self.judge = make_judge(config.kind, config.options)
+        self.names = score_names(config, self.judge.names)
+        self._is_loaded = False
+        self._at_once: int | None = None
+        self._lacking: Counter[str] = Counter()
+        self._scored = 0
+        self._raised = ""
+
+    def set_scores(self, rows: Sequence[CaptionRow], pairs: Sequence[Pair], device: str, dtype: str) -> None:
+        """Set the judge's scores of texts beside their pictures, and why those lack that do."""
+        if not self._is_loaded:
+            self.judge.load(device, dtype)
+            self._is_loaded = True
+        for row, found in zip(rows, self._found(pairs), strict=True):
+            self._set(row, found)
+        if not self._scored and self._lacking.total() >= HOPELESS:
+            why = ", ".join(f"{name} {count}" for name, count in self._lacking.most_common())
+            raise RunFailed(
+                f"{self._where}: it scored none of its first {self._lacking.total()} texts ({why}){self._raised}; what "
+                "was made is kept, run again to go on"
+            )
+
+    @property
+    def _where(self) -> str:
+        return f"caption.judges: {self.config.name} ({self.config.kind})"
+
+    def _found(self, pairs: Sequence[Pair]) -> list[Mapping[str, float | None]]:
+        """As many scores; asked in halves where memory runs out or an error is raised, until a pair is alone."""
+        size = min(self._at_once or len(pairs), len(pairs))
+        found: list[Mapping[str, float | None]] = []
+        while len(found) < len(pairs):
+            some = pairs[len(found) : len(found) + size]
+            try:
+                found += self._checked(self.judge.score(some), len(some))
+                size = min(self._at_once or len(pairs), len(pairs))
+                continue
+            except BlipBootstrapError:
+                raise
+            except (torch.OutOfMemoryError, MemoryError):
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                self._at_once, reason = max(1, len(some) // 2), "out_of_memory"
+            except Exception as error:  # noqa: BLE001 - a stranger's judge raises whatever a picture makes it raise
+                self._raised = f", lastly {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                reason = "judge_failed"
+            if len(some) == 1:
+                found.append(Scores.failed(self.judge.names, reason))
+            size = max(1, len(some) // 2)
+        return found
+
+    def _checked(self, found: Sequence[Mapping[str, float | None]], count: int) -> Sequence[Mapping[str, float | None]]:
+        """Raises RunFailed where a judge breaks its contract."""
+        if len(found) != count:
+            raise RunFailed(f"{self._where} gave {len(found)} scores to {count} texts; its judge is wrong")
+        for one in found:
+            error = getattr(one, "error", None)
+            if error is not None and error not in NO_SCORES:
+                raise RunFailed(f"{self._where}: its error {error!r} is none of {', '.join(NO_SCORES)}")
+        return found
+
+    def _set(self, row: CaptionRow, found: Mapping[str, float | None]) -> None:
+        for name, called in self.names.items():
+            score = found.get(name)
+            if score is not None and math.isfinite(score):
+                row.scores = [*(row.scores or []), (called, float(score))]
+                self._scored += 1
+            else:
+                reason = getattr(found, "error", None) or "not_judged"
+                row.scores_lacking = [*(row.scores_lacking or []), (called, reason)]
+                self._lacking.update([] if reason in OF_THE_PAIR else [reason])
+
+
+class Judges:
+    """All judges of `caption.judges`, each loaded once; empty without any."""
+
+    def __init__(self, config: CaptionConfig, device: str) -> None:
+        self._device, self._dtype = device, config.dtype
+        self.all = [Asked(one) for one in config.judges]
+
+    def __bool__(self) -> bool:
+        return bool(self.all)
+
+    @property
+    def wait_elsewhere(self) -> bool:
+        """Whether one of them waits for a server, so that the models here can work meanwhile."""
+        return any(one.judge.varies_with == "server" for one in self.all)
+
+    def after(self, made: Iterator[Made]) -> Iterator[Made]:
+        """Each batch once its texts are scored; a server is asked while the next one is made."""
+        if not self.wait_elsewhere:
+            for pictures, rows, is_last in made:
+                self.score(rows, pictures)
+                yield pictures, rows, is_last
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="judge") as pool:
+            begun = ((pool.submit(self.score, one[1], one[0]), one) for one in made)
+            for waiting, one in one_ahead(begun):
+                waiting.result()
+                yield one
+
+    def score(self, rows: Texts, pictures: Sequence[Picture]) -> None:
+        """Set `scores` of every text that is to be read, of rows of the pictures that were decoded.
+
+        A picture is decoded once more, for all judges: what the models take is kept of it, and not itself.
+        """
+        decoded = (one for one in pictures if one.decoded)
+        read = [(row, one) for one, of_image in zip(decoded, rows, strict=True) for row in of_image if row.is_read]
+        if not read or not self.all:
+            return
+        images = {one: decode_image(one.jpg, one.key) for one in dict.fromkeys(one for _, one in read)}
+        pairs = [(images[one], row.caption) for row, one in read]
+        for one in self.all:
+            one.set_scores([row for row, _ in read], pairs, self._device, self._dtype)
+
+    def metadata(self) -> dict[str, str]:
+        """What is the same for all scores in a file."""
+        return {"judges": json.dumps([_told(one) for one in self.all], sort_keys=True)} if self.all else {}
+
+
+def _told(one: Asked) -> dict[str, object]:
+    return {
+        "name": one.config.name, "kind": one.config.kind, "digest": one.judge.digest,
+        "varies_with": one.judge.varies_with, "scores": [*one.names.values()],
+    }  # fmt: skip
