@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from logging import ERROR
 from typing import Any
 
 from blip_bootstrap.errors import CheckpointError
@@ -24,7 +25,7 @@ def load_processor(source: str, revision: str | None) -> Any:
     from transformers.utils import logging  # start-up: as above
 
     at, before = {"revision": revision or "main"}, logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # it tells that torchvision lacks, for each class that has a Pillow form
+    logging.set_verbosity(ERROR)  # it tells that torchvision lacks, for each class that has a Pillow form
     try:
         kind: Any = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source, **at))]
         settings, _ = kind.get_processor_dict(source, **at)
