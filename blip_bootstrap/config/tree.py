@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, SerializationInfo, WithJsonSchema, field_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
 from blip_bootstrap.config.benchmark import BenchmarkConfig
 from blip_bootstrap.config.caption import CaptionConfig
@@ -126,11 +127,9 @@ class Config(Section):
         for name in self.select.score_names:
             if name not in get_args(BuiltInScore) and not any(f"{name}_".startswith(f"{one}_") for one in judges):
                 known = ", ".join((*get_args(BuiltInScore), *judges))
-                raise ValueError(f"select.score: is one of {known}, or a score of caption.judges (got {name!r})")
+                raise _of_score(f"is one of {known}, or a score of caption.judges (got {name!r})")
             if name not in get_args(BuiltInScore) and self.select.is_idle_score:
-                raise ValueError(
-                    f"select.score: strategy threshold cuts by {name} at score_threshold, which is not set"
-                )
+                raise _of_score(f"strategy threshold cuts by {name} at select.score_threshold, which is not set")
         return self
 
     @model_validator(mode="before")
@@ -259,6 +258,11 @@ def _seeded(section: type[Section]) -> Iterator[tuple[str, ...]]:
             yield (name,)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from ((name, *below) for below in _seeded(field.annotation))
+
+
+def _of_score(told: str) -> PydanticCustomError:
+    """A mistake in `select.score` that is seen from the whole configuration alone."""
+    return PydanticCustomError("value_error", "{told}", {"told": told, "where": "select.score"})
 
 
 class TrainControlsConfig(ControlsConfig):

@@ -130,10 +130,10 @@ def test_files_of_before_lack_scores_and_are_not_scored(captions: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"score": "siglip3"}, r"^select\.score: siglip3, but no web text of .* has a score by it; of judges there are siglip2, vqa$"),
+        ({"score": "siglip3"}, r"^select\.score: siglip3, but no web .* by it; of judges there are siglip2, vqa$"),
         ({"score_sql": "siglip3 + itm"}, r"^select\.score_sql: siglip3 \+ itm, but no web text of .*; of judges there"),
         ({"score_sql": "itm +"}, r"^select\.score_sql: 'itm \+': syntax error"),
-        ({"score_sql": {"web": "itm", "synthetic": "caption"}}, r"^select\.score_sql\.synthetic: 'caption': it is VARCHAR"),
+        ({"score_sql": {"web": "itm", "synthetic": "caption"}}, r"score_sql\.synthetic: 'caption': it is VARCHAR"),
         ({"score_sql": "abz(itm)"}, r"abz\(\) may not be called in it; did you mean abs\?$"),
     ],
 )  # fmt: skip

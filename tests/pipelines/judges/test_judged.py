@@ -10,10 +10,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from PIL import Image
 
-from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
+from blip_bootstrap.config import CaptionConfig, JudgeConfig, RayConfig, SamplerConfig
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+from blip_pipelines.caption.judged import Asked
+from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
 
@@ -107,17 +110,31 @@ def test_it_is_asked_in_halves_where_memory_runs_out(images: Path, models: Model
     sizes = [int(line) for line in calls.read_text().split()]
     assert sizes[:3] == [8, 4, 2]
     assert max(sizes[3:]) == 2  # and so from then on
-    with pytest.raises(RunFailed, match=r"caption\.judges: a \(plain\): it scored none of its first 64 texts"):
-        for _ in range(5):
-            broken = CaptionWorker(*models, config(judge("a", fails={"a": "timeout", "an": "timeout"})))
-            for _ in range(8):
-                broken(text_of_all(table, "a thing"))
 
 
-def text_of_all(table: pa.Table, text: str) -> pa.Table:
-    """The pictures with one text each, and no captions: their rows are given ones."""
-    at = table.column_names.index("caption")
-    return table.set_column(at, "caption", [[text] * len(table)])
+def test_a_judge_that_scores_nothing_ends_the_run() -> None:
+    asked = Asked(JudgeConfig(name="a", kind="plain", options={"fails": {"thing": "timeout"}}))
+    pairs = [(Image.new("RGB", (8, 8)), f"a thing {at}") for at in range(32)]
+    rows = [CaptionRow(f"{at}", "web", 0, text, 3) for at, (_, text) in enumerate(pairs)]
+    asked.set_scores(rows, pairs, "cpu", "float32")
+    with pytest.raises(RunFailed, match=r"a \(plain\): it scored none of its first 64 texts \(timeout 64\); what was"):
+        asked.set_scores(rows, pairs, "cpu", "float32")
+    broken = Asked(JudgeConfig(name="b", kind="plain", options={"raises": "thing"}))
+    with pytest.raises(RunFailed, match=r"judge_failed 64\), lastly ValueError: a picture of one pixel; what"):
+        broken.set_scores(rows * 2, pairs * 2, "cpu", "float32")
+    # One that scored before goes on, and where pictures or the budget are to blame, too.
+    spent = Asked(JudgeConfig(name="c", kind="plain", options={"fails": {"thing": "over_budget"}}))
+    spent.set_scores(rows * 3, pairs * 3, "cpu", "float32")
+    assert rows[0].scores_lacking is not None
+    assert ("c_first", "over_budget") in rows[0].scores_lacking
+
+
+def test_a_judge_that_breaks_its_contract_ends_the_run() -> None:
+    asked = Asked(JudgeConfig(name="a", kind="plain", options={"fails": {"thing": "tired"}}))
+    with pytest.raises(RunFailed, match="its error 'tired' is none of"):
+        asked.set_scores(
+            [CaptionRow("1", "web", 0, "thing", 1)], [(Image.new("RGB", (8, 8)), "thing")], "cpu", "float32"
+        )
 
 
 def test_a_step_writes_them_and_duckdb_reads_them(images: Path, models: Models, tmp_path: Path) -> None:
