@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from blip_bootstrap.config import SelectConfig, load_config
 from blip_bootstrap.errors import ConfigError, InputError
+from blip_bootstrap.loop.check import check_config
 from blip_bootstrap.query.alike import schema_of
 from blip_bootstrap.query.score_expression import expression_of
 from blip_bootstrap.query.verdicts import cut_of, rule_of
@@ -163,6 +164,22 @@ def test_names_are_those_of_scores_columns_and_judges() -> None:
     found = expression_of("CASE WHEN source = 'web' THEN ITM ELSE coalesce(scores['vqa'], clip, -1) END + a_judge / 2")
     assert found.columns == ("source", "itm_score", "scores", "clip_score")
     assert found.scores == ("vqa", "a_judge")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("score_sql=siglip3 + itm", "select.score_sql: siglip3 is no score of a judge of caption.judges; their scores are s2"),
+        ("score=s2_x", "select.score: s2_x is no score of a judge of caption.judges; their scores are s2"),
+        ("score_sql=itm +", "select.score_sql: 'itm +': syntax error at or near"),
+        ("score_sql=s2 + itm", None),
+    ],
+)  # fmt: skip
+def test_a_run_does_not_begin_with_a_score_that_nobody_gives(setting: str, told: str | None) -> None:
+    judges = "caption.judges=[{name: s2, kind: dual_encoder, options: {checkpoint: a/b}}]"
+    found = check_config(load_config(None, [judges, "select.strategy=fraction", f"select.{setting}"]), 1)
+    lines = [line for line in found if line.startswith("select")]
+    assert [line[: len(told or "")] for line in lines] == ([told] if told else [])
 
 
 def test_settings_that_do_not_go_together() -> None:
