@@ -169,7 +169,7 @@ def test_names_are_those_of_scores_columns_and_judges() -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("score_sql=siglip3 + itm", "select.score_sql: siglip3 is no score of a judge of caption.judges; their scores are s2"),
+        ("score_sql=siglip3 + itm", "select.score_sql: siglip3 is no score of a judge of caption.judges; their"),
         ("score=s2_x", "select.score: s2_x is no score of a judge of caption.judges; their scores are s2"),
         ("score_sql=itm +", "select.score_sql: 'itm +': syntax error at or near"),
         ("score_sql=s2 + itm", None),
