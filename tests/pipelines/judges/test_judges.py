@@ -126,7 +126,7 @@ def test_an_endpoint_that_refuses_gives_its_reason() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("dual_encoder", "siglip2"), ("dual_encoder", "clip"), ("vqa_score", "qwen"), ("blip_itm", ""), ("blip_itc", "")],
+    [("dual_encoder", "siglip2"), ("vqa_score", "qwen"), ("blip_itm", ""), ("blip_itc", "")],
 )
 def test_built_in_judges_conform(kind: str, name: str, tmp_path: Path, models: tuple[Path, Path]) -> None:
     saved = tiny_scorers.SAVED | captioners.SAVED
