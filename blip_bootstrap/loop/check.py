@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from typing import get_args
 
 from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, HardTextsConfig
+from blip_bootstrap.config.select import BuiltInScore
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.input_paths import missing_paths
+from blip_bootstrap.select.own_score import expressions
 from blip_bootstrap.storage.closed_lists import ERROR_CLASSES, NO_ANSWERS
 from blip_pipelines.caption.again import CAPTIONS_AGAIN
 from blip_pipelines.captioners.registry import mistakes_of
 from blip_pipelines.judges.registry import mistakes_of as mistakes_of_judges
+from blip_pipelines.judges.registry import names_of_judges
 from blip_training.decoding.sampler import resolve_sampler
 
 NEVER_FETCHED = ("blank_url", "duplicate_row")
@@ -26,7 +31,7 @@ def check_config(config: Config, number: int) -> list[str]:
         mistakes += _check_finetune(config, "filter", config.filter)
         mistakes += _check_beams(config.caption)
         mistakes += [line for one in config.caption.writers for line in mistakes_of(one)]
-        mistakes += mistakes_of_judges(config.caption.judges)
+        mistakes += mistakes_of_judges(config.caption.judges) or _check_scores(config)
         mistakes += _check_filter_only(config)
         mistakes += _check_hard_texts(config)
     if config.pretrain.optimizer.steps == 0 and number == 0:
@@ -73,6 +78,20 @@ def _check_beams(caption: CaptionConfig) -> list[str]:
     if beams == 1 or beams >= caption.candidates:
         return []
     return [f"caption.candidates: {caption.candidates} of {beams} beams; set caption.sampler.num_beams higher"]
+
+
+def _check_scores(config: Config) -> list[str]:
+    """The rule may go by scores of judges that there are; found before hours of captioning for it."""
+    known, select = names_of_judges(config.caption.judges), config.select
+    try:
+        own = expressions(select).values() if select.has_own_score else []
+    except InputError as error:
+        return [str(error)]
+    asked = [name for one in own for name in one.scores] if own else select.score_names
+    lacking = [name for name in dict.fromkeys(asked) if name not in (*known, *get_args(BuiltInScore))]
+    setting = "select.score" if select.score_sql is None else "select.score_sql"
+    given = f"their scores are {', '.join(known)}" if known else "there are none"
+    return [f"{setting}: {name} is no score of a judge of caption.judges; {given}" for name in lacking]
 
 
 def _check_filter_only(config: Config) -> list[str]:
