@@ -121,7 +121,9 @@ class CaptionConfig(Section):
         "whose tokenizer writes in lower case",
     )
     batch_size: Annotated[NonNegative, Speed()] = Field(
-        0, description="images at a time; 0: 64 on a CPU, 256 on a GPU; halved where memory runs out"
+        0,
+        description="images at a time; 0: 64 on a CPU, 256 on a GPU, where texts are spared 256 and 512; halved where "
+        "memory runs out",
     )
     device: Annotated[Device, Speed()] = Field("auto", description="auto: a GPU where there is one")
     dtype: Dtype = Field(

@@ -92,16 +92,15 @@ def check_passes(caption: CaptionConfig) -> list[str]:
     except InputError:  # told of the judges themselves
         return []
     known = [one for one in get_args(ScoreName) if one != "agreement"] + judged
-    asked = {name: f"caption.passes.{source}.{name}" for source, rule in caption.passes.items() for name in rule}
-    mistakes = [f"{where}: there is no such score; {_meant(name, known)}" for name, where in asked.items()
-                if name not in known]  # fmt: skip
+    asked = [(name, f"caption.passes.{source}.{name}") for source, rule in caption.passes.items() for name in rule]
+    mistakes = [f"{where}: there is no such score; {_meant(name, known)}" for name, where in asked if name not in known]
     lacking = {
         "clip": (caption.scorer is None, "caption.scorer gives it, and none is set"),
         "distinctness": (not caption.references, "caption.references is 0, so that no text has it"),
         "lift": (not caption.references or not caption.lift_references, "caption.lift_references is 0"),
     }
     told = {name: why for name, (lacks, why) in lacking.items() if lacks}
-    return mistakes + [f"{asked[name]}: {why}" for name, why in told.items() if name in asked]
+    return mistakes + [f"{where}: {told[name]}" for name, where in asked if name in told]
 
 
 def _meant(name: str, known: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ def cost_figures(root: Path, number: int, judged: pa.Table | None = None) -> dic
     found = {f"cost_{name}": value for name, value in _with_shares(total).items()} | {"cost_spared": int(spared)}
     seconds = (read_json(round_folder(root, number) / "captions" / MANIFEST) or {}).get("seconds")
     found["cost_step_seconds_per_kept"] = seconds / total["kept"] if seconds and total["kept"] else None
-    found["cost_pictures_kept"] = curve[-1]["pictures"] / pictures if pictures else None
+    found["cost_pictures_kept"] = int(curve[-1]["pictures"]) / pictures if pictures else None
     found["cost_by_captioner"] = {str(one.pop("captioner")): _with_shares(one) for one in by_captioner}
     found["cost_curve"] = {str(one["k"]): _point(one, pictures, truths.get(one["k"])) for one in curve}
     return found

@@ -8,9 +8,10 @@ written there. The rule that a text must pass (`caption.passes`) comes from the 
 the largest AUC for its source, and the least that SHARES of the right texts there have. Truth has no say in it.
 
 Both arms keep a text where it passes, and one of several equal ones of a picture. `work_share` are the tokens that the
-captioner wrote, by those of the plain run. In the built-in world truth is the drawn scene's. Photographs are the
-held-out set, each with a web text: one of its own human captions (45 %, which is then no reference), else another
-picture's; a synthetic text counts as true where it agrees with the human captions as `filter_check` has it.
+captioner wrote, by those of the plain run; `cpu_share` the same of the step's processor time, its scores included. In
+the built-in world truth is the drawn scene's. Photographs are the held-out set without those of `filter_check`, each
+with a web text: one of its own human captions (45 %, which is then no reference), else another picture's; a synthetic
+text counts as true where it agrees with the human captions as `filter_check` has it.
 """
 
 from __future__ import annotations
@@ -54,9 +55,14 @@ Rows = list[dict[str, Any]]
 IsTrue = Callable[[Mapping[str, Any]], bool | None]
 
 
+def checked(root: Path) -> Rows:
+    """The texts by which a run has checked its filter."""
+    return read_parquet(root / "round-01" / "filter_check" / "part-00000.parquet").to_pylist()
+
+
 def rule_of(root: Path) -> dict[str, dict[str, float]]:
     """For each source the score that tells right texts best, and its least, by the run's own check of its filter."""
-    known = read_parquet(root / "round-01" / "filter_check" / "part-00000.parquet").to_pylist()
+    known = checked(root)
     found: dict[str, dict[str, float]] = {}
     for source, share in SHARES.items():
         of_score = {}
@@ -91,8 +97,9 @@ def of_world(root: Path, out: Path, count: int) -> IsTrue:
 
 def of_photographs(root: Path, out: Path, count: int) -> IsTrue:
     """Held-out photographs with web texts, as images; and what their human captions say of a text."""
-    known = [row for file in parquet_files(root / "held_out") for row in read_parquet(file).to_pylist() if row["jpg"]]
-    known = known[:count]
+    seen = {row["name"] for row in checked(root)}
+    every = [row for file in parquet_files(root / "held_out") for row in read_parquet(file).to_pylist()]
+    known = [row for row in every if row["jpg"] and row["name"] not in seen][:count]
     own, references, rows = {}, {}, []
     for at, row in enumerate(known):
         number = int(hashlib.sha256(row["name"].encode()).hexdigest(), 16)
@@ -113,10 +120,10 @@ def of_photographs(root: Path, out: Path, count: int) -> IsTrue:
 
 
 def run(root: Path, images: Path, out: Path, config: CaptionConfig) -> tuple[Rows, float]:
-    """The captions that a step writes by these settings, and its seconds."""
-    started = time.perf_counter()
+    """The captions that a step writes by these settings, and its processor's seconds: other work is not counted."""
+    started = time.process_time()
     caption_and_score(out, images, root / "round-01" / "captioner", root / "round-01" / "filter", config, HERE)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     return [row for file in parquet_files(out) for row in read_parquet(file).to_pylist()], seconds
 
 
@@ -164,9 +171,9 @@ def measure(root: Path, scratch: Path, count: int, candidates: int, is_photograp
     for name, config in (("plain", plain), ("cost_aware", spared)):
         print(f"{root.name}: {name}", file=sys.stderr, flush=True)
         rows, seconds = run(root, scratch / "images", scratch / name, config)
-        found[name] = figures_of(rows, config, is_true) | {"seconds": seconds}
+        found[name] = figures_of(rows, config, is_true) | {"cpu_seconds": seconds}
     found["work_share"] = found["cost_aware"]["tokens"] / found["plain"]["tokens"]
-    found["seconds_share"] = found["cost_aware"]["seconds"] / found["plain"]["seconds"]
+    found["cpu_share"] = found["cost_aware"]["cpu_seconds"] / found["plain"]["cpu_seconds"]
     return found
 
 
@@ -192,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps({"work_share": max(shares)} | found, indent=1))
         return
     for name, one in found.items():
-        print(f"{name}: work_share {one['work_share']:.3f}, seconds {one['seconds_share']:.3f}, rule {one['passes']}")
+        print(f"{name}: work_share {one['work_share']:.3f}, cpu_share {one['cpu_share']:.3f}, rule {one['passes']}")
         for arm in ("plain", "cost_aware"):
             print(f"  {arm:<11}" + "  ".join(f"{key} {value:,.4g}" for key, value in one[arm].items()))
 
