@@ -21,6 +21,7 @@ from blip_bootstrap.loop.check import check_passes
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption.answers import KeptAnswers
+from blip_pipelines.caption.careful import CarefulBlocks
 from blip_pipelines.caption.references import Reference, pick_references
 from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.caption.sparing import passes
@@ -28,6 +29,8 @@ from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.todo import Todo
 from blip_pipelines.caption.worker import CaptionWorker
 from blip_pipelines.captioners.interface import Answer
+from blip_pipelines.cluster.tally import Tally
+from blip_pipelines.judges.registry import BUILT_IN
 
 Models = tuple[Path, Path]
 Rows = list[dict[str, Any]]
@@ -310,3 +313,36 @@ def test_filter_checks_and_judging_spare_nothing(table: pa.Table, models: Models
     found = worker.judge(asked).to_pylist()
     assert [row["source"] for row in found] == [*(["web"] * 2), *(["synthetic"] * K)] * 3
     assert worker.config is given
+
+
+def test_texts_pass_by_a_judge_that_is_plugged_in(
+    table: pa.Table, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It then scores each text in its turn, once, and what it says is what a plain run has."""
+    monkeypatch.setitem(BUILT_IN, "one", "tests.support.judges:One")
+    judges = {"judges": [{"name": "fine", "kind": "one"}], "references": 0}
+    rule = {"web": {"fine": 0.7}, "synthetic": {"fine": 0.7}}
+    plain = CaptionWorker(*models, config(**judges))(table).to_pylist()
+    given = config(**judges, when="web_fails", until_passes=True, passes=rule)
+    found = CaptionWorker(*models, given)(table).to_pylist()
+    assert check_passes(given) == []
+
+    def stops(of_one: Rows) -> Rows:
+        place = next((at for at, row in enumerate(of_one) if dict(row["scores"] or []).get("fine", 0) >= 0.7), K)
+        return of_one[: place + 1]
+
+    expected = [row for of_one in of_pictures(plain) for row in stops(of_one)]
+    names = (*SAME, "scores")
+    assert [[row[name] for name in names] for row in found] == [[row[name] for name in names] for row in expected]
+    assert {len(of_one) for of_one in of_pictures(found)} >= {1, 2, 3}
+
+
+def test_with_care_the_same_texts_are_drawn(
+    tmp_path: Path, images: Path, models: Models, rule: dict[str, dict[str, float]]
+) -> None:
+    given = config(until_passes=True, passes=rule, references=0)
+    expected = CaptionWorker(*models, given)(read_parquet(images / "part-00001.parquet"))
+    block = Todo.of(parquet_files(images)[1:], tmp_path / "out", KnownParts())[0]
+    blocks = CarefulBlocks(*map(str, models), given, tally=Tally())
+    assert [*blocks([block])] == [block]
+    assert read_parquet(tmp_path / "out" / "part-00001.parquet") == expected
