@@ -33,6 +33,7 @@ class _Progress:
     total: int
     say: Say
     name: str
+    num_parallel: int = 1
     told: set[tuple[int, str]] = field(default_factory=set)
     made: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -54,7 +55,8 @@ class _Progress:
         left = self.total - len(self.told)
         if not left or not self.made:
             return ""
-        return f", some {_minutes(left * (time.monotonic() - self.started) / self.made)} left"
+        at_work = (min(self.num_parallel, left + 1) - 1) / 2  # beside the one that is told, half done on average
+        return f", some {_minutes(left * (time.monotonic() - self.started) / (self.made + at_work))} left"
 
 
 def _say_of(say: Say, seed: int, line: str) -> None:
@@ -83,7 +85,7 @@ def run_experiment(
     stop = job.experiment.stop
     splits = (split,) if stop is None or stop.split == split else (split, stop.split)
     turns = arms_in_turn(stop, names)
-    progress = _Progress(len(seeds) * sum(map(len, turns)), say, job.experiment.name)
+    progress = _Progress(len(seeds) * sum(map(len, turns)), say, job.experiment.name, num_parallel)
     stopped: Stopped | None = None
     for at, turn in enumerate(turns):
         if num_parallel > 1 and len(seeds) > 1:

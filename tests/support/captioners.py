@@ -97,7 +97,7 @@ def save_smolvlm(folder: Path) -> Path:
         vision_config=vision_config(),
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,  # type: ignore[call-arg]
     )
     edge = {"longest_edge": 32}
     processor = SmolVLMImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)

@@ -25,7 +25,8 @@ HUB_BYTES = 1_000_000_000
 def worker_bytes(captioner: Source | None, filter: Source, config: CaptionConfig) -> int:
     """Memory that a worker is taken to need, before one has shown it: its models twice, as they are read, and more."""
     sources = {*captioner_sources(captioner, config), *filter_sources(filter, config), config.scorer or filter}
-    written = [path for one in (*config.writers, *config.judges) for path in _paths_in(one.options)]
+    options = [one.options for one in config.writers] + [one.options for one in config.judges]
+    written = [path for one in options for path in _paths_in(one)]
     return ACTIVATIONS_BYTES + 2 * sum(map(_num_bytes, {*sources, *written}))
 
 

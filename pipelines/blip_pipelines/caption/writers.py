@@ -212,5 +212,5 @@ def _told(writer: Writer) -> dict[str, object]:
 
 def _with_cost_of(before: Answer, answer: Answer) -> Answer:
     """An answer whose cost has that of the tries before it, too."""
-    both = Counter(dict(before.cost)) + Counter(dict(answer.cost))  # type: ignore[arg-type]
+    both = Counter(dict(before.cost)) + Counter(dict(answer.cost))
     return replace(answer, cost={name: float(value) for name, value in both.items()})

@@ -66,14 +66,6 @@ def source_of(checkpoint: str) -> str:
     return source
 
 
-def name_of_checkpoint(checkpoint: str) -> str:
-    """Where a model is, a folder's `~` expanded. Raises ConfigError for a URI."""
-    try:
-        return str(model_name(checkpoint))
-    except ValueError as error:
-        raise ConfigError([f"options.checkpoint: {error}"]) from error
-
-
 def digest_of_weights(checkpoint: str, revision: str | None = None) -> str:
     """What a model folder holds, as 64 hex digits, in a second even for large ones; of a hub name, it and its commit.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from logging import ERROR
 from typing import Any
 
 from blip_bootstrap.errors import CheckpointError
@@ -24,12 +25,13 @@ def load_processor(source: str, revision: str | None) -> Any:
     from transformers.utils import logging  # start-up: as above
 
     at, before = {"revision": revision or "main"}, logging.get_verbosity()
-    logging.set_verbosity_error()  # it tells that torchvision lacks, for each class that has a Pillow form
+    logging.set_verbosity(ERROR)  # it tells that torchvision lacks, for each class that has a Pillow form
     try:
-        kind = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source, **at))]
+        kind: Any = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source, **at))]
         settings, _ = kind.get_processor_dict(source, **at)
-        parts = {"tokenizer": AutoTokenizer.from_pretrained(source, **at)}
-        parts["image_processor"] = AutoImageProcessor.from_pretrained(source, backend="pil", **at)
+        parts: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(source, **at)}
+        image_processor: Any = AutoImageProcessor
+        parts["image_processor"] = image_processor.from_pretrained(source, backend="pil", **at)
         return _made_of(kind, parts, settings)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{source}: no processor ({' '.join(str(error).split())[:300]})") from error

@@ -169,10 +169,11 @@ class TransformersCaptioner:
         return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
     def _generation_config(self, options: TransformersOptions, ends: list[int]) -> Any:
-        from transformers import GenerationConfig  # start-up: as above
+        import transformers  # start-up: as above
 
+        made: Any = transformers.GenerationConfig
         penalty = getattr(self._model.generation_config, "repetition_penalty", None)
-        return GenerationConfig(
+        return made(
             do_sample=False,  # the likeliest token, which `SeededTokens` makes the drawn one
             num_beams=1,
             min_new_tokens=options.min_tokens or None,
@@ -206,7 +207,8 @@ def _load_model(source: str, revision: str | None, device: torch.device, dtype: 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         wanted = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-        model, loading = AutoModelForImageTextToText.from_pretrained(
+        kind: Any = AutoModelForImageTextToText
+        model, loading = kind.from_pretrained(
             source, revision=revision or "main", dtype=wanted, output_loading_info=True
         )
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:

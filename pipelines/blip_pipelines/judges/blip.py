@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from blip_bootstrap.config.section import Normalise
-from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, name_of_checkpoint
+from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_pipelines.judges.dual_encoder import distinct
 from blip_pipelines.judges.interface import Pair, Scores, VariesWith
 from blip_training.checkpoint.cast import cast_products
@@ -46,7 +46,7 @@ class BlipItmJudge:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = checked(BlipOptions, options)
-        self._source = name_of_checkpoint(self.options.checkpoint)
+        self._source = source_of(self.options.checkpoint)
 
     @cached_property
     def digest(self) -> str:

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from blip_bootstrap.config.section import NonNegative
-from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, name_of_checkpoint
+from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_pipelines.judges.interface import Pair, Scores, VariesWith
 from blip_training.evaluate.clip_scorer import ClipScorer, Output
 
@@ -39,7 +39,7 @@ class DualEncoderJudge:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = checked(DualEncoderOptions, options)
-        self._source = name_of_checkpoint(self.options.checkpoint)
+        self._source = source_of(self.options.checkpoint)
         self.names: tuple[str, ...] = (self.options.score,)
 
     @cached_property

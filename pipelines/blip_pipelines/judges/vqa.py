@@ -15,7 +15,7 @@ from blip_bootstrap.config.section import Count
 from blip_bootstrap.errors import CheckpointError
 from blip_pipelines.captioners.endpoint_judge import QUESTION
 from blip_pipelines.captioners.interface import Ask
-from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, name_of_checkpoint
+from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_pipelines.captioners.transformers import TransformersCaptioner
 from blip_pipelines.judges.interface import Pair, Scores, VariesWith
 
@@ -56,7 +56,7 @@ class VqaJudge:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = checked(VqaOptions, options)
-        self._source = name_of_checkpoint(self.options.checkpoint)
+        self._source = source_of(self.options.checkpoint)
 
     @property
     def varies_with(self) -> VariesWith:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def bags(texts: list[str]) -> list[set[str]]:
 def variance(texts: list[str]) -> float:
     """1 - |the mean of the texts' vectors|^2, with weights as scikit-learn smooths inverse document frequencies."""
     df = Counter(word for bag in bags(WEB) for word in bag)
-    mean: Counter[str] = Counter()
+    mean: dict[str, float] = defaultdict(float)
     for bag in bags(texts):
         weights = {word: 1 + math.log((1 + len(WEB)) / (1 + df[word])) for word in bag}
         norm = math.sqrt(sum(weight**2 for weight in weights.values()))

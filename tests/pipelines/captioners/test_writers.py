@@ -126,7 +126,7 @@ def test_texts_that_lack_are_asked_for_again_and_nothing_else_is(tmp_path: Path,
     counts = caption_and_score(tmp_path / "first", images, *models, given, HERE)
     before = made(tmp_path / "first")
     lacking = [row for row in rows(before, captioner="one") if row["flags"]]
-    assert counts["rate_limited"] + counts["refused"] == len(lacking) > 3
+    assert int(counts["rate_limited"]) + int(counts["refused"]) == len(lacking) > 3
     assert {(row["caption"], row["itm_score"], row["cost_requests"]) for row in lacking} == {("", None, 1)}
     first = calls.read_text().split()
     mended.touch()
@@ -196,7 +196,7 @@ def test_with_care_the_same_is_made_and_nothing_asked_twice(tmp_path: Path, imag
     given = config(options={"calls": str(calls)})
     expected = CaptionWorker(*models, config())(read_parquet(images / "part-00001.parquet"))
     block = Todo.of(parquet_files(images)[1:], tmp_path / "out", KnownParts())[0]
-    blocks = CarefulBlocks(*map(str, models), given, tally=Tally())
+    blocks = CarefulBlocks(str(models[0]), str(models[1]), given, tally=Tally())
     assert [*blocks([block])] == [block]
     assert read_parquet(tmp_path / "out" / "part-00001.parquet") == expected
     assert len(calls.read_text().split()) == len(rows(expected, captioner="one"))
@@ -224,7 +224,7 @@ def test_actors_write_what_this_process_writes(
 ) -> None:
     """Also where an actor finds the captioner through the packages that are installed for it."""
     prompts = {"short": "a picture of"}
-    blip = {"name": "one", "kind": "blip", "options": {"checkpoint": str(models[0]), "max_tokens": 8}}
+    blip: dict[str, Any] = {"name": "one", "kind": "blip", "options": {"checkpoint": str(models[0]), "max_tokens": 8}}
     given = config(**blip, prompts=prompts)
     caption_and_score(tmp_path / "here", images, *models, given, HERE)
     caption_and_score(tmp_path / "ray", images, *models, given, ray_config)

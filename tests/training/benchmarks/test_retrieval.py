@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from blip_bootstrap.config import BenchmarkConfig, Config
+from blip_bootstrap.config import BenchmarkConfig, Config, EvaluateConfig
 from blip_bootstrap.errors import InputError
 from blip_training.benchmarks import retrieval, work
 from blip_training.benchmarks.evaluate_on import evaluate_on, measure, read_data
 from blip_training.benchmarks.names import benchmark_of
 from blip_training.benchmarks.retrieval import Gallery
-from blip_training.checkpoint.store import save_captioner, save_filter, save_med
+from blip_training.checkpoint.store import load_med, save_captioner, save_filter, save_med
+from blip_training.data.held_out import HeldOut, Picture
 from blip_training.data.tokenizer import Tokenizer
+from blip_training.evaluate.matching import measure_matching
 from tests.support.benchmark_files import write_coco, write_lines
 from tests.support.plain_retrieval import plain_figures
 from tests.support.tiny_med import WORDS, normalised_of, original_weights, read_by, tiny
@@ -139,6 +141,27 @@ def test_one_list_of_both_publishers_and_our_own_gives_one_figure(
     for other in figures[1:]:  # drawn wrong texts go by the items' names
         same = {name: value for name, value in other.items() if not name.startswith("itm_")}
         assert same == pytest.approx({name: figures[0][name] for name in same})
+
+
+def test_equal_texts_of_ones_own_pictures_are_right_for_each(
+    folder: Path, by_transformers: Any, tmp_path: Path
+) -> None:
+    """As in the evaluation of a round, whose figures these are."""
+    root, *_ = by_transformers
+    names = [f"COCO_val2014_{i:012d}.png" for i in range(6)]
+    texts = [["w1 w2", "w3"], ["w3", "w4 w5"], ["w3", "w1 w2"], ["w6"], ["w7 w8", "w7 w8"], ["w4 w5"]]
+    rows = [{"image": f"val2014/{name}", "captions": own} for name, own in zip(names, texts, strict=True)]
+    file = write_lines(tmp_path / "mine.jsonl", rows)
+    found = evaluate_on(folder / "own", "captions", file, config(image_root=str(root), rerank_top_k=0))
+    pictures = [
+        Picture(name, name, None, tuple(own), (root / "val2014" / name).read_bytes(), file)
+        for name, own in zip(names, texts, strict=True)
+    ]
+    with torch.inference_mode():
+        expected = measure_matching(*load_med(folder / "own"), HeldOut(pictures), EvaluateConfig(device="cpu"))
+    recalls = [name for name in expected if name != "itm_auc"]
+    assert {name: found[name] for name in recalls} == pytest.approx({name: expected[name] for name in recalls})
+    assert 0 < found["tr1"] < 1
 
 
 def test_blocks_of_any_size_give_the_same(

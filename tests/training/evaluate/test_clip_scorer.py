@@ -19,7 +19,7 @@ TEXTS = ["a dog", "red cat on a square", "dog", "a " * 40, "two unknownword"]
 IMAGE_OF_ROW = [0, 0, 1, 2, 2]
 
 
-@pytest.fixture(scope="module", params=SAVED.values(), ids=SAVED)
+@pytest.fixture(scope="module", params=list(SAVED.values()), ids=list(SAVED))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = request.param(tmp_path_factory.mktemp("scorer") / "tiny")
     return made

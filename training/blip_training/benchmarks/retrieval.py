@@ -39,20 +39,27 @@ BYTES_A_PAIR = 20
 
 @dataclass(frozen=True)
 class Gallery:
-    """Items and all their texts. As in the released code each text is right for its own item alone, and two people's
-    same words are two texts.
+    """Items and all their texts.
+
+    As in the released code each text is right for its own item alone, and two people's same words are two texts. With
+    `merged` equal texts are one, which is right for each of its items, as where a round's models are measured.
     """
 
     items: Sequence[Captioned]
+    merged: bool = False
 
     @cached_property
     def texts(self) -> list[str]:
         """All texts, in the order of the items."""
-        return [text for item in self.items for text in item.captions]
+        every = [text for item in self.items for text in item.captions]
+        return list(dict.fromkeys(every)) if self.merged else every
 
     @cached_property
-    def own(self) -> list[range]:
+    def own(self) -> list[Sequence[int]]:
         """The places of each item's texts in `texts`."""
+        if self.merged:
+            places = {text: place for place, text in enumerate(self.texts)}
+            return [sorted({places[text] for text in item.captions}) for item in self.items]
         ends = list(accumulate((len(item.captions) for item in self.items), initial=0))
         return [range(first, last) for first, last in pairwise(ends)]
 
@@ -61,7 +68,7 @@ class Gallery:
         """Which texts are right for each item."""
         right = torch.zeros(len(self.items), len(self.texts), dtype=torch.bool)
         for row, own in enumerate(self.own):
-            right[row, own.start : own.stop] = True
+            right[row, list(own)] = True
         return right
 
     def wrong(self, row: int, seed: int) -> list[int]:
@@ -81,7 +88,7 @@ def measure_retrieval(med: Med, tokenizer: Tokenizer, items: Sequence[Captioned]
     Recalls are shares (0..1), `_mdr` the median rank from 1. Where ITM re-ranks, `itc_` before a name is the figure by
     ITC alone. itm_auc, itm_precision and itm_recall are over each item's own texts and as many drawn ones of others.
     """
-    gallery = Gallery(items)
+    gallery = Gallery(items, merged=work.benchmark.is_own)
     check_memory(gallery)
     pairs = Pairs(med, tokenizer, gallery, work)
     figures: dict[str, float] = {}
