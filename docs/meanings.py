@@ -106,6 +106,13 @@ OF_ANSWERS = {
     "unsure": "counts as no answer",
 }
 
+OF_NO_SCORES = {
+    **OF_NO_ANSWERS,
+    "out_of_memory": "there was no memory for the picture and text alone",
+    "judge_failed": "the judge raised an error at the picture and text alone",
+    "not_judged": "the judge gave no score, and no reason",
+}
+
 CLOSED_LISTS: tuple[tuple[str, str, Sequence[str], Mapping[str, str]], ...] = (
     ("Statuses", "`status` of a picture's row.", closed_lists.STATUSES, OF_STATUSES),
     ("Error classes", "`error_class`: why a row has no picture.", closed_lists.ERROR_CLASSES, OF_ERROR_CLASSES),
@@ -117,6 +124,7 @@ CLOSED_LISTS: tuple[tuple[str, str, Sequence[str], Mapping[str, str]], ...] = (
         OF_REASONS,
     ),
     ("Flags", "`flags`: what may be wrong with a text.", closed_lists.FLAGS, OF_FLAGS),
+    ("Scores that lack", "`scores_lacking`: why a judge gave no score.", closed_lists.NO_SCORES, OF_NO_SCORES),
     ("Answers", "`answer` of a spot check: does the text fit the picture?", labels.ANSWERS, OF_ANSWERS),
 )
 

@@ -1,4 +1,4 @@
-"""`blip-bootstrap conformance`: whether a captioner keeps what it promises."""
+"""`blip-bootstrap conformance`: whether a captioner or judge keeps what it promises."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from blip_bootstrap.cli.options import ConfigFile, Settings, load
 from blip_bootstrap.config.yaml_text import parse_yaml
 from blip_bootstrap.errors import InputError
 from blip_pipelines.captioners.conformance import FAILED, PROMPTS, check_captioner
+from blip_pipelines.captioners.registry import kinds as captioner_kinds
+from blip_pipelines.judges.conformance import check_judge
+from blip_pipelines.judges.registry import kinds as judge_kinds
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
 
 @commands.command(epilog="Example: `blip-bootstrap conformance transformers --option checkpoint=OWNER/NAME`")
 def conformance(
-    name: Annotated[str, typer.Argument(help="A kind of captioner, or the name of one in caption.writers.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A kind of captioner or judge, or the name of one in caption.writers or caption.judges."),
+    ],
     config: ConfigFile = None,
     settings: Settings = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="An option of the kind, as `max_tokens=40`; may be repeated.")
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", help="What is asked, in place of the usual; may be repeated.")
+        list[str] | None,
+        typer.Option("--prompt", help="What a captioner is asked, in place of the usual; may be repeated."),
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="Where it is loaded.")] = "cpu",
     dtype: Annotated[
@@ -34,15 +41,19 @@ def conformance(
     ] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
 ) -> None:
-    """Check a captioner on drawn pictures: same texts at any batch size, order, process and kill, as it promises.
+    """Check a captioner or judge on drawn pictures: the same at any batch size, order, process, kill, as it promises.
 
     It is loaded twice. Exit code 1 where a check does not pass.
     """
-    writers = {one.name: one for one in load(config, None, settings).caption.writers}
-    given = dict(writers[name].options) if name in writers else {}
+    caption = load(config, None, settings).caption
+    plugged_in = {one.name: one for one in (*caption.judges, *caption.writers)}
+    given = dict(plugged_in[name].options) if name in plugged_in else {}
     given |= dict(_parsed(one) for one in option or [])
-    kind = writers[name].kind if name in writers else name
-    found = check_captioner(kind, given, prompts=prompt or PROMPTS, device=device, dtype=dtype)
+    kind = plugged_in[name].kind if name in plugged_in else name
+    if kind in judge_kinds() and kind not in captioner_kinds():
+        found = check_judge(kind, given, device=device, dtype=dtype)
+    else:
+        found = check_captioner(kind, given, prompts=prompt or PROMPTS, device=device, dtype=dtype)
     if as_json:
         typer.echo(json.dumps({"kind": kind, "checks": [asdict(one) for one in found]}))
     else:

@@ -107,7 +107,7 @@ def _validate(data: dict[str, Any]) -> tuple[Config | None, list[str]]:
 
 def _mistake(item: dict[str, Any]) -> str:
     """One pydantic error as one line: with a guess where a key is unknown, else with what to write."""
-    where = ".".join(str(part) for part in item["loc"]) or "config"
+    where = ".".join(str(part) for part in item["loc"]) or item.get("ctx", {}).get("where", "config")
     if item["type"] == "extra_forbidden":
         known = list(_fields_at(item["loc"][:-1]))
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)

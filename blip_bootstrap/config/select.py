@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from blip_bootstrap.config.judges import SCORE_NAME
 from blip_bootstrap.config.marks import ByContent, Later
 from blip_bootstrap.config.section import Count, Fraction, NonNegative, Section, Seed
 from blip_bootstrap.paths import local_path
 
-ScoreName = Literal[
+BuiltInScore = Literal[
     "itm", "itc", "logprob", "clip", "logprob_per_token", "lift", "agreement", "captioner_itc", "distinctness"
 ]
 """A score of a text; `query.verdicts.SCORE_COLUMNS` names its column of `captions`."""
+
+ScoreName = Annotated[str, Field(pattern=SCORE_NAME)]
+"""A built-in score, or one of `caption.judges` by its name, which stands in the column `scores`."""
 
 Source = Literal["web", "synthetic"]
 
@@ -26,19 +31,38 @@ def _score(value: Any) -> Any:
     if isinstance(value, Mapping):
         _check_sources(value, "itm, synthetic: [itc, logprob]")
         return {source: _names(value[source]) for source in get_args(Source) if source in value}
-    return value if isinstance(value, str) and _names(value) else _names(value)
+    names = _names(value)
+    return names[0] if isinstance(value, str) else names
 
 
 def _names(value: Any) -> list[str]:
     names = [value] if isinstance(value, str) else [*value] if isinstance(value, list | tuple) else []
-    known = get_args(ScoreName)
-    wrong = [name for name in names if name not in known]
+    known = get_args(BuiltInScore)
+    names = [one.removeprefix("scores.") if isinstance(one, str) else one for one in names]
+    wrong = [name for name in names if not isinstance(name, str) or not re.match(SCORE_NAME, name)]
     if not names or wrong or len(set(names)) < len(names):
         found = f" (got {wrong[0]!r})" if wrong and wrong != [value] else ""
         raise ValueError(
-            f"is one of {', '.join(known)}, a list of different ones, or {{web: ..., synthetic: ...}}{found}"
+            f"is one of {', '.join(known)}, a score of caption.judges, a list of different ones, or "
+            f"{{web: ..., synthetic: ...}}{found}"
         )
     return names
+
+
+def _expressions(value: Any) -> Any:
+    """A text, or a mapping from source to one."""
+    if not isinstance(value, Mapping):
+        return value
+    _check_sources(value, "itm, synthetic: 0.5 * itm + siglip2")
+    return {source: value[source] for source in get_args(Source) if source in value}
+
+
+def _thresholds(value: Any) -> Any:
+    """A number, or a mapping from source to one."""
+    if isinstance(value, Mapping):
+        _check_sources(value, "0.3, synthetic: 0.5")
+        return {source: value[source] for source in get_args(Source) if source in value}
+    return value
 
 
 def _share(value: Any) -> Any:
@@ -92,9 +116,21 @@ class SelectConfig(Section):
         ScoreName | tuple[ScoreName, ...] | dict[Source, tuple[ScoreName, ...]], BeforeValidator(_score)
     ] = Field(
         "itm",
-        description="score by which best_per_image, top_k and fraction rank; clip needs caption.scorer. A list, or "
-        "{web: itm, synthetic: [itc, logprob]}: the mean of a text's ranks by them among the texts of its source, by "
-        "which learned ranks, too, where it has no labels (itm there: web itm, itc; synthetic itc, logprob)",
+        description="score by which best_per_image, top_k and fraction rank: itm, itc, logprob, clip (which needs "
+        "caption.scorer), logprob_per_token, lift, agreement, captioner_itc, distinctness, or one of caption.judges by "
+        "its name. A list, or {web: itm, synthetic: [itc, logprob]}: the mean of a text's ranks by them among the "
+        "texts of its source, by which learned ranks, too, where it has no labels (itm there: web itm, itc; synthetic "
+        "itc, logprob)",
+    )
+    score_sql: Annotated[str | dict[Source, str] | None, Later(), BeforeValidator(_expressions)] = Field(
+        None,
+        description="in place of score, an SQL expression over the scores and columns of a text, as "
+        "`0.5 * itm + 0.5 * siglip2`, or {web: ..., synthetic: ...}; it reads its own row alone",
+    )
+    score_threshold: Annotated[float | dict[Source, float] | None, Later(), BeforeValidator(_thresholds)] = Field(
+        None,
+        description="threshold, best_per_image, top_k: cut by score or score_sql here in place of itm_threshold, or "
+        "{web: ..., synthetic: ...}; null: by ITM",
     )
     top_k: Count = Field(1, description="top_k: texts kept of each image")
     keep_fraction: Annotated[Fraction | dict[Source, Fraction], BeforeValidator(_share)] = Field(
@@ -149,7 +185,9 @@ class SelectConfig(Section):
             raise ValueError("strategy target_noise needs labels (`blip-bootstrap audit sample`, then `audit label`)")
         if self.strategy == "target_noise" and isinstance(self.labels, tuple):
             raise ValueError("strategy target_noise takes one file of labels; learned takes several")
-        for name, value in (("score", self.score), ("keep_fraction", self.keep_fraction)):
+        self._check_own_score()
+        by_source = {name: getattr(self, name) for name in ("score", "keep_fraction", "score_sql", "score_threshold")}
+        for name, value in by_source.items():
             if isinstance(value, dict) and (lacking := [source for source in self.sources if source not in value]):
                 raise ValueError(f"{name} names no value for {lacking[0]}, which is one of select.sources")
         if self.weights == "rule" and not (self.strategy == "learned" or self.goes_by_rank):
@@ -164,6 +202,50 @@ class SelectConfig(Section):
             )
         return self
 
+    def _check_own_score(self) -> None:
+        """Raises ValueError where `score_sql` and `score_threshold` do not go with the other settings."""
+        cuts = self.strategy in ("threshold", "best_per_image", "top_k")
+        given = "score_sql" if self.score_sql is not None else "score_threshold"
+        if self.score_sql is not None and self.score != "itm":
+            raise ValueError("score and score_sql are both set; leave one of them out")
+        if self.score_sql is not None and not (cuts or self.strategy == "fraction"):
+            raise ValueError(
+                f"score_sql is for the strategies threshold, best_per_image, top_k and fraction, not {self.strategy}"
+            )
+        if self.score_threshold is not None and not (cuts and isinstance(self.score, str)):
+            raise ValueError(
+                "score_threshold cuts by one score or score_sql, with strategy threshold, best_per_image or top_k"
+            )
+        if (self.score_sql is not None or self.score_threshold is not None) and self.informative_weight:
+            raise ValueError(f"informative_weight weighs ranks, which {given} has none of; leave one of them out")
+        if self.is_idle_score and self.score_sql is not None:
+            raise ValueError("strategy threshold cuts by score_sql at score_threshold, which is not set")
+
+    @property
+    def has_own_score(self) -> bool:
+        """Whether the rule's score of a text is the value of `score_sql`, or of a score that has no column."""
+        if self.score_sql is not None or self.score_threshold is not None:
+            return True
+        is_judged = isinstance(self.score, str) and self.score not in get_args(BuiltInScore)
+        return is_judged and self.strategy in ("best_per_image", "top_k", "fraction") and not self.goes_by_rank
+
+    @property
+    def is_idle_score(self) -> bool:
+        """Whether the strategy takes no notice of `score`, since it cuts by ITM."""
+        return self.strategy == "threshold" and self.score_threshold is None
+
+    def own_score_of(self, source: str) -> str:
+        """The expression that is the score of texts of a source, where the rule has such."""
+        value = self.score if self.score_sql is None else self.score_sql
+        return str(value[source]) if isinstance(value, dict) else str(value)  # type: ignore[index]
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """All names in `score`."""
+        values = self.score.values() if isinstance(self.score, dict) else [self.score]
+        names = [name for value in values for name in ((value,) if isinstance(value, str) else value)]
+        return tuple(dict.fromkeys(names))
+
     @property
     def ranks_texts_of_an_image(self) -> bool:
         """Whether the strategy keeps the best texts of each image."""
@@ -172,6 +254,8 @@ class SelectConfig(Section):
     @property
     def goes_by_rank(self) -> bool:
         """Whether texts are ranked by the mean of their ranks, and not by one score as it is."""
+        if self.score_sql is not None:
+            return False
         several = not isinstance(self.score, str) or self.informative_weight > 0
         if self.strategy == "fraction":
             return several or isinstance(self.keep_fraction, dict)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, SerializationInfo, WithJsonSchema, field_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
 from blip_bootstrap.config.benchmark import BenchmarkConfig
 from blip_bootstrap.config.caption import CaptionConfig
@@ -22,7 +23,7 @@ from blip_bootstrap.config.inputs import (
 )
 from blip_bootstrap.config.marks import Seeded, mark_of
 from blip_bootstrap.config.section import Count, LocalPath, Positive, RunRoot, Section
-from blip_bootstrap.config.select import SelectConfig
+from blip_bootstrap.config.select import BuiltInScore, SelectConfig
 from blip_bootstrap.config.text_rules import TextRulesConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
 
@@ -118,6 +119,18 @@ class Config(Section):
         mode = "json" if info.mode == "json" else "python"
         base = self.model_dump(mode=mode, exclude={"rounds"})
         return {n: _differing(base, one.model_dump(mode=mode, exclude={"rounds"})) for n, one in rounds.items()}
+
+    @model_validator(mode="after")
+    def _knows_scores(self) -> Config:
+        """A score that is not built in is one of a judge: its name, or where it has several NAME_SCORE."""
+        judges = [one.name for one in self.caption.judges]
+        for name in self.select.score_names:
+            if name not in get_args(BuiltInScore) and not any(f"{name}_".startswith(f"{one}_") for one in judges):
+                known = ", ".join((*get_args(BuiltInScore), *judges))
+                raise _of_score(f"is one of {known}, or a score of caption.judges (got {name!r})")
+            if name not in get_args(BuiltInScore) and self.select.is_idle_score:
+                raise _of_score(f"strategy threshold cuts by {name} at select.score_threshold, which is not set")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -245,6 +258,11 @@ def _seeded(section: type[Section]) -> Iterator[tuple[str, ...]]:
             yield (name,)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from ((name, *below) for below in _seeded(field.annotation))
+
+
+def _of_score(told: str) -> PydanticCustomError:
+    """A mistake in `select.score` that is seen from the whole configuration alone."""
+    return PydanticCustomError("value_error", "{told}", {"told": told, "where": "select.score"})
 
 
 class TrainControlsConfig(ControlsConfig):

@@ -7,9 +7,10 @@ from difflib import get_close_matches
 from typing import get_args
 
 from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, HardTextsConfig
-from blip_bootstrap.config.select import ScoreName
+from blip_bootstrap.config.select import BuiltInScore
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.input_paths import missing_paths
+from blip_bootstrap.select.own_score import expressions
 from blip_bootstrap.storage.closed_lists import ERROR_CLASSES, NO_ANSWERS
 from blip_pipelines.caption.again import CAPTIONS_AGAIN
 from blip_pipelines.captioners.registry import mistakes_of
@@ -32,7 +33,7 @@ def check_config(config: Config, number: int) -> list[str]:
         mistakes += _check_beams(config.caption)
         mistakes += check_passes(config.caption)
         mistakes += [line for one in config.caption.writers for line in mistakes_of(one)]
-        mistakes += mistakes_of_judges(config.caption.judges)
+        mistakes += mistakes_of_judges(config.caption.judges) or _check_scores(config)
         mistakes += _check_filter_only(config)
         mistakes += _check_hard_texts(config)
     if config.pretrain.optimizer.steps == 0 and number == 0:
@@ -91,7 +92,7 @@ def check_passes(caption: CaptionConfig) -> list[str]:
         judged = names_of_judges(caption.judges)
     except InputError:  # told of the judges themselves
         return []
-    known = [one for one in get_args(ScoreName) if one != "agreement"] + judged
+    known = [one for one in get_args(BuiltInScore) if one != "agreement"] + judged
     asked = [(name, f"caption.passes.{source}.{name}") for source, rule in caption.passes.items() for name in rule]
     mistakes = [f"{where}: there is no such score; {_meant(name, known)}" for name, where in asked if name not in known]
     lacking = {
@@ -106,6 +107,20 @@ def check_passes(caption: CaptionConfig) -> list[str]:
 def _meant(name: str, known: Sequence[str]) -> str:
     near = get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+
+
+def _check_scores(config: Config) -> list[str]:
+    """The rule may go by scores of judges that there are; found before hours of captioning for it."""
+    known, select = names_of_judges(config.caption.judges), config.select
+    try:
+        own = expressions(select).values() if select.has_own_score else []
+    except InputError as error:
+        return [str(error)]
+    asked = [name for one in own for name in one.scores] if own else select.score_names
+    lacking = [name for name in dict.fromkeys(asked) if name not in (*known, *get_args(BuiltInScore))]
+    setting = "select.score" if select.score_sql is None else "select.score_sql"
+    given = f"their scores are {', '.join(known)}" if known else "there are none"
+    return [f"{setting}: {name} is no score of a judge of caption.judges; {given}" for name in lacking]
 
 
 def _check_filter_only(config: Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""The score that a rule of its own gives a text, as SQL: by its ranks, or as learned; from the rule's record."""
+"""The score that a rule of its own gives a text, as SQL: by its ranks, as learned, or as given; from its record."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.query.score_expression import expression_of
 from blip_bootstrap.query.sql_text import is_number, literal
-from blip_bootstrap.query.verdicts import SCORE_COLUMNS
+from blip_bootstrap.query.verdicts import SCORE_COLUMNS, is_score_column
 
 Judge = Mapping[str, Mapping[str, Any]]
 """The record of the rule of each source: JSON from which `score_sql` makes its SQL again."""
@@ -42,6 +43,8 @@ def score_sql(judge: Judge) -> str:
 def _source_sql(record: Mapping[str, Any]) -> str:
     if record["kind"] == "learned":
         return learned_sql(record)
+    if record["kind"] == "sql":
+        return expression_of(record["sql"]).sql
     ranks = [Ranks.of(one).sql() for one in record["ranks"]]
     return f"(({' + '.join(ranks)}) / {len(ranks)})"
 
@@ -97,7 +100,7 @@ class Ranks:
     def of(cls, record: Mapping[str, Any]) -> Ranks:
         """From the record of a rule, where lists stand for tuples."""
         lists = (tuple(record[name]) for name in ("origins", "starts", "slopes"))
-        column = _known(record["column"], [*SCORE_COLUMNS.values()])
+        column = record["column"] if is_score_column(record["column"]) else _known(record["column"], [*SCORE_COLUMNS])
         return cls(column, float(record["low"]), float(record["step"]), *lists)
 
     def sql(self) -> str:

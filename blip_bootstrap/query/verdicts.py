@@ -8,6 +8,7 @@ scores and the rule in the file's metadata.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from blip_bootstrap.config.judges import SCORE_NAME
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.alike import Alike, alike
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
@@ -31,6 +34,31 @@ SCORE_COLUMNS: dict[str, str] = {
     "captioner_itc": "captioner_itc", "distinctness": "distinctness",
 }  # fmt: skip
 """The column of `captions` that `select.score` names."""
+
+
+_OF_A_JUDGE = re.compile(rf"scores\['({SCORE_NAME[1:-1]})'\]")
+
+
+def column_of(score: str) -> str:
+    """SQL of a score of a row of `captions`, by the name that `select.score` has: a column, or an entry of `scores`.
+
+    Raises InputError where no score can be called so.
+    """
+    if score in SCORE_COLUMNS:
+        return SCORE_COLUMNS[score]
+    if not re.match(SCORE_NAME, score):
+        raise InputError(f"no score is called {score!r}; known are {', '.join(SCORE_COLUMNS)}, and those of judges")
+    return f"scores['{score}']"
+
+
+def is_score_column(column: str) -> bool:
+    """Whether this is what `column_of` gives for some score."""
+    return column in SCORE_COLUMNS.values() or bool(_OF_A_JUDGE.fullmatch(column))
+
+
+def stored_in(column: str) -> str:
+    """The column of `captions` that holds what `column_of` gives."""
+    return "scores" if _OF_A_JUDGE.fullmatch(column) else column
 
 
 RULE_CUT = "rule_score_cut_"

@@ -35,6 +35,8 @@ def _note(source: str, one: Mapping[str, Any]) -> str:
         return (
             f"{source}: the mean of a text's ranks by {', '.join(one['scores'])}, without labels, uncalibrated{lacks}."
         )
+    if one["kind"] == "sql":
+        return f"{source}: {one['sql']}, the score of a text as it is."
     return (
         f"{source}: learned from {one['yes'] + one['no']} answers about {one['fitted_on']} texts ({one['yes']} yes, "
         f"{one['no']} no). AUC {one['auc']:.3f} ({one['auc_low']:.3f} to {one['auc_high']:.3f}), cross-validated; "

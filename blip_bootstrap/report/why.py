@@ -28,7 +28,7 @@ from blip_bootstrap.storage.run_folder import round_name
 _TEXTS = f"""
 SELECT p.round, p.source, p.candidate, p.caption, p.kept, p.reason, p.itm_score, c.itc_score, c.logprob, c.num_tokens,
     c.flags, c.seed::VARCHAR AS seed, c.captioner, c.clip_score, c.itm_scores, c.itc_scores,
-    p.rule_score, {DECIDED}
+    c.scores, c.scores_lacking, p.rule_score, {DECIDED}
 FROM (SELECT * FROM pairs WHERE key = {{key}}) p
 LEFT JOIN (SELECT * FROM captions WHERE key = {{key}}) c USING (round, source, candidate)
 LEFT JOIN cuts k ON k.round = p.round AND k.source = p.source
@@ -126,6 +126,8 @@ def _line(row: Mapping[str, Any]) -> str:
     fate = "[green]kept[/green]   " if row["kept"] else "[red]dropped[/red]"
     scores = ("itm_score", "itc_score", "clip_score", "logprob", "itm_scores", "itc_scores")
     figures = [f"{name} {_figures(row[name])}" for name in scores if row[name] is not None]
+    figures += [f"{name} {score:.3f}" for name, score in row["scores"] or []]
+    figures += [f"{name} none ({reason})" for name, reason in row["scores_lacking"] or []]
     if row["cut_by"] and row["decided"] is not None:
         figures.append(f"cut by {row['cut_by']} {row['decided']:.3f} at {row['cut']:.3f}")
     told = "  ".join([*figures, *filter(None, (row["captioner"], row["reason"])), *(row["flags"] or [])])

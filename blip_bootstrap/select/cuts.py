@@ -25,6 +25,7 @@ from blip_bootstrap.select.calibrate import (
 from blip_bootstrap.select.judge import learned_judge, rank_judge
 from blip_bootstrap.select.label_rows import Answers, read_answers
 from blip_bootstrap.select.learn import Learned
+from blip_bootstrap.select.own_score import check_own_score, own_judge
 from blip_bootstrap.select.score_cut import find_score_cut
 
 Counts = dict[str, int | float | str]
@@ -55,11 +56,16 @@ def cut_column(config: SelectConfig) -> str:
     """The column to which the cut applies; `best_per_image` and `top_k` rank by `score` what the ITM cut leaves."""
     if config.strategy == "learned" or (config.strategy == "fraction" and config.goes_by_rank):
         return "rule_score"
+    if config.has_own_score and (config.strategy == "fraction" or config.score_threshold is not None):
+        return "rule_score"
     return SCORE_COLUMNS[str(config.score)] if config.strategy == "fraction" else "itm_score"
 
 
 def check_score(files: Sequence[Path], config: SelectConfig) -> None:
     """Raise InputError where the strategy ranks by a score that no text has, or `fraction` by one a source lacks."""
+    if config.has_own_score:
+        check_own_score(files, config)
+        return
     if config.strategy not in ("fraction", "best_per_image", "top_k") or config.goes_by_rank:
         return
     column = SCORE_COLUMNS[str(config.score)]
@@ -90,6 +96,8 @@ def find_cut(files: Sequence[Path], config: SelectConfig) -> Cut:
     """
     if config.strategy == "learned":
         return _learned(files, config)
+    if config.has_own_score:
+        return _own_score(files, config)
     if config.strategy == "fraction":
         return _shares(files, config) if config.goes_by_rank else _quantile(files, config)
     if config.strategy == "target_noise" and config.label_files:
@@ -109,6 +117,25 @@ def _quantile(files: Sequence[Path], config: SelectConfig) -> Cut:
     assert isinstance(share, float)  # with a mapping, fraction goes by rank
     found = find_score_cut(files, column, config.sources, share)
     return Cut(column, found.at, {f"{column}_cut": found.at, f"{column}_cut_leaves": found.share})
+
+
+def _own_score(files: Sequence[Path], config: SelectConfig) -> Cut:
+    """The cut on the value of `select.score` or `select.score_sql`; where these rank alone, that on the ITM score."""
+    judge = own_judge(config)
+    told: Counts = {f"scored_by_{source}": record["sql"] for source, record in judge.items()}
+    cuts: dict[str, float]
+    if config.strategy == "fraction" and isinstance(config.keep_fraction, dict):
+        cuts, leaves = _cut_by_share(files, config, judge, list(judge))
+    elif config.strategy == "fraction":
+        found = find_score_cut(files, score_sql(judge), config.sources, config.keep_fraction)  # type: ignore[arg-type]
+        cuts, leaves = dict.fromkeys(judge, found.at), {"rule_leaves": found.share}
+    elif config.score_threshold is not None:
+        given = config.score_threshold
+        cuts, leaves = {s: given[s] if isinstance(given, dict) else given for s in judge}, {}  # type: ignore[index]
+    else:
+        told = {"itm_threshold": config.itm_threshold, **told}
+        return Cut("itm_score", config.itm_threshold, told, judge, {"sources": judge})
+    return Cut("rule_score", cuts, {**_cut_counts(cuts), **leaves, **told}, judge, {"cuts": cuts, "sources": judge})
 
 
 def _shares(files: Sequence[Path], config: SelectConfig) -> Cut:

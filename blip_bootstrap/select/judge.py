@@ -10,7 +10,7 @@ from typing import Any
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.rule_score import score_sql
-from blip_bootstrap.query.verdicts import SCORE_COLUMNS
+from blip_bootstrap.query.verdicts import column_of
 from blip_bootstrap.select.calibrate import bin_centres, class_share, histograms
 from blip_bootstrap.select.features import find_moments
 from blip_bootstrap.select.label_rows import HUMAN, Answers
@@ -32,23 +32,23 @@ def rank_judge(files: Sequence[Path], config: SelectConfig, sources: Sequence[st
     A score that no text of the source has is left out, where others remain; else InputError.
     """
     wanted = {source: names_of(config, source) for source in sources}
-    columns = [SCORE_COLUMNS[name] for names in wanted.values() for name in names]
+    columns = [column_of(name) for names in wanted.values() for name in names]
     there = scores_there(files, columns, sources)
     found: dict[str, dict[str, Any]] = {}
     for source, names in wanted.items():
         if source not in there:  # no text of that source at all
             continue
-        has = [name for name in names if there[source][SCORE_COLUMNS[name]]]
+        has = [name for name in names if there[source][column_of(name)]]
         if not has:
             raise InputError(_no_score(files, source, names))
-        ranks = [vars(one) for name in has if (one := find_ranks(files, SCORE_COLUMNS[name], source))]
+        ranks = [vars(one) for name in has if (one := find_ranks(files, column_of(name), source))]
         left_out = [name for name in names if name not in has]
         found[source] = {"kind": "ranks", "scores": has, "left_out": left_out, "ranks": ranks}
     return found
 
 
 def _no_score(files: Sequence[Path], source: str, names: Sequence[str]) -> str:
-    columns = " or ".join(SCORE_COLUMNS[name] for name in names)
+    columns = " or ".join(column_of(name) for name in names)
     return (
         f"select.score: {', '.join(names)}, but no {source} text of {files[0].parent} has a {columns}; leave {source} "
         "out of select.sources, or rank it by another score"

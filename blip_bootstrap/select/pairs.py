@@ -20,6 +20,7 @@ from blip_bootstrap.query.verdicts import cut_of, rule_of
 from blip_bootstrap.select.aside import as_in, by_key, duplicates, judged_only, not_listed, whole_file, with_aside
 from blip_bootstrap.select.cuts import Counts, Cut, check_score, find_cut
 from blip_bootstrap.select.informative import count_words
+from blip_bootstrap.select.own_score import columns_of
 from blip_bootstrap.select.rule import FOLDED, passing_sql, rule_sql, thinning
 from blip_bootstrap.select.variety import count_texts
 from blip_bootstrap.storage import closed_lists, parquet, schema, tables
@@ -157,8 +158,12 @@ def take_web_pairs(out: Path, images: Path, groups: Path | None = None, text_che
 
 def _texts(files: Sequence[Path], config: SelectConfig) -> str:
     columns = f"{_part(files)} AS part, file_row_number AS position, * EXCLUDE (filename, file_row_number)"
-    if config.informative_weight and not any("distinctness" in schema_of(file).names for file in files):
-        columns += ", NULL::FLOAT AS distinctness"  # captions of an earlier version lack it
+    wanted = ["distinctness"] if config.informative_weight else []
+    wanted += columns_of(config) if config.has_own_score or config.goes_by_rank else []
+    there = {name for file in files for name in schema_of(file).names} if wanted else set()
+    for name in dict.fromkeys(wanted):
+        if name not in there:  # captions of an earlier version lack it
+            columns += f", NULL::{TYPES.get(name, 'FLOAT')} AS {name}"
     return f"(SELECT {columns} FROM {scan(files, _PLACED)})"
 
 
@@ -173,6 +178,9 @@ SELECT {_part(files)} AS part, key, 'web' AS source, 0::SMALLINT AS candidate, {
 FROM {scan(files, _PLACED)} WHERE status = 'success' ORDER BY part, file_row_number
 """
 
+
+TYPES = {"scores": "MAP(VARCHAR, DOUBLE)", "prompt": "VARCHAR", "raw_caption": "VARCHAR", "captioner": "VARCHAR"}
+"""Of columns of `captions` that are no FLOAT, and that captions of earlier versions may lack."""
 
 _PLACED = "filename = true, file_row_number = true"
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from blip_bootstrap.query.rule_score import NUM_RANK_BINS, WIDEST, Ranks, bin_sql, scale_sql
 from blip_bootstrap.query.sql_text import is_number, literal, scan, text_list
+from blip_bootstrap.query.verdicts import stored_in
 from blip_bootstrap.select.score_cut import find_score_cut
 
 _TAIL = 0.005
@@ -60,7 +61,8 @@ def scores_there(files: Sequence[Path], columns: Sequence[str], sources: Sequenc
     with duckdb.connect() as connection:
         names = {str(row[0]) for row in connection.execute(f"DESCRIBE FROM {scan(files)}").fetchall()}
         counted = [
-            f"count(*) FILTER ({is_number(column)})" if column in names else "0" for column in dict.fromkeys(columns)
+            f"count(*) FILTER ({is_number(column)})" if stored_in(column) in names else "0"
+            for column in dict.fromkeys(columns)
         ]
         cells = connection.execute(
             f"SELECT source, {', '.join(counted)} FROM {scan(files)} "

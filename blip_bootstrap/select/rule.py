@@ -76,10 +76,10 @@ def _scored_sql(texts: str, config: SelectConfig, cut: Cut, num_before: int, cou
     if not isinstance(cut.at, float):  # a text of a source that is not asked for has no verdict, and lacks no score
         unscored += f" AND list_contains({text_list(list(cut.at))}, source)"
     is_common = f"WHEN {_is_common(config)} THEN 'too_common'" if config.variety and counted else ""
-    return f"""scores AS (
+    return f"""by_rule AS (
     SELECT *, {score_sql(cut.judge)} AS rule_score FROM {texts}
 ), judged AS (
-    SELECT *, {_rejected(cut)} AS rejected FROM scores
+    SELECT *, {_rejected(cut)} AS rejected FROM by_rule
 ), checked AS (
     SELECT *, {_wanted(config)} AS wanted, {_TRIMMED} AS text,
         CASE
@@ -168,7 +168,7 @@ def _place(config: SelectConfig) -> str:
     """SQL: a text's rank among those of its image that could be kept; 1 is the best."""
     if not config.ranks_texts_of_an_image:
         return "1"
-    by_rule = config.goes_by_rank or config.strategy == "learned"
+    by_rule = config.goes_by_rank or config.has_own_score or config.strategy == "learned"
     score = "rule_score" if by_rule else SCORE_COLUMNS[str(config.score)]
     if weight := config.informative_weight:
         score = f"({1 - weight!r} * {score} + {weight!r} * informativeness)"

@@ -176,8 +176,9 @@ PAIRS = Table(
         Column(
             "rule_score",
             pa.float32(),
-            "the score by which the rule judged the text where no single column of `captions` holds it, 0..1: the "
-            "probability that it fits (learned), or its mean rank among the texts of its source; else null",
+            "the score by which the rule judged the text where no single column of `captions` holds it: the "
+            "probability that it fits (learned), or its mean rank among the texts of its source, both 0..1; the value "
+            "of select.score_sql, or of a score of caption.judges; else null",
         ),
         Column(
             "informativeness",

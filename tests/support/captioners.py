@@ -16,7 +16,7 @@ CHAT = (
     "{% endif %}{% endfor %}{% endfor %} :"
 )
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz .,:"]
-WORDS = ["a", "the", "dog", "cat", "red", "green", "image", "this", "Describe", "what"]
+WORDS = ["a", "the", "dog", "cat", "red", "green", "image", "this", "Describe", "what", "yes", "Yes", "no", "No"]
 
 
 class Sure:

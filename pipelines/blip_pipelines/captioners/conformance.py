@@ -62,7 +62,7 @@ def check_captioner(
     digest = str(captioner.digest)
     captioner.load(device, dtype)
     subject = Subject(kind, dict(options), device, dtype, captioner, digest, drawn_asks(prompts))
-    return [_found(name, check, subject) for name, check in CHECKS.items()]
+    return [finding_of(name, partial(check, subject)) for name, check in CHECKS.items()]
 
 
 def assert_conforms(kind: str, options: Mapping[str, Any], **how: Any) -> list[Finding]:
@@ -134,9 +134,10 @@ def _told(answer: Answer) -> str:
     return f"<{answer.error}>" if answer.error else answer.text
 
 
-def _found(name: str, check: Callable[[Subject], str | None], subject: Subject) -> Finding:
+def finding_of(name: str, check: Callable[[], str | None]) -> Finding:
+    """What a check finds: it returns None, or why it does not apply, and raises where it does not pass."""
     try:
-        told = check(subject)
+        told = check()
     except Failure as failure:
         return Finding(name, FAILED, str(failure))
     except BlipBootstrapError as error:
@@ -271,7 +272,7 @@ def goes_on_after_out_of_memory(subject: Subject) -> str | None:
     import torch  # loaded by then, by the captioner
 
     before = subject.texts(subject.asks)
-    with _without_memory(torch) as raised, suppress(torch.OutOfMemoryError, MemoryError):
+    with without_memory(torch) as raised, suppress(torch.OutOfMemoryError, MemoryError):
         answers = subject.captioner.caption(subject.asks)
         _needs(len(answers) == len(subject.asks), "fewer answers than asks where memory runs out")
     if not raised:
@@ -282,7 +283,7 @@ def goes_on_after_out_of_memory(subject: Subject) -> str | None:
 
 
 @contextmanager
-def _without_memory(torch: Any) -> Iterator[list[int]]:
+def without_memory(torch: Any) -> Iterator[list[int]]:
     """Torch's linear layers, in this process, find no memory within the body; the list has an entry for each."""
     real, raised = torch.nn.functional.linear, []
 

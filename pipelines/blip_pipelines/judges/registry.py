@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from blip_bootstrap.config import JudgeConfig
 from blip_bootstrap.config.judges import SCORE_NAME
-from blip_bootstrap.config.select import ScoreName
+from blip_bootstrap.config.select import BuiltInScore
 from blip_bootstrap.errors import ConfigError, InputError
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.judges.interface import VARIES_WITH, Judge
@@ -31,7 +31,7 @@ BUILT_IN = {
 }
 """Kinds that are always there; a package cannot take their names."""
 
-TAKEN = frozenset((*get_args(ScoreName), "rule", *CAPTIONS.schema.names))
+TAKEN = frozenset((*get_args(BuiltInScore), "rule", *CAPTIONS.schema.names))
 """Names that already mean another score or column."""
 
 

@@ -90,6 +90,23 @@ def test_the_area_and_its_interval(tmp_path: Path, texts: Texts) -> None:
     assert (row["texts"], row["right_share"], row["cuts"]) == (len(texts), good / len(texts), True)
 
 
+def test_a_judges_score_stands_under_its_name(tmp_path: Path) -> None:
+    texts = drawn(100)
+    empty = dict.fromkeys(tables.FILTER_CHECK.schema.names) | {"source": "web", "candidate": 0, "caption": "a"}
+    rows = [
+        empty | {"key": f"{at:010d}", "fits": fits, "scores": [("siglip2", score), ("vqa", 0.5)]}
+        for at, (score, fits, _) in enumerate(texts)
+    ]
+    data = parquet.rows_to_table(rows, tables.FILTER_CHECK)
+    parquet.write_parquet(tmp_path / "round-01/filter_check/part-00000.parquet", data, tables.FILTER_CHECK)
+    pairs = parquet.rows_to_table([], tables.PAIRS)
+    parquet.write_parquet(tmp_path / "round-01/pairs/part-00000.parquet", pairs, tables.PAIRS)
+    found = {row["score"]: row for row in quality(tmp_path)}
+    assert found.keys() == {"siglip2", "vqa"}
+    assert found["siglip2"]["auc"] == pytest.approx(area(texts), abs=1e-6)
+    assert found["vqa"]["auc"] == pytest.approx(0.5)
+
+
 def test_precision_and_recall_at_the_rules_cut(tmp_path: Path) -> None:
     texts = drawn(200)
     write_check(tmp_path, texts)
