@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from blip_bootstrap.config.judges import JudgeConfig
 from blip_bootstrap.config.marks import Later, Speed
+from blip_bootstrap.config.passing import ITM_RULE, rules_of
 from blip_bootstrap.config.section import (
     Count,
     Device,
@@ -66,6 +68,24 @@ class CaptionConfig(Section):
     writers: Annotated[tuple[WriterConfig, ...], Later()] = Field(
         (), description="captioners beside the round's own, of any kind, each with its name, options and prompts"
     )
+    when: Annotated[Literal["always", "web_fails"], Later()] = Field(
+        "always", description="web_fails: captions are written of those pictures alone whose web text does not pass"
+    )
+    until_passes: Annotated[bool, Later()] = Field(
+        False,
+        description="true: texts of a picture are drawn one after the other until one passes; those that are not drawn "
+        "have no rows",
+    )
+    escalate_to: Annotated[str | None, Later()] = Field(
+        None,
+        description="the name of one of caption.writers, a dearer one: it is asked last, about those pictures alone of "
+        "which no text passes",
+    )
+    passes: Annotated[Mapping[str, Mapping[str, float]], Later(), BeforeValidator(rules_of)] = Field(
+        ITM_RULE,
+        description="which texts pass, for the three settings before: the least score by each of these names, as "
+        "{web: {itm: 0.5}, synthetic: {itm: 0.5, logprob: -8}}, or one rule for both; a flagged text does not",
+    )
     filters: tuple[ModelName, ...] = Field(
         (), description="filters beside the round's own, each a folder, a .pth file or a hub name"
     )
@@ -101,7 +121,9 @@ class CaptionConfig(Section):
         "whose tokenizer writes in lower case",
     )
     batch_size: Annotated[NonNegative, Speed()] = Field(
-        0, description="images at a time; 0: 64 on a CPU, 256 on a GPU; halved where memory runs out"
+        0,
+        description="images at a time; 0: 64 on a CPU, 256 on a GPU, where texts are spared 256 and 512; halved where "
+        "memory runs out",
     )
     device: Annotated[Device, Speed()] = Field("auto", description="auto: a GPU where there is one")
     dtype: Dtype = Field(
@@ -125,6 +147,15 @@ class CaptionConfig(Section):
         0, description="seed of the sampling; a caption depends on it, on the image and on the candidate's number alone"
     )
 
+    @property
+    def spares(self) -> bool:
+        """Whether some texts may not be drawn, since another one passes."""
+        return self.when != "always" or self.until_passes or self.escalate_to is not None
+
+    def with_all(self) -> CaptionConfig:
+        """The same settings, by which every text is drawn."""
+        return self.model_copy(update={"when": "always", "until_passes": False, "escalate_to": None})
+
     @model_validator(mode="after")
     def _has_writers(self) -> CaptionConfig:
         names = [one.name for one in self.writers]
@@ -135,4 +166,7 @@ class CaptionConfig(Section):
             raise ValueError(f"judges: two of them are called {twice}; give each a name of its own")
         if not (self.own_writer or self.writers or self.captioners):
             raise ValueError("own_writer is false and there are no writers; nobody would write captions")
+        if self.escalate_to is not None and self.escalate_to not in names:
+            known = ", ".join(names) or "there are none"
+            raise ValueError(f"escalate_to: {self.escalate_to} is none of caption.writers ({known})")
         return self

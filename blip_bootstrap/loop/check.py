@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import get_args
 
@@ -30,6 +31,7 @@ def check_config(config: Config, number: int) -> list[str]:
         mistakes += _check_finetune(config, "captioner", config.captioner) if config.needs_captioner else []
         mistakes += _check_finetune(config, "filter", config.filter)
         mistakes += _check_beams(config.caption)
+        mistakes += check_passes(config.caption)
         mistakes += [line for one in config.caption.writers for line in mistakes_of(one)]
         mistakes += mistakes_of_judges(config.caption.judges) or _check_scores(config)
         mistakes += _check_filter_only(config)
@@ -78,6 +80,33 @@ def _check_beams(caption: CaptionConfig) -> list[str]:
     if beams == 1 or beams >= caption.candidates:
         return []
     return [f"caption.candidates: {caption.candidates} of {beams} beams; set caption.sampler.num_beams higher"]
+
+
+def check_passes(caption: CaptionConfig) -> list[str]:
+    """What is wrong with the rule by which texts pass: scores that nobody gives; nothing where no text is spared."""
+    if not caption.spares:
+        return []
+    if caption.until_passes and resolve_sampler(caption.sampler).num_beams > 1:
+        return ["caption.until_passes: beam search writes all candidates at once; use another sampler.preset"]
+    try:
+        judged = names_of_judges(caption.judges)
+    except InputError:  # told of the judges themselves
+        return []
+    known = [one for one in get_args(BuiltInScore) if one != "agreement"] + judged
+    asked = [(name, f"caption.passes.{source}.{name}") for source, rule in caption.passes.items() for name in rule]
+    mistakes = [f"{where}: there is no such score; {_meant(name, known)}" for name, where in asked if name not in known]
+    lacking = {
+        "clip": (caption.scorer is None, "caption.scorer gives it, and none is set"),
+        "distinctness": (not caption.references, "caption.references is 0, so that no text has it"),
+        "lift": (not caption.references or not caption.lift_references, "caption.lift_references is 0"),
+    }
+    told = {name: why for name, (lacks, why) in lacking.items() if lacks}
+    return mistakes + [f"{where}: {told[name]}" for name, where in asked if name in told]
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
 def _check_scores(config: Config) -> list[str]:

@@ -78,6 +78,9 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
         annotated, folders, sizes = measure_annotated(config, count, scratch)
         models = find_models(config, scratch)
         known: list[str] = []
+        if not models.trained and config.caption.spares:
+            say("plan: what untrained models write tells not which texts pass; every text is planned as drawn")
+            config = config.model_copy(update={"caption": config.caption.with_all()})
         if not models.trained and config.caption.own_writer and not config.captioner.checkpoint:
             known = captions_of(folders["human"]) if "human" in folders else web_texts(sample.rows)
             config = with_usual_length(config, known)

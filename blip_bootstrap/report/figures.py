@@ -19,6 +19,7 @@ from blip_bootstrap.query.alike import alike
 from blip_bootstrap.query.images import listed_sql
 from blip_bootstrap.query.verdicts import pair_figures
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.report.costs import cost_figures
 from blip_bootstrap.report.report_file import (
     Content,
     ReportFile,
@@ -76,6 +77,8 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
     - `collapse_words`, `collapse_content_words`, `collapse_variance`, `collapse_common_share`: how varied the round's
       synthetic texts are, see the audit `collapse`, and with `_to_first` beside those of the first round that has some;
       `collapse_kept_...`: of all kept texts;
+    - `cost_texts`, `cost_spared`, `cost_tokens_per_kept`, ..., `cost_by_captioner`, `cost_curve`: what the synthetic
+      texts cost, and what was got for it, see `costs.cost_figures`;
     - with a truth file: `caption_truth` (true texts of the kept ones), and more, see `truth_figures`;
     - what the evaluation of the round's model found, as it is named there: `cider`, `tr1`, `ir1_near`, ...;
     - what the evaluation of each control found, as `<arm>_<figure>`;
@@ -88,8 +91,10 @@ def round_metrics(root: Path, number: int, truth: Path | None = None) -> dict[st
     with duckdb.connect() as connection:
         found: dict[str, Any] = dict.fromkeys(ALWAYS)
         found |= {"round": number} | _download_figures(connection, images) | pair_figures(_files(pairs))
-        if truth:
-            found |= truth_figures(connection, judged_pairs(load_truth(truth), images, pairs))
+        judged = judged_pairs(load_truth(truth), images, pairs) if truth else None
+        if judged is not None:
+            found |= truth_figures(connection, judged)
+    found |= cost_figures(root, number, judged)
     found |= collapse_figures(root, number) | quality_figures(root, number)
     found |= _numbers(folder / "evaluation" / "metrics.json")
     for arm in ARMS:

@@ -15,6 +15,7 @@ from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.html.elements import document, section
 from blip_bootstrap.progress import Say, quiet
 from blip_bootstrap.report import data_sections, model_sections
+from blip_bootstrap.report.costs import costs
 from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.report.report_file import (
     Content,
@@ -70,6 +71,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
         "Truth",
         "How many texts are true of their picture, by the truth file. It is used for measuring only.",
         data_sections.truth,
+    ),
+    (
+        "cost",
+        "What captions cost",
+        "What was drawn and what was spared, and what the first captions of each picture bring beside all of them.",
+        costs,
     ),
     (
         "held-out",

@@ -16,6 +16,7 @@ from blip_bootstrap.storage.store import shown
 FIGURES = (
     ("URLs", "urls", ",d"), ("downloaded", "downloaded", ",d"), ("failed", "failed_by_reason", "counts"),
     ("web captions", "web_captions", ",d"), ("synthetic captions", "synthetic_captions", ",d"),
+    ("captions spared", "cost_spared", ",d"),
     ("kept web", "web_kept", ",d"), ("kept synthetic", "synthetic_kept", ",d"),
     ("noise ratio web", "noise_ratio_web", ".1%"), ("noise ratio synthetic", "noise_ratio_synthetic", ".1%"),
     ("dropped web", "dropped_share_web", ".1%"), ("dropped synthetic", "dropped_share_synthetic", ".1%"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from blip_bootstrap.storage.schema import Column, Table
-from blip_bootstrap.storage.text_columns import JUDGED, SCORES, WRITTEN
+from blip_bootstrap.storage.text_columns import JUDGED, SCORES, SPARED, WRITTEN
 
 ATTEMPT = pa.struct(
     [
@@ -148,9 +148,10 @@ CAPTIONS = Table(
         *SCORES,
         *WRITTEN,
         *JUDGED,
+        *SPARED,
     ),
     repeating=(
-        "source", "candidate", "num_tokens", "flags.list.element", "captioner", "prompt", "prompt_digest",
+        "source", "candidate", "num_tokens", "flags.list.element", "captioner", "prompt", "prompt_digest", "spared",
         "scores.key_value.key", "scores_lacking.key_value.key", "scores_lacking.key_value.value",
     ),
 )  # fmt: skip

@@ -59,3 +59,13 @@ JUDGED = (
     ),
 )
 """What judges that are plugged in (caption.judges) say of texts."""
+
+SPARED = (
+    Column(
+        "spared",
+        pa.int16(),
+        "of a web text: how many texts of its picture were not drawn, since one passed before (caption.passes); null "
+        "for others, and where all are drawn",
+    ),
+)
+"""What captioning did without (caption.when, until_passes, escalate_to)."""

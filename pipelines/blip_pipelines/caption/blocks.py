@@ -230,8 +230,17 @@ def merge_if_whole(block: Block) -> None:
 
 
 def counts_of(captions: pa.Table) -> dict[str, int]:
-    """Rows of captions by source and flag, those without a score, and the images: each has one web text."""
+    """Rows of captions by source and flag, those without a score, the images (each has one web text), texts spared."""
     counts = Counter(values(captions["source"])) + Counter(values(pc.list_flatten(captions["flags"])))
     counts["not_scored"] += captions["itm_score"].null_count
     counts["images"] = counts["web"]
+    if "spared" in captions.column_names:
+        counts["spared"] = pc.sum(captions["spared"]).as_py() or 0
     return dict(+counts)
+
+
+def counts_in(file: Path) -> dict[str, int]:
+    """The same of a file, of which the columns that are counted alone are read; one of before may lack the last."""
+    with reading(file), open_parquet(file) as opened:
+        wanted = ("source", "itm_score", "flags", "spared")
+        return counts_of(opened.read([name for name in wanted if name in opened.schema_arrow.names]))

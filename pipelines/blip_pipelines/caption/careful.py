@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64
 """Where none is set; a worker's own on a CPU, so that captions and scores are the same to the last digit there."""
 
+SPARING_SIZE = 256
+"""The same where texts are spared."""
+
 METADATA = None
 """Asks the child for what is the same for every row of a file."""
 
@@ -51,7 +54,8 @@ class CarefulBlocks:
     ) -> None:
         arguments = captioner, filter, config, num_threads(config), num_lanes, references
         self._aside = Aside("caption", partial(make_captions, arguments), limits or Limits())
-        self._batch_size, self._tally = config.batch_size or BATCH_SIZE, tally
+        self._batch_size = config.batch_size or (SPARING_SIZE if config.spares else BATCH_SIZE)
+        self._tally = tally
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Caption those of the blocks that are not made; yields every block once it is."""

@@ -123,6 +123,11 @@ class Judges:
         """Whether one of them waits for a server, so that the models here can work meanwhile."""
         return any(one.judge.varies_with == "server" for one in self.all)
 
+    def are_asked_for(self, rules: Mapping[str, Mapping[str, float]]) -> bool:
+        """Whether one of these rules names a score of theirs."""
+        known = {name for one in self.all for name in one.names.values()}
+        return any(known & rule.keys() for rule in rules.values())
+
     def after(self, made: Iterator[Made]) -> Iterator[Made]:
         """Each batch once its texts are scored; a server is asked while the next one is made."""
         if not self.wait_elsewhere:
@@ -139,10 +144,12 @@ class Judges:
     def score(self, rows: Texts, pictures: Sequence[Picture]) -> None:
         """Set `scores` of every text that is to be read, of rows of the pictures that were decoded.
 
-        A picture is decoded once more, for all judges: what the models take is kept of it, and not itself.
+        A picture is decoded once more, for all judges: what the models take is kept of it, and not itself. A text that
+        has been scored is not scored again.
         """
         decoded = (one for one in pictures if one.decoded)
-        read = [(row, one) for one, of_image in zip(decoded, rows, strict=True) for row in of_image if row.is_read]
+        every = [(row, one) for one, of_image in zip(decoded, rows, strict=True) for row in of_image if row.is_read]
+        read = [(row, one) for row, one in every if row.scores is None and row.scores_lacking is None]
         if not read or not self.all:
             return
         images = {one: decode_image(one.jpg, one.key) for one in dict.fromkeys(one for _, one in read)}

@@ -53,6 +53,7 @@ class CaptionRow:
     cost_seconds: float | None = None
     scores: list[tuple[str, float]] | None = None
     scores_lacking: list[tuple[str, str]] | None = None
+    spared: int | None = None
     first: str | None = None
     pieces: tuple[int, ...] = ()
     nearest: tuple[int, ...] = ()
@@ -72,7 +73,8 @@ class CaptionRow:
     def counters(self) -> list[str]:
         """The counters of the step that this row moves; each image has one web text, which counts the image."""
         first = ["images", "web"] if self.source == "web" else ["synthetic"]
-        return [*first, *(["not_scored"] if self.itm_score is None else []), *self.flags]
+        spared = ["spared"] * (self.spared or 0)
+        return [*first, *(["not_scored"] if self.itm_score is None else []), *self.flags, *spared]
 
 
 def fold(text: str) -> str:

@@ -21,7 +21,7 @@ from blip_pipelines.caption.blocks import (
     BLOCKS,
     Block,
     CaptionBlocks,
-    counts_of,
+    counts_in,
     merge_if_whole,
     num_threads,
 )
@@ -63,8 +63,8 @@ def caption_and_score(
     `writers` and `judges` are the digests of what these captioners, and `config.judges`, say of themselves, as the
     recipe has them.
     A picture that kills or hangs its worker keeps its web text alone, flagged with what the worker died of. Returns the
-    number of images, of rows by source, of images that could not be decoded, of flags, and of work that was done again
-    after a worker's death (`retries`).
+    number of images, of rows by source, of images that could not be decoded, of flags, of texts that were not drawn
+    (`spared`), and of work that was done again after a worker's death (`retries`).
     Raises CheckpointError for a model that cannot be used, RunFailed where Ray has too few CPUs, AccountingError
     where an image got lost.
     """
@@ -214,7 +214,7 @@ def _count(files: Iterable[Path], known: KnownParts) -> Counter[str]:
     counts: Counter[str] = Counter()
     for file in files:
         note = known(file)
-        counts.update(note.counts if note else counts_of(read_parquet(file, ["source", "itm_score", "flags"])))
+        counts.update(note.counts if note else counts_in(file))
     return counts
 
 

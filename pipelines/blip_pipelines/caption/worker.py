@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import RunFailed
 from blip_pipelines.caption.agreement import set_agreement
@@ -24,12 +22,13 @@ from blip_pipelines.caption.decoders import DecodeProcesses
 from blip_pipelines.caption.judged import Judges
 from blip_pipelines.caption.lanes import Lanes
 from blip_pipelines.caption.likelihoods import set_captioner_itc, set_logprob
+from blip_pipelines.caption.metadata import metadata_of
 from blip_pipelines.caption.models import Model, Models
 from blip_pipelines.caption.picture import Picture
 from blip_pipelines.caption.references import Reference, first_readable
 from blip_pipelines.caption.rows import IMAGE_COLUMNS, TOO_LONG, CaptionRow, Texts, fold, to_table
 from blip_pipelines.caption.scores import Looks, combine_scores, score_again, score_with, to_read
-from blip_pipelines.caption.sources import captioner_sources, digest_of_model
+from blip_pipelines.caption.sparing import Sparing, Turn
 from blip_pipelines.caption.writers import Writers
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import resolve_sampler
@@ -46,6 +45,9 @@ DECODE_PROCESSES = 8
 BATCH_SIZE = {"cpu": 64, "cuda": 256}
 """Where none is set. An H200 captioned 308 decoded pictures a second by 64 and 565 by 256, since the kernels of a step
 take no longer to start for more rows; 256 take 13 GB (base size, 384 px, bfloat16)."""
+
+SPARING = {"cpu": 256, "cuda": 512}
+"""The same where texts are spared: the few pictures that still need some then fill a batch, too."""
 
 
 class CaptionWorker:
@@ -73,20 +75,22 @@ class CaptionWorker:
             torch.set_num_threads(num_threads)
         self.config, self.sampler, self.device = config, resolve_sampler(config.sampler), resolve_device(config.device)
         wants_gpu = self.device.type == "cuda"
-        self.batch_size = config.batch_size or BATCH_SIZE[self.device.type]
+        self.batch_size = config.batch_size or (SPARING if config.spares else BATCH_SIZE)[self.device.type]
         if not wants_gpu:
             keep_freed_memory()
         self.models = Models(captioner, filter, config, self.device)
         self.image_sizes = frozenset(model.image_size for model in self.models.all)
         self.writers = Writers(config, len(self.models.captioners) * config.candidates, self.device.type)
         self.judges = Judges(config, self.device.type)
+        self._sparing = Sparing(config, len(self.models.captioners), self.writers)
         self._lanes = Lanes(1 if wants_gpu else num_lanes, self._modes)
         self.compare_with(references)
         self.num_decoders = DECODE_THREADS
         self._processes: DecodeProcesses | None = None
         if wants_gpu and not config.scorer:  # a scorer makes its own pixels of the picture, with transformers
             self.decode_aside(min(max(num_threads or 1, num_lanes, DECODE_THREADS), DECODE_PROCESSES))
-        self.metadata = self._metadata(captioner, filter) | self.writers.metadata() | self.judges.metadata()
+        known = metadata_of(config, self.sampler, self.models, captioner, filter)
+        self.metadata = known | self.writers.metadata() | self.judges.metadata()
 
     def decode_aside(self, num_processes: int) -> None:
         """Have so many processes decode from here on; the pixels are the same."""
@@ -112,8 +116,9 @@ class CaptionWorker:
         `images` are rows with `key`, `status`, `jpg` and `texts` (list of strings). Each of these is a row of source
         `web`, candidate 0, 1, ...; the captioners' own follow as in a run. The pictures may be of another set than the
         references: a reference is a picture's own where it has the same bytes. A worker without references compares
-        with the first of these pictures. Captioners of `caption.writers` are not asked.
+        with the first of these pictures. Captioners of `caption.writers` are not asked, and no text is spared.
         """
+        config, self.config = self.config, self.config.with_all()
         writers, self.writers = self.writers, Writers(self.config.model_copy(update={"writers": ()}), 0, "cpu")
         rows, before = images.select(["key", "status", "jpg", "texts"]).to_pylist(), self._compared
         if not before:
@@ -122,7 +127,7 @@ class CaptionWorker:
         try:
             return to_table([row for batch in self.in_batches(rows) for row in batch])
         finally:
-            self._compared, self.writers = before, writers
+            self._compared, self.writers, self.config = before, writers, config
 
     def in_batches(self, images: Iterable[ImageRow]) -> Iterator[list[CaptionRow]]:
         """Rows of images (IMAGE_COLUMNS) to rows of captions, batch by batch as they are done."""
@@ -147,10 +152,10 @@ class CaptionWorker:
         self, begun: Iterator[tuple[list[Future[Picture]], bool, KeptAnswers]]
     ) -> Iterator[tuple[list[Picture], Texts, bool]]:
         """Each batch of pictures with the rows of those that were decoded, and whether it is its block's last."""
-        if not self.writers:
-            for some, is_last, _ in one_ahead(begun):
+        if not self.writers or self.config.spares:  # who is spared is known once the texts before are scored
+            for some, is_last, kept in one_ahead(begun):
                 pictures = [one.result() for one in some]
-                yield pictures, self._made(pictures), is_last
+                yield pictures, self._made(pictures, kept), is_last
             return
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
             written = ((writing.submit(self._written, *batch), batch[1]) for batch in one_ahead(begun))
@@ -180,9 +185,9 @@ class CaptionWorker:
                 if at == len(rows):
                     break
 
-    def _made(self, pictures: list[Picture]) -> Texts:
+    def _made(self, pictures: list[Picture], kept: KeptAnswers | None = None) -> Texts:
         """The rows of the pictures of a batch that were decoded."""
-        return self._make([one for one in pictures if one.decoded])
+        return self._make([one for one in pictures if one.decoded], kept or KeptAnswers())
 
     def _finish(self, pictures: list[Picture], rows: Texts) -> list[CaptionRow]:
         """All rows of a batch of pictures, in their order; `rows` are of those that were decoded."""
@@ -190,12 +195,12 @@ class CaptionWorker:
         per_picture = (next(made) if p.decoded else self._given_rows(p) for p in pictures)
         return [row for rows in per_picture for row in rows]
 
-    def _make(self, pictures: list[Picture]) -> Texts:
+    def _make(self, pictures: list[Picture], kept: KeptAnswers) -> Texts:
         """The rows of each picture; the batch is halved where memory runs out, and stays so."""
         if not pictures:
             return []
         try:
-            return self._run(pictures)
+            return self._spare(pictures, kept) if self.config.spares else self._run(pictures)
         except torch.OutOfMemoryError as error:
             if len(pictures) == 1:
                 raise RunFailed(f"caption: {self.device} has no memory for one image; use smaller models") from error
@@ -203,7 +208,7 @@ class CaptionWorker:
         self.batch_size = min(self.batch_size, half)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return self._make(pictures[:half]) + self._make(pictures[half:])
+        return self._make(pictures[:half], kept) + self._make(pictures[half:], kept)
 
     def _run(self, pictures: list[Picture]) -> Texts:
         rows = [self._given_rows(picture) for picture in pictures]
@@ -214,15 +219,49 @@ class CaptionWorker:
                 self._write(rows, pictures, place, states)
                 self._score_own(captioner, self._texts_of(rows, place), states)
             self._add_written(rows, pictures)
-            for filter in self.models.filters:
-                compared = self._compared if filter is self._comparing else None
-                score_with(filter, rows, looks.of(filter), self._lanes, compared)
-            combine_scores(rows, self.config.combine)
-            if self._compared.num_lift:
-                self._lift(rows)
-            set_agreement(rows)
-            if self.models.scorer:
-                score_again(self.models.scorer, rows, pictures)
+            self._score(rows, pictures, looks.of)
+        set_agreement(rows)
+        return rows
+
+    def _score(self, rows: Texts, pictures: list[Picture], states_of: Callable[[Model], Tensor]) -> None:
+        """Everybody's scores of texts but the captioners' own."""
+        for filter in self.models.filters:
+            compared = self._compared if filter is self._comparing else None
+            score_with(filter, rows, states_of(filter), self._lanes, compared)
+        combine_scores(rows, self.config.combine)
+        if self._compared.num_lift:
+            self._lift(rows)
+        if self.models.scorer:
+            score_again(self.models.scorer, rows, pictures)
+
+    def _spare(self, pictures: list[Picture], kept: KeptAnswers) -> Texts:
+        """The rows of each picture, of which no more are drawn than `caption.passes` asks for."""
+        rows = [self._given_rows(picture) for picture in pictures]
+        with self._modes():
+            looks = Looks(pictures, self.models.all, self._lanes)
+            seen = {model: looks.of(model) for model in self.models.all}
+
+        def draw(turn: Turn, at: Sequence[int]) -> Texts:
+            new, some = [[] for _ in at], [pictures[i] for i in at]
+            if turn.writer:
+                self.writers.write_some(turn.writer, turn.texts, some, kept)
+                self._add_written(new, some)
+            else:
+                with self._modes():
+                    self._write(new, some, turn.place, seen[self.models.captioners[turn.place]][at], turn.texts)
+            return new
+
+        def score(new: Texts, at: Sequence[int]) -> None:
+            some = [pictures[i] for i in at]
+            with self._modes():
+                for place, captioner in enumerate(self.models.captioners):
+                    self._score_own(captioner, self._texts_of(new, place), seen[captioner][at])
+                self._score(new, some, lambda model: seen[model][at])
+            if self.judges.are_asked_for(self.config.passes):
+                self.judges.score(new, some)
+
+        self._sparing.run(rows, pictures, kept, draw, score)
+        set_agreement(rows)
         return rows
 
     def _texts_of(self, rows: Texts, place: int) -> Texts:
@@ -258,13 +297,15 @@ class CaptionWorker:
         modes.enter_context(torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"))
         return modes
 
-    def _write(self, rows: Texts, pictures: list[Picture], place: int, states: Tensor) -> None:
-        """Give each picture that is no copy the captions of the captioner at `place`, not yet scored."""
+    def _write(
+        self, rows: Texts, pictures: list[Picture], place: int, states: Tensor, some: range | None = None
+    ) -> None:
+        """Give each picture that is no copy `some` captions (all) of the captioner at `place`, not yet scored."""
         own = [at for at, picture in enumerate(pictures) if not picture.first]
         if len(own) < len(pictures):
             rows, pictures, states = [rows[at] for at in own], [pictures[at] for at in own], states[own]
         captioner, first = self.models.captioners[place], place * self.config.candidates
-        numbers = range(first, first + self.config.candidates)
+        numbers = range(first, first + self.config.candidates) if some is None else some
         num_prompt = len(captioner.tokenizer.piece_ids(self.config.prompt))
         seeds = [[seed_of(self.config.seed, p.uid, number) for number in numbers] for p in pictures]
         written = generate(captioner.med, captioner.tokenizer, states, self.config.prompt, self.sampler, seeds)
@@ -275,6 +316,8 @@ class CaptionWorker:
                 row.pieces = (*made.ids, *([] if "cut_at_max_length" in made.flags else [captioner.tokenizer.sep_id]))
                 row.set_logprob(made.logprob, num_prompt)
                 row.captioner = self.models.captioner_names[place]
+                if self.config.spares:  # which has costs in its rows, where others have had none
+                    row.cost_completion_tokens = len(row.pieces) - num_prompt
                 of_image.append(row)
 
     def _add_written(self, rows: Texts, pictures: list[Picture]) -> None:
@@ -295,32 +338,6 @@ class CaptionWorker:
             CaptionRow(picture.key, "web", i, text, counts[i], flags=list(picture.flags), first=picture.first)
             for i, text in enumerate(picture.texts)
         ]
-
-    def _metadata(self, captioner: str | Path | None, filter: str | Path) -> dict[str, str]:
-        """What is the same for every row of a file."""
-        config = self.config
-        known = {
-            **({"captioner": digest_of_model(captioner)} if captioner else {}),
-            "filter": digest_of_model(filter),
-            "sampler": json.dumps(vars(self.sampler), sort_keys=True),
-            "prompt": config.prompt,
-            "candidates": str(config.candidates),
-            "seed": str(config.seed),
-            "references": str(config.references),
-            "lift_references": str(config.lift_references),
-            "dtype": config.dtype,
-            "version": __version__,
-        }
-        if config.compile:
-            known["compile"] = "vision blocks"
-        if any(filter.med.config.text.normalise == "blip" for filter in self.models.filters):
-            known["normalise"] = ", ".join(filter.med.config.text.normalise for filter in self.models.filters)
-        if config.captioners:
-            known["captioners"] = json.dumps([digest_of_model(one) for one in captioner_sources(captioner, config)])
-        if config.filters:
-            known["filters"] = json.dumps([digest_of_model(one) for one in (filter, *config.filters)])
-            known["combine"] = config.combine
-        return known | ({"scorer": digest_of_model(config.scorer)} if config.scorer else {})
 
 
 def seed_of(seed: int, uid: str, candidate: int) -> int:

@@ -45,11 +45,15 @@ class Writer:
         self._failed: Counter[str] = Counter()
         self._answered = 0
 
-    def answer(self, pictures: Sequence[Picture], kept: KeptAnswers, device: str, dtype: str) -> dict[str, OfPicture]:
-        """What the writer answers about pictures of which it has not been kept already, by key."""
-        todo = [
-            (picture, wanted) for picture in pictures for wanted in self.wanted if self._lacks(picture, wanted, kept)
-        ]
+    def answer(
+        self, pictures: Sequence[Picture], kept: KeptAnswers, device: str, dtype: str, texts: range | None = None
+    ) -> dict[str, OfPicture]:
+        """What the writer answers about pictures of which it has not been kept already, by key.
+
+        `texts` are places among what is wanted of each picture; None: all.
+        """
+        some = [self.wanted[place] for place in self._places(texts)]
+        todo = [(picture, wanted) for picture in pictures for wanted in some if self._lacks(picture, wanted, kept)]
         if not todo:
             return {}
         if not self._is_loaded:
@@ -65,10 +69,11 @@ class Writer:
         self._note([one for answers in found.values() for one in answers.values()])
         return found
 
-    def rows(self, picture: Picture, kept: KeptAnswers) -> Iterator[CaptionRow]:
+    def rows(self, picture: Picture, kept: KeptAnswers, texts: range | None = None) -> Iterator[CaptionRow]:
         """The rows of what was answered about a picture, in the order of their numbers."""
         answers = kept.of(picture.key)
-        for place, wanted in enumerate(self.wanted):
+        for place in self._places(texts):
+            wanted = self.wanted[place]
             answer = answers[self._name(wanted)]
             text = cleaned(answer.text, self.config.clean)
             row = CaptionRow(picture.key, "synthetic", self.first + place, text, num_tokens=0)
@@ -86,6 +91,13 @@ class Writer:
             if row.cost_completion_tokens is None and answer.num_tokens is not None:
                 row.cost_completion_tokens = answer.num_tokens
             yield row
+
+    def has_some(self, picture: Picture, kept: KeptAnswers, texts: range) -> bool:
+        """Whether one of these texts about a picture was answered before."""
+        return any(self._name(self.wanted[place]) in kept.of(picture.key) for place in texts)
+
+    def _places(self, texts: range | None) -> range:
+        return range(len(self.wanted)) if texts is None else texts
 
     def _name(self, wanted: Wanted) -> str:
         return name_of(self.config.name, wanted.prompt, wanted.candidate)
@@ -175,6 +187,12 @@ class Writers:
             kept.add(writer.answer(own, kept, self._device, self._dtype))
         for picture in own:
             picture.written = [row for writer in self.all for row in writer.rows(picture, kept)]
+
+    def write_some(self, writer: Writer, texts: range, pictures: Sequence[Picture], kept: KeptAnswers) -> None:
+        """Have one of them write some of its texts about these pictures; the rows are in `written`, and no others."""
+        kept.add(writer.answer(pictures, kept, self._device, self._dtype, texts))
+        for picture in pictures:
+            picture.written = [*writer.rows(picture, kept, texts)]
 
     def metadata(self) -> dict[str, str]:
         """What is the same for all of their rows in a file."""
