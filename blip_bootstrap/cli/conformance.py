@@ -10,6 +10,7 @@ import typer
 
 from blip_bootstrap.cli.artifacts import print_rows
 from blip_bootstrap.cli.options import ConfigFile, Settings, load
+from blip_bootstrap.config import JudgeConfig, WriterConfig
 from blip_bootstrap.config.yaml_text import parse_yaml
 from blip_bootstrap.errors import InputError
 from blip_pipelines.captioners.conformance import FAILED, PROMPTS, check_captioner
@@ -46,7 +47,8 @@ def conformance(
     It is loaded twice. Exit code 1 where a check does not pass.
     """
     caption = load(config, None, settings).caption
-    plugged_in = {one.name: one for one in (*caption.judges, *caption.writers)}
+    plugged_in: dict[str, JudgeConfig | WriterConfig] = {one.name: one for one in caption.judges}
+    plugged_in |= {one.name: one for one in caption.writers}
     given = dict(plugged_in[name].options) if name in plugged_in else {}
     given |= dict(_parsed(one) for one in option or [])
     kind = plugged_in[name].kind if name in plugged_in else name

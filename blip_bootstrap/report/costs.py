@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from blip_bootstrap.html import charts
 from blip_bootstrap.html.elements import charts_html, note_html, table_html
+from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.storage.run_folder import MANIFEST, read_json, round_folder
@@ -76,7 +77,8 @@ def cost_figures(root: Path, number: int, judged: pa.Table | None = None) -> dic
 
 
 def _asked(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
-    return connection.execute(sql).to_arrow_table().to_pylist()
+    rows: list[dict[str, Any]] = query(connection, sql).to_pylist()
+    return rows
 
 
 def _with_shares(sums: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def own_judge(config: SelectConfig) -> dict[str, dict[str, Any]]:
 
 def expressions(config: SelectConfig) -> dict[str, Expression]:
     """The checked expression of each source. Raises InputError, with the setting, where one is wrong."""
-    found = {}
+    found: dict[str, Expression] = {}
     for source in config.sources:
         where = f"select.score_sql.{source}" if isinstance(config.score_sql, dict) else "select.score_sql"
         try:

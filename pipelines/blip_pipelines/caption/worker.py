@@ -242,7 +242,8 @@ class CaptionWorker:
             seen = {model: looks.of(model) for model in self.models.all}
 
         def draw(turn: Turn, at: Sequence[int]) -> Texts:
-            new, some = [[] for _ in at], [pictures[i] for i in at]
+            new: Texts = [[] for _ in at]
+            some = [pictures[i] for i in at]
             if turn.writer:
                 self.writers.write_some(turn.writer, turn.texts, some, kept)
                 self._add_written(new, some)

@@ -60,7 +60,7 @@ class EndpointJudge:
     neither yes nor no is among its likeliest tokens.
     """
 
-    names = ("yes",)
+    names: tuple[str, ...] = ("yes",)
     varies_with: VariesWith = "server"
 
     def __init__(self, options: Mapping[str, Any]) -> None:

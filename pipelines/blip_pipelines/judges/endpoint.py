@@ -23,7 +23,7 @@ class EndpointVqaJudge(EndpointJudge):
     with_account = staticmethod(EndpointCaptioner.with_account)
 
     @cached_property
-    def digest(self) -> str:  # type: ignore[override]
+    def digest(self) -> str:
         """Of the model's name and revision, the question, and how it is asked."""
         return digest_of("endpoint_vqa_score", super().digest)
 

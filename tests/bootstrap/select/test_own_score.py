@@ -183,14 +183,15 @@ def test_a_run_does_not_begin_with_a_score_that_nobody_gives(setting: str, told:
 
 
 def test_settings_that_do_not_go_together() -> None:
-    for settings, told in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"score_sql": "itm"}, "strategy threshold cuts by score_sql at score_threshold"),
         ({"score_sql": "itm", "score": "itc", "strategy": "fraction"}, "both set"),
         ({"score_sql": "itm", "strategy": "learned"}, "score_sql is for the strategies"),
         ({"score_threshold": 0.1, "strategy": "fraction"}, "score_threshold cuts by one score"),
         ({"score_sql": {"web": "itm"}, "strategy": "fraction"}, "score_sql names no value for synthetic"),
         ({"score_sql": "itm", "strategy": "top_k", "informative_weight": 0.5}, "informative_weight weighs ranks"),
-    ]:
+    ]
+    for settings, told in cases:
         with pytest.raises(ValidationError, match=told):
             SelectConfig(**settings)
     judges = "caption.judges=[{name: siglip2, kind: dual_encoder, options: {checkpoint: a/b}}]"

@@ -165,7 +165,7 @@ def test_counts_say_what_was_spared_and_a_part_that_is_begun_gives_the_same_rows
     rows = [row for part in one for row in part.to_pylist()]
     assert {name: counts[name] for name in ("images", "spared", "synthetic")} == counted(rows)
     num_pictures = sum(row["source"] == "web" and row["itm_score"] is not None for row in rows)
-    assert counts["spared"] + counts["synthetic"] == K * num_pictures
+    assert int(counts["spared"]) + int(counts["synthetic"]) == K * num_pictures
     told = json.loads(pq.read_schema(parquet_files(tmp_path / "one")[0]).metadata[b"sparing"])
     assert told == {"when": "web_fails", "until_passes": True, "escalate_to": None, "passes": rule}
 
@@ -343,6 +343,6 @@ def test_with_care_the_same_texts_are_drawn(
     given = config(until_passes=True, passes=rule, references=0)
     expected = CaptionWorker(*models, given)(read_parquet(images / "part-00001.parquet"))
     block = Todo.of(parquet_files(images)[1:], tmp_path / "out", KnownParts())[0]
-    blocks = CarefulBlocks(*map(str, models), given, tally=Tally())
+    blocks = CarefulBlocks(str(models[0]), str(models[1]), given, tally=Tally())
     assert [*blocks([block])] == [block]
     assert read_parquet(tmp_path / "out" / "part-00001.parquet") == expected
