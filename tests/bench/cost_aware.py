@@ -1,11 +1,12 @@
 """Captions that are paid for where they are needed alone, beside a plain run of ten candidates a picture.
 
-    .venv/bin/python tests/bench/cost_aware.py --world ROOT [ROOT ...] [--photographs ROOT] [--pictures 1000]
+    .venv/bin/python tests/bench/cost_aware.py [--world ROOT ...] [--photographs ROOT ...] [--pictures 1000]
                                                [--candidates 10] [--scratch DIR] [--json]
 
 ROOT is a finished run, of the demo or an experiment: its first round's captioner and filter are used, and nothing is
-written there. The rule that a text must pass (`caption.passes`) comes from the run's own `filter_check`: the score with
-the largest AUC for its source, and the least that SHARES of the right texts there have. Truth has no say in it.
+written there; where none is given, a demo is run first. The rule that a text must pass (`caption.passes`) comes from
+the run's own `filter_check`: the score with the largest AUC for its source, and the least that SHARES of the right
+texts there have. Truth has no say in it.
 
 Both arms keep a text where it passes, and one of several equal ones of a picture. `work_share` are the tokens that the
 captioner wrote, by those of the plain run; `cpu_share` the same of the step's processor time, its scores included. In
@@ -33,6 +34,7 @@ import pyarrow.compute as pc
 import yaml
 
 from blip_bootstrap.config import CaptionConfig, RayConfig
+from blip_bootstrap.demo.run import run_demo
 from blip_bootstrap.labels.truth import file_name, load_truth
 from blip_bootstrap.select.logistic import auc
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
@@ -189,6 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
+        if not given.world and not given.photographs:
+            given.world = [(given.scratch or Path(temporary)).absolute() / "demo"]
+            run_demo(given.world[0], 1, ["controls.arms=[]"], None, lambda line: print(line, file=sys.stderr))
         for roots, name in ((given.world, "world"), (given.photographs, "photographs")):
             for at, root in enumerate(roots):
                 place = (given.scratch or Path(temporary)).absolute() / f"{name}-{at}"
