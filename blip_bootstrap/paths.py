@@ -1,4 +1,4 @@
-"""Paths as users name them: `~` expanded, URIs refused; and the user's own folders, which a container may lack."""
+"""Paths and names as users give them: `~` expanded, URIs refused; and the user's own folders, which may lack."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(s3|gs|file|https?|hdfs):/")
 """The second alternative: pathlib makes one slash of two."""
 
 _STORE = re.compile(r"^(s3|gs):/+")
+
+SCORE_NAME = r"^[a-z][a-z0-9_]{0,62}$"
+"""What the score of a judge may be called: SQL reads such a name without quotes."""
 
 Found = TypeVar("Found")
 

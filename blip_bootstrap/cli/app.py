@@ -54,7 +54,7 @@ class Commands(ListedCommands):
         ),
         "conformance": Listed(
             "blip_bootstrap.cli.conformance",
-            "Check a captioner on drawn pictures: same texts at any batch size, order, process and kill, as it "
+            "Check a captioner or judge on drawn pictures: the same at any batch size, order, process, kill, as it "
             "promises.",
         ),
         "config": Listed("blip_bootstrap.cli.config", "Show or check the configuration."),

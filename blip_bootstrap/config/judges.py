@@ -9,9 +9,7 @@ from pydantic import Field, JsonValue
 
 from blip_bootstrap.config.marks import ToldByDigest
 from blip_bootstrap.config.section import Section
-
-SCORE_NAME = r"^[a-z][a-z0-9_]{0,62}$"
-"""What a score may be called: SQL reads such a name without quotes."""
+from blip_bootstrap.paths import SCORE_NAME
 
 
 class JudgeConfig(Section):

@@ -11,8 +11,8 @@ from typing import Any
 
 import duckdb
 
-from blip_bootstrap.config.judges import SCORE_NAME
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.paths import SCORE_NAME
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS
 from blip_bootstrap.storage.tables import CAPTIONS
 

@@ -17,8 +17,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from blip_bootstrap.config.judges import SCORE_NAME
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.paths import SCORE_NAME
 from blip_bootstrap.query.alike import Alike, alike
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line

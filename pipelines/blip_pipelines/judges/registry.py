@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from blip_bootstrap.config import JudgeConfig
-from blip_bootstrap.config.judges import SCORE_NAME
 from blip_bootstrap.config.select import BuiltInScore
 from blip_bootstrap.errors import ConfigError, InputError
+from blip_bootstrap.paths import SCORE_NAME
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.judges.interface import VARIES_WITH, Judge
 
