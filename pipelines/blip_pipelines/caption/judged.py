@@ -105,7 +105,9 @@ class Asked:
             else:
                 reason = getattr(found, "error", None) or "not_judged"
                 row.scores_lacking = [*(row.scores_lacking or []), (called, reason)]
-                self._lacking.update([] if reason in OF_THE_PAIR else [reason])
+        reason = getattr(found, "error", None) or "not_judged"
+        if all(found.get(name) is None for name in self.names) and reason not in OF_THE_PAIR:
+            self._lacking[reason] += 1
 
 
 class Judges:
