@@ -40,6 +40,17 @@ SAME = ("key", "source", "candidate", "caption", "num_tokens", "flags", "seed", 
 CLOSE = ("logprob", "itm_score", "itc_score", "lift", "distinctness", "captioner_itc", "logprob_per_token")
 
 
+def without_flags(patch: pytest.MonkeyPatch) -> None:
+    """Random models hardly end a text: all would be flagged as cut, and none would pass."""
+    patch.setattr("blip_training.decoding.generate._flags", lambda *_: ())
+
+
+@pytest.fixture(autouse=True)
+def _without_flags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "with_care" not in request.node.name:  # whose child process has what it imports
+        without_flags(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., Path]) -> Path:
     return make_images(tmp_path_factory.mktemp("images"), NUM_IMAGES, 25, damaged=(DAMAGED,))
@@ -62,7 +73,9 @@ def config(**settings: Any) -> CaptionConfig:
 
 @pytest.fixture(scope="module")
 def plain(table: pa.Table, models: Models, references: list[Reference]) -> Rows:
-    found: Rows = CaptionWorker(*models, config(), references=references)(table).to_pylist()
+    with pytest.MonkeyPatch.context() as patch:
+        without_flags(patch)
+        found: Rows = CaptionWorker(*models, config(), references=references)(table).to_pylist()
     return found
 
 
@@ -110,7 +123,9 @@ def test_what_is_drawn_are_the_first_rows_of_the_plain_run(
         assert [one is None for one, _ in pairs] == [other is None for _, other in pairs]
         known = [(one, other) for one, other in pairs if other is not None]
         torch.testing.assert_close(*map(torch.tensor, zip(*known, strict=True)), rtol=1e-4, atol=1e-4)
-    assert len({len(of_one) for of_one in of_pictures(found)}) > 1
+    lengths = {len(of_one) for of_one in of_pictures(found)}
+    assert lengths >= ({2, 3, 1 + K} if until else {1, 1 + K})
+    assert until or lengths == {1, 1 + K}
     for of_one in of_pictures(found):
         decoded = of_one[0]["itm_score"] is not None
         assert [row["spared"] for row in of_one] == [
@@ -146,7 +161,9 @@ def test_several_captioners_write_one_after_the_other(
     found = CaptionWorker(*models, config(**both, until_passes=True, passes=rule))(table).to_pylist()
     expected = [row for of_one in of_pictures(plain) for row in first_ones(of_one, rule, "always", True)]
     assert [[row[name] for name in SAME] for row in found] == [[row[name] for name in SAME] for row in expected]
-    assert {len(of_one) for of_one in of_pictures(found)} >= {2, 3, 4, 5}
+    drawn = {len(of_one) for of_one in of_pictures(found)}
+    assert drawn & {2, 3}
+    assert drawn & {4, 5}
 
 
 def counted(rows: Rows) -> dict[str, int]:
@@ -328,7 +345,8 @@ def test_texts_pass_by_a_judge_that_is_plugged_in(
     assert check_passes(given) == []
 
     def stops(of_one: Rows) -> Rows:
-        place = next((at for at, row in enumerate(of_one) if dict(row["scores"] or []).get("fine", 0) >= 0.7), K)
+        scores = [0 if row["flags"] else dict(row["scores"] or []).get("fine", 0) for row in of_one]
+        place = next((at for at, score in enumerate(scores) if score >= 0.7), K)
         return of_one[: place + 1]
 
     expected = [row for of_one in of_pictures(plain) for row in stops(of_one)]
@@ -340,7 +358,7 @@ def test_texts_pass_by_a_judge_that_is_plugged_in(
 def test_with_care_the_same_texts_are_drawn(
     tmp_path: Path, images: Path, models: Models, rule: dict[str, dict[str, float]]
 ) -> None:
-    given = config(until_passes=True, passes=rule, references=0)
+    given = config(when="web_fails", until_passes=True, passes=rule, references=0)
     expected = CaptionWorker(*models, given)(read_parquet(images / "part-00001.parquet"))
     block = Todo.of(parquet_files(images)[1:], tmp_path / "out", KnownParts())[0]
     blocks = CarefulBlocks(str(models[0]), str(models[1]), given, tally=Tally())
