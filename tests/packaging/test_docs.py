@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.config import load_config
+from blip_bootstrap.experiment.file import read_experiment
 
 REPO = Path(__file__).parents[2]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
@@ -168,7 +169,11 @@ def test_configurations_load(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "block.yaml"
     path.write_text(block.text, encoding="utf-8")
     assert yaml.safe_load(block.text)
-    if not block.why_not:  # as of another program's file
+    if block.why_not:  # as of another program's file, or a part of one
+        return
+    if block.text.startswith("name:"):
+        read_experiment(str(path))
+    else:
         load_config(path)
 
 

@@ -28,8 +28,16 @@ ABOUT_PICTURES = tuple(name for name in IMAGES.schema.names if name not in _NOT_
 
 _FIRST = ("caption", "source", "candidate", "weight", "kept", "reason", "itm_score", "itc_score", "logprob")
 
+
+def _told_as(kind: pa.DataType) -> pa.DataType:
+    """The type in which a column goes out: `datasets` knows no maps, so that one is a list of keys and values."""
+    if not pa.types.is_map(kind):
+        return kind
+    return pa.list_(pa.struct([pa.field("key", kind.key_type, nullable=False), pa.field("value", kind.item_type)]))
+
+
 _ALL_OF_TEXTS = {
-    field.name: field.type for field in (*PAIRS.schema, pa.field("weight", pa.float64()), *CAPTIONS.schema)
+    field.name: _told_as(field.type) for field in (*PAIRS.schema, pa.field("weight", pa.float64()), *CAPTIONS.schema)
 }
 
 ABOUT_TEXTS = pa.struct(
@@ -124,7 +132,7 @@ def _with_scores(pairs: pa.Table, path: str) -> pa.Table:
         raise InputError(f"{path}: its texts are not those that the round's pairs judge; run the round again")
     for name in captions.schema.names:
         if name not in pairs.schema.names:
-            pairs = pairs.append_column(captions.schema.field(name), captions[name])
+            pairs = pairs.append_column(name, captions[name].cast(_told_as(captions.schema.field(name).type)))
     return pairs
 
 
