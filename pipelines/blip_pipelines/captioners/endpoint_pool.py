@@ -62,6 +62,10 @@ class Endpoint:
     _malformed: int = 0
     _best: float = float("inf")
     _window: list[float] = field(default_factory=list)
+    _window_size: int = WINDOW
+
+    def __post_init__(self) -> None:
+        self._begin_window()
 
     def has_room(self, now: float) -> bool:
         """Whether a request may be sent now."""
@@ -77,13 +81,18 @@ class Endpoint:
             step = 1.0 if self._climbs else max(1.0, (self._before_cut - self.limit) / BACK) / self.limit
             self.limit = min(self.most, self.limit + step)
         self._window.append(now - sent_at)
-        if len(self._window) >= max(WINDOW, self.limit):
+        if len(self._window) >= self._window_size:
             self._look_at_window(now)
+
+    def _begin_window(self) -> None:
+        """As long as the limit is now: one that climbs with each answer would never end a window that follows it."""
+        self._window.clear()
+        self._window_size = max(WINDOW, int(self.limit))
 
     def _look_at_window(self, now: float) -> None:
         mean = sum(self._window) / len(self._window)
         self._best = min(self._best, mean)
-        self._window.clear()
+        self._begin_window()
         if mean > min(SLOW * self._best, self.timeout_s / 2):
             self._cut(SHRINK_SLOW, now)
 
@@ -99,7 +108,7 @@ class Endpoint:
         self._before_cut = self.limit
         self.limit, self._climbs, self._cut_at = max(1.0, self.limit * share), False, now
         self.num_cuts += 1
-        self._window.clear()
+        self._begin_window()
 
     def unreached(self) -> None:
         """No connection could be opened: it rests, longer each time, and begins again with one request."""

@@ -20,6 +20,10 @@ TOTAL_TIMEOUT_S = 10.0
 """How long the driver waits for the actor: one that hangs must not keep a step that is done from ending."""
 
 
+SETTLED_S = 1.0
+"""How long a worker that has done an item waits until its counts are with the actor."""
+
+
 class Tallies:
     """The tallies of all steps of a driver, by name, in one Ray actor: each actor is a process that must start."""
 
@@ -64,9 +68,9 @@ class RemoteTally:
         return found
 
     def add_up(self, units: Iterable[str]) -> None:
-        """These units are done; does not wait for the actor."""
+        """These units are done; waits a moment for the actor, so that what is done was counted before."""
         with never_failing():
-            self._actor.add_up.remote(self._name, list(units))
+            ray.wait([self._actor.add_up.remote(self._name, list(units))], timeout=SETTLED_S)
 
     def forget(self) -> None:
         """Drop all counts; does not wait for the actor."""
