@@ -20,6 +20,9 @@ SLOW = 4.0
 """A server has become slow where a window of answers took this many times as long as its best one, on average. Batching
 servers are slower per answer the more they are asked, and yet give more answers a second: hence not sooner."""
 
+SOON_S = 0.01
+"""A server that answers sooner is not slower for taking several times as long."""
+
 WINDOW = 8
 """Answers in a window, at least; as many as the limit, where that is higher."""
 
@@ -93,7 +96,7 @@ class Endpoint:
         mean = sum(self._window) / len(self._window)
         self._best = min(self._best, mean)
         self._begin_window()
-        if mean > min(SLOW * self._best, self.timeout_s / 2):
+        if mean > min(SLOW * max(self._best, SOON_S), self.timeout_s / 2):
             self._cut(SHRINK_SLOW, now)
 
     def overloaded(self, sent_at: float, rest_s: float | None) -> None:
