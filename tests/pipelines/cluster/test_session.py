@@ -153,7 +153,7 @@ ray.get(ray.remote(lambda: 0).remote())
 time.sleep(2)  # Ray's threads ask the head for this and that first, and wait 60 s for it
 below = psutil.Process().children(recursive=True)
 (head,) = [child for child in below if child.name() == "gcs_server"]
-print(*[child.pid for child in below], flush=True)
+print(*[f"{child.pid}@{child.create_time()}" for child in below], flush=True)
 head.suspend()
 """
 
@@ -168,18 +168,27 @@ def test_a_process_ends_where_ray_does_not_answer(agents_too: bool) -> None:
     command = [sys.executable, "-W", "ignore", "-c", STOPPED]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
     assert done.returncode == 0
-    rays = [int(pid) for pid in done.stdout.split()]
+    rays = done.stdout.split()
     assert len(rays) > 2
     end = time.monotonic() + 120
-    while any(psutil.pid_exists(pid) for pid in rays if agents_too or not ended_agent(pid)):
+    while any(agents_too or not ended_agent(one) for one in filter(None, map(still_there, rays))):
         assert time.monotonic() < end, "processes of a local Ray are left over"
         time.sleep(0.1)
 
 
-def ended_agent(pid: int) -> bool:
+def still_there(told: str) -> psutil.Process | None:
+    """The process of a number and a start, as PID@SECONDS; its number may be another's by now."""
+    pid, started = told.split("@")
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(int(pid))
+        return process if process.create_time() == float(started) else None
+    return None
+
+
+def ended_agent(process: psutil.Process) -> bool:
     """Whether it is an agent of Ray, which is then killed."""
     with suppress(psutil.NoSuchProcess):
-        if any(name in "".join(psutil.Process(pid).cmdline()) for name in ("DashboardAgent", "RuntimeEnvAgent")):
-            psutil.Process(pid).kill()
+        if any(name in "".join(process.cmdline()) for name in ("DashboardAgent", "RuntimeEnvAgent")):
+            process.kill()
             return True
     return False
