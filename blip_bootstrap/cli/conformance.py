@@ -14,9 +14,9 @@ from blip_bootstrap.config import JudgeConfig, WriterConfig
 from blip_bootstrap.config.yaml_text import parse_yaml
 from blip_bootstrap.errors import InputError
 from blip_pipelines.captioners.conformance import FAILED, PROMPTS, check_captioner
-from blip_pipelines.captioners.registry import kinds as captioner_kinds
+from blip_pipelines.captioners.registry import KINDS as CAPTIONERS
 from blip_pipelines.judges.conformance import check_judge
-from blip_pipelines.judges.registry import kinds as judge_kinds
+from blip_pipelines.judges.registry import KINDS as JUDGES
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
@@ -52,7 +52,7 @@ def conformance(
     given = dict(plugged_in[name].options) if name in plugged_in else {}
     given |= dict(_parsed(one) for one in option or [])
     kind = plugged_in[name].kind if name in plugged_in else name
-    if kind in judge_kinds() and kind not in captioner_kinds():
+    if kind in JUDGES.known() and kind not in CAPTIONERS.known():
         found = check_judge(kind, given, device=device, dtype=dtype)
     else:
         found = check_captioner(kind, given, prompts=prompt or PROMPTS, device=device, dtype=dtype)

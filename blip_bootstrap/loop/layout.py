@@ -20,8 +20,8 @@ from blip_bootstrap.config import (
 )
 from blip_bootstrap.storage.remote import opened
 from blip_bootstrap.storage.run_folder import round_folder
-from blip_pipelines.captioners.registry import digest_of_writers
-from blip_pipelines.judges.registry import digest_of_judges
+from blip_pipelines.captioners.registry import KINDS as CAPTIONERS
+from blip_pipelines.judges.registry import KINDS as JUDGES
 
 
 def at_hand(config: Config) -> Config:
@@ -123,13 +123,13 @@ class Layout:
 
     def _writers(self) -> Artifact:
         """What the captioners of `caption.writers` say of themselves, as one digest: an input without a file."""
-        digest = digest_of_writers(self.config.caption.writers)
+        digest = CAPTIONERS.digest(self.config.caption.writers)
         return Artifact("what caption.writers are", digest, given=True, keyword="writers")
 
     def _judges(self) -> Artifact:
         """What the judges of `caption.judges` say of themselves, as `_writers` has it."""
         return Artifact(
-            "what caption.judges are", digest_of_judges(self.config.caption.judges), None, True, None, "judges"
+            "what caption.judges are", JUDGES.digest(self.config.caption.judges), None, True, None, "judges"
         )
 
     def _same_pictures(self) -> Artifact | None:

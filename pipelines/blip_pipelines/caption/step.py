@@ -30,13 +30,13 @@ from blip_pipelines.caption.references import Reference, pick_carefully, pick_re
 from blip_pipelines.caption.sources import absolute, with_absolute_models, worker_bytes
 from blip_pipelines.caption.todo import Tasks, Todo
 from blip_pipelines.captioners.endpoint_ledger import Account, noted_in
-from blip_pipelines.captioners.registry import with_account
+from blip_pipelines.captioners.registry import KINDS as CAPTIONERS
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
 from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
 from blip_pipelines.cluster.session import connect
-from blip_pipelines.judges.registry import with_account as judge_with_account
+from blip_pipelines.judges.registry import KINDS as JUDGES
 
 ACCOUNT = ".account-"
 """What begins the name of a folder beside the blocks where a captioner keeps account of what it asks."""
@@ -96,8 +96,8 @@ def caption_and_score(
 def _with_accounts(config: CaptionConfig, out: Path) -> CaptionConfig:
     """The settings, in which whoever is paid for keeps account beside the blocks, for all workers together."""
     at = out.absolute() / BLOCKS
-    writers = tuple(with_account(one, at / f"{ACCOUNT}{one.name}") for one in config.writers)
-    judges = tuple(judge_with_account(one, at / f"{JUDGES_ACCOUNT}{one.name}") for one in config.judges)
+    writers = tuple(CAPTIONERS.with_account(one, at / f"{ACCOUNT}{one.name}") for one in config.writers)
+    judges = tuple(JUDGES.with_account(one, at / f"{JUDGES_ACCOUNT}{one.name}") for one in config.judges)
     return config.model_copy(update={"writers": writers, "judges": judges}) if writers or judges else config
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from blip_bootstrap.errors import BlipBootstrapError
 from blip_bootstrap.storage.closed_lists import DEATHS, FLAGS, NO_ANSWERS
 from blip_pipelines.captioners.interface import VARIES_WITH, Answer, Ask, Captioner
-from blip_pipelines.captioners.registry import make_captioner
+from blip_pipelines.captioners.registry import KINDS
 from blip_pipelines.cluster.aside import Aside, Died
 from blip_pipelines.cluster.limits import Limits
 
@@ -58,7 +58,7 @@ def check_captioner(
     The pictures are drawn ones; `prompts` are what they are asked with. Raises ConfigError where the kind is unknown or
     its options are wrong, CheckpointError where it cannot be loaded.
     """
-    captioner = make_captioner(kind, options)
+    captioner = KINDS.make(kind, options)
     digest = str(captioner.digest)
     captioner.load(device, dtype)
     subject = Subject(kind, dict(options), device, dtype, captioner, digest, drawn_asks(prompts))
@@ -121,7 +121,7 @@ def _ask(picture: Image.Image, prompt: str, seed: int) -> Ask:
 def loaded_aside(kind: str, options: Mapping[str, Any], device: str, dtype: str, path: list[str]) -> Callable[..., Any]:
     """In the child: load the captioner; the function answers asks."""
     sys.path[:] = [*path, *(one for one in sys.path if one not in path)]
-    captioner = make_captioner(kind, options)
+    captioner = KINDS.make(kind, options)
     captioner.load(device, dtype)
     return partial(_answered, captioner)
 
@@ -163,7 +163,7 @@ def declares(subject: Subject) -> str | None:
     """`varies_with` is one of the promises, and the digest is a text that stays as it is, before and after loading."""
     promise = subject.captioner.varies_with
     _needs(promise in VARIES_WITH, f"varies_with is {promise!r}, which is none of {', '.join(VARIES_WITH)}")
-    again = make_captioner(subject.kind, subject.options).digest
+    again = KINDS.make(subject.kind, subject.options).digest
     digests = {subject.digest, str(subject.captioner.digest), str(again)}
     _needs(len(digests) == 1 and bool(subject.digest), f"its digest is not always the same: {sorted(digests)}")
     return None

@@ -10,7 +10,7 @@ from blip_bootstrap.loop.check import check_config
 from blip_bootstrap.loop.layout import Layout
 from blip_bootstrap.loop.whole import digest_of_input
 from blip_pipelines.captioners.prompts import digest_of_prompt, seed_of_ask, wanted_of
-from blip_pipelines.captioners.registry import BUILT_IN, digest_of_writers, kinds, make_captioner, mistakes_of
+from blip_pipelines.captioners.registry import BUILT_IN, KINDS, mistakes_of
 
 
 def writer(**settings: object) -> WriterConfig:
@@ -23,10 +23,10 @@ def test_packages_bring_kinds_and_take_no_built_in_name(tmp_path: Path, monkeypa
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text("[blip_bootstrap.captioners]\nblip = nowhere:None\nnew = nowhere:Thing\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert kinds()["blip"] == BUILT_IN["blip"]
-    assert kinds()["new"] == "nowhere:Thing"
+    assert KINDS.known()["blip"] == BUILT_IN["blip"]
+    assert KINDS.known()["new"] == "nowhere:Thing"
     with pytest.raises(ConfigError, match=r"kind: new \(nowhere:Thing\) cannot be imported"):
-        make_captioner("new", {})
+        KINDS.make("new", {})
 
 
 @pytest.mark.usefixtures("registered")
@@ -66,7 +66,7 @@ def test_the_recipe_holds_the_digest_and_not_the_options(tmp_path: Path) -> None
     assert input_of(word="a") != input_of(word="b")
     assert Layout(load_config(None, ["caption.writers=[{name: one, kind: sure}]"]), 0).writers is None
     assert Layout(load_config(), 1).writers is None
-    assert len(digest_of_writers([writer(kind="gone")])) == 64  # what is wrong is said by who works with it
+    assert len(KINDS.digest([writer(kind="gone")])) == 64  # what is wrong is said by who works with it
 
 
 @pytest.mark.usefixtures("registered")

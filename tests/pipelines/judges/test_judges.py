@@ -18,7 +18,7 @@ from blip_pipelines.captioners.endpoint_judge import QUESTION
 from blip_pipelines.judges.conformance import CHECKS, assert_conforms, check_judge
 from blip_pipelines.judges.endpoint import EndpointVqaJudge, share_of_yes
 from blip_pipelines.judges.interface import Pair
-from blip_pipelines.judges.registry import BUILT_IN, digest_of_judges, make_judge, mistakes_of, names_of_judges
+from blip_pipelines.judges.registry import BUILT_IN, KINDS, make_judge, mistakes_of, names_of_judges
 from blip_training.checkpoint.store import load_med
 from blip_training.data.normalise import captions_as_seen
 from blip_training.data.pixels import to_pixels
@@ -156,7 +156,7 @@ def test_names_and_mistakes_are_told_by_the_setting() -> None:
 
     assert names_of_judges([one("a"), one("b", "one")]) == ["a_first", "a_second", "b"]
     assert mistakes_of([one("a"), one("b", "one")]) == []
-    assert digest_of_judges([one("a")]) != digest_of_judges([one("a", salt="x")])
+    assert KINDS.digest([one("a")]) != KINDS.digest([one("a", salt="x")])
     told = mistakes_of([one("a", "plian"), one("b", wrong=1), one("itm", "one"), one("a_first", "one"), one("a")])
     assert told == [
         "caption.judges.a: kind: there is no judge 'plian'; did you mean plain? (there are "
