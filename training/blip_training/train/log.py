@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from blip_bootstrap.storage.files import sync, write_whole
+from blip_bootstrap.errors import is_disk_full
+from blip_bootstrap.storage.files import write_whole
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 """Called after each line of the log with the number of steps done and the line's figures."""
@@ -49,20 +51,22 @@ class TrainingLog:
         self.itm: list[float] = []
         self.itm_rest = ITM_AT_REST
         self.warned = False
+        self.lines: list[str] = []
+        self._lags = False
         self.clock = time.perf_counter()
         self._timed = 0
 
     def start(self, step: int) -> None:
-        """Begin after `step`: lines of later steps, which will be written again, are dropped."""
+        """Begin after `step`: lines of later steps, which will be written again, are dropped.
+
+        Lines are those of the checkpoint, whatever befell the file; of one of an earlier version the file's.
+        """
         self.clock, self._timed = time.perf_counter(), 0
         if self.writes:
-            lines = self.path.read_text().splitlines() if self.path.exists() else []
-            write_whole(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
-
-    def keep(self) -> None:
-        """Have the lines on the disk, before a checkpoint that goes on after them is."""
-        if self.writes and self.path.exists():
-            sync(self.path)
+            if not self.lines and self.path.exists():
+                self.lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+            self.lines = [line for line in self.lines if _step_of(line) <= step]
+            write_whole(self.path, "".join(f"{line}\n" for line in self.lines))
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Add one micro-batch's share of the losses of the step under way."""
@@ -99,12 +103,25 @@ class TrainingLog:
         self.last = self.last | line
         self._watch_itm(step, line)
         if self.writes:
-            with self.path.open("a") as file:
-                file.write(
-                    json.dumps({"step": step, **{name: float(f"{value:.9g}") for name, value in line.items()}}) + "\n"
-                )
+            self._append(json.dumps({"step": step, **{name: float(f"{value:.9g}") for name, value in line.items()}}))
             if self.on_step:
                 self.on_step(step, line)
+
+    def _append(self, line: str) -> None:
+        """Write a line; on a full disk it waits for the next one, and no step is lost for it."""
+        self.lines.append(line)
+        try:
+            if self._lags:
+                write_whole(self.path, "".join(f"{line}\n" for line in self.lines))
+            else:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(f"{line}\n")
+            self._lags = False
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._lags = True
+            log.warning("%s: no space left for a line; it is written with the next one", self.path)
 
     def _watch_itm(self, step: int, line: Mapping[str, float]) -> None:
         if "itm" not in line:
@@ -123,11 +140,13 @@ class TrainingLog:
     def state(self) -> dict[str, Any]:
         """What the checkpoint keeps, so that a resumed run writes the lines of one that was not killed."""
         skipped = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
-        return {"sums": dict(self.sums), "steps": self.steps, "itm": self.itm, "warned": self.warned, **skipped}
+        means = {"sums": dict(self.sums), "steps": self.steps, "last": self.last, "lines": list(self.lines)}
+        return {"itm": self.itm, "warned": self.warned, **means, **skipped}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self.sums, self.steps = dict(state["sums"]), state["steps"]
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from what `state` gave, on another device maybe."""
+        self.sums, self.steps = {name: total.to(device) for name, total in state["sums"].items()}, state["steps"]
+        self.last, self.lines = dict(state.get("last", {})), list(state.get("lines", ()))
         self.itm, self.warned = state["itm"], state["warned"]
         self.skipped, self.skipped_in_a_row = state.get("skipped", 0), state.get("skipped_in_a_row", 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Run:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.modules = {"model": med, **(kept or {})}
         self.log = TrainingLog(out / LOG_FILE, worker.first, on_step)
-        self.checkpoints = Checkpoints(out)
+        self.checkpoints = Checkpoints(out, config, worker)
         self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()
@@ -132,33 +132,37 @@ class Run:
         if last or self.step % self.config.log_every_steps == 0:
             self.log.sums = average(self.log.sums, self.worker.world)
             self.log.write(self.step, self.config.batch_size)
-        if saves and not last:
+        if saves:
             self._due = False
+            self.log.sums = average(self.log.sums, self.worker.world)  # of all workers, not of the one that saves
             if self.worker.first:
-                self._save()
+                self._save(last)
 
     def _weights(self) -> dict[str, Any]:
         return weights_of(self.modules, self.optimizer)
 
-    def _save(self) -> None:
-        self.log.keep()
-        publish(self.log.path)  # with the lines up to the checkpoint, for who goes on from it on another machine
-        self.checkpoints.save(self._weights() | {"step": self.step, "log": self.log.state()})
+    def _save(self, last: bool = False) -> None:
+        """Write the checkpoint; after the last step, too, until the model is published: it need only be saved again."""
+        self.checkpoints.save(self.step, self._weights() | {"log": self.log.state()}, last)
+        with suppress(RunFailed):  # people look at it, and the checkpoint has its lines
+            publish(self.log.path)
 
     def _resume(self) -> None:
         state = self.checkpoints.restore(self.modules, self.optimizer)
         if state:
             self.step = state["step"]
-            self.log.restore(state["log"])
+            self.log.restore(state["log"], self.worker.device)
 
     def finish(self) -> dict[str, int | float]:
-        """Delete the checkpoint, which the saved model replaces; the number of steps and the figures of the last line.
+        """The number of steps and the figures of the last line. The checkpoint of the last step stays.
 
-        Waits for all workers, so that none goes on before the first one has saved the model.
+        Who has put the saved model where nothing loses it deletes that (`delete_checkpoints`); until then the same
+        training again finds it, and saves the model again. Waits for all workers, so that none goes on before the first
+        one has saved the model.
         """
         if self.worker.first:
             publish(self.log.path)
-            self.checkpoints.delete()
         wait_for_all()
         watched = {"itm_at_rest": int(self.log.at_rest()), "skipped_steps": self.log.skipped}
-        return {"steps": self.step, **self.log.last, **watched}
+        failed = {"checkpoints_failed": self.checkpoints.failed} if self.checkpoints.failed else {}
+        return {"steps": self.step, **self.log.last, **watched, **failed}
