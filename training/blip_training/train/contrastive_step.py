@@ -31,6 +31,7 @@ def contrastive_step(
         with run.autocast():
             losses = _losses(run, contrast, features, batch, alpha, lm_of)
         run.backward(losses)
+        run.pace.did(contrast.flops(features, with_lm="lm" in losses, with_itm="itm" in losses), batch.mask)
     taken = run.update(alpha=alpha, temperature=contrast.med.temperature.detach())
     if taken:
         contrast.update(features)

@@ -53,20 +53,20 @@ def finetune_vqa_model(
     best = _best(vqa, watched, config, worker, lm_of) if config.validate_every_steps else None
     run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, on_step)
 
-    for step, batches in run.steps(data):
+    for _step, batches in run.steps(data):
         for batch in batches:
             with run.autocast():
                 lm = lm_of(batch)
             run.backward({"lm": lm})
         run.update()
-        if best:
-            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
+        run.measure(best)
 
     figures = best.figures() if best else {}
-    if best:
-        vqa.load_state_dict(best.best.state_dict())
-    if worker.first:
-        save_vqa(out, vqa, tokenizer)
+    with run.published():
+        if best:
+            vqa.load_state_dict(best.best.state_dict())
+        if worker.first:
+            save_vqa(out, vqa, tokenizer)
     return {"questions": data.num_samples, **run.finish(), **figures}
 
 

@@ -49,6 +49,7 @@ class TrainingLog:
         self.pace, self.trackers = pace or Pace(), trackers if trackers and writes else Trackers()
         self.spikes = Spikes()
         self.step_losses: dict[int, Tensor] = {}
+        self._spiking = False
         self.sums: dict[str, Tensor] = {}
         self.step_sums: dict[str, Tensor] = {}
         self.skipped, self.skipped_in_a_row = 0, 0
@@ -131,11 +132,12 @@ class TrainingLog:
         values = torch.stack(losses).tolist() if losses else []
         found = self.spikes.find(dict(zip(steps, values, strict=True)), sorted(self.sums))
         self.step_losses = {}
-        if found and self.writes:
+        if found and self.writes and not self._spiking:
             log.warning(
                 "step %d: a loss of %.4g, where the steps before it have %.4g in the middle: a spike (%d so far)",
                 *found[0], self.spikes.count,
             )  # fmt: skip
+        self._spiking = bool(found)
 
     def _watch_itm(self, step: int, line: Mapping[str, float]) -> None:
         if "itm" not in line:
