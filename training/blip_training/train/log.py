@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from blip_bootstrap.storage.files import sync, write_whole
-from blip_training.train.pace import Pace
-from blip_training.train.spikes import Spikes
-from blip_training.train.trackers import Trackers
+from blip_training.watch.pace import Pace
+from blip_training.watch.spikes import Spikes
+from blip_training.watch.trackers import Trackers
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 """Called after each line of the log with the number of steps done and the line's figures."""

@@ -21,13 +21,13 @@ from blip_training.model.med import Med
 from blip_training.objective.running_mean import RunningMean
 from blip_training.runtime.allocator import keep_freed_memory
 from blip_training.runtime.workers import Worker, average, average_gradients, wait_for_all
-from blip_training.train.ahead import on_device
+from blip_training.runtime.ahead import on_device
 from blip_training.train.best_model import Best
 from blip_training.train.checkpoints import Checkpoints, weights_of
 from blip_training.train.log import LOG_FILE, OnStep, TrainingLog
-from blip_training.train.pace import Pace
+from blip_training.watch.pace import Pace
 from blip_training.train.schedule import lr_at, make_optimizer, seed_step
-from blip_training.train.trackers import Trackers
+from blip_training.watch.trackers import Trackers
 
 
 def prepare(med: Med, config: OptimizerConfig) -> Med:
