@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from blip_bootstrap.config import OptimizerConfig
-from blip_bootstrap.errors import CheckpointError, RunFailed
-from blip_bootstrap.storage.files import staged_file
-from blip_bootstrap.storage.store import gone, publish
+from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.storage.store import publish
 from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.fresh import started_names
 from blip_training.data.batches import BatchT, StepBatches
@@ -22,10 +21,9 @@ from blip_training.model.med import Med
 from blip_training.runtime.allocator import keep_freed_memory
 from blip_training.runtime.gradients import LossesOf, SharedGradients
 from blip_training.runtime.workers import Worker, average, wait_for_all
+from blip_training.train.checkpoints import Checkpoints, weights_of
 from blip_training.train.log import LOG_FILE, OnStep, TrainingLog
 from blip_training.train.schedule import lr_at, make_optimizer, seed_step
-
-CHECKPOINT = "checkpoint.pt"
 
 
 def prepare(med: Med, config: OptimizerConfig) -> Med:
@@ -63,6 +61,7 @@ class Run:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.modules = {"model": med, **(kept or {})}
         self.log = TrainingLog(out / LOG_FILE, worker.first, on_step)
+        self.checkpoints = Checkpoints(out)
         self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()
@@ -134,7 +133,7 @@ class Run:
             raise self._diverged(f"loss or gradient of {steps} up to step {self.step + 1} are not finite")
 
     def _diverged(self, what: str) -> RunFailed:
-        kept = "its last good checkpoint is kept" if (self.out / CHECKPOINT).exists() else ""
+        kept = "its last good checkpoint is kept" if self.checkpoints.exist() else ""
         advice = "lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.clip_norm"
         return RunFailed("; ".join(filter(None, (f"the training diverged: {what}", advice, kept))))
 
@@ -155,33 +154,18 @@ class Run:
                 self._save()
 
     def _weights(self) -> dict[str, Any]:
-        weights: dict[str, Any] = {name: module.state_dict() for name, module in self.modules.items()}
-        return weights | {"optimizer": self.optimizer.state_dict()}
+        return weights_of(self.modules, self.optimizer)
 
     def _save(self) -> None:
-        state = self._weights() | {"step": self.step, "log": self.log.state()}
         self.log.keep()
         publish(self.log.path)  # with the lines up to the checkpoint, for who goes on from it on another machine
-        with staged_file(self.out / CHECKPOINT) as staged, staged.open("wb") as file:
-            torch.save(state, file)  # given a path, torch would not report a full disk
+        self.checkpoints.save(self._weights() | {"step": self.step, "log": self.log.state()})
 
     def _resume(self) -> None:
-        path = self.out / CHECKPOINT
-        if not path.exists():
-            return
-        state = read_checkpoint(path)
-        try:
-            for name, module in self.modules.items():
-                module.load_state_dict(state[name])
-            self.optimizer.load_state_dict(state["optimizer"])
+        state = self.checkpoints.restore(self.modules, self.optimizer)
+        if state:
             self.step = state["step"]
             self.log.restore(state["log"])
-            names = not_finite(self._weights())
-        except (KeyError, RuntimeError, ValueError) as error:
-            said = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{path}: of another model or version ({said}); delete it and run again") from error
-        if names:
-            raise CheckpointError(f"{path}: of a diverged training ({names[0]} is not finite); delete it and run again")
 
     def finish(self) -> dict[str, int | float]:
         """Delete the checkpoint, which the saved model replaces; the number of steps and the figures of the last line.
@@ -190,16 +174,7 @@ class Run:
         """
         if self.worker.first:
             publish(self.log.path)
-            gone(self.out / CHECKPOINT)
+            self.checkpoints.delete()
         wait_for_all()
         watched = {"itm_at_rest": int(self.log.at_rest()), "skipped_steps": self.log.skipped}
         return {"steps": self.step, **self.log.last, **watched}
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of `Run`, without unpickling objects. Raises CheckpointError if it is damaged."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: a damaged checkpoint; delete it and run again") from error
-    return dict(state)
