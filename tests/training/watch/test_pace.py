@@ -23,7 +23,7 @@ class Clock:
         return self.now
 
 
-@pytest.fixture()
+@pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=found.perf_counter))

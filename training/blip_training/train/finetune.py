@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,6 +59,9 @@ def finetune_captioner_model(
         read = drop_words(batch.ids, word_dropout, tokenizer.unk_id, prompt_tokens) if word_dropout else None
         return lm_loss(med, states, batch.ids, batch.mask, prompt_tokens, config.label_smoothing, read=read)
 
+    def losses_of(batch: MicroBatch) -> dict[str, Tensor]:
+        return {"lm": lm_of(batch, config.word_dropout) * batch.lm_share}
+
     def validate(batch: Batch) -> Tensor:
         return lm_of(micro_batches_of(med, tokenizer, [batch], alone, config.prompt)[0])
 
@@ -71,9 +75,7 @@ def finetune_captioner_model(
 
     for _step, batches in run.steps(data):
         for batch in micro_batches_of(med, tokenizer, batches, worker, config.prompt):
-            with run.autocast():
-                lm = lm_of(batch, config.word_dropout) * batch.lm_share
-            run.backward({"lm": lm})
+            run.backward(run.losses(partial(losses_of, batch)))
             run.pace.did(flops, batch.mask)
         run.update()
         run.measure(best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -47,6 +48,9 @@ def finetune_vqa_model(
         answers = encode_cut(vqa, tokenizer, batch.answers, config.answer_tokens)  # [A, S]
         return answer_loss(vqa, read, mask, *answers, batch.weights, batch.question_of_answer, config.label_smoothing)
 
+    def losses_of(batch: VqaBatch) -> dict[str, Tensor]:
+        return {"lm": lm_of(batch)}
+
     trained, watched = split_questions(questions) if config.validate_every_steps else (questions, [])
     feed = feed_of(vqa, config.optimizer, worker, config.augment, crop_area=config.crop_area)
     data = VqaData(trained, feed, config)
@@ -55,9 +59,7 @@ def finetune_vqa_model(
 
     for _step, batches in run.steps(data):
         for batch in batches:
-            with run.autocast():
-                lm = lm_of(batch)
-            run.backward({"lm": lm})
+            run.backward(run.losses(partial(losses_of, batch)))
         run.update()
         run.measure(best)
 

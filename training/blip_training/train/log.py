@@ -83,8 +83,7 @@ class TrainingLog:
         return self.step_sums["loss"]
 
     def watch(self, step: int, loss: Tensor) -> None:
-        """Look out for a spike in the loss of step number `step`, the mean over all workers, when the line is written.
-        """
+        """Look out for a spike in the loss of step number `step`, the mean over all workers, when the line is written."""
         self.step_losses[step] = loss.detach()
 
     def note(self, **figures: Tensor | float) -> None:
@@ -157,7 +156,9 @@ class TrainingLog:
         """What the checkpoint keeps, so that a resumed run writes the lines of one that was not killed."""
         skipped = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
         watched = {"spikes": self.spikes.state(), "step_losses": dict(self.step_losses), "tracker": self.trackers.id}
-        return {"sums": dict(self.sums), "steps": self.steps, "itm": self.itm, "warned": self.warned} | skipped | watched
+        return (
+            {"sums": dict(self.sums), "steps": self.steps, "itm": self.itm, "warned": self.warned} | skipped | watched
+        )
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""

@@ -19,14 +19,15 @@ from blip_training.checkpoint.fresh import started_names
 from blip_training.data.batches import BatchT, StepBatches
 from blip_training.model.med import Med
 from blip_training.objective.running_mean import RunningMean
-from blip_training.runtime.allocator import keep_freed_memory
-from blip_training.runtime.workers import Worker, average, average_gradients, wait_for_all
 from blip_training.runtime.ahead import on_device
+from blip_training.runtime.allocator import keep_freed_memory
+from blip_training.runtime.gradients import LossesOf, SharedGradients
+from blip_training.runtime.workers import Worker, average, wait_for_all
 from blip_training.train.best_model import Best
 from blip_training.train.checkpoints import Checkpoints, weights_of
 from blip_training.train.log import LOG_FILE, OnStep, TrainingLog
-from blip_training.watch.pace import Pace
 from blip_training.train.schedule import lr_at, make_optimizer, seed_step
+from blip_training.watch.pace import Pace
 from blip_training.watch.trackers import Trackers
 
 
@@ -47,7 +48,8 @@ def prepare(med: Med, config: OptimizerConfig) -> Med:
 
 
 class Run:
-    """One training: `for step, batches in run.steps(data)`, in it `run.backward(losses)` and `run.update()`.
+    """One training: `for step, batches in run.steps(data)`, in it `run.update()` after, for each micro-batch,
+    `run.backward(run.losses(losses_of))`.
 
     `out` holds metrics.jsonl and the checkpoint, from which the training resumes if there is one. `kept` are modules
     beside the model that the checkpoint saves too (momentum encoder, queue).
@@ -71,6 +73,8 @@ class Run:
         self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()
+        self._shared = SharedGradients(med) if worker.world > 1 else None
+        self._micro_batches = 0
 
     def steps(self, data: StepBatches[BatchT]) -> Iterator[tuple[int, list[BatchT]]]:
         """The steps still to do, each with its micro-batches on the device."""
@@ -91,6 +95,17 @@ class Run:
         """Autocast to bfloat16 with `optimizer.dtype: bfloat16`; the weights stay float32."""
         return torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
+    def losses(self, losses_of: LossesOf) -> Mapping[str, Tensor]:
+        """The losses of the step's next micro-batch, which `losses_of` computes, under `autocast`.
+
+        Several workers' gradients are averaged while the last micro-batch of the step goes backward.
+        """
+        self._micro_batches += 1
+        with self.autocast():
+            if self._shared is None:
+                return losses_of()
+            return self._shared.losses(losses_of, last=self._micro_batches == self.config.accumulate)
+
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Add the gradients of the sum of one micro-batch's `losses` to those of the step."""
         total = torch.stack(list(losses.values())).sum()
@@ -105,7 +120,7 @@ class Run:
         stay as the last step left them, and the caller must leave what follows the weights (momentum encoder, queue) as
         it is. Raises RunFailed after `max_skipped_steps` in a row.
         """
-        loss = average_gradients(self.parameters, self.worker.world, self.log.loss)
+        loss = average({"loss": self.log.loss}, self.worker.world)["loss"]
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
         taken = bool(torch.isfinite(norm + loss))
         if taken:
@@ -117,6 +132,7 @@ class Run:
         else:
             self.log.skip(self.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
+        self._micro_batches = 0
         self._check_skipped()
         return taken
 
