@@ -131,6 +131,7 @@ def test_rows_and_bytes_of_a_plan_are_those_of_the_step(
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_lists_are_fetched_and_training_is_timed(
     tmp_path: Path, models: Models, ray_config: RayConfig, rude_server: Any
 ) -> None:

@@ -16,8 +16,11 @@ from blip_training.runtime.agreement import check_alike, differing, from_first, 
 from blip_training.runtime.workers import Worker
 from blip_training.train.checkpoints import weights_of
 
-OF_A_WORKER = frozenset({"rank", "stem", "kept_grids", "num_threads", "cache_bytes"})
-"""Fields of a feed that may differ between workers."""
+OF_A_WORKER = frozenset({"rank", "num_threads", "cache_bytes"})
+"""Numbers of a feed that may differ between workers."""
+
+OF_A_CHECKPOINT = ("step", "log")
+"""What a checkpoint holds beside weights and moments."""
 
 Modules = Mapping[str, nn.Module]
 
@@ -25,12 +28,17 @@ Modules = Mapping[str, nn.Module]
 def begin_alike(
     modules: Modules, optimizer: Optimizer, restore: Callable[[], dict[str, Any] | None], worker: Worker
 ) -> dict[str, Any] | None:
-    """What `restore` finds in the checkpoint beside the weights; afterwards all workers hold what rank 0 holds.
+    """Step and log of the checkpoint that `restore` loads, None without one; all workers then hold what rank 0 holds.
 
     Rank 0 alone reads the checkpoint. Without one, weights are sent only where a worker has drawn or read others, and
     that is told. Raises what `restore` raises, on every worker.
     """
-    rest = from_first(restore, worker)
+
+    def restored() -> dict[str, Any] | None:
+        found = restore()
+        return found and {name: found[name] for name in OF_A_CHECKPOINT}
+
+    rest = from_first(restored, worker)
     if worker.world == 1:
         return rest
     unlike = {}
@@ -55,5 +63,6 @@ def check_config(config: Section, worker: Worker) -> None:
 
 def check_data(data: StepBatches[AnyBatch], worker: Worker) -> None:
     """Raise InputError on every worker if one has data of another size, or another feed, than rank 0."""
-    feed = {name: value for name, value in vars(data.feed).items() if name not in OF_A_WORKER}
+    feed = {name: value for name, value in vars(data.feed).items() if isinstance(value, int | float | str)}
+    feed = {name: value for name, value in feed.items() if name not in OF_A_WORKER}
     check_alike({"training data": data.num_samples, "feed": feed}, worker)

@@ -16,6 +16,7 @@ from blip_training.data.left_out import read_left_out
 from blip_training.data.shards import annotated_shards
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.cross_attention import KeyValue
+from blip_training.model.flops import captioning_flops
 from blip_training.model.med import DECODE, EMBED, Med, require
 from blip_training.objective.contrast import Contrast
 from blip_training.objective.losses import drop_words, itc_loss, itm_loss, lm_loss, text_hashes
@@ -72,17 +73,19 @@ def finetune_captioner_model(
         warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)], config.prompt)
     best = _best(med, human, config, worker, validate, left_out)
     run = Run(out, med, config.optimizer, worker, {"best": best} if best else {}, on_step)
+    flops = captioning_flops(med.config, med.num_tokens, prompt_tokens)
 
-    for step, batches in run.steps(data):
+    for _step, batches in run.steps(data):
         for batch in micro_batches_of(med, tokenizer, batches, worker, config.prompt):
             run.backward(run.losses(partial(losses_of, batch)))
+            run.pace.did(flops, batch.mask)
         run.update()
-        if best:
-            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
+        run.measure(best)
 
     figures = best.figures() if best else {}
     if worker.first:
-        save_captioner(out, best.best if best else med, tokenizer)
+        with run.published():
+            save_captioner(out, best.best if best else med, tokenizer)
     return {"human_captions": data.num_samples, **run.finish(), **figures}
 
 
@@ -130,12 +133,12 @@ def finetune_filter_model(
         if hard:
             micro_batches = hard.with_texts(med, tokenizer, step, batches, micro_batches)
         contrastive_step(run, contrast, micro_batches, alpha_at(config.itc, step))
-        if best:
-            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
+        run.measure(best)
 
     figures = best.figures() if best else {}
     if worker.first:
-        save_filter(out, best.best if best else med, tokenizer)
+        with run.published():
+            save_filter(out, best.best if best else med, tokenizer)
     counts = hard.counts() if hard else {}
     return {"human_captions": data.num_samples, **counts, **run.finish(), **figures}
 
@@ -182,11 +185,11 @@ def finetune_shared_model(
         prompted = micro_batches_of(med, tokenizer, batches, worker, config.prompt)
         lm = _with_prompt(prompted, lm_of)
         contrastive_step(run, contrast, micro_batches, alpha_at(config.itc, step), lm)
-        if best:
-            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
+        run.measure(best)
     figures = best.figures() if best else {}
     if worker.first:
-        save_med(out, best.best if best else med, tokenizer)
+        with run.published():
+            save_med(out, best.best if best else med, tokenizer)
     return {"human_captions": data.num_samples, **run.finish(), **figures}
 
 

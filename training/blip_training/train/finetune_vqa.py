@@ -59,18 +59,18 @@ def finetune_vqa_model(
     best = _best(vqa, watched, config, worker, lm_of) if config.validate_every_steps else None
     run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, on_step)
 
-    for step, batches in run.steps(data):
+    for _step, batches in run.steps(data):
         for batch in batches:
             run.backward(run.losses(partial(losses_of, batch)))
         run.update()
-        if best:
-            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
+        run.measure(best)
 
     figures = best.figures() if best else {}
-    if best:
-        vqa.load_state_dict(best.best.state_dict())
-    if worker.first:
-        save_vqa(out, vqa, tokenizer)
+    with run.published():
+        if best:
+            vqa.load_state_dict(best.best.state_dict())
+        if worker.first:
+            save_vqa(out, vqa, tokenizer)
     return {"questions": data.num_samples, **run.finish(), **figures}
 
 

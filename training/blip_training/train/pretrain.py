@@ -64,7 +64,8 @@ def pretrain_model(
         contrastive_step(run, contrast, micro_batches, alpha_at(config.itc, step), lm_of)
 
     if worker.first:
-        save_med(out, med, tokenizer, {"pretrained_steps": run.step})
+        with run.published():
+            save_med(out, med, tokenizer, {"pretrained_steps": run.step})
     return {"pairs": data.web.num_samples, "human_captions": data.human.num_samples, **run.finish()}
 
 

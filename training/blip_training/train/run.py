@@ -18,14 +18,19 @@ from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.fresh import started_names
 from blip_training.data.batches import BatchT, StepBatches
 from blip_training.model.med import Med
+from blip_training.objective.running_mean import RunningMean
 from blip_training.runtime.allocator import keep_freed_memory
 from blip_training.runtime.gradients import LossesOf, SharedGradients
 from blip_training.runtime.stall import Part, StallWatch
 from blip_training.runtime.workers import Worker, average, wait_for_all
+from blip_training.train.ahead import on_device
 from blip_training.train.alike import begin_alike, check_data
+from blip_training.train.best_model import Best
 from blip_training.train.checkpoints import Checkpoints, weights_of
 from blip_training.train.log import LOG_FILE, OnStep, TrainingLog
+from blip_training.train.pace import Pace
 from blip_training.train.schedule import lr_at, make_optimizer, seed_step
+from blip_training.train.trackers import Trackers
 
 
 def prepare(med: Med, config: OptimizerConfig) -> Med:
@@ -61,8 +66,11 @@ class Run:
             keep_freed_memory()
         self.optimizer = make_optimizer(med, config)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.modules = {"model": med, **(kept or {})}
-        self.log = TrainingLog(out / LOG_FILE, worker.first, on_step)
+        self.mean = RunningMean(med, config.ema) if config.ema else None
+        self.modules = {"model": med, **({"mean": self.mean} if self.mean else {}), **(kept or {})}
+        self.pace = Pace(worker.device)
+        trackers = Trackers(config.trackers, config.tracker_project)
+        self.log = TrainingLog(out / LOG_FILE, worker.first, on_step, self.pace, trackers)
         self.checkpoints = Checkpoints(out)
         self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
@@ -74,8 +82,8 @@ class Run:
     def steps(self, data: StepBatches[BatchT]) -> Iterator[tuple[int, list[BatchT]]]:
         """The steps still to do, each with its micro-batches on the device."""
         check_data(data, self.worker)
-        for step, batches in zip(self.count(), data.steps(self.step, self.config.steps), strict=True):
-            yield step, [batch.to(self.worker.device) for batch in batches]
+        feed = on_device(data.steps(self.step, self.config.steps), self.worker.device)
+        yield from zip(self.count(), self.pace.waiting(feed), strict=True)
 
     def count(self) -> Iterator[int]:
         """The steps still to do; seeds and learning rate are set before each, log and checkpoint written after it."""
@@ -128,6 +136,9 @@ class Run:
         taken = bool(torch.isfinite(norm + loss))
         if taken:
             self.optimizer.step()
+            if self.mean:
+                self.mean.follow()
+            self.log.watch(self.step + 1, loss)
             self.log.note(lr=lr_at(self.config, self.step), grad_norm=norm, **figures)
         else:
             self.log.skip(self.step + 1)
@@ -135,6 +146,16 @@ class Run:
         self._micro_batches = 0
         self._check_skipped()
         return taken
+
+    def published(self) -> AbstractContextManager[None]:
+        """While the body runs, the model has the weights that are to be saved and validated: with `ema` their mean."""
+        return self.mean.in_place() if self.mean else nullcontext()
+
+    def measure(self, best: Best | None) -> None:
+        """Let `best`, if there is one, measure the weights after the step that was taken last."""
+        if best:
+            with self.published():
+                best.measure(self.step + 1, last=self.step + 1 == self.config.steps)
 
     def _check_skipped(self) -> None:
         """Raise RunFailed if too many steps in a row were skipped; at the end two are: the weights are in doubt."""
@@ -198,6 +219,8 @@ class Run:
         if self.worker.first:
             publish(self.log.path)
             self.checkpoints.delete()
+        self.log.close()
         wait_for_all()
         watched = {"itm_at_rest": int(self.log.at_rest()), "skipped_steps": self.log.skipped}
+        watched |= {"loss_spikes": self.log.spikes.count}
         return {"steps": self.step, **self.log.last, **watched}
