@@ -83,7 +83,9 @@ class Run:
         """The steps still to do, each with its micro-batches on the device."""
         check_data(data, self.worker)
         feed = on_device(data.steps(self.step, self.config.steps), self.worker.device)
-        yield from zip(self.count(), self.pace.waiting(feed), strict=True)
+        for step, batches in zip(self.count(), self.pace.waiting(feed), strict=True):
+            self._begins("the micro-batches")
+            yield step, batches
 
     def count(self) -> Iterator[int]:
         """The steps still to do; seeds and learning rate are set before each, log and checkpoint written after it."""
@@ -130,6 +132,7 @@ class Run:
         stay as the last step left them, and the caller must leave what follows the weights (momentum encoder, queue) as
         it is. Raises RunFailed after `max_skipped_steps` in a row.
         """
+        assert not self._shared or self._micro_batches == self.config.accumulate, "gradients are not exchanged"
         self._begins("the optimizer's step")
         loss = average({"loss": self.log.loss}, self.worker.world)["loss"]
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
