@@ -121,6 +121,11 @@ class OptimizerConfig(Section):
     checkpoint_every_steps: Annotated[Count, Speed()] = Field(
         1000, description="steps between two checkpoints; a training that was killed goes on from the last one"
     )
+    stall_timeout_s: Annotated[Positive, Speed()] = Field(
+        600.0,
+        description="several workers: seconds after which one that stands still is told, and all begin again from the "
+        "last checkpoint",
+    )
     log_every_steps: Annotated[Count, Speed()] = Field(
         20, description="steps between two lines of losses in metrics.jsonl"
     )

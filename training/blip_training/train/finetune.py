@@ -22,6 +22,7 @@ from blip_training.objective.contrast import Contrast
 from blip_training.objective.losses import drop_words, itc_loss, itm_loss, lm_loss, text_hashes
 from blip_training.objective.micro_batches import MicroBatch, encode_texts, micro_batches_of, warn_of_cut_texts
 from blip_training.runtime.workers import Worker, this_worker
+from blip_training.train.alike import check_config
 from blip_training.train.best_model import Best
 from blip_training.train.contrastive_step import LmOf, contrastive_step
 from blip_training.train.feed import feed_of
@@ -50,6 +51,7 @@ def finetune_captioner_model(
     if config.shared:
         return finetune_shared_model(out, previous_model, human, config, on_step, same_pictures)
     worker = this_worker(config.optimizer.device)
+    check_config(config, worker)
     alone = Worker(worker.device)
     med, tokenizer = _start(previous_model, DECODE, config, worker)
     prompt_tokens = len(tokenizer.piece_ids(config.prompt))
@@ -106,6 +108,7 @@ def finetune_filter_model(
     With `config.shared` the `captioner` is saved as the filter, and nothing is trained.
     """
     worker = this_worker(config.optimizer.device)
+    check_config(config, worker)
     if config.shared and captioner is not None:
         if worker.first:
             save_filter(out, *load_med(captioner))
@@ -153,6 +156,7 @@ def finetune_shared_model(
     Saved in `out` in this package's format. All else is as in `finetune_captioner_model` and `finetune_filter_model`.
     """
     worker = this_worker(config.optimizer.device)
+    check_config(config, worker)
     alone = Worker(worker.device)
     med, tokenizer = _start(previous_model, DECODE, config, worker)
     require(med, EMBED, previous_model)
