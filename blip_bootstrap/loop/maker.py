@@ -190,7 +190,7 @@ class Maker:
         borrowed = 0 if at.retry else borrow_parts(root, *grown)  # then the step itself says which parts stay
         scored = {} if at.retry else parts_to_judge(root, at.recipe, output.section, folder, shown, made_of, at.inputs)
         told = ["going on"] * is_begun + [f"{borrowed} of {len(made_of)} parts as they are"] * bool(borrowed)
-        told += [f"{len(scored)} of {len(made_of)} parts for their judges alone"] * bool(scored)
+        told += [f"{len(scored)} of {len(made_of) or 1} parts for their judges alone"] * bool(scored)
         self.say(f"{output.name}: {_name(step)}" + (f" ({', '.join(told)})" if told else ""))
         for one in at.inputs:
             if one and not one.given:
