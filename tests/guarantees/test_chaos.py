@@ -48,6 +48,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[dic
         yield found, bucket
 
 
+@pytest.mark.long
 def test_a_download_outlives_a_worker_and_a_node(
     store: tuple[dict[str, str], Bucket], small: tuple[dict[str, Any], Path]
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_node_that_captions(
     assert blocks.total() - NUM_FILES <= ON_SECOND_NODE
 
 
+@pytest.mark.long
 def test_an_actor_of_two(
     tmp_path: Path, images: Path, models: tuple[Path, Path], expected: dict[str, pa.Table]
 ) -> None:

@@ -86,7 +86,7 @@ def test_items_come_back_and_errors_as_themselves(ray_config: RayConfig) -> None
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_trainings_raise_what_their_workers_raise(tmp_path: Path, ray_config: RayConfig, num_workers: int) -> None:
     """One worker is a Ray task, two are a TorchTrainer."""
     with pytest.raises(ConfigError) as raised:

@@ -82,7 +82,7 @@ def test_a_cluster_is_joined_with_its_token(address: str, tmp_path: Path) -> Non
     assert (by_file.stdout, by_file.stderr) == ("joined\n", "")
 
 
-@pytest.mark.parametrize("given", [{}, {"RAY_AUTH_MODE": "token"}])
+@pytest.mark.parametrize("given", [pytest.param({}, marks=pytest.mark.long), {"RAY_AUTH_MODE": "token"}])
 def test_another_token_is_told_in_one_line(address: str, tmp_path: Path, given: dict[str, str]) -> None:
     done = join(address, tmp_path, **given)
     why = f"ray: the cluster at {address} wants a token, and this process has none or another; set RAY_AUTH_MODE=token"

@@ -57,11 +57,11 @@ except SystemExit as end:
 """
 
 
-LONG = [pytest.param(work, marks=pytest.mark.long) for work in ("items", "1")]
-"""Easier forms of the others: an actor that answers, and a training that no TorchTrainer holds."""
+LONG = [pytest.param(work, marks=pytest.mark.long) for work in ("items", "1", "2")]
+"""An actor that answers, and trainings, which test_steps.py interrupts in the short tests."""
 
 
-@pytest.mark.parametrize("work", ["hanging items", "2", *LONG])
+@pytest.mark.parametrize("work", ["hanging items", *LONG])
 def test_it_ends_with_143_and_a_line(tmp_path: Path, work: str) -> None:
     """Items on actors, also on one that answers nobody; a training as a task, and as a TorchTrainer of two workers."""
     command = [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path), work]

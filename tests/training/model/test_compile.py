@@ -39,6 +39,7 @@ def train(world: Path, out: Path, compiled: bool, kill_at: int | None = None) ->
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
+@pytest.mark.long
 def test_compiled_training_is_the_eager_one_and_resumes(world: Path, tmp_path: Path) -> None:
     eager = train(world, tmp_path / "eager", compiled=False)
     straight = train(world, tmp_path / "compiled", compiled=True)

@@ -16,7 +16,7 @@ from blip_training.checkpoint.store import load_med
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import PRESETS
 from blip_training.model.med import DECODE, require
-from blip_training.runtime.told import told_by_all, told_by_first
+from blip_training.runtime.agreement import from_all, from_first
 from blip_training.runtime.workers import Worker
 from blip_training.train.human_pictures import HumanPictures
 
@@ -37,14 +37,14 @@ def disagreeing_texts(
     reads what was written; where that is damaged they write it again. It costs as much as captioning the human set.
     Raises CheckpointError if the captioner cannot decode.
     """
-    if (known := told_by_first(worker, lambda: _read(out / TEXTS))) is not None:
+    if (known := from_first(lambda: _read(out / TEXTS), worker)) is not None:
         return known
     mine = {
         image_id: wrong
         for image_id, texts in _written(captioner, pictures, config.candidates, prompt, seed, worker)
         if (wrong := [text for text in texts if disagrees(pictures, image_id, text, config.max_agreement)])
     }
-    found = dict(sorted(pair for part in told_by_all(worker, mine) for pair in part.items()))
+    found = dict(sorted(pair for part in from_all(mine, worker) for pair in part.items()))
     if worker.first:
         write_whole(out / TEXTS, json.dumps({"check": _check(found), "texts": found}, indent=0) + "\n")
     return found

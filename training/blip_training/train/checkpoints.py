@@ -24,8 +24,6 @@ from blip_bootstrap.storage.manifest import recipe_of
 from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.store import WEIGHTS
-from blip_training.runtime.told import told_by_first
-from blip_training.runtime.workers import Worker
 from blip_training.train.checkpoint_files import CHECKPOINTS, checkpoint_path, checkpoints_in, step_of
 
 FEED = 1
@@ -56,8 +54,8 @@ class Checkpoints:
     more. Those before stay in any case. On a disk there is to be room for three.
     """
 
-    def __init__(self, out: Path, config: OptimizerConfig, worker: Worker) -> None:
-        self.out, self.worker = out, worker
+    def __init__(self, out: Path, config: OptimizerConfig) -> None:
+        self.out = out
         settings = recipe_of("training", config, {})["config"]
         self.settings = {name: value for name, value in settings.items() if name not in _HOW}
         self.failed, self._in_a_row, self._why = 0, 0, ""
@@ -122,15 +120,12 @@ class Checkpoints:
     def restore(self, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> dict[str, Any] | None:
         """Load modules and optimizer from the newest whole checkpoint; its step and log, None where there is none.
 
-        All workers call this, and go on from the same one. Raises RunFailed where all are damaged, or where there is a
-        model and none; CheckpointError where the newest is of another model, of other settings, or of a diverged
-        training. Nothing is deleted then.
+        Raises RunFailed where all are damaged, or where there is a model and none; CheckpointError where the newest is
+        of another model, of other settings, or of a diverged training. Nothing is deleted then.
         """
-        read: dict[Path, dict[str, Any]] = {}
-        path = told_by_first(self.worker, lambda: self._newest_whole(read))
-        if path is None:
+        if (found := self._newest_whole()) is None:
             return None
-        state = read[path] if path in read else read_checkpoint(path)
+        path, state = found
         if (feed := state.get("feed", 1)) != FEED:
             raise CheckpointError(
                 f"{path}: of a training with its samples in another order (feed {feed}, now {FEED}); "
@@ -140,20 +135,20 @@ class Checkpoints:
         check_settings(path, state.get("settings", {}), self.settings)
         return state
 
-    def _newest_whole(self, read: dict[Path, dict[str, Any]]) -> Path | None:
-        """The newest checkpoint that is whole, which is put into `read`."""
+    def _newest_whole(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, and what it holds."""
         sweep(self.out / CHECKPOINTS)
         damaged: list[str] = []
         for path in checkpoints_in(self.out):
             try:
-                read[path] = read_checkpoint(path)
+                state = read_checkpoint(path)
             except CheckpointError as error:
                 damaged.append(path.name)
                 last = error
                 continue
             if damaged:
                 log.warning("%s: %s damaged; going on from %s", self.out, " and ".join(damaged), path.name)
-            return path
+            return path, state
         if damaged:
             raise RunFailed(
                 f"{self.out}: {' and '.join(damaged)} damaged, and there is no other checkpoint; "
