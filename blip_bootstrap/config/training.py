@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from blip_bootstrap.config.marks import IdleWhere, Later, Speed
+from blip_bootstrap.config.marks import CountsAs, IdleWhere, Later, Speed
 from blip_bootstrap.config.model import ModelConfig
 from blip_bootstrap.config.section import (
     Count,
@@ -213,7 +213,12 @@ class PretrainConfig(Section):
         description="efficientnet-lite0 with a frozen grid: augmented views of each picture, whose grids are kept; 0: "
         "a new view each time",
     )
-    num_workers: Count = Field(1, description="training processes that share each batch")
+    num_workers: Annotated[Count, CountsAs(1)] = Field(1, description="training processes that share each batch")
+    min_workers: Annotated[Count | None, Speed()] = Field(
+        None,
+        description="on Ray: where machines are lost for more than ten minutes, go on with so few workers; "
+        "null: wait for num_workers",
+    )
 
 
 class HardTextsConfig(Section):
@@ -292,7 +297,12 @@ class FinetuneConfig(Section):
         description="filter: no model of its own; the captioner is tuned by ITC, ITM and LM, with the captioner's "
         "settings, and is the filter, too (Table 4; the paper's are two)",
     )
-    num_workers: Count = Field(1, description="training processes that share each batch")
+    num_workers: Annotated[Count, CountsAs(1)] = Field(1, description="training processes that share each batch")
+    min_workers: Annotated[Count | None, Speed()] = Field(
+        None,
+        description="on Ray: where machines are lost for more than ten minutes, go on with so few workers; "
+        "null: wait for num_workers",
+    )
 
     @model_validator(mode="after")
     def _is_tuned(self) -> FinetuneConfig:
