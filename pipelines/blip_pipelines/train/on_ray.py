@@ -12,24 +12,35 @@ from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage.store import fetched, publish_rest
 from blip_pipelines.cluster.errors import Raised, errors_in_one_line, packed, unpacked
 from blip_pipelines.cluster.sees_root import Roots, roots_now, see
+from blip_pipelines.train.failures import MAX_FAILURES, Failures
 from blip_pipelines.train.runner import Call, Counts, Training, run_call
 
 SCRATCH, OUTCOME, RAISED = ".trainer", "outcome.pickle", "raised.pickle"
 
-MAX_FAILURES = 3
+DIED = (
+    ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+)  # fmt: skip
+"""What Ray raises for a task whose process or node is gone."""
+
+log = logging.getLogger(__name__)
 
 
 def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Counts]:
     """Run each job as one Ray task, `num_parallel` at a time; a job whose process dies is run again.
 
+    It goes on from its last checkpoint, until it dies MAX_FAILURES times in a row without a new one. So it does after
+    an error that is not ours, if there is a new checkpoint since it was started: what it did once it may do again.
     Raises what the first job that fails raises, RunFailed for errors that are not ours.
     """
-    remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=MAX_FAILURES)(_outcome_of)
+    # Ray counts all retries of a task, however far it has come between them: weeks have more than three bad moments.
+    remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=0)(_outcome_of)
     share = max(1, num_cores() // num_parallel)
     running: dict[Any, int] = {}
     roots = roots_now()
     counts: dict[int, Counts] = {}
     waiting = list(enumerate(jobs))
+    failures = [Failures(job.name, job.out) for job in jobs]
     while waiting or running:
         while waiting and len(running) < num_parallel:
             number, job = waiting.pop(0)
@@ -39,12 +50,30 @@ def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Co
         done, _ = ray.wait(list(running), num_returns=1)
         number = running.pop(done[0])
         with errors_in_one_line(jobs[number].name):
-            outcome = ray.get(done[0])
-        if isinstance(outcome, Raised):
-            raise unpacked(jobs[number].name, outcome)
+            outcome = _outcome(done[0], failures[number])
+        if outcome is None:
+            waiting.insert(0, (number, jobs[number]))
+            continue
         fetched(jobs[number].out)  # of a run on a store, what another machine has made
         counts[number] = outcome
     return [counts[number] for number in range(len(jobs))]
+
+
+def _outcome(task: Any, failures: Failures) -> Counts | None:
+    """The counts of a task that has ended; None where it is to be run again."""
+    try:
+        outcome: Counts | Raised = ray.get(task)
+    except DIED as error:
+        failures.count(f"its process died: {first_line(error)}")
+        log.warning("%s: its process died; it goes on from step %s", failures.name, f"{failures.step:,}")
+        return None
+    if not isinstance(outcome, Raised):
+        return outcome
+    error = unpacked(failures.name, outcome)
+    if outcome.is_ours or not failures.count(outcome.message):
+        raise error
+    log.warning("%s; it goes on from step %s", error, f"{failures.step:,}")
+    return None
 
 
 def _outcome_of(job: Training, threads: int, roots: Roots) -> Counts | Raised:

@@ -219,7 +219,7 @@ def test_a_killed_training_sees_the_same_texts_and_ends_with_the_same_losses(
     assert {name: value for name, value in counts.items() if name.startswith("hard_texts")}.keys() == {
         "hard_texts_swapped", "hard_texts_captioner", "hard_texts_near",
     }  # fmt: skip
-    texts = json.loads((straight / "captioner_texts-00000.json").read_text())
+    texts = json.loads((straight / "captioner_texts.json").read_text())["texts"]
     assert counts["hard_texts_captioner"] == sum(map(len, texts.values()))
 
 

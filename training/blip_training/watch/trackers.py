@@ -18,6 +18,9 @@ from blip_bootstrap.errors import InputError
 PACKAGES: Mapping[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
 """The package of each tracker, imported only where it is asked for."""
 
+FLUSH_S = 5
+"""Seconds that a point may take to the disk."""
+
 log = logging.getLogger(__name__)
 
 
@@ -54,13 +57,16 @@ class TensorBoard:
 
     def __init__(self, package: Any, run: TrackedRun) -> None:
         # Lines after the checkpoint are written again: without purge_step they would be there twice.
-        self.writer = package.SummaryWriter(logdir=str(run.out), purge_step=run.step + 1 if run.step else None)
+        purged = {"purge_step": run.step + 1} if run.step else {}
+        # Files are named by seconds: two starts in one second would write one. A thread writes, and `flush` does not
+        # wait for what is on its way there.
+        named = {"logdir": str(run.out), "filename_suffix": f".{run.step}"}
+        self.writer = package.SummaryWriter(**named, **purged, flush_secs=FLUSH_S)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write a point of each figure, at once: a killed training leaves all lines that it wrote."""
+        """Write a point of each figure; it is on the disk within seconds."""
         for name, value in figures.items():
             self.writer.add_scalar(name, value, step)
-        self.writer.flush()
 
     def close(self) -> None:
         """Close the file."""

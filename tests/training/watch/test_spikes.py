@@ -14,7 +14,7 @@ from torch import nn
 from blip_training.runtime.workers import Worker
 from blip_training.train.log import TrainingLog
 from blip_training.train.run import Run
-from blip_training.train.spikes import LEAST, WINDOW, Spikes
+from blip_training.watch.spikes import LEAST, WINDOW, Spikes
 from tests.support.drawn import optimizer_config
 
 CPU = Worker(torch.device("cpu"))

@@ -5,19 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from blip_training.data.batches import BatchT
+
+class Moved(Protocol):
+    """What has tensors that can be moved to a device, a dataclass on a GPU."""
+
+    def to(self, device: torch.device) -> Self:
+        """This with its tensors on `device`."""
+
+
+MovedT = TypeVar("MovedT", bound=Moved)
 
 T = TypeVar("T")
 
 U = TypeVar("U")
 
 
-def on_device(feed: Iterator[Sequence[BatchT]], device: torch.device) -> Iterator[list[BatchT]]:
+def on_device(feed: Iterator[Sequence[MovedT]], device: torch.device) -> Iterator[list[MovedT]]:
     """The micro-batches of each step of `feed`, with their tensors on `device`.
 
     On a GPU a thread takes the next step's from the feed, puts them into pinned memory and copies them by a stream of
@@ -29,7 +37,7 @@ def on_device(feed: Iterator[Sequence[BatchT]], device: torch.device) -> Iterato
         return
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def copied(batches: Sequence[BatchT]) -> tuple[list[BatchT], torch.cuda.Event]:
+    def copied(batches: Sequence[MovedT]) -> tuple[list[MovedT], torch.cuda.Event]:
         with torch.cuda.stream(stream):
             moved = [pinned(batch).to(device) for batch in batches]
             return moved, stream.record_event()
@@ -63,7 +71,7 @@ def tensors_of(batch: Any) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def pinned(batch: BatchT) -> BatchT:
+def pinned(batch: MovedT) -> MovedT:
     """The batch with those tensors that are on the CPU in pinned memory, which a GPU reads by itself."""
     held = {name: tensor.pin_memory() for name, tensor in tensors_of(batch).items() if tensor.device.type == "cpu"}
     return dataclasses.replace(batch, **held)  # type: ignore[type-var]
