@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,10 @@ import ray
 
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage.store import fetched, publish_rest
-from blip_pipelines.cluster.errors import Raised, errors_in_one_line, packed, unpacked
+from blip_pipelines.cluster.errors import Raised, errors_in_one_line, first_line, packed, unpacked
 from blip_pipelines.cluster.sees_root import Roots, roots_now, see
-from blip_pipelines.train.failures import MAX_FAILURES, Failures
+from blip_pipelines.train.failures import Failures
 from blip_pipelines.train.runner import Call, Counts, Training, run_call
-
-SCRATCH, OUTCOME, RAISED = ".trainer", "outcome.pickle", "raised.pickle"
 
 DIED = (
     ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError,
