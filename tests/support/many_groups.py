@@ -1,4 +1,4 @@
-"""Image and pairs files of many small row groups, for tests of the feed: pictures are a few bytes that nobody decodes."""
+"""Image and pairs files of many small row groups, for tests of the feed; pictures are bytes that nobody decodes."""
 
 from __future__ import annotations
 

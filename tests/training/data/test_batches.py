@@ -24,7 +24,6 @@ from blip_training.data.counts import count_samples
 from blip_training.data.feed import Feed
 from blip_training.data.lanes import Lanes
 from blip_training.data.pixels import decode_pixels, to_pixels
-from blip_training.data.row_groups import Sample
 from blip_training.data.shards import Shard, annotated_shards, image_id_of, web_shards
 from blip_training.data.stream import WINDOW_BYTES, Stream
 

@@ -118,9 +118,9 @@ def test_a_row_group_is_read_by_one_worker_once_an_epoch(
     reads: Counter[tuple[str, int]] = Counter()
     read = windows.read_row_group
 
-    def counted(shard: Any, number: int, texts: tuple[int, int]) -> Any:
+    def counted(shard: Any, number: int, *rest: Any) -> Any:
         reads[shard.images.name, number] += 1
-        return read(shard, number, texts)
+        return read(shard, number, *rest)
 
     monkeypatch.setattr(windows, "read_row_group", counted)
     num_steps = NUM_SAMPLES // 16

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from blip_bootstrap.errors import InputError
@@ -115,12 +116,22 @@ class Sample:
         return bytes(jpg)
 
 
-def read_row_group(shard: Shard, number: int, texts: tuple[int, int]) -> RowGroup:
+Footers = Callable[[Path], pq.FileMetaData]
+"""The footer of a Parquet file, which may be known."""
+
+
+def read_footer(path: Path) -> pq.FileMetaData:
+    """Read the footer of a Parquet file."""
+    with reading(path), open_parquet(path) as file:
+        return file.metadata
+
+
+def read_row_group(shard: Shard, number: int, texts: tuple[int, int], footer: Footers = read_footer) -> RowGroup:
     """Read row group `number` of a shard; `texts` are the first and the last row group of its pairs file to look in."""
     if shard.pairs is None:
-        return _read_annotated(shard, number)
-    images = _read(shard.images, number, ["key", "jpg", "same_as", "sha256"])
-    with reading(shard.pairs), open_parquet(shard.pairs) as file:
+        return _read_annotated(shard, number, footer)
+    images = _read(shard.images, number, ["key", "jpg", "same_as", "sha256"], footer)
+    with reading(shard.pairs), open_parquet(shard.pairs, footer(shard.pairs)) as file:
         columns = ["caption", *shard.columns_of(file.schema_arrow.metadata)]
         pairs = file.read_row_groups([*range(texts[0], texts[1] + 1)], columns)
     pairs = pairs.filter(shard.kept(pairs))
@@ -132,8 +143,8 @@ def read_row_group(shard: Shard, number: int, texts: tuple[int, int]) -> RowGrou
     return _joined(shard, images, rows, pairs["caption"].to_pylist(), shard.weights(pairs))
 
 
-def _read_annotated(shard: Shard, number: int) -> RowGroup:
-    table = _read(shard.images, number, ["key", "captions", "status", "jpg", "sha256"])
+def _read_annotated(shard: Shard, number: int, footer: Footers = read_footer) -> RowGroup:
+    table = _read(shard.images, number, ["key", "captions", "status", "jpg", "sha256"], footer)
     table = table.filter(shard.usable(table))
     captions = table["captions"].to_pylist()
     rows = np.repeat(np.arange(len(captions)), [len(texts or ()) for texts in captions]).astype(np.int64)
@@ -150,14 +161,12 @@ def _joined(
     return RowGroup(shard, images["jpg"], images["key"].to_pylist(), ids, rows, folded(texts), weights)
 
 
-def _read(path: Path, number: int, columns: list[str]) -> pa.Table:
+def _read(path: Path, number: int, columns: list[str], footer: Footers) -> pa.Table:
     """Those columns of a row group that the file has: some are younger than files that people have."""
-    with reading(path), open_parquet(path) as file:
+    with reading(path), open_parquet(path, footer(path)) as file:
         return file.read_row_group(number, columns)
 
 
 def row_groups_of(shard: Shard) -> Iterator[RowGroup]:
     """The row groups of a file of a human set, one after the other."""
-    with reading(shard.images), open_parquet(shard.images) as file:
-        number = file.num_row_groups
-    return (_read_annotated(shard, at) for at in range(number))
+    return (_read_annotated(shard, at) for at in range(read_footer(shard.images).num_row_groups))
