@@ -25,7 +25,12 @@ for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):  # the tests
     os.environ.pop(name.upper(), None)
 
 # Fixtures that the tests of several rooms share.
-pytest_plugins = ["tests.support.finished_run", "tests.support.tiny_pipeline", "tests.support.tiny_training"]
+pytest_plugins = [
+    "tests.support.finished_run",
+    "tests.support.registered",
+    "tests.support.tiny_pipeline",
+    "tests.support.tiny_training",
+]
 
 # Started in the background of a shell, pytest has SIGINT ignored, and every process that it starts would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

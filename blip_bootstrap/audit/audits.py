@@ -22,7 +22,7 @@ AUDITS: tuple[str, ...] = (
     "accounting", "downloads", "duplicates", "reasons", "noise", "noise_by_host", "noise_by_length",
     "noise_by_sampler", "languages", "scores", "thresholds", "agreement", "filter_quality", "variety", "diversity",
     "collapse", "phrases", "common", "vocabulary", "details", "repetition", "flags", "people", "domains", "opt_outs",
-    "licences", "steps",
+    "licences", "costs", "steps",
 )  # fmt: skip
 """Every audit, in the order in which they are printed."""
 

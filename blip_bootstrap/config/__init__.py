@@ -30,6 +30,7 @@ from blip_bootstrap.config.training import (
     ItmConfig,
     OptimizerConfig,
     PretrainConfig,
+    TrackerName,
     VqaConfig,
 )
 from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig, check_filter_config, same_pictures_config
@@ -72,6 +73,7 @@ __all__ = [
     "SelectConfig",
     "TextConfig",
     "TextRulesConfig",
+    "TrackerName",
     "TrainControlsConfig",
     "UrlList",
     "VisionConfig",

@@ -42,6 +42,10 @@ CropArea = Annotated[
 ]
 
 
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+"""A tracker of experiments outside of this package."""
+
+
 class OptimizerConfig(Section):
     """AdamW and its schedule, in optimizer steps (section 4.1)."""
 
@@ -66,10 +70,33 @@ class OptimizerConfig(Section):
     )
     min_lr: Annotated[float, Field(ge=0)] = Field(0.0, description="learning rate at the end")
     warmup_steps: NonNegative = Field(3000, description="steps over which the learning rate rises from 0")
+    warmup_lr: Annotated[float, Field(ge=0), Later()] = Field(
+        0.0, description="learning rate of the warm-up's first step (the released code: 1e-6); 0: lr / warmup_steps"
+    )
     schedule: Literal["cosine", "exponential", "constant"] = Field(
         "cosine", description="how the learning rate falls after the warm-up"
     )
+    decay_every_steps: Annotated[Count, Later()] = Field(
+        1,
+        description="steps between two changes of the learning rate, counted from the first step; the released code "
+        "changes it once an epoch; 1: at every step after the warm-up",
+    )
+    decay_rate: Annotated[float | None, Field(gt=0, le=1), Later()] = Field(
+        None,
+        description="exponential: what the learning rate is multiplied by at each change, down to min_lr (the released "
+        "pre-training: .9); null: what leads to min_lr, or a hundredth of lr, at the end",
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="weight decay of AdamW")
+    decayed: Annotated[Literal["matrices", "all"], Later()] = Field(
+        "matrices",
+        description="what weight_decay acts on; matrices: not on biases, norms and the temperature; all: on these too, "
+        "as in the released code",
+    )
+    ema: Annotated[float, Field(ge=0, lt=1), Later()] = Field(
+        0.0,
+        description="the model that is saved, and validated, has the running mean of the weights, which keeps this "
+        "share of itself at each step (.9999, say); 0: the last weights, as the paper",
+    )
     clip_norm: Positive | None = Field(1.0, description="gradients are scaled down to this norm; null: they are not")
     max_skipped_steps: Annotated[Count, Speed()] = Field(
         10,
@@ -94,9 +121,26 @@ class OptimizerConfig(Section):
     checkpoint_every_steps: Annotated[Count, Speed()] = Field(
         1000, description="steps between two checkpoints; a training that was killed goes on from the last one"
     )
+    stall_timeout_s: Annotated[Positive, Speed()] = Field(
+        600.0,
+        description="several workers: seconds after which one that stands still is told, and all begin again from the "
+        "last checkpoint",
+    )
     log_every_steps: Annotated[Count, Speed()] = Field(
         20, description="steps between two lines of losses in metrics.jsonl"
     )
+    trackers: Annotated[tuple[TrackerName, ...], Speed()] = Field(
+        (), description="where the lines of metrics.jsonl go as well: tensorboard, wandb, trackio"
+    )
+    tracker_project: Annotated[str, Speed()] = Field(
+        "blip-bootstrap", min_length=1, description="wandb and trackio: the project of the training's run"
+    )
+
+    @model_validator(mode="after")
+    def _decays(self) -> OptimizerConfig:
+        if self.decay_rate is not None and self.schedule != "exponential":
+            raise ValueError(f"decay_rate is of schedule exponential, and schedule is {self.schedule}; leave one out")
+        return self
 
 
 EqualTexts = Literal["positives", "masked", "negatives"]

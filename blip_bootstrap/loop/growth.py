@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ class Growth:
     """How a step's artifacts grow: by the name of the input that does, each part of which makes one part.
 
     `reads_left_out`: whether rows that are left out change the part that is made. `beside`: other inputs, where they
-    are given, whose files of the same name decide about the part, too.
+    are given, whose files of the same name decide about the part, too. `scored_by`: a setting and the input of its
+    digest that decide about scores alone which are added to what is there (`loop/rejudged.py`).
     """
 
     grows: str
     reads_left_out: bool = False
     beside: tuple[str, ...] = ()
+    scored_by: tuple[str, str] | None = None
 
 
 SET_ASIDE_BY = ("groups", "text_checks")
@@ -45,25 +47,28 @@ SET_ASIDE_BY = ("groups", "text_checks")
 GROWTH = {
     "hash_pictures": Growth("images"),
     "check_texts": Growth("images"),
-    "caption_and_score": Growth("images"),
+    "caption_and_score": Growth("images", scored_by=("judges", "what caption.judges are")),
     "take_web_pairs": Growth("images", reads_left_out=True, beside=SET_ASIDE_BY),
     "select_pairs": Growth("captions", reads_left_out=True, beside=SET_ASIDE_BY),
 }
 """Steps whose parts are each made of one part of an input. A download makes its own parts, of rows of its lists."""
 
 
-def find_kin(root: Path, recipe: Mapping[str, Any], section: Section | None, folder: Path, first: Path) -> list[Path]:
+def find_kin(
+    root: Path, recipe: Mapping[str, Any], section: Section | None, folder: Path, first: Path,
+    but: tuple[str, str] | None = None,
+) -> list[Path]:  # fmt: skip
     """Artifacts, whole and half-made, that differ from `recipe` in what grows alone; `first` comes before the others.
 
-    `folder`, where the recipe is being made, is none of them.
+    `folder`, where the recipe is being made, is none of them. They may also differ in `but`, a setting and an input.
     """
     step = str(recipe["step"])
     if step not in GROWTH and step != "download_images":
         return []
     grows = _grown_by(GROWTH[step]) if step in GROWTH else ()
-    wanted = _kinship(recipe, section, grows)
+    wanted = _kinship(recipe, section, grows, but)
     found = {one: begun for one in sorted((root / ARTIFACTS / step).glob("*")) if (begun := _begun(one))}
-    kin = [one for one, begun in found.items() if _kinship(begun["recipe"], section, grows) == wanted]
+    kin = [one for one, begun in found.items() if _kinship(begun["recipe"], section, grows, but) == wanted]
     age = {one: str(found[one].get("made", "")) for one in kin}
     return sorted((one for one in kin if one != folder), key=lambda one: (one == first, age[one], one), reverse=True)
 
@@ -78,10 +83,16 @@ def _grown_by(growth: Growth) -> tuple[str, ...]:
     return (growth.grows, *growth.beside)
 
 
-def _kinship(recipe: Mapping[str, Any], section: Section | None, grows: Sequence[str]) -> str:
-    return digest_of_recipe(
-        without_growth(recipe, section, lambda name: not grows or any(_is(name, one) for one in grows))
-    )
+def _kinship(
+    recipe: Mapping[str, Any], section: Section | None, grows: Sequence[str], but: tuple[str, str] | None
+) -> str:
+    found = without_growth(recipe, section, lambda name: not grows or any(_is(name, one) for one in grows))
+    if but:
+        setting, given = but
+        config = {name: value for name, value in found["config"].items() if name != setting}
+        inputs = {name: of for name, of in found["inputs"].items() if name.lstrip("0123456789 ") != given}
+        found = {**found, "config": config, "inputs": inputs}
+    return digest_of_recipe(found)
 
 
 def _is(name: str, grows: str) -> bool:
@@ -135,21 +146,29 @@ def borrow_parts(
     section: Section | None, inputs: Sequence[Artifact | None],
 ) -> int:  # fmt: skip
     """Let the artifact that is made in `folder` have the parts of its kin that are made of the same; how many."""
+    count = 0
+    for part in same_parts(root, kin, made_of, recipe, section, inputs):
+        if not (folder / part.name).is_file():
+            borrow(folder, part)
+            count += 1
+    return count
+
+
+def same_parts(
+    root: Path, kin: Sequence[Path], made_of: Origins, recipe: Mapping[str, Any], section: Section | None,
+    inputs: Sequence[Artifact | None],
+) -> Iterator[Path]:  # fmt: skip
+    """The parts of kin that are made of the same as those of an artifact by `recipe`."""
     growth = GROWTH.get(str(recipe["step"]))
     if not growth or not made_of or not _is_by_part(section):
-        return 0
+        return
     grown = next(one for one in inputs if one and _is(one.name, growth.grows))
-    count = 0
     for one in kin:
         was = _origins_then(root, one, grown.local, growth)
         if was and _has_references(section, grown.local, was, made_of):
             damaged = damaged_files(one, manifest_in(one) or {"files": []})
             same = [name for name, of in made_of.items() if was.get(name) == of and name not in damaged]
-            for name in same:
-                if (one / name).is_file() and not (folder / name).is_file():
-                    borrow(folder, one / name)
-                    count += 1
-    return count
+            yield from (one / name for name in same if (one / name).is_file())
 
 
 def reads_of(recipe: Mapping[str, Any], section: Section | None, one: Artifact, folder: Path) -> Callable[[str], bool]:

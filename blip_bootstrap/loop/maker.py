@@ -33,6 +33,7 @@ from blip_bootstrap.loop.at_work import noted
 from blip_bootstrap.loop.given import given_models
 from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins, reads_of
 from blip_bootstrap.loop.layout import Artifact
+from blip_bootstrap.loop.rejudged import parts_to_judge
 from blip_bootstrap.loop.sent import with_sent
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
 from blip_bootstrap.progress import Say
@@ -181,12 +182,15 @@ class Maker:
         output, step, folder = at.output, at.step, at.folder
         root, is_begun = self.config.root, has_parts(folder)
         check_nodes(root, self.config.ray, [one.source for one in given_models(self.config, 1)])
-        kin = find_kin(root, at.recipe, output.section, folder, root / (shown_at(root, output.name) or "."))
+        shown = root / (shown_at(root, output.name) or ".")
+        kin = find_kin(root, at.recipe, output.section, folder, shown)
         kin = [fetched(one) for one in kin]  # of a run on a store: what another machine has made
         made_of = origins(at.recipe, at.inputs)
         grown = folder, kin, made_of, at.recipe, output.section, at.inputs
         borrowed = 0 if at.retry else borrow_parts(root, *grown)  # then the step itself says which parts stay
+        scored = {} if at.retry else parts_to_judge(root, at.recipe, output.section, folder, shown, made_of, at.inputs)
         told = ["going on"] * is_begun + [f"{borrowed} of {len(made_of)} parts as they are"] * bool(borrowed)
+        told += [f"{len(scored)} of {len(made_of) or 1} parts for their judges alone"] * bool(scored)
         self.say(f"{output.name}: {_name(step)}" + (f" ({', '.join(told)})" if told else ""))
         for one in at.inputs:
             if one and not one.given:
@@ -195,7 +199,7 @@ class Maker:
         started = time.monotonic()
         try:
             with noted(root, self.number, output.name, _name(step)):
-                counts = step(folder, *self._arguments(at.inputs), **self._settings(at, kin))
+                counts = step(folder, *self._arguments(at.inputs), **self._settings(at, kin, scored))
         except BaseException:
             drop_empty(folder)
             raise
@@ -210,8 +214,8 @@ class Maker:
         seconds, files = time.monotonic() - started, describe_files(folder, made_of)
         manifest = manifest_of(output.name, at.recipe, output.section, counts, seconds, files)
         finish(folder, manifest | at.version)
-        shown = "  ".join(f"{name} {short(value)}" for name, value in counts.items() if not isinstance(value, dict))
-        self.say(f"{output.name}: done in {seconds:.1f} s  {shown}")
+        counted = "  ".join(f"{name} {short(value)}" for name, value in counts.items() if not isinstance(value, dict))
+        self.say(f"{output.name}: done in {seconds:.1f} s  {counted}")
 
     def _arguments(self, inputs: Sequence[Artifact | None]) -> list[Path | str | None]:
         return [self._argument(one) for one in inputs if not (one and one.keyword)]
@@ -223,9 +227,9 @@ class Maker:
         is_model = one.given and one.section is not None
         return with_sent(self.config, one.argument) if is_model else one.argument
 
-    def _settings(self, at: Making, kin: Sequence[Path]) -> dict[str, Any]:
+    def _settings(self, at: Making, kin: Sequence[Path], scored: Mapping[str, Path]) -> dict[str, Any]:
         """What a step gets by name: those of these that it has parameters for."""
-        known = {"ray": self.config.ray, "kin": kin, "retry": at.retry}
+        known = {"ray": self.config.ray, "kin": kin, "retry": at.retry, "scored": scored}
         wanted = inspect.signature(at.step).parameters
         found: dict[str, Any] = {name: value for name, value in known.items() if name in wanted}
         found |= {one.keyword: self._argument(one) for one in at.inputs if one and one.keyword}

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from blip_bootstrap.config import Config
-from blip_bootstrap.config.marks import ByContent, mark_of
+from blip_bootstrap.config.marks import ByContent, ToldByDigest, mark_of
 from blip_bootstrap.storage.files import staged_file
 from blip_bootstrap.storage.manifest import digest_of_path
 from blip_bootstrap.storage.store import is_there, store_of
+from blip_pipelines.caption.sources import paths_in
 from blip_pipelines.cluster.resources import NO_RAY
 
 GIVEN = "given"
@@ -39,9 +41,7 @@ def with_sent(config: Config, value: Value) -> Value:
 def _sent(root: Path, value: Any) -> Any:
     if isinstance(value, BaseModel):
         found = {
-            name: _sent(root, getattr(value, name))
-            for name, field in type(value).model_fields.items()
-            if mark_of(field, ByContent) or isinstance(getattr(value, name), BaseModel)
+            name: _sent_setting(root, field, getattr(value, name)) for name, field in type(value).model_fields.items()
         }
         return value.model_copy(update=found)
     if isinstance(value, tuple):
@@ -49,6 +49,16 @@ def _sent(root: Path, value: Any) -> Any:
     if not isinstance(value, str | Path) or not Path(value).exists() or store_of(Path(value).absolute().parent):
         return value
     return type(value)(_put(root, Path(value).resolve()))
+
+
+def _sent_setting(root: Path, field: FieldInfo, value: Any) -> Any:
+    """A setting of a section: a name of a model, another section or several, or options of a plugged-in model."""
+    if mark_of(field, ToldByDigest):
+        paths = paths_in(value)
+        return {name: _sent(root, one) if one in paths else one for name, one in value.items()}
+    some = value if isinstance(value, tuple) else (value,)
+    is_section = any(isinstance(one, BaseModel) for one in some)
+    return _sent(root, value) if is_section or mark_of(field, ByContent) else value
 
 
 def _put(root: Path, given: Path) -> Path:

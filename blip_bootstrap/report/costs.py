@@ -17,7 +17,7 @@ from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.storage.run_folder import MANIFEST, read_json, round_folder
 
 TEXTS = """
-    SELECT c.key, c.candidate, c.captioner, p.kept, c.cost_seconds AS seconds, c.cost_requests AS requests,
+    SELECT c.key, c.candidate, c.captioner, c.prompt, p.kept, c.cost_seconds AS seconds, c.cost_requests AS requests,
         c.cost_prompt_tokens AS prompt_tokens, coalesce(c.cost_completion_tokens, c.num_tokens) AS tokens
     FROM captions c JOIN pairs p USING (round, key, source, candidate) WHERE c.source = 'synthetic'
 """
@@ -26,6 +26,10 @@ TEXTS = """
 SUMS = """
     count(*) AS texts, count(*) FILTER (kept) AS kept, sum(tokens)::DOUBLE AS tokens,
     sum(seconds)::DOUBLE AS seconds, sum(requests)::DOUBLE AS requests, sum(prompt_tokens)::DOUBLE AS prompt_tokens
+"""
+
+BY_PROMPT = f"""
+    SELECT captioner || '/' || prompt AS name, {SUMS} FROM cost_texts WHERE prompt IS NOT NULL GROUP BY ALL ORDER BY ALL
 """
 
 UNITS = ("tokens", "seconds", "requests", "prompt_tokens")
@@ -52,7 +56,8 @@ def cost_figures(root: Path, number: int, judged: pa.Table | None = None) -> dic
     - `cost_tokens`, `cost_seconds`, `cost_requests`, `cost_prompt_tokens`: of all texts, as far as their captioners
       tell; each with `_per_kept`, for each kept text; `cost_step_seconds_per_kept`: of the whole step, scores included;
     - `cost_pictures_kept`: share of the pictures, 0..1, that have a kept text, web or synthetic;
-    - `cost_by_captioner.<name>`: the same for each captioner;
+    - `cost_by_captioner.<name>`: the same for each captioner; `cost_by_prompt.<name>/<prompt>`: for each prompt of
+      captioners that have prompts;
     - `cost_curve.<K>`: of the first K texts of each picture `texts`, `tokens`, `kept`, `pictures_kept`, and where
       `judged` (`judged_pairs`) has verdicts, `kept_truth`: the true share, 0..1, of these that are kept.
     """
@@ -62,6 +67,7 @@ def cost_figures(root: Path, number: int, judged: pa.Table | None = None) -> dic
         if not total["texts"]:
             return {}
         by_captioner = _asked(connection, f"SELECT captioner, {SUMS} FROM cost_texts GROUP BY captioner ORDER BY 1")
+        by_prompt = _asked(connection, BY_PROMPT)
         ((pictures, spared),) = connection.execute(
             "SELECT count(*), coalesce(sum(spared), 0) FROM captions WHERE source = 'web'"
         ).fetchall()
@@ -72,6 +78,8 @@ def cost_figures(root: Path, number: int, judged: pa.Table | None = None) -> dic
     found["cost_step_seconds_per_kept"] = seconds / total["kept"] if seconds and total["kept"] else None
     found["cost_pictures_kept"] = int(curve[-1]["pictures"]) / pictures if pictures else None
     found["cost_by_captioner"] = {str(one.pop("captioner")): _with_shares(one) for one in by_captioner}
+    if by_prompt:
+        found["cost_by_prompt"] = {str(one.pop("name")): _with_shares(one) for one in by_prompt}
     found["cost_curve"] = {str(one["k"]): _point(one, pictures, truths.get(one["k"])) for one in curve}
     return found
 
@@ -111,9 +119,15 @@ def costs(page: PageData) -> str:
     by_captioner: Mapping[str, Mapping[str, Any]] = page.figures.get("cost_by_captioner") or {}
     if not by_captioner:
         return ""
-    rows = [{"captioner": name, **{_words(key): _shown(value) for key, value in one.items()}}
-            for name, one in by_captioner.items()]  # fmt: skip
-    return _told(page.figures) + table_html(rows, "Cost of each captioner's texts") + _curves(page.figures)
+    by_prompt: Mapping[str, Mapping[str, Any]] = page.figures.get("cost_by_prompt") or {}
+    tables = _table(by_captioner, "captioner", "Cost of each captioner's texts")
+    tables += _table(by_prompt, "captioner/prompt", "The same by prompt") if by_prompt else ""
+    return _told(page.figures) + tables + _curves(page.figures)
+
+
+def _table(sums: Mapping[str, Mapping[str, Any]], what: str, title: str) -> str:
+    rows = [{what: name, **{_words(key): _shown(value) for key, value in one.items()}} for name, one in sums.items()]
+    return table_html(rows, title)
 
 
 def _told(figures: Mapping[str, Any]) -> str:

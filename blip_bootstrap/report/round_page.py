@@ -113,7 +113,7 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[PageData], str]], ...] = (
 )
 """Anchor, heading, a sentence about it, and the function that draws it."""
 
-AHEAD = tuple(name for name in AUDITS if name not in ("downloads", "steps"))
+AHEAD = tuple(name for name in AUDITS if name not in ("downloads", "costs", "steps"))
 """The audits that the sections show, asked before the first section is drawn."""
 
 

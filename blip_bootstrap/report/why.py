@@ -28,7 +28,8 @@ from blip_bootstrap.storage.run_folder import round_name
 _TEXTS = f"""
 SELECT p.round, p.source, p.candidate, p.caption, p.kept, p.reason, p.itm_score, c.itc_score, c.logprob, c.num_tokens,
     c.flags, c.seed::VARCHAR AS seed, c.captioner, c.clip_score, c.itm_scores, c.itc_scores,
-    c.scores, c.scores_lacking, p.rule_score, {DECIDED}
+    c.scores, c.scores_lacking, c.prompt, c.raw_caption, c.cost_requests, c.cost_prompt_tokens,
+    c.cost_completion_tokens, c.cost_seconds, p.rule_score, {DECIDED}
 FROM (SELECT * FROM pairs WHERE key = {{key}}) p
 LEFT JOIN (SELECT * FROM captions WHERE key = {{key}}) c USING (round, source, candidate)
 LEFT JOIN cuts k ON k.round = p.round AND k.source = p.source
@@ -130,9 +131,19 @@ def _line(row: Mapping[str, Any]) -> str:
     figures += [f"{name} none ({reason})" for name, reason in row["scores_lacking"] or []]
     if row["cut_by"] and row["decided"] is not None:
         figures.append(f"cut by {row['cut_by']} {row['decided']:.3f} at {row['cut']:.3f}")
-    told = "  ".join([*figures, *filter(None, (row["captioner"], row["reason"])), *(row["flags"] or [])])
+    writer = row["captioner"] and "/".join(filter(None, (row["captioner"], row["prompt"])))
+    told = "  ".join([*figures, *filter(None, (writer, _cost(row), row["reason"])), *(row["flags"] or [])])
+    told += f"  answered {shown(row['raw_caption'])}" if row["raw_caption"] else ""
     text = escape_markup(shown(row["caption"] or ""))
     return f"round {row['round']}  {fate}  {row['source']:9}  {text}  [dim]{escape_markup(told)}[/dim]"
+
+
+def _cost(row: Mapping[str, Any]) -> str:
+    """What a text cost, as far as its captioner tells."""
+    units = ("requests", "prompt_tokens", "completion_tokens", "seconds")
+    told = [(name.replace("_", " "), row[f"cost_{name}"]) for name in units]
+    known = ", ".join(f"{value:.3g} {name}" for name, value in told if value is not None)
+    return f"cost {known}" if known else ""
 
 
 def _figures(value: float | list[float]) -> str:

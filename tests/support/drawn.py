@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from blip_bootstrap.config import FinetuneConfig, ItcConfig, ModelConfig, OptimizerConfig, PretrainConfig
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import ANNOTATED, IMAGES, PAIRS
+from blip_training.watch.pace import FIGURES
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (230, 220, 30)}
 SHAPES = ("circle", "square")
@@ -99,4 +100,4 @@ def finetune_config(**changes: object) -> FinetuneConfig:
 def read_log(out: Path, *names: str) -> list[dict[str, float]]:
     """The lines of a training's metrics.jsonl without the clock; only `names` where given."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "samples_per_s" and (not names or k in names)} for line in lines]
+    return [{k: v for k, v in line.items() if k not in FIGURES and (not names or k in names)} for line in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ class Plain:
     """Scores 0..1 that picture and text determine, `first` and `second`; notes each call in the file `calls`.
 
     `at_most` pairs fit in its memory. Texts with a word of `fails` have no score, for the reason that it names, and
-    texts with the word `raises` make it raise.
+    texts with the word `raises` make it raise, and those with `kills` end its process.
     """
 
     names: tuple[str, ...] = ("first", "second")
     varies_with: VariesWith = "nothing"
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        if unknown := sorted(options.keys() - {"salt", "fails", "raises", "at_most", "calls"}):
+        if unknown := sorted(options.keys() - {"salt", "fails", "raises", "kills", "at_most", "calls"}):
             raise ConfigError([f"options.{unknown[0]}: there is no such option"])
         self.options = dict(options)
         self.digest = f"plain {options.get('salt', '')}"
@@ -40,6 +41,8 @@ class Plain:
 
     def _score(self, picture: Any, text: str) -> Mapping[str, float | None]:
         words = set(text.split())
+        if self.options.get("kills") in words:
+            os._exit(1)
         if self.options.get("raises") in words:
             raise ValueError("a picture of one pixel")
         for word, reason in self.options.get("fails", {}).items():

@@ -17,7 +17,7 @@ from blip_bootstrap.storage.run_folder import manifest_places, pointers_in, read
 
 PAGE = re.compile(r"\.(metrics\.json|report\.html)\..*tmp$")
 
-DATED = {"made", "seconds", "samples_per_s"}
+DATED = {"made", "seconds", "samples_per_s", "feed_wait", "mfu", "gpu_memory_gib"}
 
 TIMES = {"duration", "start_time", "end_time"}
 

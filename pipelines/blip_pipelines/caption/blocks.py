@@ -19,6 +19,7 @@ from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading, write_parquet
+from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.again import Again, BlockWork, work_of
@@ -54,7 +55,8 @@ class Block:
 
     `output` is the block's own, `merged` the one that all blocks of the file of images, of `num_rows` rows, end in.
 
-    `again`: captions of the file that were made before, of which those without a text are asked for again.
+    `again`: captions of the file that were made before, of which those without a text are asked for again. `scored`:
+    the file of captions that lack nothing but scores of further judges (`rejudge.py`).
     """
 
     part: str
@@ -63,19 +65,27 @@ class Block:
     merged: str
     num_rows: int
     again: Again | None = None
+    scored: str | None = None
 
     @classmethod
-    def of(cls, part: Path, out: Path, first: int, num_rows: int, again: Again | None = None) -> Block:
+    def of(
+        cls, part: Path, out: Path, first: int, num_rows: int, again: Again | None = None, scored: Path | None = None
+    ) -> Block:
         """The block of a file of images from row `first` on; captions go to the folder `out`."""
         output = out / BLOCKS / f"{part.stem}-{first:06d}.parquet"
         again = again.of_part(part.name) if again else None
-        return cls(str(part.absolute()), first, str(output), str(out / part.name), num_rows, again)
+        before = str(scored.absolute()) if scored else None
+        return cls(str(part.absolute()), first, str(output), str(out / part.name), num_rows, again, before)
 
     @property
     def files(self) -> list[Path]:
         """The files of all blocks of its file of images, in order."""
         name = Path(self.merged).stem
         return [Path(self.output).with_name(f"{name}-{first:06d}.parquet") for first in firsts_of(self.num_rows)]
+
+    def images(self, columns: Sequence[str] = IMAGE_COLUMNS) -> pa.Table:
+        """Its rows of images."""
+        return read_rows(Path(self.part), self.first, BLOCK_ROWS, columns)
 
     @property
     def made(self) -> bool:
@@ -126,7 +136,9 @@ class CaptionBlocks:
 
     def _waits(self) -> bool:
         """Whether a server is waited for, which may have minutes of rest; the worker is none before the first block."""
-        return "_worker" in vars(self) and self._worker.writers.are_waiting
+        if "_worker" not in vars(self):
+            return False
+        return self._worker.writers.are_waiting or self._worker.judges.are_waiting
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Caption those of the blocks that are not made; yields every block once it is."""
@@ -184,11 +196,11 @@ class CaptionBlocks:
     def _read(self, block: Block) -> BlockWork:
         if self._noted:
             tries.begin(Path(block.output))
-        rows: list[dict[str, Any]] = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
+        rows: list[dict[str, Any]] = block.images().to_pylist()
         return work_of(rows, Path(block.output), block.again)
 
 
-def read_rows(part: Path, first: int, count: int) -> pa.Table:
+def read_rows(part: Path, first: int, count: int, columns: Sequence[str] = IMAGE_COLUMNS) -> pa.Table:
     """`count` rows of a file of images from row `first` on, the columns that captioning needs; without the others.
 
     Row groups without any of them are not read: at the end of a file of 10,000 images they were all of it.
@@ -197,15 +209,15 @@ def read_rows(part: Path, first: int, count: int) -> pa.Table:
         ends = list(accumulate(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)))
         groups = range(bisect_right(ends, first), min(bisect_left(ends, first + count) + 1, len(ends)))
         at = ends[groups[0] - 1] if groups and groups[0] else 0
-        return file.read_row_groups(list(groups), IMAGE_COLUMNS).slice(first - at, count)
+        return file.read_row_groups(list(groups), list(columns)).slice(first - at, count)
 
 
-def with_all_columns(captions: pa.Table) -> pa.Table:
+def with_all_columns(captions: pa.Table, table: Table = CAPTIONS) -> pa.Table:
     """Captions with every column of today, null where an earlier version that made them did not have it yet."""
-    for column in CAPTIONS.columns:
+    for column in table.columns:
         if column.name not in captions.column_names:
             captions = captions.append_column(column.name, pa.nulls(len(captions), column.type))
-    return captions.select(CAPTIONS.schema.names)
+    return captions.select(table.schema.names)
 
 
 def merge_if_whole(block: Block) -> None:

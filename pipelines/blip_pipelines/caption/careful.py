@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.storage.parquet import write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.again import work_of
-from blip_pipelines.caption.answers import ImageRow, ImageRows, KeptAnswers, OfPicture
-from blip_pipelines.caption.blocks import BLOCK_ROWS, Block, merge_if_whole, num_threads, read_rows
+from blip_pipelines.caption.answers import ImageRow, ImageRows, KeptAnswers, KeptScores, OfPicture, Told
+from blip_pipelines.caption.blocks import Block, merge_if_whole, num_threads
 from blip_pipelines.caption.references import Reference
 from blip_pipelines.caption.rows import CaptionRow, fold, to_table
 from blip_pipelines.cluster import tries
@@ -67,16 +67,19 @@ class CarefulBlocks:
         self._aside.close()  # its models' memory is for others
 
     def _caption(self, block: Block) -> None:
-        images = read_rows(Path(block.part), block.first, BLOCK_ROWS).to_pylist()
+        images = block.images().to_pylist()
         work = work_of(images, Path(block.output), block.again)
         kept = work.images.kept
-        todo = [(row, kept.of(row["key"])) for row in work.images if row["status"] == "success"]
+        todo = [
+            (row, kept.of(row["key"]), kept.scores.of(row["key"])) for row in work.images if row["status"] == "success"
+        ]
         rows: list[CaptionRow] = []
         counts = Counter(name for row in work.rows_done for name in row.counters)
         before = self._aside.num_deaths
         for batch, made in self._aside.each(todo, self._batch_size):
-            done, new = ([flagged(batch[0][0], made)], {}) if isinstance(made, Died) else made
+            done, new, scores = ([flagged(batch[0][0], made)], {}, {}) if isinstance(made, Died) else made
             kept.add(new)
+            kept.scores.add(scores)
             rows += done
             counts.update(name for row in done for name in row.counters)
             counts[RETRIES] = self._aside.num_deaths - before
@@ -98,10 +101,11 @@ def make_captions(arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
     return partial(_captions, CaptionWorker(*arguments))
 
 
-def _captions(worker: CaptionWorker, images: list[tuple[ImageRow, OfPicture]] | None) -> Any:
-    """The rows of images, with the answers that are known of each, and the answers that are new."""
+def _captions(worker: CaptionWorker, images: list[tuple[ImageRow, OfPicture, Mapping[str, Told]]] | None) -> Any:
+    """The rows of images, with what is known of each that servers answered, and what is new of that."""
     if images is METADATA:
         return worker.metadata
-    rows = ImageRows(row for row, _ in images)
-    rows.kept = KeptAnswers(known={row["key"]: known for row, known in images})
-    return [row for made in worker.in_batches(rows) for row in made], rows.kept.new
+    rows = ImageRows(row for row, _, _ in images)
+    scores = KeptScores(known={row["key"]: told for row, _, told in images})
+    rows.kept = KeptAnswers(known={row["key"]: known for row, known, _ in images}, scores=scores)
+    return [row for made in worker.in_batches(rows) for row in made], rows.kept.new, scores.new

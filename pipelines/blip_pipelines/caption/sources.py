@@ -26,8 +26,15 @@ def worker_bytes(captioner: Source | None, filter: Source, config: CaptionConfig
     """Memory that a worker is taken to need, before one has shown it: its models twice, as they are read, and more."""
     sources = {*captioner_sources(captioner, config), *filter_sources(filter, config), config.scorer or filter}
     options = [one.options for one in config.writers] + [one.options for one in config.judges]
-    written = [path for one in options for path in _paths_in(one)]
+    written = [path for one in options for path in paths_in(one)]
     return ACTIVATIONS_BYTES + 2 * sum(map(_num_bytes, {*sources, *written}))
+
+
+def judges_bytes(config: CaptionConfig) -> int:
+    """The same of a worker that asks judges alone."""
+    return ACTIVATIONS_BYTES + 2 * sum(
+        map(_num_bytes, {path for one in config.judges for path in paths_in(one.options)})
+    )
 
 
 def _num_bytes(source: Source) -> int:
@@ -79,11 +86,14 @@ def with_absolute_models(config: CaptionConfig) -> CaptionConfig:
 
 def _absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:
     """A writer's or judge's options, in which files and folders that are there have absolute paths."""
-    return {name: absolute(value) if value in _paths_in(options) else value for name, value in options.items()}
+    return {name: absolute(value) if value in paths_in(options) else value for name, value in options.items()}
 
 
-def _paths_in(options: Mapping[str, Any]) -> list[str]:
-    """The texts among the options that name a file or folder here: those with a slash, and the checkpoint."""
+def paths_in(options: Mapping[str, Any]) -> list[str]:
+    """The texts among a writer's or judge's options that name a file or folder here.
+
+    Those with a slash are looked at, and the checkpoint.
+    """
     texts = [one for name, one in options.items() if isinstance(one, str) and (name == "checkpoint" or "/" in one)]
     return [one for one in texts if is_there(Path(one))]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from blip_pipelines.caption.blocks import (
 )
 from blip_pipelines.caption.careful import CarefulBlocks
 from blip_pipelines.caption.references import Reference, pick_carefully, pick_references
-from blip_pipelines.caption.sources import absolute, with_absolute_models, worker_bytes
+from blip_pipelines.caption.sources import absolute, judges_bytes, with_absolute_models, worker_bytes
 from blip_pipelines.caption.todo import Tasks, Todo
 from blip_pipelines.captioners.endpoint_ledger import Account, noted_in
 from blip_pipelines.captioners.registry import KINDS as CAPTIONERS
@@ -51,7 +51,7 @@ BLOCKS_PER_TASK = 8
 def caption_and_score(
     out: Path, images: Path, captioner: Path | str | None, filter: Path | str, config: CaptionConfig, ray: RayConfig,
     kin: Sequence[Path] = (), retry: str | None = None, writers: Path | str | None = None,
-    judges: Path | str | None = None,
+    judges: Path | str | None = None, scored: Mapping[str, Path] | None = None,
 ) -> dict[str, int | float | str]:  # fmt: skip
     """Caption the images and score web and synthetic texts, in this process or with Ray's actors (section 3.3).
 
@@ -61,7 +61,8 @@ def caption_and_score(
     `captioner` is None where `config.own_writer` is false. With `retry` (`captions`, or `captions:REASON`) the texts
     that captioners of `config.writers` did not write are asked for again; all else is as in the newest of `kin`.
     `writers` and `judges` are the digests of what these captioners, and `config.judges`, say of themselves, as the
-    recipe has them.
+    recipe has them. `scored` has files of captions that lack nothing but what judges say who have not been asked, by
+    the names of the files of images: of these, such judges alone are asked, and the scores of others go on.
     A picture that kills or hangs its worker keeps its web text alone, flagged with what the worker died of. Returns the
     number of images, of rows by source, of images that could not be decoded, of flags, of texts that were not drawn
     (`spared`), and of work that was done again after a worker's death (`retries`).
@@ -74,23 +75,34 @@ def caption_and_score(
     known = KnownParts()
     successes = {part.name: _num_successes(part, known) for part in parts}
     again = _borrow_answered(out, kin, retry, known) if retry else None
-    todo = Todo.of([part for part in parts if not is_there(out / part.name)], out, known, again)
+    lacking = [part for part in parts if not is_there(out / part.name)]
+    texts = Todo.of([part for part in lacking if part.name in (scored or {})], out, known, scored=scored)
+    todo = Todo.of([part for part in lacking if part.name not in texts.names], out, known, again)
     with Progress("caption", sum(successes.values()), unit="images") as progress:
-        done = _count([out / part.name for part in parts if part.name not in todo.names], known)
-        done += _count([out.absolute() / BLOCKS / name for name in sorted(todo.made)], known)
+        done = _done(out, parts, todo.made, known)
         progress.begin(done["images"])
         retries = 0
+        config = _with_accounts(config, out) if len(todo) or len(texts) else config
+        if len(texts):
+            retries += _rejudge(texts, config, ray, progress, done)
+            done = _done(out, parts, todo.made, known)
         if len(todo):
-            config = _with_accounts(config, out)
             references = _references(out, images, config, ray, len(todo))
             models = absolute(captioner) if captioner else None, absolute(filter)
-            retries = _run(todo, *models, config, ray, references, progress, done)
-    for name in todo.names:  # of which the last worker was killed, or saw a folder of a while ago
-        merge_if_whole(todo.first_of(name))
+            retries += _run(todo, *models, config, ray, references, progress, done)
+    for some in (texts, todo):
+        for name in some.names:  # of which the last worker was killed, or saw a folder of a while ago
+            merge_if_whole(some.first_of(name))
     sent = _sent(config, out)
     gone(out / BLOCKS)
     write_left_out(out, {name: _of_texts(out / name, spans) for name, spans in read_left_out(images).items()})
     return _check(out, successes) | sent | ({RETRIES: retries} if retries else {})
+
+
+def _done(out: Path, parts: Iterable[Path], blocks: Iterable[str], known: KnownParts) -> Counter[str]:
+    """Rows of what is made: of files of images, and of blocks of others."""
+    files = [out / part.name for part in parts] + [out.absolute() / BLOCKS / name for name in sorted(blocks)]
+    return _count(filter(is_there, files), known)
 
 
 def _with_accounts(config: CaptionConfig, out: Path) -> CaptionConfig:
@@ -153,12 +165,33 @@ def _run(
     before: Mapping[str, int],
 ) -> int:
     """Have the blocks captioned; who does the last one of a file of images merges them. Returns retries."""
-    pool = _pool(config, ray, len(blocks))
-    pool = pool if pool == HERE else pool.with_memory(ray, worker_bytes(captioner, filter, config))
-    if pool != HERE:
-        config = with_absolute_models(config)
+    pool = _pool(config, ray, len(blocks), worker_bytes(captioner, filter, config))
+    config = config if pool == HERE else with_absolute_models(config)
     known = captioner, filter, config, idle_lanes(config, ray, pool.num_workers or 1), references, Limits.of(ray)
-    carefully = partial(CarefulBlocks, *known)
+    return _do(blocks, pool, partial(CaptionBlocks, *known), partial(CarefulBlocks, *known), progress, before)
+
+
+def _rejudge(
+    blocks: Sequence[Block], config: CaptionConfig, ray: RayConfig, progress: Progress, before: Mapping[str, int]
+) -> int:
+    """Have the texts of blocks scored by judges that have not scored them. Returns retries."""
+    from blip_pipelines.caption.rejudge import RejudgedBlocks  # torch, where judges are asked
+
+    pool = _pool(config, ray, len(blocks), judges_bytes(config))
+    known = config if pool == HERE else with_absolute_models(config), Limits.of(ray)
+    carefully = partial(RejudgedBlocks, *known, carefully=True)
+    return _do(blocks, pool, partial(RejudgedBlocks, *known), carefully, progress, before)
+
+
+def _do(
+    blocks: Sequence[Block],
+    pool: Pool,
+    work: Callable[..., Callable[[Sequence[Block]], Iterable[Block]]],
+    carefully: Work[Sequence[Block], Block],
+    progress: Progress,
+    before: Mapping[str, int],
+) -> int:
+    """Have `work` do the blocks, and `carefully` those that workers have died of. Returns retries."""
 
     def take(block: Block) -> None:
         """Nothing is read here of what a worker has made."""
@@ -167,23 +200,25 @@ def _run(
         return run_items("caption", tasks, work, pool, take, progress, dict(before), carefully)
 
     if pool != HERE:
-        size = blocks_per_task(len(blocks), pool.num_workers, pool.gpus)
-        return run(Tasks(blocks, size), partial(CaptionBlocks, *known))
+        return run(Tasks(blocks, blocks_per_task(len(blocks), pool.num_workers, pool.gpus)), work)
     # All in one task: the first pictures of a block are then decoded while the one before is captioned.
     suspects = [block for block in blocks if block.is_suspect]
-    retries = run([[block for block in blocks if block not in suspects]], partial(CaptionBlocks, *known, noted=True))
+    retries = run([[block for block in blocks if block not in suspects]], partial(work, noted=True))
     return retries + (run([suspects], carefully) if suspects else 0)
 
 
-def _pool(config: CaptionConfig, ray: RayConfig, num_blocks: int) -> Pool:
-    """Where so many blocks are captioned. Raises RunFailed where the cluster has too few CPUs for the actors."""
+def _pool(config: CaptionConfig, ray: RayConfig, num_blocks: int, memory_bytes: int) -> Pool:
+    """Where so many blocks are done, by workers that need so much memory.
+
+    Raises RunFailed where the cluster has too few CPUs for the actors.
+    """
     if works_here(ray, num_blocks):
         return HERE
     connect(ray)
     gpus = gpus_of_actor(config)
     num_actors = num_workers(ray, config.num_actors, config.cpus_per_actor, gpus, at_most=num_blocks)
     check_cpus(num_actors * config.cpus_per_actor, "captioning")
-    return Pool(num_actors, config.cpus_per_actor, gpus)
+    return Pool(num_actors, config.cpus_per_actor, gpus).with_memory(ray, memory_bytes)
 
 
 def blocks_per_task(num_blocks: int, num_actors: int, gpus: float) -> int:

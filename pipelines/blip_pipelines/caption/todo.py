@@ -17,8 +17,11 @@ from blip_pipelines.caption.blocks import BLOCKS, Block, firsts_of
 class Todo(Sequence[Block]):
     """The blocks of files of images that are not made; each is made when it is asked for, none is held."""
 
-    def __init__(self, parts: Mapping[Path, int], out: Path, made: Set[str], again: Again | None = None) -> None:
-        self._again = again
+    def __init__(
+        self, parts: Mapping[Path, int], out: Path, made: Set[str], again: Again | None = None,
+        scored: Mapping[str, Path] | None = None,
+    ) -> None:  # fmt: skip
+        self._again, self._scored = again, scored or {}
         self.names = {part.name: part for part in parts}
         self.made, self._out, self._rows = made, out.absolute(), dict(parts)
         begun = {name.rpartition("-")[0] for name in made}
@@ -29,18 +32,26 @@ class Todo(Sequence[Block]):
         self._parts = [*parts]
 
     @classmethod
-    def of(cls, parts: Sequence[Path], out: Path, known: KnownParts, again: Again | None = None) -> Todo:
-        """Those of `parts`, by the blocks that lie in `out` already; `again`: captions of before."""
+    def of(
+        cls, parts: Sequence[Path], out: Path, known: KnownParts, again: Again | None = None,
+        scored: Mapping[str, Path] | None = None,
+    ) -> Todo:  # fmt: skip
+        """Those of `parts`, by the blocks that lie in `out` already; `again`: captions of before.
+
+        `scored` has files of captions that lack scores of judges alone, by the names of these parts.
+        """
         folder = out / BLOCKS
         made = {one.name for one in folder.glob("*.parquet")} | sizes_there(folder).keys()
-        return cls({part: known.rows(part) for part in parts}, out, {one for one in made if one[0] != "."}, again)
+        return cls(
+            {part: known.rows(part) for part in parts}, out, {one for one in made if one[0] != "."}, again, scored
+        )
 
     def _left(self, part: Path) -> Sequence[int]:
         names = {first: Path(self._block(part, first).output).name for first in firsts_of(self._rows[part])}
         return [first for first, name in names.items() if name not in self.made]
 
     def _block(self, part: Path, first: int) -> Block:
-        return Block.of(part, self._out, first, self._rows[part], self._again)
+        return Block.of(part, self._out, first, self._rows[part], self._again, self._scored.get(part.name))
 
     def first_of(self, name: str) -> Block:
         """The first block of the file of images with this name."""

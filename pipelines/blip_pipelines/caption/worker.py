@@ -19,7 +19,7 @@ from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import ImageRow, ImageRows, KeptAnswers
 from blip_pipelines.caption.compare import Compared, set_lift
 from blip_pipelines.caption.decoders import DecodeProcesses
-from blip_pipelines.caption.judged import Judges
+from blip_pipelines.caption.judged import Judges, Made
 from blip_pipelines.caption.lanes import Lanes
 from blip_pipelines.caption.likelihoods import set_captioner_itc, set_logprob
 from blip_pipelines.caption.metadata import metadata_of
@@ -145,23 +145,21 @@ class CaptionWorker:
                 ([pool.submit(Picture, row, *seen) for row in batch], is_last, kept)
                 for batch, is_last, kept in self._cut(blocks)
             )
-            for pictures, rows, is_last in self.judges.after(self._described(begun)):
+            for pictures, rows, is_last, _ in self.judges.after(self._described(begun)):
                 yield self._finish(pictures, rows), is_last
 
-    def _described(
-        self, begun: Iterator[tuple[list[Future[Picture]], bool, KeptAnswers]]
-    ) -> Iterator[tuple[list[Picture], Texts, bool]]:
-        """Each batch of pictures with the rows of those that were decoded, and whether it is its block's last."""
+    def _described(self, begun: Iterator[tuple[list[Future[Picture]], bool, KeptAnswers]]) -> Iterator[Made]:
+        """Each batch of pictures with the rows of those that were decoded."""
         if not self.writers or self.config.spares:  # who is spared is known once the texts before are scored
             for some, is_last, kept in one_ahead(begun):
                 pictures = [one.result() for one in some]
-                yield pictures, self._made(pictures, kept), is_last
+                yield pictures, self._made(pictures, kept), is_last, kept
             return
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
-            written = ((writing.submit(self._written, *batch), batch[1]) for batch in one_ahead(begun))
-            for waiting, is_last in one_ahead(written) if self.writers.wait_elsewhere else written:
+            written = ((writing.submit(self._written, *batch), *batch[1:]) for batch in one_ahead(begun))
+            for waiting, is_last, kept in one_ahead(written) if self.writers.wait_elsewhere else written:
                 pictures = waiting.result()
-                yield pictures, self._made(pictures), is_last
+                yield pictures, self._made(pictures), is_last, kept
 
     def _written(self, begun: list[Future[Picture]], is_last: bool, kept: KeptAnswers) -> list[Picture]:
         """A batch of pictures, once the captioners of `caption.writers` have written about them."""
@@ -259,7 +257,7 @@ class CaptionWorker:
                     self._score_own(captioner, self._texts_of(new, place), seen[captioner][at])
                 self._score(new, some, lambda model: seen[model][at])
             if self.judges.are_asked_for(self.config.passes):
-                self.judges.score(new, some)
+                self.judges.score(new, some, kept.scores)
 
         self._sparing.run(rows, pictures, kept, draw, score)
         set_agreement(rows)

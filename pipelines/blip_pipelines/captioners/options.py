@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from blip_bootstrap.config.mistakes import in_words
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.paths import is_there, model_name
+from blip_bootstrap.storage.store import fetched
 from blip_training.runtime.commits import pinned
 
 SAMPLED = 64
@@ -52,14 +53,14 @@ def _in_words(item: Any, kind: type[Options]) -> str:
 def source_of(checkpoint: str) -> str:
     """A folder, a file or a hub name as an option has it, `~` expanded. Raises ConfigError for a path without anything.
 
-    A name that may be of the hub is not asked for there.
+    A name that may be of the hub is not asked for there. What lies on a run's store is fetched from it.
     """
     try:
         source = str(model_name(checkpoint))
     except ValueError as error:
         raise ConfigError([f"options.checkpoint: {error}"]) from error
     is_path = source.startswith((".", "/")) or source.count("/") > 1
-    if is_path and not is_there(Path(source)):
+    if not is_there(fetched(Path(source))) and is_path:
         raise ConfigError([f"options.checkpoint: {source}: no such file or folder"])
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ConfigError([f"options.checkpoint: {source}: there is no config.json in it; give a model's folder"])

@@ -51,6 +51,18 @@ def names_of_judges(judges: Sequence[JudgeConfig]) -> list[str]:
     return [name for one in judges for name in score_names(one, make_judge(one.kind, one.options).names).values()]
 
 
+def told_of(judge: JudgeConfig, made: Judge | None = None) -> dict[str, object]:
+    """What stands of a judge in the metadata of captions; two of which it is the same give the same scores.
+
+    Raises ConfigError as `make_judge` does.
+    """
+    made = made or make_judge(judge.kind, judge.options)
+    names = [*score_names(judge, made.names).values()]
+    return {
+        "name": judge.name, "kind": judge.kind, "digest": made.digest, "varies_with": made.varies_with, "scores": names,
+    }  # fmt: skip
+
+
 def mistakes_of(judges: Sequence[JudgeConfig]) -> list[str]:
     """What is wrong with the judges' kinds, options and names, one line for each mistake."""
     mistakes, known = [], dict.fromkeys(TAKEN, "a score or column that is always there")

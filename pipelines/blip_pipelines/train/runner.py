@@ -28,7 +28,9 @@ METRICS = "metrics.jsonl"
 
 POLL_S, POLL_STORE_S = 0.5, 3.0
 
-SHOWN = ("loss", "itc", "itm", "lm", "skipped_steps")
+SHOWN = (
+    "loss", "itc", "itm", "lm", "samples_per_s", "feed_wait", "mfu", "gpu_memory_gib", "skipped_steps", "loss_spikes",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +96,8 @@ def train(job: Training, config: RayConfig) -> Counts:
         log.warning("%s: ITM learned nothing (its loss is that of guessing); see docs/training.md", job.name)
     if skipped := counts.get("skipped_steps"):
         log.warning("%s: %d of %d steps were skipped, their loss was not finite", job.name, skipped, job.steps)
+    if spikes := counts.get("loss_spikes"):
+        log.warning("%s: the loss of %d of %d steps lay far above that of those before", job.name, spikes, job.steps)
     return counts
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from blip_bootstrap.config import CaptionConfig, Config, PretrainConfig, RayConfig
+from blip_bootstrap.config import CaptionConfig, Config, JudgeConfig, PretrainConfig, RayConfig, WriterConfig
+from blip_bootstrap.config.writers import PromptConfig
 from blip_bootstrap.loop.sent import with_sent
 from blip_bootstrap.storage.parquet import parquet_files
 from blip_bootstrap.storage.remote import opened
+from blip_pipelines.captioners.registry import KINDS as CAPTIONERS
+from blip_pipelines.judges.registry import KINDS
 from blip_training.runtime.sources import resolve_source
 from tests.support.moto_store import Bucket, environment, moto_server
 
@@ -82,6 +86,28 @@ def test_sections_within_sections(bucket: Bucket, tmp_path: Path) -> None:
     sent = with_sent(config_of("auto"), section)
     assert "/given/" in sent.model.text.tokenizer
     assert sent.model.text.tokenizer.endswith("/vocab.txt")
+
+
+def test_checkpoints_of_writers_and_judges(bucket: Bucket, model: Path) -> None:
+    """They are found by a worker whose disk is another one, and are the same to it: digests are of what they hold."""
+    given = {"checkpoint": str(model), "temperature": 0.5}
+    writer = WriterConfig(name="one", kind="transformers", options=given, prompts={"a": PromptConfig(text="b")})
+    judges = [
+        JudgeConfig(name="two", kind="dual_encoder", options={"checkpoint": str(model)}),
+        JudgeConfig(name="hub", kind="dual_encoder", options={"checkpoint": "google/siglip2"}),
+    ]
+    section = CaptionConfig(writers=(writer,), judges=tuple(judges))
+    sent = with_sent(config_of("auto"), section)
+    there = Path(str(sent.writers[0].options["checkpoint"]))
+    assert "/given/" in str(there)
+    assert sent.writers[0].options == {"checkpoint": str(there), "temperature": 0.5}
+    assert [one.options for one in sent.judges] == [{"checkpoint": str(there)}, judges[1].options]
+    assert sent.writers[0].prompts == writer.prompts
+    before = KINDS.digest(section.judges), CAPTIONERS.digest(section.writers)
+    shutil.rmtree(there)  # as in the working copy of another machine
+    assert (KINDS.digest(sent.judges), CAPTIONERS.digest(sent.writers)) == before
+    assert (there / "parts" / "model.safetensors").read_bytes() == b"weights"
+    assert with_sent(config_of("local"), section) == section
 
 
 @pytest.mark.parametrize("address", ["local", "none"])

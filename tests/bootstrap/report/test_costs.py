@@ -12,11 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.config import ReportConfig
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.costs import cost_figures, costs
 from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.report.round_page import page_html
+from blip_bootstrap.report.why import print_why, story_html, why
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import CAPTIONS, PAIRS
 
@@ -57,8 +59,9 @@ def second(row: Row, at: int, is_pair: bool) -> Row:
     """What is other in the text of the second captioner."""
     if is_pair:
         return {"candidate": 1, "kept": at % 3 > 0, "reason": None if at % 3 else "below_threshold"}
+    told = {"candidate": 1, "captioner": "dear", "prompt": "short" if at % 5 else "long", "raw_caption": "Sure! a dog"}
     costs = {"requests": 1.0, "prompt_tokens": 100.0, "completion_tokens": 5.0, "seconds": 0.5}
-    return {"candidate": 1, "captioner": "dear", **{f"cost_{name}": value for name, value in costs.items()}}
+    return {**told, **{f"cost_{name}": value for name, value in costs.items()}}
 
 
 def test_figures_are_those_that_are_counted_by_hand(sparing_run: Path) -> None:
@@ -77,6 +80,12 @@ def test_figures_are_those_that_are_counted_by_hand(sparing_run: Path) -> None:
     assert (one["texts"], one["kept"], one["prompt_tokens"]) == (
         len(dear), sum(pair["kept"] for _, pair in dear), 100 * len(dear),
     )  # fmt: skip
+    by_prompt = found["cost_by_prompt"]
+    assert [*by_prompt] == ["dear/long", "dear/short"]
+    for name, sums in by_prompt.items():
+        some = [pair for text, pair in dear if text["prompt"] == name.partition("/")[2]]
+        assert (sums["texts"], sums["kept"]) == (len(some), sum(pair["kept"] for pair in some))
+        assert sums["requests_per_kept"] == pytest.approx(len(some) / sums["kept"])
     others = [name for name in found["cost_by_captioner"] if name != "dear"]
     assert all("requests" not in found["cost_by_captioner"][name] for name in others)
 
@@ -115,6 +124,30 @@ def judged_rows(root: Path) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
+def test_the_audit_has_the_same_sums(sparing_run: Path) -> None:
+    (answer,) = audit(sparing_run, 1, ["costs"])
+    figures = cost_figures(sparing_run, 1)
+    found = {f"{row['captioner']}/{row['prompt']}": row for row in answer.table.to_pylist()}
+    for name, sums in figures["cost_by_prompt"].items():
+        assert {key: found[name][key] for key in sums} == pytest.approx(sums)
+    (own,) = [row for row in found.values() if row["prompt"] is None]
+    assert own["requests"] is own["seconds_per_kept"] is None
+    assert own["tokens"] + sum(sums["tokens"] for sums in figures["cost_by_prompt"].values()) == figures["cost_tokens"]
+
+
+def test_why_tells_who_wrote_a_text_by_which_prompt_and_what_it_cost(
+    sparing_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = next(text for text, _ in paired(sparing_run) if text["captioner"] == "dear")
+    print_why(sparing_run, text["key"])
+    line = next(one for one in capsys.readouterr().out.splitlines() if "dear" in one)
+    assert f"dear/{text['prompt']}  cost 1 requests, 100 prompt tokens, 5 completion tokens, 0.5 seconds" in line
+    assert line.endswith("answered Sure! a dog")
+    page = story_html(why(sparing_run, text["key"]))
+    assert "Sure! a dog" in page
+    assert "cost_seconds" in page
+
+
 def test_a_round_without_captions_costs_nothing(finished_run: Path) -> None:
     assert cost_figures(finished_run, 0) == {}
 
@@ -129,6 +162,7 @@ def test_the_page_says_what_a_kept_caption_cost_and_what_was_spared(sparing_run:
     assert f"A kept caption cost {figures['cost_tokens_per_kept']:.3g} tokens" in page
     assert "Cost of each captioner" in page
     assert "dear" in page
+    assert "dear/long" in page
 
 
 def test_a_page_of_before_has_no_such_section(finished_run: Path) -> None:

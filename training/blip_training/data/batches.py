@@ -22,8 +22,8 @@ from blip_training.data.row_groups import Sample
 from blip_training.data.shards import Drawing, Shard, Split, annotated_shards, rng_of, web_shards
 from blip_training.data.stream import Stream
 
-FEED = "lanes"
-"""The order in which trainings see their samples; a training that was begun in another one cannot go on in this."""
+FEED = 2
+"""The number of the order in which trainings see their samples; what was begun in another one cannot go on in this."""
 
 
 class AnyBatch(Protocol):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip_bootstrap.config import ItcConfig, ItmConfig
+from blip_training.model.flops import Flops, contrastive_flops
 from blip_training.model.med import Med
 from blip_training.objective.frozen_texts import FrozenTexts, has_frozen_texts
 from blip_training.objective.losses import (
@@ -137,6 +138,11 @@ class Contrast:
         self.queue.push(*step.momentum)
         self.med.clamp_temperature(self.itc_config.min_temperature)
         self.momentum.update(self.med)
+
+    def flops(self, step: StepFeatures, with_lm: bool, with_itm: bool) -> Flops:
+        """What a micro-batch of the step needs for its losses, momentum features included."""
+        num_compared = len(step.momentum.images) + self.queue.filled
+        return contrastive_flops(self.med.config, self.med.num_tokens, num_compared, with_lm, with_itm)
 
     def _place(self, step: StepFeatures, batch: MicroBatch, rank: int) -> slice:
         """The rows of worker `rank`'s micro-batch among those of the whole step."""

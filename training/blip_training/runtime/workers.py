@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from blip_bootstrap.config import Device
 from blip_bootstrap.errors import InputError
@@ -117,25 +117,3 @@ def average(values: Mapping[str, Tensor], world: int) -> dict[str, Tensor]:
     both = torch.stack([value.float() for value in values.values()])
     dist.all_reduce(both)
     return dict(zip(values, both / world, strict=True))
-
-
-def average_gradients(parameters: Iterable[nn.Parameter], world: int, loss: Tensor) -> Tensor:
-    """Replace the gradients by their means over all workers, in one exchange; a missing gradient counts as zero.
-
-    Returns the mean of the workers' losses, so that all workers see if one of them is not finite.
-    """
-    if world == 1:
-        return loss
-    trained = [p for p in parameters if p.requires_grad]
-    for parameter in trained:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [p.grad for p in trained if p.grad is not None]
-    flat = torch.cat([*(g.reshape(-1) for g in gradients), loss.to(gradients[0].dtype).reshape(1)])
-    dist.all_reduce(flat)
-    flat /= world
-    start = 0
-    for gradient in gradients:
-        gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-        start += gradient.numel()
-    return flat[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -28,9 +29,9 @@ def contrastive_step(
     with run.autocast():
         features = contrast.features(micro_batches)
     for batch in micro_batches:
-        with run.autocast():
-            losses = _losses(run, contrast, features, batch, alpha, lm_of)
+        losses = run.losses(partial(_losses, run, contrast, features, batch, alpha, lm_of))
         run.backward(losses)
+        run.pace.did(contrast.flops(features, with_lm="lm" in losses, with_itm="itm" in losses), batch.mask)
     taken = run.update(alpha=alpha, temperature=contrast.med.temperature.detach())
     if taken:
         contrast.update(features)

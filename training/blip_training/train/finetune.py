@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,11 +17,13 @@ from blip_training.data.left_out import read_left_out
 from blip_training.data.shards import annotated_shards
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.cross_attention import KeyValue
+from blip_training.model.flops import captioning_flops
 from blip_training.model.med import DECODE, EMBED, Med, require
 from blip_training.objective.contrast import Contrast
 from blip_training.objective.losses import drop_words, itc_loss, itm_loss, lm_loss, text_hashes
 from blip_training.objective.micro_batches import MicroBatch, encode_texts, micro_batches_of, warn_of_cut_texts
 from blip_training.runtime.workers import Worker, this_worker
+from blip_training.train.alike import check_config
 from blip_training.train.best_model import Best
 from blip_training.train.contrastive_step import LmOf, contrastive_step
 from blip_training.train.feed import feed_of
@@ -49,6 +52,7 @@ def finetune_captioner_model(
     if config.shared:
         return finetune_shared_model(out, previous_model, human, config, on_step, same_pictures)
     worker = this_worker(config.optimizer.device)
+    check_config(config, worker)
     alone = Worker(worker.device)
     med, tokenizer = _start(previous_model, DECODE, config, worker)
     prompt_tokens = len(tokenizer.piece_ids(config.prompt))
@@ -57,6 +61,9 @@ def finetune_captioner_model(
         states = med.encode_image(batch.images)
         read = drop_words(batch.ids, word_dropout, tokenizer.unk_id, prompt_tokens) if word_dropout else None
         return lm_loss(med, states, batch.ids, batch.mask, prompt_tokens, config.label_smoothing, read=read)
+
+    def losses_of(batch: MicroBatch) -> dict[str, Tensor]:
+        return {"lm": lm_of(batch, config.word_dropout) * batch.lm_share}
 
     def validate(batch: Batch) -> Tensor:
         return lm_of(micro_batches_of(med, tokenizer, [batch], alone, config.prompt)[0])
@@ -67,19 +74,19 @@ def finetune_captioner_model(
     run = Run(out, med, config.optimizer, worker, {"best": best} if best else {}, on_step)
     if worker.first and not run.step:
         warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.own_samples(0)], config.prompt)
+    flops = captioning_flops(med.config, med.num_tokens, prompt_tokens)
 
-    for step, batches in run.steps(data):
+    for _step, batches in run.steps(data):
         for batch in micro_batches_of(med, tokenizer, batches, worker, config.prompt):
-            with run.autocast():
-                lm = lm_of(batch, config.word_dropout) * batch.lm_share
-            run.backward({"lm": lm})
+            run.backward(run.losses(partial(losses_of, batch)))
+            run.pace.did(flops, batch.mask)
         run.update()
-        if best:
-            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
+        run.measure(best)
 
     figures = best.figures() if best else {}
     if worker.first:
-        save_captioner(out, best.best if best else med, tokenizer)
+        with run.published():
+            save_captioner(out, best.best if best else med, tokenizer)
     return {"human_captions": data.num_samples, **run.finish(), **figures}
 
 
@@ -102,6 +109,7 @@ def finetune_filter_model(
     With `config.shared` the `captioner` is saved as the filter, and nothing is trained.
     """
     worker = this_worker(config.optimizer.device)
+    check_config(config, worker)
     if config.shared and captioner is not None:
         if worker.first:
             save_filter(out, *load_med(captioner))
@@ -126,12 +134,12 @@ def finetune_filter_model(
         if hard:
             micro_batches = hard.with_texts(med, tokenizer, step, batches, micro_batches)
         contrastive_step(run, contrast, micro_batches, alpha_at(config.itc, step))
-        if best:
-            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
+        run.measure(best)
 
     figures = best.figures() if best else {}
     if worker.first:
-        save_filter(out, best.best if best else med, tokenizer)
+        with run.published():
+            save_filter(out, best.best if best else med, tokenizer)
     counts = hard.counts() if hard else {}
     return {"human_captions": data.num_samples, **counts, **run.finish(), **figures}
 
@@ -149,6 +157,7 @@ def finetune_shared_model(
     Saved in `out` in this package's format. All else is as in `finetune_captioner_model` and `finetune_filter_model`.
     """
     worker = this_worker(config.optimizer.device)
+    check_config(config, worker)
     alone = Worker(worker.device)
     med, tokenizer = _start(previous_model, DECODE, config, worker)
     require(med, EMBED, previous_model)
@@ -177,11 +186,11 @@ def finetune_shared_model(
         prompted = micro_batches_of(med, tokenizer, batches, worker, config.prompt)
         lm = _with_prompt(prompted, lm_of)
         contrastive_step(run, contrast, micro_batches, alpha_at(config.itc, step), lm)
-        if best:
-            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
+        run.measure(best)
     figures = best.figures() if best else {}
     if worker.first:
-        save_med(out, best.best if best else med, tokenizer)
+        with run.published():
+            save_med(out, best.best if best else med, tokenizer)
     return {"human_captions": data.num_samples, **run.finish(), **figures}
 
 

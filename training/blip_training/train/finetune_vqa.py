@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from blip_training.model.med import DECODE, MATCH, require
 from blip_training.model.vqa import Vqa
 from blip_training.objective.losses import answer_loss
 from blip_training.runtime.workers import Worker, this_worker
+from blip_training.train.alike import check_config
 from blip_training.train.best_model import Best
 from blip_training.train.feed import feed_of
 from blip_training.train.log import OnStep
@@ -37,6 +39,7 @@ def finetune_vqa_model(
     resumes from the checkpoint in `out`. Raises CheckpointError if the model can neither match and decode nor answer.
     """
     worker = this_worker(config.optimizer.device)
+    check_config(config, worker)
     vqa, tokenizer = start_vqa(start, config, worker)
 
     def lm_of(batch: VqaBatch) -> Tensor:
@@ -47,26 +50,27 @@ def finetune_vqa_model(
         answers = encode_cut(vqa, tokenizer, batch.answers, config.answer_tokens)  # [A, S]
         return answer_loss(vqa, read, mask, *answers, batch.weights, batch.question_of_answer, config.label_smoothing)
 
+    def losses_of(batch: VqaBatch) -> dict[str, Tensor]:
+        return {"lm": lm_of(batch)}
+
     trained, watched = split_questions(questions) if config.validate_every_steps else (questions, [])
     feed = feed_of(vqa, config.optimizer, worker, config.augment, crop_area=config.crop_area)
     data = VqaData(trained, feed, config)
     best = _best(vqa, watched, config, worker, lm_of) if config.validate_every_steps else None
     run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, on_step)
 
-    for step, batches in run.steps(data):
+    for _step, batches in run.steps(data):
         for batch in batches:
-            with run.autocast():
-                lm = lm_of(batch)
-            run.backward({"lm": lm})
+            run.backward(run.losses(partial(losses_of, batch)))
         run.update()
-        if best:
-            best.measure(step + 1, last=step + 1 == config.optimizer.steps)
+        run.measure(best)
 
     figures = best.figures() if best else {}
-    if best:
-        vqa.load_state_dict(best.best.state_dict())
-    if worker.first:
-        save_vqa(out, vqa, tokenizer)
+    with run.published():
+        if best:
+            vqa.load_state_dict(best.best.state_dict())
+        if worker.first:
+            save_vqa(out, vqa, tokenizer)
     return {"questions": data.num_samples, **run.finish(), **figures}
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from blip_bootstrap.storage.files import sync, write_whole
+from blip_training.watch.pace import Pace
+from blip_training.watch.spikes import Spikes
+from blip_training.watch.trackers import Trackers
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 """Called after each line of the log with the number of steps done and the line's figures."""
@@ -38,8 +41,15 @@ ITM_AT_REST = itm_of_guessing(2)
 class TrainingLog:
     """Writes means of the losses since the last line to metrics.jsonl; waits for the device only once a line."""
 
-    def __init__(self, path: Path, writes: bool, on_step: OnStep | None) -> None:
+    def __init__(
+        self, path: Path, writes: bool, on_step: OnStep | None, pace: Pace | None = None,
+        trackers: Trackers | None = None,
+    ) -> None:  # fmt: skip
         self.path, self.writes, self.on_step = path, writes, on_step
+        self.pace, self.trackers = pace or Pace(), trackers if trackers and writes else Trackers()
+        self.spikes = Spikes()
+        self.step_losses: dict[int, Tensor] = {}
+        self._spiking = False
         self.sums: dict[str, Tensor] = {}
         self.step_sums: dict[str, Tensor] = {}
         self.skipped, self.skipped_in_a_row = 0, 0
@@ -49,12 +59,11 @@ class TrainingLog:
         self.itm: list[float] = []
         self.itm_rest = ITM_AT_REST
         self.warned = False
-        self.clock = time.perf_counter()
-        self._timed = 0
 
     def start(self, step: int) -> None:
         """Begin after `step`: lines of later steps, which will be written again, are dropped."""
-        self.clock, self._timed = time.perf_counter(), 0
+        self.trackers.start(self.path.parent, step)
+        self.pace.start()
         if self.writes:
             lines = self.path.read_text().splitlines() if self.path.exists() else []
             write_whole(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
@@ -73,29 +82,34 @@ class TrainingLog:
         """The sum of losses of the step under way, as far as added."""
         return self.step_sums["loss"]
 
+    def watch(self, step: int, loss: Tensor) -> None:
+        """Look out for a spike in the loss of step number `step`, the mean over all workers, when the line is written."""
+        self.step_losses[step] = loss.detach()
+
     def note(self, **figures: Tensor | float) -> None:
         """End a step that was taken; the line shows the last of `figures`, not their means."""
         _add(self.sums, self.step_sums)
         self.notes, self.step_sums, self.skipped_in_a_row = figures, {}, 0
         self.steps += 1
-        self._timed += 1
+        self.pace.steps += 1
 
     def skip(self, step: int) -> None:
         """End step number `step`, which was not taken, and forget its losses."""
         self.step_sums = {}
         self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
-        self._timed += 1
+        self.pace.steps += 1
         if self.writes and self.skipped_in_a_row == 1:
             log.warning("step %d is skipped: its loss or gradient is not finite (%d so far)", step, self.skipped)
 
     def write(self, step: int, batch_size: int) -> None:
         """Write the line of step number `step`: the means since the last line."""
-        now = time.perf_counter()
         line = {name: float(total) / self.steps for name, total in self.sums.items()}
         line |= {name: float(value) for name, value in self.notes.items()}
         line |= {"skipped_steps": self.skipped} if self.skipped else {}
-        line["samples_per_s"] = self._timed * batch_size / max(now - self.clock, 1e-9)
-        self.sums, self.notes, self.steps, self.clock, self._timed = {}, {}, 0, now, 0
+        self._watch_spikes()
+        line |= {"loss_spikes": self.spikes.count} if self.spikes.count else {}
+        line |= self.pace.figures(batch_size)
+        self.sums, self.notes, self.steps = {}, {}, 0
         self.last = self.last | line
         self._watch_itm(step, line)
         if self.writes:
@@ -103,8 +117,26 @@ class TrainingLog:
                 file.write(
                     json.dumps({"step": step, **{name: float(f"{value:.9g}") for name, value in line.items()}}) + "\n"
                 )
+            self.trackers.write(step, line)
             if self.on_step:
                 self.on_step(step, line)
+
+    def close(self) -> None:
+        """End the runs of the trackers."""
+        self.trackers.close()
+
+    def _watch_spikes(self) -> None:
+        """Look for spikes in the losses of the steps since the last line; tell of the first of them."""
+        steps, losses = list(self.step_losses), list(self.step_losses.values())
+        values = torch.stack(losses).tolist() if losses else []
+        found = self.spikes.find(dict(zip(steps, values, strict=True)), sorted(self.sums))
+        self.step_losses = {}
+        if found and self.writes and not self._spiking:
+            log.warning(
+                "step %d: a loss of %.4g, where the steps before it have %.4g in the middle: a spike (%d so far)",
+                *found[0], self.spikes.count,
+            )  # fmt: skip
+        self._spiking = bool(found)
 
     def _watch_itm(self, step: int, line: Mapping[str, float]) -> None:
         if "itm" not in line:
@@ -123,13 +155,18 @@ class TrainingLog:
     def state(self) -> dict[str, Any]:
         """What the checkpoint keeps, so that a resumed run writes the lines of one that was not killed."""
         skipped = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
-        return {"sums": dict(self.sums), "steps": self.steps, "itm": self.itm, "warned": self.warned, **skipped}
+        watched = {"spikes": self.spikes.state(), "step_losses": dict(self.step_losses), "tracker": self.trackers.id}
+        return (
+            {"sums": dict(self.sums), "steps": self.steps, "itm": self.itm, "warned": self.warned} | skipped | watched
+        )
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.sums, self.steps = dict(state["sums"]), state["steps"]
         self.itm, self.warned = state["itm"], state["warned"]
         self.skipped, self.skipped_in_a_row = state.get("skipped", 0), state.get("skipped_in_a_row", 0)
+        self.spikes.restore(state.get("spikes", self.spikes.state()))
+        self.step_losses, self.trackers.id = dict(state.get("step_losses", {})), state.get("tracker", "")
 
 
 def _add(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> None:

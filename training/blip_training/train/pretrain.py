@@ -22,6 +22,7 @@ from blip_training.objective.contrast import Contrast
 from blip_training.objective.losses import lm_loss
 from blip_training.objective.micro_batches import MicroBatch, micro_batches_of, warn_of_cut_texts
 from blip_training.runtime.workers import Worker, this_worker
+from blip_training.train.alike import check_config
 from blip_training.train.contrastive_step import contrastive_step
 from blip_training.train.feed import feed_of
 from blip_training.train.log import OnStep
@@ -42,6 +43,7 @@ def pretrain_model(
     InputError if there is no pair or a picture is broken.
     """
     worker = this_worker(config.optimizer.device)
+    check_config(config, worker)
     med, tokenizer = start_model(config, previous, worker, known_texts(images, human))
     contrast = Contrast(med, config.itc, config.itm, worker)
     feed = feed_of(
@@ -64,7 +66,8 @@ def pretrain_model(
         contrastive_step(run, contrast, micro_batches, alpha_at(config.itc, step), lm_of)
 
     if worker.first:
-        save_med(out, med, tokenizer, {"pretrained_steps": run.step})
+        with run.published():
+            save_med(out, med, tokenizer, {"pretrained_steps": run.step})
     return {"pairs": data.web.num_samples, "human_captions": data.human.num_samples, **run.finish()}
 
 

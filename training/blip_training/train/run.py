@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from blip_bootstrap.config import OptimizerConfig
-from blip_bootstrap.errors import CheckpointError, RunFailed
-from blip_bootstrap.storage.files import staged_file
-from blip_bootstrap.storage.store import gone, publish
+from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.storage.store import publish
 from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.fresh import started_names
 from blip_training.data.batches import BatchT, StepBatches
 from blip_training.model.med import Med
+from blip_training.objective.running_mean import RunningMean
+from blip_training.runtime.ahead import on_device
 from blip_training.runtime.allocator import keep_freed_memory
-from blip_training.runtime.workers import Worker, average, average_gradients, wait_for_all
+from blip_training.runtime.gradients import LossesOf, SharedGradients
+from blip_training.runtime.stall import Part, StallWatch
+from blip_training.runtime.workers import Worker, average, wait_for_all
+from blip_training.train.alike import begin_alike, check_data
+from blip_training.train.best_model import Best
+from blip_training.train.checkpoints import Checkpoints, weights_of
 from blip_training.train.log import LOG_FILE, OnStep, TrainingLog
 from blip_training.train.schedule import lr_at, make_optimizer, seed_step
-
-CHECKPOINT = "checkpoint.pt"
+from blip_training.watch.pace import Pace
+from blip_training.watch.trackers import Trackers
 
 
 def prepare(med: Med, config: OptimizerConfig) -> Med:
@@ -44,7 +50,8 @@ def prepare(med: Med, config: OptimizerConfig) -> Med:
 
 
 class Run:
-    """One training: `for step, batches in run.steps(data)`, in it `run.backward(losses)` and `run.update()`.
+    """One training: `for step, batches in run.steps(data)`, in it `run.update()` after, for each micro-batch,
+    `run.backward(run.losses(losses_of))`.
 
     `out` holds metrics.jsonl and the checkpoint, from which the training resumes if there is one. `kept` are modules
     beside the model that the checkpoint saves too (momentum encoder, queue).
@@ -59,21 +66,36 @@ class Run:
             keep_freed_memory()
         self.optimizer = make_optimizer(med, config)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.modules = {"model": med, **(kept or {})}
-        self.log = TrainingLog(out / LOG_FILE, worker.first, on_step)
+        self.mean = RunningMean(med, config.ema) if config.ema else None
+        self.modules = {"model": med, **({"mean": self.mean} if self.mean else {}), **(kept or {})}
+        self.pace = Pace(worker.device)
+        trackers = Trackers(config.trackers, config.tracker_project)
+        self.log = TrainingLog(out / LOG_FILE, worker.first, on_step, self.pace, trackers)
+        self.checkpoints = Checkpoints(out)
         self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()
+        self._shared = SharedGradients(med) if worker.world > 1 else None
+        self._micro_batches = 0
+        self._watch = StallWatch(worker, config.stall_timeout_s) if worker.world > 1 else None
 
     def steps(self, data: StepBatches[BatchT]) -> Iterator[tuple[int, list[BatchT]]]:
         """The steps still to do, each with its micro-batches on the device."""
-        for step, batches in zip(self.count(), data.steps(self.step, self.config.steps), strict=True):
-            yield step, [batch.to(self.worker.device) for batch in batches]
+        check_data(data, self.worker)
+        feed = on_device(data.steps(self.step, self.config.steps), self.worker.device)
+        for step, batches in zip(self.count(), self.pace.waiting(feed), strict=True):
+            self._begins("the micro-batches")
+            yield step, batches
 
     def count(self) -> Iterator[int]:
         """The steps still to do; seeds and learning rate are set before each, log and checkpoint written after it."""
         self.log.start(self.step)
+        with self._watch or nullcontext():
+            yield from self._counted()
+
+    def _counted(self) -> Iterator[int]:
         while self.step < self.config.steps:
+            self._begins("the feed")
             self.generator = seed_step(self.config.seed, self.step, self.worker.rank, self.worker.device)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr_at(self.config, self.step) * group.get("lr_scale", 1.0)
@@ -83,6 +105,18 @@ class Run:
     def autocast(self) -> AbstractContextManager[Any]:
         """Autocast to bfloat16 with `optimizer.dtype: bfloat16`; the weights stay float32."""
         return torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
+    def losses(self, losses_of: LossesOf) -> Mapping[str, Tensor]:
+        """The losses of the step's next micro-batch, which `losses_of` computes, under `autocast`.
+
+        Several workers' gradients are averaged while the last micro-batch of the step goes backward.
+        """
+        self._micro_batches += 1
+        self._begins("the micro-batches")
+        with self.autocast():
+            if self._shared is None:
+                return losses_of()
+            return self._shared.losses(losses_of, last=self._micro_batches == self.config.accumulate)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Add the gradients of the sum of one micro-batch's `losses` to those of the step."""
@@ -98,17 +132,33 @@ class Run:
         stay as the last step left them, and the caller must leave what follows the weights (momentum encoder, queue) as
         it is. Raises RunFailed after `max_skipped_steps` in a row.
         """
-        loss = average_gradients(self.parameters, self.worker.world, self.log.loss)
+        assert not self._shared or self._micro_batches == self.config.accumulate, "gradients are not exchanged"
+        self._begins("the optimizer's step")
+        loss = average({"loss": self.log.loss}, self.worker.world)["loss"]
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
         taken = bool(torch.isfinite(norm + loss))
         if taken:
             self.optimizer.step()
+            if self.mean:
+                self.mean.follow()
+            self.log.watch(self.step + 1, loss)
             self.log.note(lr=lr_at(self.config, self.step), grad_norm=norm, **figures)
         else:
             self.log.skip(self.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
+        self._micro_batches = 0
         self._check_skipped()
         return taken
+
+    def published(self) -> AbstractContextManager[None]:
+        """While the body runs, the model has the weights that are to be saved and validated: with `ema` their mean."""
+        return self.mean.in_place() if self.mean else nullcontext()
+
+    def measure(self, best: Best | None) -> None:
+        """Let `best`, if there is one, measure the weights after the step that was taken last."""
+        if best:
+            with self.published():
+                best.measure(self.step + 1, last=self.step + 1 == self.config.steps)
 
     def _check_skipped(self) -> None:
         """Raise RunFailed if too many steps in a row were skipped; at the end two are: the weights are in doubt."""
@@ -118,11 +168,17 @@ class Run:
             raise self._diverged(f"loss or gradient of {steps} up to step {self.step + 1} are not finite")
 
     def _diverged(self, what: str) -> RunFailed:
-        kept = "its last good checkpoint is kept" if (self.out / CHECKPOINT).exists() else ""
+        kept = "its last good checkpoint is kept" if self.checkpoints.exist() else ""
         advice = "lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.clip_norm"
         return RunFailed("; ".join(filter(None, (f"the training diverged: {what}", advice, kept))))
 
+    def _begins(self, part: Part) -> None:
+        """Note for the other workers which part of a step begins here."""
+        if self._watch:
+            self._watch.at(self.step + 1, part)
+
     def _close_step(self) -> None:
+        self._begins("log and checkpoint")
         self.step += 1
         last = self.step == self.config.steps
         self._due = last or self._due or self.step % self.config.checkpoint_every_steps == 0
@@ -130,8 +186,10 @@ class Run:
         saves = self._due and (last or not self.log.skipped_in_a_row)
         if saves and (names := not_finite(self._weights())):  # on every worker, so that none waits for another
             raise self._diverged(f"{len(names)} weights are not finite after step {self.step} ({names[0]})")
-        if last or self.step % self.config.log_every_steps == 0:
+        writes = last or self.step % self.config.log_every_steps == 0
+        if writes or saves:  # what a checkpoint keeps of the line under way is of all workers, too
             self.log.sums = average(self.log.sums, self.worker.world)
+        if writes:
             self.log.write(self.step, self.config.batch_size)
         if saves and not last:
             self._due = False
@@ -139,33 +197,22 @@ class Run:
                 self._save()
 
     def _weights(self) -> dict[str, Any]:
-        weights: dict[str, Any] = {name: module.state_dict() for name, module in self.modules.items()}
-        return weights | {"optimizer": self.optimizer.state_dict()}
+        return weights_of(self.modules, self.optimizer)
 
     def _save(self) -> None:
-        state = self._weights() | {"step": self.step, "log": self.log.state()}
         self.log.keep()
         publish(self.log.path)  # with the lines up to the checkpoint, for who goes on from it on another machine
-        with staged_file(self.out / CHECKPOINT) as staged, staged.open("wb") as file:
-            torch.save(state, file)  # given a path, torch would not report a full disk
+        self.checkpoints.save(self._weights() | {"step": self.step, "log": self.log.state()})
 
     def _resume(self) -> None:
-        path = self.out / CHECKPOINT
-        if not path.exists():
-            return
-        state = read_checkpoint(path)
-        try:
-            for name, module in self.modules.items():
-                module.load_state_dict(state[name])
-            self.optimizer.load_state_dict(state["optimizer"])
+        """Go on from the checkpoint where there is one; all workers begin with what rank 0 has."""
+
+        def restore() -> dict[str, Any] | None:
+            return self.checkpoints.restore(self.modules, self.optimizer)
+
+        if state := begin_alike(self.modules, self.optimizer, restore, self.worker):
             self.step = state["step"]
             self.log.restore(state["log"])
-            names = not_finite(self._weights())
-        except (KeyError, RuntimeError, ValueError) as error:
-            said = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{path}: of another model or version ({said}); delete it and run again") from error
-        if names:
-            raise CheckpointError(f"{path}: of a diverged training ({names[0]} is not finite); delete it and run again")
 
     def finish(self) -> dict[str, int | float]:
         """Delete the checkpoint, which the saved model replaces; the number of steps and the figures of the last line.
@@ -174,16 +221,9 @@ class Run:
         """
         if self.worker.first:
             publish(self.log.path)
-            gone(self.out / CHECKPOINT)
+            self.checkpoints.delete()
+        self.log.close()
         wait_for_all()
         watched = {"itm_at_rest": int(self.log.at_rest()), "skipped_steps": self.log.skipped}
+        watched |= {"loss_spikes": self.log.spikes.count}
         return {"steps": self.step, **self.log.last, **watched}
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of `Run`, without unpickling objects. Raises CheckpointError if it is damaged."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: a damaged checkpoint; delete it and run again") from error
-    return dict(state)

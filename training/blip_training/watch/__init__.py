@@ -1,0 +1,1 @@
+"""What is watched of a training beside its losses: pace, spikes, and the trackers that are told."""
