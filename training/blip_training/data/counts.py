@@ -66,7 +66,8 @@ class Counts:
         ends = np.cumsum(self.weight)
         ends = ends * (self.num_samples / ends[-1])
         ends[-1] = self.num_samples
-        return np.diff(np.floor(ends + rng.random()).astype(np.int64), prepend=0)
+        counted: Numbers = np.diff(np.floor(ends + rng.random()).astype(np.int64), prepend=0)
+        return counted
 
 
 def count_samples(shards: Sequence[Shard], rank: int = 0, world: int = 1, exchange: Exchange | None = None) -> Counts:
@@ -84,8 +85,8 @@ def count_samples(shards: Sequence[Shard], rank: int = 0, world: int = 1, exchan
     except BlipBootstrapError as error:
         found = error
     said = exchange(found)
-    if error := next((one for one in said if isinstance(one, BlipBootstrapError)), None):
-        raise error
+    if failed := next((one for one in said if isinstance(one, BlipBootstrapError)), None):
+        raise failed
     return _merged([one for part in said for one in part])
 
 
@@ -99,9 +100,9 @@ def _count_files(shards: Sequence[Shard], rank: int, world: int) -> list[tuple[i
 def _merged(found: Sequence[tuple[int, Counts]]) -> Counts:
     """The counts of all files in their order, with numbers for the names of lists."""
     parts = [counts for _, counts in sorted(found, key=lambda one: one[0])]
-    empty = Counts(*(np.zeros(0, np.int64) for _ in fields(Counts)))
     columns = {one.name: [getattr(part, one.name) for part in parts] for one in fields(Counts)}
-    joined = {name: np.concatenate(arrays) if arrays else getattr(empty, name) for name, arrays in columns.items()}
+    none = np.zeros(0, np.int64)
+    joined: dict[str, Any] = {name: np.concatenate(arrays) if arrays else none for name, arrays in columns.items()}
     joined["source"] = np.unique(joined["source"], return_inverse=True)[1]
     return Counts(**joined)
 
