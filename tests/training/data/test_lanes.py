@@ -23,6 +23,7 @@ from blip_training.data.batches import TrainingData, open_training_data
 from blip_training.data.counts import count_samples
 from blip_training.data.feed import Feed
 from blip_training.data.lanes import Lanes, num_lanes
+from blip_training.data.row_groups import read_row_group
 from blip_training.data.shards import Drawing, annotated_shards, web_shards
 from blip_training.train.human_pictures import HumanPictures
 from tests.support.many_groups import write_groups, write_human
@@ -116,7 +117,7 @@ def test_a_row_group_is_read_by_one_worker_once_an_epoch(
     groups: Path, world: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: Counter[tuple[str, int]] = Counter()
-    read = windows.read_row_group
+    read = read_row_group
 
     def counted(shard: Any, number: int, *rest: Any) -> Any:
         reads[shard.images.name, number] += 1
