@@ -81,7 +81,7 @@ def work_out(config: PretrainConfig, cluster: Cluster, pictures: Pictures) -> di
         "seconds": steps * step_s,
         "epoch_s": pictures.count / rate,
         "gpu_hours": steps * step_s * cluster.gpus / 3600,
-        "stored_bytes": pictures.count * pictures.bytes_each,
+        "stored_bytes": float(pictures.count * pictures.bytes_each),
         "read_bytes_per_s": rate * pictures.bytes_each,
         "decode_cores": rate * pictures.decode_ms / 1000,
         "exchanged_bytes": 2 * FLOAT_BYTES * num_weights * (cluster.gpus - 1) / cluster.gpus,
