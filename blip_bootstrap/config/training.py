@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from blip_bootstrap.config.marks import IdleWhere, Later, Speed
+from blip_bootstrap.config.marks import CountsAs, IdleWhere, Later, Speed
 from blip_bootstrap.config.model import ModelConfig
 from blip_bootstrap.config.section import (
     Count,
@@ -121,6 +121,11 @@ class OptimizerConfig(Section):
     checkpoint_every_steps: Annotated[Count, Speed()] = Field(
         1000, description="steps between two checkpoints; a training that was killed goes on from the last one"
     )
+    stall_timeout_s: Annotated[Positive, Speed()] = Field(
+        600.0,
+        description="several workers: seconds after which one that stands still is told, and all begin again from the "
+        "last checkpoint",
+    )
     log_every_steps: Annotated[Count, Speed()] = Field(
         20, description="steps between two lines of losses in metrics.jsonl"
     )
@@ -182,6 +187,13 @@ class ItmConfig(Section):
     )
 
 
+class SourceWeightsConfig(Section):
+    """The shares of the epochs that texts of a source are in; with `texts_per_image: one` how likely they are drawn."""
+
+    web: Fraction = Field(1.0, description="share of the epochs that a kept web text is in, 0..1")
+    synthetic: Fraction = Field(1.0, description="share of the epochs that a kept synthetic text is in, 0..1")
+
+
 class PretrainConfig(Section):
     """Pre-training of MED with ITC + ITM + LM (sections 3.2 and 4.1). `optimizer.steps: 0` leaves it out."""
 
@@ -192,6 +204,16 @@ class PretrainConfig(Section):
     label_smoothing: Fraction = Field(0.1, description="label smoothing of the language-modelling loss")
     human_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of each batch that comes from the human set; 0: in proportion to its size"
+    )
+    texts_per_image: Annotated[Literal["all", "one"], Later()] = Field(
+        "all",
+        description="all: an epoch has every kept text of a picture; one: one of them, drawn anew in each epoch, so "
+        "that every picture counts the same",
+    )
+    source_weights: Annotated[SourceWeightsConfig, Later()] = Field(
+        SourceWeightsConfig(),
+        description="how often training draws kept web and synthetic texts, beside select.weights; "
+        "select.synthetic_share throws texts away instead",
     )
     hold_out_validation: Annotated[bool, Later()] = Field(
         False,
@@ -208,7 +230,12 @@ class PretrainConfig(Section):
         description="efficientnet-lite0 with a frozen grid: augmented views of each picture, whose grids are kept; 0: "
         "a new view each time",
     )
-    num_workers: Count = Field(1, description="training processes that share each batch")
+    num_workers: Annotated[Count, CountsAs(1)] = Field(1, description="training processes that share each batch")
+    min_workers: Annotated[Count | None, Speed()] = Field(
+        None,
+        description="on Ray: where machines are lost for more than ten minutes, go on with so few workers; "
+        "null: wait for num_workers",
+    )
 
 
 class HardTextsConfig(Section):
@@ -287,7 +314,12 @@ class FinetuneConfig(Section):
         description="filter: no model of its own; the captioner is tuned by ITC, ITM and LM, with the captioner's "
         "settings, and is the filter, too (Table 4; the paper's are two)",
     )
-    num_workers: Count = Field(1, description="training processes that share each batch")
+    num_workers: Annotated[Count, CountsAs(1)] = Field(1, description="training processes that share each batch")
+    min_workers: Annotated[Count | None, Speed()] = Field(
+        None,
+        description="on Ray: where machines are lost for more than ten minutes, go on with so few workers; "
+        "null: wait for num_workers",
+    )
 
     @model_validator(mode="after")
     def _is_tuned(self) -> FinetuneConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Literal
 from huggingface_hub.constants import is_offline_mode
 
 from blip_bootstrap import __version__
-from blip_bootstrap.config import Config
+from blip_bootstrap.config import Config, JudgeConfig, WriterConfig
 from blip_bootstrap.errors import BlipBootstrapError
 from blip_bootstrap.loop.commits import note_commits, recall_commits
 from blip_bootstrap.progress import Say
@@ -21,7 +21,14 @@ from blip_bootstrap.storage.files import write_whole
 from blip_training.evaluate.glance import looks_right
 from blip_training.runtime.sources import is_here, resolve_source
 
-Needs = Literal["decode", "match", "score", "tokenizer", "start"]
+Needs = Literal["decode", "write", "match", "score", "read", "tokenizer", "start"]
+"""What a model is opened for; `read`: it is fetched, and opened by who asks it, with transformers' own classes."""
+
+NEEDS_OF: Mapping[str, Needs] = {
+    "blip": "write", "transformers": "read", "vllm": "read", "dual_encoder": "score", "vqa_score": "read",
+    "blip_itm": "match", "blip_itc": "match",
+}  # fmt: skip
+"""What the checkpoint of each built-in kind of captioner and judge is needed for; packages look after theirs."""
 
 STAMP = ".given.sha256"
 """Its file under the root says which models were found right; they are not opened again until a file changes."""
@@ -34,6 +41,7 @@ class Given:
     where: str
     source: str
     needs: Needs
+    revision: str | None = None
 
 
 def given_models(config: Config, number: int) -> Iterator[Given]:
@@ -48,6 +56,8 @@ def given_models(config: Config, number: int) -> Iterator[Given]:
         for i, source in enumerate(caption.filters):
             yield Given(f"caption.filters.{i}", source, "match")
         yield from _each("caption.scorer", caption.scorer, "score")
+        yield from _plugged_in("caption.writers", caption.writers)
+        yield from _plugged_in("caption.judges", caption.judges)
     if config.pretrain.optimizer.steps > 0:
         model = config.pretrain.model
         yield Given("pretrain.model.text.tokenizer", model.text.tokenizer, "tokenizer")
@@ -58,6 +68,16 @@ def given_models(config: Config, number: int) -> Iterator[Given]:
 def _each(where: str, source: str | None, needs: Needs) -> Iterator[Given]:
     if source:
         yield Given(where, source, needs)
+
+
+def _plugged_in(where: str, some: Sequence[WriterConfig | JudgeConfig]) -> Iterator[Given]:
+    """The checkpoints that captioners and judges of built-in kinds load; what is wrong as an option is said by them."""
+    for one in some:
+        needs, source, revision = (NEEDS_OF.get(one.kind), one.options.get("checkpoint"), one.options.get("revision"))
+        if needs and isinstance(source, str):
+            with suppress(OSError, RuntimeError):  # `~` of nobody
+                named = str(Path(source).expanduser()) if source.startswith("~") else source
+                yield Given(f"{where}.{one.name}", named, needs, revision if isinstance(revision, str) else None)
 
 
 def check_given(config: Config, number: int) -> list[str]:
@@ -86,7 +106,13 @@ def seem_right(config: Config, number: int) -> bool:
     usual = Config()
     prompts = [(one.caption.prompt, one.caption.sampler, one.captioner.prompt, one.evaluate.prompt,
                 one.evaluate.sampler) for one in (config, usual)]  # fmt: skip
-    return prompts[0] == prompts[1] and all(looks_right(one.source, one.needs) for one in given_models(config, number))
+    return prompts[0] == prompts[1] and all(map(_looks_right, given_models(config, number)))
+
+
+def _looks_right(one: Given) -> bool:
+    if one.needs == "read":  # of a hub name with a revision nothing is known without the hub's client
+        return is_here(one.source) and (not one.revision or Path(one.source).exists())
+    return looks_right(one.source, "decode" if one.needs == "write" else one.needs)
 
 
 def look_into_given(config: Config, number: int, say: Say) -> list[str]:
@@ -114,7 +140,10 @@ def _mistakes(config: Config, found: list[Given]) -> list[str]:
     opened, mistakes = Opened(config), []
     for one in found:
         try:
-            opened.open(one.source, one.needs)
+            if one.needs == "read":
+                resolve_source(one.source, one.revision)
+            else:
+                opened.open(one.source, one.needs)
         except BlipBootstrapError as error:
             mistakes.append(f"{one.where}: {' '.join(str(error).split())}")
     return mistakes + opened.prompt_mistakes()
@@ -140,7 +169,8 @@ def stamp_of(config: Config, found: list[Given]) -> str:
     settings = config.model_dump(
         mode="json", include={"caption", "captioner", "pretrain", "evaluate", "human", "held_out"}
     )
-    files = [[one.where, one.source, one.needs, _files(resolve_source(one.source))] for one in found]
+    files = [[one.where, one.source, one.needs, _files(resolve_source(one.source, one.revision))]
+             for one in found]  # fmt: skip
     return hashlib.sha256(json.dumps([__version__, settings, files], sort_keys=True).encode()).hexdigest()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from blip_bootstrap.planning.sample import (
     worded,
 )
 from blip_bootstrap.planning.training import measure_controls, measure_finetunes, measure_pretraining
+from blip_bootstrap.progress import quiet
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage.keys import part_name
 from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
@@ -53,6 +54,9 @@ DISK_PROBE_BYTES = 64_000_000
 
 DECODE_BOUND = 0.8
 """Share of a batch's time from which decoding its pictures bounds captioning, not the models."""
+
+UNITS = ("requests", "prompt_tokens", "completion_tokens")
+"""What captioners tell that a text cost, beside seconds."""
 
 Say = Callable[[str], None]
 
@@ -93,7 +97,7 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
             *([same] if same else []),
             *measure_finetunes(config, models, folders.get("human"), scratch),
         ]
-        captioning, captions = measure_captioning(config, models, sample, limit_s, known)
+        captioning, captions = measure_captioning(config, models, sample, limit_s, known, say)
         check = cost_of_check(config, sizes, captioning)
         costs += [
             captioning,
@@ -131,11 +135,12 @@ def find_sample(config: Config, scratch: Path, count: int) -> tuple[Sample, Cost
 
 
 def measure_captioning(
-    config: Config, models: PlannedModels, sample: Sample, limit_s: float, known: Sequence[str] = ()
+    config: Config, models: PlannedModels, sample: Sample, limit_s: float, known: Sequence[str] = (), say: Say = quiet
 ) -> tuple[Cost, list[dict[str, Any]]]:
     """The cost of captioning and scoring with as many actors as a run would start here; and the sample's captions.
 
     `known` texts take the place of what the captioner wrote: the random words of an untrained model take more room.
+    `say` gets a line for each captioner and judge that is plugged in: its part of the time, and what it costs.
     """
     from blip_pipelines.cluster.probe import empty_job_s, started_actors  # ray takes two seconds to import
 
@@ -158,6 +163,8 @@ def measure_captioning(
     seconds = sum(one["seconds"] for one in found) / num_actors
     decode_s = sum(one["decode_s"] for one in found) / num_actors
     captions, images = worded(found[0]["captions"], known), found[0]["images"]
+    for line in of_plugged_in(found[0]["plugged_in"], captions, images):
+        say(f"plan: {line}")
     return Cost(
         "caption + score",
         rows_per_image=len(captions) / images,
@@ -172,6 +179,25 @@ def measure_captioning(
         devices_per_worker=gpus or caption.cpus_per_actor,
         device="GPU" if gpus else "CPU",
     ), captions
+
+
+def of_plugged_in(seconds: Mapping[str, float], captions: Sequence[Mapping[str, Any]], images: int) -> Iterator[str]:
+    """For each captioner and judge that is plugged in, by its setting, a line of what it takes for an image.
+
+    Part of the time of "caption + score"; a server's is that of one worker, which asks beside its other work.
+    """
+    for name, of_text in seconds.items():
+        _, kind, own = name.split(".", 2)
+        mine = [row for row in captions if (row["captioner"] == own if kind == "writers" else own_scores(row, own))]
+        told = f"{name}: {len(mine) / images:.3g} texts an image, {len(mine) / images * of_text:.3g} s an image"
+        sums = [(unit, sum(row[f"cost_{unit}"] or 0 for row in mine)) for unit in UNITS if kind == "writers"]
+        yield ", ".join([told, *(f"{value / images:.3g} {unit.replace('_', ' ')}" for unit, value in sums if value)])
+
+
+def own_scores(row: Mapping[str, Any], judge: str) -> bool:
+    """Whether a text has a score of a judge, which is called as the judge is, or begins so."""
+    told = [name for name, _ in [*(row["scores"] or []), *(row["scores_lacking"] or [])]]
+    return any(name == judge or name.startswith(f"{judge}_") for name in told)
 
 
 def measure_select(config: Config, captions: list[dict[str, Any]], folder: Path, share: float) -> Cost:

@@ -19,6 +19,7 @@ from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading, write_parquet
+from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.again import Again, BlockWork, work_of
@@ -211,12 +212,12 @@ def read_rows(part: Path, first: int, count: int, columns: Sequence[str] = IMAGE
         return file.read_row_groups(list(groups), list(columns)).slice(first - at, count)
 
 
-def with_all_columns(captions: pa.Table) -> pa.Table:
+def with_all_columns(captions: pa.Table, table: Table = CAPTIONS) -> pa.Table:
     """Captions with every column of today, null where an earlier version that made them did not have it yet."""
-    for column in CAPTIONS.columns:
+    for column in table.columns:
         if column.name not in captions.column_names:
             captions = captions.append_column(column.name, pa.nulls(len(captions), column.type))
-    return captions.select(CAPTIONS.schema.names)
+    return captions.select(table.schema.names)
 
 
 def merge_if_whole(block: Block) -> None:

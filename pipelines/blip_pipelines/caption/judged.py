@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,7 @@ class Asked:
         self.judge = make_judge(config.kind, config.options)
         self.names = score_names(config, self.judge.names)
         self.is_waiting = False
+        self.num_asked, self.seconds = 0, 0.0
         self._is_loaded = False
         self._at_once: int | None = None
         self._lacking: Counter[str] = Counter()
@@ -108,8 +110,9 @@ class Asked:
         while len(found) < len(pairs):
             some = pairs[len(found) : len(found) + size]
             try:
-                self.is_waiting = self._is_server
+                self.is_waiting, started = self._is_server, time.perf_counter()
                 found += self._checked(self.judge.score(some), len(some))
+                self.num_asked, self.seconds = self.num_asked + len(some), self.seconds + time.perf_counter() - started
                 size = min(self._at_once or len(pairs), len(pairs))
                 continue
             except BlipBootstrapError:

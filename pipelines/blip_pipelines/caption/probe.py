@@ -45,7 +45,14 @@ class SampledCaptioning:
             "captions": captions,
             "images": sum(row["source"] == "web" for row in captions),
             "peak_bytes": peak_bytes(),
+            "plugged_in": self._plugged_in(),
         }
+
+    def _plugged_in(self) -> dict[str, float]:
+        """Seconds a text of each captioner of `caption.writers` and judge of `caption.judges`, by its setting."""
+        found = {f"caption.writers.{one.config.name}": (one.seconds, one.num_asked) for one in self._worker.writers.all}
+        found |= {f"caption.judges.{one.config.name}": (one.seconds, one.num_asked) for one in self._worker.judges.all}
+        return {name: seconds / count for name, (seconds, count) in found.items() if count}
 
     def _seconds_of_a_block(self, images: pa.Table) -> float:
         """Seconds an image takes in a second block, for a GPU, which takes hundreds at once: its first are decoded."""

@@ -17,6 +17,7 @@ from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.closed_lists import DEATHS
 from blip_bootstrap.storage.parquet import read_parquet, write_parquet
+from blip_bootstrap.storage.schema import Table
 from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import KeptScores, Told
@@ -50,17 +51,20 @@ Piece = tuple[PictureTexts, Sequence[str], Mapping[str, Told]]
 
 
 class BeforeJudged:
-    """A block's captions as other judges left them; `judges` are those of today, of which some may be the same."""
+    """Texts as other judges left them; `judges` are those of today, of which some may be the same.
 
-    def __init__(self, block: Block, judges: Judges) -> None:
-        keys = block.images(["key"])["key"]
-        table = read_parquet(Path(str(block.scored)))
+    `file` is one of captions, or of `filter_check` (`of`); of it the rows of the pictures with these keys, or all.
+    """
+
+    def __init__(self, file: Path, judges: Judges, keys: pa.ChunkedArray | None = None, of: Table = CAPTIONS) -> None:
+        table = read_parquet(file)
         found = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items() if k != b"table"}
         before = json.loads(found.pop("judges", "[]"))
         same = [one for one in judges.all if one.told in before]
         self.asked = [one for one in judges.all if one not in same]
         self.metadata = found | judges.metadata()
-        self._table = with_all_columns(table.filter(pc.is_in(table["key"], pa.array(keys.unique()))))
+        mine = table if keys is None else table.filter(pc.is_in(table["key"], keys.unique()))
+        self._table = with_all_columns(mine, of)
         self._names = [name for one in judges.all for name in one.names.values()]
         self.rows = [self._row(row, _names_of(same)) for row in self._table.select(OF_TEXTS).to_pylist()]
 
@@ -117,6 +121,7 @@ class RejudgedBlocks:
     ) -> None:
         self._config, self._tally, self._noted = config, tally, noted
         self._device = resolve_device(config.device).type
+        self._batch_size = batch_size_of(config, self._device)
         self._watch = Watch("judge", limits or Limits(), waits=lambda: self._judges.are_waiting)
         self._aside = Aside("judge", partial(make_scorer, config), limits or Limits()) if carefully else None
 
@@ -124,10 +129,6 @@ class RejudgedBlocks:
     def _judges(self) -> Judges:
         """Each is loaded when it is first asked."""
         return Judges(self._config, self._device)
-
-    @cached_property
-    def _batch_size(self) -> int:
-        return self._config.batch_size or (SPARING if self._config.spares else BATCH_SIZE)[self._device]
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Score those of the blocks that are not made; yields every block once it is."""
@@ -144,7 +145,8 @@ class RejudgedBlocks:
         if self._noted:
             tries.begin(output)
         try:
-            before, kept = BeforeJudged(block, self._judges), KeptScores(output)
+            before = BeforeJudged(Path(str(block.scored)), self._judges, block.images(["key"])["key"])
+            kept = KeptScores(output)
             if before.asked:
                 score = self._score_carefully if self._aside else self._score
                 score(block, before.asked, _pictures(block, before.texts), kept)
@@ -160,7 +162,7 @@ class RejudgedBlocks:
         size, done = self._batch_size, 0
         with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as pool, self._watch.watching():
             batches = (pictures[at : at + size] for at in range(0, len(pictures), size))
-            for begun in one_ahead([pool.submit(_decoded, one) for one in batch] for batch in batches):
+            for begun in one_ahead([pool.submit(decoded, one) for one in batch] for batch in batches):
                 with self._watch.batch(len(begun)):
                     self._judges.ask(asked, [text for one in begun for text in one.result()], kept)
                 done += len(begun)
@@ -200,13 +202,30 @@ def _pictures(block: Block, texts: Mapping[str, list[CaptionRow]]) -> list[Pictu
     return [PictureTexts(row["key"], row["jpg"] or b"", texts.get(row["key"], [])) for row in fetched]
 
 
-def _decoded(one: PictureTexts) -> list[tuple[CaptionRow, Any]]:
+def batch_size_of(config: CaptionConfig, device: str) -> int:
+    """Pictures that come together where they are captioned."""
+    return config.batch_size or (SPARING if config.spares else BATCH_SIZE)[device]
+
+
+def decoded(one: PictureTexts) -> list[tuple[CaptionRow, Any]]:
     """The rows of a picture, each with it; none where it cannot be decoded."""
     try:
         image = decode_image(one.jpg, one.key) if one.rows else None
     except InputError:
         return []
     return [(row, image) for row in one.rows]
+
+
+def rejudged(file: Path, pictures: Mapping[str, bytes], config: CaptionConfig, of: Table) -> BeforeJudged:
+    """The texts of a file of a table with the scores of today's judges; `pictures` are the bytes of all of them."""
+    device = resolve_device(config.device).type
+    judges = Judges(config, device)
+    before, size = BeforeJudged(file, judges, of=of), batch_size_of(config, device)
+    texts = before.texts
+    some = [PictureTexts(key, jpg, texts.get(key, [])) for key, jpg in pictures.items()]
+    for at in range(0, len(some), size) if before.asked else ():
+        judges.ask(before.asked, [text for one in some[at : at + size] for text in decoded(one)], None)
+    return before
 
 
 def make_scorer(config: CaptionConfig) -> Callable[[list[Piece]], Any]:
@@ -218,7 +237,7 @@ def _scored(judges: Judges, pieces: list[Piece]) -> Any:
     """Of each text its scores and why others lack, and what is new of servers' scores."""
     names = pieces[0][1]
     kept = KeptScores(known={one.key: known for one, _, known in pieces})
-    texts = [text for one, _, _ in pieces for text in _decoded(one)]
+    texts = [text for one, _, _ in pieces for text in decoded(one)]
     judges.ask([one for one in judges.all if one.config.name in names], texts, kept)
     rows = [row for one, _, _ in pieces for row in one.rows]
     return [(row.scores, row.scores_lacking) for row in rows], kept.new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -40,6 +41,7 @@ class Writer:
         self.captioner = made_by(config)
         self.wanted = list(wanted_of(config))
         self.is_waiting = False
+        self.num_asked, self.seconds = 0, 0.0
         self._is_loaded = False
         self._at_once: int | None = None
         self._failed: Counter[str] = Counter()
@@ -120,8 +122,9 @@ class Writer:
         while len(found) < len(asks):
             some = asks[len(found) : len(found) + size]
             try:
-                self.is_waiting = self.captioner.varies_with == "server"
+                self.is_waiting, started = self.captioner.varies_with == "server", time.perf_counter()
                 found += self._checked(self.captioner.caption(some), some)
+                self.num_asked, self.seconds = self.num_asked + len(some), self.seconds + time.perf_counter() - started
             except (torch.OutOfMemoryError, MemoryError):
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

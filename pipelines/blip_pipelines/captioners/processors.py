@@ -15,8 +15,8 @@ class _NoVideos:
     merge_size = temporal_patch_size = num_frames = fps = 1
 
 
-def load_processor(source: str, revision: str | None) -> Any:
-    """The processor in a folder or under a hub name. Raises CheckpointError where there is none.
+def load_processor(source: str) -> Any:
+    """The processor in a folder. Raises CheckpointError where there is none.
 
     Pictures are resized by Pillow, whether torchvision is there or not: its pixels differ.
     """
@@ -24,14 +24,14 @@ def load_processor(source: str, revision: str | None) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING  # start-up: as above
     from transformers.utils import logging  # start-up: as above
 
-    at, before = {"revision": revision or "main"}, logging.get_verbosity()
+    before = logging.get_verbosity()
     logging.set_verbosity(ERROR)  # it tells that torchvision lacks, for each class that has a Pillow form
     try:
-        kind: Any = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source, **at))]
-        settings, _ = kind.get_processor_dict(source, **at)
-        parts: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(source, **at)}
+        kind: Any = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source))]
+        settings, _ = kind.get_processor_dict(source)
+        parts: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(source)}
         image_processor: Any = AutoImageProcessor
-        parts["image_processor"] = image_processor.from_pretrained(source, backend="pil", **at)
+        parts["image_processor"] = image_processor.from_pretrained(source, backend="pil")
         return _made_of(kind, parts, settings)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{source}: no processor ({' '.join(str(error).split())[:300]})") from error

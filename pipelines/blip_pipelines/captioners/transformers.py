@@ -18,6 +18,7 @@ from blip_pipelines.captioners.options import Options, checked, digest_of, diges
 from blip_pipelines.captioners.processors import load_processor
 from blip_pipelines.captioners.seeded import SeededTokens
 from blip_training.decoding.sampler import Sampler
+from blip_training.runtime.sources import resolve_source
 
 SPEED = ("batch_size",)
 """Options that decide how fast texts come; batches change the last digits, which `varies_with` says."""
@@ -69,8 +70,9 @@ class TransformersCaptioner:
     def load(self, device: str, dtype: str) -> None:
         """Load model and processor. Raises CheckpointError where they cannot be used."""
         self._device = torch.device(device)
-        self._model = _load_model(self._source, self.options.revision, self._device, dtype)
-        self._processor = load_processor(self._source, self.options.revision)
+        folder = str(resolve_source(self._source, self.options.revision))  # at the commit that the run began with
+        self._model = _load_model(folder, self._device, dtype)
+        self._processor = load_processor(folder)
         self._tokenizer = self._processor.tokenizer
         self._tokenizer.padding_side = "left"  # answers then begin at one place in all rows
         if self._tokenizer.pad_token is None:
@@ -199,7 +201,7 @@ def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [int(ends)]
 
 
-def _load_model(source: str, revision: str | None, device: torch.device, dtype: str) -> Any:
+def _load_model(source: str, device: torch.device, dtype: str) -> Any:
     from transformers import AutoModelForImageTextToText  # start-up: seconds, where texts are written alone
     from transformers.utils import logging  # start-up: as above
 
@@ -208,9 +210,7 @@ def _load_model(source: str, revision: str | None, device: torch.device, dtype: 
     try:
         wanted = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         kind: Any = AutoModelForImageTextToText
-        model, loading = kind.from_pretrained(
-            source, revision=revision or "main", dtype=wanted, output_loading_info=True
-        )
+        model, loading = kind.from_pretrained(source, dtype=wanted, output_loading_info=True)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"{source}: no captioner of transformers ({' '.join(str(error).split())[:300]})"

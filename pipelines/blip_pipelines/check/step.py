@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,8 @@ from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import FILTER_CHECK
 from blip_pipelines.caption.sources import absolute, with_absolute_models
 from blip_pipelines.check.human_agreement import HumanAgreement
-from blip_pipelines.check.pictures import KnownPicture, choose_pictures, other_texts
+from blip_pipelines.check.pictures import Chosen, KnownPicture, choose_pictures, other_texts
+from blip_pipelines.judges.registry import told_of
 from blip_pipelines.train.runner import Counts, Training, place_of_task, run_tasks
 
 PART = "part-00000.parquet"
@@ -32,10 +34,12 @@ Judge = Callable[[pa.Table], pa.Table]
 def check_filter(
     out: Path, images: Path, captioner: Path | str | None, filter: Path | str, human: Path | None,
     held_out: Path | None, *, config: CheckFilterConfig, ray: RayConfig, judges: Path | str | None = None,
+    scored: Mapping[str, Path] | None = None,
 ) -> Counts:  # fmt: skip
     """Score texts that are known to be right or wrong as the round's own were scored, into one file of `filter_check`.
 
-    `judges` is the digest of what `config.caption.judges` say of themselves, as the recipe has it.
+    `judges` is the digest of what `config.caption.judges` say of themselves, as the recipe has it. Where `scored` has a
+    file that lacks nothing but what judges say who have not been asked, such judges alone are asked.
 
     Of each of at most `config.pictures` pictures: one of its human captions, which is right; a web text of one of the
     `images`, which is taken for wrong; and what the captioner writes about it, which is right where it agrees with the
@@ -47,27 +51,46 @@ def check_filter(
     with_paths = config.model_copy(update={"caption": with_absolute_models(config.caption)})
     people = [one.resolve() if one else None for one in (human, held_out)]
     models = absolute(captioner) if captioner else None, absolute(filter)
-    call = partial(call_check, out.resolve(), images.resolve(), people[0], people[1], *models, with_paths)
+    before = next((one.absolute() for one in (scored or {}).values()), None)
+    call = partial(call_check, out.resolve(), images.resolve(), people[0], people[1], *models, with_paths, before)
     job = Training("filter_check", out, 0, call, device=config.caption.device)
     return run_tasks([job], 1, place_of_task(ray, config.caption.device))[0]
 
 
 def call_check(
     out: Path, images: Path, human: Path | None, held_out: Path | None, captioner: str | None, filter: str,
-    config: CheckFilterConfig,
+    config: CheckFilterConfig, before: Path | None = None,
 ) -> Counts:  # fmt: skip
-    """In the worker: choose the pictures, score their texts, judge them, write them."""
+    """In the worker: choose the pictures, score their texts, judge them, write them; or judge alone those of before."""
     chosen = choose_pictures(human, held_out, config)
     if not chosen.pictures:
         raise InputError(f"{human or held_out}: no readable picture with a caption; set filter_check.pictures: 0")
+    if before:
+        return _judge_alone(out, before, chosen, config)
     wrong = other_texts(images, chosen.pictures, config.seed)
     judge = judge_by(captioner, filter, config.caption, images)
     rows, least = judged_rows(chosen.pictures, wrong, judge, config.seed)
     told = {"set": chosen.set, "trained_on": str(int(chosen.trained_on)), "least_agreement": str(least)}
+    if judges := config.caption.judges:
+        told["judges"] = json.dumps([told_of(one) for one in judges], sort_keys=True)
     write_parquet(out / PART, rows_to_table(rows, FILTER_CHECK), FILTER_CHECK, told)
-    known = [row for row in rows if row["fits"] is not None]
+    return _counts(chosen, [row["fits"] for row in rows], least)
+
+
+def _judge_alone(out: Path, before: Path, chosen: Chosen, config: CheckFilterConfig) -> Counts:
+    """The texts of before with the scores of judges that had not been asked."""
+    from blip_pipelines.caption.rejudge import rejudged  # torch, in the worker alone
+
+    found = rejudged(before, {one.key: one.jpg for one in chosen.pictures}, config.caption, FILTER_CHECK)
+    write_parquet(out / PART, found.judged, FILTER_CHECK, found.metadata)
+    least = found.metadata["least_agreement"]
+    return _counts(chosen, found.judged["fits"].to_pylist(), None if least == "None" else float(least))
+
+
+def _counts(chosen: Chosen, fits: Sequence[bool | None], least: float | None) -> Counts:
+    known = [one for one in fits if one is not None]
     counts: Counts = {"pictures": len(chosen.pictures), "set": chosen.set, "trained_on": int(chosen.trained_on)}
-    counts |= {"texts": len(rows), "right": sum(row["fits"] for row in known), "unknown": len(rows) - len(known)}
+    counts |= {"texts": len(fits), "right": sum(known), "unknown": len(fits) - len(known)}
     return counts | ({} if least is None else {"least_agreement": round(least, 4)})
 
 

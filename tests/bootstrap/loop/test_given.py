@@ -101,6 +101,30 @@ def test_every_model_that_cannot_do_its_part_is_a_line(given: Path) -> None:
     assert len(found) == len(said.splitlines())
 
 
+def plugged_in(given: Path, writer: str, judge: str, vlm: str) -> list[str]:
+    one = {"name": "w", "kind": "blip", "options": {"checkpoint": str(given / writer)}, "prompts": {"a": "a picture"}}
+    other = {"name": "v", "kind": "vqa_score", "options": {"checkpoint": vlm}}
+    judges = [{"name": "j", "kind": "blip_itm", "options": {"checkpoint": str(given / judge)}}, other]
+    return [f"caption.writers={json.dumps([one])}", f"caption.judges={json.dumps(judges)}"]
+
+
+def test_checkpoints_of_writers_and_judges_are_opened_too(given: Path) -> None:
+    right = config_of(given, *plugged_in(given, "cap", "itm", str(given / "cap")))
+    assert [(one.where, one.needs) for one in given_models(right, 1)][2:] == [
+        ("caption.writers.w", "write"), ("caption.judges.j", "match"), ("caption.judges.v", "read"),
+    ]  # fmt: skip
+    assert check_given(right, 1) == []
+    assert seem_right(right, 1)
+    wrong = config_of(given, *plugged_in(given, "itm", "cap", "nobody/vlm"))  # the last is of no hub here
+    found = check_given(wrong, 1)
+    assert [line.split(": ")[0] for line in found] == ["caption.writers.w", "caption.judges.j", "caption.judges.v"]
+    for line, part in zip(found, ("cannot decode", "cannot match", "nobody/vlm"), strict=True):
+        assert part in line
+    assert not seem_right(wrong, 1)
+    mistaken = config_of(given, "caption.judges=[{name: j, kind: dual_encoder, options: {checkpoint: 5}}]")
+    assert len([*given_models(mistaken, 1)]) == 2  # what is wrong with options is said by themselves
+
+
 def damage_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.config import CaptionConfig
-from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
+from blip_bootstrap.loop import rounds
+from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.run_folder import MANIFEST
-from blip_bootstrap.storage.tables import CAPTIONS
+from blip_bootstrap.storage.tables import CAPTIONS, FILTER_CHECK
 from blip_pipelines.judges.registry import told_of
 from tests.support.growing_rounds import FIRST, MORE, GrowingRounds, of
 
@@ -110,6 +111,27 @@ def test_damaged_parts_are_not_taken(grown: JudgedRounds) -> None:
     (folder / "part-00001.parquet").write_bytes(b"PAR1")
     grown.run(1, first, judged(A))
     assert grown.scored == parts(0)
+
+
+def test_a_check_of_the_filter_goes_on_too(grown: JudgedRounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Path]] = []
+
+    def check_filter(
+        out: Path, *inputs: Any, config: Any, judges: str = "", scored: Mapping[str, Path] | None = None
+    ) -> dict[str, int]:
+        given.append(dict(scored or {}))
+        told = {"judges": json.dumps([told_of(one) for one in config.caption.judges])}
+        write_parquet(out / "part-00000.parquet", rows_to_table([], FILTER_CHECK), FILTER_CHECK, told)
+        return {"rows": 1}
+
+    monkeypatch.setattr(rounds, "check_filter", check_filter)
+    checked = grown.lists(FIRST), "filter_check.pictures=5"
+    grown.run(1, *checked, judged(A))
+    grown.run(1, *checked, judged(B, C))
+    grown.run(1, *checked, judged(A, B))
+    grown.run(1, *checked, judged(A, B), "caption.candidates=2")
+    assert [[*one] for one in given] == [[], ["part-00000.parquet"], ["part-00000.parquet"], []]
+    assert {path.parent.parent.name for one in given for path in one.values()} == {"check_filter"}
 
 
 def test_nothing_is_looked_for_in_other_steps(grown: JudgedRounds) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from blip_bootstrap.config import Config, PretrainConfig, RayConfig
+from blip_bootstrap.config import CaptionConfig, Config, PretrainConfig, RayConfig
 from blip_bootstrap.errors import CheckpointError
 from blip_bootstrap.planning import duplicates, measure
 from blip_bootstrap.planning.cost import plan_steps
-from blip_bootstrap.planning.measure import measure_steps
+from blip_bootstrap.planning.measure import measure_steps, of_plugged_in
 from blip_bootstrap.planning.report import measure_report
 from blip_bootstrap.planning.sample import drawn_sample, find_models, stored_sample, table_bytes, worded
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
@@ -52,6 +52,25 @@ def test_a_stored_sample_has_the_pictures_and_says_what_share_was_fetched(
     assert (len(sample.rows), sample.num_rows, sample.success_share) == (40, 60, 0.9)
     assert sample.size_bytes == sum(file.stat().st_size for file in parquet_files(folder))
     assert len(stored_sample(folder, 10, "mine").rows) == 10
+
+
+@pytest.mark.usefixtures("registered_captioners", "registered_judges")
+def test_writers_and_judges_are_told_by_themselves(tmp_path: Path, models: Models) -> None:
+    writer = {"name": "w", "kind": "sure", "prompts": {"a": "b"}, "candidates": 2}
+    judges = [{"name": "j", "kind": "plain"}, {"name": "w", "kind": "one"}]
+    config = config_with(tmp_path, models).caption
+    config = CaptionConfig.model_validate(config.model_dump() | {"writers": [writer], "judges": judges})
+    actor = SampledCaptioning(str(models[0]), str(models[1]), config)
+    actor.load()
+    found = actor.measure(drawn_sample(tmp_path / "drawn", 8).rows, 60.0)
+    assert set(found["plugged_in"]) == {"caption.writers.w", "caption.judges.j", "caption.judges.w"}
+    assert min(found["plugged_in"].values()) > 0
+    lines = [*of_plugged_in(dict.fromkeys(found["plugged_in"], 0.5), found["captions"], 8)]
+    assert lines == [
+        "caption.writers.w: 2 texts an image, 1 s an image, 2 requests, 14 prompt tokens, 8 completion tokens",
+        "caption.judges.j: 5 texts an image, 2.5 s an image",
+        "caption.judges.w: 5 texts an image, 2.5 s an image",
+    ]
 
 
 def test_a_worker_measures_what_a_worker_makes(tmp_path: Path, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:

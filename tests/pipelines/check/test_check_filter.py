@@ -17,6 +17,7 @@ from blip_bootstrap.config.filter_check import Untrained
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.layout import Layout
 from blip_bootstrap.storage import parquet, tables
+from blip_pipelines.caption import worker
 from blip_pipelines.check.pictures import choose_pictures, other_texts
 from blip_pipelines.check.step import check_filter
 from tests.support.tiny_pipeline import encode
@@ -72,6 +73,31 @@ def test_the_texts_of_a_few_pictures(
             assert row["fits"] == (row["human_agreement"] > counts["least_agreement"] - 1e-4)
     assert run("again", pictures=12) == (counts, rows)
     assert {row["key"] for row in run("other", pictures=12, seed=1)[1]} != {row["key"] for row in rows}
+
+
+@pytest.mark.usefixtures("registered_judges")
+def test_a_judge_that_comes_later_alone_is_asked(
+    make_images: Callable[..., Path], models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, held_out = make_images(tmp_path / "images", 9, 9), write_set(tmp_path / "held_out", 6)
+    calls = tmp_path / "calls"
+    a, b = {"name": "a", "kind": "plain", "options": {"calls": str(calls)}}, {"name": "b", "kind": "one"}
+
+    def run(out: str, *judges: dict[str, Any], **how: Any) -> dict[str, Any]:
+        config = settings()
+        caption = config.caption.model_validate(config.caption.model_dump() | {"judges": judges})
+        config = config.model_copy(update={"caption": caption})
+        return dict(check_filter(tmp_path / out, images, *models, None, held_out, config=config, ray=HERE, **how))
+
+    whole, _ = run("both", b, a), run("one", a)
+    calls.unlink()
+    monkeypatch.setattr(worker, "CaptionWorker", None)  # whoever captions ends the test
+    scored = {"part-00000.parquet": tmp_path / "one" / "part-00000.parquet"}
+    assert run("later", b, a, scored=scored) == whole
+    files = [parquet.read_parquet(tmp_path / name / "part-00000.parquet") for name in ("both", "later")]
+    assert files[0].equals(files[1])
+    assert files[0].schema.metadata == files[1].schema.metadata
+    assert not calls.exists()
 
 
 def test_a_picture_is_no_reference_for_having_the_key_of_one(

@@ -14,7 +14,8 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import ANNOTATED
 from blip_training.checkpoint.store import load_med
-from blip_training.data.batches import Feed, TrainingData
+from blip_training.data.batches import TrainingData
+from blip_training.data.feed import Feed
 from blip_training.data.held_out import read_held_out
 from blip_training.data.shards import annotated_shards, image_id_of
 from blip_training.data.tokenizer import Tokenizer
@@ -219,7 +220,7 @@ def test_a_killed_training_sees_the_same_texts_and_ends_with_the_same_losses(
     assert {name: value for name, value in counts.items() if name.startswith("hard_texts")}.keys() == {
         "hard_texts_swapped", "hard_texts_captioner", "hard_texts_near",
     }  # fmt: skip
-    texts = json.loads((straight / "captioner_texts-00000.json").read_text())
+    texts = json.loads((straight / "captioner_texts.json").read_text())["texts"]
     assert counts["hard_texts_captioner"] == sum(map(len, texts.values()))
 
 

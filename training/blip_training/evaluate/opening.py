@@ -43,7 +43,7 @@ class Opened:
     def _open_model(self, source: str, needs: str) -> None:
         with undrawn():
             med, tokenizer = load_med(source)
-        require(med, needs, source)
+        require(med, DECODE if needs == "write" else needs, source)  # `write`: by prompts of its own
         if needs == DECODE:
             self._captioners[source] = tokenizer, med.config.text.max_positions
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
+import torch
 import torch._dynamo.config
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -31,14 +32,18 @@ class SharedGradients:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._shared = DistributedDataParallel(
-            _AnyLosses(model),
-            broadcast_buffers=False,  # the model has none that training changes
-            init_sync=False,  # `share_state` has seen to it, for what lies beside the model as well
-            bucket_cap_mb=BUCKET_MIB,
-            find_unused_parameters=True,  # ITM's head before its first step, a captioner's ITC head
-            gradient_as_bucket_view=True,  # no second copy of the gradients
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the old name of a setting, which torch 2.6 has alone
+            self._shared = DistributedDataParallel(
+                _AnyLosses(model),
+                broadcast_buffers=False,  # the model has none that training changes
+                init_sync=False,  # `begin_alike` has seen to it, for what lies beside the model as well
+                bucket_cap_mb=BUCKET_MIB,
+                # ITM's head has no gradient before its first step, nor has a captioner's ITC head. It also keeps the
+                # buckets as they were made, and with them the order of sums: a resumed training repeats its bits.
+                find_unused_parameters=True,
+                gradient_as_bucket_view=True,  # no second copy of the gradients
+            )
         # A compiled block's gradients come all at once anyway; split by buckets it would be several graphs.
         torch._dynamo.config.optimize_ddp = False
 
@@ -47,8 +52,7 @@ class SharedGradients:
 
         Those of the micro-batches before are only added up, on each worker.
         """
-        with nullcontext() if last else self._shared.no_sync(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # mostly it finds none
+        with nullcontext() if last else self._shared.no_sync():
             found: Losses = self._shared(losses_of)
         return found
 
@@ -59,6 +63,9 @@ class _AnyLosses(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        # Each worker would print a paragraph where it finds no unused weight. This one is never used.
+        self.unused = nn.Parameter(torch.zeros((), device=next(model.parameters()).device))
 
     def forward(self, losses_of: LossesOf) -> Losses:
+        """Compute the losses."""
         return losses_of()

@@ -14,7 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from blip_bootstrap.errors import CheckpointError
 from blip_training.runtime.commits import pin, pinned
 
-PATTERNS = ("*.json", "*.safetensors", "vocab.txt", "merges.txt")
+PATTERNS = ("*.json", "*.safetensors", "vocab.txt", "merges.txt", "*.jinja", "*.model")
+"""The last two are chat templates, and tokenizers of sentence pieces."""
 
 PICKLED_PATTERN = "pytorch_model*.bin"
 """Fetched only if a model has no safetensors, which would hold equal weights."""
@@ -39,17 +40,17 @@ def needs_no_network(name: str) -> bool:
     return True
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, revision: str | None = None) -> Path:
     """The folder of a model in the cache, fetched if need be. Raises CheckpointError if the hub does not give it.
 
-    The first time it is the newest commit, from then on this one, here and in the workers of this process. One process
-    of a machine fetches it at a time, and the others find it there.
+    The first time it is the newest commit, from then on this one, here and in the workers of this process; or that of
+    `revision`, a commit, tag or branch. One process of a machine fetches it at a time, and the others find it there.
     """
     try:
         with _alone(name):
-            commit = pinned().get(name) or _newest(name)
+            commit = revision or pinned().get(name) or _newest(name)
             folder = _snapshot(name, commit)
-        if commit:
+        if commit and not revision:
             pin({name: commit})
         return folder
     except (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

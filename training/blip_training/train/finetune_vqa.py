@@ -22,6 +22,7 @@ from blip_training.model.med import DECODE, MATCH, require
 from blip_training.model.vqa import Vqa
 from blip_training.objective.losses import answer_loss
 from blip_training.runtime.workers import Worker, this_worker
+from blip_training.train.alike import check_config
 from blip_training.train.best_model import Best
 from blip_training.train.feed import feed_of
 from blip_training.train.log import OnStep
@@ -38,6 +39,7 @@ def finetune_vqa_model(
     resumes from the checkpoint in `out`. Raises CheckpointError if the model can neither match and decode nor answer.
     """
     worker = this_worker(config.optimizer.device)
+    check_config(config, worker)
     vqa, tokenizer = start_vqa(start, config, worker)
 
     def lm_of(batch: VqaBatch) -> Tensor:

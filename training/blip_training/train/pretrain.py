@@ -14,7 +14,7 @@ from blip_training.checkpoint.store import load_med, save_med
 from blip_training.data.batches import open_training_data
 from blip_training.data.left_out import read_left_out
 from blip_training.data.normalise import captions_as_seen
-from blip_training.data.shards import known_texts
+from blip_training.data.shards import Drawing, Split, known_texts
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.cross_attention import KeyValue
 from blip_training.model.med import Med
@@ -22,6 +22,7 @@ from blip_training.objective.contrast import Contrast
 from blip_training.objective.losses import lm_loss
 from blip_training.objective.micro_batches import MicroBatch, micro_batches_of, warn_of_cut_texts
 from blip_training.runtime.workers import Worker, this_worker
+from blip_training.train.alike import check_config
 from blip_training.train.contrastive_step import contrastive_step
 from blip_training.train.feed import feed_of
 from blip_training.train.log import OnStep
@@ -42,17 +43,20 @@ def pretrain_model(
     InputError if there is no pair or a picture is broken.
     """
     worker = this_worker(config.optimizer.device)
+    check_config(config, worker)
     med, tokenizer = start_model(config, previous, worker, known_texts(images, human))
     contrast = Contrast(med, config.itc, config.itm, worker)
     feed = feed_of(
         med, config.optimizer, worker, config.augment, config.human_share, config.augment_views, config.crop_area
     )
     left_out = read_left_out(same_pictures)
-    data = open_training_data(images, pairs, human, feed, "train" if config.hold_out_validation else "all", left_out)
-    if worker.first:
-        warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)])
+    split: Split = "train" if config.hold_out_validation else "all"
+    drawing = Drawing(config.texts_per_image, config.source_weights.web, config.source_weights.synthetic)
+    data = open_training_data(images, pairs, human, feed, split, left_out, drawing)
     kept = {"momentum": contrast.momentum, "queue": contrast.queue}
     run = Run(out, med, config.optimizer, worker, kept, on_step)
+    if worker.first and not run.step:
+        warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.own_samples(0)])
 
     def lm_of(batch: MicroBatch, states: Tensor, keys: list[KeyValue] | None) -> Tensor:
         return lm_loss(med, states, batch.ids, batch.mask, 0, config.label_smoothing, keys)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from blip_training.objective.running_mean import RunningMean
 from blip_training.runtime.ahead import on_device
 from blip_training.runtime.allocator import keep_freed_memory
 from blip_training.runtime.gradients import LossesOf, SharedGradients
+from blip_training.runtime.stall import Part, StallWatch
 from blip_training.runtime.workers import Worker, average, wait_for_all
+from blip_training.train.alike import begin_alike, check_data
 from blip_training.train.best_model import Best
 from blip_training.train.checkpoints import Checkpoints, weights_of
 from blip_training.train.log import LOG_FILE, OnStep, TrainingLog
@@ -69,22 +71,31 @@ class Run:
         self.pace = Pace(worker.device)
         trackers = Trackers(config.trackers, config.tracker_project)
         self.log = TrainingLog(out / LOG_FILE, worker.first, on_step, self.pace, trackers)
-        self.checkpoints = Checkpoints(out)
+        self.checkpoints = Checkpoints(out, config)
         self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()
         self._shared = SharedGradients(med) if worker.world > 1 else None
         self._micro_batches = 0
+        self._watch = StallWatch(worker, config.stall_timeout_s) if worker.world > 1 else None
 
     def steps(self, data: StepBatches[BatchT]) -> Iterator[tuple[int, list[BatchT]]]:
         """The steps still to do, each with its micro-batches on the device."""
+        check_data(data, self.worker)
         feed = on_device(data.steps(self.step, self.config.steps), self.worker.device)
-        yield from zip(self.count(), self.pace.waiting(feed), strict=True)
+        for step, batches in zip(self.count(), self.pace.waiting(feed), strict=True):
+            self._begins("the micro-batches")
+            yield step, batches
 
     def count(self) -> Iterator[int]:
         """The steps still to do; seeds and learning rate are set before each, log and checkpoint written after it."""
         self.log.start(self.step)
+        with self._watch or nullcontext():
+            yield from self._counted()
+
+    def _counted(self) -> Iterator[int]:
         while self.step < self.config.steps:
+            self._begins("the feed")
             self.generator = seed_step(self.config.seed, self.step, self.worker.rank, self.worker.device)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr_at(self.config, self.step) * group.get("lr_scale", 1.0)
@@ -101,6 +112,7 @@ class Run:
         Several workers' gradients are averaged while the last micro-batch of the step goes backward.
         """
         self._micro_batches += 1
+        self._begins("the micro-batches")
         with self.autocast():
             if self._shared is None:
                 return losses_of()
@@ -120,6 +132,8 @@ class Run:
         stay as the last step left them, and the caller must leave what follows the weights (momentum encoder, queue) as
         it is. Raises RunFailed after `max_skipped_steps` in a row.
         """
+        assert not self._shared or self._micro_batches == self.config.accumulate, "gradients are not exchanged"
+        self._begins("the optimizer's step")
         loss = average({"loss": self.log.loss}, self.worker.world)["loss"]
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
         taken = bool(torch.isfinite(norm + loss))
@@ -158,7 +172,13 @@ class Run:
         advice = "lower optimizer.lr, lengthen optimizer.warmup_steps or set optimizer.clip_norm"
         return RunFailed("; ".join(filter(None, (f"the training diverged: {what}", advice, kept))))
 
+    def _begins(self, part: Part) -> None:
+        """Note for the other workers which part of a step begins here."""
+        if self._watch:
+            self._watch.at(self.step + 1, part)
+
     def _close_step(self) -> None:
+        self._begins("log and checkpoint")
         self.step += 1
         last = self.step == self.config.steps
         self._due = last or self._due or self.step % self.config.checkpoint_every_steps == 0
@@ -166,38 +186,47 @@ class Run:
         saves = self._due and (last or not self.log.skipped_in_a_row)
         if saves and (names := not_finite(self._weights())):  # on every worker, so that none waits for another
             raise self._diverged(f"{len(names)} weights are not finite after step {self.step} ({names[0]})")
-        if last or self.step % self.config.log_every_steps == 0:
+        writes = last or self.step % self.config.log_every_steps == 0
+        if writes or saves:  # what a checkpoint keeps of the line under way is of all workers, too
             self.log.sums = average(self.log.sums, self.worker.world)
+        if writes:
             self.log.write(self.step, self.config.batch_size)
-        if saves and not last:
+        if saves:
             self._due = False
             if self.worker.first:
-                self._save()
+                self._save(last)
 
     def _weights(self) -> dict[str, Any]:
         return weights_of(self.modules, self.optimizer)
 
-    def _save(self) -> None:
-        self.log.keep()
-        publish(self.log.path)  # with the lines up to the checkpoint, for who goes on from it on another machine
-        self.checkpoints.save(self._weights() | {"step": self.step, "log": self.log.state()})
+    def _save(self, last: bool = False) -> None:
+        """Write the checkpoint; after the last step, too, until the model is published: it need only be saved again."""
+        self.checkpoints.save(self.step, self._weights() | {"log": self.log.state()}, last)
+        with suppress(RunFailed):  # people look at it, and the checkpoint has its lines
+            publish(self.log.path)
 
     def _resume(self) -> None:
-        state = self.checkpoints.restore(self.modules, self.optimizer)
-        if state:
+        """Go on from the checkpoint where there is one; all workers begin with what rank 0 has."""
+
+        def restore() -> dict[str, Any] | None:
+            return self.checkpoints.restore(self.modules, self.optimizer)
+
+        if state := begin_alike(self.modules, self.optimizer, restore, self.worker):
             self.step = state["step"]
-            self.log.restore(state["log"])
+            self.log.restore(state["log"], self.worker.device)
 
     def finish(self) -> dict[str, int | float]:
-        """Delete the checkpoint, which the saved model replaces; the number of steps and the figures of the last line.
+        """The number of steps and the figures of the last line. The checkpoint of the last step stays.
 
-        Waits for all workers, so that none goes on before the first one has saved the model.
+        Who has put the saved model where nothing loses it deletes that (`delete_checkpoints`); until then the same
+        training again finds it, and saves the model again. Waits for all workers, so that none goes on before the first
+        one has saved the model.
         """
         if self.worker.first:
             publish(self.log.path)
-            self.checkpoints.delete()
         self.log.close()
         wait_for_all()
         watched = {"itm_at_rest": int(self.log.at_rest()), "skipped_steps": self.log.skipped}
         watched |= {"loss_spikes": self.log.spikes.count}
+        watched |= {"checkpoints_failed": self.checkpoints.failed} if self.checkpoints.failed else {}
         return {"steps": self.step, **self.log.last, **watched}
