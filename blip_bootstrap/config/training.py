@@ -187,6 +187,13 @@ class ItmConfig(Section):
     )
 
 
+class SourceWeightsConfig(Section):
+    """The shares of the epochs that texts of a source are in; with `texts_per_image: one` how likely they are drawn."""
+
+    web: Fraction = Field(1.0, description="share of the epochs that a kept web text is in, 0..1")
+    synthetic: Fraction = Field(1.0, description="share of the epochs that a kept synthetic text is in, 0..1")
+
+
 class PretrainConfig(Section):
     """Pre-training of MED with ITC + ITM + LM (sections 3.2 and 4.1). `optimizer.steps: 0` leaves it out."""
 
@@ -197,6 +204,16 @@ class PretrainConfig(Section):
     label_smoothing: Fraction = Field(0.1, description="label smoothing of the language-modelling loss")
     human_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of each batch that comes from the human set; 0: in proportion to its size"
+    )
+    texts_per_image: Annotated[Literal["all", "one"], Later()] = Field(
+        "all",
+        description="all: an epoch has every kept text of a picture; one: one of them, drawn anew in each epoch, so "
+        "that every picture counts the same",
+    )
+    source_weights: Annotated[SourceWeightsConfig, Later()] = Field(
+        SourceWeightsConfig(),
+        description="how often training draws kept web and synthetic texts, beside select.weights; "
+        "select.synthetic_share throws texts away instead",
     )
     hold_out_validation: Annotated[bool, Later()] = Field(
         False,

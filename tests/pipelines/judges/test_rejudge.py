@@ -75,7 +75,7 @@ def no_captioner(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, images: Path, models: Models) -> Iterator[Path]:
+def made(tmp_path_factory: pytest.TempPathFactory, images: Path, models: Models) -> Path:
     """Captions that `a` and the drifting `d` have scored, and those of both and `b` from the start."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:

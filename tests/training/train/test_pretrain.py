@@ -14,7 +14,9 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import SAME_PICTURES
 from blip_training.checkpoint.store import load_med
-from blip_training.data.shards import Stream, web_shards
+from blip_training.data.counts import count_samples
+from blip_training.data.shards import web_shards
+from blip_training.data.stream import Stream
 from blip_training.train.checkpoint_files import newest_step
 from blip_training.train.pretrain import pretrain_model
 from tests.support.checkpoints import newest_state
@@ -145,7 +147,8 @@ def test_the_validation_tenth_and_left_out_pictures_are_not_trained_on(world: Pa
     keys = [f"{at:010d}" for at in range(20)]
     validation = [key for key in keys if zlib.crc32(key.encode()) % 10 == 0]
     assert validation
-    web = {s.key for s in Stream(web_shards(world / "images", world / "pairs"), 0).samples(0, 60)}
+    shards = web_shards(world / "images", world / "pairs")
+    web = {s.key for s in Stream(shards, count_samples(shards), 0).samples(0, 60)}
     left_out = [key for key in keys if key not in validation][:3]
     rows = [{"set": "human", "key": key, "same_as": "held_out", "same_key": "x", "left_out": True} for key in left_out]
     rows += [{"set": "web", "key": key, "same_as": "human", "same_key": "x", "left_out": False} for key in web]
