@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from blip_bootstrap.config.marks import IdleWhere, Later, Speed
+from blip_bootstrap.config.marks import CountsAs, IdleWhere, Later, Speed
 from blip_bootstrap.config.model import ModelConfig
 from blip_bootstrap.config.section import (
     Count,
@@ -187,6 +187,13 @@ class ItmConfig(Section):
     )
 
 
+class SourceWeightsConfig(Section):
+    """The shares of the epochs that texts of a source are in; with `texts_per_image: one` how likely they are drawn."""
+
+    web: Fraction = Field(1.0, description="share of the epochs that a kept web text is in, 0..1")
+    synthetic: Fraction = Field(1.0, description="share of the epochs that a kept synthetic text is in, 0..1")
+
+
 class PretrainConfig(Section):
     """Pre-training of MED with ITC + ITM + LM (sections 3.2 and 4.1). `optimizer.steps: 0` leaves it out."""
 
@@ -198,6 +205,16 @@ class PretrainConfig(Section):
     human_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of each batch that comes from the human set; 0: in proportion to its size"
     )
+    texts_per_image: Annotated[Literal["all", "one"], Later()] = Field(
+        "all",
+        description="all: an epoch has every kept text of a picture; one: one of them, drawn anew in each epoch, so "
+        "that every picture counts the same",
+    )
+    source_weights: Annotated[SourceWeightsConfig, Later()] = Field(
+        SourceWeightsConfig(),
+        description="how often training draws kept web and synthetic texts, beside select.weights; "
+        "select.synthetic_share throws texts away instead",
+    )
     hold_out_validation: Annotated[bool, Later()] = Field(
         False,
         description="leave out the tenth of the human set by which fine-tuning chooses its best step; where captioner "
@@ -206,6 +223,11 @@ class PretrainConfig(Section):
     start_from: Literal["scratch", "previous"] = Field(
         "scratch", description="start each round's model from scratch, as the paper does (Table 13), or from the last"
     )
+    image_size: Annotated[Count | None, Later()] = Field(
+        None,
+        description="start_from previous: side of the pictures that the model goes on with, px, as in a second stage "
+        "of larger pictures; null: as before; from scratch it is model.vision.image_size",
+    )
     augment: Augment = "randaugment"
     crop_area: CropArea = 0.2
     augment_views: NonNegative = Field(
@@ -213,7 +235,18 @@ class PretrainConfig(Section):
         description="efficientnet-lite0 with a frozen grid: augmented views of each picture, whose grids are kept; 0: "
         "a new view each time",
     )
-    num_workers: Count = Field(1, description="training processes that share each batch")
+    num_workers: Annotated[Count, CountsAs(1)] = Field(1, description="training processes that share each batch")
+    min_workers: Annotated[Count | None, Speed()] = Field(
+        None,
+        description="on Ray: where machines are lost for more than ten minutes, go on with so few workers; "
+        "null: wait for num_workers",
+    )
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> PretrainConfig:
+        if self.image_size and self.start_from == "scratch":
+            raise ValueError("image_size is of start_from: previous; from scratch set model.vision.image_size")
+        return self
 
 
 class HardTextsConfig(Section):
@@ -292,7 +325,12 @@ class FinetuneConfig(Section):
         description="filter: no model of its own; the captioner is tuned by ITC, ITM and LM, with the captioner's "
         "settings, and is the filter, too (Table 4; the paper's are two)",
     )
-    num_workers: Count = Field(1, description="training processes that share each batch")
+    num_workers: Annotated[Count, CountsAs(1)] = Field(1, description="training processes that share each batch")
+    min_workers: Annotated[Count | None, Speed()] = Field(
+        None,
+        description="on Ray: where machines are lost for more than ten minutes, go on with so few workers; "
+        "null: wait for num_workers",
+    )
 
     @model_validator(mode="after")
     def _is_tuned(self) -> FinetuneConfig:

@@ -109,6 +109,7 @@ ANNOTATED = Table(
         Column("sha256", pa.string(), "hex digest of the file as read; null where status is not success"),
         Column("jpg", pa.binary(), "encoded picture; null where status is not success"),
     ),
+    rows_per_group=500,  # as for `images`
 )
 
 CAPTIONS = Table(
@@ -186,6 +187,7 @@ PAIRS = Table(
             "how well the text tells its picture from others, 0..1; null where the rule does not weigh it",
         ),
     ),
+    rows_per_group=2_000,  # training reads the texts of one row group of `images` at a time
     repeating=("source", "candidate", "kept", "reason"),
 )
 

@@ -30,7 +30,8 @@ from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_pa
 from blip_bootstrap.storage.tables import ANNOTATED, IMAGES, PAIRS, SAME_PICTURES
 from blip_pipelines.duplicates.same_pictures import find_same_pictures
 from blip_pipelines.ingest.annotated import ingest_annotated
-from blip_training.data.batches import Feed, open_training_data
+from blip_training.data.batches import open_training_data
+from blip_training.data.feed import Feed
 from blip_training.data.left_out import LeftOut, read_left_out
 from tests.support.drawn import draw
 

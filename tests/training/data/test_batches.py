@@ -19,9 +19,13 @@ from PIL import Image
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES, PAIRS
-from blip_training.data.batches import Feed, TrainingData, open_training_data
+from blip_training.data.batches import TrainingData, open_training_data
+from blip_training.data.counts import count_samples
+from blip_training.data.feed import Feed
+from blip_training.data.lanes import Lanes
 from blip_training.data.pixels import decode_pixels, to_pixels
-from blip_training.data.shards import Stream, annotated_shards, web_shards
+from blip_training.data.shards import Shard, annotated_shards, image_id_of, web_shards
+from blip_training.data.stream import WINDOW_BYTES, Stream
 
 FEED = Feed(batch_size=16, image_size=32, seed=3)
 
@@ -29,6 +33,10 @@ FEED = Feed(batch_size=16, image_size=32, seed=3)
 def open_world(world: Path, /, **changes: object) -> TrainingData:
     feed = Feed(**{**vars(FEED), **changes})
     return open_training_data(world / "images", world / "pairs", world / "human", feed)
+
+
+def stream_of(shards: list[Shard], seed: int, window_bytes: int = WINDOW_BYTES, lanes: Lanes | None = None) -> Stream:
+    return Stream(shards, count_samples(shards), seed, lanes, window_bytes)
 
 
 def rows(data: TrainingData, step: int) -> list[tuple[str, str, str]]:
@@ -43,7 +51,7 @@ def kept_pairs(world: Path) -> list[tuple[str, str]]:
 
 
 def test_an_epoch_has_every_kept_pair_once_with_its_own_picture(world: Path) -> None:
-    stream = Stream(web_shards(world / "images", world / "pairs"), seed=1)
+    stream = stream_of(web_shards(world / "images", world / "pairs"), seed=1)
     samples = list(stream.samples(0, stream.num_samples))
     assert sorted((s.key, s.text) for s in samples) == sorted(kept_pairs(world))
     pictures: dict[str, bytes] = {}
@@ -53,14 +61,14 @@ def test_an_epoch_has_every_kept_pair_once_with_its_own_picture(world: Path) -> 
 
 
 def test_human_captions_are_samples_and_unreadable_pictures_are_not(world: Path) -> None:
-    stream = Stream(annotated_shards(world / "human"), seed=1)
+    stream = stream_of(annotated_shards(world / "human"), seed=1)
     keys = [s.key for s in stream.samples(0, stream.num_samples)]
     assert stream.num_samples == 40
     assert "broken" not in keys
 
 
 def test_each_epoch_has_another_order(world: Path) -> None:
-    stream = Stream(web_shards(world / "images", world / "pairs"), seed=1)
+    stream = stream_of(web_shards(world / "images", world / "pairs"), seed=1)
     first, second = (
         [(s.key, s.text) for s in stream.samples(e * stream.num_samples, stream.num_samples)] for e in (0, 1)
     )
@@ -68,22 +76,22 @@ def test_each_epoch_has_another_order(world: Path) -> None:
     assert sorted(first) == sorted(second)
 
 
-def test_a_small_window_holds_one_shard_at_a_time_and_loses_nothing(world: Path) -> None:
-    shards = web_shards(world / "images", world / "pairs")
-    stream = Stream(shards, seed=1, window_bytes=1)
+def test_a_small_window_holds_one_row_group_and_the_next_and_loses_nothing(world: Path) -> None:
+    stream = stream_of(web_shards(world / "images", world / "pairs"), 1, window_bytes=1)
     seen = []
     for sample in stream.samples(0, stream.num_samples):
         seen.append((sample.key, sample.text))
-        assert sum("contents" in vars(shard) for shard in shards) == 1
+        assert stream.held.num_held <= 2
     assert sorted(seen) == sorted(kept_pairs(world))
 
 
 def test_a_resumed_run_reads_nothing_of_the_windows_it_has_seen(world: Path) -> None:
     shards = web_shards(world / "images", world / "pairs")
-    whole, resumed = Stream(shards, 1, window_bytes=1), Stream(web_shards(world / "images", world / "pairs"), 1, 1)
+    whole, resumed = stream_of(shards, 1, window_bytes=1), stream_of(shards, 1, window_bytes=1)
     last = stream_rows(whole, whole.num_samples - 3, 3)
+    resumed.end_at(resumed.num_samples)
     assert stream_rows(resumed, resumed.num_samples - 3, 3) == last
-    assert sum("contents" in vars(shard) for shard in resumed.shards) == 1
+    assert resumed.held.num_held == 1
 
 
 def stream_rows(stream: Stream, start: int, count: int) -> list[tuple[str, str]]:
@@ -135,7 +143,7 @@ def test_without_a_share_sets_are_mixed_by_their_sizes(world: Path) -> None:
 
 
 def test_ids_are_of_the_image_not_of_the_text(world: Path) -> None:
-    stream = Stream(web_shards(world / "images", world / "pairs"), seed=1)
+    stream = stream_of(web_shards(world / "images", world / "pairs"), seed=1)
     ids: dict[str, set[int]] = {}
     for sample in stream.samples(0, stream.num_samples):
         ids.setdefault(sample.key, set()).add(sample.image_id)
@@ -151,23 +159,22 @@ def test_texts_of_copies_have_the_id_of_the_first_row(tmp_path: Path) -> None:
     for name, table, rows in (("images", IMAGES, images), ("pairs", PAIRS, pairs)):
         for part, some in (("part-00000.parquet", rows[:2]), ("part-00001.parquet", rows[2:])):
             write_parquet(tmp_path / name / part, rows_to_table(some, table), table)
-    stream = Stream(web_shards(tmp_path / "images", tmp_path / "pairs"), seed=1)
+    stream = stream_of(web_shards(tmp_path / "images", tmp_path / "pairs"), seed=1)
     samples = [*stream.samples(0, stream.num_samples)]
     assert {sample.key for sample in samples} == {*keys}
     assert len({sample.image_id for sample in samples}) == 1
 
 
 def test_equal_keys_of_web_and_human_are_different_images(world: Path) -> None:
-    web = next(Stream(web_shards(world / "images", world / "pairs"), 0).samples(0, 1))
-    human = next(Stream(annotated_shards(world / "human"), 0).samples(0, 1))
-    assert vars(web) | {"shard": human.shard} != vars(web)
-    assert web.image_id != type(web)(human.shard, 0, web.key, web.text, 0, 0).image_id
+    web = next(stream_of(web_shards(world / "images", world / "pairs"), 0).samples(0, 1))
+    human = next(stream_of(annotated_shards(world / "human"), 0).samples(0, 1))
+    assert image_id_of(web.shard.name, web.key) != image_id_of(human.shard.name, web.key)
 
 
 def test_training_and_validation_parts_are_the_whole_set_and_share_no_picture(world: Path) -> None:
     keys = {}
     for part in ("all", "train", "validation"):
-        stream = Stream(annotated_shards(world / "human", part), 0)
+        stream = stream_of(annotated_shards(world / "human", part), 0)
         keys[part] = {s.key for s in stream.samples(0, stream.num_samples)}
     assert keys["train"] | keys["validation"] == keys["all"]
     assert not keys["train"] & keys["validation"]
@@ -218,7 +225,7 @@ def test_views_of_a_picture_are_kept_and_no_text_that_names_a_side_has_a_flipped
     assert max(map(len, shown.values())) == 4
     assert sum(seen) < 60 * FEED.batch_size / 2
     sided = replace(data.samples(0)[0], text="a cube on the left")
-    views = {data._view_of(replace(sided, position=at)) for at in range(100)}
+    views = {data.pictures.view_of(replace(sided, epoch=at)) for at in range(100)}
     assert views == {0, 2}
 
 
@@ -240,7 +247,6 @@ def change(file: Path, **columns: object) -> None:
     [
         ({"jpg": b"no picture"}, r"part-00001.parquet: key 00001\d+: the picture cannot be decoded"),
         ({"jpg": None}, r"part-00001.parquet: key 00001\d+: has a training text but no picture"),
-        ({"key": "other"}, r"part-00001.parquet: key 00001\d+ is not in .*images"),
     ],
 )
 def test_a_bad_picture_is_named(world: Path, tmp_path: Path, columns: dict[str, object], message: str) -> None:
@@ -249,6 +255,13 @@ def test_a_bad_picture_is_named(world: Path, tmp_path: Path, columns: dict[str, 
     data = open_training_data(tmp_path / "images", tmp_path / "pairs", None, FEED)
     with pytest.raises(InputError, match=message):
         list(data.steps(0, 8))
+
+
+def test_pairs_of_other_images_are_refused(world: Path, tmp_path: Path) -> None:
+    copy(world, tmp_path)
+    change(tmp_path / "images" / "part-00001.parquet", key="other")
+    with pytest.raises(InputError, match=r"part-00001.parquet: key 00001\d+ is not in .*images"):
+        open_training_data(tmp_path / "images", tmp_path / "pairs", None, FEED)
 
 
 def test_pairs_without_their_images_are_refused(world: Path, tmp_path: Path) -> None:
@@ -291,10 +304,10 @@ def weighted(world: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("window_bytes", [1, 1 << 30])
 def test_a_text_is_in_such_a_share_of_the_epochs_as_its_weight(world: Path, tmp_path: Path, window_bytes: int) -> None:
     pairs, epochs = weighted(world, tmp_path / "pairs"), 400
-    stream = Stream(web_shards(world / "images", pairs), 1, window_bytes)
+    stream = stream_of(web_shards(world / "images", pairs), 1, window_bytes)
     tables = [pq.read_table(file).filter(pc.field("kept")).to_pylist() for file in parquet_files(pairs)]
     weights = {(row["key"], row["caption"]): row["rule_score"] or 0 for table in tables for row in table}
-    assert stream.num_samples == sum(round(sum(row["rule_score"] or 0 for row in table)) for table in tables)
+    assert stream.num_samples == round(sum(row["rule_score"] or 0 for table in tables for row in table))
     drawn: Counter[tuple[str, str]] = Counter()
     for epoch in range(epochs):
         some = Counter(stream_rows(stream, epoch * stream.num_samples, stream.num_samples))
@@ -325,11 +338,11 @@ def test_weighted_batches_are_the_same_after_a_restart_and_for_every_worker(worl
 def test_pairs_without_any_weight_give_no_samples(world: Path, tmp_path: Path) -> None:
     file = parquet_files(world / "pairs")[0]
     write_parquet(tmp_path / file.name, pq.read_table(file), PAIRS, {"rule": json.dumps({"weights": "rule"})})
-    assert Stream(web_shards(world / "images", tmp_path), 1).num_samples == 0, "no rule score is there"
+    assert stream_of(web_shards(world / "images", tmp_path), 1).num_samples == 0, "no rule score is there"
 
 
 def test_half_written_pairs_are_told(world: Path, tmp_path: Path) -> None:
     file = parquet_files(world / "pairs")[0]
     (tmp_path / file.name).write_bytes(file.read_bytes()[:100])
     with pytest.raises(InputError, match="not a readable Parquet file"):
-        Stream(web_shards(world / "images", tmp_path), 1)
+        stream_of(web_shards(world / "images", tmp_path), 1)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from blip_training.data.batches import Feed, open_training_data
+from blip_training.data.batches import open_training_data
+from blip_training.data.feed import Feed
 from blip_training.data.kept_grids import KeptGrids
 
 

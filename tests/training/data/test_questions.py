@@ -18,7 +18,7 @@ from PIL import Image
 
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
-from blip_training.data.batches import Feed
+from blip_training.data.feed import Feed
 from blip_training.data.question_batches import VqaBatch, VqaData
 from blip_training.data.questions import read_questions
 from tests.support.drawn import draw

@@ -11,7 +11,8 @@ from torch import nn
 from blip_bootstrap.config import EvaluateConfig, ItmConfig, SamplerConfig
 from blip_bootstrap.errors import CheckpointError, InputError
 from blip_training.checkpoint.store import load_med
-from blip_training.data.batches import Feed, TrainingData
+from blip_training.data.batches import TrainingData
+from blip_training.data.feed import Feed
 from blip_training.data.held_out import read_held_out
 from blip_training.data.shards import annotated_shards
 from blip_training.evaluate.evaluate import write_captions

@@ -14,7 +14,8 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import ANNOTATED
 from blip_training.checkpoint.store import load_med
-from blip_training.data.batches import Feed, TrainingData
+from blip_training.data.batches import TrainingData
+from blip_training.data.feed import Feed
 from blip_training.data.held_out import read_held_out
 from blip_training.data.shards import annotated_shards, image_id_of
 from blip_training.data.tokenizer import Tokenizer

@@ -14,9 +14,12 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import SAME_PICTURES
 from blip_training.checkpoint.store import load_med
-from blip_training.data.shards import Stream, web_shards
+from blip_training.data.counts import count_samples
+from blip_training.data.shards import web_shards
+from blip_training.data.stream import Stream
+from blip_training.runtime.workers import Worker
 from blip_training.train.checkpoint_files import newest_step
-from blip_training.train.pretrain import pretrain_model
+from blip_training.train.pretrain import pretrain_model, start_model
 from tests.support.checkpoints import newest_state
 from tests.support.drawn import pretrain_config, read_log, write_world
 
@@ -145,7 +148,8 @@ def test_the_validation_tenth_and_left_out_pictures_are_not_trained_on(world: Pa
     keys = [f"{at:010d}" for at in range(20)]
     validation = [key for key in keys if zlib.crc32(key.encode()) % 10 == 0]
     assert validation
-    web = {s.key for s in Stream(web_shards(world / "images", world / "pairs"), 0).samples(0, 60)}
+    shards = web_shards(world / "images", world / "pairs")
+    web = {s.key for s in Stream(shards, count_samples(shards), 0).samples(0, 60)}
     left_out = [key for key in keys if key not in validation][:3]
     rows = [{"set": "human", "key": key, "same_as": "held_out", "same_key": "x", "left_out": True} for key in left_out]
     rows += [{"set": "web", "key": key, "same_as": "human", "same_key": "x", "left_out": False} for key in web]
@@ -160,3 +164,13 @@ def test_the_validation_tenth_and_left_out_pictures_are_not_trained_on(world: Pa
         2 * 20, 2 * (20 - len(validation)), 2 * (20 - len(validation) - 3),
     ]  # fmt: skip
     assert found["a"]["pairs"] == found["c"]["pairs"]
+
+
+def test_a_second_stage_goes_on_with_larger_pictures(world: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    train(world, first, pretrain_config(world, steps=1))
+    config = pretrain_config(world).model_copy(update={"start_from": "previous", "image_size": 48})
+    med, _ = start_model(config, first, Worker(torch.device("cpu")))
+    assert med.vision.positions.shape[1] == 1 + (48 // 8) ** 2
+    with pytest.raises(ValueError, match=r"image_size is of start_from: previous; from scratch set model\.vision"):
+        PretrainConfig(image_size=384)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from blip_bootstrap.config import OptimizerConfig
 from blip_bootstrap.machine import num_cores
 from blip_training.data.augment import CROP_AREA, Augment
-from blip_training.data.batches import Feed
+from blip_training.data.feed import Feed
 from blip_training.data.kept_grids import KeptGrids
 from blip_training.model.efficientnet import LITE_CHANNELS
 from blip_training.model.med import Med
@@ -30,6 +32,13 @@ def in_equal_parts(compute: Callable[[Tensor], Tensor], rows: Tensor, size: int)
     """
     filled = F.pad(rows, (0,) * (2 * rows.ndim - 1) + (-len(rows) % size,))
     return torch.cat([compute(filled[at : at + size]) for at in range(0, len(filled), size)])[: len(rows)]
+
+
+def exchanged(said: Any) -> list[Any]:
+    """What each worker says, in the order of their ranks; all workers call this."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, said)
+    return found
 
 
 def feed_of(
@@ -65,4 +74,5 @@ def feed_of(
         stem=grids if med.vision.has_frozen_stem else None,
         kept_grids=kept,
         num_threads=min(8, num_cores()) if worker.device.type == "cuda" else 0,
+        exchange=exchanged if worker.world > 1 else None,
     )

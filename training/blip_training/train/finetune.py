@@ -12,6 +12,7 @@ from torch import Tensor
 from blip_bootstrap.config import FinetuneConfig, ItcConfig
 from blip_training.checkpoint.store import load_med, save_captioner, save_filter, save_med
 from blip_training.data.batches import Batch, TrainingData
+from blip_training.data.counts import count_samples
 from blip_training.data.left_out import read_left_out
 from blip_training.data.shards import annotated_shards
 from blip_training.data.tokenizer import Tokenizer
@@ -69,10 +70,10 @@ def finetune_captioner_model(
 
     left_out = read_left_out(same_pictures).human
     data = open_human_data(human, config, med, worker, left_out)
-    if worker.first:
-        warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)], config.prompt)
     best = _best(med, human, config, worker, validate, left_out)
     run = Run(out, med, config.optimizer, worker, {"best": best} if best else {}, on_step)
+    if worker.first and not run.step:
+        warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.own_samples(0)], config.prompt)
     flops = captioning_flops(med.config, med.num_tokens, prompt_tokens)
 
     for _step, batches in run.steps(data):
@@ -231,7 +232,7 @@ def _best(
     if not config.validate_every_steps:
         return None
     shards = annotated_shards(human, "validation", left_out)
-    size = max(1, min(config.optimizer.batch_size, sum(shard.num_samples for shard in shards)))
+    size = max(1, min(config.optimizer.batch_size, count_samples(shards).num_samples))
     alone = config.optimizer.model_copy(update={"batch_size": size, "accumulate": 1})
     feed = feed_of(med, alone, Worker(worker.device), "none")
     return Best(med, TrainingData([], shards, feed), loss_of, config.validate_every_steps)

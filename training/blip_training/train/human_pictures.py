@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from blip_training.data.pixels import decode_pixels
-from blip_training.data.shards import Shard, image_id_of
+from blip_training.data.row_groups import row_groups_of
+from blip_training.data.shards import Shard
 from blip_training.data.word_kinds import WordKinds, words_of
 
 BATCH_SIZE = 64
@@ -28,7 +29,11 @@ class HumanPictures:
     @cached_property
     def captions(self) -> dict[int, list[str]]:
         """The captions of each picture, by image id."""
-        return {image_id: texts for shard in self.shards for image_id, texts in shard.captions().items()}
+        found: dict[int, list[str]] = {}
+        for shard in self.shards:
+            for image_id, texts in shard.captions().items():
+                found.setdefault(image_id, []).extend(texts)
+        return found
 
     @cached_property
     def kinds(self) -> WordKinds:
@@ -68,13 +73,11 @@ class HumanPictures:
             yield ids, torch.stack(rows)
 
     def _encoded(self, rank: int, world: int) -> Iterator[tuple[int, bytes, str]]:
-        number = 0
-        for shard in self.shards:
-            contents = shard.contents
-            for key, jpg in zip(contents.keys, contents.pictures, strict=True):
-                image_id = image_id_of(shard.name, key)
-                if image_id in self.captions:
-                    if number % world == rank:
-                        yield image_id, bytes(jpg.as_py()), f"{shard.images}: key {key}"
-                    number += 1
-            shard.forget()
+        seen: set[int] = set()
+        for group in (group for shard in self.shards for group in row_groups_of(shard)):
+            for image_id, key, jpg in zip(group.ids, group.keys, group.pictures, strict=True):
+                if image_id in seen:  # the same picture under another key
+                    continue
+                if len(seen) % world == rank:
+                    yield image_id, bytes(jpg.as_py()), f"{group.shard.images}: key {key}"
+                seen.add(image_id)

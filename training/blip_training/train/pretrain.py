@@ -14,7 +14,7 @@ from blip_training.checkpoint.store import load_med, save_med
 from blip_training.data.batches import open_training_data
 from blip_training.data.left_out import read_left_out
 from blip_training.data.normalise import captions_as_seen
-from blip_training.data.shards import known_texts
+from blip_training.data.shards import Drawing, Split, known_texts
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.cross_attention import KeyValue
 from blip_training.model.med import Med
@@ -50,11 +50,13 @@ def pretrain_model(
         med, config.optimizer, worker, config.augment, config.human_share, config.augment_views, config.crop_area
     )
     left_out = read_left_out(same_pictures)
-    data = open_training_data(images, pairs, human, feed, "train" if config.hold_out_validation else "all", left_out)
-    if worker.first:
-        warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.samples(0)])
+    split: Split = "train" if config.hold_out_validation else "all"
+    drawing = Drawing(config.texts_per_image, config.source_weights.web, config.source_weights.synthetic)
+    data = open_training_data(images, pairs, human, feed, split, left_out, drawing)
     kept = {"momentum": contrast.momentum, "queue": contrast.queue}
     run = Run(out, med, config.optimizer, worker, kept, on_step)
+    if worker.first and not run.step:
+        warn_of_cut_texts(med, tokenizer, [sample.text for sample in data.own_samples(0)])
 
     def lm_of(batch: MicroBatch, states: Tensor, keys: list[KeyValue] | None) -> Tensor:
         return lm_loss(med, states, batch.ids, batch.mask, 0, config.label_smoothing, keys)
@@ -77,7 +79,7 @@ def start_model(
     With `text.vocabulary: seen` a fresh one has the word pieces that `texts`, given in batches, have.
     """
     if config.start_from == "previous" and previous is not None:
-        med, tokenizer = load_med(previous, worker.device)
+        med, tokenizer = load_med(previous, worker.device, config.image_size)
     else:
         torch.manual_seed(config.optimizer.seed)
         text, pieces = config.model.text, None
