@@ -126,11 +126,18 @@ def as_before(out: Path) -> None:
     )
 
 
-def test_that_of_versions_before_is_read_as_the_oldest(tmp_path: Path) -> None:
+def test_that_of_versions_before_is_the_oldest_and_told_since_its_samples_come_in_another_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     straight, _, _ = train(tmp_path / "straight")
     train(tmp_path / "killed", until=5)
     as_before(tmp_path / "killed")
     assert steps_kept(tmp_path / "killed") == [0]
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.pt: .* \(feed 1, now 2\); go on with the version that began"
+    ):
+        train(tmp_path / "killed")
+    monkeypatch.setattr(checkpoints, "FEED", 1)
     killed, _, done = train(tmp_path / "killed")
     assert done == [4, 5, 6, 7]
     assert same(straight, killed)
