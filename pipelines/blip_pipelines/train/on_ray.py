@@ -68,10 +68,10 @@ def _outcome(task: Any, failures: Failures) -> Counts | None:
         return None
     if not isinstance(outcome, Raised):
         return outcome
-    error = unpacked(failures.name, outcome)
-    if outcome.is_ours or not failures.count(outcome.message):
-        raise error
-    log.warning("%s; it goes on from step %s", error, f"{failures.step:,}")
+    told = f"{outcome.name}: {outcome.message}"
+    if outcome.is_ours or not failures.count(told):
+        raise unpacked(failures.name, outcome)
+    log.warning("%s: %s; it goes on from step %s", failures.name, told, f"{failures.step:,}")
     return None
 
 
