@@ -127,7 +127,7 @@ def start_unlike(world: Path, out: Path) -> None:
     with pytest.raises(InputError, match=r"rank 1 \(.*\): optimizer.lr is 0.5, and rank 0 \(.*\) has 0.25; start all"):
         pretrain(world, out / "mistaken", mistaken)
     human = None if rank else world / "human"
-    with pytest.raises(InputError, match=r"rank 1 \(.*\): training data is 77, and rank 0 \(.*\) has 117"):
+    with pytest.raises(InputError, match=r"rank 1 \(.*\): training data.files is '3 .*', and rank 0 \(.*\) has '4 "):
         pretrain_model(out / "mistaken", world / "images", world / "pairs", human, config_of(world, steps=2))
 
 
