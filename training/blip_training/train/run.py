@@ -82,7 +82,7 @@ class Run:
         self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()
-        self._shared = SharedGradients(med) if worker.world > 1 else None
+        self._shared = SharedGradients(med, config.compile) if worker.world > 1 else None
         self._micro_batches = 0
         self._watch = StallWatch(worker, config.stall_timeout_s) if worker.world > 1 else None
 
