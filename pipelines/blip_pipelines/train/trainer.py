@@ -60,10 +60,11 @@ def run_trainer(job: Training, gpu: bool) -> Counts:
         try:
             _attempt(job, num_workers, gpu, scratch)
             break
-        except ControllerError as error:  # the workers did not start
-            num_workers = _fewer(job, gpu, num_workers, error)
         except Exception as error:  # noqa: BLE001 - whatever a worker died of
             _raise_ours(job, scratch)
+            if _had_no_room(error):
+                num_workers = _fewer(job, gpu, num_workers, error)
+                continue
             failures.count(_cause(scratch, error))
             log.warning("%s: %s; it goes on from step %s", job.name, _cause(scratch, error), f"{failures.step:,}")
             num_workers = job.num_workers
@@ -102,6 +103,12 @@ def _attempt(job: Training, num_workers: int, gpu: bool, scratch: Path) -> None:
     with _quiet("ray.train"), _interrupts_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Ray Train copies Ray Data's old settings
         trainer.fit()
+
+
+def _had_no_room(error: Exception) -> bool:
+    """Whether an attempt ended since its workers could not be placed or started; Ray has no public class for it."""
+    failure = error.controller_failure if isinstance(error, ControllerError) else None
+    return type(failure).__name__.startswith("WorkerGroupStartup")
 
 
 def _fewer(job: Training, gpu: bool, tried: int, error: Exception) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ray.train import ControllerError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from blip_bootstrap.config import FinetuneConfig, OptimizerConfig, PretrainConfig, RayConfig
 from blip_bootstrap.errors import InputError, RunFailed
@@ -72,7 +73,7 @@ def ends(number: int, scratch: Path) -> None:
 
 
 def cannot_start(number: int, scratch: Path) -> None:
-    raise ControllerError(TimeoutError("no room"))
+    raise ControllerError(WorkerGroupStartupTimeoutError(number))
 
 
 def test_failures_after_progress_are_counted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
