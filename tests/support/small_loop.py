@@ -31,8 +31,8 @@ from blip_pipelines.ingest import annotated, download, fetched_rows
 from blip_training.checkpoint.store import _write_weights as write_weights
 from blip_training.runtime.stored import read_safetensors
 from blip_training.runtime.workers import Worker
-from blip_training.train import log
 from blip_training.train.run import Run
+from blip_training.watch import pace
 from tests.support.decoded_here import Here, human, web
 from tests.support.tiny_pipeline import encode
 
@@ -90,7 +90,7 @@ def stand_in(note: Note, pages: bool = False) -> None:
     _put(download, WebStore=Here(web))
     _put(annotated, HumanStore=Here(human))
     _put(worker, CaptionWorker=partial(_Captions, note))
-    _put(log, time=_NoClock)
+    _put(pace, time=_NoClock)
     for name in ("finetune_captioner", "finetune_filter", "pretrain"):
         _put(rounds, **{name: _named(partial(_train, note), name)})
     _put(rounds, evaluate=_named(_evaluate, "evaluate"), train_controls=_named(_controls, "train_controls"))

@@ -56,7 +56,7 @@ class Checkpoints:
         self.out = out
         settings = recipe_of("training", config, {})["config"]
         self.settings = {name: value for name, value in settings.items() if name not in _HOW}
-        self.failed, self._in_a_row, self._why = 0, 0, ""
+        self.failed, self._in_a_row, self._why, self._kept = 0, 0, "", 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -68,20 +68,25 @@ class Checkpoints:
     def save(self, step: int, state: Mapping[str, Any], last: bool = False) -> None:
         """Write `state` as the checkpoint of `step`, whole or not at all, and drop all but the last two.
 
-        The `last` one of a training is on the disk when this returns, and so is a small one. Raises RunFailed if this
-        is one of too many that could not be written.
+        The `last` one of a training is on the disk when this returns, and so is a small one. Raises RunFailed if too
+        many in a row could not be written; not for the last one, since the model may be saved yet.
         """
         self._settle()
-        if self._in_a_row >= MAX_FAILED:
-            raise RunFailed(
-                f"{self.out}: {self._in_a_row} checkpoints in a row cannot be written ({self._why}); make room, or see "
-                "to the store, and run the same command again: it goes on from the last one that is there"
-            )
+        self._check_failed()
         whole = {**state, "step": step, "feed": FEED, "settings": self.settings}
         if last or _num_bytes(whole) < BACKGROUND_BYTES:
             self._write(step, whole)
         else:
             self._pending = self._writer.submit(self._write, step, on_host(whole))
+        if not (last or self._pending):
+            self._check_failed()
+
+    def _check_failed(self) -> None:
+        if self._in_a_row >= MAX_FAILED:
+            raise RunFailed(
+                f"{self.out}: {self._in_a_row} checkpoints in a row cannot be written ({self._why}); make room, or see "
+                "to the store, and run the same command again: it goes on from the last one that is there"
+            )
 
     def _settle(self) -> None:
         """Wait for the one that is being written."""
@@ -96,15 +101,14 @@ class Checkpoints:
             with staged_file(path) as staged, staged.open("wb") as file:
                 torch.save(dict(state), file)  # given a path, torch would not report a full disk
             sync(path.parent)
+            self._in_a_row, self._kept = 0, step
             self._drop(step)
-            self._in_a_row = 0
         except (OSError, RuntimeError, RunFailed) as error:  # torch's own is about a file that it could not end
             self.failed, self._in_a_row = self.failed + 1, self._in_a_row + 1
             self._why = "no space left" if is_disk_full(error) else " ".join(str(error).split())[:200]
-            before = max((step_of(one) for one in checkpoints_in(self.out)), default=0)
             log.warning(
                 "the checkpoint of step %d could not be written (%s); the training goes on, and would start again "
-                "after step %d", step, self._why, before,
+                "after step %d", step, self._why, self._kept,
             )  # fmt: skip
 
     def _drop(self, step: int) -> None:
@@ -131,6 +135,7 @@ class Checkpoints:
             )
         load(path, state, modules, optimizer)
         check_settings(path, state.get("settings", {}), self.settings)
+        self._kept = state["step"]
         return state
 
     def _newest_whole(self) -> tuple[Path, dict[str, Any]] | None:
@@ -195,13 +200,16 @@ def weights_of(modules: Mapping[str, nn.Module], optimizer: Optimizer) -> dict[s
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of `Run`, without unpickling objects. Raises CheckpointError if it is damaged."""
+    fetched(path)  # a store that does not answer has damaged nothing
     try:
-        with zipfile.ZipFile(fetched(path)) as file:
+        with zipfile.ZipFile(path) as file:
             # torch's own reader compares no checksums: weights with a bit turned would be loaded without a word.
             if (bad := file.testzip()) is not None:
                 raise zipfile.BadZipFile(bad)
         state = torch.load(path, map_location="cpu", weights_only=True)
         return dict(state)
+    except (MemoryError, PermissionError):
+        raise
     except Exception as error:
         raise CheckpointError(f"{path}: a damaged checkpoint; delete it and run again") from error
 
