@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from blip_bootstrap.errors import CheckpointError, RunFailed
+from blip_training.data.batches import FEED
 from blip_training.runtime.workers import Worker
 from blip_training.train import checkpoints
 from blip_training.train.checkpoint_files import (
@@ -165,7 +166,7 @@ def test_a_model_without_a_checkpoint_is_told_and_not_trained_anew(tmp_path: Pat
 
 def test_samples_in_another_order_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path, until=3)
-    monkeypatch.setattr(checkpoints, "FEED", checkpoints.FEED + 1)
+    monkeypatch.setattr(checkpoints, "FEED", FEED + 1)
     with pytest.raises(CheckpointError, match=r"0002\.pt: .* samples in another order \(feed 2, now 3\)"):
         train(tmp_path)
     assert steps_kept(tmp_path) == [2]
