@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,9 +156,8 @@ def _held_out(root: Path, number: int) -> Iterator[tuple[str, str]]:
 
 def _itm(root: Path, number: int) -> Iterator[tuple[str, str]]:
     """Whether the mean ITM loss of the last fifth of the steps is the entropy of its classes."""
-    path = run_folder.round_folder(root, number) / "model" / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    losses = [line["itm"] for line in map(json.loads, lines) if line.get("itm") is not None]
+    lines = run_folder.training_lines(run_folder.round_folder(root, number) / "model")
+    losses = [line["itm"] for line in lines if line.get("itm") is not None]
     last = losses[-max(1, len(losses) // 5) :]
     if len(losses) >= 5 and abs(sum(last) / len(last) - IDLE_ITM_LOSS) < 0.01:
         yield "itm_idle", f"the ITM loss rests at {sum(last) / len(last):.3f}: it has not learned to match"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from blip_bootstrap.config.marks import ByContent, Seeded
+from blip_bootstrap.config.marks import ByContent, CountsAs, Seeded, Speed
 from blip_bootstrap.paths import local_path, model_name, root_text, run_root
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -22,6 +22,17 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ShardRows = Annotated[int, Field(ge=1, le=100_000)]  # five digits of a key count the rows of a shard
 
 Seed = Annotated[int, Seeded()]
+
+NumWorkers = Annotated[Count, CountsAs(1), Field(description="training processes that share each batch")]
+
+MinWorkers = Annotated[
+    Count | None,
+    Speed(),
+    Field(
+        description="on Ray: where machines are lost for more than ten minutes, go on with so few workers; null: wait "
+        "for num_workers"
+    ),
+]
 
 
 def _path_text(value: object) -> str:
@@ -81,3 +92,9 @@ def _filled(default: Section, given: Any) -> Any:
         name: _filled(own[name], value) if isinstance(own.get(name), Section) else value
         for name, value in given.items()
     }
+
+
+def check_workers(most: int, fewest: int | None) -> None:
+    """Raise ValueError where the fewest workers are more than there are to be."""
+    if fewest and fewest > most:
+        raise ValueError(f"min_workers {fewest} is more than num_workers {most}; lower it")

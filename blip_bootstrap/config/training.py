@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from blip_bootstrap.config.hard_texts import HardTextsConfig
 from blip_bootstrap.config.marks import IdleWhere, Later, Speed
 from blip_bootstrap.config.model import ModelConfig
 from blip_bootstrap.config.section import (
@@ -14,12 +15,15 @@ from blip_bootstrap.config.section import (
     Dtype,
     Fraction,
     LocalPath,
+    MinWorkers,
     ModelName,
     NonNegative,
     Normalise,
+    NumWorkers,
     Positive,
     Section,
     Seed,
+    check_workers,
 )
 
 Augment = Annotated[
@@ -223,6 +227,11 @@ class PretrainConfig(Section):
     start_from: Literal["scratch", "previous"] = Field(
         "scratch", description="start each round's model from scratch, as the paper does (Table 13), or from the last"
     )
+    image_size: Annotated[Count | None, Later()] = Field(
+        None,
+        description="start_from previous: side of the pictures that the model goes on with, px, as in a second stage "
+        "of larger pictures; null: as before; from scratch it is model.vision.image_size",
+    )
     augment: Augment = "randaugment"
     crop_area: CropArea = 0.2
     augment_views: NonNegative = Field(
@@ -230,42 +239,19 @@ class PretrainConfig(Section):
         description="efficientnet-lite0 with a frozen grid: augmented views of each picture, whose grids are kept; 0: "
         "a new view each time",
     )
-    num_workers: Count = Field(1, description="training processes that share each batch")
+    num_workers: NumWorkers = 1
+    min_workers: MinWorkers = None
 
+    @model_validator(mode="after")
+    def _goes_on(self) -> Self:
+        if self.image_size and self.start_from == "scratch":
+            raise ValueError("image_size is of start_from: previous; from scratch set model.vision.image_size")
+        return self
 
-class HardTextsConfig(Section):
-    """Wrong texts that a filter is fine-tuned on beside the batch's own negatives; 0 everywhere: none.
-
-    Each share is of one kind and stands alone: a picture may get a text of every kind. Each is one more pair of ITM's
-    loss that does not match, and weighs as much as any other pair.
-    """
-
-    swapped: Fraction = Field(
-        0.0,
-        description="share of a batch's pictures with their human caption after a swap: one word for another of its "
-        "kind, or two words around a relation exchanged; kinds are learned from the human set",
-    )
-    captioner: Fraction = Field(
-        0.0,
-        description="share of a batch's pictures with a text that the round's captioner writes about them, and that "
-        "contradicts all of their human captions",
-    )
-    near: Fraction = Field(
-        0.0,
-        description="share of a batch's pictures with a human caption of a picture near by ITC, which contradicts all "
-        "of their own captions",
-    )
-    max_agreement: Fraction = Field(
-        0.75,
-        description="captioner: its texts share fewer words than this with each human caption, by the F1 of the words "
-        "that tell pictures apart; lower: surer to be wrong, and easier to tell",
-    )
-    candidates: Count = Field(4, description="captioner: texts that it writes about each human picture")
-
-    @property
-    def needs_captioner(self) -> bool:
-        """Whether the fine-tuning of the filter reads the round's captioner."""
-        return self.captioner > 0
+    @model_validator(mode="after")
+    def _has_workers(self) -> Self:
+        check_workers(self.num_workers, self.min_workers)
+        return self
 
 
 class FinetuneConfig(Section):
@@ -309,7 +295,13 @@ class FinetuneConfig(Section):
         description="filter: no model of its own; the captioner is tuned by ITC, ITM and LM, with the captioner's "
         "settings, and is the filter, too (Table 4; the paper's are two)",
     )
-    num_workers: Count = Field(1, description="training processes that share each batch")
+    num_workers: NumWorkers = 1
+    min_workers: MinWorkers = None
+
+    @model_validator(mode="after")
+    def _has_workers(self) -> Self:
+        check_workers(self.num_workers, self.min_workers)
+        return self
 
     @model_validator(mode="after")
     def _is_tuned(self) -> FinetuneConfig:

@@ -23,6 +23,7 @@ from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.pointers import artifact_folder, shown_at
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, STALE, place_of, read_json, read_pointers, round_of
 from blip_bootstrap.storage.store import fetched, gone, publish_rest, sizes_there, store_of
+from blip_bootstrap.storage.verify import is_log
 
 STAGING = ".staging"
 """Where the layout before kept what was half-made."""
@@ -179,12 +180,14 @@ def tidy(folder: Path) -> None:
 def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     """Names of an artifact's files that are missing, or have another size than its MANIFEST says.
 
-    Of those that a killed run was making anew, only the missing ones.
+    Of those that a killed run was making anew, only the missing ones. The log of a training, which no step needs, is
+    not looked at.
     """
     anew = (read_json(folder / REPAIRED) or {}).get("files", [])
     sizes = dict(columns_of(manifest["files"], "name", "bytes"))
     there = _sizes(folder, manifest)
-    return [name for name, size in sizes.items() if name not in there or (name not in anew and there[name] != size)]
+    return [name for name, size in sizes.items()
+            if not is_log(name) and (name not in there or (name not in anew and there[name] != size))]  # fmt: skip
 
 
 def _sizes(folder: Path, manifest: Mapping[str, Any]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import Any
 from blip_bootstrap.loop.artifacts import damaged_files, is_made_by
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.maker import Step, changed_inputs, changed_settings, recipe_for
+from blip_bootstrap.loop.trained import check_trained
 from blip_bootstrap.loop.whole import manifest_in, read_manifest
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.manifest import recipe_by_today
@@ -37,9 +38,13 @@ def is_kept(root: Path, number: int) -> bool:
     """Whether a round was made to its end, of parts that fit each other, and all of it is there, undamaged.
 
     What it shares with other rounds has to be there alone: where it is damaged, the round would not be another for it.
+    Raises RunFailed where its models are damaged: the round is not made anew for that.
     """
     if not is_finished(root, number):
         return False
+    for name, damaged in _damage(root, number):
+        if round_of(name) is not None:
+            check_trained(root / read_pointers(root, number)[name]["folder"], damaged)
     if any(damaged is None or (damaged and round_of(name) is not None) for name, damaged in _damage(root, number)):
         return False
     made = made_by_steps(root)

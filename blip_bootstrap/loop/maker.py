@@ -35,6 +35,7 @@ from blip_bootstrap.loop.growth import borrow_parts, find_kin, origins, reads_of
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.rejudged import parts_to_judge
 from blip_bootstrap.loop.sent import with_sent
+from blip_bootstrap.loop.trained import check_trained
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.closed_lists import NO_ANSWERS
@@ -166,6 +167,7 @@ class Maker:
         if not damaged and not is_half_repaired(folder):
             tidy(folder)
             return folder, True
+        check_trained(folder, damaged)
         self.say(f"{output.name}: {', '.join(damaged) or 'files'} missing or damaged; making them anew")
         begin_repair(folder, damaged)
         return folder, False

@@ -13,14 +13,15 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, recipe_of
 from blip_bootstrap.storage.remote import AT_WORK
-from blip_bootstrap.storage.run_folder import flat
+from blip_bootstrap.storage.run_folder import flat, read_json
 from blip_bootstrap.storage.store import LISTING, fetched
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_training.data.questions import check_pictures, read_answers, read_questions
+from blip_training.train.checkpoint_files import checkpoints_in, delete_checkpoints
 
 Say = Callable[[str], None]
 
-RECIPE, CHECKPOINT = "recipe.json", "checkpoint.pt"
+RECIPE = "recipe.json"
 
 MODEL = "model.safetensors"
 """The last file of a model that is written: where it is, the model is whole."""
@@ -44,7 +45,7 @@ def train_vqa(
     vqa = resolve_dtypes(config, say, ["vqa"]).vqa
     fetched(out)  # of a folder on a store: what another machine has made of it
     read = read_questions(questions, image_root)
-    goes_on = (out / CHECKPOINT).exists()
+    goes_on = bool(checkpoints_in(out))
     is_made = (out / MODEL).is_file() and not goes_on
     if not is_made:
         check_vqa_start(start)
@@ -60,7 +61,9 @@ def train_vqa(
             loss = {"loss": round(figures["lm"], 4)} if "lm" in figures else {}  # none where each step was skipped
             progress.update(step, **loss)
 
-        return finetune_vqa_model(out, start, read, vqa, show)
+        counts = finetune_vqa_model(out, start, read, vqa, show)
+    delete_checkpoints(out)  # the model is whole, and lies where it is to be
+    return counts
 
 
 def answer_vqa(
@@ -121,8 +124,8 @@ def keep_recipe(out: Path, start: str, questions: Path, image_root: Path | None,
         "image_root": str((image_root or questions.parent).resolve()),
     }
     recipe = recipe_of("vqa train", config, inputs)
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    begun = (out / MODEL).exists() or (out / CHECKPOINT).exists()
+    kept = read_json(file)
+    begun = (out / MODEL).exists() or bool(checkpoints_in(out))
     if kept is not None and kept != recipe and begun:
         was, now = flat(kept), flat(recipe)
         differs = ", ".join(sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 
 from blip_bootstrap.html import charts
@@ -25,10 +24,9 @@ TONES = ("web", "synthetic", "human", "kept")
 
 def training(page: PageData) -> str:
     """Losses and learning rate of the round's pre-training, from the model's metrics.jsonl."""
-    path = run_folder.round_folder(page.root, page.number) / "model" / "metrics.jsonl"
-    if not path.is_file():
+    lines = run_folder.training_lines(run_folder.round_folder(page.root, page.number) / "model")
+    if not lines:
         return ""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     drawn = []
     for title, names in CURVES:
         series = {n: [(line["step"], line[n]) for line in lines if line.get(n) is not None] for n in names}

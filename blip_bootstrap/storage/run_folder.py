@@ -19,6 +19,9 @@ MANIFEST = "MANIFEST.json"
 STALE = "stale"
 """In a MANIFEST: why the artifact is to be made anew by its own recipe, since rows that it is of were withdrawn."""
 
+TRAINING_LOG = "metrics.jsonl"
+"""Beside a model: the losses of its training. Pages show them, and no step needs them: one that lacks is passed."""
+
 ARTIFACTS = "artifacts"
 """Under the root: everything that steps make, each under its step's name and the digest of its recipe."""
 
@@ -110,6 +113,19 @@ def read_json(path: Path) -> Any:
         return None
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not readable JSON ({error}); delete it and run again") from error
+
+
+def training_lines(model: Path) -> list[dict[str, Any]]:
+    """The lines of the log of a model's training: losses by name of steps; what is damaged of it is left out."""
+    path, found = model / TRAINING_LOG, []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    for line in lines:
+        try:
+            one = json.loads(line)
+        except ValueError:
+            continue
+        found += [one] if isinstance(one, dict) and isinstance(one.get("step"), int) else []
+    return found
 
 
 def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,12 +13,17 @@ from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage.manifest import digest_of_path, stamp_of
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import home_of_part
-from blip_bootstrap.storage.run_folder import place_of
+from blip_bootstrap.storage.run_folder import TRAINING_LOG, place_of
 from blip_bootstrap.storage.store import digest_there, store_of
 
 PICTURES = ("jpg", "exif")
 """Columns that make up nearly all of a table with pictures; steps compare their pages when they read them."""
 
+
+TRAINED = ("pretrain", "finetune_captioner", "finetune_filter")
+"""Steps that train a model: what they have made to its end is made anew only where somebody asks for it."""
+
+TRAIN_ANEW = "put it back from a copy, or delete its folder and run again to train it anew"
 
 AT_A_TIME = 64
 """Files that are handed to threads together."""
@@ -32,30 +37,36 @@ def check_input(folder: Path, manifest: Mapping[str, Any], reads: Callable[[str]
 
     Weights and texts are hashed (1 GB: about a second). Of tables with pictures all other columns are compared with the
     checksums of their pages, which DuckDB does not do; pictures are, where they are decoded. As many files at a time as
-    there are cores.
+    there are cores. The log of a training is not looked at: no step reads it.
     """
     files = ((place_of(folder, one["name"], one.get("at")), str(one["sha256"])) for one in manifest["files"]
-             if reads(str(one["name"])))  # fmt: skip
+             if reads(str(one["name"])) and not is_log(str(one["name"])))  # fmt: skip
+    is_trained = manifest.get("recipe", {}).get("step") in TRAINED
     with ThreadPoolExecutor(num_cores(), thread_name_prefix="compare") as pool:
-        while some := [pool.submit(_compare, folder, *one) for one in islice(files, AT_A_TIME)]:
+        while some := [pool.submit(_compare, folder, *one, is_trained) for one in islice(files, AT_A_TIME)]:
             for one in some:
                 one.result()
 
 
-def _compare(folder: Path, file: Path, sha256: str) -> None:
+def is_log(name: str) -> bool:
+    """Whether a file of an artifact is the log of a training."""
+    return name.rpartition("/")[2] == TRAINING_LOG
+
+
+def _compare(folder: Path, file: Path, sha256: str, is_trained: bool) -> None:
     if not file.is_file() and store_of(folder):
         return  # read where it lies; a store compares bytes with checksums of its own
     stamp = stamp_of(file) if file.is_file() else ()
     if stamp and _compared.get(file) == stamp:
         return
     if not (file.suffix == ".parquet" and _other_columns_fit(file)) and digest_of_path(file) != sha256:
-        raise told_damaged(file)
+        raise told_damaged(file, TRAIN_ANEW if is_trained else "delete it and run again")
     _compared[file] = stamp
 
 
-def told_damaged(file: Path) -> InputError:
+def told_damaged(file: Path, advice: str = "delete it and run again") -> InputError:
     """The error that names a damaged file; of a borrowed part its home, since a link that is deleted is made again."""
-    return InputError(f"{home_of_part(file)}: damaged, its bytes are not those that were made; delete it and run again")
+    return InputError(f"{home_of_part(file)}: damaged, its bytes are not those that were made; {advice}")
 
 
 def _other_columns_fit(file: Path) -> bool:

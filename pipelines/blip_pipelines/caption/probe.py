@@ -50,9 +50,9 @@ class SampledCaptioning:
 
     def _plugged_in(self) -> dict[str, float]:
         """Seconds a text of each captioner of `caption.writers` and judge of `caption.judges`, by its setting."""
-        writers, judges = self._worker.writers.all, self._worker.judges.all
-        some = [*(("writers", one) for one in writers), *(("judges", one) for one in judges)]
-        return {f"caption.{kind}.{one.config.name}": one.seconds / one.num_asked for kind, one in some if one.num_asked}
+        found = {f"caption.writers.{one.config.name}": (one.seconds, one.num_asked) for one in self._worker.writers.all}
+        found |= {f"caption.judges.{one.config.name}": (one.seconds, one.num_asked) for one in self._worker.judges.all}
+        return {name: seconds / count for name, (seconds, count) in found.items() if count}
 
     def _seconds_of_a_block(self, images: pa.Table) -> float:
         """Seconds an image takes in a second block, for a GPU, which takes hundreds at once: its first are decoded."""

@@ -14,11 +14,15 @@ from blip_bootstrap.errors import BlipBootstrapError, RunFailed
 
 @dataclass(frozen=True)
 class Raised:
-    """An exception of a worker, as data: pickled, or only its class name and message where pickle fails."""
+    """An exception of a worker, as data: pickled, or only its class name and message where pickle fails.
+
+    `is_ours` says that it was raised on purpose: what is tried again raises it again.
+    """
 
     pickled: bytes | None
     name: str
     message: str
+    is_ours: bool = False
 
 
 def packed(error: Exception) -> Raised:
@@ -29,7 +33,7 @@ def packed(error: Exception) -> Raised:
         pickle.loads(pickled)  # some can be pickled, not unpickled: their constructor wants other arguments
     except Exception:  # noqa: BLE001 - a foreign exception's own pickling may raise anything
         return Raised(None, type(error).__name__, first_line(error))
-    return Raised(pickled, type(error).__name__, first_line(error))
+    return Raised(pickled, type(error).__name__, first_line(error), isinstance(error, BlipBootstrapError))
 
 
 def unpacked(step: str, raised: Raised) -> BlipBootstrapError:

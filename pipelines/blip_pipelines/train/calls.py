@@ -8,6 +8,7 @@ from typing import Any
 
 from blip_bootstrap.config import EvaluateConfig, FinetuneConfig, PretrainConfig
 from blip_bootstrap.storage.files import write_whole
+from blip_training.train.checkpoint_files import delete_checkpoints
 
 Counts = dict[str, Any]
 
@@ -67,6 +68,7 @@ def call_arm(
         trained.parent.mkdir(parents=True, exist_ok=True)
         counts = call_pretrain(trained.parent, images, pairs, human, pretrain, same_pictures=same_pictures)
         write_whole(trained, json.dumps(counts, indent=2) + "\n")
+    delete_checkpoints(trained.parent)  # the counts say that the model is whole
     if not metrics.exists():
         call_evaluate(out, trained.parent, held_out, evaluate, references=human)
     found: Counts = json.loads(metrics.read_text(encoding="utf-8"))

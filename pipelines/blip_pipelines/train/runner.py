@@ -37,7 +37,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """One training: `call` runs it in each worker, resumes from what it finds in `out`, and returns its counts."""
+    """One training: `call` runs it in each worker, resumes from what it finds in `out`, and returns its counts.
+
+    `sizes` are the numbers of workers that it may go on with where machines are lost, ascending, `num_workers` last;
+    empty: no other than `num_workers`.
+    """
 
     name: str
     out: Path
@@ -46,6 +50,8 @@ class Training:
     num_workers: int = 1
     threads: int = 0
     device: Device = "auto"
+    sizes: tuple[int, ...] = ()
+    stall_timeout_s: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def train(job: Training, config: RayConfig) -> Counts:
     place = place_of_training(job, config)
     with following([job.out / METRICS], job.name, job.steps):
         if place.kind == "trainer":
-            from blip_pipelines.train.on_ray import run_trainer  # ray takes two seconds to import
+            from blip_pipelines.train.trainer import run_trainer  # ray takes two seconds to import
 
             counts = run_trainer(job, place.gpu)
         else:

@@ -87,7 +87,17 @@ def train_controls(
 
 def _job(name: str, out: Path, call: Call, config: PretrainConfig | FinetuneConfig) -> Training:
     optimizer = config.optimizer
-    return Training(name, out, optimizer.steps, call, config.num_workers, optimizer.threads, optimizer.device)
+    return Training(
+        name, out, optimizer.steps, call, config.num_workers, optimizer.threads, optimizer.device,
+        sizes_of(config), optimizer.stall_timeout_s,
+    )  # fmt: skip
+
+
+def sizes_of(config: PretrainConfig | FinetuneConfig) -> tuple[int, ...]:
+    """The numbers of workers that can share a batch, from `min_workers` to `num_workers`."""
+    each, most = config.optimizer.accumulate, config.num_workers
+    sizes = range(config.min_workers or most, most + 1)
+    return tuple(size for size in sizes if not config.optimizer.batch_size % (size * each))
 
 
 def _call(function: Callable[..., Mapping[str, Any]], *arguments: object) -> Call:

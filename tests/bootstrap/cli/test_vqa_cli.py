@@ -57,6 +57,7 @@ def test_train_and_answer(folder: Path, tmp_path: Path) -> None:
     made = blip_bootstrap(*train, cwd=tmp_path)
     assert (made.returncode, made.stdout.strip()) == (0, str(tmp_path / "vqa")), made.stderr
     assert (tmp_path / "vqa" / "model.safetensors").is_file()
+    assert not (tmp_path / "vqa" / ".checkpoints").exists()
 
     answers = folder / "answers.txt"
     ask = ("vqa", "answer", tmp_path / "vqa", folder / "questions.jsonl")
@@ -95,7 +96,8 @@ def test_another_recipe_is_refused_by_name(folder: Path, tmp_path: Path) -> None
     faster = config.model_copy(update={"answer_batch_size": 7})
     keep_recipe(tmp_path / "out", str(folder / "model"), questions, None, faster)
     other = config.model_copy(update={"augment": "none"})
-    (tmp_path / "out" / "checkpoint.pt").touch()
+    (tmp_path / "out/.checkpoints").mkdir()
+    (tmp_path / "out/.checkpoints/checkpoint-00000100.pt").touch()
     with pytest.raises(InputError, match=r"begun with another recipe \(config\.augment differ\)"):
         keep_recipe(tmp_path / "out", str(folder / "model"), questions, None, other)
     (tmp_path / "strange").mkdir()

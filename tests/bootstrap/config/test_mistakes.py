@@ -53,6 +53,7 @@ def mistakes_of(tmp_path: Path, text: str) -> list[str]:
         ("download: {resize_mode: no}",
          'download.resize_mode: YAML reads a bare no as false; put it in quotes: resize_mode: "no"'),
         ("download: {resize_mode: bord}", "download.resize_mode: is one of no, border, keep_ratio"),
+        ("filter: {num_workers: 2, min_workers: 4}", "filter: min_workers 4 is more than num_workers 2; lower it"),
         ("select: {strategy: 3}", "select.strategy: is one of threshold, best_per_image"),
         ("select: [itm_threshold]", "select: settings were expected, found a list; write the settings below it"),
         ("select: threshold", "select: settings were expected, found the text 'threshold'"),

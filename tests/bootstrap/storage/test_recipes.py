@@ -67,3 +67,9 @@ def test_it_is_idle_in_a_section_within_another_too() -> None:
 def test_the_user_agent_counts_as_that_of_the_first_releases() -> None:
     assert by_today(DownloadConfig(), DownloadConfig(user_agent="another"))
     assert recipe_of("download", DownloadConfig(), {})["config"]["user_agent"] == FIRST_AGENT
+
+
+def test_the_number_of_workers_makes_no_training_anew() -> None:
+    many = PretrainConfig.model_validate({"num_workers": 8, "min_workers": 2, "optimizer": {"stall_timeout_s": 60}})
+    assert recipe_of("pretrain", many, {}) == recipe_of("pretrain", PretrainConfig(), {})
+    assert recipe_of("pretrain", many, {})["config"]["num_workers"] == 1

@@ -26,8 +26,10 @@ from blip_training.model.med import Med
 from blip_training.objective.losses import draw_negatives
 from blip_training.runtime.workers import Worker
 from blip_training.train import finetune, finetune_vqa, pretrain
+from blip_training.train.checkpoint_files import newest_step
 from blip_training.train.run import Run
 from blip_training.train.vision_start import save_vit
+from tests.support.checkpoints import newest_state
 from tests.support.drawn import WORDS, finetune_config, model_config, optimizer_config, pretrain_config, read_log
 from tests.support.tiny_scorers import save_clip
 from tests.support.tiny_vqa import tiny_vqa
@@ -131,7 +133,7 @@ def test_too_many_in_a_row_end_the_training_and_leave_the_last_good_checkpoint(
     assert "\n" not in str(told.value)
     assert told.value.exit_code == 1
     assert not (tmp_path / "model.safetensors").exists()
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state = newest_state(tmp_path)
     assert state["step"] == 2  # that of step 4, after a skipped one, was not written
     assert not not_finite(state)
     monkeypatch.undo()
@@ -162,9 +164,9 @@ def test_a_checkpoint_that_was_due_amid_skipped_steps_is_made_after_them(tmp_pat
     for step in run.count():
         run.backward({"own": module(torch.ones(1, 1)).sum() * (math.nan if step + 1 in (3, 4, 5) else 1.0)})
         run.update()
-        if (tmp_path / "checkpoint.pt").exists():
-            steps.append((step + 1, torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]))
-    assert steps == [(7, 6), (8, 6), (9, 8)]
+        steps.append((step + 1, newest_step(tmp_path)))
+    assert steps[5:] == [(6, 0), (7, 6), (8, 6), (9, 8)]
+    assert newest_step(tmp_path) == 9
 
 
 @pytest.mark.parametrize(("skipped", "fails"), [((7,), False), ((8,), False), ((6, 7), False), ((7, 8), True)])
@@ -205,9 +207,7 @@ def test_weights_that_are_not_finite_are_neither_checkpointed_nor_left_as_the_mo
 
     with pytest.raises(RunFailed, match=rf"1 weights are not finite after step {broken_at} \(model\.bias\)"):
         go()
-    kept = tmp_path / "checkpoint.pt"
-    assert kept.exists() == (broken_at > 1)
-    assert not kept.exists() or torch.load(kept, weights_only=True)["step"] == broken_at - 1
+    assert newest_step(tmp_path) == broken_at - 1
 
 
 def test_a_checkpoint_with_nan_is_not_taken_up(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_checkpoint_with_nan_is_not_taken_up(tmp_path: Path) -> None:
     run = Run(tmp_path, module, optimizer_config(), CPU)
     nn.init.constant_(module.bias, math.nan)
     run._save()
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: of a diverged training \(model\.bias is not finite\)"):
+    with pytest.raises(CheckpointError, match=r"0000\.pt: of a diverged training \(model\.bias is not finite\)"):
         Run(tmp_path, nn.Linear(2, 2), optimizer_config(), CPU)
 
 

@@ -17,7 +17,10 @@ from blip_training.checkpoint.store import load_med
 from blip_training.data.counts import count_samples
 from blip_training.data.shards import web_shards
 from blip_training.data.stream import Stream
-from blip_training.train.pretrain import pretrain_model
+from blip_training.runtime.workers import Worker
+from blip_training.train.checkpoint_files import newest_step
+from blip_training.train.pretrain import pretrain_model, start_model
+from tests.support.checkpoints import newest_state
 from tests.support.drawn import pretrain_config, read_log, write_world
 
 
@@ -44,12 +47,12 @@ def test_a_killed_run_gives_the_same_losses_bit_for_bit(world: Path, tmp_path: P
     train(world, tmp_path / "straight", config)
     with pytest.raises(KilledError):
         train(world, tmp_path / "killed", config, kill_at)
-    assert (tmp_path / "killed" / "checkpoint.pt").exists() == (kill_at > every)
+    assert newest_step(tmp_path / "killed") == (kill_at - 1) // every * every
     train(world, tmp_path / "killed", config)
     assert read_log(tmp_path / "killed") == read_log(tmp_path / "straight")
     straight, killed = weights(tmp_path / "straight"), weights(tmp_path / "killed")
     assert all(torch.equal(straight[name], killed[name]) for name in straight)
-    assert not (tmp_path / "killed" / "checkpoint.pt").exists()
+    assert newest_step(tmp_path / "killed") == config.optimizer.steps
 
 
 def test_resume_with_dropout_augmentation_and_means_over_steps(world: Path, tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_accumulation_gives_the_queue_every_pair_and_the_log_one_line_a_step(wor
     config = pretrain_config(world, steps=3, accumulate=4, checkpoint_every_steps=2)
     with pytest.raises(KilledError):
         train(world, tmp_path / "out", config, kill_at=3)
-    state = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    state = newest_state(tmp_path / "out")
     assert state["queue"]["_extra_state"]["filled"] == 32
     assert [line["step"] for line in read_log(tmp_path / "out")] == [1, 2, 3]
 
@@ -111,13 +114,14 @@ def test_bfloat16_follows_float32(world: Path, tmp_path: Path) -> None:
 
 def test_human_or_web_alone_will_do_but_neither_will_not(world: Path, tmp_path: Path) -> None:
     config = pretrain_config(world, steps=1)
+    (tmp_path / "web").mkdir()
     human = pretrain_model(tmp_path, None, None, world / "human", config)
     assert (human["pairs"], human["human_captions"]) == (0, 40)
-    web = pretrain_model(tmp_path, world / "images", world / "pairs", None, config)
+    web = pretrain_model(tmp_path / "web", world / "images", world / "pairs", None, config)
     assert web["human_captions"] == 0
     assert web["pairs"] > 0
     with pytest.raises(InputError, match="no training pairs"):
-        pretrain_model(tmp_path, None, None, None, config)
+        pretrain_model(tmp_path / "none", None, None, None, config)
 
 
 def test_no_steps_save_the_model_as_it_starts(world: Path, tmp_path: Path) -> None:
@@ -160,3 +164,13 @@ def test_the_validation_tenth_and_left_out_pictures_are_not_trained_on(world: Pa
         2 * 20, 2 * (20 - len(validation)), 2 * (20 - len(validation) - 3),
     ]  # fmt: skip
     assert found["a"]["pairs"] == found["c"]["pairs"]
+
+
+def test_a_second_stage_goes_on_with_larger_pictures(world: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    train(world, first, pretrain_config(world, steps=1))
+    config = pretrain_config(world).model_copy(update={"start_from": "previous", "image_size": 48})
+    med, _ = start_model(config, first, Worker(torch.device("cpu")))
+    assert med.vision.positions.shape[1] == 1 + (48 // 8) ** 2
+    with pytest.raises(ValueError, match=r"image_size is of start_from: previous; from scratch set model\.vision"):
+        PretrainConfig(image_size=384)

@@ -90,6 +90,19 @@ def test_fifty_steps_have_the_losses_of_one(world: Path, tmp_path: Path) -> None
     check_equal(tmp_path, (2, 4), 0.02)
 
 
+def train_compiled(world: Path, out: Path) -> None:
+    pretrain(world, out / f"{dist.get_world_size()}", config_of(world, steps=3, compile=True))
+
+
+@pytest.mark.long
+def test_compiled_blocks_have_the_losses_of_one_worker(world: Path, tmp_path: Path) -> None:
+    """Compiling takes some minutes on two slow cores."""
+    pretrain(world, tmp_path / "1", config_of(world, steps=3))
+    assert run_ranks(2, train_compiled, world, tmp_path) == [0, 0]
+    for one, shared in zip(read_log(tmp_path / "1"), read_log(tmp_path / "2"), strict=True):
+        assert shared == pytest.approx(one, rel=1e-3)
+
+
 def train_till(world: Path, out: Path, last: int) -> None:
     """Rank 0 dies once the line of step `last` is written; there is a checkpoint at every second step."""
 
@@ -127,7 +140,7 @@ def start_unlike(world: Path, out: Path) -> None:
     with pytest.raises(InputError, match=r"rank 1 \(.*\): optimizer.lr is 0.5, and rank 0 \(.*\) has 0.25; start all"):
         pretrain(world, out / "mistaken", mistaken)
     human = None if rank else world / "human"
-    with pytest.raises(InputError, match=r"rank 1 \(.*\): training data is 77, and rank 0 \(.*\) has 117"):
+    with pytest.raises(InputError, match=r"rank 1 \(.*\): training data.files is '3 .*', and rank 0 \(.*\) has '4 "):
         pretrain_model(out / "mistaken", world / "images", world / "pairs", human, config_of(world, steps=2))
 
 

@@ -60,6 +60,15 @@ def from_first(make: Callable[[], T], worker: Worker) -> T:
     return found  # type: ignore[no-any-return]
 
 
+def from_all(mine: T, worker: Worker) -> list[T]:
+    """What each worker has made (`mine`), in the order of their ranks. All workers must call it."""
+    if worker.world == 1:
+        return [mine]
+    found: list[Any] = [None] * worker.world
+    dist.all_gather_object(found, mine)
+    return found
+
+
 def differing(states: Mapping[str, object], worker: Worker) -> dict[int, list[str]]:
     """The ranks whose tensors are not those of rank 0, and the names of their `states` that differ. All must call it.
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 import torch
-import torch._dynamo.config
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,7 +30,7 @@ class SharedGradients:
     workers issue both in one order, since autograd runs nodes in the reverse of the order they were made in.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, compiled: bool = False) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of the old name of a setting, which torch 2.6 has alone
             self._shared = DistributedDataParallel(
@@ -44,8 +43,9 @@ class SharedGradients:
                 find_unused_parameters=True,
                 gradient_as_bucket_view=True,  # no second copy of the gradients
             )
-        # A compiled block's gradients come all at once anyway; split by buckets it would be several graphs.
-        torch._dynamo.config.optimize_ddp = False
+        if compiled:  # else _dynamo, which torch imports when it is asked for, would cost seconds
+            # A compiled block's gradients come all at once anyway; split by buckets it would be several graphs.
+            torch._dynamo.config.optimize_ddp = False
 
     def losses(self, losses_of: LossesOf, last: bool) -> Losses:
         """What `losses_of` gives; the backward pass of the step's `last` micro-batch then exchanges all gradients.

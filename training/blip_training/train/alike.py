@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,7 +63,14 @@ def check_config(config: Section, worker: Worker) -> None:
 
 
 def check_data(data: StepBatches[AnyBatch], worker: Worker) -> None:
-    """Raise InputError on every worker if one has data of another size, or another feed, than rank 0."""
+    """Raise InputError on every worker if one has other files of training data, or another feed, than rank 0."""
     feed = {name: value for name, value in vars(data.feed).items() if isinstance(value, int | float | str)}
     feed = {name: value for name, value in feed.items() if name not in OF_A_WORKER}
-    check_alike({"training data": data.num_samples, "feed": feed}, worker)
+    check_alike({"training data": {"samples": data.num_samples, "files": _files_of(data)}, "feed": feed}, worker)
+
+
+def _files_of(data: StepBatches[AnyBatch]) -> str:
+    """Number and digest of the names of the files that samples are read from: machines may mount them elsewhere."""
+    streams = (getattr(data, name, None) for name in ("web", "human"))
+    names = [(shard.images.name, shard.pairs and shard.pairs.name) for one in streams if one for shard in one.shards]
+    return f"{len(names)} ({hashlib.blake2b(repr(names).encode(), digest_size=4).hexdigest()})"

@@ -16,8 +16,11 @@ from blip_training.checkpoint.store import load_med
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import PRESETS
 from blip_training.model.med import DECODE, require
-from blip_training.runtime.workers import Worker, wait_for_all
+from blip_training.runtime.agreement import from_all, from_first
+from blip_training.runtime.workers import Worker
 from blip_training.train.human_pictures import HumanPictures
+
+TEXTS = "captioner_texts.json"
 
 Texts = dict[int, list[str]]
 """Texts of pictures, by image id."""
@@ -30,20 +33,40 @@ def disagreeing_texts(
     """The texts of the captioner that disagree with all human captions of their picture; written once into `out`.
 
     Texts are drawn by nucleus sampling (top-p .9), `config.candidates` a picture, each by (seed, picture, candidate)
-    alone. Each worker writes about its share of the pictures, and a resumed training reads what was written. It costs
-    as much as captioning the human set. Raises CheckpointError if the captioner cannot decode.
+    alone. Each worker writes about its share of the pictures, and a resumed training, of as many workers or of others,
+    reads what was written; where that is damaged they write it again. It costs as much as captioning the human set.
+    Raises CheckpointError if the captioner cannot decode.
     """
-    mine = _part(out, worker.rank)
-    if not mine.exists():
-        kept = {
-            image_id: wrong
-            for image_id, texts in _written(captioner, pictures, config.candidates, prompt, seed, worker)
-            if (wrong := [text for text in texts if disagrees(pictures, image_id, text, config.max_agreement)])
-        }
-        write_whole(mine, json.dumps(kept, indent=0) + "\n")
-    wait_for_all()
-    parts = [json.loads(_part(out, rank).read_text(encoding="utf-8")) for rank in range(worker.world)]
-    return {int(image_id): texts for part in parts for image_id, texts in part.items()}
+    if (known := from_first(lambda: read_texts(out / TEXTS), worker)) is not None:
+        return known
+    mine = {
+        image_id: wrong
+        for image_id, texts in _written(captioner, pictures, config.candidates, prompt, seed, worker)
+        if (wrong := [text for text in texts if disagrees(pictures, image_id, text, config.max_agreement)])
+    }
+    found = dict(sorted(pair for part in from_all(mine, worker) for pair in part.items()))
+    if worker.first:
+        write_texts(out / TEXTS, found)
+    return found
+
+
+def write_texts(file: Path, texts: Texts) -> None:
+    """Write texts, with a check by which a damaged file is known."""
+    write_whole(file, json.dumps({"check": _check(texts), "texts": texts}, indent=0) + "\n")
+
+
+def read_texts(file: Path) -> Texts | None:
+    """The texts in a file; None where it is missing or damaged."""
+    try:
+        found = json.loads(file.read_bytes())
+        texts = {int(image_id): list(map(str, own)) for image_id, own in found["texts"].items()}
+        return texts if found["check"] == _check(texts) else None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return None
+
+
+def _check(texts: Texts) -> str:
+    return hashlib.blake2b(json.dumps(texts).encode(), digest_size=8).hexdigest()
 
 
 def disagrees(pictures: HumanPictures, image_id: int, text: str, limit: float) -> bool:
@@ -78,7 +101,3 @@ def _written(
 
 def _seed(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big")
-
-
-def _part(out: Path, rank: int) -> Path:
-    return out / f"captioner_texts-{rank:05d}.json"

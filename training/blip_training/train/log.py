@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blip_bootstrap.storage.files import sync, write_whole
+from blip_bootstrap.errors import is_disk_full
+from blip_bootstrap.storage.files import write_whole
 from blip_training.watch.pace import Pace
 from blip_training.watch.spikes import Spikes
 from blip_training.watch.trackers import Trackers
@@ -59,19 +60,21 @@ class TrainingLog:
         self.itm: list[float] = []
         self.itm_rest = ITM_AT_REST
         self.warned = False
+        self.lines: list[str] = []
+        self._lags = False
 
     def start(self, step: int) -> None:
-        """Begin after `step`: lines of later steps, which will be written again, are dropped."""
+        """Begin after `step`: lines of later steps, which will be written again, are dropped.
+
+        Lines are those of the checkpoint, whatever befell the file; of one of an earlier version the file's.
+        """
         self.trackers.start(self.path.parent, step)
         self.pace.start()
         if self.writes:
-            lines = self.path.read_text().splitlines() if self.path.exists() else []
-            write_whole(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
-
-    def keep(self) -> None:
-        """Have the lines on the disk, before a checkpoint that goes on after them is."""
-        if self.writes and self.path.exists():
-            sync(self.path)
+            if not self.lines and self.path.exists():
+                self.lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+            self.lines = [line for line in self.lines if _step_of(line) <= step]
+            write_whole(self.path, "".join(f"{line}\n" for line in self.lines))
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Add one micro-batch's share of the losses of the step under way."""
@@ -83,7 +86,7 @@ class TrainingLog:
         return self.step_sums["loss"]
 
     def watch(self, step: int, loss: Tensor) -> None:
-        """Look out for a spike in the loss of step number `step`, the mean over all workers, when the line is written."""
+        """Keep the loss of step number `step`, the mean over all workers: the line will tell whether it is a spike."""
         self.step_losses[step] = loss.detach()
 
     def note(self, **figures: Tensor | float) -> None:
@@ -113,13 +116,26 @@ class TrainingLog:
         self.last = self.last | line
         self._watch_itm(step, line)
         if self.writes:
-            with self.path.open("a") as file:
-                file.write(
-                    json.dumps({"step": step, **{name: float(f"{value:.9g}") for name, value in line.items()}}) + "\n"
-                )
+            self._append(json.dumps({"step": step, **{name: float(f"{value:.9g}") for name, value in line.items()}}))
             self.trackers.write(step, line)
             if self.on_step:
                 self.on_step(step, line)
+
+    def _append(self, line: str) -> None:
+        """Write a line; on a full disk it waits for the next one, and no step is lost for it."""
+        self.lines.append(line)
+        try:
+            if self._lags:
+                write_whole(self.path, "".join(f"{line}\n" for line in self.lines))
+            else:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(f"{line}\n")
+            self._lags = False
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._lags = True
+            log.warning("%s: no space left for a line; it is written with the next one", self.path)
 
     def close(self) -> None:
         """End the runs of the trackers."""
@@ -156,17 +172,21 @@ class TrainingLog:
         """What the checkpoint keeps, so that a resumed run writes the lines of one that was not killed."""
         skipped = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
         watched = {"spikes": self.spikes.state(), "step_losses": dict(self.step_losses), "tracker": self.trackers.id}
-        return (
-            {"sums": dict(self.sums), "steps": self.steps, "itm": self.itm, "warned": self.warned} | skipped | watched
-        )
+        means = {"sums": dict(self.sums), "steps": self.steps, "last": self.last, "lines": list(self.lines)}
+        return {"itm": self.itm, "warned": self.warned, **means, **skipped, **watched}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self.sums, self.steps = dict(state["sums"]), state["steps"]
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from what `state` gave, on another device maybe."""
+
+        def on(kept: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+            return {name: one.to(device) for name, one in kept.items()}
+
+        self.sums, self.steps = on(state["sums"]), state["steps"]
+        self.last, self.lines = dict(state.get("last", {})), list(state.get("lines", ()))
         self.itm, self.warned = state["itm"], state["warned"]
         self.skipped, self.skipped_in_a_row = state.get("skipped", 0), state.get("skipped_in_a_row", 0)
         self.spikes.restore(state.get("spikes", self.spikes.state()))
-        self.step_losses, self.trackers.id = dict(state.get("step_losses", {})), state.get("tracker", "")
+        self.step_losses, self.trackers.id = on(state.get("step_losses", {})), state.get("tracker", "")
 
 
 def _add(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.fresh import started_names
 from blip_training.data.batches import BatchT, StepBatches
 from blip_training.model.med import Med
+from blip_training.objective.momentum import MomentumEncoder
 from blip_training.objective.running_mean import RunningMean
 from blip_training.runtime.ahead import on_device
 from blip_training.runtime.allocator import keep_freed_memory
@@ -43,10 +44,14 @@ def prepare(med: Med, config: OptimizerConfig) -> Med:
         med.vision.top.requires_grad_(False)
     med.set_activation_checkpointing(config.activation_checkpointing)
     if config.compile:
-        # Block by block: blocks of one kind share one compilation, and the state dict keeps its names.
-        for block in (*med.vision.blocks, *med.text.layers):
-            block.compile()
+        compile_blocks(med)
     return med.train()
+
+
+def compile_blocks(med: Med) -> None:
+    """Compile block by block: blocks of one kind share one compilation, and the state dict keeps its names."""
+    for block in (*med.vision.blocks, *med.text.layers):
+        block.compile()
 
 
 class Run:
@@ -68,14 +73,16 @@ class Run:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.mean = RunningMean(med, config.ema) if config.ema else None
         self.modules = {"model": med, **({"mean": self.mean} if self.mean else {}), **(kept or {})}
+        if config.compile and isinstance(slow := self.modules.get("momentum"), MomentumEncoder):
+            compile_blocks(slow.med)  # a copy of compiled blocks is not compiled
         self.pace = Pace(worker.device)
         trackers = Trackers(config.trackers, config.tracker_project)
         self.log = TrainingLog(out / LOG_FILE, worker.first, on_step, self.pace, trackers)
-        self.checkpoints = Checkpoints(out)
+        self.checkpoints = Checkpoints(out, config)
         self.step, self._due = 0, False
         self.generator = torch.Generator(worker.device)
         self._resume()
-        self._shared = SharedGradients(med) if worker.world > 1 else None
+        self._shared = SharedGradients(med, config.compile) if worker.world > 1 else None
         self._micro_batches = 0
         self._watch = StallWatch(worker, config.stall_timeout_s) if worker.world > 1 else None
 
@@ -191,18 +198,19 @@ class Run:
             self.log.sums = average(self.log.sums, self.worker.world)
         if writes:
             self.log.write(self.step, self.config.batch_size)
-        if saves and not last:
+        if saves:
             self._due = False
             if self.worker.first:
-                self._save()
+                self._save(last)
 
     def _weights(self) -> dict[str, Any]:
         return weights_of(self.modules, self.optimizer)
 
-    def _save(self) -> None:
-        self.log.keep()
-        publish(self.log.path)  # with the lines up to the checkpoint, for who goes on from it on another machine
-        self.checkpoints.save(self._weights() | {"step": self.step, "log": self.log.state()})
+    def _save(self, last: bool = False) -> None:
+        """Write the checkpoint; after the last step, too, until the model is published: it need only be saved again."""
+        self.checkpoints.save(self.step, self._weights() | {"log": self.log.state()}, last)
+        with suppress(RunFailed):  # people look at it, and the checkpoint has its lines
+            publish(self.log.path)
 
     def _resume(self) -> None:
         """Go on from the checkpoint where there is one; all workers begin with what rank 0 has."""
@@ -212,18 +220,20 @@ class Run:
 
         if state := begin_alike(self.modules, self.optimizer, restore, self.worker):
             self.step = state["step"]
-            self.log.restore(state["log"])
+            self.log.restore(state["log"], self.worker.device)
 
     def finish(self) -> dict[str, int | float]:
-        """Delete the checkpoint, which the saved model replaces; the number of steps and the figures of the last line.
+        """The number of steps and the figures of the last line. The checkpoint of the last step stays.
 
-        Waits for all workers, so that none goes on before the first one has saved the model.
+        Who has put the saved model where nothing loses it deletes that (`delete_checkpoints`); until then the same
+        training again finds it, and saves the model again. Waits for all workers, so that none goes on before the first
+        one has saved the model.
         """
         if self.worker.first:
             publish(self.log.path)
-            self.checkpoints.delete()
         self.log.close()
         wait_for_all()
         watched = {"itm_at_rest": int(self.log.at_rest()), "skipped_steps": self.log.skipped}
         watched |= {"loss_spikes": self.log.spikes.count}
+        watched |= {"checkpoints_failed": self.checkpoints.failed} if self.checkpoints.failed else {}
         return {"steps": self.step, **self.log.last, **watched}

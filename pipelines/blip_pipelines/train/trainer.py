@@ -1,0 +1,203 @@
+"""A training by several workers on Ray: attempts of a TorchTrainer, one after another; imported only where Ray is used.
+
+Ray Train would count the failures of a whole run, of weeks, and start as many workers again as it began with. So each
+TorchTrainer is one attempt, and the count and the number of workers are of this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from blip_bootstrap.ending import sigterm_came
+from blip_bootstrap.errors import BlipBootstrapError, RunFailed
+from blip_bootstrap.machine import num_cores
+from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.store import fetched, gone, is_there, store_of
+from blip_pipelines.cluster.errors import Raised, first_line, packed, unpacked
+from blip_pipelines.cluster.sees_root import roots_now
+from blip_pipelines.train.failures import Failures
+from blip_pipelines.train.on_ray import train_in_worker
+from blip_pipelines.train.runner import Counts, Training
+
+SCRATCH, OUTCOME, RAISED, STALLED = ".trainer", "outcome.pickle", "raised.pickle", "stalled.pickle"
+
+PAUSE_S = 20.0
+"""Before an attempt after the second failure in a row: Ray still counts a node that died seconds ago."""
+
+GROUP_TIMEOUT_S = 1800
+"""Ray Train's own time-out of an exchange; before the first step workers may wait so long for the slowest of them."""
+
+START_TRIES = 10
+"""So often, a minute each, Ray Train tries to place all workers before fewer are started, where fewer may be."""
+
+log = logging.getLogger(__name__)
+
+
+def run_trainer(job: Training, gpu: bool) -> Counts:
+    """Run a training as a TorchTrainer with `job.num_workers` workers and return the counts of rank 0.
+
+    All workers are started again, from the last checkpoint, where one dies or stands still: until that has happened
+    MAX_FAILURES times in a row without a new checkpoint. Where the cluster has lost machines, `job.sizes` are the
+    numbers of workers to go on with. Raises what a worker raised, RunFailed for errors that are not ours.
+    """
+    scratch = job.out.resolve() / SCRATCH
+    failures, num_workers = Failures(job.name, job.out), job.num_workers
+    while True:
+        try:
+            _attempt(job, num_workers, gpu, scratch)
+            break
+        except Exception as error:  # noqa: BLE001 - whatever a worker died of
+            _raise_ours(job, scratch)
+            if _had_no_room(error):
+                num_workers = _fewer(job, gpu, num_workers, error)
+                continue
+            failures.count(_cause(scratch, error))
+            log.warning("%s: %s; it goes on from step %s", job.name, _cause(scratch, error), f"{failures.step:,}")
+            num_workers = job.num_workers
+            time.sleep(PAUSE_S if failures.in_a_row > 1 else 0.0)
+    _raise_ours(job, scratch)
+    counts: Counts = _read(scratch / OUTCOME)
+    gone(scratch)
+    fetched(job.out)  # of a run on a store, what another machine has made
+    return counts
+
+
+def _attempt(job: Training, num_workers: int, gpu: bool, scratch: Path) -> None:
+    """One TorchTrainer, till its end or its first failure; its workers leave in `scratch` what came of it."""
+    gone(scratch)
+    scratch.mkdir(parents=True)
+    store = store_of(scratch)
+    may_be_fewer = len(job.sizes) > 1
+    trainer = TorchTrainer(
+        _run_worker,
+        train_loop_config={
+            "call": job.call,
+            "threads": job.threads or max(1, num_cores() // num_workers),
+            "scratch": str(scratch),
+            "out": job.out,
+            "roots": roots_now(),
+        },
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
+        torch_config=TorchConfig(timeout_s=max(GROUP_TIMEOUT_S, int(2 * job.stall_timeout_s))),
+        run_config=RunConfig(
+            name=job.name.replace(" ", "-"),
+            storage_path=store.place(scratch) if store else str(scratch),
+            storage_filesystem=store.reader if store else None,
+            failure_config=FailureConfig(controller_failure_limit=START_TRIES - 1 if may_be_fewer else -1),
+        ),
+    )
+    with _quiet("ray.train"), _interrupts_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray Train copies Ray Data's old settings
+        trainer.fit()
+
+
+def _had_no_room(error: Exception) -> bool:
+    """Whether an attempt ended since its workers could not be placed or started; Ray has no public class for it."""
+    failure = error.controller_failure if isinstance(error, ControllerError) else None
+    return type(failure).__name__.startswith("WorkerGroupStartup")
+
+
+def _fewer(job: Training, gpu: bool, tried: int, error: Exception) -> int:
+    """The number of workers to go on with where `tried` cannot be placed: as many of `job.sizes` as there is room for.
+
+    Ray Train's elastic trainer would take any number that fits, which the batch may not be divided by.
+    """
+    room = room_for(gpu)
+    fitting = [number for number in job.sizes if number <= room and number < tried]
+    if not fitting:
+        raise RunFailed(
+            f"{job.name}: {tried} workers cannot be started, there is room for {room} ({first_line(error)}); add "
+            "machines, or set num_workers or min_workers lower, and run again to go on"
+        ) from error
+    log.warning("%s: goes on with %d workers of %d: there is room for %d", job.name, fitting[-1], job.num_workers, room)
+    return fitting[-1]
+
+
+def room_for(gpu: bool) -> int:
+    """How many workers the cluster's live nodes hold: a CPU each, and a GPU."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(int(min(node.get("CPU", 0), node.get("GPU", 0) if gpu else node.get("CPU", 0))) for node in nodes)
+
+
+def _raise_ours(job: Training, scratch: Path) -> None:
+    """Raise what a worker raised on purpose: no restart would mend it."""
+    if isinstance(outcome := _read(scratch / OUTCOME), Raised):
+        raise unpacked(job.name, outcome)
+
+
+def _cause(scratch: Path, error: Exception) -> str:
+    """Why an attempt failed, in a line: who stood still, what a worker raised, or what Ray says."""
+    if (line := _read(scratch / STALLED)) is not None:
+        return str(line)
+    if isinstance(raised := _read(scratch / RAISED), Raised):
+        return f"{raised.name}: {raised.message}"
+    return first_line(error)
+
+
+def _read(file: Path) -> Any:
+    """What a worker has written; None where it has not."""
+    return pickle.loads(fetched(file).read_bytes()) if is_there(file) else None
+
+
+def _run_worker(config: dict[str, Any]) -> None:
+    """In each worker of a TorchTrainer: train, and write down what came of it.
+
+    An error of ours is an outcome, too: no restart would mend it. Any other may be mended, and is raised.
+    """
+    from blip_training.runtime import stall  # torch, in the worker alone
+
+    scratch = Path(config["scratch"])
+    stall.last_words[:] = [partial(_leave, scratch / STALLED)]
+    try:
+        counts = train_in_worker(config["call"], config["out"], config["threads"], config["roots"])
+    except Exception as error:
+        _leave(scratch / (OUTCOME if isinstance(error, BlipBootstrapError) else RAISED), packed(error))
+        raise
+    if get_context().get_world_rank() == 0:
+        _leave(scratch / OUTCOME, counts)
+
+
+def _leave(file: Path, what: object) -> None:
+    write_whole(file, pickle.dumps(what))
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Ray Train says in a dozen lines that it starts and ends; the step has its own progress."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Ray Train answers Ctrl-C by ending the process with 0, and goes on to answer it once the training is over."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if sigterm_came():
+            raise
+        raise KeyboardInterrupt from end
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
