@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/bench/feed.py [--json] [--files 40] [--rows 2000] [--worlds 1 4 16] [--root DIR]
 
-Files of the table `images` with 20 row groups each, JPEGs of some 12 kB, four lists in the order of the files, and
+Files of the table `images` with 20 row groups each, JPEGs of some 17 kB, four lists in the order of the files, and
 pairs of which .6 of the web and .6 of the synthetic texts are kept. Each world has a process of its own, which runs one
 epoch of each of its ranks, without decoding:
 
@@ -77,7 +77,7 @@ def write_files(root: Path, num_files: int, rows: int) -> None:
 
 
 def draw(rng: np.random.Generator) -> bytes:
-    """A JPEG of 256 px of coarse noise, some 12 kB."""
+    """A JPEG of 256 px of coarse noise, some 17 kB."""
     noise = Image.fromarray(rng.integers(0, 255, (26, 26, 3), dtype=np.uint8)).resize(
         (256, 256), Image.Resampling.BICUBIC
     )
