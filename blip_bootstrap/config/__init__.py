@@ -30,6 +30,7 @@ from blip_bootstrap.config.training import (
     ItmConfig,
     OptimizerConfig,
     PretrainConfig,
+    SourceWeightsConfig,
     TrackerName,
     VqaConfig,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "SamplerConfig",
     "Section",
     "SelectConfig",
+    "SourceWeightsConfig",
     "TextConfig",
     "TextRulesConfig",
     "TrackerName",

@@ -227,6 +227,11 @@ class PretrainConfig(Section):
     start_from: Literal["scratch", "previous"] = Field(
         "scratch", description="start each round's model from scratch, as the paper does (Table 13), or from the last"
     )
+    image_size: Annotated[Count | None, Later()] = Field(
+        None,
+        description="start_from previous: side of the pictures that the model goes on with, px, as in a second stage "
+        "of larger pictures; null: as before; from scratch it is model.vision.image_size",
+    )
     augment: Augment = "randaugment"
     crop_area: CropArea = 0.2
     augment_views: NonNegative = Field(
@@ -236,6 +241,12 @@ class PretrainConfig(Section):
     )
     num_workers: NumWorkers = 1
     min_workers: MinWorkers = None
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> Self:
+        if self.image_size and self.start_from == "scratch":
+            raise ValueError("image_size is of start_from: previous; from scratch set model.vision.image_size")
+        return self
 
     @model_validator(mode="after")
     def _has_workers(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,6 +31,7 @@ def parts_to_judge(
     What more of the judges have scored comes before others, and `first` before what as many have.
     """
     growth = GROWTH.get(str(recipe["step"]))
+    parts: Iterable[Path]
     if isinstance(section, CheckFilterConfig):
         best = _ordered(section.caption.with_all(), _checks(root, recipe, section, folder, first))
         parts = (part for one in best for part in parquet_files(one))

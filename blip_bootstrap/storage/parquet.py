@@ -62,8 +62,8 @@ def rows_to_table(rows: list[dict[str, object]], table: Table) -> pa.Table:
 def open_parquet(path: Path, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
     """A Parquet file on this machine, whatever it is called, or of a run on a store: there columns are read by ranges.
 
-    What is read is compared with its pages' checksums. A `footer` that is known is not read again. By a relative name pyarrow would take `~` for the home folder,
-    and `word:` for the scheme of a URI.
+    What is read is compared with its pages' checksums. A `footer` that is known is not read again. By a relative name
+    pyarrow would take `~` for the home folder, and `word:` for the scheme of a URI.
     """
     there = None if path.exists() else open_input(path)
     source = path.absolute() if there is None else there

@@ -44,7 +44,6 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from blip_bootstrap.storage import parquet  # noqa: E402
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet  # noqa: E402
 from blip_bootstrap.storage.tables import IMAGES, PAIRS  # noqa: E402
 
@@ -87,7 +86,7 @@ def draw(rng: np.random.Generator) -> bytes:
     return stream.getvalue()
 
 
-class Counted(pq.ParquetFile):
+class Counted(pq.ParquetFile):  # type: ignore[misc]
     """A Parquet file whose source counts the bytes that it hands out."""
 
     handed_out = 0
@@ -100,7 +99,7 @@ class Counted(pq.ParquetFile):
 class CountedFile(io.FileIO):
     """A file that counts the bytes that it hands out."""
 
-    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+    def read(self, size: int | None = -1) -> bytes:
         found = super().read(-1 if size is None else size)
         with Counted.lock:
             Counted.handed_out += len(found)
@@ -119,7 +118,7 @@ def of_world(root: Path, world: int) -> dict[str, float]:
     from blip_training.data.batches import open_training_data
     from blip_training.data.feed import Feed
 
-    before, parquet.pq.ParquetFile = peak_mib(), Counted  # type: ignore[misc]
+    before, pq.ParquetFile = peak_mib(), Counted
     said, barrier = [None] * world, threading.Barrier(world)
 
     def opened(rank: int) -> Any:

@@ -62,8 +62,8 @@ def _outcome(task: Any, failures: Failures) -> Counts | None:
     """The counts of a task that has ended; None where it is to be run again."""
     try:
         outcome: Counts | Raised = ray.get(task)
-    except DIED as error:
-        failures.count(f"its process died: {first_line(error)}")
+    except DIED as died:
+        failures.count(f"its process died: {first_line(died)}")
         log.warning("%s: its process died; it goes on from step %s", failures.name, f"{failures.step:,}")
         return None
     if not isinstance(outcome, Raised):

@@ -191,8 +191,12 @@ def test_a_picture_that_kills_the_judge_has_no_score_of_it(tmp_path: Path, image
 def test_actors_judge_as_this_process_does(
     tmp_path: Path, images: Path, models: Models, made: Path, ray_config: RayConfig
 ) -> None:
-    wanted = config(judge("b", "one"), judge("a"), judge("d", "drifting"))
-    caption_and_score(tmp_path, images, *models, wanted, ray_config, scored=scored(made / "one"))
-    assert table(tmp_path).equals(table(made / "both"))
-    told = [json.loads(one[b"judges"]) for one in metadata(tmp_path)]
-    assert [one["name"] for one in told[0]] == ["b", "a", "d"]
+    """A judge that is the filter itself says what the filter has said."""
+    wanted = config(judge("second", "blip_itm", checkpoint=str(models[1])))
+    caption_and_score(tmp_path, images, *models, wanted, ray_config, scored=scored(made / "none"))
+    names = ["scores", "scores_lacking"]
+    assert table(tmp_path).drop_columns(names).equals(table(made / "none").drop_columns(names))
+    for row in table(tmp_path).to_pylist():
+        known = {} if row["itm_score"] is None else {"second": pytest.approx(row["itm_score"], abs=1e-5)}
+        assert dict(row["scores"] or {}) == known
+    assert [one["name"] for one in json.loads(metadata(tmp_path)[0][b"judges"])] == ["second"]

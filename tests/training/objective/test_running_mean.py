@@ -44,9 +44,14 @@ def test_weights_come_back_after_an_error() -> None:
     mean, before = RunningMean(module, 0.5), module.weight.item()
     with torch.no_grad():
         module.weight.add_(1.0)
-    with pytest.raises(KeyError), mean.in_place():
-        assert module.weight.item() == before
-        raise KeyError
+
+    def fail() -> None:
+        with mean.in_place():
+            assert module.weight.item() == before
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert module.weight.item() == pytest.approx(before + 1.0)
 
 

@@ -36,7 +36,8 @@ def train(out: Path, until: int = STEPS, **settings: Any) -> tuple[nn.Module, di
     """Train a layer, up to a step after which the process would be dead: the layer, the counts, and the steps done."""
     out.mkdir(exist_ok=True)
     torch.manual_seed(0)
-    module, done = nn.Linear(3, 1), []
+    module = nn.Linear(3, 1)
+    done: list[int] = []
     config = {"steps": STEPS, "checkpoint_every_steps": 2, "log_every_steps": 3, **settings}
     run = Run(out, module, optimizer_config(**config), CPU)
     for step in run.count():
@@ -126,11 +127,16 @@ def as_before(out: Path) -> None:
     )
 
 
-def test_that_of_versions_before_is_read_as_the_oldest(tmp_path: Path) -> None:
+def test_that_of_versions_before_is_the_oldest_and_told_since_its_samples_come_in_another_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     straight, _, _ = train(tmp_path / "straight")
     train(tmp_path / "killed", until=5)
     as_before(tmp_path / "killed")
     assert steps_kept(tmp_path / "killed") == [0]
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: .* \(feed 1, now 2\); go on with the version"):
+        train(tmp_path / "killed")
+    monkeypatch.setattr(checkpoints, "FEED", 1)
     killed, _, done = train(tmp_path / "killed")
     assert done == [4, 5, 6, 7]
     assert same(straight, killed)
@@ -160,9 +166,7 @@ def test_a_model_without_a_checkpoint_is_told_and_not_trained_anew(tmp_path: Pat
 def test_samples_in_another_order_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path, until=3)
     monkeypatch.setattr(checkpoints, "FEED", checkpoints.FEED + 1)
-    with pytest.raises(
-        CheckpointError, match=r"0002\.pt: of a training with its samples in another order \(feed 1, now"
-    ):
+    with pytest.raises(CheckpointError, match=r"0002\.pt: .* samples in another order \(feed 2, now 3\)"):
         train(tmp_path)
     assert steps_kept(tmp_path) == [2]
 
@@ -208,7 +212,7 @@ def full_between(monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], bool]) 
         file.seek(0)
         real(state, file)
 
-    monkeypatch.setattr(checkpoints.torch, "save", save)
+    monkeypatch.setattr(torch, "save", save)
 
 
 def test_a_full_disk_is_told_and_the_training_goes_on(

@@ -24,7 +24,7 @@ from blip_training.model.med import Med
 from blip_training.objective.contrast import Contrast
 from blip_training.objective.micro_batches import encode_texts, micro_batches_of
 from blip_training.runtime.workers import Worker
-from blip_training.train.captioner_texts import disagrees
+from blip_training.train.captioner_texts import disagrees, read_texts, write_texts
 from blip_training.train.finetune import finetune_captioner_model, finetune_filter_model
 from blip_training.train.hard_texts import HardTexts, Kind, open_hard_texts
 from blip_training.train.human_pictures import HumanPictures
@@ -299,3 +299,14 @@ def test_a_filter_trained_on_swaps_tells_swaps_better(world: Path, model: Path, 
         finetune_filter_model(out, model, world / "human", config)
         found[share] = auc_of_swaps(out, world)
     assert found[1.0] > found[0.0], found
+
+
+def test_texts_of_the_captioner_that_are_damaged_are_none(tmp_path: Path) -> None:
+    file, texts = tmp_path / "captioner_texts.json", {7: ["a red cat", "a dog"], 3: ["two birds"]}
+    write_texts(file, texts)
+    assert read_texts(file) == texts
+    whole = file.read_text()
+    for damaged in ("", whole[:-9], whole.replace("red", "bed"), "[]", '{"texts": 3}'):
+        file.write_text(damaged)
+        assert read_texts(file) is None
+    assert read_texts(tmp_path / "none.json") is None

@@ -17,8 +17,9 @@ from blip_training.checkpoint.store import load_med
 from blip_training.data.counts import count_samples
 from blip_training.data.shards import web_shards
 from blip_training.data.stream import Stream
+from blip_training.runtime.workers import Worker
 from blip_training.train.checkpoint_files import newest_step
-from blip_training.train.pretrain import pretrain_model
+from blip_training.train.pretrain import pretrain_model, start_model
 from tests.support.checkpoints import newest_state
 from tests.support.drawn import pretrain_config, read_log, write_world
 
@@ -163,3 +164,13 @@ def test_the_validation_tenth_and_left_out_pictures_are_not_trained_on(world: Pa
         2 * 20, 2 * (20 - len(validation)), 2 * (20 - len(validation) - 3),
     ]  # fmt: skip
     assert found["a"]["pairs"] == found["c"]["pairs"]
+
+
+def test_a_second_stage_goes_on_with_larger_pictures(world: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    train(world, first, pretrain_config(world, steps=1))
+    config = pretrain_config(world).model_copy(update={"start_from": "previous", "image_size": 48})
+    med, _ = start_model(config, first, Worker(torch.device("cpu")))
+    assert med.vision.positions.shape[1] == 1 + (48 // 8) ** 2
+    with pytest.raises(ValueError, match=r"image_size is of start_from: previous; from scratch set model\.vision"):
+        PretrainConfig(image_size=384)

@@ -47,6 +47,35 @@ def test_constant_stays() -> None:
     assert {lr_at(config, step) for step in range(5, 50)} == {0.3}
 
 
+def test_the_released_pretrainings_rate() -> None:
+    """Section 4.1 and the released code: warm-up from 1e-6 in the first epoch, then a tenth less after each epoch."""
+    epoch = 100
+    config = optimizer_config(
+        steps=20 * epoch, warmup_steps=30, lr=3e-4, min_lr=1e-6, warmup_lr=1e-6, schedule="exponential",
+        decay_rate=0.9, decay_every_steps=epoch,
+    )  # fmt: skip
+    for step in range(20 * epoch):
+        expected = max(1e-6, 3e-4 * 0.9 ** (step // epoch))
+        if step < 30:
+            expected = min(3e-4, 1e-6 + (3e-4 - 1e-6) * step / 30)
+        assert lr_at(config, step) == pytest.approx(expected)
+    low = config.model_copy(update={"min_lr": 1e-4})
+    assert lr_at(low, 20 * epoch - 1) == 1e-4
+
+
+def test_the_released_finetunings_rate_is_a_cosine_over_epochs() -> None:
+    config = optimizer_config(steps=50, warmup_steps=0, lr=1e-5, min_lr=1e-7, decay_every_steps=10)
+    for step in range(50):
+        expected = (1e-5 - 1e-7) * 0.5 * (1 + math.cos(math.pi * (step // 10) / 5)) + 1e-7
+        assert lr_at(config, step) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_decay_rate_is_of_an_exponential_schedule(schedule: str) -> None:
+    with pytest.raises(ValueError, match=f"decay_rate is of schedule exponential, and schedule is {schedule}"):
+        optimizer_config(schedule=schedule, decay_rate=0.9)
+
+
 def test_alpha_rises_to_its_value_and_stays() -> None:
     config = ItcConfig(alpha=0.4, alpha_ramp_steps=10)
     assert [alpha_at(config, step) for step in (0, 5, 10, 99)] == pytest.approx([0.0, 0.2, 0.4, 0.4])
@@ -62,6 +91,13 @@ def test_only_matrices_decay() -> None:
     assert decays["weight_decay"] == 0.05
     assert len(stays["params"]) == 4
     assert stays["weight_decay"] == 0
+
+
+def test_all_weights_decay_where_asked() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    groups = make_optimizer(module, optimizer_config(weight_decay=0.05, decayed="all")).param_groups
+    assert {group["weight_decay"] for group in groups} == {0.05}
+    assert sum(len(group["params"]) for group in groups) == 4
 
 
 def test_what_a_start_put_in_learns_at_its_own_rate(world: Path, tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ class Counts:
         ends = np.cumsum(self.weight)
         ends = ends * (self.num_samples / ends[-1])
         ends[-1] = self.num_samples
-        return np.diff(np.floor(ends + rng.random()).astype(np.int64), prepend=0)
+        counted: Numbers = np.diff(np.floor(ends + rng.random()).astype(np.int64), prepend=0)
+        return counted
 
 
 def count_samples(shards: Sequence[Shard], rank: int = 0, world: int = 1, exchange: Exchange | None = None) -> Counts:
@@ -84,8 +85,8 @@ def count_samples(shards: Sequence[Shard], rank: int = 0, world: int = 1, exchan
     except BlipBootstrapError as error:
         found = error
     said = exchange(found)
-    if error := next((one for one in said if isinstance(one, BlipBootstrapError)), None):
-        raise error
+    if failed := next((one for one in said if isinstance(one, BlipBootstrapError)), None):
+        raise failed
     return _merged([one for part in said for one in part])
 
 
@@ -99,9 +100,9 @@ def _count_files(shards: Sequence[Shard], rank: int, world: int) -> list[tuple[i
 def _merged(found: Sequence[tuple[int, Counts]]) -> Counts:
     """The counts of all files in their order, with numbers for the names of lists."""
     parts = [counts for _, counts in sorted(found, key=lambda one: one[0])]
-    empty = Counts(*(np.zeros(0, np.int64) for _ in fields(Counts)))
     columns = {one.name: [getattr(part, one.name) for part in parts] for one in fields(Counts)}
-    joined = {name: np.concatenate(arrays) if arrays else getattr(empty, name) for name, arrays in columns.items()}
+    none = np.zeros(0, np.int64)
+    joined: dict[str, Any] = {name: np.concatenate(arrays) if arrays else none for name, arrays in columns.items()}
     joined["source"] = np.unique(joined["source"], return_inverse=True)[1]
     return Counts(**joined)
 
@@ -113,15 +114,14 @@ def _count(number: int, shard: Shard) -> Counts:
     with reading(shard.images), open_parquet(shard.images) as file:
         metadata = file.metadata
         keys = file.read(["key"])["key"] if shard.pairs else None
-    sizes = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
+    size, of_row = metadata.num_row_groups, _groups_of_rows(metadata)
     rows, weights, groups = _texts(shard, keys)
-    of_text = np.repeat(np.arange(len(sizes)), sizes)[rows]
-    pictures = np.unique(rows if weights is None else rows[weights > 0])
-    of_picture = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[pictures], minlength=len(sizes))
+    of_text = of_row[rows]
+    of_picture = np.bincount(of_row[np.unique(rows if weights is None else rows[weights > 0])], minlength=size)
     per_group = of_picture.astype(np.float64)
     if shard.drawing.texts_per_image == "all":
-        per_group = np.bincount(of_text, weights, minlength=len(sizes)).astype(np.float64)
-    firsts, lasts = np.full(len(sizes), np.iinfo(np.int64).max), np.full(len(sizes), -1)
+        per_group = np.bincount(of_text, weights, minlength=size).astype(np.float64)
+    firsts, lasts = np.full(size, np.iinfo(np.int64).max), np.full(size, -1)
     np.minimum.at(firsts, of_text, groups)
     np.maximum.at(lasts, of_text, groups)
     stored, kept_share, sources = _of_pictures(metadata)
@@ -138,6 +138,12 @@ def _count(number: int, shard: Shard) -> Counts:
     )
 
 
+def _groups_of_rows(metadata: pq.FileMetaData) -> Numbers:
+    """The row group of each row of a file."""
+    sizes = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
+    return np.repeat(np.arange(len(sizes)), np.array(sizes, np.int64))
+
+
 def _texts(shard: Shard, keys: pa.ChunkedArray | None) -> tuple[Numbers, NDArray[np.float64] | None, Numbers]:
     """Of each text that is trained on: the row of its picture in the file, its weight, its row group in the pairs."""
     if shard.pairs is None or keys is None:
@@ -147,10 +153,10 @@ def _texts(shard: Shard, keys: pa.ChunkedArray | None) -> tuple[Numbers, NDArray
         rows = np.repeat(np.arange(len(counts)), counts)
         return rows, None, np.zeros(len(rows), np.int64)
     with reading(shard.pairs), open_parquet(shard.pairs) as file:
-        sizes = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
+        of_row = _groups_of_rows(file.metadata)
         table = file.read(shard.columns_of(file.schema_arrow.metadata))
     kept = shard.kept(table)
-    groups = np.repeat(np.arange(len(sizes)), sizes)[kept.to_numpy(zero_copy_only=False)]
+    groups = of_row[kept.to_numpy(zero_copy_only=False)]
     table = table.filter(kept)
     found = pc.index_in(table["key"], keys.combine_chunks())
     if found.null_count:

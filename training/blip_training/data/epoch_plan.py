@@ -111,4 +111,5 @@ def _before(values: Numbers, bounds: Numbers) -> Numbers:
     """The sum of the values before each one, from the last bound on."""
     sums = np.cumsum(values) - values
     firsts = bounds[:-1]
-    return sums - np.repeat(np.append(sums, 0)[firsts], np.diff(bounds))
+    before: Numbers = sums - np.repeat(np.append(sums, 0)[firsts], np.diff(bounds))
+    return before

@@ -33,14 +33,6 @@ class RowGroup:
     texts: list[str]
     weights: NDArray[np.float64] | None
 
-    @property
-    def num_samples(self) -> int:
-        """How many samples an epoch has of the group, where texts are not drawn by weights."""
-        if self.shard.drawing.texts_per_image == "all":
-            return len(self.texts)
-        drawable = self.rows if self.weights is None else self.rows[self.weights > 0]
-        return len(np.unique(drawable))
-
     def drawn(self, count: int, seed: int, epoch: int, number: int) -> NDArray[np.int64]:
         """The texts of one epoch, `count` of them; `number` is the row group's among all of the set.
 
@@ -86,7 +78,6 @@ class Sample:
     row: int
     text: str
     epoch: int
-    position: int
 
     @property
     def shard(self) -> Shard:

@@ -60,7 +60,7 @@ class Stream:
         window, groups, texts = self._at(epoch, lane, index)
         place = index - window.first
         group, text = self.held.get(int(groups[place])), int(texts[place])
-        return Sample(group, int(group.rows[text]), group.texts[text], epoch, position)
+        return Sample(group, int(group.rows[text]), group.texts[text], epoch)
 
     def _at(self, epoch: int, lane: int, index: int) -> Entered:
         """The window of a lane with a sample, entered if the lane is in another one."""

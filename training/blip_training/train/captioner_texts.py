@@ -37,7 +37,7 @@ def disagreeing_texts(
     reads what was written; where that is damaged they write it again. It costs as much as captioning the human set.
     Raises CheckpointError if the captioner cannot decode.
     """
-    if (known := from_first(lambda: _read(out / TEXTS), worker)) is not None:
+    if (known := from_first(lambda: read_texts(out / TEXTS), worker)) is not None:
         return known
     mine = {
         image_id: wrong
@@ -46,11 +46,16 @@ def disagreeing_texts(
     }
     found = dict(sorted(pair for part in from_all(mine, worker) for pair in part.items()))
     if worker.first:
-        write_whole(out / TEXTS, json.dumps({"check": _check(found), "texts": found}, indent=0) + "\n")
+        write_texts(out / TEXTS, found)
     return found
 
 
-def _read(file: Path) -> Texts | None:
+def write_texts(file: Path, texts: Texts) -> None:
+    """Write texts, with a check by which a damaged file is known."""
+    write_whole(file, json.dumps({"check": _check(texts), "texts": texts}, indent=0) + "\n")
+
+
+def read_texts(file: Path) -> Texts | None:
     """The texts in a file; None where it is missing or damaged."""
     try:
         found = json.loads(file.read_bytes())

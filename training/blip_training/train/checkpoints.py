@@ -24,10 +24,8 @@ from blip_bootstrap.storage.manifest import recipe_of
 from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.store import WEIGHTS
+from blip_training.data.batches import FEED
 from blip_training.train.checkpoint_files import CHECKPOINTS, checkpoint_path, checkpoints_in, step_of
-
-FEED = 1
-"""The order in which trainings of this version get their samples; one of another order cannot go on by this one."""
 
 NUM_KEPT = 2
 

@@ -86,7 +86,7 @@ class TrainingLog:
         return self.step_sums["loss"]
 
     def watch(self, step: int, loss: Tensor) -> None:
-        """Look out for a spike in the loss of step number `step`, the mean over all workers, when the line is written."""
+        """Keep the loss of step number `step`, the mean over all workers: the line will tell whether it is a spike."""
         self.step_losses[step] = loss.detach()
 
     def note(self, **figures: Tensor | float) -> None:

@@ -79,7 +79,7 @@ def start_model(
     With `text.vocabulary: seen` a fresh one has the word pieces that `texts`, given in batches, have.
     """
     if config.start_from == "previous" and previous is not None:
-        med, tokenizer = load_med(previous, worker.device)
+        med, tokenizer = load_med(previous, worker.device, config.image_size)
     else:
         torch.manual_seed(config.optimizer.seed)
         text, pieces = config.model.text, None

@@ -18,6 +18,7 @@ from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.fresh import started_names
 from blip_training.data.batches import BatchT, StepBatches
 from blip_training.model.med import Med
+from blip_training.objective.momentum import MomentumEncoder
 from blip_training.objective.running_mean import RunningMean
 from blip_training.runtime.ahead import on_device
 from blip_training.runtime.allocator import keep_freed_memory
@@ -43,10 +44,14 @@ def prepare(med: Med, config: OptimizerConfig) -> Med:
         med.vision.top.requires_grad_(False)
     med.set_activation_checkpointing(config.activation_checkpointing)
     if config.compile:
-        # Block by block: blocks of one kind share one compilation, and the state dict keeps its names.
-        for block in (*med.vision.blocks, *med.text.layers):
-            block.compile()
+        compile_blocks(med)
     return med.train()
+
+
+def compile_blocks(med: Med) -> None:
+    """Compile block by block: blocks of one kind share one compilation, and the state dict keeps its names."""
+    for block in (*med.vision.blocks, *med.text.layers):
+        block.compile()
 
 
 class Run:
@@ -68,6 +73,8 @@ class Run:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.mean = RunningMean(med, config.ema) if config.ema else None
         self.modules = {"model": med, **({"mean": self.mean} if self.mean else {}), **(kept or {})}
+        if config.compile and isinstance(slow := self.modules.get("momentum"), MomentumEncoder):
+            compile_blocks(slow.med)  # a copy of compiled blocks is not compiled
         self.pace = Pace(worker.device)
         trackers = Trackers(config.trackers, config.tracker_project)
         self.log = TrainingLog(out / LOG_FILE, worker.first, on_step, self.pace, trackers)

@@ -1,0 +1,153 @@
+"""What a pre-training on many GPUs takes, worked out from sizes and given figures; nothing is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from blip_bootstrap.config import PretrainConfig
+from blip_bootstrap.errors import InputError
+from blip_bootstrap.planning.cost import duration, size
+from blip_training.model.flops import contrastive_flops
+from blip_training.runtime.gpus import PEAKS, peak_of
+
+VOCABULARY = 30_524
+"""Tokens of BERT's vocabulary with [DEC] and [ENC]."""
+
+TOKENS = 16
+"""Tokens of a caption, special ones included."""
+
+NODE_GPUS, CORES_PER_GPU = 8, 12
+"""What most machines with such GPUs have."""
+
+NVLINK_BYTES_PER_S = 300e9
+"""What a GPU of one machine takes from the others, as A100s have it; later ones take half as much again."""
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The GPUs: how many, of which kind, the share (0..1) of their peak that is reached, and the network of each node.
+
+    `samples_per_s` of one GPU, where it was measured, counts in place of kind and share.
+    """
+
+    gpus: int
+    gpu: str
+    share: float
+    node_gbit: float
+    samples_per_s: float | None = None
+
+    @property
+    def link_bytes_per_s(self) -> float:
+        """The slowest link on the way of the gradients around all GPUs."""
+        return NVLINK_BYTES_PER_S if self.gpus <= NODE_GPUS else min(self.node_gbit / 8 * 1e9, NVLINK_BYTES_PER_S)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of the pre-training: how many, bytes of each as stored, and core time to decode and augment one."""
+
+    count: int
+    bytes_each: float
+    decode_ms: float
+
+
+def work_out(config: PretrainConfig, cluster: Cluster, pictures: Pictures) -> dict[str, float | str]:
+    """The figures of the pre-training `config` by name, times in seconds, sizes in bytes.
+
+    Compute, exchange of gradients and decoding run beside each other: a step takes as long as the longest of them.
+    Raises InputError for a GPU whose peak is not known.
+    """
+    batch, steps = config.optimizer.batch_size, config.optimizer.steps
+    flops = flops_of_sample(config)
+    num_weights, num_momentum = _weights(config)
+    parts = {
+        "compute": batch / cluster.gpus / _rate(cluster, flops),
+        "exchange of gradients": _exchange_s(cluster, num_weights),
+        "CPU decode": batch * pictures.decode_ms / 1000 / (cluster.gpus * CORES_PER_GPU),
+    }
+    step_s = max(parts.values())
+    rate = batch / step_s
+    return {
+        "gflop_per_sample": flops / 1e9,
+        "samples_per_s": rate,
+        "samples": float(batch * steps),
+        "epochs": batch * steps / pictures.count,
+        "step_s": step_s,
+        "compute_s": parts["compute"],
+        "exchange_s": parts["exchange of gradients"],
+        "seconds": steps * step_s,
+        "epoch_s": pictures.count / rate,
+        "gpu_hours": steps * step_s * cluster.gpus / 3600,
+        "stored_bytes": float(pictures.count * pictures.bytes_each),
+        "read_bytes_per_s": rate * pictures.bytes_each,
+        "decode_cores": rate * pictures.decode_ms / 1000,
+        "exchanged_bytes": 2 * FLOAT_BYTES * num_weights * (cluster.gpus - 1) / cluster.gpus,
+        "checkpoint_bytes": _checkpoint_bytes(config, num_weights, num_momentum),
+        "bound_by": max(parts, key=lambda part: parts[part]),
+    }
+
+
+def flops_of_sample(config: PretrainConfig) -> float:
+    """Operations of one image with a text of `TOKENS` tokens, in a step of ITC, ITM and LM."""
+    flops = contrastive_flops(config.model, VOCABULARY, config.optimizer.batch_size + config.itc.queue_size)
+    return float(flops.of(1, TOKENS, TOKENS**2))
+
+
+def _rate(cluster: Cluster, flops: float) -> float:
+    """Samples a second of one GPU."""
+    if cluster.samples_per_s:
+        return cluster.samples_per_s
+    if (peak := peak_of(cluster.gpu)) is None:
+        raise InputError(f"--gpu {cluster.gpu}: its peak is not known; one of {', '.join(PEAKS)}, or --samples-per-s")
+    return cluster.share * peak / flops
+
+
+def _weights(config: PretrainConfig) -> tuple[int, int]:
+    """The numbers of weights of the model, and of its momentum encoder."""
+    import torch  # start-up: a second of torch, for this plan alone
+
+    from blip_training.model.med import Med
+    from blip_training.objective.momentum import MomentumEncoder
+
+    with torch.device("meta"):  # shapes without memory
+        med = Med(config.model, VOCABULARY)
+        slow = MomentumEncoder(med)
+    return sum(p.numel() for p in med.parameters()), sum(p.numel() for p in slow.parameters())
+
+
+def _exchange_s(cluster: Cluster, num_weights: int) -> float:
+    """Seconds of averaging all gradients around a ring: each link carries them twice."""
+    carried = 2 * FLOAT_BYTES * num_weights * (cluster.gpus - 1) / cluster.gpus
+    return carried / cluster.link_bytes_per_s
+
+
+def _checkpoint_bytes(config: PretrainConfig, num_weights: int, num_momentum: int) -> float:
+    """Weights, AdamW's two moments, momentum encoder, running mean where there is one, and queue."""
+    copies = 4 if config.optimizer.ema else 3
+    queue = 2 * config.itc.queue_size * config.model.embed_dim
+    return float(FLOAT_BYTES * (copies * num_weights + num_momentum + queue))
+
+
+def for_people(found: Mapping[str, float | str]) -> list[dict[str, str]]:
+    """The figures as rows `what` and `figure`, with units that people read."""
+    amount = {key: value for key, value in found.items() if isinstance(value, float)}
+    rows = {
+        "operations of a sample": f"{amount['gflop_per_sample']:,.0f} GFLOP",
+        "samples": f"{amount['samples']:,.0f} ({amount['epochs']:.3g} epochs)",
+        "samples a second": f"{amount['samples_per_s']:,.0f}",
+        "a step": f"{amount['step_s'] * 1000:.3g} ms ({amount['compute_s'] * 1000:.3g} of compute, "
+        f"{amount['exchange_s'] * 1000:.3g} of exchange beside it)",
+        "time": duration(amount["seconds"]),
+        "time of an epoch": duration(amount["epoch_s"]),
+        "GPU-hours": f"{amount['gpu_hours']:,.0f}",
+        "pictures": size(amount["stored_bytes"]),
+        "read": f"{size(amount['read_bytes_per_s'])} a second",
+        "cores that decode": f"{amount['decode_cores']:,.0f}",
+        "gradients that each GPU exchanges": f"{size(amount['exchanged_bytes'])} a step",
+        "a checkpoint": size(amount["checkpoint_bytes"]),
+        "bound by": str(found["bound_by"]),
+    }
+    return [{"what": what, "figure": figure} for what, figure in rows.items()]
