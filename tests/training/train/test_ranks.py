@@ -15,9 +15,9 @@ from blip_bootstrap.config import PretrainConfig
 from blip_bootstrap.errors import InputError
 from blip_training.data.batches import TrainingData
 from blip_training.runtime import stall
-from blip_training.runtime.agreement import differing
+from blip_training.runtime.agreement import check_alike, differing, from_first
 from blip_training.runtime.stall import STALLED, Position, verdict
-from blip_training.runtime.workers import Worker
+from blip_training.runtime.workers import Worker, this_worker
 from blip_training.train import pretrain as pretrain_module
 from blip_training.train.pretrain import pretrain_model
 from blip_training.train.run import Run
@@ -27,6 +27,8 @@ from tests.support.ranks import run_ranks
 pretraining: Any = pretrain_module
 
 STEPS = 8
+
+HALF = torch.full((2, 2), 0.5, dtype=torch.float16)
 
 
 def config_of(world: Path, start_step: int = 0, **changes: object) -> PretrainConfig:
@@ -125,8 +127,22 @@ def test_a_training_goes_on_with_another_number_of_workers(world: Path, tmp_path
         assert shared == pytest.approx(one, rel=1e-3)
 
 
+def check_spread() -> None:
+    """Any state comes to the other worker as it is: nested, of any type, empty."""
+    worker = this_worker("cpu")
+    state = {"a": [torch.arange(3), (torch.tensor(True), 2)], "b": {"none": torch.zeros(0, 4), "half": HALF}, "c": "d"}
+    found = from_first(lambda: state if worker.first else None, worker)
+    assert torch.equal(found["a"][0], torch.arange(3))
+    assert torch.equal(found["b"]["half"], HALF)
+    assert (bool(found["a"][1][0]), found["a"][1][1], found["b"]["none"].shape, found["c"]) == (True, 2, (0, 4), "d")
+    assert not differing(found, worker)
+    other = found | {"b": {"none": torch.zeros(0, 4), "half": HALF + worker.rank}}
+    assert differing(other, worker) == {1: ["b"]}
+
+
 def start_unlike(world: Path, out: Path) -> None:
     """Rank 1 has drawn other weights, reads another configuration, and has fewer pictures."""
+    check_spread()
     start, rank = pretraining.start_model, dist.get_rank()
 
     def other(config: PretrainConfig, *inputs: Any) -> Any:
@@ -191,8 +207,6 @@ def test_who_is_behind_all_others_has_stalled() -> None:
 
 
 def test_alone_nothing_is_compared(tmp_path: Path) -> None:
-    from blip_training.runtime.agreement import check_alike, from_first
-
     worker = Worker(torch.device("cpu"))
     check_alike({"a": 1}, worker)
     assert from_first(lambda: 3, worker) == 3

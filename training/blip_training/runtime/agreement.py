@@ -112,15 +112,21 @@ def _spread(state: Any, worker: Worker) -> Any:
     dist.broadcast_object_list(shape, 0, device=worker.device)
     if worker.first:
         for one in tensors:
-            dist.broadcast(_bytes(one.to(worker.device)), 0)
+            _send(one.to(worker.device))
         return state
 
     def received(place: _Place) -> Tensor:
         one = torch.empty(place.shape, dtype=place.dtype, device=worker.device)
-        dist.broadcast(_bytes(one), 0)
+        _send(one)
         return one
 
     return _mapped(shape[0], received, _Place)
+
+
+def _send(tensor: Tensor) -> None:
+    """Rank 0's values into every worker's contiguous `tensor`; one without values (a queue of none) is left out."""
+    if tensor.numel():
+        dist.broadcast(_bytes(tensor), 0)
 
 
 def _mapped(state: Any, change: Callable[[Any], Any], kind: type) -> Any:
@@ -153,7 +159,7 @@ def _digest(tensors: list[Tensor]) -> int:
     for tensor in tensors:
         raw = _bytes(tensor)
         words = raw.view(torch.int32) if raw.numel() % 4 == 0 else raw
-        odd = torch.arange(1, 2 * words.numel(), 2, device=words.device)
+        odd = torch.arange(1, 2 * words.numel() + 1, 2, device=words.device)
         digest = digest * HASH_FACTOR + (words * odd).sum().to(digest.device)  # overflow is meant
     return int(digest)
 
