@@ -56,7 +56,7 @@ def test_word_dropout_is_in_the_training_alone(world: Path, model: Path, tmp_pat
         logs.append(read_log(out)[0]["lm"])
         validation.append(counts["validation_loss"])
     assert logs[1] > 1.2 * logs[0]
-    assert validation[1] < 1.2 * validation[0]
+    assert validation[1] < 1.3 * validation[0]
 
 
 def test_the_filter_learns_to_match(world: Path, model: Path, tmp_path: Path) -> None:

@@ -295,7 +295,7 @@ def test_a_filter_trained_on_swaps_tells_swaps_better(world: Path, model: Path, 
     for share in (0.0, 1.0):
         out = tmp_path / str(share)
         out.mkdir()
-        config = with_shares(finetune_config(steps=40, lr=2e-3), swapped=share)
+        config = with_shares(finetune_config(steps=100, lr=2e-3), swapped=share)
         finetune_filter_model(out, model, world / "human", config)
         found[share] = auc_of_swaps(out, world)
     assert found[1.0] > found[0.0], found
