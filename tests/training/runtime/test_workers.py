@@ -138,7 +138,7 @@ def run_two(world: Path, out: Path, names: str, meeting: str) -> list[int]:
         )
         for rank in range(2)
     ]  # fmt: skip
-    said = [worker.communicate(timeout=120)[1] for worker in workers]
+    said = [worker.communicate(timeout=600)[1] for worker in workers]  # a busy machine imports torch for minutes
     sys.stderr.writelines(one.decode() for one in said)
     return [worker.returncode for worker in workers]
 
