@@ -18,6 +18,7 @@ from torch import nn
 from blip_bootstrap.config import TrackerName
 from blip_bootstrap.errors import InputError
 from blip_training.runtime.workers import Worker
+from blip_training.train.log import TrainingLog
 from blip_training.train.run import Run
 from blip_training.watch.trackers import PACKAGES, Trackers, check_trackers
 from tests.support.drawn import optimizer_config, read_log
@@ -155,8 +156,7 @@ def test_nothing_is_imported_that_is_not_asked_for(monkeypatch: pytest.MonkeyPat
 
 def test_only_the_first_worker_has_trackers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     runs = stub(monkeypatch, "wandb")
-    config = optimizer_config(trackers=("wandb",))
-    Run(tmp_path, nn.Linear(1, 1), config, Worker(torch.device("cpu"), 1, 2)).log.start(0)
+    TrainingLog(tmp_path / "log", writes=False, on_step=None, trackers=Trackers(("wandb",))).start(0)
     assert not runs
     check_trackers(())
     Trackers().close()
