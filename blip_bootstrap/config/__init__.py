@@ -7,6 +7,7 @@ from blip_bootstrap.config.caption import CaptionConfig, SamplerConfig
 from blip_bootstrap.config.duplicates import DuplicatesConfig
 from blip_bootstrap.config.evaluate import ControlsConfig, EvaluateConfig, ReportConfig
 from blip_bootstrap.config.filter_check import CheckFilterConfig, FilterCheckConfig
+from blip_bootstrap.config.hard_texts import HardTextsConfig
 from blip_bootstrap.config.inputs import (
     AnnotatedSet,
     DownloadConfig,
@@ -25,7 +26,6 @@ from blip_bootstrap.config.text_rules import TextRulesConfig
 from blip_bootstrap.config.training import (
     EqualTexts,
     FinetuneConfig,
-    HardTextsConfig,
     ItcConfig,
     ItmConfig,
     OptimizerConfig,

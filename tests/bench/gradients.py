@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in (".", "training", "pipelines")]
@@ -81,11 +82,8 @@ class Counted:
             self.bytes += own.nbytes
             return reduce(own, *rest)
 
-        dist.all_gather, dist.all_reduce = gathered, reduced
-        try:
+        with patch.object(dist, "all_gather", gathered), patch.object(dist, "all_reduce", reduced):
             yield
-        finally:
-            dist.all_gather, dist.all_reduce = gather, reduce
 
 
 def measure(out: Path, rounds: int, width: int, depth: int) -> None:
@@ -112,12 +110,12 @@ def measure(out: Path, rounds: int, width: int, depth: int) -> None:
         def chosen(shared: SharedGradients, losses_of: LossesOf, last: bool) -> Any:
             return losses(shared, losses_of, last and way == "overlapped")
 
-        SharedGradients.losses = chosen  # type: ignore[method-assign]
-        Run.backward = exchanged_after if way == "after" else backward  # type: ignore[method-assign]
-        dist.barrier()
-        began = time.perf_counter()
-        contrastive_step(run, contrast, [batch], 0.4, lm_of)
-        return time.perf_counter() - began
+        exchanging = exchanged_after if way == "after" else backward
+        with patch.object(SharedGradients, "losses", chosen), patch.object(Run, "backward", exchanging):
+            dist.barrier()
+            began = time.perf_counter()
+            contrastive_step(run, contrast, [batch], 0.4, lm_of)
+            return time.perf_counter() - began
 
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(rounds + 1):

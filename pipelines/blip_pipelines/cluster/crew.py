@@ -248,7 +248,7 @@ def largest_memory() -> int:
 
 
 def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def nobody(pool: Pool, asked_bytes: int, seconds: float) -> str:

@@ -26,7 +26,7 @@ def on_each_node(what: str, check: Callable[..., None], *arguments: Any, answer_
         remote.options(
             name="check node", scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(check, arguments): node
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        for node in ray.nodes()
         if node["Alive"]
     }
     done, late = ray.wait(list(asked), num_returns=len(asked), timeout=answer_s)

@@ -68,7 +68,7 @@ def takes_gpu(device: Device) -> bool:
 def _resource(name: str) -> float:
     import ray  # start-up: two seconds, only for who is connected
 
-    return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]
+    return float(ray.cluster_resources().get(name, 0))
 
 
 def num_workers(config: RayConfig, wanted: int, cpus_each: float, gpus_each: float = 0.0, at_most: int = 1_000) -> int:

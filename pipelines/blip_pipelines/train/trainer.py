@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train import ControllerError, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import FailureConfig  # type checkers see an older one in ray.train
 
 from blip_bootstrap.ending import sigterm_came
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed

@@ -57,10 +57,10 @@ def train_all(world: Path, out: Path, steps: int = STEPS) -> None:
         ends.append(run)
         return finish(run)
 
-    Run.finish = noted  # type: ignore[method-assign]
-    pretrain(world, out / "whole", config_of(world, start_step=3, steps=steps))
-    pretrain(world, out / "cut", cut_config(world, steps))
-    Run.finish = finish  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "finish", noted)
+        pretrain(world, out / "whole", config_of(world, start_step=3, steps=steps))
+        pretrain(world, out / "cut", cut_config(world, steps))
     for run in ends:
         if run.worker.world > 1:
             states = {name: module.state_dict() for name, module in run.modules.items()}
@@ -131,7 +131,7 @@ def check_spread() -> None:
     """Any state comes to the other worker as it is: nested, of any type, empty."""
     worker = this_worker("cpu")
     state = {"a": [torch.arange(3), (torch.tensor(True), 2)], "b": {"none": torch.zeros(0, 4), "half": HALF}, "c": "d"}
-    found = from_first(lambda: state if worker.first else None, worker)
+    found: Any = from_first(lambda: state if worker.first else None, worker)
     assert torch.equal(found["a"][0], torch.arange(3))
     assert torch.equal(found["b"]["half"], HALF)
     assert (bool(found["a"][1][0]), found["a"][1][1], found["b"]["none"].shape, found["c"]) == (True, 2, (0, 4), "d")
@@ -181,9 +181,15 @@ def train_stalled(world: Path, out: Path) -> None:
             time.sleep(200)
         return make(data, step)
 
-    TrainingData.micro_batches = slow  # type: ignore[method-assign]
-    stall.last_words.append((out / f"{dist.get_rank()}").write_text)
-    pretrain(world, out / "model", config_of(world, stall_timeout_s=5))
+    said = out / f"{dist.get_rank()}"
+
+    def note(line: str) -> None:
+        said.write_text(line)
+
+    stall.last_words.append(note)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingData, "micro_batches", slow)
+        pretrain(world, out / "model", config_of(world, stall_timeout_s=5))
 
 
 def test_a_worker_that_stands_still_is_told_by_name_and_ends_the_attempt(world: Path, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def spiky(out: Path, stop: int) -> Run:
     for step in run.count():
         if step == stop:
             break
-        run.backward({"itc": module.weight.sum() * (50.0 if step == 214 else 1.0)})
+        run.backward({"itc": weight.sum() * (50.0 if step == 214 else 1.0)})
         run.update()
     return run
 

@@ -77,7 +77,8 @@ def test_tensorboard_has_the_lines_of_the_log_once_after_a_kill_too(tmp_path: Pa
 
 class StubRun:
     def __init__(self, told: dict[str, Any]) -> None:
-        self.told, self.lines, self.finished = told, [], False
+        self.told, self.finished = told, False
+        self.lines: list[tuple[int, dict[str, float]]] = []
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         self.lines.append((step, dict(figures)))
@@ -141,7 +142,7 @@ def test_a_tracker_that_fails_is_told_once_and_ends_no_training(
 
 
 def test_a_package_that_lacks_is_told_before_the_first_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(PACKAGES, "trackio", "a_package_that_nobody_has")  # type: ignore[misc]
+    monkeypatch.setitem(PACKAGES, "trackio", "a_package_that_nobody_has")
     with pytest.raises(InputError, match=r"trackio needs the package a_package_that_nobody_has; install it: pip"):
         train(tmp_path / "run", trackers=("trackio",))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
