@@ -30,7 +30,7 @@ from blip_bootstrap.storage.store import fetched
 from blip_pipelines.export.export import Wanted, export_round
 from blip_pipelines.export.place import Place
 from blip_pipelines.export.source import Ledger, Source
-from blip_training.data.left_out import read_left_out
+from blip_training.feed.left_out import read_left_out
 
 commands = typer.Typer(rich_markup_mode="markdown")
 

@@ -115,8 +115,8 @@ def of_world(root: Path, world: int) -> dict[str, float]:
     """One epoch of every rank of a world."""
     import torch  # noqa: F401 - what is there without the feed
 
-    from blip_training.data.batches import open_training_data
-    from blip_training.data.feed import Feed
+    from blip_training.feed.batches import open_training_data
+    from blip_training.feed.feed import Feed
 
     before, pq.ParquetFile = peak_mib(), Counted
     said, barrier = [None] * world, threading.Barrier(world)
@@ -149,8 +149,8 @@ def of_world(root: Path, world: int) -> dict[str, float]:
 
 def of_batches(root: Path) -> dict[str, float]:
     """Speed, and how batches are mixed, in one process."""
-    from blip_training.data.batches import open_training_data
-    from blip_training.data.feed import Feed
+    from blip_training.feed.batches import open_training_data
+    from blip_training.feed.feed import Feed
 
     feed = Feed(BATCH_SIZE, 224, 0, window_bytes=WINDOW_BYTES, augment="crop", cache_bytes=0)
     data = open_training_data(root / "images", root / "pairs", None, feed)

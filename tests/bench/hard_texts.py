@@ -32,10 +32,10 @@ from blip_bootstrap.world.wording import alt_text
 from blip_bootstrap.world.world import WorldConfig
 from blip_training.checkpoint.store import load_med
 from blip_training.data.pixels import decode_pixels
-from blip_training.data.shards import annotated_shards
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import resolve_sampler
 from blip_training.evaluate.retrieval import area_under_curve
+from blip_training.feed.shards import annotated_shards
 from blip_training.objective.micro_batches import encode_texts
 from blip_training.train.finetune import finetune_filter_model
 from blip_training.train.human_pictures import HumanPictures

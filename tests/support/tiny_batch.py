@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from blip_training.data.batches import Batch
+from blip_training.feed.batches import Batch
 from tests.support.drawn import SIZE
 
 TEXTS = [

@@ -15,7 +15,7 @@ from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import round_metrics
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet, run_folder
-from blip_training.data.shards import web_shards
+from blip_training.feed.shards import web_shards
 from tests.support.finished_run import make_run
 
 COUNTS = """

@@ -21,7 +21,7 @@ from blip_pipelines.duplicates.groups import group_pictures
 from blip_pipelines.duplicates.hashes import hash_pictures
 from blip_pipelines.duplicates.near import distances, pairs_between, pairs_in_band, to_words
 from blip_pipelines.duplicates.same_pictures import find_same_pictures
-from blip_training.data.left_out import read_left_out as read_left_out_pictures
+from blip_training.feed.left_out import read_left_out as read_left_out_pictures
 
 HERE = RayConfig(address="none")
 

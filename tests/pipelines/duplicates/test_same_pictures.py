@@ -30,9 +30,9 @@ from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_pa
 from blip_bootstrap.storage.tables import ANNOTATED, IMAGES, PAIRS, SAME_PICTURES
 from blip_pipelines.duplicates.same_pictures import find_same_pictures
 from blip_pipelines.ingest.annotated import ingest_annotated
-from blip_training.data.batches import open_training_data
-from blip_training.data.feed import Feed
-from blip_training.data.left_out import LeftOut, read_left_out
+from blip_training.feed.batches import open_training_data
+from blip_training.feed.feed import Feed
+from blip_training.feed.left_out import LeftOut, read_left_out
 from tests.support.drawn import draw
 
 FEED = Feed(batch_size=4, image_size=32, seed=0)

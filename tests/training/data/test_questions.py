@@ -18,9 +18,9 @@ from PIL import Image
 
 from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
-from blip_training.data.feed import Feed
-from blip_training.data.question_batches import VqaBatch, VqaData
 from blip_training.data.questions import read_questions
+from blip_training.feed.feed import Feed
+from blip_training.feed.question_batches import VqaBatch, VqaData
 from tests.support.drawn import draw
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from blip_training.data.batches import Batch
+from blip_training.feed.batches import Batch
 from blip_training.runtime.ahead import on_device, one_ahead, tensors_of
 
 NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

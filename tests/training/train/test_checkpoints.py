@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from blip_bootstrap.errors import CheckpointError, RunFailed
-from blip_training.data.batches import FEED
+from blip_training.feed.batches import FEED
 from blip_training.runtime.workers import Worker
 from blip_training.train import checkpoints
 from blip_training.train.checkpoint_files import (

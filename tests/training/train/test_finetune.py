@@ -11,11 +11,11 @@ from torch import nn
 from blip_bootstrap.config import EvaluateConfig, ItmConfig, SamplerConfig
 from blip_bootstrap.errors import CheckpointError, InputError
 from blip_training.checkpoint.store import load_med
-from blip_training.data.batches import TrainingData
-from blip_training.data.feed import Feed
 from blip_training.data.held_out import read_held_out
-from blip_training.data.shards import annotated_shards
 from blip_training.evaluate.evaluate import write_captions
+from blip_training.feed.batches import TrainingData
+from blip_training.feed.feed import Feed
+from blip_training.feed.shards import annotated_shards
 from blip_training.train.best_model import Best
 from blip_training.train.finetune import finetune_captioner_model, finetune_filter_model
 from blip_training.train.pretrain import pretrain_model

@@ -14,12 +14,12 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import ANNOTATED
 from blip_training.checkpoint.store import load_med
-from blip_training.data.batches import TrainingData
-from blip_training.data.feed import Feed
 from blip_training.data.held_out import read_held_out
-from blip_training.data.shards import annotated_shards, image_id_of
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.evaluate.retrieval import area_under_curve
+from blip_training.feed.batches import TrainingData
+from blip_training.feed.feed import Feed
+from blip_training.feed.shards import annotated_shards, image_id_of
 from blip_training.model.med import Med
 from blip_training.objective.contrast import Contrast
 from blip_training.objective.micro_batches import encode_texts, micro_batches_of

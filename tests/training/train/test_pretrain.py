@@ -14,9 +14,9 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import SAME_PICTURES
 from blip_training.checkpoint.store import load_med
-from blip_training.data.counts import count_samples
-from blip_training.data.shards import web_shards
-from blip_training.data.stream import Stream
+from blip_training.feed.counts import count_samples
+from blip_training.feed.shards import web_shards
+from blip_training.feed.stream import Stream
 from blip_training.runtime.workers import Worker
 from blip_training.train.checkpoint_files import newest_step
 from blip_training.train.pretrain import pretrain_model, start_model

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from blip_bootstrap.config import PretrainConfig
 from blip_bootstrap.errors import InputError
-from blip_training.data.batches import TrainingData
+from blip_training.feed.batches import TrainingData
 from blip_training.runtime import stall
 from blip_training.runtime.agreement import check_alike, differing, from_first
 from blip_training.runtime.stall import STALLED, Position, verdict

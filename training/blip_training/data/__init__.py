@@ -1,1 +1,1 @@
-"""From tables to batches: shards, pictures, augmentation, tokens."""
+"""Pictures and texts as models take them: decoding, augmentation, pixels, tokens, words."""

@@ -14,11 +14,11 @@ import torch
 from blip_bootstrap.errors import InputError
 from blip_training.checkpoint.store import load_vqa
 from blip_training.data.normalise import questions_as_seen, set_normalise
-from blip_training.data.question_batches import read_picture
 from blip_training.data.questions import Question
 from blip_training.data.tokenizer import encode_cut
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import Sampler
+from blip_training.feed.question_batches import read_picture
 from blip_training.objective.losses import token_costs
 from blip_training.runtime.workers import resolve_device
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from blip_training.data.batches import Batch
 from blip_training.data.normalise import captions_as_seen
 from blip_training.data.tokenizer import Tokenizer
+from blip_training.feed.batches import Batch
 from blip_training.model.med import Med
 from blip_training.objective.losses import IGNORED, WrongTexts, lm_targets
 from blip_training.runtime.workers import Worker, average

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 import blip_bootstrap
 from blip_bootstrap.config.section import Section
-from blip_training.data.batches import AnyBatch, StepBatches
+from blip_training.feed.batches import AnyBatch, StepBatches
 from blip_training.runtime.agreement import check_alike, differing, from_first, warn_of
 from blip_training.runtime.workers import Worker
 from blip_training.train.checkpoints import weights_of

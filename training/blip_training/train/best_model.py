@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from blip_bootstrap.errors import RunFailed
-from blip_training.data.batches import BatchT, StepBatches
+from blip_training.feed.batches import BatchT, StepBatches
 
 if TYPE_CHECKING:
     from torch import Tensor

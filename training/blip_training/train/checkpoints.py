@@ -24,7 +24,7 @@ from blip_bootstrap.storage.manifest import recipe_of
 from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.store import WEIGHTS
-from blip_training.data.batches import FEED
+from blip_training.feed.batches import FEED
 from blip_training.train.checkpoint_files import CHECKPOINTS, checkpoint_path, checkpoints_in, step_of
 
 NUM_KEPT = 2

@@ -13,8 +13,8 @@ from torch import Tensor
 from blip_bootstrap.config import OptimizerConfig
 from blip_bootstrap.machine import num_cores
 from blip_training.data.augment import CROP_AREA, Augment
-from blip_training.data.feed import Feed
-from blip_training.data.kept_grids import KeptGrids
+from blip_training.feed.feed import Feed
+from blip_training.feed.kept_grids import KeptGrids
 from blip_training.model.efficientnet import LITE_CHANNELS
 from blip_training.model.med import Med
 from blip_training.runtime.workers import Worker

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from blip_bootstrap.config import FinetuneConfig, ItcConfig
 from blip_training.checkpoint.store import load_med, save_captioner, save_filter, save_med
-from blip_training.data.batches import Batch, TrainingData
-from blip_training.data.counts import count_samples
-from blip_training.data.left_out import read_left_out
-from blip_training.data.shards import annotated_shards
 from blip_training.data.tokenizer import Tokenizer
+from blip_training.feed.batches import Batch, TrainingData
+from blip_training.feed.counts import count_samples
+from blip_training.feed.left_out import read_left_out
+from blip_training.feed.shards import annotated_shards
 from blip_training.model.cross_attention import KeyValue
 from blip_training.model.flops import captioning_flops
 from blip_training.model.med import DECODE, EMBED, Med, require

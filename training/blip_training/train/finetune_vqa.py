@@ -15,9 +15,9 @@ from blip_training.checkpoint.fresh import vqa_from_med
 from blip_training.checkpoint.skip_init import undrawn
 from blip_training.checkpoint.store import load_any, save_vqa
 from blip_training.data.normalise import questions_as_seen, set_normalise
-from blip_training.data.question_batches import VqaBatch, VqaData
 from blip_training.data.questions import Question
 from blip_training.data.tokenizer import Tokenizer, encode_cut
+from blip_training.feed.question_batches import VqaBatch, VqaData
 from blip_training.model.med import DECODE, MATCH, require
 from blip_training.model.vqa import Vqa
 from blip_training.objective.losses import answer_loss

@@ -11,9 +11,9 @@ from pathlib import Path
 from blip_bootstrap.config import FinetuneConfig
 from blip_bootstrap.errors import InputError
 from blip_training.data.augment import names_a_side
-from blip_training.data.batches import Batch
-from blip_training.data.shards import Shard
 from blip_training.data.tokenizer import Tokenizer
+from blip_training.feed.batches import Batch
+from blip_training.feed.shards import Shard
 from blip_training.model.med import Med
 from blip_training.objective.micro_batches import MicroBatch, with_wrong_texts
 from blip_training.runtime.workers import Worker

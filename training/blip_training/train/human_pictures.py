@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from blip_training.data.pixels import decode_pixels
-from blip_training.data.row_groups import row_groups_of
-from blip_training.data.shards import Shard
 from blip_training.data.word_kinds import WordKinds, words_of
+from blip_training.feed.row_groups import row_groups_of
+from blip_training.feed.shards import Shard
 
 BATCH_SIZE = 64
 

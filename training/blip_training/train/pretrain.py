@@ -11,11 +11,11 @@ from torch import Tensor
 from blip_bootstrap.config import PretrainConfig
 from blip_training.checkpoint.fresh import new_med
 from blip_training.checkpoint.store import load_med, save_med
-from blip_training.data.batches import open_training_data
-from blip_training.data.left_out import read_left_out
 from blip_training.data.normalise import captions_as_seen
-from blip_training.data.shards import Drawing, Split, known_texts
 from blip_training.data.tokenizer import Tokenizer
+from blip_training.feed.batches import open_training_data
+from blip_training.feed.left_out import read_left_out
+from blip_training.feed.shards import Drawing, Split, known_texts
 from blip_training.model.cross_attention import KeyValue
 from blip_training.model.med import Med
 from blip_training.objective.contrast import Contrast

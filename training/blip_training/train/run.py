@@ -16,7 +16,7 @@ from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.storage.store import publish
 from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.fresh import started_names
-from blip_training.data.batches import BatchT, StepBatches
+from blip_training.feed.batches import BatchT, StepBatches
 from blip_training.model.med import Med
 from blip_training.objective.momentum import MomentumEncoder
 from blip_training.objective.running_mean import RunningMean

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
-from blip_training.data.counts import Counts
-from blip_training.data.row_groups import RowGroup, read_footer, read_row_group
-from blip_training.data.shards import Shard
+from blip_training.feed.counts import Counts
+from blip_training.feed.row_groups import RowGroup, read_footer, read_row_group
+from blip_training.feed.shards import Shard
 
 READERS = 4
 """Row groups that are read at a time; each is in memory whole until the pictures without texts are dropped."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from blip_bootstrap.errors import BlipBootstrapError, InputError
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading
 from blip_bootstrap.storage.store import is_there
-from blip_training.data.shards import Shard
+from blip_training.feed.shards import Shard
 
 THREADS = 16
 """Files that are counted at a time: 3 to 6 requests each where they lie on a store."""

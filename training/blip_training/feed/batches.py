@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
-from blip_training.data.counts import count_samples
-from blip_training.data.feed import Feed
-from blip_training.data.lanes import Lanes, num_lanes
-from blip_training.data.left_out import LeftOut
-from blip_training.data.pictures import Pictures
-from blip_training.data.row_groups import Sample
-from blip_training.data.shards import Drawing, Shard, Split, annotated_shards, rng_of, web_shards
-from blip_training.data.stream import Stream
+from blip_training.feed.counts import count_samples
+from blip_training.feed.feed import Feed
+from blip_training.feed.lanes import Lanes, num_lanes
+from blip_training.feed.left_out import LeftOut
+from blip_training.feed.pictures import Pictures
+from blip_training.feed.row_groups import Sample
+from blip_training.feed.shards import Drawing, Shard, Split, annotated_shards, rng_of, web_shards
+from blip_training.feed.stream import Stream
 
 FEED = 2
 """The number of the order in which trainings see their samples; what was begun in another one cannot go on in this."""

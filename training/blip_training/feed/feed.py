@@ -9,9 +9,9 @@ from torch import Tensor
 
 from blip_bootstrap.errors import InputError
 from blip_training.data.augment import CROP_AREA, Augment
-from blip_training.data.counts import Exchange
-from blip_training.data.kept_grids import KeptGrids
-from blip_training.data.stream import WINDOW_BYTES
+from blip_training.feed.counts import Exchange
+from blip_training.feed.kept_grids import KeptGrids
+from blip_training.feed.stream import WINDOW_BYTES
 
 CACHE_BYTES = 2 << 30
 

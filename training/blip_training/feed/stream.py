@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blip_bootstrap.errors import InputError
-from blip_training.data.counts import Counts
-from blip_training.data.epoch_plan import EpochPlan, Window, plan_epoch
-from blip_training.data.lanes import Lanes
-from blip_training.data.row_groups import Sample
-from blip_training.data.shards import Shard, rng_of
-from blip_training.data.windows import HeldGroups
+from blip_training.feed.counts import Counts
+from blip_training.feed.epoch_plan import EpochPlan, Window, plan_epoch
+from blip_training.feed.lanes import Lanes
+from blip_training.feed.row_groups import Sample
+from blip_training.feed.shards import Shard, rng_of
+from blip_training.feed.windows import HeldGroups
 
 WINDOW_BYTES = 512 << 20
 """Bytes of the encoded pictures of all lanes' windows. While the next ones are read, there are two of each lane."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blip_training.data.counts import Counts
-from blip_training.data.shards import rng_of
+from blip_training.feed.counts import Counts
+from blip_training.feed.shards import rng_of
 
 Numbers = NDArray[np.int64]
 

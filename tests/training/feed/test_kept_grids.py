@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from blip_training.data.batches import open_training_data
-from blip_training.data.feed import Feed
-from blip_training.data.kept_grids import KeptGrids
+from blip_training.feed.batches import open_training_data
+from blip_training.feed.feed import Feed
+from blip_training.feed.kept_grids import KeptGrids
 
 
 def test_a_grid_is_found_by_its_pictures_bytes_and_a_torn_file_is_not(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ from blip_bootstrap.storage import store
 from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
 from blip_bootstrap.storage.store_client import Store
 from blip_bootstrap.storage.tables import ANNOTATED, IMAGES, PAIRS
-from blip_training.data import windows
-from blip_training.data.batches import TrainingData, open_training_data
-from blip_training.data.counts import count_samples
-from blip_training.data.feed import Feed
-from blip_training.data.lanes import Lanes, num_lanes
-from blip_training.data.row_groups import read_row_group
-from blip_training.data.shards import Drawing, annotated_shards, web_shards
+from blip_training.feed import windows
+from blip_training.feed.batches import TrainingData, open_training_data
+from blip_training.feed.counts import count_samples
+from blip_training.feed.feed import Feed
+from blip_training.feed.lanes import Lanes, num_lanes
+from blip_training.feed.row_groups import read_row_group
+from blip_training.feed.shards import Drawing, annotated_shards, web_shards
 from blip_training.train.human_pictures import HumanPictures
 from tests.support.many_groups import write_groups, write_human
 from tests.support.moto_store import Bucket, environment, moto_server

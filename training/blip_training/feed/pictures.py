@@ -15,9 +15,9 @@ from torch import Tensor
 
 from blip_training.data.augment import augment_image, augment_view, names_a_side
 from blip_training.data.decode import decode_image
-from blip_training.data.feed import Feed
 from blip_training.data.pixels import to_pixels
-from blip_training.data.row_groups import Sample
+from blip_training.feed.feed import Feed
+from blip_training.feed.row_groups import Sample
 
 
 class Pictures:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import open_parquet, reading
-from blip_training.data.shards import Shard, folded, image_ids, rng_of
+from blip_training.feed.shards import Shard, folded, image_ids, rng_of
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from PIL import Image
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
 from blip_bootstrap.storage.tables import IMAGES, PAIRS
-from blip_training.data.batches import TrainingData, open_training_data
-from blip_training.data.counts import count_samples
-from blip_training.data.feed import Feed
-from blip_training.data.lanes import Lanes
 from blip_training.data.pixels import decode_pixels, to_pixels
-from blip_training.data.shards import Shard, annotated_shards, image_id_of, web_shards
-from blip_training.data.stream import WINDOW_BYTES, Stream
+from blip_training.feed.batches import TrainingData, open_training_data
+from blip_training.feed.counts import count_samples
+from blip_training.feed.feed import Feed
+from blip_training.feed.lanes import Lanes
+from blip_training.feed.shards import Shard, annotated_shards, image_id_of, web_shards
+from blip_training.feed.stream import WINDOW_BYTES, Stream
 
 FEED = Feed(batch_size=16, image_size=32, seed=3)
 

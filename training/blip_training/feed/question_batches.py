@@ -17,10 +17,10 @@ from blip_bootstrap.config import VqaConfig
 from blip_bootstrap.errors import InputError
 from blip_training.data.augment import augment_image
 from blip_training.data.decode import PictureError, broken, decode_to_rgb
-from blip_training.data.feed import Feed
 from blip_training.data.picture_processes import PictureProcesses
 from blip_training.data.pixels import to_pixels
 from blip_training.data.questions import Question
+from blip_training.feed.feed import Feed
 
 
 @dataclass(frozen=True)
