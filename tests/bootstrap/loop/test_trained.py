@@ -51,8 +51,8 @@ def test_a_damaged_file_of_a_trained_model_is_told_and_nothing_trained(
 ) -> None:
     done, file = again(made, False, name, how, tmp_path)
     assert steps(done) == []
-    if (name, how) in (("config.json", "turned"), ("model.safetensors", "turned")):
-        return  # seen where a step reads it, and by `artifacts --verify`
+    if how == "turned":
+        return  # seen where a step reads it, and by `artifacts --verify`; of a MANIFEST the bit may lie in a figure
     for _ in range(2):  # a damaged MANIFEST is to be deleted first, and then it is one that lacks
         assert done.code == 1, done.said
         assert "\n" not in done.error
