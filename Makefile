@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: help demo test lint bench coverage docs clean
 help:
 	@echo "make demo   two CapFilt rounds on the built-in world, into runs/demo (about 8 minutes on two slow cores)"
-	@echo "make test   lint, types, import contracts and every test (about 14 minutes on two slow cores)"
+	@echo "make test   lint, types, import contracts and every test (about 18 minutes on two slow cores)"
 	@echo "make lint   ruff, mypy --strict over packages and tests, import-linter"
 	@echo "make bench  the measurements in tests/bench, one after another"
 	@echo "make coverage  every test, and which lines they run"
