@@ -6,8 +6,9 @@ Both train ViT-B/16 with BERT-base (ITC with momentum and a queue, ITM, LM) on t
 round beside large matrix products; figures are medians over the rounds. `ratio_fp32` is our samples per second by the
 reference's in float32, `ratio_bf16` that of our bfloat16 step by the same; `gemm_share_*` is the rate of useful
 floating-point operations by that of the matrix products of the round. Useful is what the mathematics needs, not what
-the code does: real tokens, no padding; each image's cross-attention keys and values once for ITM and LM together; the
-backward pass twice the forward one; the momentum encoder forward alone; no element-wise work, optimizer or recomputing.
+the code does: real tokens, no padding; in the last layer the first token alone where nothing else is read; each image's
+cross-attention keys and values once for ITM and LM together; the backward pass twice the forward one; the momentum
+encoder forward alone; no element-wise work, optimizer or recomputing.
 bfloat16 is left out where the processor multiplies it no faster than float32. Memory is the peak of a process of its
 own that takes two steps.
 """
@@ -36,6 +37,7 @@ import transformers  # noqa: E402
 
 from blip_bootstrap.config import ItcConfig, ItmConfig, ModelConfig, OptimizerConfig  # noqa: E402
 from blip_training.model.cross_attention import KeyValue  # noqa: E402
+from blip_training.model.flops import contrastive_flops  # noqa: E402
 from blip_training.model.med import Med  # noqa: E402
 from blip_training.objective.contrast import Contrast  # noqa: E402
 from blip_training.objective.losses import lm_loss  # noqa: E402
@@ -94,20 +96,10 @@ def reference_step(config: ModelConfig, batch: MicroBatch, queue: torch.Tensor) 
 
 
 def useful_flops(config: ModelConfig, batch: MicroBatch) -> float:
-    """Floating-point operations of the step's matrix products, as the page's head counts them."""
-    vision, text = config.vision, config.text
-    patches, width, num = (vision.image_size // vision.patch_size) ** 2, vision.width, len(batch.ids)
-    states, d, depth = patches + 1, text.width, text.depth
-    block = 2 * states * 12 * width**2 + 4 * states**2 * width
-    stem = 2 * patches * 3 * vision.patch_size**2 * width
-    image = stem + vision.depth * block
-    keys_values = depth * 2 * states * 2 * width * d
-    lengths = batch.mask.sum(1).tolist()
-    unimodal = sum(depth * (2 * t * (4 * d**2 + 2 * d * text.intermediate) + 4 * t**2 * d) for t in lengths)
-    grounded = unimodal + sum(depth * (2 * t * 2 * d**2 + 4 * t * states * d) for t in lengths)
-    head = sum(2 * (t - 1) * (d**2 + d * NUM_TOKENS) for t in lengths)
-    trained = num * (image + keys_values) + unimodal + 3 * grounded + grounded + head
-    return float(3 * trained - num * stem + num * image + unimodal)  # pixels have no gradient
+    """Floating-point operations of the step's matrix products, as the page's head counts them; ITC's are left out."""
+    lengths = batch.mask.sum(1)
+    flops = contrastive_flops(config, NUM_TOKENS, num_compared=0)
+    return float(flops.of(len(lengths), lengths.sum(), lengths.square().sum()))
 
 
 def product_rate(dtype: torch.dtype, size: str) -> float:

@@ -193,3 +193,25 @@ def test_a_bert_without_a_head_and_one_that_does_not_fit(tmp_path: Path) -> None
     new_med(config, 40)
     with pytest.raises(CheckpointError, match=r"words\.weight does not fit: \[38, 32\] in the file, \[50, 32\]"):
         new_med(config, 50)
+
+
+@pytest.mark.parametrize("itc_pooling", ["first", "mean"])
+def test_heads_on_the_first_state_get_what_the_whole_last_layer_would_give(itc_pooling: str) -> None:
+    med, (pixels, ids, mask) = tiny(itc_pooling=itc_pooling, vision=VISION | {"depth": 2}), inputs(2, 4)
+    states = med.encode_image(pixels)
+    torch.testing.assert_close(med.embed_pixels(pixels), med.embed_image(states))
+    enc = ids.clone()
+    enc[:, 0] = med.enc_id
+    for keys in (states, med.text.image_keys_values(states, "bidirectional")):
+        whole = med.text(enc, mask, "bidirectional", keys)
+        alone = med.text(enc, mask, "bidirectional", keys, first_alone=True)
+        assert whole.shape == (4, 6, 32)
+        assert alone.shape == (4, 1, 32)
+        torch.testing.assert_close(alone[:, 0], whole[:, 0])
+        torch.testing.assert_close(med.match(states, ids, mask), med.itm_head(whole[:, 0]))
+    of_row = torch.tensor([1, 1, 0, 1])
+    whole = med.text(enc, mask, "bidirectional", states, of_row)
+    torch.testing.assert_close(med.match(states, ids, mask, of_row), med.itm_head(whole[:, 0]))
+    unimodal = med.text(ids, mask, "bidirectional")
+    mean = (unimodal * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    torch.testing.assert_close(med.pool_text(ids, mask), unimodal[:, 0] if itc_pooling == "first" else mean)

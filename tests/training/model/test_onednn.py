@@ -1,4 +1,4 @@
-"""One product wherever there are no gradients, the same whatever the batch."""
+"""One product wherever there are no gradients, the same whatever the batch; large products with gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blip_training.model.onednn import over_patches
+from blip_training.model import onednn
+from blip_training.model.onednn import Linear, over_patches, product
 
 
 @pytest.mark.parametrize("gelu", [False, True])
@@ -45,3 +46,44 @@ def test_weights_in_another_dtype_are_the_layers_own() -> None:
     layer, x = torch.nn.Linear(48, 80), torch.randn(3, 17, 48)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(over_patches(layer, x), layer(x))
+
+
+@pytest.mark.parametrize("frozen", ["nothing", "input", "weight", "bias"])
+def test_a_large_product_has_the_gradients_of_the_layer(monkeypatch: pytest.MonkeyPatch, frozen: str) -> None:
+    torch.manual_seed(0)
+    x, layer = torch.randn(3, 17, 48), Linear(48, 80)
+    leaves = {"input": x, "weight": layer.weight, "bias": layer.bias}
+    for name, leaf in leaves.items():
+        leaf.requires_grad_(name != frozen)
+    towards = torch.randn(3, 17, 80)
+
+    def trained(limit: int) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+        monkeypatch.setattr(onednn, "LARGE", limit)
+        for leaf in leaves.values():
+            leaf.grad = None
+        y = layer(x)
+        assert (type(y.grad_fn).__name__ == "_ProductBackward") == (limit == 0)
+        (y * towards).sum().backward()
+        return y.detach(), {name: leaf.grad for name, leaf in leaves.items()}
+
+    plain, by_torch = trained(10**9)
+    large, by_onednn = trained(0)
+    torch.testing.assert_close(large, plain, atol=1e-5, rtol=1e-5)
+    for name in leaves:
+        expected, found = by_torch[name], by_onednn[name]
+        assert (expected is None) == (found is None) == (name == frozen)
+        if expected is not None and found is not None:
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_it_is_for_large_products_in_float32_with_gradients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = torch.randn(4, 48), torch.randn(80, 48, requires_grad=True), torch.randn(80)
+    monkeypatch.setattr(onednn, "LARGE", 4 * 48 * 80 + 1)
+    assert type(product(x, weight, bias).grad_fn).__name__ == "AddmmBackward0"
+    monkeypatch.setattr(onednn, "LARGE", 4 * 48 * 80)
+    assert type(product(x, weight, bias).grad_fn).__name__ == "_ProductBackward"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product(x, weight, bias).dtype == torch.bfloat16
+    assert type(product(x.double(), weight.double(), bias.double()).grad_fn).__name__ == "AddmmBackward0"
+    with torch.no_grad():
+        assert torch.equal(product(x, weight, bias), F.linear(x, weight, bias))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from blip_training.model.attention import attend
-from blip_training.model.onednn import over_patches
+from blip_training.model.onednn import Linear, over_patches
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -34,9 +34,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, vision_width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(vision_width, 2 * width)
-        self.output = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(vision_width, 2 * width)
+        self.output = Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
 

@@ -49,16 +49,18 @@ def contrastive_flops(
     `num_tokens` is the size of the vocabulary, `num_compared` the number of pairs that ITC compares with: the batch and
     the queue. ITM judges three pairs of each image. The convolutions of an EfficientNet are not counted.
     """
-    embeds = _image(config) + _text(config) + _projections(config)
-    trained = embeds
+    first = config.itc_pooling == "first"
+    texts = _text(config, first_alone=first) + _projections(config)
+    trained = _image(config) + texts
     if with_itm:
         heads = Flops(3 * 2 * config.text.width * 2)
-        trained += _keys(config) + (_text(config) + _looks(config)) * 3 + heads
+        trained += _keys(config) + (_text(config, first_alone=True) + _looks(config, first_alone=True)) * 3 + heads
     if with_lm:
         keys = _keys(config) * float(not with_itm or config.share in ("all_but_ca", "none"))
         trained += keys + _text(config) + _looks(config) + _lm_head(config, num_tokens, 0)
     similarity = Flops(2 * num_compared * config.embed_dim)  # no gradient goes to the momentum features
-    return trained * GRADIENT + _stem(config) * -1 + embeds + similarity * 6
+    slow = _image(config, first_alone=first) + texts
+    return trained * GRADIENT + _stem(config) * -1 + slow + similarity * 6
 
 
 def captioning_flops(config: ModelConfig, num_tokens: int, prompt_tokens: int = 0) -> Flops:
@@ -80,10 +82,13 @@ def _stem(config: ModelConfig) -> Flops:
     return Flops(2 * num_patches(config) * values * config.vision.width)
 
 
-def _image(config: ModelConfig) -> Flops:
+def _image(config: ModelConfig, first_alone: bool = False) -> Flops:
+    """The image encoder; with `first_alone` its last block has but queries, keys and values of all states."""
     width, states = config.vision.width, num_patches(config) + 1
-    block = 2 * states * 12 * width**2 + 4 * states**2 * width
-    return _stem(config) + Flops(config.vision.depth * block)
+    projections, rest = 2 * states * 3 * width**2, 2 * states * 9 * width**2 + 4 * states**2 * width
+    once = rest / states if first_alone and config.vision.depth else 0
+    full = config.vision.depth - (1 if once else 0)
+    return _stem(config) + Flops(config.vision.depth * projections + full * rest + once)
 
 
 def _keys(config: ModelConfig) -> Flops:
@@ -91,16 +96,20 @@ def _keys(config: ModelConfig) -> Flops:
     return Flops(2 * (num_patches(config) + 1) * config.vision.width * 2 * config.text.width * config.text.depth)
 
 
-def _text(config: ModelConfig) -> Flops:
-    """Self-attention and feed-forward of a text."""
-    width, depth = config.text.width, config.text.depth
-    return Flops(0, depth * 2 * (4 * width**2 + 2 * width * config.text.intermediate), depth * 4 * width)
+def _text(config: ModelConfig, first_alone: bool = False) -> Flops:
+    """Self-attention and feed-forward of a text; with `first_alone` the last layer ends with the first token's."""
+    width = config.text.width
+    projections, rest = 2 * 3 * width**2, 2 * (width**2 + 2 * width * config.text.intermediate)
+    full = config.text.depth - first_alone
+    once = Flops(rest, 4 * width) if first_alone else Flops(0)
+    return once + Flops(0, config.text.depth * projections + full * rest, full * 4 * width)
 
 
-def _looks(config: ModelConfig) -> Flops:
-    """Cross-attention of a text, but for keys and values."""
+def _looks(config: ModelConfig, first_alone: bool = False) -> Flops:
+    """Cross-attention of a text, but for keys and values; with `first_alone` of one token in the last layer."""
     width, states = config.text.width, num_patches(config) + 1
-    return Flops(0, config.text.depth * (2 * 2 * width**2 + 4 * states * width))
+    each = 2 * 2 * width**2 + 4 * states * width
+    return Flops(each if first_alone else 0, (config.text.depth - first_alone) * each)
 
 
 def _lm_head(config: ModelConfig, num_tokens: int, prompt_tokens: int) -> Flops:

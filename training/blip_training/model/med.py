@@ -61,9 +61,16 @@ class Med(nn.Module):
         `pixels` are uint8 [B, 3, H, W] at config.vision.image_size, RGB (float: taken as normalised), or what
         `vision.still_grid` made of them, [B, P, C].
         """
+        return self._encode(pixels, first_alone=False)
+
+    def _encode(self, pixels: Tensor, first_alone: bool) -> Float[Tensor, "b p v"]:
         pixels = pixels.to(self.device, non_blocking=True)
         grid = pixels if pixels.dim() == 3 else self.vision.stem(pixels)
-        return self.vision.from_grid(grid)
+        return self.vision.from_grid(grid, first_alone)
+
+    def embed_pixels(self, pixels: Tensor) -> Float[Tensor, "b e"]:
+        """ITC embeddings of images, given as to `encode_image`, whose states nothing else needs."""
+        return self.embed_image(self._encode(pixels, first_alone=self.config.itc_pooling == "first"))
 
     def embed_image(self, states: Float[Tensor, "b p v"]) -> Float[Tensor, "b e"]:
         """ITC embeddings of images, normalised to length 1."""
@@ -87,8 +94,9 @@ class Med(nn.Module):
 
     def pool_text(self, ids: Int64[Tensor, "n t"], mask: Int64[Tensor, "n t"]) -> Float[Tensor, "n d"]:
         """The unimodal text state that the ITC head takes: the first token's, or with `itc_pooling: mean` the mean."""
-        states = self.text(ids, mask, "bidirectional")
-        return states[:, 0] if self.config.itc_pooling == "first" else _mean_token(states, mask)
+        first = self.config.itc_pooling == "first"
+        states = self.text(ids, mask, "bidirectional", first_alone=first)
+        return states[:, 0] if first else _mean_token(states, mask)
 
     def match(
         self,
@@ -106,7 +114,8 @@ class Med(nn.Module):
         `itc_in_itm` the pairs' ITC similarities are added to the logit: given as `cosines`, or computed here by one
         more pass over the texts.
         """
-        last = self.text(with_first(ids, self.enc_id), mask, "bidirectional", keys or states, image_of_row)
+        enc = with_first(ids, self.enc_id)
+        last = self.text(enc, mask, "bidirectional", keys or states, image_of_row, first_alone=True)
         logits: Tensor = self.itm_head(last[:, 0]).float()
         if not self.config.itc_in_itm:
             return logits

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from blip_training.model.attention import attend
 from blip_training.model.cross_attention import NORM_EPS, CrossAttention, KeyValue
+from blip_training.model.onednn import Linear, product
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,14 +62,21 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.output = Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "n t d"], mask: Bool[Tensor, "n 1 1 t"] | None) -> Float[Tensor, "n t d"]:
-        """Attend within the text; `mask` is true for tokens that may be seen. None: itself and those before."""
+    def forward(
+        self, x: Float[Tensor, "n t d"], mask: Bool[Tensor, "n 1 1 t"] | None, first_alone: bool = False
+    ) -> Float[Tensor, "n u d"]:
+        """Attend within the text; `mask` is true for tokens that may be seen. None: itself and those before.
+
+        With `first_alone` the first token alone attends, to all.
+        """
         q, k, v = self.project(x)
+        if first_alone:
+            x, q = x[:, :1], q[:, :, :1]
         dropped = self.dropout.p if self.training else 0.0
         attended = attend(q, k, v, mask, dropped, is_causal=mask is None)
         return self.finish(x, attended)
@@ -90,8 +98,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, intermediate: int, dropout: float) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, intermediate)
-        self.fc2 = nn.Linear(intermediate, width)
+        self.fc1 = Linear(width, intermediate)
+        self.fc2 = Linear(intermediate, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
 
@@ -121,9 +129,10 @@ class TextLayer(nn.Module):
         mask: Bool[Tensor, "n 1 1 t"] | None,
         image: KeyValue | Tensor | None,
         seen: Bool[Tensor, "b 1 1 p"] | None = None,
-    ) -> Float[Tensor, "n t d"]:
-        """Self-attention, cross-attention unless `image` is None, feed-forward."""
-        x = self.self_attention.of(reading)(x, mask)
+        first_alone: bool = False,
+    ) -> Float[Tensor, "n u d"]:
+        """Self-attention, cross-attention unless `image` is None, feed-forward; of all tokens, or the first alone."""
+        x = self.self_attention.of(reading)(x, mask, first_alone)
         if image is not None:
             x = self.cross_attention.of(reading)(x, image, seen)
         out: Tensor = self.feed_forward.of(reading)(x)
@@ -135,7 +144,7 @@ class LmHead(nn.Module):
 
     def __init__(self, num_tokens: int, width: int, tied: bool = True) -> None:
         super().__init__()
-        self.transform = nn.Linear(width, width)
+        self.transform = Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.bias = nn.Parameter(torch.zeros(num_tokens))
         self.output = None if tied else nn.Linear(width, num_tokens, bias=False)
@@ -143,7 +152,7 @@ class LmHead(nn.Module):
     def forward(self, x: Float[Tensor, "... d"], words: Float[Tensor, "v d"]) -> Float[Tensor, "... v"]:
         """Unnormalised log-probabilities of the next token."""
         weight = words if self.output is None else self.output.weight
-        return F.linear(self.norm(F.gelu(self.transform(x))), weight, self.bias)
+        return product(self.norm(F.gelu(self.transform(x))), weight, self.bias)
 
 
 class TextStack(nn.Module):
@@ -176,12 +185,14 @@ class TextStack(nn.Module):
         states: Float[Tensor, "b p v"] | list[KeyValue] | None = None,
         image_of_row: Int64[Tensor, " n"] | None = None,
         states_mask: Int64[Tensor, "b p"] | None = None,
-    ) -> Float[Tensor, "n t d"]:
+        first_alone: bool = False,
+    ) -> Float[Tensor, "n u d"]:
         """Last states of the tokens; grounded in images if given `states`, or what `image_keys_values` made of them.
 
         Row r attends to image `image_of_row[r]`; by default to image r // (N / B). The causal reading needs no mask for
         padding, which stands after the text. `states_mask` is 0 at padding among `states`: a VQA decoder attends to
-        questions in place of images.
+        questions in place of images. With `first_alone` the last layer computes the first token's state alone, which is
+        all that a head on it needs: [N, 1, D].
         """
         x: Tensor = self.embeddings.of(reading)(ids)
         seen = mask[:, None, None, :].bool() if reading == "bidirectional" else None
@@ -190,7 +201,8 @@ class TextStack(nn.Module):
             looked_at = looked_at[image_of_row]
         for number, layer in enumerate(self.each_layer()):
             image = states[number] if isinstance(states, list) else states
-            x = self._run(layer, x, reading, seen, image, image_of_row, looked_at)
+            is_last = number == len(self.layers) - 1
+            x = self._run(layer, x, reading, seen, image, image_of_row, looked_at, first_alone and is_last)
         return x
 
     def _run(
@@ -202,17 +214,18 @@ class TextStack(nn.Module):
         states: Tensor | KeyValue | None,
         image_of_row: Tensor | None,
         looked_at: Tensor | None,
+        first_alone: bool,
     ) -> Tensor:
         def run(x: Tensor, states: Tensor | KeyValue | None) -> Tensor:
             if isinstance(states, torch.Tensor):
                 attention = layer.cross_attention.of(reading)
-                num_queries = x.shape[0] * x.shape[1] // states.shape[0]
+                num_queries = x.shape[0] * (1 if first_alone else x.shape[1]) // states.shape[0]
                 if image_of_row is not None or not attention.absorbs(states, num_queries):
                     states = attention.keys_values(states)
             if isinstance(states, tuple) and image_of_row is not None:
                 # Not by brackets: their backward pass writes element by element.
                 states = states[0].index_select(0, image_of_row), states[1].index_select(0, image_of_row)
-            out: Tensor = layer(x, reading, seen, states, looked_at)
+            out: Tensor = layer(x, reading, seen, states, looked_at, first_alone)
             return out
 
         if self.checkpointing and self.training:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from blip_training.model.attention import attend
 from blip_training.model.efficientnet import LITE_CHANNELS, LITE_STRIDE, LiteStem, LiteTop, lite_parts
-from blip_training.model.onednn import over_patches
+from blip_training.model.onednn import Linear, over_patches
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -58,22 +58,23 @@ class VisionBlock(nn.Module):
         super().__init__()
         self.heads, self.drop_path = heads, drop_path
         self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.project = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.project = Linear(width, width)
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
 
-    def forward(self, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
-        """Attention and feed-forward, each added to its input."""
-        x = x + self._drop(self._attend(self.norm1(x)))
+    def forward(self, x: Float[Tensor, "b p d"], first_alone: bool = False) -> Float[Tensor, "b q d"]:
+        """Attention and feed-forward, each added to its input; of all states, or of the first, which sees all."""
+        attended = self._attend(self.norm1(x), first_alone)
+        x = (x[:, :1] if first_alone else x) + self._drop(attended)
         return x + self._drop(over_patches(self.fc2, over_patches(self.fc1, self.norm2(x), gelu=True)))
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, first_alone: bool = False) -> Tensor:
         b, p, d = x.shape
         q, k, v = over_patches(self.qkv, x).view(b, p, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        attended = attend(q, k, v)
-        return over_patches(self.project, attended.transpose(1, 2).reshape(b, p, d))
+        attended = attend(q[:, :, :1] if first_alone else q, k, v)
+        return over_patches(self.project, attended.transpose(1, 2).reshape(b, -1, d))
 
     def _drop(self, branch: Tensor) -> Tensor:
         """DropPath: leave out the branch of whole rows, in training."""
@@ -139,13 +140,16 @@ class VisionEncoder(nn.Module):
         last: Tensor = grid if self.top is None or grid.shape[2] == LITE_CHANNELS else self.top(grid)
         return last
 
-    def from_grid(self, grid: Float[Tensor, "b p c"]) -> Float[Tensor, "b s d"]:
-        """States of the class token and of each patch, after the last norm, from a grid of `stem` or `still_grid`."""
+    def from_grid(self, grid: Float[Tensor, "b p c"], first_alone: bool = False) -> Float[Tensor, "b s d"]:
+        """States of the class token and of each patch, after the last norm, from a grid of `stem` or `still_grid`.
+
+        With `first_alone` the last block computes the class token's state alone, as ITC needs it: [B, 1, D].
+        """
         x = self.project(self._drop_channels(self._to_the_top(grid)) if self.has_frozen_stem else grid)
         x = torch.cat([self.class_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1) + self.positions
-        for block in self.blocks:
-            recompute = self.checkpointing and self.training
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        for number, block in enumerate(self.blocks, 1):
+            recompute, alone = self.checkpointing and self.training, first_alone and number == len(self.blocks)
+            x = checkpoint(block, x, alone, use_reentrant=False) if recompute else block(x, alone)
         states: Tensor = self.norm(x)
         return states
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from blip_training.model.med import DECODE, Med, with_first
+from blip_training.model.onednn import Linear
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -35,7 +36,7 @@ class Vqa(Med):
         width = config.text.width
         if config.vision.width != width:
             for layer in self.text.each_layer():
-                key_value = nn.Linear(width, 2 * width)
+                key_value = Linear(width, 2 * width)
                 nn.init.normal_(key_value.weight, std=0.02)
                 nn.init.zeros_(key_value.bias)
                 layer.cross_attention.of("causal").key_value = key_value

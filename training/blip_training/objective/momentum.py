@@ -59,8 +59,7 @@ class MomentumEncoder(nn.Module):
 
         `pooled` are the text states that the ITC head takes, if they are known (`Med.pool_text`).
         """
-        states = self.med.encode_image(pixels)
-        return self.med.embed_image(states), self.med.embed_text(ids, mask, pooled)
+        return self.med.embed_pixels(pixels), self.med.embed_text(ids, mask, pooled)
 
 
 def _unimodal_copy(med: Med) -> Med:

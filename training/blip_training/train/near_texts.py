@@ -53,7 +53,7 @@ def _embedded(med: Med, pictures: HumanPictures) -> tuple[list[int], Float[Tenso
     med.eval()
     for some, pixels in pictures.pixels(med.config.vision.image_size):
         ids += some
-        rows.append(med.embed_image(med.encode_image(pixels)))
+        rows.append(med.embed_pixels(pixels))
     med.train(training)
     return ids, torch.cat(rows)
 
