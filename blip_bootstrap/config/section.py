@@ -30,7 +30,7 @@ MinWorkers = Annotated[
     Speed(),
     Field(
         description="on Ray: where machines are lost for more than ten minutes, go on with so few workers; null: wait "
-        "for num_workers"
+        "for num_workers, as long as ray.nodes_timeout_s"
     ),
 ]
 
@@ -94,7 +94,13 @@ def _filled(default: Section, given: Any) -> Any:
     }
 
 
-def check_workers(most: int, fewest: int | None) -> None:
-    """Raise ValueError where the fewest workers are more than there are to be."""
+def check_workers(most: int, fewest: int | None, batch_size: int, accumulate: int) -> None:
+    """Raise ValueError where the workers cannot share a batch, or where the fewest are more than there are to be."""
     if fewest and fewest > most:
         raise ValueError(f"min_workers {fewest} is more than num_workers {most}; lower it")
+    if batch_size % (most * accumulate):
+        shares = f"num_workers {most}" + (f" x accumulate {accumulate}" if accumulate > 1 else "")
+        raise ValueError(
+            f"optimizer.batch_size {batch_size} cannot be shared out evenly over {shares}; take a multiple of "
+            f"{most * accumulate}"
+        )

@@ -250,7 +250,7 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _has_workers(self) -> Self:
-        check_workers(self.num_workers, self.min_workers)
+        check_workers(self.num_workers, self.min_workers, self.optimizer.batch_size, self.optimizer.accumulate)
         return self
 
 
@@ -300,7 +300,7 @@ class FinetuneConfig(Section):
 
     @model_validator(mode="after")
     def _has_workers(self) -> Self:
-        check_workers(self.num_workers, self.min_workers)
+        check_workers(self.num_workers, self.min_workers, self.optimizer.batch_size, self.optimizer.accumulate)
         return self
 
     @model_validator(mode="after")

@@ -58,6 +58,11 @@ class RayConfig(Section):
     worker_memory_bytes: Count | None = Field(
         None, description="memory that is asked of Ray for each worker; one that holds more is ended. null: as measured"
     )
+    nodes_timeout_s: Positive = Field(
+        3600.0,
+        description="a training whose workers find no room in the cluster waits so long for machines, and then ends; "
+        "the same command goes on",
+    )
 
 
 class Config(Section):

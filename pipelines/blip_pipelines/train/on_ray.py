@@ -14,6 +14,7 @@ from blip_bootstrap.storage.store import fetched, publish_rest
 from blip_pipelines.cluster.errors import Raised, errors_in_one_line, first_line, packed, unpacked
 from blip_pipelines.cluster.sees_root import Roots, roots_now, see
 from blip_pipelines.train.failures import Failures
+from blip_pipelines.train.room import first_done
 from blip_pipelines.train.runner import Call, Counts, Training, run_call
 
 DIED = (
@@ -25,12 +26,13 @@ DIED = (
 log = logging.getLogger(__name__)
 
 
-def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Counts]:
+def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool, nodes_timeout_s: float) -> list[Counts]:
     """Run each job as one Ray task, `num_parallel` at a time; a job whose process dies is run again.
 
     It goes on from its last checkpoint, until it dies MAX_FAILURES times in a row without a new one. So it does after
     an error that is not ours, if there is a new checkpoint since it was started: what it did once it may do again.
-    Raises what the first job that fails raises, RunFailed for errors that are not ours.
+    Raises what the first job that fails raises, RunFailed for errors that are not ours, or where no machine is there
+    that could run one for `nodes_timeout_s`.
     """
     # Ray counts all retries of a task, however far it has come between them: weeks have more than three bad moments.
     remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=0)(_outcome_of)
@@ -46,10 +48,10 @@ def run_tasks(jobs: Sequence[Training], num_parallel: int, gpu: bool) -> list[Co
             # Ray gives a one-CPU task one thread; a training alone on the machine may have them all.
             name = f"train {job.name}" if job.steps else job.name  # on Ray's dashboard, and in the process's title
             running[remote.options(name=name).remote(job, job.threads or share, roots)] = number
-        done, _ = ray.wait(list(running), num_returns=1)
-        number = running.pop(done[0])
+        done = first_done(running, jobs[min(running.values())].name, gpu, nodes_timeout_s)
+        number = running.pop(done)
         with errors_in_one_line(jobs[number].name):
-            outcome = _outcome(done[0], failures[number])
+            outcome = _outcome(done, failures[number])
         if outcome is None:
             waiting.insert(0, (number, jobs[number]))
             continue

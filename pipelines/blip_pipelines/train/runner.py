@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,10 +56,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training runs: in this process, or on Ray as one task or as a TorchTrainer, with a GPU or without."""
+    """Where a training runs: in this process, or on Ray as one task or as a TorchTrainer, with a GPU or without.
+
+    On Ray it waits `nodes_timeout_s` for machines that are not there.
+    """
 
     kind: Literal["here", "task", "trainer"]
     gpu: bool = False
+    nodes_timeout_s: float = 3600.0
 
 
 def place_of_task(config: RayConfig, device: Device) -> Place:
@@ -67,7 +71,7 @@ def place_of_task(config: RayConfig, device: Device) -> Place:
     if config.address == NO_RAY:
         return Place("here")
     connect(config)
-    return Place("task", takes_gpu(device))
+    return Place("task", takes_gpu(device), config.nodes_timeout_s)
 
 
 def place_of_training(job: Training, config: RayConfig) -> Place:
@@ -82,7 +86,7 @@ def place_of_training(job: Training, config: RayConfig) -> Place:
         raise ConfigError([f"{one} runs one worker, num_workers is {job.num_workers}"])
     if one or (config.trainer == "auto" and job.num_workers == 1 and not place.gpu):
         return place
-    return Place("trainer", place.gpu)
+    return replace(place, kind="trainer")
 
 
 def train(job: Training, config: RayConfig) -> Counts:
@@ -95,7 +99,7 @@ def train(job: Training, config: RayConfig) -> Counts:
         if place.kind == "trainer":
             from blip_pipelines.train.trainer import run_trainer  # ray takes two seconds to import
 
-            counts = run_trainer(job, place.gpu)
+            counts = run_trainer(job, place.gpu, place.nodes_timeout_s)
         else:
             counts = run_tasks([job], 1, place)[0]
     if counts.get("itm_at_rest"):
@@ -116,7 +120,7 @@ def run_tasks(jobs: Sequence[Training], num_parallel: int, place: Place) -> list
         return [run_call(job.call, job.threads or num_cores()) for job in jobs]
     from blip_pipelines.train import on_ray  # ray takes two seconds to import
 
-    return on_ray.run_tasks(jobs, num_parallel, place.gpu)
+    return on_ray.run_tasks(jobs, num_parallel, place.gpu, place.nodes_timeout_s)
 
 
 def run_call(call: Call, threads: int) -> Counts:

@@ -18,23 +18,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.train import ControllerError, RunConfig, ScalingConfig, get_context
+from ray.train import RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import FailureConfig  # type checkers see an older one in ray.train
 
 from blip_bootstrap.ending import sigterm_came
-from blip_bootstrap.errors import BlipBootstrapError, RunFailed
+from blip_bootstrap.errors import BlipBootstrapError
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.store import fetched, gone, is_there, store_of
-from blip_pipelines.cluster.errors import Raised, first_line, packed, unpacked
+from blip_bootstrap.storage.store import fetched, gone, store_of
+from blip_pipelines.cluster.errors import Raised, packed, unpacked
 from blip_pipelines.cluster.sees_root import roots_now
+from blip_pipelines.train.causes import RAISED, STALLED, cause_of, machines, read_left
 from blip_pipelines.train.failures import Failures
 from blip_pipelines.train.on_ray import train_in_worker
+from blip_pipelines.train.room import wait_for_room
 from blip_pipelines.train.runner import Counts, Training
 
-SCRATCH, OUTCOME, RAISED, STALLED = ".trainer", "outcome.pickle", "raised.pickle", "stalled.pickle"
+SCRATCH, OUTCOME = ".trainer", "outcome.pickle"
 
 PAUSE_S = 20.0
 """Before an attempt after the second failure in a row: Ray still counts a node that died seconds ago."""
@@ -42,36 +43,32 @@ PAUSE_S = 20.0
 GROUP_TIMEOUT_S = 1800
 """Ray Train's own time-out of an exchange; before the first step workers may wait so long for the slowest of them."""
 
-START_TRIES = 10
-"""So often, a minute each, Ray Train tries to place all workers before fewer are started, where fewer may be."""
-
 log = logging.getLogger(__name__)
 
 
-def run_trainer(job: Training, gpu: bool) -> Counts:
+def run_trainer(job: Training, gpu: bool, nodes_timeout_s: float) -> Counts:
     """Run a training as a TorchTrainer with `job.num_workers` workers and return the counts of rank 0.
 
     All workers are started again, from the last checkpoint, where one dies or stands still: until that has happened
     MAX_FAILURES times in a row without a new checkpoint. Where the cluster has lost machines, `job.sizes` are the
-    numbers of workers to go on with. Raises what a worker raised, RunFailed for errors that are not ours.
+    numbers of workers to go on with. Raises what a worker raised, RunFailed for errors that are not ours, or where
+    there is no room for so many within `nodes_timeout_s`.
     """
     scratch = job.out.resolve() / SCRATCH
-    failures, num_workers = Failures(job.name, job.out), job.num_workers
+    failures = Failures(job.name, job.out)
     while True:
+        num_workers, before = wait_for_room(job, gpu, nodes_timeout_s), machines()
         try:
             _attempt(job, num_workers, gpu, scratch)
             break
         except Exception as error:  # noqa: BLE001 - whatever a worker died of
             _raise_ours(job, scratch)
-            if _had_no_room(error):
-                num_workers = _fewer(job, gpu, num_workers, error)
-                continue
-            failures.count(_cause(scratch, error))
-            log.warning("%s: %s; it goes on from step %s", job.name, _cause(scratch, error), f"{failures.step:,}")
-            num_workers = job.num_workers
+            cause = cause_of(error, scratch, before)
+            failures.count(cause)
+            log.warning("%s: %s; it goes on from step %s", job.name, cause, f"{failures.step:,}")
             time.sleep(PAUSE_S if failures.in_a_row > 1 else 0.0)
     _raise_ours(job, scratch)
-    counts: Counts = _read(scratch / OUTCOME)
+    counts: Counts = read_left(scratch / OUTCOME)
     gone(scratch)
     fetched(job.out)  # of a run on a store, what another machine has made
     return counts
@@ -82,7 +79,6 @@ def _attempt(job: Training, num_workers: int, gpu: bool, scratch: Path) -> None:
     gone(scratch)
     scratch.mkdir(parents=True)
     store = store_of(scratch)
-    may_be_fewer = len(job.sizes) > 1
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={
@@ -98,7 +94,7 @@ def _attempt(job: Training, num_workers: int, gpu: bool, scratch: Path) -> None:
             name=job.name.replace(" ", "-"),
             storage_path=store.place(scratch) if store else str(scratch),
             storage_filesystem=store.reader if store else None,
-            failure_config=FailureConfig(controller_failure_limit=START_TRIES - 1 if may_be_fewer else -1),
+            failure_config=FailureConfig(controller_failure_limit=0),  # Ray Train would try for ever, and say nothing
         ),
     )
     with _quiet("ray.train"), _interrupts_kept(), warnings.catch_warnings():
@@ -106,52 +102,10 @@ def _attempt(job: Training, num_workers: int, gpu: bool, scratch: Path) -> None:
         trainer.fit()
 
 
-def _had_no_room(error: Exception) -> bool:
-    """Whether an attempt ended since its workers could not be placed or started; Ray has no public class for it."""
-    failure = error.controller_failure if isinstance(error, ControllerError) else None
-    return type(failure).__name__.startswith("WorkerGroupStartup")
-
-
-def _fewer(job: Training, gpu: bool, tried: int, error: Exception) -> int:
-    """The number of workers to go on with where `tried` cannot be placed: as many of `job.sizes` as there is room for.
-
-    Ray Train's elastic trainer would take any number that fits, which the batch may not be divided by.
-    """
-    room = room_for(gpu)
-    fitting = [number for number in job.sizes if number <= room and number < tried]
-    if not fitting:
-        raise RunFailed(
-            f"{job.name}: {tried} workers cannot be started, there is room for {room} ({first_line(error)}); add "
-            "machines, or set num_workers or min_workers lower, and run again to go on"
-        ) from error
-    log.warning("%s: goes on with %d workers of %d: there is room for %d", job.name, fitting[-1], job.num_workers, room)
-    return fitting[-1]
-
-
-def room_for(gpu: bool) -> int:
-    """How many workers the cluster's live nodes hold: a CPU each, and a GPU."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(int(min(node.get("CPU", 0), node.get("GPU", 0) if gpu else node.get("CPU", 0))) for node in nodes)
-
-
 def _raise_ours(job: Training, scratch: Path) -> None:
     """Raise what a worker raised on purpose: no restart would mend it."""
-    if isinstance(outcome := _read(scratch / OUTCOME), Raised):
+    if isinstance(outcome := read_left(scratch / OUTCOME), Raised):
         raise unpacked(job.name, outcome)
-
-
-def _cause(scratch: Path, error: Exception) -> str:
-    """Why an attempt failed, in a line: who stood still, what a worker raised, or what Ray says."""
-    if (line := _read(scratch / STALLED)) is not None:
-        return str(line)
-    if isinstance(raised := _read(scratch / RAISED), Raised):
-        return f"{raised.name}: {raised.message}"
-    return first_line(error)
-
-
-def _read(file: Path) -> Any:
-    """What a worker has written; None where it has not."""
-    return pickle.loads(fetched(file).read_bytes()) if is_there(file) else None
 
 
 def _run_worker(config: dict[str, Any]) -> None:

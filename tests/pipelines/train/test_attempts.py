@@ -1,4 +1,4 @@
-"""A training by several workers that fail again and again: what counts, who goes on with how many, what is told."""
+"""A training by several workers that fail again and again: what counts, and what is told."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.train import ControllerError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from blip_bootstrap.config import FinetuneConfig, OptimizerConfig, PretrainConfig, RayConfig
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_pipelines.cluster.errors import packed
-from blip_pipelines.train import trainer
+from blip_pipelines.train import causes, trainer
 from blip_pipelines.train.runner import Training, train
 from blip_pipelines.train.steps import sizes_of
 from blip_training.train.checkpoint_files import checkpoint_path
@@ -33,8 +31,11 @@ def job_in(out: Path, **changes: Any) -> Training:
     return Training("pretrain", out, 9, dict, **{"num_workers": 4, **changes})
 
 
-def go_through(monkeypatch: pytest.MonkeyPatch, job: Training, *happen: Happens) -> tuple[dict[str, Any], list[int]]:
-    """Counts and numbers of workers of a training whose attempts are these."""
+def go_through(
+    monkeypatch: pytest.MonkeyPatch, job: Training, *happen: Happens, room: tuple[int, ...] = ()
+) -> tuple[dict[str, Any], list[int]]:
+    """Counts and numbers of workers of a training whose attempts are these; `room` is what the first of them find."""
+    rooms = list(room)
     numbers: list[int] = []
 
     def attempt(job: Training, num_workers: int, gpu: bool, scratch: Path) -> None:
@@ -44,7 +45,12 @@ def go_through(monkeypatch: pytest.MonkeyPatch, job: Training, *happen: Happens)
 
     monkeypatch.setattr(trainer, "_attempt", attempt)
     monkeypatch.setattr(trainer, "PAUSE_S", 0.0)
-    return trainer.run_trainer(job, gpu=False), numbers
+    monkeypatch.setattr(
+        trainer, "wait_for_room", lambda job, gpu, timeout_s: rooms.pop(0) if rooms else job.num_workers
+    )
+    monkeypatch.setattr(trainer, "machines", dict)
+    monkeypatch.setattr(causes, "machines", dict)
+    return trainer.run_trainer(job, gpu=False, nodes_timeout_s=60.0), numbers
 
 
 def dies(step: int = 0) -> Happens:
@@ -72,10 +78,6 @@ def ends(number: int, scratch: Path) -> None:
     trainer._leave(scratch / trainer.OUTCOME, {"steps": 9})
 
 
-def cannot_start(number: int, scratch: Path) -> None:
-    raise ControllerError(WorkerGroupStartupTimeoutError(number))
-
-
 def test_failures_after_progress_are_counted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [dies(1), dies(), dies(2), dies(), dies(3), dies(), dies(4)]
     counts, numbers = go_through(monkeypatch, job_in(tmp_path / "out"), *steps, ends)
@@ -85,7 +87,7 @@ def test_failures_after_progress_are_counted_anew(tmp_path: Path, monkeypatch: p
 
 def test_failures_without_progress_end_it_with_their_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = r"^pretrain: failed 3 times in a row since its checkpoint of step 5 \(KeyError: 'gone'\); .* to go on$"
-    odd = raises(KeyError("gone"), trainer.RAISED)
+    odd = raises(KeyError("gone"), causes.RAISED)
     with pytest.raises(RunFailed, match=told):
         go_through(monkeypatch, job_in(tmp_path / "out"), dies(5), dies(), odd)
 
@@ -94,8 +96,8 @@ def test_who_stood_still_is_the_cause_not_who_lost_the_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stalls(number: int, scratch: Path) -> None:
-        trainer._leave(scratch / trainer.STALLED, "rank 3 of 4 (b) has stalled at step 7")
-        raises(RuntimeError("connection closed"), trainer.RAISED)(number, scratch)
+        trainer._leave(scratch / causes.STALLED, "rank 3 of 4 (b) has stalled at step 7")
+        raises(RuntimeError("connection closed"), causes.RAISED)(number, scratch)
 
     with pytest.raises(RunFailed, match=r"\(rank 3 of 4 \(b\) has stalled at step 7\)"):
         go_through(monkeypatch, job_in(tmp_path / "out"), stalls, stalls, stalls)
@@ -106,20 +108,10 @@ def test_an_error_of_ours_is_tried_once(tmp_path: Path, monkeypatch: pytest.Monk
         go_through(monkeypatch, job_in(tmp_path / "out"), raises(InputError("no pairs"), trainer.OUTCOME))
 
 
-def test_as_many_go_on_as_there_is_room_for_and_share_the_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(trainer, "room_for", lambda gpu: 7)
+def test_each_attempt_has_as_many_workers_as_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_in(tmp_path / "out", num_workers=8, sizes=(2, 4, 8))
-    counts, numbers = go_through(monkeypatch, job, cannot_start, dies(), ends)
+    counts, numbers = go_through(monkeypatch, job, dies(), dies(3), ends, room=(8, 4))
     assert (counts, numbers) == ({"steps": 9}, [8, 4, 8])
-    assert "goes on with 4 workers of 8: there is room for 7" in caplog.text
-
-
-def test_without_leave_to_be_fewer_it_ends_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "room_for", lambda gpu: 3)
-    with pytest.raises(RunFailed, match=r"4 workers cannot be started, there is room for 3 .* min_workers lower"):
-        go_through(monkeypatch, job_in(tmp_path / "out", sizes=(4,)), cannot_start)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +120,8 @@ def test_without_leave_to_be_fewer_it_ends_with_what_to_do(tmp_path: Path, monke
         (PretrainConfig(num_workers=8, optimizer=OptimizerConfig(batch_size=24)), (8,)),
         (PretrainConfig(num_workers=8, min_workers=2, optimizer=OptimizerConfig(batch_size=24)), (2, 3, 4, 6, 8)),
         (
-            FinetuneConfig(num_workers=4, min_workers=1, optimizer=OptimizerConfig(batch_size=24, accumulate=4)),
-            (1, 2, 3),
+            FinetuneConfig(num_workers=6, min_workers=1, optimizer=OptimizerConfig(batch_size=24, accumulate=4)),
+            (1, 2, 3, 6),
         ),
     ],
 )

@@ -201,15 +201,43 @@ def test_a_worker_that_stands_still_is_told_by_name_and_ends_the_attempt(world: 
         assert ") has stalled at step 3, in the feed, for " in (tmp_path / rank).read_text()
 
 
+HOSTS = ("a (10.0.0.1)", "b (10.0.0.2)", "b (10.0.0.2)")
+
+
 def test_who_is_behind_all_others_has_stalled() -> None:
-    own = Position("a", 7, "the optimizer's step", 11.0)
-    behind, waiting = Position("b", 7, "the micro-batches", 12.0), Position("c", 7, "the optimizer's step", 10.0)
-    line, ranks = verdict(own, {0: own, 1: behind, 2: waiting}, 3)
-    assert (ranks, "rank 1 of 3 (b) has stalled at step 7, in the micro-batches, for 12 s" in line) == ([1], True)
-    line, ranks = verdict(own, {0: own, 1: own, 2: waiting}, 3)
+    own = Position(7, "the optimizer's step", 11.0)
+    behind, waiting = Position(7, "the micro-batches", 12.0), Position(7, "the optimizer's step", 10.0)
+    line, ranks = verdict(own, {0: own, 1: behind, 2: waiting}, HOSTS)
+    assert ranks == [1]
+    assert line.startswith("rank 1 of 3 (b (10.0.0.2)) has stalled at step 7, in the micro-batches, for 12 s; the oth")
+    line, ranks = verdict(own, {0: own, 1: own, 2: waiting}, HOSTS)
     assert (ranks, "an exchange between them hangs" in line) == ([], True)
-    assert verdict(own, {0: own, 2: waiting}, 3) == ("rank 1 of 3 has stalled before its first step", [1])
-    assert verdict(own, {}, 3)[1] == [0]
+
+
+def test_each_that_is_behind_is_told_with_its_machine() -> None:
+    own, behind = Position(7, "the optimizer's step", 11.0), Position(6, "the feed", 12.0)
+    line, ranks = verdict(own, {0: behind, 1: own, 2: behind}, HOSTS)
+    assert (ranks, line.startswith("ranks 0 (a (10.0.0.1)), 2 (b (10.0.0.2)) of 3 have stalled at step 6,")) == (
+        [0, 2],
+        True,
+    )
+    line, _ = verdict(own, {0: own, 1: behind, 2: behind}, HOSTS)
+    assert line.startswith("ranks 1, 2 (b (10.0.0.2)) of 3 have stalled at step 6, in the feed, for 12 s")
+    many = [f"host{rank // 8}" for rank in range(64)]
+    line, ranks = verdict(own, {rank: own if rank < 8 else behind for rank in range(64)}, many)
+    assert len(ranks) == 56
+    assert "39 (host4) and those of 3 more machines of 64 have stalled" in line
+
+
+def test_who_has_said_nothing_is_told_with_its_machine() -> None:
+    own = Position(7, "the optimizer's step", 11.0)
+    silent = verdict(own, {0: own, 2: own}, HOSTS)
+    assert silent == ("rank 1 of 3 (b (10.0.0.2)) has stalled before the first step", [1])
+    line, ranks = verdict(own, {}, HOSTS)
+    assert (ranks, line.startswith("rank 0 of 3 (a (10.0.0.1)) has stalled: it has not answered for 11 s")) == (
+        [0],
+        True,
+    )
 
 
 def test_alone_nothing_is_compared(tmp_path: Path) -> None:

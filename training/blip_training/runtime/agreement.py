@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from blip_bootstrap.errors import BlipBootstrapError, InputError
+from blip_training.runtime.host import this_host
 from blip_training.runtime.workers import Worker
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def check_alike(facts: Mapping[str, object], worker: Worker) -> None:
     if worker.world == 1:
         return
     everyone: list[Any] = [None] * worker.world
-    dist.all_gather_object(everyone, (socket.gethostname(), {name: repr(value) for name, value in _leaves(facts)}))
+    dist.all_gather_object(everyone, (this_host(), {name: repr(value) for name, value in _leaves(facts)}))
     first_host, wanted = everyone[0]
     for rank, (host, found) in enumerate(everyone):
         for name in [name for name in wanted | found if wanted.get(name) != found.get(name)][:1]:
@@ -88,7 +88,7 @@ def warn_of(unlike: Mapping[int, list[str]], worker: Worker) -> None:
     if not unlike:
         return
     hosts: list[Any] = [None] * worker.world
-    dist.all_gather_object(hosts, socket.gethostname())
+    dist.all_gather_object(hosts, this_host())
     if worker.first:
         ranks = [f"rank {rank} ({hosts[rank]}: {', '.join(names)})" for rank, names in unlike.items()]
         more = f" and {len(ranks) - SHOWN_RANKS} more" if len(ranks) > SHOWN_RANKS else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import sys
 import threading
 import time
@@ -16,6 +15,8 @@ from typing import Any, Literal, Self, get_args
 
 import torch.distributed as dist
 
+from blip_training.runtime.agreement import from_all
+from blip_training.runtime.host import this_host
 from blip_training.runtime.workers import Worker
 
 STALLED = 75
@@ -23,6 +24,9 @@ STALLED = 75
 
 Part = Literal["the feed", "the micro-batches", "the optimizer's step", "log and checkpoint"]
 """The parts of a step, in their order."""
+
+SHOWN_MACHINES = 4
+"""Of so many machines a line lists the ranks that have stalled."""
 
 LOOKS = 20
 """Reports in a time-out: each rank writes a few bytes to the store of rank 0 as often."""
@@ -37,7 +41,6 @@ log = logging.getLogger(__name__)
 class Position:
     """Where a worker is, and for how many seconds: in a part of step number `step`, from 1."""
 
-    host: str
     step: int
     part: Part
     seconds: float
@@ -57,7 +60,8 @@ class StallWatch:
     """
 
     def __init__(self, worker: Worker, timeout_s: float) -> None:
-        self.worker, self.timeout_s, self.host = worker, timeout_s, socket.gethostname()
+        self.worker, self.timeout_s = worker, timeout_s
+        self.hosts = from_all(this_host(), worker)
         self._at: tuple[int, Part, float] = (0, "the feed", time.monotonic())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stall watch", daemon=True)
@@ -79,7 +83,7 @@ class StallWatch:
     def _run(self) -> None:
         while not self._stop.wait(self.timeout_s / LOOKS):
             step, part, since = self._at
-            own = Position(self.host, step, part, time.monotonic() - since)
+            own = Position(step, part, time.monotonic() - since)
             everyone = self._exchanged(own)
             if own.seconds > self.timeout_s and not self._stop.is_set():
                 self._give_up(own, everyone)
@@ -100,7 +104,7 @@ class StallWatch:
             return {}
 
     def _give_up(self, own: Position, everyone: Mapping[int, Position]) -> None:
-        line, behind = verdict(own, everyone, self.worker.world)
+        line, behind = verdict(own, everyone, self.hosts)
         speaker = min((rank for rank in everyone if rank not in behind), default=self.worker.rank)
         if self.worker.rank == speaker or self.worker.rank in behind:
             log.error("%s", line)
@@ -113,29 +117,37 @@ class StallWatch:
             os._exit(STALLED)
 
 
-def verdict(own: Position, everyone: Mapping[int, Position], world: int) -> tuple[str, Sequence[int]]:
+def verdict(own: Position, everyone: Mapping[int, Position], hosts: Sequence[str]) -> tuple[str, Sequence[int]]:
     """What a worker that stands still, as `own` says, makes of the others' positions: a line, and the ranks it names.
 
-    These are the ranks behind all others, for which the others wait.
+    These are the ranks behind all others, for which the others wait. `hosts` are the machines of all ranks.
     """
     if not everyone:
-        return f"rank 0 has stalled: it has not answered for {own.seconds:.0f} s, nor has its machine", [0]
-    if silent := [rank for rank in range(world) if rank not in everyone]:
-        return f"rank {_listed(silent)} of {world} has stalled before its first step", silent
+        return f"{_named([0], hosts)} stalled: it has not answered for {own.seconds:.0f} s, nor has its machine", [0]
+    if silent := [rank for rank in range(len(hosts)) if rank not in everyone]:
+        return f"{_named(silent, hosts)} stalled before the first step", silent
     least, most = (one(position.progress for position in everyone.values()) for one in (min, max))
     if least == most:
         where = f"step {own.step}, in {own.part}"
-        return f"all {world} ranks stand at {where}, for {own.seconds:.0f} s: an exchange between them hangs", []
+        return f"all {len(hosts)} ranks stand at {where}, for {own.seconds:.0f} s: an exchange between them hangs", []
     behind = [rank for rank in sorted(everyone) if everyone[rank].progress == least]
     one = everyone[behind[0]]
     return (
-        f"rank {_listed(behind)} of {world} ({one.host}) has stalled at step {one.step}, in {one.part}, for "
-        f"{max(one.seconds, own.seconds):.0f} s; the other ranks wait for it (optimizer.stall_timeout_s)"
+        f"{_named(behind, hosts)} stalled at step {one.step}, in {one.part}, for "
+        f"{max(one.seconds, own.seconds):.0f} s; the other ranks wait (optimizer.stall_timeout_s)"
     ), behind
 
 
-def _listed(ranks: Sequence[int]) -> str:
-    return ", ".join(map(str, ranks[:4])) + (f" and {len(ranks) - 4} more" if len(ranks) > 4 else "")
+def _named(ranks: Sequence[int], hosts: Sequence[str]) -> str:
+    """Some ranks with their machines: `rank 1 of 3 (b) has`, `ranks 1, 2 (b), 3 (c) of 4 have`."""
+    if len(ranks) == 1:
+        return f"rank {ranks[0]} of {len(hosts)} ({hosts[ranks[0]]}) has"
+    machines = list(dict.fromkeys(hosts[rank] for rank in ranks))
+    told = [
+        f"{', '.join(str(rank) for rank in ranks if hosts[rank] == one)} ({one})" for one in machines[:SHOWN_MACHINES]
+    ]
+    more = f" and those of {len(machines) - SHOWN_MACHINES} more machines" if len(machines) > SHOWN_MACHINES else ""
+    return f"ranks {', '.join(told)}{more} of {len(hosts)} have"
 
 
 def _store(worker: Worker, timeout_s: float) -> Any:
