@@ -132,7 +132,7 @@ def calibrate(
 ) -> None:
     """Make labels without people: captions of the human or held-out set fit their picture, other web texts do not.
 
-    They are for `select.labels`, where `select.strategy` is `target_noise`.
+    They are for `select.labels`, where `select.strategy` is `target_noise` or `learned`.
     """
     labels = human_pairs.label_human_pairs(run_folder(root), number, size, seed, score_given)
     typer.echo(shown(str(labels)))

@@ -37,7 +37,8 @@ def run(
     settings: Settings = None,
     ray: RayAddress = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Use only so many first rows of each URL list.")
+        int | None,
+        typer.Option("--limit", min=1, help="Use only so many first rows of each list, of URLs or pictures."),
     ] = None,
     remake: Remake = None,
     broken: BreakLock = False,

@@ -104,8 +104,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     elif found["state"] == "at work":
         yield "  between two steps, or in one that is too new to be told"
     if found["rounds"]:
-        yield "  rounds: " + ", ".join(
-            f"{one['round']} {'finished' if one['finished'] else 'not finished'}" for one in found["rounds"]
+        yield "  " + ", ".join(
+            f"round {one['round']} {'finished' if one['finished'] else 'not finished'}" for one in found["rounds"]
         )
     if found["made"]:
         told = (f"{one['artifact']} ({_span(one['seconds'] or 0.0)})" for one in found["made"])

@@ -206,7 +206,9 @@ class DownloadConfig(PictureRule):
     pictures: Annotated[tuple[PictureSource, ...], Grows(), Later()] = Field(
         (), description="pictures that are there already; they become rows of `images` before those of the lists"
     )
-    limit: Annotated[Count | None, Grows()] = Field(None, description="use only the first rows of each list; null: all")
+    limit: Annotated[Count | None, Grows()] = Field(
+        None, description="use only the first rows of each list, of URLs or pictures; null: all"
+    )
     min_image_size: NonNegative = Field(
         0, description="a picture whose short side has fewer px is dropped (error class too_small)"
     )

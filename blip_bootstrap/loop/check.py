@@ -17,6 +17,7 @@ from blip_pipelines.captioners.registry import mistakes_of
 from blip_pipelines.judges.registry import mistakes_of as mistakes_of_judges
 from blip_pipelines.judges.registry import names_of_judges
 from blip_training.decoding.sampler import resolve_sampler
+from blip_training.watch.trackers import lacking_trackers
 
 NEVER_FETCHED = ("blank_url", "duplicate_row")
 """Error classes of rows of which nothing is fetched, so that they cannot be fetched again."""
@@ -36,6 +37,7 @@ def check_config(config: Config, number: int) -> list[str]:
         mistakes += mistakes_of_judges(config.caption.judges) or _check_scores(config)
         mistakes += _check_filter_only(config)
         mistakes += _check_hard_texts(config)
+    mistakes += _check_trackers(config, number)
     if config.pretrain.optimizer.steps == 0 and number == 0:
         mistakes.append("pretrain.optimizer.steps: is 0, so that round 0 has nothing to make; run a later round")
     return mistakes
@@ -143,3 +145,15 @@ def _check_hard_texts(config: Config) -> list[str]:
         told = f"{config.filter.prompt!r}, the captioner's is {config.captioner.prompt!r}"
         mistakes.append(f"filter.prompt: {told}; give both the same where filter.hard_texts.captioner is used")
     return mistakes
+
+
+def _check_trackers(config: Config, number: int) -> list[str]:
+    """The trackers of trainings are installed; found before days of downloads and captions."""
+    tuned = {"captioner": config.captioner, "filter": config.filter} if number > 0 else {}
+    sections = {"pretrain": config.pretrain} | {name: one for name, one in tuned.items() if not one.checkpoint}
+    return [
+        f"{name}.optimizer.trackers: {line}"
+        for name, section in sections.items()
+        if section.optimizer.steps
+        for line in lacking_trackers(section.optimizer.trackers)
+    ]

@@ -156,7 +156,7 @@ def test_rounds_tell_what_is_made_and_leave_no_note(tmp_path: Path, monkeypatch:
         assert "between two steps" in asked(stub.root)[1]
     (stub.root / NOTE).unlink()
     said = asked(stub.root)[1]
-    assert "finished; no command is at work\n  rounds: 0 finished, 1 finished\n  made: " in said
+    assert "finished; no command is at work\n  round 0 finished, round 1 finished\n  made: " in said
     assert "round-01/pairs (0.0 s)" in said
 
 

@@ -18,6 +18,7 @@ from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_of
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.store_lock import locked
 from blip_bootstrap.storage.tables import PAIRS
+from blip_training.watch.trackers import PACKAGES
 from tests.support.other_process import locked_elsewhere
 
 
@@ -144,6 +145,22 @@ def test_hard_texts_are_of_the_filter_and_begin_as_its_captioner_writes(
     assert check_config(load_config(None, asked), 1) == []
     found = check_config(load_config(None, [*asked, setting]), 1)
     assert [line.startswith(mistake) for line in found] == [True]
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PACKAGES, "trackio", "a_package_that_nobody_has")
+    (tmp_path / "urls.tsv").write_text("url\tcaption\n")
+    (tmp_path / "human.jsonl").write_text("")
+    given = [f"download.urls=[{{path: {tmp_path / 'urls.tsv'}}}]", f"human.path={tmp_path / 'human.jsonl'}"]
+    asked = [*given, "filter.optimizer.trackers=[trackio]"]
+    (told,) = check_config(load_config(None, asked), 1)
+    assert told.startswith("filter.optimizer.trackers: trackio needs the package a_package_that_nobody_has; install it")
+    assert check_config(load_config(None, asked), 0) == [], "round 0 has no filter"
+    nothing = [*given, "pretrain.optimizer.trackers=[trackio]", "pretrain.optimizer.steps=0"]
+    given_models = [f"{name}.checkpoint=org/{name}" for name in ("captioner", "filter")]
+    assert check_config(load_config(None, [*nothing, *given_models]), 1) == [], "nothing is trained"
 
 
 def test_a_given_filter_is_trained_on_no_hard_texts() -> None:

@@ -144,9 +144,14 @@ class Trackers:
 
 def check_trackers(names: Sequence[TrackerName]) -> None:
     """Raise InputError if the package of a tracker is not installed."""
-    for name in names:
-        if find_spec(PACKAGES[name]) is None:
-            raise InputError(
-                f"optimizer.trackers: {name} needs the package {PACKAGES[name]}; install it: "
-                "pip install 'blip-bootstrap[trackers]'"
-            )
+    if lacking := lacking_trackers(names):
+        raise InputError(f"optimizer.trackers: {lacking[0]}")
+
+
+def lacking_trackers(names: Sequence[TrackerName]) -> list[str]:
+    """What to do about each tracker whose package is not installed; nothing is imported for it."""
+    return [
+        f"{name} needs the package {PACKAGES[name]}; install it: pip install 'blip-bootstrap[trackers]'"
+        for name in names
+        if find_spec(PACKAGES[name]) is None
+    ]
