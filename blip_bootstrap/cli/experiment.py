@@ -16,7 +16,15 @@ from blip_bootstrap.experiment.file import SPLITS, Experiment, read_experiment, 
 from blip_bootstrap.experiment.mistakes import unknown
 from blip_bootstrap.experiment.page import write_page
 from blip_bootstrap.experiment.plan import Job
-from blip_bootstrap.experiment.results import arms_table, differences, differences_table, write_list, write_results
+from blip_bootstrap.experiment.results import (
+    arms_table,
+    check_place,
+    differences,
+    differences_table,
+    unknown_figures,
+    write_list,
+    write_results,
+)
 from blip_bootstrap.experiment.run import Finished, run_experiment
 from blip_bootstrap.paths import path_argument
 from blip_bootstrap.query.formats import print_table
@@ -33,14 +41,19 @@ class ManyValues(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Each value gets its option in front of it, as click wants it."""
         option, spread = "", list[str]()
-        for one in args:
-            if one in MANY:
-                option = one
-                continue
-            if one.startswith("-") and not one[1:].isdigit():
-                option = ""
-            spread += [option, one] if option else [one]
+        for one, after in zip(args, [*args[1:], "--"], strict=True):
+            if one in MANY and _is_option(after):
+                raise typer.BadParameter("a value is needed, or several, with spaces between", ctx, param_hint=one)
+            if _is_option(one):
+                option = one if one in MANY else ""
+                spread += [] if option else [one]
+            else:
+                spread += [option, one] if option else [one]
         return super().parse_args(ctx, spread)
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and not word[1:].isdigit()
 
 
 @commands.command(cls=ManyValues, epilog="Example: `blip-bootstrap experiment table1 --seeds 0 1 2 --parallel 2`")
@@ -58,7 +71,9 @@ def experiment(
             "files with its name.",
         ),
     ] = None,
-    seeds: Annotated[list[int] | None, typer.Option("--seeds", help="Seeds. Default: those of the file.")] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seeds", min=0, max=2**63 - 1, help="Seeds. Default: those of the file.")
+    ] = None,
     arms: Annotated[
         list[str] | None,
         typer.Option("--arms", help="Arms, and what they need. Default: all. A round's controls come together."),
@@ -87,23 +102,26 @@ def experiment(
         return
     asked = read_experiment(file)
     _check(asked, arms, split)
+    if results:
+        check_place(results)
     if split:
         asked = asked.model_copy(update={"split": split})
     at = root or _default_root(asked)
     job = Job(asked, at, tuple(settings or ()), ray or ("none" if parallel > 1 else None))
-    chosen = tuple(seeds) if seeds else asked.seeds
+    chosen = tuple(dict.fromkeys(seeds)) if seeds else asked.seeds
     with ended_early(GOES_ON):
-        finished = run_experiment(job, chosen, arms or tuple(asked.arms), asked.split, parallel, say)
-        _tell(asked, finished, at, results)
+        finished = run_experiment(job, chosen, tuple(dict.fromkeys(arms or asked.arms)), asked.split, parallel, say)
+        _tell(job, finished, results)
     if finished.failed:
         raise RunFailed("\n".join(f"seed {one.seed}, arm {one.arm}: {one.text}" for one in finished.failed))
 
 
-def _tell(asked: Experiment, finished: Finished, root: Path, results: Path | None) -> None:
+def _tell(job: Job, finished: Finished, results: Path | None) -> None:
     """Print and write what was found."""
+    asked, root = job.experiment, job.root
     if not finished.records:
         return
-    table = write_results(root)
+    table = write_results(root, job)
     if results:
         write_list(results, asked, finished.records)
     page = write_page(root, asked, finished)
@@ -111,6 +129,8 @@ def _tell(asked: Experiment, finished: Finished, root: Path, results: Path | Non
     print_table(arms_table(asked, finished.records))
     if found := list(differences(asked, finished.records)):
         print_table(differences_table(found))
+    for line in unknown_figures(asked, finished.records):
+        typer.echo(line)
     if finished.stopped:
         typer.echo(finished.stopped.told)
     typer.echo(f"results: {table}\npage: {page}")

@@ -20,7 +20,7 @@ from blip_bootstrap.config.inputs import (
 from blip_bootstrap.config.judges import JudgeConfig
 from blip_bootstrap.config.load import config_of, dump_yaml, load_config, read_yaml
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
-from blip_bootstrap.config.section import Count, Device, Dtype, Fraction, NonNegative, Section
+from blip_bootstrap.config.section import Count, Device, Dtype, Fraction, NonNegative, Section, SeedNumber
 from blip_bootstrap.config.select import SelectConfig
 from blip_bootstrap.config.text_rules import TextRulesConfig
 from blip_bootstrap.config.training import (
@@ -71,6 +71,7 @@ __all__ = [
     "SamePicturesConfig",
     "SamplerConfig",
     "Section",
+    "SeedNumber",
     "SelectConfig",
     "SourceWeightsConfig",
     "TextConfig",

@@ -21,7 +21,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 ShardRows = Annotated[int, Field(ge=1, le=100_000)]  # five digits of a key count the rows of a shard
 
-Seed = Annotated[int, Seeded()]
+SeedNumber = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""What torch and numpy both take as a seed."""
+
+Seed = Annotated[SeedNumber, Seeded()]
 
 NumWorkers = Annotated[Count, CountsAs(1), Field(description="training processes that share each batch")]
 

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, SerializationInfo, WithJsonSchema, field_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    field_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from blip_bootstrap.config.benchmark import BenchmarkConfig
@@ -22,12 +30,14 @@ from blip_bootstrap.config.inputs import (
     SamePicturesConfig,
 )
 from blip_bootstrap.config.marks import Seeded, mark_of
-from blip_bootstrap.config.section import Count, LocalPath, Positive, RunRoot, Section
+from blip_bootstrap.config.section import Count, LocalPath, Positive, RunRoot, Section, SeedNumber
 from blip_bootstrap.config.select import BuiltInScore, SelectConfig
 from blip_bootstrap.config.text_rules import TextRulesConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
 
 RoundNumber = Annotated[int, Field(ge=0)]
+
+SEED: TypeAdapter[int] = TypeAdapter(SeedNumber)
 
 OF_THE_RUN = ("root", "ray")
 """Settings that no round has for itself."""
@@ -72,7 +82,7 @@ class Config(Section):
         Path("runs/default"),
         description="the folder of the run, or s3:// or gs://: everything that it makes lies there",
     )
-    seed: int = Field(0, description="seed of every section that does not set its own")
+    seed: SeedNumber = Field(0, description="seed of every section that does not set its own")
     download: DownloadConfig = DownloadConfig()
     human: AnnotatedSet | None = Field(
         None, description="pictures with captions that people wrote; needed to fine-tune captioner and filter"
@@ -141,8 +151,8 @@ class Config(Section):
     @classmethod
     def _spread_seed(cls, data: Any) -> Any:
         """The top-level seed reaches every section that has a seed and does not set it."""
-        if not isinstance(data, Mapping) or "seed" not in data:
-            return data
+        if not isinstance(data, Mapping) or "seed" not in data or not _is_seed(data["seed"]):
+            return data  # a wrong one is told once, and not of each section
         spread: dict[str, Any] = dict(data)
         for *sections, seed in _seeded(cls):
             node = spread
@@ -254,6 +264,14 @@ def _validates(section: Any) -> bool:
     """Whether a section, as a mapping or as a FinetuneConfig, fine-tunes and chooses its best step by validation."""
     given = section if isinstance(section, Mapping) else vars(section) if isinstance(section, FinetuneConfig) else {}
     return given.get("validate_every_steps") not in (None, 0, "0", False) and not given.get("checkpoint")
+
+
+def _is_seed(value: object) -> bool:
+    try:
+        SEED.validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _seeded(section: type[Section]) -> Iterator[tuple[str, ...]]:

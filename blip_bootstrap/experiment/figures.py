@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,11 +107,11 @@ def figures_of_texts(root: Path, number: int) -> dict[str, float]:
 
 
 def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a metrics.json, nested names dotted."""
+    """The figures of a metrics.json, nested names dotted; one that is no finite number is none."""
     return {
         name: float(value)
         for name, value in flat(found).items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name != "round"
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "round" and math.isfinite(value)
     }
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 
-from blip_bootstrap.config import Count, NonNegative, Section, read_yaml
+from blip_bootstrap.config import Count, NonNegative, Section, SeedNumber, read_yaml
 from blip_bootstrap.errors import ConfigError, InputError
 from blip_bootstrap.experiment.mistakes import in_one_line, unknown
 
@@ -23,6 +24,8 @@ Split = Literal["held_out", "validation"]
 SPLITS: tuple[Split, ...] = ("held_out", "validation")
 
 BUILTIN = "builtin"
+
+A_NAME = "a name is of letters, digits, _ and -, the first not a -"
 
 
 class Draw(Section):
@@ -56,17 +59,17 @@ class Curve(Section):
     """What the page draws as curves: figures over a number, such as a share of noise."""
 
     x: str = Field(description="what the number is, with its unit")
-    lines: Mapping[str, Mapping[float, str]] = Field(description="for each curve the arm at each number")
+    lines: Mapping[str, Mapping[FiniteFloat, str]] = Field(description="for each curve the arm at each number")
 
 
 class Experiment(Section):
     """Arms by seeds over one world, with one budget."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="its name, also of its files")
+    name: str = Field(description="its name, also of its files")
     question: str = Field(description="what it asks, in one sentence")
     world: str = Field(BUILTIN, description="builtin, or the path of a configuration, as configs/flickr8k.yaml")
     draw: Draw = Draw()
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[SeedNumber, ...] = (0, 1, 2)
     split: Split = Field("held_out", description="which pictures the figures are of")
     validation: Path | None = Field(None, description="the annotated set of the split validation, for a world in files")
     settings: Mapping[str, Any] = Field({}, description="settings of every arm, laid over the world's")
@@ -120,18 +123,44 @@ def read_experiment(name: str) -> Experiment:
 def _mistakes(experiment: Experiment) -> list[str]:
     """What does not fit together in a file whose fields are right by themselves."""
     arms = experiment.arms
+    found = [] if _is_name(experiment.name) else [f"name: {A_NAME} (got {experiment.name!r})"]
     named = [(f"compare.{at}", one) for at, pair in enumerate(experiment.compare) for one in pair]
     named += [("stop.arms", one) for one in (experiment.stop.arms if experiment.stop else ())]
     lines = experiment.curve.lines if experiment.curve else {}
     named += [(f"curve.lines.{name}", arm) for name, line in lines.items() for arm in line.values()]
-    found = [f"{where}: there is no arm {one}; {unknown(one, arms)}" for where, one in named if one not in arms]
+    found += [f"{where}: there is no arm {one}; {unknown(one, arms)}" for where, one in named if one not in arms]
     found += [
         f"{name}: at least one is needed" for name in ("arms", "seeds", "metrics") if not getattr(experiment, name)
     ]
-    found += [f"arms.{name}: a name is of letters, digits, _ and -" for name in arms if not _is_name(name)]
-    if len(set(experiment.seeds)) < len(experiment.seeds):
-        found.append("seeds: one is there twice")
-    for name, arm in arms.items():
+    found += [f"arms.{name}: {A_NAME}" for name in arms if not _is_name(name)]
+    return found + _twice(experiment) + _of_the_world(experiment)
+
+
+def _twice(experiment: Experiment) -> list[str]:
+    """What is there twice, or is compared with itself, where each has to be another."""
+    lists = {name: getattr(experiment, name) for name in ("seeds", "metrics", "compare")}
+    if experiment.stop:
+        lists["stop.arms"] = experiment.stop.arms
+    found = [
+        f"{name}: {_shown(one)} is there twice"
+        for name, every in lists.items()
+        for one in every
+        if every.count(one) > 1
+    ]
+    found += [f"compare.{at}: {a} is compared with itself" for at, (a, b) in enumerate(experiment.compare) if a == b]
+    if experiment.stop and len(experiment.stop.arms) < 2:
+        found.append("stop.arms: two at least are needed, the rounds in their order")
+    return list(dict.fromkeys(found))
+
+
+def _shown(one: object) -> str:
+    return f"[{', '.join(one)}]" if isinstance(one, tuple) else str(one)
+
+
+def _of_the_world(experiment: Experiment) -> list[str]:
+    """What is asked of another kind of world, and controls of the round that has none."""
+    found = []
+    for name, arm in experiment.arms.items():
         if arm.control and arm.round == 0:
             found.append(f"arms.{name}.control: round 0 has no controls; give the round whose control it is")
         if arm.world_settings and not experiment.is_builtin:
@@ -145,4 +174,4 @@ def _mistakes(experiment: Experiment) -> list[str]:
 
 
 def _is_name(name: str) -> bool:
-    return bool(name) and name.replace("_", "").replace("-", "").isalnum() and name.isascii()
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -9,6 +10,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from blip_bootstrap.config.mistakes import in_words
+
+KEY = "[key]"
+"""What pydantic puts behind the name of a key that is wrong itself."""
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -20,7 +24,10 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 def in_one_line(item: Mapping[str, Any], model: type[BaseModel]) -> str:
     """One of pydantic's errors about `model` as one line: where, what is wrong, what to write instead."""
-    where = ".".join(str(part) for part in item["loc"])
+    if item["loc"][-1:] == (KEY,) and item["type"] == "string_type":
+        where, shown = ".".join(map(str, item["loc"][:-2])), json.dumps(item["input"], default=str)
+        return f"{where}: a key is a text, and YAML reads {shown} here; put it in quotes"
+    where = ".".join(str(part) for part in item["loc"] if part != KEY)
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key; {unknown(str(item['loc'][-1]), _fields_at(item['loc'][:-1], model))}"
     return f"{where}: {in_words(item)}"

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap import __version__
-from blip_bootstrap.config import Config
+from blip_bootstrap.config import Config, RayConfig
 from blip_bootstrap.experiment.figures import figures_of, measured_name
 from blip_bootstrap.experiment.file import Arm
 from blip_bootstrap.experiment.plan import Job, named_in, world_settings_of
 from blip_bootstrap.loop.layout import Artifact, Layout
+from blip_bootstrap.loop.whole import digest_of_input
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.manifest import digest_of_path, digest_of_recipe, recipe_of
 from blip_bootstrap.storage.run_folder import MANIFEST, manifest_path, read_json, read_pointers, round_name
 
 FIGURES = 2
@@ -37,7 +39,10 @@ def record_file(root: Path, experiment: str, arm: str, split: str) -> Path:
 
 
 def key_of(job: Job, name: str, split: str) -> str:
-    """What decides an arm's figures, as a digest: settings, world, round, split, and the arms whose models it has."""
+    """What decides an arm's figures, as a digest: settings, world, round, split, and the arms whose models it has.
+
+    Of a world in files also what they hold (`_inputs`); the built-in world is what its settings say.
+    """
     experiment, told, todo, seen = job.experiment, [], [name], set[str]()
     while todo:
         arm = experiment.arms[one := todo.pop()]
@@ -46,7 +51,22 @@ def key_of(job: Job, name: str, split: str) -> str:
         told.append([settings, world_settings_of(experiment, arm), arm.round, arm.control])
         todo += sorted(named_in(settings) - seen)
     whole = [told, experiment.world, experiment.draw.model_dump(), str(experiment.validation or ""), split, FIGURES]
+    if not experiment.is_builtin:
+        whole += [_inputs(job, one) for one in sorted(seen)]
+        whole += [digest_of_path(experiment.validation)] if experiment.validation and split == "validation" else []
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
+
+
+def _inputs(job: Job, name: str) -> str:
+    """What the configuration of an arm and the files that it names hold, as a digest; of all seeds the same."""
+    if name not in job.inputs:
+        number = job.experiment.arms[name].round
+        config = job.config_of_arm(name, 0).model_copy(update={"root": Path(), "ray": RayConfig()})
+        at = Layout(config.of_round(number), number)
+        lists = [one for one in (*at.urls, at.human_list, at.held_out_list, at.truth) if one]
+        digests = {one.name: digest_of_input(one, job.root) for one in lists}
+        job.inputs[name] = digest_of_recipe(recipe_of("arm", config, digests))
+    return job.inputs[name]
 
 
 def read_record(path: Path, key: str, root: Path) -> Record | None:
@@ -115,9 +135,17 @@ def _digest(root: Path, arm: Arm) -> str:
     return f"{str(manifest.get('content', ''))[:16]}{'/' + arm.control if arm.control else ''}"
 
 
-def all_records(root: Path, experiment: str | None = None) -> Iterator[Record]:
-    """Every record of an arm under the root of experiments, of one of them where it is named."""
+def all_records(root: Path) -> Iterator[Record]:
+    """The records of arms under the root of experiments, of each experiment, arm, seed and split the newest.
+
+    An arm whose world's settings were others before has an older one in the folder of that world.
+    """
+    newest: dict[tuple[str, ...], tuple[int, Record]] = {}
     for pattern in ("seed-*", "world-*/seed-*"):
-        for path in sorted(root.glob(f"{pattern}/{ARMS}/{experiment or '*'}/*.json")):
+        for path in sorted(root.glob(f"{pattern}/{ARMS}/*/*.json")):
             if found := read_json(path):
-                yield found
+                key = tuple(str(found[name]) for name in ("experiment", "arm", "seed", "split"))
+                written = path.stat().st_mtime_ns
+                if written >= newest.get(key, (0,))[0]:
+                    newest[key] = written, found
+    yield from (record for _, record in newest.values())

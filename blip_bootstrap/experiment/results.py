@@ -5,31 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import pyarrow as pa
 
+from blip_bootstrap.errors import InputError, writing
 from blip_bootstrap.experiment.file import Experiment
-from blip_bootstrap.experiment.record import Record, all_records
+from blip_bootstrap.experiment.plan import Job
+from blip_bootstrap.experiment.record import Record, all_records, key_of
 from blip_bootstrap.experiment.statistics import Spread, spread_of
-from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.files import check_writable, write_whole
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.shown_tables import RESULTS, RESULTS_FILE
 
-SHARES = ("tr1", "tr5", "tr10", "ir1", "ir5", "ir10", "bleu4", "itm_auc")
 
+def write_results(root: Path, job: Job | None = None) -> Path:
+    """Write `root`/results.parquet anew, of all records of all experiments under it; its path.
 
-def write_results(root: Path) -> Path:
-    """Write `root`/results.parquet anew, of all records of all experiments under it; its path."""
+    Of the experiment of `job` those that its settings made alone: what an arm had before they were changed, and arms
+    that it has no more, are no part of its answer.
+    """
+    records = [one for one in all_records(root) if job is None or _is_of_today(job, one)]
     rows = [
         {"experiment": one["experiment"], "arm": one["arm"], "seed": one["seed"], "round": one["round"],
          "split": one["split"], "metric": metric, "value": value, "steps": one["steps"], "pictures": one["pictures"],
          "seconds": one["seconds"], "model": one["model"]}
-        for one in all_records(root) for metric, value in one["figures"].items()
+        for one in records for metric, value in one["figures"].items()
     ]  # fmt: skip
     path = root / RESULTS_FILE
     write_parquet(path, rows_to_table(rows, RESULTS), RESULTS)
     return path
+
+
+def _is_of_today(job: Job, record: Record) -> bool:
+    """Whether a record is another experiment's, or was made by the settings of this one."""
+    name = record["arm"]
+    if record["experiment"] != job.experiment.name:
+        return True
+    return name in job.experiment.arms and record["key"] == key_of(job, name, record["split"])
 
 
 def write_list(path: Path, experiment: Experiment, records: Sequence[Record]) -> None:
@@ -38,8 +52,25 @@ def write_list(path: Path, experiment: Experiment, records: Sequence[Record]) ->
         json.dumps({"arm": one["arm"], "seed": one["seed"], "metric": metric, "value": one["figures"][metric]})
         for one in records for metric in experiment.metrics if metric in one["figures"]
     ]  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "[\n " + ",\n ".join(rows) + "\n]\n")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "[\n " + ",\n ".join(rows) + "\n]\n" if rows else "[]\n")
+
+
+def check_place(path: Path) -> None:
+    """Make the folder of a list that is to be written. Raises InputError where it cannot be, hours before it is."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name the file")
+    check_writable(path)
+
+
+def unknown_figures(experiment: Experiment, records: Sequence[Record]) -> list[str]:
+    """A line for each metric of the experiment that no record has, with what may have been meant."""
+    known = {name for one in records for name in one["figures"]}
+    asked = [*experiment.metrics, *([experiment.stop.metric] if experiment.stop else [])]
+    close = {one: get_close_matches(one, known, 1, 0.75) for one in dict.fromkeys(asked) if one not in known}
+    where = f"results.parquet has all {len(known)}"
+    return [f"no arm has a figure {one}; {f'did you mean {a[0]}?' if a else where}" for one, a in close.items()]
 
 
 @dataclass(frozen=True)
@@ -77,7 +108,8 @@ def arms_table(experiment: Experiment, records: Sequence[Record]) -> pa.Table:
                "minutes": told(spread_of([one["seconds"] / 60 for one in mine]), 1)}  # fmt: skip
         for metric in experiment.metrics:
             values = list(values_of(records, name, metric).values())
-            row[metric] = told(spread_of(values)) if values else ""
+            some = f" ({len(values)} of them)" if 0 < len(values) < len(mine) else ""
+            row[metric] = told(spread_of(values)) + some if values else ""
         rows.append(row)
     return pa.Table.from_pylist(rows)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from blip_bootstrap.experiment.check import check_job
 from blip_bootstrap.experiment.file import Split
-from blip_bootstrap.experiment.plan import Job, check_job
+from blip_bootstrap.experiment.plan import Job
 from blip_bootstrap.experiment.record import Record, key_of, read_record, record_file
+from blip_bootstrap.experiment.results import unknown_figures
 from blip_bootstrap.experiment.seed import Told, run_seed
 from blip_bootstrap.experiment.side_by_side import run_seeds
 from blip_bootstrap.experiment.stop import Stopped, arms_in_turn, look_back
 from blip_bootstrap.progress import Say
+from blip_bootstrap.storage.files import check_writable
+from blip_bootstrap.storage.shown_tables import RESULTS_FILE
 
 
 @dataclass
@@ -38,6 +42,7 @@ class _Progress:
     made: int = 0
     started: float = field(default_factory=time.monotonic)
     failed: list[Told] = field(default_factory=list)
+    look: Callable[[Told], None] = lambda told: None
 
     def __call__(self, told: Told) -> None:
         self.told.add((told.seed, told.arm))
@@ -50,6 +55,7 @@ class _Progress:
             return
         what = "there already" if told.kind == "kept" else f"done in {_minutes(told.seconds)}"
         self.say(f"{head}: {what}  ({len(self.told)} of {self.total}{self._left()})")
+        self.look(told)
 
     def _left(self) -> str:
         left = self.total - len(self.told)
@@ -57,6 +63,26 @@ class _Progress:
             return ""
         at_work = (min(self.num_parallel, left + 1) - 1) / 2  # beside the one that is told, half done on average
         return f", some {_minutes(left * (time.monotonic() - self.started) / (self.made + at_work))} left"
+
+
+@dataclass
+class _Figures:
+    """Tells, once the first arm is there whose round has all figures, which of those asked for it lacks."""
+
+    job: Job
+    split: Split
+    say: Say
+    is_told: bool = False
+
+    def __call__(self, told: Told) -> None:
+        arms = self.job.experiment.arms
+        full = [name for name, arm in arms.items() if not arm.control and arm.round] or [*arms]
+        if self.is_told or told.arm not in full:
+            return
+        self.is_told = True
+        records = found_records(self.job, [told.seed], [*arms], self.split)
+        for line in unknown_figures(self.job.experiment, records):
+            self.say(f"{self.job.experiment.name}  so far {line}")
 
 
 def _say_of(say: Say, seed: int, line: str) -> None:
@@ -82,10 +108,12 @@ def run_experiment(
     before anything is made.
     """
     check_job(job)
+    check_writable(job.root / RESULTS_FILE)
     stop = job.experiment.stop
     splits = (split,) if stop is None or stop.split == split else (split, stop.split)
     turns = arms_in_turn(stop, names)
     progress = _Progress(len(seeds) * sum(map(len, turns)), say, job.experiment.name, num_parallel)
+    progress.look = _Figures(job, split, say)
     stopped: Stopped | None = None
     for at, turn in enumerate(turns):
         if num_parallel > 1 and len(seeds) > 1:
@@ -93,8 +121,9 @@ def run_experiment(
         else:
             for seed in seeds:
                 run_seed(job, seed, turn, splits, progress, partial(_say_of, say, seed))
+        run = [name for so_far in turns[: at + 1] for name in so_far]
         if stop and (
-            stopped := look_back(stop, found_records(job, seeds, stop.arms, stop.split), at == len(turns) - 1)
+            stopped := look_back(stop, found_records(job, seeds, stop.arms, stop.split), run, at == len(turns) - 1)
         ):
             say(f"{job.experiment.name}  {stopped.told}")
             break

@@ -140,10 +140,13 @@ def _with_models(job: Job, group: Group, seed: int) -> Group:
     def path_of(name: str, model: str) -> str:
         home = next(one for one in job.groups([name]) if name in one.arms)
         record = next(filter(None, (kept_record(job, home, name, seed, split) for split in SPLITS)), None)
-        found = (record or {}).get("artifacts", {}).get(f"round-{arms[name].round:02d}/{model}")
+        of_control = arms[name].control if model == "model" else None
+        made = "controls" if of_control else model
+        found = (record or {}).get("artifacts", {}).get(f"round-{arms[name].round:02d}/{made}")
         if not found:
             raise InputError(f"arm:{name}/{model}: arm {name} has no {model} of its own")
-        return json.dumps(str((job.folder(home, seed) / found["folder"]).absolute()))
+        folder = job.folder(home, seed) / found["folder"]
+        return json.dumps(str((folder / of_control / "model" if of_control else folder).absolute()))
 
     settings = tuple(OF_AN_ARM.sub(lambda found: path_of(found[1], found[2]), one) for one in group.settings)
     return Group(group.arms, settings, group.world_settings, group.last, group.after)

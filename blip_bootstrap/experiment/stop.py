@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -29,19 +29,26 @@ def arms_in_turn(stop: Stop | None, names: Sequence[str]) -> list[tuple[str, ...
     return [first, *((name,) for name in in_series[1:])]
 
 
-def look_back(stop: Stop, records: Sequence[Record], is_last: bool) -> Stopped | None:
+def look_back(stop: Stop, records: Sequence[Record], run: Collection[str], is_last: bool) -> Stopped | None:
     """Where the rule stops by the arms that are there; None where it does not yet, and more are to come.
 
     The gain of a round is the mean over the seeds that have both rounds. It counts where it is more than the standard
-    deviation of the seeds' gains; of one seed, where it is more than nothing.
+    deviation of the seeds' gains; of one seed, where it is more than nothing. `run` are the arms that were to be run so
+    far: the series ends before one of them that failed in all seeds, or of which no seed has the round before, since
+    nothing is known of its gain.
     """
     values: dict[str, dict[int, float]] = {}
     for one in records:
         if stop.metric in one["figures"]:
             values.setdefault(one["arm"], {})[one["seed"]] = one["figures"][stop.metric]
-    series = [name for name in stop.arms if name in values]
+    series = [name for name in stop.arms if name in values or name in run]
+    if not any(name in values for name in series):
+        return None  # nothing has the figure, which is told where figures are
     for before, now in pairwise(series):
-        gained, told = _gain(values[before], values[now])
+        if not (both := values.get(before, {}).keys() & values.get(now, {}).keys()):
+            lacking = f"no seed has {stop.metric} ({stop.split}) of {before} and of it"
+            return Stopped(now, before, f"ends at {now}: {lacking}" + f"; {before} counts" * (before in values))
+        gained, told = _gain([values[now][seed] - values[before][seed] for seed in sorted(both)])
         if not gained:
             return Stopped(now, before, f"stops at {now}: {stop.metric} ({stop.split}) {told}; {before} counts")
     if not is_last or not series:
@@ -49,7 +56,7 @@ def look_back(stop: Stop, records: Sequence[Record], is_last: bool) -> Stopped |
     return Stopped(None, series[-1], f"every round up to {series[-1]} gained on {stop.metric} ({stop.split})")
 
 
-def _gain(before: Mapping[int, float], now: Mapping[int, float]) -> tuple[bool, str]:
-    gains = spread_of([now[seed] - before[seed] for seed in now if seed in before] or [0.0])
+def _gain(by_seed: Sequence[float]) -> tuple[bool, str]:
+    gains = spread_of(by_seed)
     spread = gains.deviation or 0.0
     return gains.mean > spread, f"gains {gains.mean:+.4g}, the seeds differ by {spread:.4g}"

@@ -35,7 +35,7 @@ def check_config(config: Config, number: int) -> list[str]:
         mistakes += check_passes(config.caption)
         mistakes += [line for one in config.caption.writers for line in mistakes_of(one)]
         mistakes += mistakes_of_judges(config.caption.judges) or _check_scores(config)
-        mistakes += _check_filter_only(config)
+        mistakes += _check_filter_only(config) + _check_controls(config)
         mistakes += _check_hard_texts(config)
     mistakes += _check_trackers(config, number)
     if config.pretrain.optimizer.steps == 0 and number == 0:
@@ -134,6 +134,17 @@ def _check_filter_only(config: Config) -> list[str]:
             "lack; leave the arm out, or cut by another select.score"
         ]
     return []
+
+
+def _check_controls(config: Config) -> list[str]:
+    """What an arm trains on has to be there; found before the captions and the round's own model are made."""
+    arms = config.controls.arms if config.held_out and config.pretrain.optimizer.steps else ()
+    lacking = {"human_only": ("human", config.human), "oracle": ("truth", config.truth)}
+    return [
+        f"controls.arms: {arm} needs {setting}; give it, or leave the arm out"
+        for arm, (setting, value) in lacking.items()
+        if arm in arms and value is None
+    ]
 
 
 def _check_hard_texts(config: Config) -> list[str]:

@@ -45,3 +45,39 @@ def test_settings_name_what_was_drawn_and_where_its_pictures_are(tmp_path: Path)
     drawn = tmp_path / "root/drawn/human-1.jsonl"
     assert settings == [f"human.path={json.dumps(str(drawn))}", f"human.image_root={json.dumps(str(tmp_path))}"]
     assert drawn_settings(config, Draw(), tmp_path / "root", 3) == []
+
+
+def test_only_a_line_feed_ends_a_line_and_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "human.jsonl"
+    rows = [json.dumps({"image": f"{at}.jpg", "captions": ["one\u2028two\x85three\x1d"]}, ensure_ascii=False)
+            for at in range(6)]  # fmt: skip
+    path.write_text("\n\n".join(rows) + "\n\n", encoding="utf-8")
+    drawn = draw_lines(path, tmp_path / "drawn", 4, "0")
+    both = [one.read_text(encoding="utf-8").split("\n")[:-1] for one in (drawn, rest_path(drawn))]
+    assert [len(one) for one in both] == [4, 2]
+    assert {*both[0], *both[1]} == {*rows}
+    with pytest.raises(InputError, match="has 6 rows, and 7 are to be drawn"):
+        draw_lines(path, tmp_path / "drawn", 7, "0")
+
+
+def test_a_csv_row_of_two_lines_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "web.csv"
+    path.write_text('url,caption\nhttp://a/1,"one\nmore"\nhttp://a/2,two\n')
+    with pytest.raises(InputError, match="a quoted value of several lines"):
+        draw_lines(path, tmp_path / "drawn", 1, "0")
+    path.write_text('url,caption\nhttp://a/1,"one, more"\nhttp://a/2,two\n')
+    assert draw_lines(path, tmp_path / "drawn", 2, "0").read_text() == path.read_text()
+
+
+def test_lists_of_one_name_in_several_folders_are_drawn_to_files_of_their_own(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "web.tsv").write_text(f"url\tcaption\nhttp://{name}/1\ta\nhttp://{name}/2\tb\n")
+    urls = json.dumps([{"path": str(tmp_path / name / "web.tsv"), "dataset": name} for name in "ab"])
+    settings = drawn_settings(load_config(None, [f"download.urls={urls}"]), Draw(web=1), tmp_path / "root", 0)
+    drawn = [Path(json.loads(one.partition("=")[2])) for one in settings]
+    assert [one.name for one in drawn] == ["web-1.tsv", "web-1-1.tsv"]
+    assert [f"http://{name}/" in one.read_text() for name, one in zip("ab", drawn, strict=True)] == [True, True]
+    assert [f"http://{name}/" in rest_path(one).read_text() for name, one in zip("ab", drawn, strict=True)] == [
+        True, True,
+    ]  # fmt: skip

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from blip_bootstrap.errors import ConfigError, InputError
+from blip_bootstrap.experiment.check import check_job
 from blip_bootstrap.experiment.file import read_experiment, shipped
-from blip_bootstrap.experiment.plan import Job, check_job
+from blip_bootstrap.experiment.plan import Job
 
 GOOD = {"name": "a", "question": "Which?", "arms": {"none": {"round": 0}, "cf": {}}}
 
@@ -52,7 +53,7 @@ def test_all_mistakes_of_the_file_are_told_at_once_with_what_was_meant(tmp_path:
 
 def test_what_does_not_fit_together_is_told_at_once(tmp_path: Path) -> None:
     told = mistakes(
-        tmp_path, seeds=[0, 0], compare=[["cff", "none"]], metrics=[], draw={"human": 3},
+        tmp_path, seeds=[0, 0], compare=[["cff", "none"], ["cf", "cf"]], metrics=[], draw={"human": 3},
         stop={"arms": ["none", "x"]}, curve={"x": "share", "lines": {"a": {0: "nonne"}}},
         arms={"none": {"round": 0, "control": "oracle"}, "cf": {}, "a b": {}},
     )  # fmt: skip
@@ -61,8 +62,9 @@ def test_what_does_not_fit_together_is_told_at_once(tmp_path: Path) -> None:
         "a.yaml: stop.arms: there is no arm x; there are a b, cf, none",
         "a.yaml: curve.lines.a: there is no arm nonne; did you mean none?",
         "a.yaml: metrics: at least one is needed",
-        "a.yaml: arms.a b: a name is of letters, digits, _ and -",
-        "a.yaml: seeds: one is there twice",
+        "a.yaml: arms.a b: a name is of letters, digits, _ and -, the first not a -",
+        "a.yaml: seeds: 0 is there twice",
+        "a.yaml: compare.1: cf is compared with itself",
         "a.yaml: arms.none.control: round 0 has no controls; give the round whose control it is",
         "a.yaml: draw: is of a world in files; each seed draws the built-in world anew as a whole",
     ]
@@ -100,13 +102,13 @@ def test_arms_have_one_budget_or_say_so(tmp_path: Path) -> None:
     longer = {"round": 0, "settings": {"pretrain": {"optimizer": {"steps": 900}}}}
     arms = {"none": {"round": 0}, "longer": longer}
     assert mistakes(tmp_path, arms=arms) == [
-        "arms.longer: trains on 900 steps of 32 pictures, 25% of human pairs, arm none on 700 steps of 32 pictures, "
-        "25% of human pairs; make them equal, or say `more_steps: true` in the arm"
+        "arms.longer: trains on 900 steps of 32 pictures, 25 % of human pairs, arm none on 700 steps of 32 pictures, "
+        "25 % of human pairs; make them equal, or say `more_steps: true` in the arm"
     ]
     check_job(job_of(tmp_path, arms=arms | {"longer": longer | {"more_steps": True}}))
     check_job(job_of(tmp_path, arms=arms, budget="free"))
     share = {"round": 0, "settings": {"pretrain": {"human_share": 0.5}}}
-    assert "50% of human pairs" in mistakes(tmp_path, arms={"none": {"round": 0}, "half": share})[0]
+    assert "50 % of human pairs" in mistakes(tmp_path, arms={"none": {"round": 0}, "half": share})[0]
 
 
 def test_a_file_or_name_that_is_not_there(tmp_path: Path) -> None:
@@ -150,4 +152,102 @@ def test_an_arm_comes_after_those_whose_models_it_has(tmp_path: Path) -> None:
     own = {"a": {"settings": {"caption": {"captioners": ["arm:a/captioner"]}}}}
     assert mistakes(tmp_path, arms=own) == [
         "arms.a: needs a model of its own run (arm:a/...), which is not made before it"
+    ]
+
+
+def test_seeds_are_what_torch_and_numpy_take(tmp_path: Path) -> None:
+    told = mistakes(tmp_path, seeds=[0, -1, 2**63])
+    assert told == [
+        "a.yaml: seeds.1: must be at least 0 (got -1)",
+        f"a.yaml: seeds.2: must be at most {2**63 - 1} (got {2**63})",
+    ]
+
+
+@pytest.mark.parametrize(("key", "shown"), [(1, "1"), (False, "false"), (None, "null")])
+def test_a_name_that_yaml_reads_as_no_text_is_told(tmp_path: Path, key: object, shown: str) -> None:
+    assert mistakes(tmp_path, arms={key: {}}) == [
+        f"a.yaml: arms: a key is a text, and YAML reads {shown} here; put it in quotes"
+    ]
+
+
+def test_names_of_experiments_and_numbers_of_curves(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, name="../b") == [
+        "a.yaml: name: a name is of letters, digits, _ and -, the first not a - (got '../b')"
+    ]
+    assert mistakes(tmp_path, curve={"x": "share", "lines": {"a": {float("nan"): "cf", "b": "cf"}}}) == [
+        "a.yaml: curve.lines.a.nan: a finite number was expected (got nan)",
+        "a.yaml: curve.lines.a.b: a number was expected (got 'b')",
+    ]
+    assert mistakes(tmp_path, metrics=["cider", "cider"], stop={"arms": ["cf"]}) == [
+        "a.yaml: metrics: cider is there twice",
+        "a.yaml: stop.arms: two at least are needed, the rounds in their order",
+    ]
+
+
+def test_a_model_of_an_arm_that_makes_none_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    def naming(model: str) -> dict[str, object]:
+        return {"settings": {"caption": {"captioners": [model]}}}
+
+    arms = {"none": {"round": 0}, "a": naming("arm:none/captioner"), "given": {
+        "settings": {"captioner": {"checkpoint": "arm:none/model"}}}, "b": naming("arm:given/captioner")}  # fmt: skip
+    assert mistakes(tmp_path, arms=arms) == [
+        "arms.a: arm:none/captioner: arm none, of round 0, makes no captioner of its own; name another arm, or the "
+        "model's path",
+        "arms.b: arm:given/captioner: arm given, of round 1, makes no captioner of its own; name another arm, or the "
+        "model's path",
+    ]
+    for wrong in ("arm:none", "arm:none/captions", "arm:no ne/captioner"):
+        assert mistakes(tmp_path, arms={"none": {"round": 0}, "a": naming(wrong)})[0] == (
+            f"arms.a: {wrong}: write arm:NAME/captioner|filter|model"
+        )
+
+
+def test_shares_of_human_pairs_count_to_the_last_digit(tmp_path: Path) -> None:
+    arms = {"none": {"round": 0}, "a": {"round": 0, "settings": {"pretrain": {"human_share": 0.251}}}}
+    assert "trains on 700 steps of 32 pictures, 25.1 % of human pairs" in mistakes(tmp_path, arms=arms)[0]
+
+
+def files_world(folder: Path, **more: object) -> Path:
+    """A world in files: three human lines, two web rows."""
+    (folder / "human.jsonl").write_text('{"image": "a.jpg", "captions": ["a"]}\n' * 3)
+    (folder / "web.tsv").write_text("url\tcaption\nhttp://a/1\tone\nhttp://a/2\ttwo\n")
+    lists = {"human": {"path": str(folder / "human.jsonl")}, "held_out": {"path": str(folder / "human.jsonl")}}
+    data = {"download": {"urls": [{"path": str(folder / "web.tsv")}]}, **lists, **more}
+    path = folder / "world.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in data.items() if value is not None}))
+    return path
+
+
+def test_what_seeds_cannot_draw_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    world = str(files_world(tmp_path))
+    assert mistakes(tmp_path, world=world, draw={"human": 4, "web": 3}) == [
+        f"draw.human: {tmp_path}/human.jsonl: has 3 rows, and 4 are to be drawn; draw fewer",
+        f"draw.web: {tmp_path}/web.tsv: has 2 rows, and 3 are to be drawn; draw fewer",
+    ]
+    check_job(job_of(tmp_path, world=world, draw={"human": 2, "web": 1}))
+    alone = str(files_world(tmp_path, human=None))
+    told = mistakes(tmp_path, world=alone, draw={"human": 2}, arms={"none": {"round": 0}})
+    assert told == ["draw.human: the world has no human set (human.path)"]
+
+
+def test_a_split_without_pictures_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    world = str(files_world(tmp_path))
+    told = ["split validation: the world has no pictures for it; give validation: PATH, or draw.human"]
+    assert mistakes(tmp_path, world=world, split="validation") == told
+    assert mistakes(tmp_path, world=world, stop={"arms": ["none", "cf"]}) == told
+    check_job(job_of(tmp_path, world=world, split="validation", draw={"human": 2}))
+    assert mistakes(tmp_path, world=world, split="validation", validation=f"{tmp_path}/dev.jsonl") == [
+        f"validation: no such file: {tmp_path}/dev.jsonl"
+    ]
+
+
+def test_controls_that_cannot_be_trained_are_told_before_anything_is_made(tmp_path: Path) -> None:
+    oracle = {"none": {"round": 0}, "oracle": {"control": "oracle"}}
+    assert mistakes(tmp_path, world=str(files_world(tmp_path)), arms=oracle) == [
+        "arms.oracle: controls.arms: oracle needs truth; give it, or leave the arm out"
+    ]
+    check_job(job_of(tmp_path, arms=oracle))  # the built-in world has its truth, once it is drawn
+    f = {"f": {"control": "filter_only"}}
+    assert mistakes(tmp_path, world=str(files_world(tmp_path, held_out=None)), arms=f) == [
+        "arms.f: control: filter_only is a model, and this world trains none or has no pictures to measure it on"
     ]

@@ -59,3 +59,19 @@ def test_one_seed_has_no_interval_and_equal_seeds_have_an_empty_one() -> None:
     assert equal.low == pytest.approx(0.4)
     assert equal.high == pytest.approx(0.4)
     assert equal.is_beyond_zero
+
+
+@pytest.mark.parametrize("num", [2, 3, 5, 11])
+def test_spreads_and_intervals_are_those_of_scipy(num: int) -> None:
+    stats, numpy = pytest.importorskip("scipy.stats"), pytest.importorskip("numpy")
+    rng = random.Random(num)
+    values = [rng.gauss(0.3, 0.02) for _ in range(num)]
+    low, high = stats.t.interval(0.95, num - 1, loc=numpy.mean(values), scale=stats.sem(values))
+    found = spread_of(values)
+    assert (found.mean, found.deviation) == pytest.approx((numpy.mean(values), numpy.std(values, ddof=1)))
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
+    rivals = [one - rng.gauss(0.01, 0.01) for one in values]
+    paired = spread_of([a - b for a, b in zip(values, rivals, strict=True)])
+    test = stats.ttest_rel(values, rivals)
+    assert (paired.low, paired.high) == pytest.approx(tuple(test.confidence_interval(0.95)), rel=1e-9)
+    assert paired.is_beyond_zero == (test.pvalue < 0.05)
