@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -199,6 +201,36 @@ def test_a_worker_that_stands_still_is_told_by_name_and_ends_the_attempt(world: 
     for rank in "01":
         assert "rank 1 of 2 (" in (tmp_path / rank).read_text()
         assert ") has stalled at step 3, in the feed, for " in (tmp_path / rank).read_text()
+
+
+def train_stopped(world: Path, out: Path, victim: int) -> None:
+    """Every thread of rank `victim` stops before the third step, as those of a frozen machine; who tells ends it."""
+    make, stopped = TrainingData.micro_batches, out / "stopped"
+
+    def stops(data: TrainingData, step: int) -> Any:
+        if step == 2 and dist.get_rank() == victim:
+            stopped.write_text(f"{os.getpid()}")
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return make(data, step)
+
+    def note(line: str) -> None:
+        (out / f"{dist.get_rank()}").write_text(line)
+        os.kill(int(stopped.read_text()), signal.SIGKILL)
+
+    stall.last_words.append(note)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingData, "micro_batches", stops)
+        pretrain(world, out / "model", config_of(world, stall_timeout_s=5))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_stopped_is_told_by_the_others(world: Path, tmp_path: Path, victim: int) -> None:
+    """Of rank 0, which keeps what all have reported, too."""
+    codes = run_ranks(2, train_stopped, world, tmp_path, victim)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] in (STALLED, 1)  # 1: it saw the other's end before its own
+    told = (tmp_path / f"{1 - victim}").read_text()
+    assert told.startswith(f"rank {victim} of 2 ({socket.gethostname()}) has stalled")
 
 
 HOSTS = ("a (10.0.0.1)", "b (10.0.0.2)", "b (10.0.0.2)")

@@ -84,14 +84,26 @@ class StallWatch:
         while not self._stop.wait(self.timeout_s / LOOKS):
             step, part, since = self._at
             own = Position(step, part, time.monotonic() - since)
-            everyone = self._exchanged(own)
+            everyone = self._answered(own)
             if own.seconds > self.timeout_s and not self._stop.is_set():
                 self._give_up(own, everyone)
+
+    def _answered(self, own: Position) -> dict[int, Position]:
+        """What `_exchanged` gives, empty where rank 0 does not answer in time.
+
+        A store whose process is stopped, or whose machine is frozen, keeps its connections, and its clients ask
+        without a time-out, whatever theirs is (torch 2.13).
+        """
+        found: list[dict[int, Position]] = []
+        asking = threading.Thread(target=lambda: found.append(self._exchanged(own)), name="stall report", daemon=True)
+        asking.start()
+        asking.join(_patience_s(self.timeout_s))
+        return found[0] if found else {}
 
     def _exchanged(self, own: Position) -> dict[int, Position]:
         """Report `own`; where it stands still, the positions of all ranks, as they last reported them.
 
-        Empty where rank 0, which keeps them, does not answer.
+        Empty where the machine of rank 0, which keeps them, is gone.
         """
         try:
             self._store.set(f"{self.worker.rank}", json.dumps(own.__dict__))
@@ -150,10 +162,15 @@ def _named(ranks: Sequence[int], hosts: Sequence[str]) -> str:
     return f"ranks {', '.join(told)}{more} of {len(hosts)} have"
 
 
+def _patience_s(timeout_s: float) -> float:
+    """How long rank 0 may take to answer."""
+    return min(60.0, timeout_s)
+
+
 def _store(worker: Worker, timeout_s: float) -> Any:
     """A store of keys in rank 0's process, which answers while its Python stands still."""
     first = os.environ.get("MASTER_ADDR", "localhost")  # of rank 0, by torchrun and Ray Train
-    patience = timedelta(seconds=min(60.0, timeout_s))
+    patience = timedelta(seconds=_patience_s(timeout_s))
     store, port = None, [0]
     if worker.first:
         store = dist.TCPStore(first, 0, is_master=True, wait_for_workers=False, timeout=patience)
