@@ -13,7 +13,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_training.benchmarks.asked import Asked, Statement
 from blip_training.benchmarks.vqa_accuracy import official_accuracy
-from blip_training.benchmarks.work import BLOCK, Work, as_videos, blocks_of
+from blip_training.benchmarks.work import BLOCK, Work, as_videos, blocks_of, check_finite
 from blip_training.data.questions import Question, read_answers
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.evaluate.vqa_answers import answer_questions
@@ -52,6 +52,7 @@ def measure_answering(
         found = answer_questions(
             vqa, tokenizer, block, config, work.config.mode, candidates, encode, work.config.rank_smoothing
         )
+        check_finite([one.logprob for one in found], "likelihoods of answers")
         return [(one.text, one.logprob) for one in found]
 
     # Questions about one picture or video stand together, so that it is encoded once.
@@ -108,6 +109,7 @@ def measure_statements(
             sentences = [statement.sentence for statement in some]
             ids, mask = work.encode_texts(nlvr.config.text, tokenizer, sentences, nlvr.device)
             truths += nlvr(first, second, ids, mask).softmax(1)[:, 1].tolist()
+        check_finite(truths, "judgements")
         return truths
 
     truths: list[float] = []

@@ -11,7 +11,7 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_training.benchmarks.captioned import Captioned
 from blip_training.benchmarks.spice import find_java, spice
-from blip_training.benchmarks.work import Work, blocks_of
+from blip_training.benchmarks.work import Work, blocks_of, check_finite
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import resolve_sampler
@@ -75,6 +75,7 @@ def write_captions(med: Med, tokenizer: Tokenizer, items: Sequence[Captioned], w
             pixels = work.pixels([item.file for item in some], med.config.vision.image_size)
             seeds = [[caption_seed(work.config.seed, item.key)] for item in some]
             written = generate(med, tokenizer, med.encode_image(pixels), prompt, sampler, seeds)
+            check_finite([caption.logprob for (caption,) in written], "likelihoods of captions")
             texts += [caption.text for (caption,) in written]
         return texts
 

@@ -17,10 +17,10 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.machine import free_bytes
 from blip_bootstrap.progress import Progress
 from blip_training.benchmarks.captioned import Captioned
-from blip_training.benchmarks.work import BLOCK, Work, as_videos, blocks_of
+from blip_training.benchmarks.work import BLOCK, Work, as_videos, blocks_of, check_finite
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.evaluate.matching import RERANKED_ABOVE
-from blip_training.evaluate.retrieval import area_under_curve, best_ranks, first_of, recalls
+from blip_training.evaluate.retrieval import area_under_curve, best_ranks, first_of, recalls, similarities
 from blip_training.model.med import EMBED, MATCH, Med
 
 if TYPE_CHECKING:
@@ -162,7 +162,9 @@ class Pairs:
         for start, block in self._blocks("pictures", self.work.block):
             part = self.work.tensors(f"pictures-{start:07d}", partial(self._embed_items, block))
             items.append(part["embeddings"])
-        return torch.cat(items).float().cpu() @ torch.cat(texts).float().cpu().T
+        scores = similarities(torch.cat(items).cpu(), torch.cat(texts).cpu())
+        check_finite(scores, "ITC similarities")
+        return scores
 
     def _blocks(self, name: str, size: int) -> Iterator[tuple[int, Sequence[int]]]:
         """The places of the items in blocks, with a live line."""
@@ -217,7 +219,9 @@ class Pairs:
             part = self.work.tensors(f"matching-{start:07d}", partial(self._match_block, block, wanted, scores))
             logits.append(part["logits"].float().cpu())
         rows, texts = wanted.nonzero().unbind(1)
-        return of_item, of_text, Matched(rows, texts, torch.cat(logits))
+        matched = Matched(rows, texts, torch.cat(logits))
+        check_finite(matched.logits, "ITM logits")
+        return of_item, of_text, matched
 
     def _match_block(
         self, block: Sequence[int], wanted: Bool[Tensor, "n t"], scores: Float[Tensor, "n t"] | None

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from blip_bootstrap.config import BenchmarkConfig, SamplerConfig, VqaConfig
+from blip_bootstrap.errors import CheckpointError
 from blip_bootstrap.storage.files import staged_file, write_whole
 from blip_training.benchmarks.frames import read_frames, read_pictures
 from blip_training.benchmarks.names import Benchmark
@@ -125,6 +126,16 @@ class Work:
 def blocks_of(items: Sequence[Item], size: int) -> Iterator[tuple[int, Sequence[Item]]]:
     """Items in pieces of `size`, each with the place of its first item."""
     return ((start, items[start : start + size]) for start in range(0, len(items), size))
+
+
+def check_finite(numbers: Tensor | Sequence[float], what: str) -> None:
+    """Raise CheckpointError where a model gave NaN or infinities, of which figures would be made all the same."""
+    found = torch.as_tensor(numbers)
+    if lost := int((~found.isfinite()).sum()):
+        raise CheckpointError(
+            f"{lost:,} of {found.numel():,} {what} are NaN or infinite: the model overflows, or is damaged; give "
+            "another checkpoint, or set benchmark.dtype: float32 where it is not"
+        )
 
 
 def as_videos(states: Float[Tensor, "f p v"], num_frames: int) -> Float[Tensor, "b q v"]:

@@ -16,7 +16,7 @@ from blip_bootstrap.config import EvaluateConfig
 from blip_training.data.held_out import HeldOut, chunks
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.evaluate.likelihood import Likelihoods, text_gains
-from blip_training.evaluate.retrieval import area_under_curve, best_ranks, first_of, recalls
+from blip_training.evaluate.retrieval import area_under_curve, best_ranks, first_of, recalls, similarities
 from blip_training.model.med import Med
 from blip_training.objective.micro_batches import encode_texts
 
@@ -122,8 +122,8 @@ class Matcher:
         for rows, pixels in self.data.pixels(self.med.config.vision.image_size, self.config.batch_size):
             states = self.med.encode_image(pixels)
             images.append(embed_pictures(self.med, states, pixels, self.config.mirrored))
-            self._score_pairs(rows, states, (images[-1] @ texts.T).float(), rng)
-        return (torch.cat(images) @ texts.T).float().cpu()
+            self._score_pairs(rows, states, similarities(images[-1], texts), rng)
+        return similarities(torch.cat(images), texts)
 
     @cached_property
     def _text_embeddings(self) -> Float[Tensor, "t e"]:
@@ -197,7 +197,7 @@ class Matcher:
             self.med.embed_image(self.med.encode_image(pixels))
             for _, pixels in judge.references.pixels(self.med.config.vision.image_size, size)
         ]
-        similar = (torch.cat(images) @ self._text_embeddings.T).float().cpu()
+        similar = similarities(torch.cat(images), self._text_embeddings)
         gains = text_gains(likelihoods, self.data, wanted, judge.references, similar, self.config.lm_references)
         return self.config.lm_weight * gains
 

@@ -15,13 +15,23 @@ if TYPE_CHECKING:
 RECALL_AT = (1, 5, 10)
 
 
+def similarities(items: Float[Tensor, "n e"], texts: Float[Tensor, "t e"]) -> Float[Tensor, "n t"]:
+    """The cosine of each item's embedding with each text's, both of length 1, in single precision, on the CPU.
+
+    bfloat16 has 256 steps between 0.5 and 1: many would be equal, and the rank of a right one be lost.
+    """
+    with torch.autocast(items.device.type, enabled=False):
+        return (items.float() @ texts.float().T).cpu()
+
+
 def best_ranks(scores: Float[Tensor, "q c"], right: Bool[Tensor, "q c"]) -> Int64[Tensor, " q"]:
     """For each query the rank (0: first) of its best right candidate.
 
-    Wrong candidates of equal score rank before it, so that a model that scores everything alike finds nothing.
+    Wrong candidates of equal score rank before it, so that a model that scores everything alike finds nothing; and so
+    do all of them where a score is NaN.
     """
     best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-    return ((scores >= best) & ~right).sum(1)
+    return (~(scores < best) & ~right).sum(1)
 
 
 def first_of(scores: Float[Tensor, "q c"], count: int) -> Bool[Tensor, "q c"]:
