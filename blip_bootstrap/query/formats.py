@@ -171,8 +171,17 @@ def shown(value: Any) -> str:
             return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.1f}"
         case list():
             return ", ".join(shown(one) for one in value)
+        case dict():  # a struct
+            return "{" + ", ".join(map(_entry, value.items())) + "}"
+        case (_, _):  # an entry of a map
+            return _entry(value)
         case _:
             return _UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
+
+
+def _entry(pair: tuple[Any, Any]) -> str:
+    name, value = pair
+    return f"{shown(name)}: {'null' if value is None else shown(value)}"
 
 
 def terminal_encoding() -> str:
