@@ -34,7 +34,7 @@ def training(config: dict[str, Any], **changes: object) -> dict[str, Any]:
     config["evaluate"] |= {"limit": 4}
     config["pretrain"] |= {"itm": {"uniform_share": 0.5, "negatives": "all_workers"}, **changes}
     config["pretrain"]["optimizer"] |= {
-        "batch_size": 12, "steps": STEPS, "checkpoint_every_steps": 5, "log_every_steps": 1, "warmup_steps": 60,
+        "batch_size": 12, "steps": STEPS, "checkpoint_every_steps": 5, "log_every_steps": 1, "lr": 3e-4,
     }  # fmt: skip
     return config
 

@@ -85,11 +85,15 @@ def _outcome_of(job: Training, threads: int, roots: Roots) -> Counts | Raised:
         return packed(error)
 
 
-def train_in_worker(call: Call, out: Path, threads: int, roots: Roots) -> Counts:
-    """In a worker: go on with what `out` has, by whichever node, and leave all that is made on the run's store."""
+def train_in_worker(call: Call, out: Path, threads: int, roots: Roots, first: bool = True) -> Counts:
+    """In a worker: go on with what `out` has, by whichever node, and leave all that is made on the run's store.
+
+    Of several workers the `first` alone leaves it: the others' copies are of when they began, and would replace it.
+    """
     see(roots)
     fetched(out)
     counts = run_call(call, threads)
-    files = (file.relative_to(out) for file in out.rglob("*") if file.is_file())
-    publish_rest(out, [str(name) for name in files if not any(part.startswith(".") for part in name.parts)])
+    if first:
+        files = (file.relative_to(out) for file in out.rglob("*") if file.is_file())
+        publish_rest(out, [str(name) for name in files if not any(part.startswith(".") for part in name.parts)])
     return counts

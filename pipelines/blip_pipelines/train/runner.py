@@ -75,8 +75,9 @@ def place_of_task(config: RayConfig, device: Device) -> Place:
 
 
 def place_of_training(job: Training, config: RayConfig) -> Place:
-    """Where a training runs; connects to Ray where it runs there. Raises ConfigError for several workers in one task.
+    """Where a training runs; connects to Ray where it runs there.
 
+    Raises ConfigError for several workers in one task, or more than a Ray on this machine, which does not grow, holds.
     One worker on the CPU is a plain task with retries: a TorchTrainer starts five processes for it, 7-20 s on two
     cores. Several workers, or a GPU, are a TorchTrainer.
     """
@@ -86,7 +87,19 @@ def place_of_training(job: Training, config: RayConfig) -> Place:
         raise ConfigError([f"{one} runs one worker, num_workers is {job.num_workers}"])
     if one or (config.trainer == "auto" and job.num_workers == 1 and not place.gpu):
         return place
+    if config.address == "local":
+        _check_local(job, place.gpu)
     return replace(place, kind="trainer")
+
+
+def _check_local(job: Training, gpu: bool) -> None:
+    from blip_pipelines.train.room import room_for  # ray takes two seconds to import
+
+    if (room := room_for(gpu)) < job.num_workers:
+        each, more = ("a CPU and a GPU", "") if gpu else ("a CPU", f", or set ray.num_cpus to {job.num_workers}")
+        raise ConfigError(
+            [f"{job.name}: num_workers is {job.num_workers}, {each} each, and Ray has {room} here; lower it{more}"]
+        )
 
 
 def train(job: Training, config: RayConfig) -> Counts:
@@ -134,10 +147,10 @@ def run_call(call: Call, threads: int) -> Counts:
 @contextmanager
 def following(files: Sequence[Path], name: str, total: int) -> Iterator[None]:
     """While the body runs, show the steps and losses that trainings write to their metrics.jsonl."""
-    stop = threading.Event()
+    stop, logs = threading.Event(), [Followed(file) for file in files]
     with Progress(name, total, "steps") as progress:
-        progress.begin(_num_steps(files)[0])
-        thread = threading.Thread(target=_follow, args=(files, progress, stop), daemon=True)
+        progress.begin(_num_steps(logs)[0])
+        thread = threading.Thread(target=_follow, args=(logs, progress, stop), daemon=True)
         thread.start()
         try:
             yield
@@ -146,33 +159,50 @@ def following(files: Sequence[Path], name: str, total: int) -> Iterator[None]:
             thread.join()
 
 
-def _follow(files: Sequence[Path], progress: Progress, stop: threading.Event) -> None:
+class Followed:
+    """A training's metrics.jsonl, which is written here, or by another machine, which puts it to the run's store.
+
+    That it does at each checkpoint. A copy here that does not change is of the command before.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._begun = self._stamp()
+
+    @property
+    def is_written_here(self) -> bool:
+        """Whether the file here has changed since the training began."""
+        return self._stamp() != self._begun
+
+    def last_line(self) -> dict[str, float]:
+        """The last whole line, or nothing where there is none yet."""
+        try:
+            with (None if self.is_written_here else open_input(self.file)) or self.file.open("rb") as stream:
+                stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
+                found: dict[str, float] = json.loads(stream.read().decode().splitlines()[-1])
+        except (OSError, ValueError, IndexError):
+            return {}
+        return found
+
+    def _stamp(self) -> tuple[int, int]:
+        try:
+            stat = self.file.stat()
+        except OSError:
+            return 0, 0
+        return stat.st_size, stat.st_mtime_ns
+
+
+def _follow(logs: Sequence[Followed], progress: Progress, stop: threading.Event) -> None:
     while True:
-        ended = stop.wait(POLL_S if any(file.exists() for file in files) else POLL_STORE_S)
-        steps, last = _num_steps(files)
+        ended = stop.wait(POLL_S if any(log.is_written_here for log in logs) else POLL_STORE_S)
+        steps, last = _num_steps(logs)
         if last:
             progress.update(steps, **{key: last[key] for key in SHOWN if key in last})
         if ended:
             return
 
 
-def _num_steps(files: Sequence[Path]) -> tuple[int, dict[str, float]]:
+def _num_steps(logs: Sequence[Followed]) -> tuple[int, dict[str, float]]:
     """The steps that all trainings have done, and the last line of the last one that has begun."""
-    lines = [line for file in files if (line := _last_line(file))]
+    lines = [line for log in logs if (line := log.last_line())]
     return int(sum(line["step"] for line in lines)), lines[-1] if lines else {}
-
-
-def _opened(file: Path) -> Any:
-    """A file to be read: here, or on a run's store, where a worker of another machine puts it at each checkpoint."""
-    return (None if file.exists() else open_input(file)) or file.open("rb")
-
-
-def _last_line(file: Path) -> dict[str, float]:
-    """The last whole line of a metrics.jsonl, or nothing where there is none yet."""
-    try:
-        with _opened(file) as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
-            found: dict[str, float] = json.loads(stream.read().decode().splitlines()[-1])
-    except (OSError, ValueError, IndexError):
-        return {}
-    return found

@@ -117,12 +117,13 @@ def _run_worker(config: dict[str, Any]) -> None:
 
     scratch = Path(config["scratch"])
     stall.last_words[:] = [partial(_leave, scratch / STALLED)]
+    first = get_context().get_world_rank() == 0
     try:
-        counts = train_in_worker(config["call"], config["out"], config["threads"], config["roots"])
+        counts = train_in_worker(config["call"], config["out"], config["threads"], config["roots"], first)
     except Exception as error:
         _leave(scratch / (OUTCOME if isinstance(error, BlipBootstrapError) else RAISED), packed(error))
         raise
-    if get_context().get_world_rank() == 0:
+    if first:
         _leave(scratch / OUTCOME, counts)
 
 

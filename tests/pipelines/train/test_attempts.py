@@ -16,7 +16,8 @@ import pytest
 from blip_bootstrap.config import FinetuneConfig, OptimizerConfig, PretrainConfig, RayConfig
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_pipelines.cluster.errors import packed
-from blip_pipelines.train import causes, trainer
+from blip_pipelines.cluster.sees_root import Roots
+from blip_pipelines.train import causes, on_ray, trainer
 from blip_pipelines.train.runner import Training, train
 from blip_pipelines.train.steps import sizes_of
 from blip_training.train.checkpoint_files import checkpoint_path
@@ -112,6 +113,17 @@ def test_each_attempt_has_as_many_workers_as_there_is_room_for(tmp_path: Path, m
     job = job_in(tmp_path / "out", num_workers=8, sizes=(2, 4, 8))
     counts, numbers = go_through(monkeypatch, job, dies(), dies(3), ends, room=(8, 4))
     assert (counts, numbers) == ({"steps": 9}, [8, 4, 8])
+
+
+def test_the_first_worker_alone_leaves_its_files_on_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one's log is of when it began, and would stand in place of the whole one."""
+    put: list[list[str]] = []
+    monkeypatch.setattr(on_ray, "publish_rest", lambda folder, names: put.append(names))
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / ".hidden").touch()
+    for first in (False, True):
+        assert on_ray.train_in_worker(dict, tmp_path, 1, Roots(), first) == {}
+    assert put == [["metrics.jsonl"]]
 
 
 @pytest.mark.parametrize(

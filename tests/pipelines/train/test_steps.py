@@ -179,6 +179,23 @@ def test_one_task_is_not_several_workers(world: Path, tmp_path: Path, ray_config
         pretrain(tmp_path, None, None, None, config=config, ray=ray_config.model_copy(update={"trainer": "task"}))
 
 
+def test_more_workers_than_this_machine_holds_are_refused(world: Path, tmp_path: Path, ray_config: RayConfig) -> None:
+    config = pretrain_config(world, batch_size=64).model_copy(update={"num_workers": 64})
+    told = r"^pretrain: num_workers is 64, a CPU each, and Ray has \d+ here; lower it, or set ray.num_cpus to 64$"
+    with pytest.raises(ConfigError, match=told):
+        pretrain(tmp_path, None, None, None, config=config, ray=ray_config)
+
+
+def test_one_worker_comes_to_the_same_weights_without_ray_in_a_task_and_in_ray_train(
+    world: Path, tmp_path: Path, ray_config: RayConfig
+) -> None:
+    ways = {"none": {"address": "none"}, "task": {"trainer": "task"}, "ray_train": {"trainer": "ray_train"}}
+    for name, changes in ways.items():
+        pretrain_into(tmp_path / name, world, ray_config.model_copy(update=changes))
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ways]
+    assert weights[0] == weights[1] == weights[2]
+
+
 def controls(world: Path, out: Path, ray: RayConfig, *arms: str) -> dict[str, Any]:
     config = TrainControlsConfig(
         arms=arms,
