@@ -125,6 +125,7 @@ def test_lists_of_msrvtt_and_msvd_are_read(tokenizer: Tokenizer, tmp_path: Path)
         "d/test_list.txt": "\n".join(names),
         "e/video_corpus.csv": "VideoID,Start,End,WorkerID,Source,AnnotationTime,Language,Description\n"
         + "".join(cells),
+        "e/test_list.txt": "".join(f"video_{i}_9\n" for i in range(len(names))),
     }  # fmt: skip
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from blip_bootstrap.config import BenchmarkConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import Progress
 from blip_training.benchmarks.asked import Asked, Statement
 from blip_training.benchmarks.vqa_accuracy import official_accuracy
 from blip_training.benchmarks.work import BLOCK, Work, as_videos, blocks_of, check_finite
-from blip_training.data.questions import Question, read_answers
+from blip_training.data.questions import Question
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.evaluate.vqa_answers import answer_questions
 from blip_training.model.nlvr import Nlvr
@@ -60,7 +61,7 @@ def measure_answering(
     answers: dict[int, Any] = {}
     with Progress("answers", len(asked), unit="questions") as progress:
         for start, block in blocks_of(in_order, BLOCK):
-            found = work.values(f"answers-{start:07d}", partial(answer, [asked[place] for place in block]))
+            found = work.values(f"answers-{start:07d}", len(block), partial(answer, [asked[place] for place in block]))
             answers |= zip(block, found, strict=True)
             progress.advance(len(block))
     rows = [
@@ -81,14 +82,14 @@ def _accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return figures
 
 
-def find_candidates(work: Work, file: Path) -> list[str]:
-    """The answers to choose from, none in mode generate. Raises InputError where there is no list of them."""
-    if work.config.mode == "generate":
-        return []
-    beside = work.config.answers or file.with_name("answer_list.json")
+def find_answers(config: BenchmarkConfig, file: Path) -> Path | None:
+    """The list of the answers to choose from; None in mode generate. Raises InputError where it is missing."""
+    if config.mode == "generate":
+        return None
+    beside = config.answers or file.with_name("answer_list.json")
     if not beside.is_file():
         raise InputError(f"{beside}: not there; mode rank chooses from a list of answers: set benchmark.answers=FILE")
-    return read_answers(beside)
+    return beside
 
 
 def measure_statements(
@@ -115,7 +116,7 @@ def measure_statements(
     truths: list[float] = []
     with Progress("statements", len(statements), unit="statements") as progress:
         for start, block in blocks_of(statements, BLOCK):
-            truths += work.values(f"statements-{start:07d}", partial(judge, block))
+            truths += work.values(f"statements-{start:07d}", len(block), partial(judge, block))
             progress.advance(len(block))
     rows = [
         {"id": one.id, "sentence": one.sentence, "true": round(truth, 6), "label": one.label}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,8 @@ from typing import Any
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.reading.text_files import lines_of
-from blip_training.benchmarks.names import VQA_QUESTIONS, Benchmark
-from blip_training.benchmarks.places import Media, cell, find_beside, read_json, rows_of
+from blip_bootstrap.storage.cells import NotTextError, described, text_of
+from blip_training.benchmarks.places import Media, cell, is_vqav2, objects_in, read_json, rows_of
 from blip_training.data.questions import Question
 
 
@@ -32,40 +34,53 @@ class Statement:
     id: str
 
 
-def read_asked(benchmark: Benchmark, file: Path, media: Media) -> list[Asked]:
-    """The questions of a list, in its order. Raises InputError where it is not as its publisher ships it."""
-    if file.name == VQA_QUESTIONS or "OpenEnded" in file.name:
-        return _vqav2(benchmark, file, media)
-    names = _msvd_names(benchmark, file)
+def read_asked(file: Path, media: Media, beside: Path | None = None) -> list[Asked]:
+    """The questions of a list, in its order. Raises InputError where it is not as its publisher ships it.
+
+    `beside` are VQAv2's annotations, or the names of MSVD's videos.
+    """
+    if is_vqav2(file) and beside:
+        return _vqav2(file, media, beside)
+    names = _msvd_names(beside) if beside else {}
     return [_asked(row, f"{file}: row {number + 1}", number, media, names) for number, row in enumerate(rows_of(file))]
 
 
-def _vqav2(benchmark: Benchmark, file: Path, media: Media) -> list[Asked]:
+def _vqav2(file: Path, media: Media, beside: Path) -> list[Asked]:
     """VQAv2: one file with questions, one with annotations, by question_id."""
-    beside = find_beside(benchmark, file) or file.with_name(
-        file.name.replace("OpenEnded_", "").replace("_questions", "_annotations")
-    )
-    if not beside.is_file():
-        raise InputError(f"{beside}: not there, beside {file.name}; get {benchmark.publisher}")
-    given = {row.get("question_id"): row for row in _listed(beside, "annotations")}
+    content, whose = read_json(file), "VQAv2's files have"
+    given = {
+        cell(row, "question_id", (int, str), f"{beside}: annotation {number}"): row
+        for number, row in enumerate(objects_in(read_json(beside), "annotations", beside, whose))
+    }
+    part = _part(content, file)
     asked = []
-    for number, row in enumerate(_listed(file, "questions")):
+    for number, row in enumerate(objects_in(content, "questions", file, whose)):
         where = f"{file}: question {number}"
-        if (people := given.get(row.get("question_id"))) is None:
-            raise InputError(f"{where}: question_id {row.get('question_id')} is not in {beside.name}")
-        image = f"val2014/COCO_val2014_{cell(row, 'image_id', int, where):012d}.jpg"
-        answers = Counter(str(one["answer"]) for one in cell(people, "answers", list, where))
+        own = cell(row, "question_id", (int, str), where)
+        if (people := given.get(own)) is None:
+            raise InputError(f"{where}: question_id {own} is not in {beside.name}")
+        image = f"{part}/COCO_{part}_{cell(row, 'image_id', int, where):012d}.jpg"
+        answered = f"{beside}: question_id {own}"
+        texts = [cell(one, "answer", str, answered, True) for one in cell(people, "answers", list, answered)]
         text = " ".join(cell(row, "question", str, where).split())
-        asked.append(Asked(media.find(image), text, answers, where, str(row["question_id"]), people.get("answer_type")))
+        asked.append(Asked(media.find(image), text, Counter(texts), where, str(own), _kind(people)))
+    if not asked:
+        raise InputError(f"{file}: no question in it")
     return asked
 
 
-def _listed(file: Path, name: str) -> list[dict[str, Any]]:
-    content = read_json(file)
-    rows = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not rows:
-        raise InputError(f"{file}: has no list `{name}`; VQAv2's files have one")
-    return rows
+def _part(content: Any, file: Path) -> str:
+    """The part of COCO that VQAv2's questions are about: that of their file, of their file's name, or val2014."""
+    said = str(content.get("data_subtype") if isinstance(content, dict) else "")
+    found = re.search(r"(train|val|test)(-dev)?(20\d\d)", said) or re.search(
+        r"(train|val|test)(-dev)?(20\d\d)", file.name
+    )
+    return f"{found[1]}{found[3]}" if found else "val2014"
+
+
+def _kind(people: dict[str, Any]) -> str | None:
+    kind = people.get("answer_type")
+    return kind if isinstance(kind, str) and kind else None
 
 
 def _asked(row: dict[str, Any], where: str, number: int, media: Media, names: dict[str, str]) -> Asked:
@@ -77,19 +92,38 @@ def _asked(row: dict[str, Any], where: str, number: int, media: Media, names: di
         name = names.get(video, video)
     else:
         name = cell(row, "video" if "video" in row else "image", str, where)
-    given = next((row[one] for one in ("answers", "answer") if row.get(one)), None)
-    if given is None:
-        raise InputError(f"{where}: no answers; a text, a list of texts or texts with counts were expected")
-    answers = Counter(given) if isinstance(given, dict) else Counter([given] if isinstance(given, str) else given)
+    given = next((row[one] for one in ("answers", "answer") if row.get(one) not in (None, "", [], {})), None)
+    people = _people(given, where)
     text = " ".join(cell(row, "question", str, where).split())
     own = row.get("question_id", row.get("id", number))
-    return Asked(media.find(name), text, {str(one): count for one, count in answers.items()}, where, str(own))
+    return Asked(media.find(name), text, people, where, str(own))
 
 
-def _msvd_names(benchmark: Benchmark, file: Path) -> dict[str, str]:
-    """The names of the videos by MSVD-QA's numbers, as `vid1301`; empty for other benchmarks."""
-    beside = find_beside(benchmark, file) if benchmark.name == "msvd_qa" else None
-    pairs = [line.split() for _, line in lines_of(beside) if line.strip()] if beside else []
+def _people(given: Any, where: str) -> dict[str, float]:
+    """How many people gave each answer: of a text, a list of a text for each person, or texts with counts."""
+    counted = given.items() if isinstance(given, dict) else [(one, 1) for one in _as_list(given)]
+    people: Counter[str] = Counter()
+    for one, count in counted:
+        try:
+            text = text_of(one)
+        except NotTextError as error:
+            raise InputError(f"{where}: an answer is {error}; a text was expected") from error
+        if not isinstance(count, int | float) or isinstance(count, bool) or not 0 < count < math.inf:
+            raise InputError(f"{where}: {described(count)} is the count of an answer; a number above 0 was expected")
+        if one is not None:
+            people[text] += count
+    if not people:
+        raise InputError(f"{where}: no answers; a text, a list of texts or texts with counts were expected")
+    return dict(people)
+
+
+def _as_list(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [given]
+
+
+def _msvd_names(beside: Path) -> dict[str, str]:
+    """The names of the videos by MSVD-QA's numbers, as `vid1301`."""
+    pairs = [line.split() for _, line in lines_of(beside) if line.strip()]
     if any(len(pair) != 2 for pair in pairs):
         raise InputError(f"{beside}: each line has a video's name and its number, as `-4wsuPCjDBc_5_15 vid1`")
     return {number: name for name, number in pairs}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.reading.text_files import lines_of, open_text
+from blip_bootstrap.reading.delimited import records_of, split_fields
+from blip_bootstrap.reading.text_files import lines_of, plain_suffix
 from blip_training.benchmarks.names import Benchmark
-from blip_training.benchmarks.places import Media, cell, read_json, rows_of
-
-MOST_FIELD_CHARS = 10_000_000
+from blip_training.benchmarks.places import Media, cell, objects_in, read_json, rows_of
 
 
 @dataclass(frozen=True)
@@ -26,39 +23,46 @@ class Captioned:
     domain: str | None = None
 
 
-def read_captioned(benchmark: Benchmark, file: Path, media: Media, split: str) -> list[Captioned]:
-    """The items of a list, in its order. Raises InputError where it is not as its publisher ships it, or is empty."""
-    read: Callable[[Path, Media, str], Iterable[Captioned]] = _plain
-    if file.name.startswith("dataset_"):
-        read = _karpathy
-    elif benchmark.name == "nocaps" and not file.name.startswith("nocaps_val.json"):
-        read = _coco_style
-    elif benchmark.name == "msrvtt" and file.suffix != ".jsonl":
-        read = _msrvtt_csv if file.suffix == ".csv" else _msrvtt_videodatainfo
-    elif benchmark.name == "msvd" and file.suffix != ".jsonl":
-        read = _msvd
-    items = list(read(file, media, split))
+def read_captioned(
+    benchmark: Benchmark, file: Path, media: Media, split: str, beside: Path | None = None
+) -> list[Captioned]:
+    """The items of a list, in its order. Raises InputError where it is not as its publisher ships it, or is empty.
+
+    `beside` has the names of those of MSVD's videos that are read.
+    """
+    items = list(_read(benchmark, file, media, split, beside))
     if not items:
         raise InputError(f"{file}: no item with a caption in it")
+    if without := [item.key for item in items if not item.captions]:
+        lacking = f"{len(without):,} of {len(items):,} have no caption, or blank ones alone"
+        raise InputError(f"{file}: {lacking}, as {without[0]}; take them out of the list, or get the file again")
     return items
+
+
+def _read(benchmark: Benchmark, file: Path, media: Media, split: str, beside: Path | None) -> Iterable[Captioned]:
+    if file.name.startswith("dataset_"):
+        return _karpathy(file, media, split)
+    if benchmark.name == "nocaps" and not file.name.startswith("nocaps_val.json"):
+        return _coco_style(file, media)
+    if benchmark.name == "msrvtt" and plain_suffix(file) != ".jsonl":
+        return _msrvtt_csv(file, media) if plain_suffix(file) == ".csv" else _msrvtt_videodatainfo(file, media)
+    if benchmark.name == "msvd" and beside:
+        return _msvd(file, media, beside)
+    return _plain(file, media)
 
 
 def _karpathy(file: Path, media: Media, split: str) -> Iterable[Captioned]:
     """dataset_coco.json and dataset_flickr30k.json: images with a split, and sentences."""
-    content = read_json(file)
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list):
-        raise InputError(f"{file}: has no list `images`; Karpathy's splits have one")
-    for number, image in enumerate(images):
+    for number, image in enumerate(objects_in(read_json(file), "images", file, "Karpathy's splits have")):
         if image.get("split") == split:
             where = f"{file}: image {number}"
             name = cell(image, "filename", str, where)
-            texts = [cell(one, "raw", str, where) for one in cell(image, "sentences", list, where)]
+            texts = [cell(one, "raw", str, where, True) for one in cell(image, "sentences", list, where)]
             path = f"{image['filepath']}/{name}" if image.get("filepath") else name
             yield Captioned(str(number), media.find(path), _clean(texts))
 
 
-def _plain(file: Path, media: Media, split: str) -> Iterable[Captioned]:
+def _plain(file: Path, media: Media) -> Iterable[Captioned]:
     """The lists of BLIP's authors, and this project's: image, clip_name or video, and caption or captions.
 
     Rows of one picture or video in succession, as in lists with a caption a row, are put together.
@@ -76,55 +80,51 @@ def _plain(file: Path, media: Media, split: str) -> Iterable[Captioned]:
     return found.values()
 
 
-def _coco_style(file: Path, media: Media, split: str) -> Iterable[Captioned]:
+def _coco_style(file: Path, media: Media) -> Iterable[Captioned]:
     """nocaps_val_4500_captions.json: images with a domain, and annotations with a caption each."""
-    content = read_json(file)
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise InputError(f"{file}: has no list `images`; nocaps' annotations have one")
+    content, whose = read_json(file), "nocaps' annotations have"
+    images = objects_in(content, "images", file, whose)
     if not content.get("annotations"):
         raise InputError(f"{file}: has no captions; those of the test part are not public, the validation part's are")
-    texts: dict[Any, list[str]] = {}
-    for number, row in enumerate(content["annotations"]):
-        texts.setdefault(row.get("image_id"), []).append(cell(row, "caption", str, f"{file}: annotation {number}"))
-    for number, image in enumerate(content["images"]):
-        if image.get("id") in texts:
-            name = cell(image, "file_name", str, f"{file}: image {number}")
-            yield Captioned(
-                str(image["id"]), media.find(name), _clean(texts[image["id"]]), _domain(image.get("domain"))
-            )
+    texts: dict[int | str, list[str]] = {
+        cell(image, "id", (int, str), f"{file}: image {number}"): [] for number, image in enumerate(images)
+    }
+    if len(texts) < len(images):
+        raise InputError(f"{file}: {len(images):,} images have {len(texts):,} different ids; each needs its own")
+    for number, row in enumerate(objects_in(content, "annotations", file, whose)):
+        where = f"{file}: annotation {number}"
+        if (own := texts.get(cell(row, "image_id", (int, str), where))) is None:
+            raise InputError(f"{where}: image_id {row['image_id']!r} is none of the images")
+        own.append(cell(row, "caption", str, where, True))
+    for number, image in enumerate(images):
+        name = cell(image, "file_name", str, f"{file}: image {number}")
+        yield Captioned(str(image["id"]), media.find(name), _clean(texts[image["id"]]), _domain(image.get("domain")))
 
 
-def _msrvtt_csv(file: Path, media: Media, split: str) -> Iterable[Captioned]:
+def _msrvtt_csv(file: Path, media: Media) -> Iterable[Captioned]:
     """MSRVTT_JSFUSION_test.csv: key, vid_key, video_id, sentence."""
-    csv.field_size_limit(MOST_FIELD_CHARS)
-    with open_text(file) as stream:
-        for number, row in enumerate(csv.DictReader(stream)):
-            where = f"{file}: row {number + 1}"
-            name = cell(dict(row), "video_id", str, where)
-            yield Captioned(name, media.find(name), _clean([cell(dict(row), "sentence", str, where)]))
-
-
-def _msrvtt_videodatainfo(file: Path, media: Media, split: str) -> Iterable[Captioned]:
-    """test_videodatainfo.json: videos, and sentences with the video's name."""
-    content = read_json(file)
-    sentences = content.get("sentences") if isinstance(content, dict) else None
-    if not isinstance(sentences, list):
-        raise InputError(f"{file}: has no list `sentences`; MSRVTT's lists have one")
     texts: dict[str, list[str]] = {}
-    for number, row in enumerate(sentences):
-        where = f"{file}: sentence {number}"
-        texts.setdefault(cell(row, "video_id", str, where), []).append(cell(row, "caption", str, where))
+    for where, row in _csv_rows(file, ("video_id", "sentence")):
+        texts.setdefault(cell(row, "video_id", str, where), []).append(cell(row, "sentence", str, where))
     return [Captioned(name, media.find(name), _clean(own)) for name, own in texts.items()]
 
 
-def _msvd(file: Path, media: Media, split: str) -> Iterable[Captioned]:
-    """AllVideoDescriptions.txt or the corpus as CSV, of them the videos in test_list.txt, where that is there."""
-    texts = _msvd_csv(file) if file.suffix == ".csv" else _msvd_text(file)
-    chosen = file.with_name(f"{split}_list.txt")
-    names = [line.strip() for _, line in lines_of(chosen) if line.strip()] if chosen.is_file() else list(texts)
+def _msrvtt_videodatainfo(file: Path, media: Media) -> Iterable[Captioned]:
+    """test_videodatainfo.json: videos, and sentences with the video's name."""
+    texts: dict[str, list[str]] = {}
+    for number, row in enumerate(objects_in(read_json(file), "sentences", file, "MSRVTT's lists have")):
+        where = f"{file}: sentence {number}"
+        texts.setdefault(cell(row, "video_id", str, where), []).append(cell(row, "caption", str, where, True))
+    return [Captioned(name, media.find(name), _clean(own)) for name, own in texts.items()]
+
+
+def _msvd(file: Path, media: Media, chosen: Path) -> Iterable[Captioned]:
+    """AllVideoDescriptions.txt or the corpus as CSV, of them the videos that a list names."""
+    texts = _msvd_csv(file) if plain_suffix(file) == ".csv" else _msvd_text(file)
+    names = [line.strip() for _, line in lines_of(chosen) if line.strip()]
     if unknown := [name for name in names if name not in texts]:
         raise InputError(f"{chosen}: {unknown[0]} has no description in {file.name}, as have {len(unknown)} of them")
-    return [Captioned(name, media.find(name), _clean(texts[name])) for name in names]
+    return [Captioned(name, media.find(name), _clean(texts[name])) for name in dict.fromkeys(names)]
 
 
 def _msvd_text(file: Path) -> Mapping[str, list[str]]:
@@ -137,14 +137,28 @@ def _msvd_text(file: Path) -> Mapping[str, list[str]]:
 
 
 def _msvd_csv(file: Path) -> Mapping[str, list[str]]:
-    csv.field_size_limit(MOST_FIELD_CHARS)
     texts: dict[str, list[str]] = {}
-    with open_text(file) as stream:
-        for row in csv.DictReader(stream):
-            text = (row.get("Description") or "").strip()
-            if row.get("Language") == "English" and text:
-                texts.setdefault(f"{row.get('VideoID')}_{row.get('Start')}_{row.get('End')}", []).append(text)
+    for _, row in _csv_rows(file, ("VideoID", "Start", "End", "Language", "Description")):
+        text = row.get("Description", "").strip()
+        if row.get("Language") == "English" and text:
+            texts.setdefault(f"{row['VideoID']}_{row['Start']}_{row['End']}", []).append(text)
     return texts
+
+
+def _csv_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a CSV file by its header, each with its place. A quote without an end swallows no rows.
+
+    Where the text is the last column, commas without quotes are part of it.
+    """
+    lines = lines_of(file)
+    header = next((line for _, line in lines if line.strip()), "")
+    names = [name.strip() for name in split_fields(header, ",")[0]]
+    if lacking := [name for name in needed if name not in names]:
+        raise InputError(f"{file}: its header has no {lacking[0]}, only {', '.join(names)[:200] or 'nothing'}")
+    for number, fields, _ in records_of(lines, ",", lambda found: len(found) == len(names)):
+        if len(fields) > len(names) and names[-1] == needed[-1]:
+            fields[len(names) - 1 :] = [",".join(fields[len(names) - 1 :])]
+        yield f"{file}: line {number}", dict(zip(names, fields, strict=False))
 
 
 def _clean(texts: Iterable[str]) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def write_captions(med: Med, tokenizer: Tokenizer, items: Sequence[Captioned], w
 
     with Progress("captions", len(items), unit="pictures") as progress:
         for start, block in blocks_of(items, work.block):
-            captions += work.values(f"captions-{start:07d}", partial(write, block))
+            captions += work.values(f"captions-{start:07d}", len(block), partial(write, block))
             progress.advance(len(block))
     return captions
 

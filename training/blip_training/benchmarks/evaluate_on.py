@@ -18,7 +18,7 @@ from blip_bootstrap.config.benchmark import BenchmarkConfig, Task
 from blip_bootstrap.errors import CheckpointError, InputError
 from blip_bootstrap.storage.files import check_writable, write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, digest_of_recipe, recipe_of
-from blip_training.benchmarks.answering import find_candidates, measure_answering, measure_statements
+from blip_training.benchmarks.answering import find_answers, measure_answering, measure_statements
 from blip_training.benchmarks.asked import Asked, Statement, read_asked, read_statements
 from blip_training.benchmarks.captioned import Captioned, read_captioned
 from blip_training.benchmarks.captioning import check_programs, measure_captioning
@@ -27,8 +27,9 @@ from blip_training.benchmarks.places import Media, check_media, digest_of_data, 
 from blip_training.benchmarks.retrieval import measure_retrieval
 from blip_training.benchmarks.work import Work
 from blip_training.checkpoint.nlvr_file import load_nlvr
-from blip_training.checkpoint.store import load_med, load_vqa
+from blip_training.checkpoint.store import load_med, load_vqa, tokenizer_beside
 from blip_training.data.normalise import set_normalise
+from blip_training.data.questions import read_answers
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.model.med import DECODE, EMBED, MATCH, Med
 from blip_training.model.nlvr import Nlvr
@@ -82,18 +83,18 @@ def measure(
     benchmark = benchmark_of(name)
     data = read_data(benchmark, data_root, config.benchmark, limit)
     settings, tasks = config.benchmark, _tasks(benchmark, config.benchmark)
-    made_of = {
-        "model": digest_of_path(resolve_source(model)), "data": digest_of_data(data.lists, data.media),
+    source = resolve_source(model)
+    made_of = _read_with(source) | {
+        "model": digest_of_path(source), "data": digest_of_data(data.lists, data.media),
         "benchmark": name, "limit": str(limit), "version": __version__, "torch": torch.__version__,
     }  # fmt: skip
     digest = digest_of_recipe(
         {"benchmark": recipe_of("evaluate", settings, made_of), "vqa": recipe_of("vqa", config.vqa, {})}
     )
     folder = out / name / digest[:12] if out else None
-    if folder and (folder / RESULT).is_file():
-        found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        return found
     if folder:
+        if found := _result_in(folder / RESULT):
+            return found
         check_writable(folder / RESULT)
     work = Work(benchmark, settings, config.vqa, folder / WORK if folder else None)
     started = time.monotonic()
@@ -114,19 +115,35 @@ def measure(
     return result
 
 
+def _result_in(file: Path) -> dict[str, Any] | None:
+    """The result that is there; None where there is none, or it is damaged and so is made anew."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.keys() >= {"figures", "items", "seconds", "path"} else None
+
+
+def _read_with(model: Path) -> dict[str, str]:
+    """The digest of the tokenizer that lies beside a model's file and is no part of it."""
+    beside = tokenizer_beside(model) if model.is_file() else None
+    return {"tokenizer": digest_of_path(beside)} if beside else {}
+
+
 def read_data(benchmark: Benchmark, data_root: Path, config: BenchmarkConfig, limit: int | None = None) -> Data:
     """The first `limit` items of a benchmark. Raises InputError where a list, a picture or a video is missing."""
     file = find_list(benchmark, data_root, config.split)
     media = Media(benchmark, config.image_root or (data_root if data_root.is_dir() else file.parent))
-    beside = find_beside(benchmark, file)
+    beside = find_beside(benchmark, file, config.split)
     items: Items
     if "nlvr" in benchmark.tasks:
         items = read_statements(file, media)
     elif "vqa" in benchmark.tasks:
-        items = read_asked(benchmark, file, media)
+        items = read_asked(file, media, beside)
     else:
-        items = read_captioned(benchmark, file, media, config.split)
-    data = Data(items[:limit], [file, *([beside] if beside else [])])
+        items = read_captioned(benchmark, file, media, config.split, beside)
+    answers = find_answers(config, file) if "vqa" in benchmark.tasks else None
+    data = Data(items[:limit], [one for one in (file, beside, answers) if one])
     check_media(benchmark, data.media)
     return data
 
@@ -151,7 +168,8 @@ def _measure(
     if device.type == "cpu":
         keep_freed_memory()
     is_half = config.dtype == "bfloat16" or (config.dtype == "auto" and device.type == "cuda")
-    candidates = find_candidates(work, data.lists[0]) if "vqa" in tasks else []
+    answers = find_answers(config, data.lists[0]) if "vqa" in tasks else None
+    candidates = read_answers(answers) if answers else []
     model, tokenizer, able = _open(source, tasks, work, device)
     figures: dict[str, float] = {}
     written: dict[str, list[dict[str, Any]]] = {}

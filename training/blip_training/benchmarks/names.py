@@ -14,15 +14,15 @@ class Benchmark:
     """One benchmark.
 
     `files` are the names of lists that it can be read from, by split; the first of them that is there is read. `beside`
-    names, by the list's name, what is needed beside it. `rerank_top_k` and `max_words` are those of the released code.
-    `is_video` says that its items are videos.
+    names what is needed beside any of them. `rerank_top_k` and `max_words` are those of the released code. `is_video`
+    says that its items are videos.
     """
 
     name: str
     tasks: tuple[Task, ...]
     files: Mapping[str, tuple[str, ...]]
     publisher: str
-    beside: Mapping[str, str] | None = None
+    beside: str | None = None
     is_video: bool = False
     rerank_top_k: int = 128
     repetition_penalty: float = 1.0
@@ -83,7 +83,6 @@ _ALL = (
         {"test": (VQA_QUESTIONS, "vqa_val.json")},
         f"questions and annotations of the validation part from https://visualqa.org/download; {_COCO_PICTURES}; "
         f"answer_list.json for mode rank from {BLIP_LISTS}",
-        {VQA_QUESTIONS: "v2_mscoco_val2014_annotations.json"},
     ),
     Benchmark(
         "nlvr2", ("nlvr",),
@@ -112,7 +111,7 @@ _ALL = (
     Benchmark(
         "msvd_qa", ("vqa",), {"test": ("test_qa.json",), "val": ("val_qa.json",)},
         f"test_qa.json of MSVD-QA and youtube_mapping.txt: {_QA}; {_MSVD_VIDEOS}",
-        {"test_qa.json": "youtube_mapping.txt", "val_qa.json": "youtube_mapping.txt"}, is_video=True,
+        "youtube_mapping.txt", is_video=True,
     ),
     Benchmark("captions", ("captioning", "retrieval"), {}, 'JSON lines of {"image": file, "captions": [text, ...]}'),
     Benchmark(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.reading.json_files import parse_json
-from blip_bootstrap.reading.text_files import lines_of
+from blip_bootstrap.reading.text_files import lines_of, plain_suffix
+from blip_bootstrap.storage.cells import described, text_of
 from blip_bootstrap.storage.manifest import digest_of_path
 from blip_training.benchmarks.names import Benchmark
 
@@ -23,6 +25,8 @@ MEDIA_FOLDERS = (
 
 VIDEO_ENDINGS = ("", ".mp4", ".avi", ".webm", ".mkv", ".mov")
 """Endings of a video whose list has none; without an ending it is a folder of frames."""
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def find_list(benchmark: Benchmark, data: Path, split: str) -> Path:
@@ -39,9 +43,13 @@ def find_list(benchmark: Benchmark, data: Path, split: str) -> Path:
     raise InputError(f"{data}: there is no {' or '.join(names)}; get {benchmark.publisher}")
 
 
-def find_beside(benchmark: Benchmark, file: Path) -> Path | None:
+def find_beside(benchmark: Benchmark, file: Path, split: str) -> Path | None:
     """What the benchmark needs beside its list `file`. Raises InputError where it is missing; None: nothing."""
-    name = (benchmark.beside or {}).get(file.name)
+    name = benchmark.beside
+    if is_vqav2(file):
+        name = file.name.replace("OpenEnded_", "").replace("_questions", "_annotations")
+    elif benchmark.name == "msvd" and plain_suffix(file) in (".txt", ".csv"):
+        name = f"{split}_list.txt"  # the files have all 1,970 videos
     if name is None:
         return None
     if not file.with_name(name).is_file():
@@ -49,32 +57,49 @@ def find_beside(benchmark: Benchmark, file: Path) -> Path | None:
     return file.with_name(name)
 
 
+def is_vqav2(file: Path) -> bool:
+    """Whether a list has the form of VQAv2's own questions, of any split."""
+    return "OpenEnded_" in file.name
+
+
 class Media:
     """Finds pictures or videos by the names in a list, below `root`, the folder that was found last first."""
 
     def __init__(self, benchmark: Benchmark, root: Path) -> None:
         self.benchmark, self.root = benchmark, root
-        self._folders = list(MEDIA_FOLDERS)
+        self._folders = [""] if benchmark.is_own else list(MEDIA_FOLDERS)
 
     def find(self, name: str) -> Path:
-        """Where the file is; `root / name` where it is nowhere."""
-        tries = [name, Path(name).name] if "/" in name else [name]
+        """Where the file is; `root / name` where it is nowhere.
+
+        Publishers' names are looked for without their folders, too. Names in a list of one's own need not be different
+        without them: another picture would stand in a missing one's place.
+        """
+        tries = [name, Path(name).name] if "/" in name and not self.benchmark.is_own else [name]
         endings = VIDEO_ENDINGS if self.benchmark.is_video else ("",)
         for folder in self._folders:
             for each in tries:
                 for ending in endings:
                     found = self.root / folder / f"{each}{ending}"
-                    if found.is_file() or (self.benchmark.is_video and found.is_dir()):
+                    if is_item(self.benchmark, found):
                         self._folders.remove(folder)
                         self._folders.insert(0, folder)
                         return found
         return self.root / name
 
 
+def is_item(benchmark: Benchmark, path: Path) -> bool:
+    """Whether there is such a picture, or such a video: a file, or a folder of its frames."""
+    try:
+        return path.is_file() or (benchmark.is_video and path.is_dir())
+    except OSError:  # a name longer than any can be
+        return False
+
+
 def check_media(benchmark: Benchmark, files: Iterable[Path]) -> None:
     """Raise InputError where pictures or videos are missing: how many, the first, and where the publisher has them."""
     every = list(dict.fromkeys(files))
-    missing = [file for file in every if not file.exists()]
+    missing = [file for file in every if not is_item(benchmark, file)]
     if missing:
         what = "videos" if benchmark.is_video else "pictures"
         of_all = f"{len(missing):,} of {len(every):,} {what} are missing"
@@ -91,22 +116,34 @@ def digest_of_data(lists: Sequence[Path], media: Iterable[Path]) -> str:
     for file in lists:
         whole.update(f"{file.name} {digest_of_path(file)}\n".encode())
     for file in sorted(set(media)):
-        inside = sorted(file.iterdir()) if file.is_dir() else [file]
+        inside = sorted(one for one in file.iterdir() if one.is_file()) if file.is_dir() else [file]
         whole.update("".join(f"{one.name} {one.stat().st_size}\n" for one in inside).encode())
     return whole.hexdigest()
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file, or the list of the objects of JSON lines. Raises InputError where it is neither."""
+    """The content of a JSON file, or the list of the objects of JSON lines. Raises InputError where it is neither.
+
+    Halves of surrogate pairs, which JSON can hold and no file can, become question marks.
+    """
     text = "\n".join(line for _, line in lines_of(file))
     try:
-        return parse_json(text)
+        content = parse_json(text)
     except ValueError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]
         try:
-            return [parse_json(line) for line in lines]
+            content = [parse_json(line) for line in lines]
         except ValueError:
             raise InputError(f"{file}: neither JSON nor JSON lines ({error})") from error
+    return _in_unicode(content) if _SURROGATE.search(text) else content
+
+
+def _in_unicode(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {text_of(name): _in_unicode(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_in_unicode(value) for value in content]
+    return text_of(content) if isinstance(content, str) else content
 
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
@@ -118,10 +155,21 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def cell(row: dict[str, Any], name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A row's value of that name. Raises InputError where it is missing or of another kind."""
-    value = row.get(name)
-    if not isinstance(value, kind) or value == "" or value == []:
+def objects_in(content: Any, name: str, file: Path, whose: str) -> list[dict[str, Any]]:
+    """The list of objects of that name in a file's content. Raises InputError where there is none."""
+    rows = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise InputError(f"{file}: has no list `{name}`; {whose} one")
+    if (at := next((n for n, row in enumerate(rows) if not isinstance(row, dict)), None)) is not None:
+        raise InputError(f"{file}: {name}: number {at} is {described(rows[at])}; an object was expected")
+    return rows
+
+
+def cell(row: Any, name: str, kind: type | tuple[type, ...], where: str, may_be_blank: bool = False) -> Any:
+    """A row's value of that name. Raises InputError where it is missing, of another kind, or blank."""
+    value = row.get(name) if isinstance(row, dict) else None
+    is_blank = (isinstance(value, str) and not value.strip()) or value == []
+    if not isinstance(value, kind) or (is_blank and not may_be_blank):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(one.__name__ for one in kinds)
         raise InputError(f"{where}: {name} is {str(value)[:60]!r}; {wanted} was expected")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,14 +109,14 @@ class Work:
             save_file(made, staged)
         return made
 
-    def values(self, name: str, make: Callable[[], list[Any]]) -> list[Any]:
-        """The JSON values of the part `name`: those that are kept, else what `make` gives, which is kept."""
+    def values(self, name: str, count: int, make: Callable[[], list[Any]]) -> list[Any]:
+        """The `count` JSON values of the part `name`: those that are kept, else what `make` gives, which is kept."""
         file = self.folder / f"{name}.json" if self.folder else None
         if file and file.is_file():
-            try:
-                return list(json.loads(file.read_text(encoding="utf-8")))
-            except ValueError:  # damaged: the part is made anew
-                file.unlink()
+            with suppress(ValueError):  # damaged: the part is made anew
+                kept = json.loads(file.read_text(encoding="utf-8"))
+                if isinstance(kept, list) and len(kept) == count:
+                    return kept
         made = make()
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)

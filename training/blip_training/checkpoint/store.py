@@ -228,6 +228,8 @@ def _load_transformers(folder: Path, content: dict[str, Any], image_size: int | 
 def _load_original(file: Path, image_size: int | None) -> tuple[Med, Tokenizer]:
     read = read_safetensors if file.suffix == ".safetensors" else read_pickled
     weights = from_original(plain_names(read(file)))
+    if "cls_head.0.weight" in weights:
+        raise CheckpointError(f"{file}: judges sentences about two pictures (`evaluate --on nlvr2`); it does no more")
     config, num_tokens = config_from_weights(weights, file)
     med = med_from_blip(weights, with_image_size(config, image_size, file), num_tokens, file)
     return med, original_tokenizer(file)
@@ -235,14 +237,19 @@ def _load_original(file: Path, image_size: int | None) -> tuple[Med, Tokenizer]:
 
 def original_tokenizer(file: Path) -> Tokenizer:
     """The tokenizer beside an original file; else BERT's, from the installed package or the hub."""
-    for name in ("tokenizer.json", "vocab.txt"):
-        if (beside := file.with_name(name)).is_file():
-            return Tokenizer.load(beside)
+    if beside := tokenizer_beside(file):
+        return Tokenizer.load(beside)
     package, hub = BERT_TOKENIZER
     try:
         return Tokenizer.load(package)
     except CheckpointError:
         return Tokenizer.load(hub)
+
+
+def tokenizer_beside(file: Path) -> Path | None:
+    """The tokenizer's file in the folder of an original file, if there is one."""
+    tries = (file.with_name(name) for name in ("tokenizer.json", "vocab.txt"))
+    return next((beside for beside in tries if beside.is_file()), None)
 
 
 def with_image_size(config: ModelConfig, image_size: int | None, source: Path) -> ModelConfig:
