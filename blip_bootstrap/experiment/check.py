@@ -6,18 +6,21 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from blip_bootstrap.config import Config, PretrainConfig
-from blip_bootstrap.errors import ConfigError
+from blip_bootstrap.errors import CheckpointError, ConfigError
 from blip_bootstrap.experiment.draw import check_draw
 from blip_bootstrap.experiment.figures import has_model
 from blip_bootstrap.experiment.file import Arm, Experiment
 from blip_bootstrap.experiment.mistakes import unknown
 from blip_bootstrap.experiment.plan import OF_AN_ARM, Group, Job, named_in
 from blip_bootstrap.loop.check import check_config
+from blip_bootstrap.loop.given import given_models
 from blip_bootstrap.loop.input_paths import missing_paths
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.world.world import WorldConfig
+from blip_training.runtime.sources import is_here, resolve_source
 
 OURS = ("root", "seed", "controls.arms", "held_out.path")
 """Settings that an experiment gives itself."""
@@ -40,7 +43,7 @@ def check_job(job: Job) -> None:
     for name in job.experiment.arms:
         mistakes += _of_layer(job, name, f"arms.{name}", known)
     if not mistakes:
-        mistakes += [*_models(job), *_files(job), *_budget(job)]
+        mistakes += [*_models(job), *_given(job), *_files(job), *_budget(job)]
     if mistakes:
         raise ConfigError(list(dict.fromkeys(mistakes)))
 
@@ -71,10 +74,15 @@ def _of_layer(job: Job, name: str, where: str, known: set[str]) -> Iterator[str]
 
 def _of_rounds(job: Job, config: Config, last: int) -> Iterator[str]:
     """What the configuration lacks for the rounds up to `last`; the built-in world's files are not there yet."""
-    for number in {last, *(one for one in config.rounds if one < last)}:
+    for number in _rounds_of(config, last):
         own = config.of_round(number)
         not_yet = missing_paths(own, number) if job.experiment.is_builtin else []
         yield from (one for one in check_config(own, number) if one not in not_yet)
+
+
+def _rounds_of(config: Config, last: int) -> list[int]:
+    """The last round, and those before it that have settings of their own."""
+    return [last, *(one for one in config.rounds if one < last)]
 
 
 def _of_control(config: Config, arm: Arm) -> Iterator[str]:
@@ -143,6 +151,25 @@ def _models(job: Job) -> Iterator[str]:
             if made is None or made.given:
                 why = f"arm {one}, of round {number}, makes no {kind} of its own"
                 yield f"arms.{name}: arm:{one}/{kind}: {why}; name another arm, or the model's path"
+
+
+def _given(job: Job) -> Iterator[str]:
+    """Models that settings give and that are not there; those of other arms, and of a world to be drawn, are to come.
+
+    None is opened, and none fetched: a run does both before it trains.
+    """
+    seed = job.experiment.seeds[0]
+    every = [(job.config_of_arm(name, seed), arm.round) for name, arm in job.experiment.arms.items()]
+    named = [one for config, last in every for number in _rounds_of(config, last)
+             for one in given_models(config.of_round(number), number)]  # fmt: skip
+    for one in dict.fromkeys(named):
+        is_to_come = one.source.startswith("arm:") or Path(one.source).is_relative_to(job.root)
+        if is_to_come or not is_here(one.source):
+            continue
+        try:
+            resolve_source(one.source, one.revision)
+        except CheckpointError as error:
+            yield f"{one.where}: {error}; give another, as by --set {one.where}=PATH"
 
 
 def _files(job: Job) -> Iterator[str]:

@@ -43,6 +43,7 @@ def small_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for metric, start in (("cider", 1.0), ("tr1", 0.25))
     ]
     (folder / "table1.json").write_text(json.dumps(rows))
+    (folder / "empty.json").write_text("[]\n")
     (folder / "scale.json").write_text(json.dumps([row for row in rows if row["seed"] == 0]))
     return folder
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from blip_bootstrap.cli import experiment as cli
 from blip_bootstrap.cli.app import app
-from blip_bootstrap.errors import ConfigError, RunFailed
+from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.experiment.plan import Job
 from blip_bootstrap.experiment.run import Finished
 from blip_bootstrap.experiment.seed import Told
@@ -100,3 +100,32 @@ def test_the_shipped_experiments_are_listed() -> None:
     assert told.exit_code == 0
     for name in ("table1", "rounds", "shop", "scale"):
         assert f"│ {name} " in told.output
+
+
+def test_what_is_named_twice_is_run_once(asked: Asked) -> None:
+    assert call("table1", "--seeds", "3", "3", "--arms", "cf", "none", "cf").exit_code == 0
+    assert asked.asked["seeds"] == (3,)
+    assert asked.asked["names"] == ("cf", "none")
+
+
+@pytest.mark.parametrize("words", [["--seeds"], ["--seeds", "--arms", "cf"], ["--arms", "--parallel", "2"]])
+def test_an_option_of_several_values_needs_one(asked: Asked, words: list[str]) -> None:
+    told = call("table1", *words)
+    assert told.exit_code == 2
+    assert "a value is needed" in told.output
+    assert not asked.asked
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63)])
+def test_seeds_out_of_range_are_told(asked: Asked, seed: str) -> None:
+    assert call("table1", "--seeds", seed).exit_code == 2
+    assert not asked.asked
+
+
+def test_results_that_cannot_be_written_are_told_before_the_run(asked: Asked, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path, why in ((tmp_path, "is a folder; name the file"), (tmp_path / "file/a.json", "cannot be written")):
+        error = call("table1", "--results", str(path)).exception
+        assert isinstance(error, InputError)
+        assert str(error).startswith(f"{path}: {why}")
+    assert not asked.asked

@@ -251,3 +251,14 @@ def test_controls_that_cannot_be_trained_are_told_before_anything_is_made(tmp_pa
     assert mistakes(tmp_path, world=str(files_world(tmp_path, held_out=None)), arms=f) == [
         "arms.f: control: filter_only is a model, and this world trains none or has no pictures to measure it on"
     ]
+
+
+def test_given_models_that_are_not_there_are_told_once_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "filter").mkdir()
+    settings = {"captioner": {"checkpoint": f"{tmp_path}/captioner"}, "filter": {"checkpoint": f"{tmp_path}/filter"}}
+    arms = {"a": {}, "b": {"settings": {"select": {"itm_threshold": 0.8}}}}
+    world = str(files_world(tmp_path, human=None, held_out=None))
+    assert mistakes(tmp_path, world=world, settings=settings, arms=arms, budget="free") == [
+        f"captioner.checkpoint: {tmp_path}/captioner: no such file or folder; give another, as by --set "
+        "captioner.checkpoint=PATH"
+    ]

@@ -12,13 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.experiment.figures import true_captions
 from blip_bootstrap.experiment.page import page_html
-from blip_bootstrap.experiment.results import arms_table, differences, differences_table, write_list, write_results
+from blip_bootstrap.experiment.results import (
+    arms_table,
+    differences,
+    differences_table,
+    unknown_figures,
+    write_list,
+    write_results,
+)
 from blip_bootstrap.experiment.run import run_experiment
+from blip_bootstrap.experiment.seed import _with_models
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.leftovers import delete, leftovers
 from blip_bootstrap.query.views import connect
@@ -260,3 +270,103 @@ def test_captions_are_true_of_their_scenes(tmp_path: Path) -> None:
     assert found["captions_true"] == 0.5
     shares = [found[name] * table["domain"].count(name[5:]) for name in found if name.startswith("true_")]
     assert sum(shares) == pytest.approx(4)
+
+
+def test_a_changed_world_makes_its_arms_again_and_going_back_makes_nothing(small: SmallExperiments) -> None:
+    arms = {"none": {"round": 0}, "cf": {}}
+    first = small.run(small.job(arms=arms))
+    world = small.folder / "world.yaml"
+    before = world.read_text()
+    assert small.run(small.job(arms=arms)).records == first.records
+    world.write_text(before.replace("itm_threshold: 0.4", "itm_threshold: 0.6"))
+    again = small.run(small.job(arms=arms))
+    assert small.trained() == ["pretrain"]  # of round 1, whose pairs are others
+    assert again.records[1]["model"] != first.records[1]["model"]
+    world.write_text(before)
+    back = small.run(small.job(arms=arms))
+    assert small.trained() == []
+    assert [one["model"] for one in back.records] == [one["model"] for one in first.records]
+
+
+def test_a_changed_list_makes_its_arms_again(small: SmallExperiments) -> None:
+    arms = {"none": {"round": 0}}
+    first = small.run(small.job(arms=arms))
+    human = small.runs.given / "human.jsonl"
+    human.write_text(human.read_text().replace("a picture 0", "another picture"))
+    again = small.run(small.job(arms=arms))
+    assert small.trained() == ["pretrain"]
+    assert not again.failed
+    assert again.records[0]["key"] != first.records[0]["key"]
+
+
+def test_the_model_of_a_control_is_its_own(small: SmallExperiments) -> None:
+    filters = {of: {2: {"filter": {"checkpoint": f"arm:{of}/model"}}} for of in ("human", "cf")}
+    arms = {"human": {"control": "human_only"}, "cf": {}}
+    nexts = {f"next_{of}": {"round": 2, "settings": {"rounds": filter}} for of, filter in filters.items()}
+    job = small.job(arms=arms | nexts)
+    assert not small.run(job, names=("human", "cf")).failed
+    given = {name: _with_models(job, job.alone(name), 0).settings[-1] for name in nexts}
+    assert all(Path(json.loads(one.partition("=")[2])).is_dir() for one in given.values())
+    assert given["next_human"].endswith('/human_only/model"')
+    assert "/artifacts/pretrain/" in given["next_cf"]
+
+
+def test_results_are_of_todays_settings_alone(small: SmallExperiments) -> None:
+    def rows() -> set[tuple[str, int]]:
+        table = pq.read_table(small.root / "results.parquet").filter(pc.field("metric") == "cider")
+        found = [*zip(table["arm"].to_pylist(), table["seed"].to_pylist(), strict=True)]
+        assert len(found) == len({*found})
+        return {*found}
+
+    arms = {"none": {"round": 0}, "cf": {}, "strict": {"settings": {"select": {"itm_threshold": 0.7}}}}
+    small.run(small.job(arms=arms), seeds=(0, 1))
+    write_results(small.root, small.job(arms=arms))
+    assert len(rows()) == 6
+    changed = {"none": {"round": 0}, "cf": {"settings": {"select": {"itm_threshold": 0.6}}}}
+    job = small.job(arms=changed)
+    small.run(job)
+    write_results(small.root, job)
+    assert rows() == {("none", 0), ("none", 1), ("cf", 0)}  # seed 1 of cf is of the rule of before, strict is gone
+    other = small.job(name="other", arms={"none": {"round": 0}})
+    small.run(other)
+    write_results(small.root, other)
+    assert ("none", 0) in {
+        (one["arm"], one["seed"]) for one in pq.read_table(small.root / "results.parquet").to_pylist()
+        if one["experiment"] == "other"
+    }  # fmt: skip
+
+
+def test_a_figure_that_nobody_has_is_told_early_and_at_the_end(small: SmallExperiments) -> None:
+    said: list[str] = []
+    job = small.job(metrics=["cider", "cidr"], arms={"none": {"round": 0}, "cf": {}, "second": {"round": 2}})
+    finished = small.run(job, say=said.append)
+    told = [line for line in said if "cidr" in line]
+    assert told == ["small  so far no arm has a figure cidr; did you mean cider?"]
+    assert said.index(told[0]) < next(at for at, line in enumerate(said) if line.startswith("small  seed 0  second"))
+    assert unknown_figures(job.experiment, finished.records) == ["no arm has a figure cidr; did you mean cider?"]
+
+
+def test_a_figure_that_is_no_number_is_none(small: SmallExperiments, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(out: Path, *_: Path | None, config: object) -> dict[str, float]:
+        found = {"cider": float("nan") if "seed-0" in str(out) else 0.5, "tr1": float("inf"), "ir1": 0.25}
+        (out / "metrics.json").write_text(json.dumps(found))
+        return found
+
+    monkeypatch.setattr(rounds, "evaluate", evaluate)
+    job = small.job(arms={"none": {"round": 0}, "cf": {}}, metrics=["cider", "ir1"], compare=[["cf", "none"]])
+    finished = small.run(job, seeds=(0, 1))
+    assert not finished.failed
+    assert [sorted({*one["figures"]} & {"cider", "tr1", "ir1"}) for one in finished.records][:2] == [
+        ["ir1"], ["cider", "ir1"],
+    ]  # fmt: skip
+    (row, *_) = arms_table(job.experiment, finished.records).to_pylist()
+    assert (row["seeds"], row["cider"], row["ir1"]) == ("2", "0.500 (1 of them)", "0.250 ± 0.000")
+    assert [one.spread.num for one in differences(job.experiment, finished.records)] == [1, 2]
+    write_list(small.folder / "small.json", job.experiment, finished.records)
+    assert "NaN" not in (small.folder / "small.json").read_text()
+
+
+def test_a_root_that_cannot_be_written_is_told_once(small: SmallExperiments) -> None:
+    small.root.write_text("")
+    with pytest.raises(InputError, match=r"results\.parquet: cannot be written \((File exists|Not a directory)\)"):
+        small.run(small.job())

@@ -40,6 +40,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Pa
     return folder
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16", "CMYK"])
+@pytest.mark.parametrize("size", [(40, 60), (3, 900), (1, 1)])
+def test_a_picture_of_pils_is_seen_as_its_file_is(
+    folder: Path, tmp_path: Path, mode: str, size: tuple[int, int]
+) -> None:
+    model = AskModel(folder / "own", "cpu")
+    image = Image.radial_gradient("L").resize(size)
+    image = image.point(lambda shade: shade * 256, "I").convert("I;16") if mode == "I;16" else image.convert(mode)
+    if "A" in mode:
+        image.putalpha(Image.linear_gradient("L").resize(size))
+    path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+    image.save(path)
+    assert torch.equal(model.states(path), model.states(Image.open(path)))
+
+
+def test_a_turned_picture_is_set_upright(folder: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "a.png", exif=exif)
+    model = AskModel(folder / "own", "cpu")
+    assert torch.equal(model.states(tmp_path / "a.png"), model.states(Image.open(tmp_path / "a.png")))
+
+
+def test_a_url_is_no_file(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"https://a\.org/b\.jpg: a file is asked for, and this is a URL; download it"):
+        AskModel(folder / "own", "cpu").states("https://a.org/b.jpg")
+
+
 @torch.no_grad()
 def test_captions_are_those_of_generate(folder: Path, tokenizer: Tokenizer) -> None:
     model = AskModel(folder / "captioner", "cpu")

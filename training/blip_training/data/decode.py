@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from blip_bootstrap.errors import InputError
 from blip_training.data.picture_metadata import (
@@ -244,6 +244,11 @@ def _deep(image: Image.Image) -> bool:
     return image.mode in ("RGB", "RGBA", "LA") and any(
         ";16" in str(tile.args) and "RGBa" not in str(tile.args) for tile in getattr(image, "tile", [])
     )
+
+
+def rgb_of(image: Image.Image) -> Image.Image:
+    """RGB, upright and on white, of a picture that PIL has opened: as `open_picture` decodes its file."""
+    return _rgb(ImageOps.exif_transpose(image))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

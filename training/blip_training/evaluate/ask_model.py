@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from blip_bootstrap.config import Device, SamplerConfig
 from blip_bootstrap.errors import CheckpointError, InputError
 from blip_training.checkpoint.store import load_any
-from blip_training.data.decode import decode_image
+from blip_training.data.decode import decode_image, rgb_of
 from blip_training.data.normalise import captions_as_seen, questions_as_seen
 from blip_training.data.pixels import to_pixels
 from blip_training.decoding.generate import Generated, generate
@@ -116,8 +117,8 @@ class AskModel:
     @torch.no_grad()
     def states(self, picture: Picture) -> Float[Tensor, "1 p v"]:
         """Image states of one picture, given as a file or as PIL has it."""
-        image = picture if isinstance(picture, Image.Image) else open_picture_file(picture)
-        pixels = to_pixels(image.convert("RGB"), self.model.config.vision.image_size)
+        image = rgb_of(picture) if isinstance(picture, Image.Image) else open_picture_file(picture)
+        pixels = to_pixels(image, self.model.config.vision.image_size)
         return self.model.encode_image(pixels[None])
 
     def _ids(self, text: str) -> tuple[Tensor, Tensor]:
@@ -130,6 +131,8 @@ class AskModel:
 
 def open_picture_file(file: Path | str) -> Image.Image:
     """A picture of a file as all steps decode it: RGB, upright, transparency on white. Raises InputError."""
+    if re.match(r"[a-z][a-z0-9+.-]*://", str(file), re.IGNORECASE):
+        raise InputError(f"{file}: a file is asked for, and this is a URL; download it, and give its path")
     try:
         encoded = Path(file).read_bytes()
     except OSError as error:
