@@ -6,6 +6,8 @@ Found before hours of work, and told in a line with the node's name; needs no Ra
 from __future__ import annotations
 
 import platform
+import socket
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +17,6 @@ from blip_bootstrap.errors import CheckpointError, RunFailed
 from blip_bootstrap.storage.manifest import digest_of_path
 from blip_bootstrap.storage.store import store_of
 from blip_training.runtime.commits import pin, pinned
-from blip_training.runtime.host import this_host
 from blip_training.runtime.sources import PACKAGE_PREFIX, resolve_source
 
 PACKAGES = ("torch", "transformers", "ray", "pyarrow", "duckdb")
@@ -83,7 +84,9 @@ def check_models(models: Mapping[str, str], commits: Mapping[str, str]) -> None:
 
 def this_node() -> str:
     """This machine, for people: its name, and the address by which Ray knows it (`ray status` shows both)."""
-    return f"node {this_host()}"
+    ray = sys.modules.get("ray")  # in a worker it is there
+    address = f" ({ray.util.get_node_ip_address()})" if ray and ray.is_initialized() else ""
+    return f"node {socket.gethostname()}{address}"
 
 
 def _version(package: str) -> str:

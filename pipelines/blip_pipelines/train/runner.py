@@ -78,6 +78,7 @@ def place_of_training(job: Training, config: RayConfig) -> Place:
     """Where a training runs; connects to Ray where it runs there.
 
     Raises ConfigError for several workers in one task, or more than a Ray on this machine, which does not grow, holds.
+
     One worker on the CPU is a plain task with retries: a TorchTrainer starts five processes for it, 7-20 s on two
     cores. Several workers, or a GPU, are a TorchTrainer.
     """

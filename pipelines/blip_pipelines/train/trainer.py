@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.train import RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import FailureConfig  # type checkers see an older one in ray.train
@@ -34,6 +35,7 @@ from blip_pipelines.train.failures import Failures
 from blip_pipelines.train.on_ray import train_in_worker
 from blip_pipelines.train.room import wait_for_room
 from blip_pipelines.train.runner import Counts, Training
+from blip_training.runtime.host import known_by
 
 SCRATCH, OUTCOME = ".trainer", "outcome.pickle"
 
@@ -116,6 +118,7 @@ def _run_worker(config: dict[str, Any]) -> None:
     from blip_training.runtime import stall  # torch, in the worker alone
 
     scratch = Path(config["scratch"])
+    known_by(ray.util.get_node_ip_address())
     stall.last_words[:] = [partial(_leave, scratch / STALLED)]
     first = get_context().get_world_rank() == 0
     try:

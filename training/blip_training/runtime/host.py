@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import socket
-import sys
+
+_addresses: list[str] = []
+
+
+def known_by(address: str) -> None:
+    """Note the address by which a cluster knows this machine; who starts the workers of a training there knows it."""
+    _addresses[:] = [address]
 
 
 def this_host() -> str:
-    """The name of this machine; in a process of Ray's also the address by which Ray knows it (`ray status` has both).
+    """The name of this machine, and its address in the cluster where that is noted.
 
     Names alone tell few machines apart: containers of one image may share theirs.
     """
-    ray = sys.modules.get("ray")  # where it is at work it is there; a plain training never loads it
-    address = f" ({ray.util.get_node_ip_address()})" if ray and ray.is_initialized() else ""
-    return f"{socket.gethostname()}{address}"
+    return " ".join([socket.gethostname(), *(f"({address})" for address in _addresses)])
