@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from blip_bootstrap.config.marks import ByContent, CountsAs, Seeded, Speed
 from blip_bootstrap.paths import local_path, model_name, root_text, run_root
@@ -21,7 +21,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 ShardRows = Annotated[int, Field(ge=1, le=100_000)]  # five digits of a key count the rows of a shard
 
-SeedNumber = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+def _fits_torch(seed: int) -> int:
+    if seed >= 2**63:
+        raise ValueError("must be under 2^63, as torch has it")
+    return seed
+
+
+SeedNumber = Annotated[int, Field(ge=0), AfterValidator(_fits_torch)]
 """What torch and numpy both take as a seed."""
 
 Seed = Annotated[SeedNumber, Seeded()]

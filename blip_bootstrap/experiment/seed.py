@@ -12,7 +12,7 @@ from typing import Literal
 
 from blip_bootstrap.config import AnnotatedSet, Config
 from blip_bootstrap.demo.run import run_demo
-from blip_bootstrap.errors import BlipBootstrapError, InputError, RunFailed, in_one_line
+from blip_bootstrap.errors import BlipBootstrapError, ConfigError, InputError, NothingLeft, RunFailed, in_one_line
 from blip_bootstrap.experiment.draw import drawn_settings, rest_path
 from blip_bootstrap.experiment.figures import evaluation_folder, has_model, is_measured, measure_on
 from blip_bootstrap.experiment.file import SPLITS, Arm
@@ -20,6 +20,8 @@ from blip_bootstrap.experiment.plan import OF_AN_ARM, Group, Job
 from blip_bootstrap.experiment.record import Record, key_of, make_record, read_record, record_file
 from blip_bootstrap.loop.rounds import run_rounds
 from blip_bootstrap.progress import Say
+from blip_bootstrap.storage.run_folder import read_pointers, round_name
+from blip_bootstrap.storage.store_lock import locked
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,20 @@ def _parts(job: Job, group: Group, names: Sequence[str]) -> Iterator[Group]:
 
 
 def _run_part(job: Job, part: Group, seed: int, splits: list[str], tell: Tell, say: Say) -> set[str]:
+    """Run the loop for some arms and measure each; the names of those that failed.
+
+    Under one lock: between the two another experiment over this root could point the round to what its arms are.
+    """
+    try:
+        with locked(job.folder(part, seed)):
+            return _run_locked(job, part, seed, splits, tell, say)
+    except (RunFailed, ConfigError) as error:  # another process has the lock, or the root cannot be written
+        for name in part.arms:
+            tell(Told(seed, name, "failed", text=_told(error)))
+        return {*part.arms}
+
+
+def _run_locked(job: Job, part: Group, seed: int, splits: list[str], tell: Tell, say: Say) -> set[str]:
     began = time.monotonic()
     try:
         config = _run_loop(job, part, seed, say)
@@ -123,8 +139,18 @@ def _run_loop(job: Job, part: Group, seed: int, say: Say) -> Config:
         run_demo(root, part.last, settings, job.ray, say, job.world_config(part, seed), remake)
         return config
     config = job.config(with_models, seed, drawn_settings(config, job.experiment.draw, root, seed))
-    run_rounds(config, part.last, say, remake)
+    try:
+        run_rounds(config, part.last, say, remake)
+    except NothingLeft:
+        if not _is_answer(job, part, config):
+            raise
     return config
+
+
+def _is_answer(job: Job, part: Group, config: Config) -> bool:
+    """Whether a round of which no text was kept says what its arms ask: they have no model, but its texts."""
+    has_texts = f"{round_name(part.last)}/captions" in read_pointers(config.root, part.last)
+    return has_texts and not any(has_model(config, job.experiment.arms[name]) for name in part.arms)
 
 
 def _remade(config: Config, last: int) -> range:

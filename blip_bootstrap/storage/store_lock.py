@@ -38,15 +38,18 @@ Holder = Mapping[str, Any]
 _held: set[str] = set()
 """The locks that this process has."""
 
+_mine = threading.local()
+"""The roots on disks whose lock this thread has (`roots`)."""
+
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Hold the run's lock; RunFailed, saying who has it and since when, where another process does.
 
-    The working copy of a run on a store is made equal to the store, once nobody else can write there. Raises
-    ConfigError where `root` cannot be written.
+    The working copy of a run on a store is made equal to the store, once nobody else can write there. On a disk the
+    thread that has the lock may ask for it again. Raises ConfigError where `root` cannot be written.
     """
-    with _locked_here(root) if (store := store_of(root)) is None else _locked_there(store):
+    with _again_or_first(root) if (store := store_of(root)) is None else _locked_there(store):
         yield
 
 
@@ -114,6 +117,21 @@ def _is_held(file: Any) -> bool:
 def _held_by(holder: Holder, alive: bool | None) -> Held:
     user, _, host = str(holder.get("who", "")).rpartition("@")
     return Held(user, host, int(holder.get("pid", 0)), str(holder.get("since", "")), alive)
+
+
+@contextmanager
+def _again_or_first(root: Path) -> Iterator[None]:
+    """Hold the lock of a run on a disk; nothing is done where this thread holds it, as around several commands."""
+    roots, name = vars(_mine).setdefault("roots", set()), str(root.absolute())
+    if name in roots:
+        yield
+        return
+    with _locked_here(root):
+        roots.add(name)
+        try:
+            yield
+        finally:
+            roots.discard(name)
 
 
 @contextmanager

@@ -58,6 +58,23 @@ def test_a_file_that_is_no_config_is_one_line(tmp_path: Path, text: str, word: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("seed", "why"),
+    [
+        (-1, "must be at least 0 (got -1)"),
+        (2**63, f"must be under 2^63, as torch has it (got {2**63})"),
+        ("x", "a whole number was expected (got 'x')"),
+    ],
+)
+def test_a_wrong_seed_is_told_once(seed: object, why: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, [f"seed={seed}"])
+    assert raised.value.mistakes == [f"seed: {why}"]
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, [f"caption.seed={seed}"])
+    assert raised.value.mistakes == [f"caption.seed: {why}"]
+
+
 def test_the_seed_reaches_sections_that_set_none() -> None:
     config = load_config(None, ["seed=7", "caption.seed=3"])
     assert (config.pretrain.optimizer.seed, config.filter.optimizer.seed, config.caption.seed) == (7, 7, 3)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.experiment import record
 from blip_bootstrap.experiment.figures import true_captions
 from blip_bootstrap.experiment.page import page_html
 from blip_bootstrap.experiment.results import (
@@ -32,8 +33,10 @@ from blip_bootstrap.experiment.seed import _with_models
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.leftovers import delete, leftovers
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.storage.store_lock import held_by
 from blip_bootstrap.world.world import WorldConfig, make_world
 from tests.bootstrap.experiment.conftest import ARMS, SmallExperiments
+from tests.support.other_process import locked_elsewhere
 
 
 def test_what_arms_share_is_made_once(small: SmallExperiments) -> None:
@@ -370,3 +373,35 @@ def test_a_root_that_cannot_be_written_is_told_once(small: SmallExperiments) -> 
     small.root.write_text("")
     with pytest.raises(InputError, match=r"results\.parquet: cannot be written \((File exists|Not a directory)\)"):
         small.run(small.job())
+
+
+def test_a_rule_that_keeps_no_text_is_an_answer_where_no_model_is_asked_for(small: SmallExperiments) -> None:
+    given = {"checkpoint": "arm:cf/captioner"}, {"checkpoint": "arm:cf/filter"}
+    none_kept = {"select": {"itm_threshold": 1.0}, "captioner": given[0], "filter": given[1]}
+    no_model = {"settings": none_kept | {"pretrain": {"optimizer": {"steps": 0}}}}
+    arms = {"cf": {}, "texts": no_model}
+    job = small.job(arms=arms, budget="free", metrics=["web_kept", "noise_ratio_web"])
+    finished = small.run(job)
+    assert not finished.failed
+    found = {one["arm"]: one["figures"] for one in finished.records}
+    assert (found["texts"]["web_kept"], found["texts"]["noise_ratio_web"]) == (0, 1)
+    small.run(job, names=("texts",))
+    assert small.runs.paid == []
+
+
+def test_an_arm_is_run_and_measured_under_one_lock(small: SmallExperiments, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, alive = record.figures_of, list[bool | None]()
+
+    def figures_of(root: Path, *more: Any) -> dict[str, float]:
+        held = held_by(root)
+        alive.append(held.alive if held else None)
+        return real(root, *more)
+
+    monkeypatch.setattr(record, "figures_of", figures_of)
+    job = small.job(arms={"none": {"round": 0}})
+    assert not small.run(job).failed
+    assert alive == [True]
+    with locked_elsewhere(small.root / "seed-1"):
+        (failed,) = small.run(job, seeds=(1,)).failed
+    assert "another run is working on it" in failed.text
+    assert not small.run(job, seeds=(1,)).failed
