@@ -32,7 +32,8 @@ class VisionConfig(Section):
     )
     start: ModelName | None = Field(
         None,
-        description="a ViT in transformers format to start from: a folder, package:NAME or hub name; null: fresh weights",
+        description="a ViT in transformers format to start from: a folder, package:NAME (an installed package that "
+        "has one) or hub name; null: fresh weights",
     )
 
     @model_validator(mode="after")
@@ -51,7 +52,8 @@ class TextConfig(Section):
 
     tokenizer: ModelName = Field(
         "bert-base-uncased",
-        description="a BERT tokenizer: a folder, a vocab.txt, a hub name, or package:NAME of an installed package that has one",
+        description="a BERT tokenizer: a folder, a vocab.txt, package:NAME (an installed package that has one) or hub "
+        "name",
     )
     vocabulary: Annotated[Literal["whole", "seen"], Later()] = Field(
         "whole",
@@ -72,7 +74,8 @@ class TextConfig(Section):
     dropout: Fraction = Field(0.1, description="dropout of the text layers in training")
     start: ModelName | None = Field(
         None,
-        description="a BERT in transformers format to start from: a folder, package:NAME or hub name; null: fresh weights",
+        description="a BERT in transformers format to start from: a folder, package:NAME (an installed package that "
+        "has one) or hub name; null: fresh weights",
     )
     tied_output: Annotated[bool, Later()] = Field(
         True, description="the decoder's output layer is the word embeddings, as in the paper; false: its own weights"
