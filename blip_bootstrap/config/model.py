@@ -31,7 +31,9 @@ class VisionConfig(Section):
         0, description="efficientnet-lite0: how many of its 16 blocks are trained, counted from the last; 0: none"
     )
     start: ModelName | None = Field(
-        None, description="a ViT in transformers format to start from: a folder or hub name; null: fresh weights"
+        None,
+        description="a ViT in transformers format to start from: a folder, package:NAME (an installed package that "
+        "has one) or hub name; null: fresh weights",
     )
 
     @model_validator(mode="after")
@@ -49,7 +51,9 @@ class TextConfig(Section):
     """The text stack: BERT with cross-attention, two sets of self-attention (section 3.1)."""
 
     tokenizer: ModelName = Field(
-        "bert-base-uncased", description="a BERT tokenizer: a folder, a vocab.txt or a hub name"
+        "bert-base-uncased",
+        description="a BERT tokenizer: a folder, a vocab.txt, package:NAME (an installed package that has one) or hub "
+        "name",
     )
     vocabulary: Annotated[Literal["whole", "seen"], Later()] = Field(
         "whole",
@@ -69,7 +73,9 @@ class TextConfig(Section):
     max_positions: Count = Field(512, description="tokens of the longest text that the model can read or write")
     dropout: Fraction = Field(0.1, description="dropout of the text layers in training")
     start: ModelName | None = Field(
-        None, description="a BERT in transformers format to start from: a folder or hub name; null: fresh weights"
+        None,
+        description="a BERT in transformers format to start from: a folder, package:NAME (an installed package that "
+        "has one) or hub name; null: fresh weights",
     )
     tied_output: Annotated[bool, Later()] = Field(
         True, description="the decoder's output layer is the word embeddings, as in the paper; false: its own weights"
