@@ -17,6 +17,7 @@ from blip_pipelines.captioners.registry import mistakes_of
 from blip_pipelines.judges.registry import mistakes_of as mistakes_of_judges
 from blip_pipelines.judges.registry import names_of_judges
 from blip_training.decoding.sampler import resolve_sampler
+from blip_training.watch.trackers import missing_trackers
 
 NEVER_FETCHED = ("blank_url", "duplicate_row")
 """Error classes of rows of which nothing is fetched, so that they cannot be fetched again."""
@@ -27,6 +28,7 @@ def check_config(config: Config, number: int) -> list[str]:
     has_any = config.download.urls or config.download.pictures
     mistakes = [] if has_any else ["download.urls: at least one URL list is needed, or pictures (download.pictures)"]
     mistakes += missing_paths(config, number)
+    mistakes += _check_trackers(config, number)
     if number > 0:
         mistakes += _check_finetune(config, "captioner", config.captioner) if config.needs_captioner else []
         mistakes += _check_finetune(config, "filter", config.filter)
@@ -70,6 +72,16 @@ def _check_finetune(config: Config, name: str, section: FinetuneConfig) -> list[
     if config.pretrain.optimizer.steps == 0:
         return [f"{name}.checkpoint: needed where pretrain.optimizer.steps is 0"]
     return []
+
+
+def _check_trackers(config: Config, number: int) -> list[str]:
+    """Packages of trackers that lack: found before days of downloads, and not by the first training after them."""
+    trained = {"pretrain": config.pretrain.optimizer.steps > 0}
+    if number > 0:
+        trained["captioner"] = config.needs_captioner and not config.captioner.checkpoint
+        trained["filter"] = not (config.filter.checkpoint or config.filter.shared)
+    asked = {name: getattr(config, name).optimizer.trackers for name, is_trained in trained.items() if is_trained}
+    return [f"{name}.{line}" for name, trackers in asked.items() for line in missing_trackers(trackers)]
 
 
 def _check_beams(caption: CaptionConfig) -> list[str]:

@@ -18,6 +18,7 @@ from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_of
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.store_lock import locked
 from blip_bootstrap.storage.tables import PAIRS
+from blip_training.watch.trackers import PACKAGES
 from tests.support.other_process import locked_elsewhere
 
 
@@ -144,6 +145,19 @@ def test_hard_texts_are_of_the_filter_and_begin_as_its_captioner_writes(
     assert check_config(load_config(None, asked), 1) == []
     found = check_config(load_config(None, [*asked, setting]), 1)
     assert [line.startswith(mistake) for line in found] == [True]
+
+
+def test_the_package_of_a_tracker_that_lacks_is_told_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(PACKAGES, "trackio", "a_package_that_nobody_has")
+    asked = [f"{name}.optimizer.trackers=[trackio]" for name in ("pretrain", "captioner", "filter")]
+    given = [f"filter.checkpoint={tmp_path}", "select.itm_threshold=0.5"]
+    config = load_config(None, [f"root={tmp_path}", *asked, *given])
+    lacking = "optimizer.trackers: trackio needs the package a_package_that_nobody_has; install it: pip install"
+    for number, names in ((0, ["pretrain"]), (1, ["pretrain", "captioner"])):
+        told = [line for line in check_config(config, number) if lacking in line]
+        assert [line.split(".")[0] for line in told] == names
 
 
 def test_a_given_filter_is_trained_on_no_hard_texts() -> None:

@@ -144,9 +144,15 @@ class Trackers:
 
 def check_trackers(names: Sequence[TrackerName]) -> None:
     """Raise InputError if the package of a tracker is not installed."""
-    for name in names:
-        if find_spec(PACKAGES[name]) is None:
-            raise InputError(
-                f"optimizer.trackers: {name} needs the package {PACKAGES[name]}; install it: "
-                "pip install 'blip-bootstrap[trackers]'"
-            )
+    for line in missing_trackers(names):
+        raise InputError(line)
+
+
+def missing_trackers(names: Sequence[TrackerName]) -> list[str]:
+    """A line for each tracker whose package is not installed."""
+    return [
+        f"optimizer.trackers: {name} needs the package {PACKAGES[name]}; install it: "
+        "pip install 'blip-bootstrap[trackers]'"
+        for name in names
+        if find_spec(PACKAGES[name]) is None
+    ]
