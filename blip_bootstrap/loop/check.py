@@ -160,7 +160,8 @@ def _check_hard_texts(config: Config) -> list[str]:
 
 def _check_trackers(config: Config, number: int) -> list[str]:
     """The trackers of trainings are installed; found before days of downloads and captions."""
-    tuned = {"captioner": config.captioner, "filter": config.filter} if number > 0 else {}
+    tuned = {"captioner": config.captioner} if number > 0 and config.needs_captioner else {}
+    tuned |= {"filter": config.filter} if number > 0 and not config.filter.shared else {}
     sections = {"pretrain": config.pretrain} | {name: one for name, one in tuned.items() if not one.checkpoint}
     return [
         f"{name}.optimizer.trackers: {line}"

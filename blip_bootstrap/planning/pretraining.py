@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from blip_bootstrap.config import PretrainConfig
+from blip_bootstrap.config import ModelConfig, PretrainConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.planning.cost import duration, size
 from blip_training.model.flops import contrastive_flops
@@ -58,8 +60,9 @@ def work_out(config: PretrainConfig, cluster: Cluster, pictures: Pictures) -> di
     """The figures of the pre-training `config` by name, times in seconds, sizes in bytes.
 
     Compute, exchange of gradients and decoding run beside each other: a step takes as long as the longest of them.
-    Raises InputError for a GPU whose peak is not known.
+    Raises InputError for a GPU whose peak is not known, and for GPUs that cannot share out a batch.
     """
+    _check_shares(config, cluster.gpus)
     batch, steps = config.optimizer.batch_size, config.optimizer.steps
     flops = flops_of_sample(config)
     num_weights, num_momentum = _weights(config)
@@ -92,8 +95,33 @@ def work_out(config: PretrainConfig, cluster: Cluster, pictures: Pictures) -> di
 
 def flops_of_sample(config: PretrainConfig) -> float:
     """Operations of one image with a text of `TOKENS` tokens, in a step of ITC, ITM and LM."""
-    flops = contrastive_flops(config.model, VOCABULARY, config.optimizer.batch_size + config.itc.queue_size)
-    return float(flops.of(1, TOKENS, TOKENS**2))
+    compared = config.optimizer.batch_size + config.itc.queue_size
+    return float(contrastive_flops(_model(config), VOCABULARY, compared).of(1, TOKENS, TOKENS**2))
+
+
+def _model(config: PretrainConfig) -> ModelConfig:
+    """The model, with pictures as large as this pre-training has them."""
+    if not config.image_size:
+        return config.model
+    vision = config.model.vision.model_copy(update={"image_size": config.image_size})
+    return config.model.model_copy(update={"vision": vision})
+
+
+def _check_shares(config: PretrainConfig, gpus: int) -> None:
+    """Raise InputError, with the numbers next to `gpus`, if so many workers cannot share out a batch."""
+    batch, accumulate = config.optimizer.batch_size, config.optimizer.accumulate
+    if batch % (gpus * accumulate) == 0:
+        return
+    each = 0 if batch % accumulate else batch // accumulate
+    low = [count for count in range(1, math.isqrt(each) + 1) if each % count == 0]
+    can = [*low, *(each // count for count in reversed(low))]
+    near = [*[count for count in can if count < gpus][-1:], *[count for count in can if count > gpus][:1]]
+    parts = f" in {accumulate} micro-batches" if accumulate > 1 else ""
+    raise InputError(
+        f"--gpus {gpus}: cannot share out pretrain.optimizer.batch_size {batch:,}{parts}; "
+        + (f"{' or '.join(f'{count:,}' for count in near)} can" if near else "no number of GPUs can")
+        + ", or set another batch_size"
+    )
 
 
 def _rate(cluster: Cluster, flops: float) -> float:
@@ -112,8 +140,9 @@ def _weights(config: PretrainConfig) -> tuple[int, int]:
     from blip_training.model.med import Med
     from blip_training.objective.momentum import MomentumEncoder
 
-    with torch.device("meta"):  # shapes without memory
-        med = Med(config.model, VOCABULARY)
+    with torch.device("meta"), warnings.catch_warnings():  # shapes without memory
+        warnings.simplefilter("ignore", UserWarning)  # of an EfficientNet's weights, which go nowhere here
+        med = Med(_model(config), VOCABULARY)
         slow = MomentumEncoder(med)
     return sum(p.numel() for p in med.parameters()), sum(p.numel() for p in slow.parameters())
 
@@ -138,8 +167,8 @@ def for_people(found: Mapping[str, float | str]) -> list[dict[str, str]]:
         "operations of a sample": f"{amount['gflop_per_sample']:,.0f} GFLOP",
         "samples": f"{amount['samples']:,.0f} ({amount['epochs']:.3g} epochs)",
         "samples a second": f"{amount['samples_per_s']:,.0f}",
-        "a step": f"{amount['step_s'] * 1000:.3g} ms ({amount['compute_s'] * 1000:.3g} of compute, "
-        f"{amount['exchange_s'] * 1000:.3g} of exchange beside it)",
+        "a step": f"{_ms(amount['step_s'])} ms ({_ms(amount['compute_s'])} of compute, {_ms(amount['exchange_s'])} of "
+        "exchange beside it)",
         "time": duration(amount["seconds"]),
         "time of an epoch": duration(amount["epoch_s"]),
         "GPU-hours": f"{amount['gpu_hours']:,.0f}",
@@ -151,3 +180,8 @@ def for_people(found: Mapping[str, float | str]) -> list[dict[str, str]]:
         "bound by": str(found["bound_by"]),
     }
     return [{"what": what, "figure": figure} for what, figure in rows.items()]
+
+
+def _ms(seconds: float) -> str:
+    """Milliseconds with three digits, and never as a power of ten."""
+    return f"{seconds * 1000:,.0f}" if seconds >= 0.1 else f"{seconds * 1000:.3g}"

@@ -109,7 +109,8 @@ def time_training(run: Try, config: PretrainConfig | FinetuneConfig, folder: Pat
 
 def _time(run: Try, optimizer: OptimizerConfig, batch_size: int, steps: int, out: Path) -> Timed:
     out.mkdir(parents=True)
-    short = {"steps": steps, "batch_size": batch_size, "warmup_steps": 0, "log_every_steps": 1}
+    short: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "warmup_steps": 0, "log_every_steps": 1}
+    short["trackers"] = ()  # a plan is no run of anybody's project
     if batch_size < optimizer.batch_size:
         short["accumulate"] = 1
     started = time.perf_counter()

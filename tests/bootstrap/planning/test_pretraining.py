@@ -66,6 +66,38 @@ def test_an_unknown_gpu_is_one_line() -> None:
         work_out(base(), Cluster(1, "GTX 9", 0.35, 400), PICTURES)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "accumulate", "told"),
+    [
+        (7, 1, "--gpus 7: cannot share out pretrain.optimizer.batch_size 2,880; 6 or 8 can, or set another batch_size"),
+        (1_000_000, 1, "2,880; 2,880 can, or"),
+        (2880, 2, "2,880 in 2 micro-batches; 1,440 can, or"),
+        (1, 7, "2,880 in 7 micro-batches; no number of GPUs can, or"),
+    ],
+)
+def test_gpus_that_cannot_share_out_a_batch_are_told_with_the_numbers_that_can(
+    gpus: int, accumulate: int, told: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        work_out(base(accumulate=accumulate), Cluster(gpus, "H100", 0.35, 400), PICTURES)
+    assert told in str(error.value)
+
+
+def test_a_second_stage_is_worked_out_with_its_own_pictures() -> None:
+    small, large = (base().model_copy(update={"start_from": "previous", "image_size": one}) for one in (None, 448))
+    found = [work_out(one, Cluster(8, "H100", 0.35, 400), PICTURES) for one in (small, large)]
+    assert 3 < float(found[1]["gflop_per_sample"]) / float(found[0]["gflop_per_sample"]) < 5
+    more = float(found[1]["checkpoint_bytes"]) - float(found[0]["checkpoint_bytes"])
+    assert more == 4 * 4 * 768 * (28**2 - 14**2), "position embeddings: weights, moments and momentum encoder"
+
+
+def test_no_figure_for_people_is_a_power_of_ten() -> None:
+    for seconds, told in ((1.7453, "1,745 ms (1,745"), (0.2494, "249 ms (249"), (0.0577, "57.7 ms (57.7")):
+        cluster = Cluster(1, "", 1, 400, samples_per_s=2880 / seconds)
+        rows = {row["what"]: row["figure"] for row in for_people(work_out(base(), cluster, Pictures(10, 1.0, 1e-3)))}
+        assert rows["a step"].startswith(told)
+
+
 def test_people_read_units() -> None:
     rows = {row["what"]: row["figure"] for row in for_people(work_out(base(), Cluster(8, "H100", 0.35, 400), PICTURES))}
     assert rows["operations of a sample"] == "210 GFLOP"

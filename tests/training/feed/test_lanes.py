@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.errors import InputError
@@ -198,6 +200,28 @@ def test_one_text_is_drawn_by_the_weights_of_sources(groups: Path) -> None:
     assert {*drawn(opened(groups, drawing=Drawing("one", web=0)), 1)[0]} == {
         text for text in every if text.endswith(" 1")
     }
+
+
+def test_a_picture_whose_texts_weigh_next_to_nothing_is_drawn_all_the_same(tmp_path: Path) -> None:
+    root = write_groups(tmp_path, num_files=1)
+    drawing, file = Drawing("one", web=0.0, synthetic=1.0), root / "pairs" / "part-00000.parquet"
+    rows = pq.read_table(file).to_pylist()
+    for row in rows:
+        row["rule_score"] = 1e-20 if row["key"].endswith("11") else 1.0
+    write_parquet(file, rows_to_table(rows, PAIRS), PAIRS, {"rule": json.dumps({"weights": "rule"})})
+    for epoch in drawn(opened(root, drawing=drawing, batch_size=1), 2):
+        assert epoch == Counter({row["caption"]: 1 for row in rows if row["kept"] and row["source"] == "synthetic"})
+
+
+def test_texts_that_were_taken_from_under_a_training_are_told(tmp_path: Path) -> None:
+    root = write_groups(tmp_path, num_files=1)
+    data = opened(root, drawing=Drawing("one"), batch_size=1)
+    file = root / "pairs" / "part-00000.parquet"
+    rows = [{**row, "kept": False} for row in pq.read_table(file).to_pylist()]
+    pairs_of = replace(PAIRS, rows_per_group=8)
+    write_parquet(file, rows_to_table(rows, pairs_of), pairs_of)
+    with pytest.raises(InputError, match=r"part-00000\.parquet: changed since the training began; run again"):
+        data.own_samples(0)
 
 
 def test_a_source_of_less_weight_is_in_such_a_share_of_the_epochs(groups: Path) -> None:

@@ -202,6 +202,27 @@ def test_a_damaged_log_costs_no_step_and_no_line(tmp_path: Path, how: str) -> No
     assert read_log(tmp_path / "killed") == read_log(tmp_path / "straight")
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EROFS])
+def test_a_line_that_the_disk_refuses_is_written_with_the_next_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    train(tmp_path / "straight", log_every_steps=1)
+    real, appended = Path.open, []
+
+    def opened(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        if mode == "a" and path.name == "metrics.jsonl":
+            appended.append(path)
+            if len(appended) == 3:
+                raise OSError(number, os.strerror(number))
+        return real(path, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    _, _, done = train(tmp_path / "refused", log_every_steps=1)
+    assert done == [*range(STEPS)]
+    assert read_log(tmp_path / "refused") == read_log(tmp_path / "straight")
+    assert len([line for line in caplog.messages if "metrics.jsonl: a line cannot be written (" in line]) == 1
+
+
 def full_between(monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], bool]) -> None:
     """Let the disk be full where a checkpoint of such a step is written."""
     real = torch.save

@@ -40,9 +40,9 @@ class RowGroup:
         steps along the sum of the weights. A text of weight w comes in a share w of the epochs, none twice in one but
         for rounding, and similar texts of a picture, which stand side by side, seldom together.
         """
-        if self.shard.drawing.texts_per_image == "one":
+        if self.shard.drawing.texts_per_image == "one" and self.texts:
             return self._one_of_each(seed, epoch)
-        if self.weights is None:
+        if self.weights is None or not self.texts:
             return np.arange(len(self.texts))
         ends = np.cumsum(self.weights)
         start = rng_of("texts", seed, epoch, number).random()
@@ -53,11 +53,14 @@ class RowGroup:
     def _one_of_each(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """A text of each picture, drawn by (seed, epoch, key) and the weights."""
         weights = np.ones(len(self.texts)) if self.weights is None else self.weights
-        ends = np.cumsum(weights)
         lasts = np.flatnonzero(np.diff(self.rows, append=-1))
         firsts = np.concatenate([[0], lasts[:-1] + 1])
+        most = np.maximum.reduceat(weights, firsts)
+        can = most > 0
+        # As shares of the picture's largest: a weight of 1e-13 would be lost in a sum of thousands.
+        weights = weights / np.repeat(np.where(can, most, 1.0), lasts - firsts + 1)
+        ends = np.cumsum(weights)
         below, above = ends[firsts] - weights[firsts], ends[lasts]
-        can = above > below
         name = self.shard.name
         shares = np.array([_share(f"{seed}/{epoch}/{name}/{self.keys[row]}") for row in self.rows[firsts[can]]])
         places = np.searchsorted(ends, below[can] + shares * (above[can] - below[can]), side="right")

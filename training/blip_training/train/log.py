@@ -122,7 +122,10 @@ class TrainingLog:
                 self.on_step(step, line)
 
     def _append(self, line: str) -> None:
-        """Write a line; on a full disk it waits for the next one, and no step is lost for it."""
+        """Write a line; where the disk refuses it waits for the next one, and no step is lost for it.
+
+        A disk that goes on refusing ends the training by its checkpoints (`Checkpoints`).
+        """
         self.lines.append(line)
         try:
             if self._lags:
@@ -132,10 +135,10 @@ class TrainingLog:
                     file.write(f"{line}\n")
             self._lags = False
         except OSError as error:
-            if not is_disk_full(error):
-                raise
+            if not self._lags:
+                why = "no space left" if is_disk_full(error) else error.strerror or type(error).__name__
+                log.warning("%s: a line cannot be written (%s); it is written with the next one", self.path, why)
             self._lags = True
-            log.warning("%s: no space left for a line; it is written with the next one", self.path)
 
     def close(self) -> None:
         """End the runs of the trackers."""
