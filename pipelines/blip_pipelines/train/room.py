@@ -20,6 +20,9 @@ from blip_pipelines.train.runner import Training
 TOLD_AFTER_S = 20.0
 """A cluster that has room answers in a second; a node that has died counts as alive for up to half a minute."""
 
+LOOK_S = 1.0
+"""Ctrl-C is answered between two looks."""
+
 FEWER_AFTER_S = 600.0
 """So long, or half of its time-out, a training waits for machines before it goes on with fewer workers, if it may."""
 
@@ -39,7 +42,7 @@ def wait_for_room(job: Training, gpu: bool, timeout_s: float) -> int:
     """
     began, told, wanted = time.monotonic(), False, job.num_workers
     with _asked(wanted, gpu) as group:
-        while not group.wait(min(TOLD_AFTER_S, timeout_s)):
+        while not group.wait(LOOK_S):
             waited = time.monotonic() - began
             if waited >= _fewer_after_s(timeout_s) and (number := _most_placed(job, gpu)):
                 log.warning("%s: goes on with %d workers of %d: there is room for no more", job.name, number, wanted)
@@ -49,7 +52,7 @@ def wait_for_room(job: Training, gpu: bool, timeout_s: float) -> int:
                     f"{job.name}: no room for {_wants(wanted, gpu)} in {waited:,.0f} s, {has_now(gpu)}; add machines, "
                     "or set num_workers or min_workers lower, and run the same command again to go on"
                 )
-            if not told:
+            if not told and waited >= TOLD_AFTER_S:
                 log.warning("%s", _waits(job, gpu, timeout_s))
                 told = True
     if told:
