@@ -75,7 +75,7 @@ def test_a_training_goes_on_with_fewer_workers_where_a_machine_is_lost(tmp_path:
     with server, Cluster({}) as cluster:
         said(begun(rounds(written(config, tmp_path, "local", tmp_path / "local", address="none"), 0), {}))
         _, lost = cluster.add_all([2, 1])
-        there = written(config, tmp_path, "there", tmp_path / "run", address=cluster.address, nodes_timeout_s=20)
+        there = written(config, tmp_path, "there", tmp_path / "run", address=cluster.address, nodes_timeout_s=120)
         run = begun(rounds(there, 0), cluster.environment)
         with ended(run):
             until(lambda: num_lines(tmp_path / "run") > 10, START_S)

@@ -42,7 +42,7 @@ def cause_of(error: Exception, scratch: Path, before: Mapping[str, str]) -> str:
         return ", ".join(dead)
     if isinstance(raised := read_left(scratch / RAISED), Raised):
         return f"{raised.name}: {raised.message}"
-    return first_line(error)
+    return first_line(getattr(error, "controller_failure", error))  # what the error says first is "controller error"
 
 
 def _died(failure: Exception) -> str:

@@ -20,8 +20,11 @@ from blip_pipelines.train.runner import Training
 TOLD_AFTER_S = 20.0
 """A cluster that has room answers in a second; a node that has died counts as alive for up to half a minute."""
 
+LOOK_S = 1.0
+"""Ctrl-C is answered between two looks."""
+
 FEWER_AFTER_S = 600.0
-"""So long a training waits for machines before it goes on with fewer workers, where fewer may be."""
+"""So long, or half of its time-out, a training waits for machines before it goes on with fewer workers, if it may."""
 
 TO_DO = "start nodes (`ray start --address=HEAD:6379`), or stop this (the same command goes on)"
 
@@ -39,9 +42,9 @@ def wait_for_room(job: Training, gpu: bool, timeout_s: float) -> int:
     """
     began, told, wanted = time.monotonic(), False, job.num_workers
     with _asked(wanted, gpu) as group:
-        while not group.wait(min(TOLD_AFTER_S, timeout_s)):
+        while not group.wait(LOOK_S):
             waited = time.monotonic() - began
-            if waited >= min(FEWER_AFTER_S, timeout_s) and (number := _most_placed(job, gpu)):
+            if waited >= _fewer_after_s(timeout_s) and (number := _most_placed(job, gpu)):
                 log.warning("%s: goes on with %d workers of %d: there is room for no more", job.name, number, wanted)
                 return number
             if waited >= timeout_s:
@@ -49,7 +52,7 @@ def wait_for_room(job: Training, gpu: bool, timeout_s: float) -> int:
                     f"{job.name}: no room for {_wants(wanted, gpu)} in {waited:,.0f} s, {has_now(gpu)}; add machines, "
                     "or set num_workers or min_workers lower, and run the same command again to go on"
                 )
-            if not told:
+            if not told and waited >= TOLD_AFTER_S:
                 log.warning("%s", _waits(job, gpu, timeout_s))
                 told = True
     if told:
@@ -81,11 +84,15 @@ def first_done(tasks: Iterable[Any], name: str, gpu: bool, timeout_s: float) -> 
 def _waits(job: Training, gpu: bool, timeout_s: float) -> str:
     """The line of a training that waits."""
     least = min(job.sizes, default=job.num_workers)
-    fewer = f"from {min(FEWER_AFTER_S, timeout_s):,.0f} s on it goes on with {least} or more, and "
+    fewer = f"from {_fewer_after_s(timeout_s):,.0f} s on it goes on with {least} or more, and "
     return (
         f"{job.name}: waits for room for {_wants(job.num_workers, gpu)}: {has_now(gpu)}, or others use them; "
         f"{fewer if least < job.num_workers else ''}after {timeout_s:,.0f} s it ends (ray.nodes_timeout_s); {TO_DO}"
     )
+
+
+def _fewer_after_s(timeout_s: float) -> float:
+    return min(FEWER_AFTER_S, timeout_s / 2)
 
 
 def _wants(number: int, gpu: bool) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
-from ray.train import WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckFailedError
 
 from blip_pipelines.cluster.errors import packed
 from blip_pipelines.train import causes
@@ -58,6 +58,12 @@ def test_a_lost_machine_is_told_by_its_address(scratch: Path) -> None:
 )
 def test_who_died_is_told_and_not_who_lost_the_connection(scratch: Path, death: Exception | None, told: str) -> None:
     assert cause_of(error_of(death), scratch, {"b": "10.0.0.3"}) == told
+
+
+def test_what_kept_the_workers_from_starting_is_told(scratch: Path) -> None:
+    (scratch / RAISED).unlink()
+    error = ControllerError(WorkerGroupStartupFailedError("One of the worker actors failed to initialize\nand more"))
+    assert cause_of(error, scratch, {}) == "One of the worker actors failed to initialize"
 
 
 def test_who_stood_still_is_told_before_all_else(scratch: Path) -> None:

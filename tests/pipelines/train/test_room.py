@@ -94,7 +94,7 @@ def test_what_others_use_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_ends_with_what_to_do_where_no_machine_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     stand = Stand(monkeypatch, lambda number, now: False, [2, 1.5])
     told = (
-        r"^pretrain: no room for 8 workers, a CPU and a GPU each in 100 s, the cluster has 3.5 CPUs and 1.75 GPUs on 2 "
+        r"^pretrain: no room for 8 workers, a CPU and a GPU each in 90 s, the cluster has 3.5 CPUs and 1.75 GPUs on 2 "
         r"nodes; add machines, or set num_workers or min_workers lower, and run the same command again to go on$"
     )
     with pytest.raises(RunFailed, match=told):
