@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from blip_training.checkpoint.store import load_med, save_captioner, save_filter
 from blip_training.data.held_out import HeldOut, Picture
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.evaluate.matching import measure_matching
-from tests.support.benchmark_files import write_coco, write_lines
+from tests.support.benchmark_files import picture, write_coco, write_json, write_lines
 from tests.support.plain_retrieval import plain_figures
 from tests.support.tiny_med import WORDS, normalised_of, original_weights, read_by, tiny
 
@@ -175,6 +176,23 @@ def test_blocks_of_any_size_give_the_same(
     assert found["figures"] == pytest.approx(whole, abs=1e-6)
     parts = [path.stem.partition("-")[0] for path in Path(found["path"]).parent.glob("work/*.safetensors")]
     assert {name: parts.count(name) for name in parts} == {"texts": 3, "pictures": 1, "matching": 5}
+
+
+def test_texts_that_stand_with_many_pictures_rank_alike_in_any_batch(folder: Path, tmp_path: Path) -> None:
+    """Their scores differ by rounding where they are computed in different batches, and so would their ranks."""
+    rng = random.Random(1)
+    texts = ["w1", "w2 w3 w4 w5", "w6 w7", "w8 w9 w10 w11 w12 w13 w14", "w1 W15"]
+    rows = [{"image": f"{i}.png", "caption": [rng.choice(texts) for _ in range(3)]} for i in range(30)]
+    for i in range(30):
+        picture(tmp_path / f"{i}.png", i)
+    write_json(tmp_path / "coco_karpathy_test.json", rows)
+    for top_k in (0, 5):
+        one, *others = (
+            evaluate_on(folder / "filter", "coco", tmp_path, config(batch_size=size, rerank_top_k=top_k))
+            for size in (1, 3, 5, 64)
+        )
+        assert all(other == one for other in others)
+        assert one["tr10"] < 1
 
 
 def test_half_precision_is_near(folder: Path, by_transformers: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,16 @@ def test_a_folder_that_is_no_model_is_told_what_it_is(tmp_path: Path, folder: Pa
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     assert "an adapter (LoRA), not a whole model" in refused(adapter)
+
+
+def test_a_run_or_a_round_in_a_models_place_is_told_what_models_it_has(tmp_path: Path, folder: Path) -> None:
+    places = [tmp_path / "run" / round / kind for round in ("round-01", "round-02") for kind in ("captioner", "filter")]
+    for place in places:
+        shutil.copytree(folder, place)
+    assert f"no model, but 2 below it: {places[0]}, {places[1]}" in refused(tmp_path / "run" / "round-01")
+    assert f"no model, but 3 below it: {places[1]}, {places[2]}, {places[3]}" in refused(tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("[")
+    assert "config.json: cannot be read" in refused(tmp_path / "run")
 
 
 def refused_without_weights(folder: Path) -> str:

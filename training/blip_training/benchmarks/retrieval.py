@@ -147,6 +147,11 @@ class Pairs:
         self.med, self.gallery, self.work = med, gallery, work
         self._ids, self._mask = work.encode_texts(med.config.text, tokenizer, gallery.texts, med.device)
         self._lengths = self._mask.sum(1).cpu()
+        # Of texts with the same tokens the first: what the others get is its scores, to the last digit. Else their rank
+        # among each other would be that of rounding, which is another with other batches.
+        first: dict[tuple[int, ...], int] = {}
+        alike = [first.setdefault(tuple(row), place) for place, row in enumerate(self._ids.tolist())]
+        self._alike = torch.tensor(alike)
         self._texts_at_once = TEXTS_TO_A_PICTURE * work.config.batch_size
 
     def similarities(self) -> Float[Tensor, "n t"]:
@@ -162,7 +167,7 @@ class Pairs:
         for start, block in self._blocks("pictures", self.work.block):
             part = self.work.tensors(f"pictures-{start:07d}", partial(self._embed_items, block))
             items.append(part["embeddings"])
-        scores = similarities(torch.cat(items).cpu(), torch.cat(texts).cpu())
+        scores = similarities(torch.cat(items).cpu(), torch.cat(texts).cpu())[:, self._alike]
         check_finite(scores, "ITC similarities")
         return scores
 
@@ -231,11 +236,12 @@ class Pairs:
         for _, some in blocks_of(block, self.work.items_at_once):
             states = as_videos(self._frame_states(some), self.work.num_frames)
             for row, own in zip(some, torch.split(states, 1), strict=True):
-                texts = wanted[row].nonzero()[:, 0]
+                texts, alike = self._alike[wanted[row].nonzero()[:, 0]].unique(return_inverse=True)
                 in_order = self._lengths[texts].argsort()
                 cosines = None if scores is None else scores[row, texts[in_order]]
                 logits = self._match_item(own, texts[in_order], cosines)
-                found.append(torch.empty_like(logits).index_copy(0, in_order.to(logits.device), logits))
+                in_place = torch.empty_like(logits).index_copy(0, in_order.to(logits.device), logits)
+                found.append(in_place[alike.to(logits.device)])
         return {"logits": torch.cat(found)}
 
     def _match_item(

@@ -61,8 +61,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _instead(folder: Path) -> str | None:
-    """What a folder without a model holds instead, if that is known."""
-    return next((f"{folder}: {what}" for name, what in OTHER_FILES.items() if (folder / name).is_file()), None)
+    """What a folder without a model holds instead, if that is known: another thing's files, or models below it."""
+    for name, what in OTHER_FILES.items():
+        if (folder / name).is_file():
+            return f"{folder}: {what}"
+    if (folder / "config.json").exists():
+        return None
+    in_round, in_run = (sorted(one.parent for one in folder.glob(f"{kind}/config.json")) for kind in ("*", "round-*/*"))
+    below = (in_round or in_run)[-3:]  # of a run the newest round's
+    return f"{folder}: no model, but {len(below)} below it: {', '.join(map(str, below))}" if below else None
 
 
 def what_is_wrong(file: Path) -> str | None:
