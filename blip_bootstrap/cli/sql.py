@@ -42,6 +42,6 @@ def sql(
 ) -> None:
     """Ask DuckDB about the views of a run, as `images`, `captions` and `pairs`; nothing can be changed."""
     if query is None:
-        prompt_sql(run_folder(root), output.value, out)
+        prompt_sql(run_folder(root, of_experiments=True), output.value, out)
     else:
-        run_sql(run_folder(root), query, output.value, out)
+        run_sql(run_folder(root, of_experiments=True), query, output.value, out)

@@ -19,7 +19,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
     """A guess at what an unknown name meant, or all that there are."""
     names = list(known)
     close = get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(names))}"
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(names))}"
 
 
 def in_one_line(item: Mapping[str, Any], model: type[BaseModel]) -> str:

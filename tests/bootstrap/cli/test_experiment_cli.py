@@ -129,3 +129,19 @@ def test_results_that_cannot_be_written_are_told_before_the_run(asked: Asked, tm
         assert isinstance(error, InputError)
         assert str(error).startswith(f"{path}: {why}")
     assert not asked.asked
+
+
+@pytest.mark.parametrize("command", [["audit"], ["report"], ["why", "0"], ["gc"], ["status"], ["artifacts"]])
+def test_commands_that_ask_one_run_are_told_where_those_of_experiments_lie(tmp_path: Path, command: list[str]) -> None:
+    for seed in (1, 0):
+        (tmp_path / f"seed-{seed}").mkdir()
+        (tmp_path / f"seed-{seed}" / "config.yaml").write_text("")
+    error = CliRunner().invoke(app, [*command, "--root", str(tmp_path)]).exception
+    assert isinstance(error, InputError)
+    assert str(error).endswith(f"holds experiments, a run for each seed; name one of the runs, as {tmp_path}/seed-0")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["seed-0", "seed-1"]
+
+
+def test_an_arm_that_is_not_there_is_told_with_those_that_are(asked: Asked) -> None:
+    error = call("table1", "--arms", "xyz").exception
+    assert str(error) == "--arms xyz: no such arm; known: c, cf, f, human_only, none, oracle"

@@ -59,7 +59,7 @@ def test_what_does_not_fit_together_is_told_at_once(tmp_path: Path) -> None:
     )  # fmt: skip
     assert told == [
         "a.yaml: compare.0: there is no arm cff; did you mean cf?",
-        "a.yaml: stop.arms: there is no arm x; there are a b, cf, none",
+        "a.yaml: stop.arms: there is no arm x; known: a b, cf, none",
         "a.yaml: curve.lines.a: there is no arm nonne; did you mean none?",
         "a.yaml: metrics: at least one is needed",
         "a.yaml: arms.a b: a name is of letters, digits, _ and -, the first not a -",
