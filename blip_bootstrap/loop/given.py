@@ -125,7 +125,7 @@ def look_into_given(config: Config, number: int, say: Say) -> list[str]:
     for one in given_models(config, number):
         if is_here(one.source):
             here.append(one)
-        elif is_offline_mode() and one.needs != "tokenizer":
+        elif is_offline_mode():
             mistakes.append(
                 f"{one.where}: {one.source} is not on this machine, and HF_HUB_OFFLINE keeps it from the hub"
             )

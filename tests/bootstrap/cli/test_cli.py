@@ -134,8 +134,10 @@ def test_a_missing_config_file_is_exit_2(tmp_path: Path) -> None:
 
 def test_config_show_is_a_config_that_checks(tmp_path: Path) -> None:
     (tmp_path / "urls.tsv").write_text("url\tcaption\n")
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    here = ["--set", "download.urls=[{path: urls.tsv}]", "--set", "pretrain.model.text.tokenizer=vocab.txt"]
     with chdir(tmp_path):
-        shown = blip_here("config", "show", "--set", "download.urls=[{path: urls.tsv}]")
+        shown = blip_here("config", "show", *here)
         (tmp_path / "c.yaml").write_text(shown.stdout)
         done = blip_here("config", "check", "--config", "c.yaml", "--round", "0")
     assert (done.returncode, done.stdout) == (0, "ok\n")
