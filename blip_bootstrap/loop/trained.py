@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blip_bootstrap.errors import RunFailed
-from blip_bootstrap.storage.run_folder import MANIFEST
+from blip_bootstrap.storage.run_folder import MANIFEST, TRAIN_ANEW, TRAINED
 from blip_bootstrap.storage.store import is_there
-from blip_bootstrap.storage.verify import TRAIN_ANEW, TRAINED
 from blip_training.train.checkpoint_files import checkpoints_in
 
 WEIGHTS = "model.safetensors"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from blip_bootstrap.config import Config, VqaConfig
-from blip_bootstrap.errors import InputError
+from blip_bootstrap.errors import CheckpointError, InputError, RunFailed
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, recipe_of
 from blip_bootstrap.storage.remote import AT_WORK
-from blip_bootstrap.storage.run_folder import flat, read_json
+from blip_bootstrap.storage.run_folder import TRAIN_ANEW, flat, read_json
 from blip_bootstrap.storage.store import LISTING, fetched
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_training.data.questions import check_pictures, read_answers, read_questions
@@ -26,6 +26,9 @@ RECIPE = "recipe.json"
 MODEL = "model.safetensors"
 """The last file of a model that is written: where it is, the model is whole."""
 
+CONFIG = "config.json"
+"""Written before the weights: where it is, the training came to its end."""
+
 Mode = Literal["generate", "rank"]
 """How an answer is found: written by beam search, or chosen from a list."""
 
@@ -37,7 +40,8 @@ def train_vqa(
 
     `start` is a pre-trained model, or one that answers already. Returns the counts and figures of the training, None
     where `out` holds its model already. Raises InputError where questions or pictures cannot be read, or `out` was
-    begun with another recipe; CheckpointError where `start` cannot be used.
+    begun with another recipe; CheckpointError where `start` cannot be used; RunFailed where its model was made and is
+    missing or damaged.
     """
     from blip_training.runtime.workers import threads  # loads torch
     from blip_training.train.finetune_vqa import check_vqa_start, finetune_vqa_model  # loads torch
@@ -47,6 +51,8 @@ def train_vqa(
     read = read_questions(questions, image_root)
     goes_on = bool(checkpoints_in(out))
     is_made = (out / MODEL).is_file() and not goes_on
+    if not goes_on and (out / RECIPE).is_file() and any((out / name).is_file() for name in (MODEL, CONFIG)):
+        _check_made(out, check_vqa_start)
     if not is_made:
         check_vqa_start(start)
     check_pictures(read)
@@ -64,6 +70,16 @@ def train_vqa(
         counts = finetune_vqa_model(out, start, read, vqa, show)
     delete_checkpoints(out)  # the model is whole, and lies where it is to be
     return counts
+
+
+def _check_made(out: Path, check: Callable[[Path], None]) -> None:
+    """Raise RunFailed where a model that was made is missing or damaged: to make it anew may take days."""
+    try:
+        if not (out / MODEL).is_file():
+            raise CheckpointError(f"{out / MODEL}: missing")
+        check(out)
+    except CheckpointError as error:
+        raise RunFailed(f"{error}; {TRAIN_ANEW}") from error
 
 
 def answer_vqa(
@@ -124,7 +140,7 @@ def keep_recipe(out: Path, start: str, questions: Path, image_root: Path | None,
         "image_root": str((image_root or questions.parent).resolve()),
     }
     recipe = recipe_of("vqa train", config, inputs)
-    kept = read_json(file)
+    kept = read_json(file, "put it back from a copy, or give another --out")
     begun = (out / MODEL).exists() or bool(checkpoints_in(out))
     if kept is not None and kept != recipe and begun:
         was, now = flat(kept), flat(recipe)

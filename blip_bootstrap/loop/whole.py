@@ -15,7 +15,7 @@ from blip_bootstrap.reading.records import is_list_file
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, stamp_of
 from blip_bootstrap.storage.notes import digest_in
-from blip_bootstrap.storage.run_folder import MANIFEST, read_json
+from blip_bootstrap.storage.run_folder import MANIFEST, TRAIN_ANEW, TRAINED, read_json
 
 DIGESTS = ".lists/digests.json"
 """Under the root, on this machine alone: the digests of large lists, with sizes and dates of their files."""
@@ -39,9 +39,8 @@ def manifest_in(folder: Path) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] | None = read_json(folder / MANIFEST)
     except InputError as error:
-        raise InputError(
-            f"{folder / MANIFEST}: damaged ({error.__cause__}); delete its folder to make it anew"
-        ) from error
+        advice = TRAIN_ANEW if folder.resolve().parent.name in TRAINED else "delete its folder to make it anew"
+        raise InputError(f"{folder / MANIFEST}: damaged ({error.__cause__}); {advice}") from error
     return manifest
 
 

@@ -22,6 +22,11 @@ STALE = "stale"
 TRAINING_LOG = "metrics.jsonl"
 """Beside a model: the losses of its training. Pages show them, and no step needs them: one that lacks is passed."""
 
+TRAINED = ("pretrain", "finetune_captioner", "finetune_filter")
+"""Steps that train a model: what they have made to its end is made anew only where somebody asks for it."""
+
+TRAIN_ANEW = "put it back from a copy, or delete its folder and run again to train it anew"
+
 ARTIFACTS = "artifacts"
 """Under the root: everything that steps make, each under its step's name and the digest of its recipe."""
 
@@ -96,8 +101,8 @@ def round_folder(root: Path, number: int) -> Path:
     return root / round_name(number)
 
 
-def read_json(path: Path) -> Any:
-    """A JSON object; None where the file is missing. Raises InputError, naming the file, where it is damaged.
+def read_json(path: Path, advice: str | None = None) -> Any:
+    """A JSON object; None where the file is missing. Raises InputError, with file and `advice`, where it is damaged.
 
     A MANIFEST has its `files`, also where these lie in a file of their own.
     """
@@ -112,7 +117,13 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not readable JSON ({error}); delete it and run again") from error
+        raise InputError(f"{path}: not readable JSON ({error}); {advice or advice_on(path)}") from error
+
+
+def advice_on(path: Path) -> str:
+    """What to do about a damaged file of a run: to make a trained model anew may take weeks."""
+    is_trained = path.resolve().parent.parent.name in TRAINED
+    return TRAIN_ANEW if is_trained else "delete it and run again"
 
 
 def training_lines(model: Path) -> list[dict[str, Any]]:

@@ -13,17 +13,12 @@ from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage.manifest import digest_of_path, stamp_of
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import home_of_part
-from blip_bootstrap.storage.run_folder import TRAINING_LOG, place_of
+from blip_bootstrap.storage.run_folder import TRAIN_ANEW, TRAINED, TRAINING_LOG, place_of
 from blip_bootstrap.storage.store import digest_there, store_of
 
 PICTURES = ("jpg", "exif")
 """Columns that make up nearly all of a table with pictures; steps compare their pages when they read them."""
 
-
-TRAINED = ("pretrain", "finetune_captioner", "finetune_filter")
-"""Steps that train a model: what they have made to its end is made anew only where somebody asks for it."""
-
-TRAIN_ANEW = "put it back from a copy, or delete its folder and run again to train it anew"
 
 AT_A_TIME = 64
 """Files that are handed to threads together."""

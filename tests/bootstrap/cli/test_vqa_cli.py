@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,27 @@ def test_train_and_answer(folder: Path, tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "cannot answer, only decode, embed, match" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_a_damaged_file_of_what_was_made_is_told_and_nothing_trained_anew(folder: Path, tmp_path: Path) -> None:
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    train = ("vqa", "train", folder / "model", folder / "questions.jsonl", "--out", tmp_path / "vqa", *settings)
+    assert blip_here(*train).returncode == 0
+    weights, recipe = tmp_path / "vqa" / "model.safetensors", tmp_path / "vqa" / "recipe.json"
+    whole = weights.read_bytes()
+    for cut, told in ((None, "model.safetensors: missing; put it back from a copy"), (1000, "be read .*; put it back")):
+        weights.unlink() if cut is None else weights.write_bytes(whole[:cut])
+        done = blip_here(*train)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert re.search(told, done.stderr)
+        assert not (tmp_path / "vqa" / ".checkpoints").exists()
+    weights.write_bytes(whole)
+    assert "made already" in (done := blip_here(*train)).stderr, done
+    recipe.write_text("")
+    done = blip_here(*train)
+    assert done.returncode == 2
+    assert "recipe.json: not readable JSON" in done.stderr
+    assert "; put it back from a copy, or give another --out" in done.stderr
 
 
 def test_a_model_that_cannot_be_used_is_told_before_pictures_are_looked_at(folder: Path, tmp_path: Path) -> None:

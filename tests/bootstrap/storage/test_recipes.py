@@ -9,9 +9,11 @@ import pytest
 
 from blip_bootstrap.config import DownloadConfig, PretrainConfig, Section, TrainControlsConfig, load_config
 from blip_bootstrap.config.inputs import FIRST_AGENT
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.layout import Artifact, Layout
+from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today, recipe_of
-from blip_bootstrap.storage.run_folder import manifests
+from blip_bootstrap.storage.run_folder import MANIFEST, TRAINED, manifests, read_json
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "run_before_rooms.tar.xz"
 
@@ -73,3 +75,19 @@ def test_the_number_of_workers_makes_no_training_anew() -> None:
     many = PretrainConfig.model_validate({"num_workers": 8, "min_workers": 2, "optimizer": {"stall_timeout_s": 60}})
     assert recipe_of("pretrain", many, {}) == recipe_of("pretrain", PretrainConfig(), {})
     assert recipe_of("pretrain", many, {})["config"]["num_workers"] == 1
+
+
+@pytest.mark.parametrize("step", ["pretrain", "finetune_filter", "select_pairs"])
+def test_who_reads_a_damaged_manifest_of_a_trained_model_is_not_told_to_delete_it_first(
+    tmp_path: Path, step: str
+) -> None:
+    home = tmp_path / "artifacts" / step / "0123456789abcdef"
+    home.mkdir(parents=True)
+    (home / MANIFEST).write_text('{"recipe"')
+    (tmp_path / "round-00").mkdir()
+    (tmp_path / "round-00" / "it").symlink_to(home)
+    told = rf"MANIFEST\.json: .*; {'put it back' if step in TRAINED else 'delete'}"
+    with pytest.raises(InputError, match=told):
+        read_json(tmp_path / "round-00" / "it" / MANIFEST)
+    with pytest.raises(InputError, match=told):
+        manifest_in(home)

@@ -109,6 +109,17 @@ def test_validation_keeps_the_best_and_not_the_last(world: Path) -> None:
     assert other.figures() == best.figures()
 
 
+def test_without_a_step_the_model_stays_and_nothing_is_validated(world: Path, model: Path, tmp_path: Path) -> None:
+    config = finetune_config(steps=0).model_copy(update={"validate_every_steps": 2})
+    for name, tune in (("captioner", finetune_captioner_model), ("filter", finetune_filter_model)):
+        (tmp_path / name).mkdir()
+        counts = tune(tmp_path / name, model, world / "human", config)
+        assert counts["steps"] == 0
+        assert "best_step" not in counts
+        now, before = (load_med(one)[0].vision.state_dict() for one in (tmp_path / name, model))
+        assert all(torch.equal(now[weight], before[weight]) for weight in before)
+
+
 @pytest.mark.parametrize("kind", ["captioner", "filter"])
 def test_a_killed_fine_tune_goes_on_with_the_same_losses(world: Path, model: Path, tmp_path: Path, kind: str) -> None:
     run = {"captioner": finetune_captioner_model, "filter": finetune_filter_model}[kind]

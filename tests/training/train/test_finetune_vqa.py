@@ -50,6 +50,13 @@ def questions(folder: Path) -> list[Question]:
     return read_questions(folder / "vqa.jsonl")
 
 
+def test_without_a_step_nothing_is_validated(folder: Path, questions: list[Question], tmp_path: Path) -> None:
+    config = vqa_config(steps=0).model_copy(update={"validate_every_steps": 2})
+    counts = finetune_vqa_model(tmp_path, folder / "model", questions, config)
+    assert counts["steps"] == 0
+    assert "best_step" not in counts
+
+
 def test_it_learns_to_answer_by_looking(folder: Path, questions: list[Question], tmp_path: Path) -> None:
     config = vqa_config(steps=100, lr=4e-3)
     counts = finetune_vqa_model(tmp_path, folder / "model", questions, config)

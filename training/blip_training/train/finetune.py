@@ -229,7 +229,7 @@ def _best(
     left_out: frozenset[str],
 ) -> Best | None:
     """What keeps the best weights by the loss on the validation split; every worker computes it alike."""
-    if not config.validate_every_steps:
+    if not (config.validate_every_steps and config.optimizer.steps):  # without a step the model is as it was
         return None
     shards = annotated_shards(human, "validation", left_out)
     size = max(1, min(config.optimizer.batch_size, count_samples(shards).num_samples))

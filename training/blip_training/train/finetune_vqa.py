@@ -56,7 +56,8 @@ def finetune_vqa_model(
     trained, watched = split_questions(questions) if config.validate_every_steps else (questions, [])
     feed = feed_of(vqa, config.optimizer, worker, config.augment, crop_area=config.crop_area)
     data = VqaData(trained, feed, config)
-    best = _best(vqa, watched, config, worker, lm_of) if config.validate_every_steps else None
+    measured = config.validate_every_steps and config.optimizer.steps  # without a step the model is as it was
+    best = _best(vqa, watched, config, worker, lm_of) if measured else None
     run = Run(out, vqa, config.optimizer, worker, {"best": best} if best else {}, on_step)
 
     for _step, batches in run.steps(data):
