@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +28,9 @@ NOT_THE_PACKAGE = [path for name in ("tests", "docs", "runs") if (path := CHECKO
 """What a checkout holds beside the packages, which no worker may need."""
 
 STARTED_S = 120.0
+
+STARTS = 3
+"""So often a node is started that does not join."""
 
 NO_WORKERS = tuple(
     f"ray::{name}" for name in ("IDLE", "Tallies", "DashboardAgent", "RuntimeEnvAgent", "_Stats", "_Autoscaling")
@@ -117,12 +121,16 @@ class Cluster:
 
     def add_all(self, cpus: Sequence[int], hidden: Sequence[Path] = ()) -> list[Node]:
         """Start several such nodes, with so many CPUs; one after another: two at once take each other's ports."""
-        started = []
-        for one in cpus:
-            asked = [f"--address={self.address}", f"--num-cpus={one}"]
-            started.append(self._start(asked, f"127.0.0.{2 + len(self.nodes)}", hidden))
-            self._wait(started[-1])
-        return started
+        return [self._joined([f"--address={self.address}", f"--num-cpus={one}"], hidden) for one in cpus]
+
+    def _joined(self, asked: list[str], hidden: Sequence[Path]) -> Node:
+        """Start a node; Ray gives it 30 s, in which a busy machine does not always do it."""
+        for more in reversed(range(STARTS)):
+            node = self._start(asked, f"127.0.0.{2 + len(self.nodes)}", hidden)
+            with nullcontext() if not more else suppress(AssertionError):
+                self._wait(node)
+                break
+        return node
 
     def _start(self, asked: list[str], ip: str, hidden: Sequence[Path]) -> Node:
         ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={ip}", *asked]
