@@ -85,7 +85,7 @@ def _run_part(job: Job, part: Group, seed: int, splits: list[str], tell: Tell, s
     Under one lock: between the two another experiment over this root could point the round to what its arms are.
     """
     try:
-        with locked(job.folder(part, seed)):
+        with locked(job.folder(part, seed), for_several=True):
             return _run_locked(job, part, seed, splits, tell, say)
     except (RunFailed, ConfigError) as error:  # another process has the lock, or the root cannot be written
         for name in part.arms:

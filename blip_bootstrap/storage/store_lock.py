@@ -39,17 +39,18 @@ _held: set[str] = set()
 """The locks that this process has."""
 
 _mine = threading.local()
-"""The roots on disks whose lock this thread has (`roots`)."""
+"""The roots on disks whose lock this thread has for several commands (`roots`)."""
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path, for_several: bool = False) -> Iterator[None]:
     """Hold the run's lock; RunFailed, saying who has it and since when, where another process does.
 
-    The working copy of a run on a store is made equal to the store, once nobody else can write there. On a disk the
-    thread that has the lock may ask for it again. Raises ConfigError where `root` cannot be written.
+    The working copy of a run on a store is made equal to the store, once nobody else can write there. `for_several`, of
+    a run on a disk: what this thread does in the body may ask for the lock again, as several commands under one lock.
+    Raises ConfigError where `root` cannot be written.
     """
-    with _again_or_first(root) if (store := store_of(root)) is None else _locked_there(store):
+    with _locked_here(root, for_several) if (store := store_of(root)) is None else _locked_there(store):
         yield
 
 
@@ -120,14 +121,13 @@ def _held_by(holder: Holder, alive: bool | None) -> Held:
 
 
 @contextmanager
-def _again_or_first(root: Path) -> Iterator[None]:
-    """Hold the lock of a run on a disk; nothing is done where this thread holds it, as around several commands."""
+def _locked_here(root: Path, for_several: bool) -> Iterator[None]:
     roots, name = vars(_mine).setdefault("roots", set()), str(root.absolute())
     if name in roots:
         yield
         return
-    with _locked_here(root):
-        roots.add(name)
+    with _first(root):
+        roots |= {name} if for_several else set()
         try:
             yield
         finally:
@@ -135,7 +135,7 @@ def _again_or_first(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked_here(root: Path) -> Iterator[None]:
+def _first(root: Path) -> Iterator[None]:
     try:
         make_folder(root)
         file = (root / LOCK).open("a+", encoding="utf-8")
