@@ -54,6 +54,11 @@ def mistakes_of(tmp_path: Path, text: str) -> list[str]:
          'download.resize_mode: YAML reads a bare no as false; put it in quotes: resize_mode: "no"'),
         ("download: {resize_mode: bord}", "download.resize_mode: is one of no, border, keep_ratio"),
         ("filter: {num_workers: 2, min_workers: 4}", "filter: min_workers 4 is more than num_workers 2; lower it"),
+        (
+            "pretrain: {num_workers: 7, optimizer: {batch_size: 24, accumulate: 2}}",
+            "pretrain: optimizer.batch_size 24 cannot be shared out evenly over num_workers 7 x accumulate 2; take a "
+            "multiple of 14",
+        ),
         ("select: {strategy: 3}", "select.strategy: is one of threshold, best_per_image"),
         ("select: [itm_threshold]", "select: settings were expected, found a list; write the settings below it"),
         ("select: threshold", "select: settings were expected, found the text 'threshold'"),
