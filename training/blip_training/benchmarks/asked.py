@@ -102,7 +102,7 @@ def _asked(row: dict[str, Any], where: str, number: int, media: Media, names: di
 def _people(given: Any, where: str) -> dict[str, float]:
     """How many people gave each answer: of a text, a list of a text for each person, or texts with counts."""
     counted = given.items() if isinstance(given, dict) else [(one, 1) for one in _as_list(given)]
-    people: Counter[str] = Counter()
+    people: dict[str, float] = {}
     for one, count in counted:
         try:
             text = text_of(one)
@@ -111,10 +111,10 @@ def _people(given: Any, where: str) -> dict[str, float]:
         if not isinstance(count, int | float) or isinstance(count, bool) or not 0 < count < math.inf:
             raise InputError(f"{where}: {described(count)} is the count of an answer; a number above 0 was expected")
         if one is not None:
-            people[text] += count
+            people[text] = people.get(text, 0) + count
     if not people:
         raise InputError(f"{where}: no answers; a text, a list of texts or texts with counts were expected")
-    return dict(people)
+    return people
 
 
 def _as_list(given: Any) -> list[Any]:
