@@ -207,7 +207,8 @@ def test_a_line_that_the_disk_refuses_is_written_with_the_next_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     train(tmp_path / "straight", log_every_steps=1)
-    real, appended = Path.open, []
+    real: Any = Path.open
+    appended: list[Path] = []
 
     def opened(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
         if mode == "a" and path.name == "metrics.jsonl":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,9 @@ def test_validation_keeps_the_best_and_not_the_last(world: Path) -> None:
 
 def test_without_a_step_the_model_stays_and_nothing_is_validated(world: Path, model: Path, tmp_path: Path) -> None:
     config = finetune_config(steps=0).model_copy(update={"validate_every_steps": 2})
-    for name, tune in (("captioner", finetune_captioner_model), ("filter", finetune_filter_model)):
+    tunes: dict[str, Callable[..., dict[str, int | float]]]
+    tunes = {"captioner": finetune_captioner_model, "filter": finetune_filter_model}
+    for name, tune in tunes.items():
         (tmp_path / name).mkdir()
         counts = tune(tmp_path / name, model, world / "human", config)
         assert counts["steps"] == 0
