@@ -58,7 +58,24 @@ SHIPPED: dict[str, tuple[str, str, Any]] = {
 }  # fmt: skip
 """By a short name: benchmark, file, content."""
 
-WRONG = (None, 5, True, "", " ", [], {}, "x", ["x"], [None], [[]], {"a": "x"}, "\ud800", "y" * 300, "a\0b", 1e400)
+WRONG: tuple[Any, ...] = (
+    None,
+    5,
+    True,
+    "",
+    " ",
+    [],
+    {},
+    "x",
+    ["x"],
+    [None],
+    [[]],
+    {"a": "x"},
+    "\ud800",
+    "y" * 300,
+    "a\0b",
+    1e400,
+)
 
 
 def places_in(content: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

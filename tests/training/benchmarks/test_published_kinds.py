@@ -63,7 +63,9 @@ def config_of(layout: str) -> Any:
 
 def publish(folder: Path, kind: Any, layout: str) -> tuple[Any, Any]:
     """A random model of that class in `folder` with its processor, and as FOLDER.pth; the model and the processor."""
-    from transformers import BertTokenizerFast, BlipImageProcessorPil, BlipProcessor
+    import transformers
+
+    named: Any = transformers  # some of whose names its types do not know
 
     torch.manual_seed(3)
     model = kind(config_of(layout)).eval()
@@ -74,10 +76,10 @@ def publish(folder: Path, kind: Any, layout: str) -> tuple[Any, Any]:
             weight.mul_(4 if "crossattention.output.dense.weight" in name else 1)
     folder.mkdir()
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
-    pieces = BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=True)
+    pieces = named.BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=True)
     pieces.add_special_tokens({"bos_token": "[DEC]"})
     pieces.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
-    processor = BlipProcessor(BlipImageProcessorPil(size={"height": 48, "width": 48}), pieces)
+    processor = named.BlipProcessor(named.BlipImageProcessorPil(size={"height": 48, "width": 48}), pieces)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     save_as_released(folder.with_suffix(".pth"), model.state_dict())

@@ -236,7 +236,9 @@ class Pairs:
         for _, some in blocks_of(block, self.work.items_at_once):
             states = as_videos(self._frame_states(some), self.work.num_frames)
             for row, own in zip(some, torch.split(states, 1), strict=True):
-                texts, alike = self._alike[wanted[row].nonzero()[:, 0]].unique(return_inverse=True)
+                asked = self._alike[wanted[row].nonzero()[:, 0]].tolist()
+                places = {text: place for place, text in enumerate(dict.fromkeys(asked))}
+                texts, alike = torch.tensor(list(places)), torch.tensor([places[text] for text in asked])
                 in_order = self._lengths[texts].argsort()
                 cosines = None if scores is None else scores[row, texts[in_order]]
                 logits = self._match_item(own, texts[in_order], cosines)
