@@ -83,7 +83,7 @@ def test_a_damaged_file_of_what_was_made_is_told_and_nothing_trained_anew(folder
     weights, recipe = tmp_path / "vqa" / "model.safetensors", tmp_path / "vqa" / "recipe.json"
     whole = weights.read_bytes()
     for cut, told in ((None, "model.safetensors: missing; put it back from a copy"), (1000, "be read .*; put it back")):
-        weights.unlink()
+        weights.unlink(missing_ok=True)
         if cut is not None:
             weights.write_bytes(whole[:cut])
         done = blip_here(*train)
