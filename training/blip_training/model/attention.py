@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from blip_training.model.dropout import drop
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
@@ -32,9 +34,9 @@ def attend(
 
     The CPU's fused kernel is slow in bfloat16 (torch 2.13): its backward pass took ten times the float32 one (18
     tokens, 12 heads of 32). There plain products are the fastest way, also beside the fused kernel in float32: half
-    its time, forward and backward, at 197 patches of 12 heads of 64.
+    its time, forward and backward, at 197 patches of 12 heads of 64. With dropout torch has no fused kernel there.
     """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+    if q.device.type != "cpu" or (q.dtype != torch.bfloat16 and not dropout):
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, scale=scale)
     with torch.autocast("cpu", enabled=False):
         if is_causal:
@@ -53,7 +55,7 @@ def _in_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: 
     similar = torch.matmul(q * scale, k.transpose(-1, -2))
     if mask is not None:
         similar = similar.masked_fill(~mask, torch.finfo(similar.dtype).min)
-    return torch.matmul(F.dropout(similar.softmax(dim=-1), dropout, dropout > 0), v)
+    return torch.matmul(drop(similar.softmax(dim=-1), dropout, dropout > 0), v)
 
 
 def _in_cache(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from blip_training.model.attention import attend
+from blip_training.model.dropout import Dropout
 from blip_training.model.onednn import Linear, over_patches
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class CrossAttention(nn.Module):
         self.key_value = Linear(vision_width, 2 * width)
         self.output = Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def keys_values(self, states: Float[Tensor, "b p v"]) -> KeyValue:
         """Keys and values [B, heads, P, d/heads] of image states, to be computed once per image."""

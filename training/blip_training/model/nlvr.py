@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from blip_training.model.cross_attention import NORM_EPS, CrossAttention
+from blip_training.model.dropout import Dropout
 from blip_training.model.med import with_first
 from blip_training.model.text_stack import Embeddings, FeedForward, SelfAttention
 from blip_training.model.vision import VisionEncoder
@@ -35,7 +36,7 @@ class TwoImageAttention(nn.Module):
         del self.first.norm, self.second.norm
         self.merge = nn.Linear(2 * width, width) if merged else None
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Float[Tensor, "n t d"], first: Float[Tensor, "n p v"], second: Float[Tensor, "n p v"]

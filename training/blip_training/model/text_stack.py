@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from blip_training.model.attention import attend
 from blip_training.model.cross_attention import NORM_EPS, CrossAttention, KeyValue
+from blip_training.model.dropout import Dropout
 from blip_training.model.onednn import Linear, product
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Embeddings(nn.Module):
         self.words = nn.Embedding(num_tokens, width)
         self.positions = nn.Embedding(max_positions, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, ids: Int64[Tensor, "n t"], start: int = 0) -> Float[Tensor, "n t d"]:
         """Embed tokens that stand at positions `start`, `start` + 1, ..."""
@@ -65,7 +66,7 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.output = Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Float[Tensor, "n t d"], mask: Bool[Tensor, "n 1 1 t"] | None, first_alone: bool = False
@@ -101,7 +102,7 @@ class FeedForward(nn.Module):
         self.fc1 = Linear(width, intermediate)
         self.fc2 = Linear(intermediate, width)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         """Transform each token by itself."""
