@@ -63,7 +63,10 @@ def test_it_agrees_with_counting_in_python(run: Path) -> None:
         assert row["distinct_words"] == len(set.union(*bags(texts)))
         assert row["variance"] == pytest.approx(variance(texts))
         kept = next(row for row in rows if row["round"] == number and row["of_texts"] == "kept")
-        assert {**kept, "of_texts": "synthetic"} == row  # all of them are kept, and no web text
+        both = {**kept, "of_texts": "synthetic"}, dict(row)  # all of them are kept, and no web text
+        first, second = (one.pop("variance") for one in both)
+        assert first == pytest.approx(second)  # sums of several threads differ in the last digit
+        assert both[0] == both[1]
     assert found[1]["content_words"] == 5  # one text in five has it: red, two, cats, the, cat
     assert (found[1]["common_share"], found[2]["common_share"], found[2]["most_common"]) == (1.0, 1.0, "a dog")
     assert found[2]["words_to_first"] == pytest.approx(3 / 9)
@@ -81,8 +84,8 @@ def test_texts_that_are_all_one_have_no_variance(tmp_path: Path) -> None:
 def test_figures_of_a_round_are_told_beside_the_first(run: Path) -> None:
     found = collapse_figures(run, 2)
     assert found["collapse_words_to_first"] == pytest.approx(3 / 9)
-    assert found["collapse_kept_variance"] == found["collapse_variance"]
-    assert collapse_figures(run, 1)["collapse_variance_to_first"] == 1
+    assert found["collapse_kept_variance"] == pytest.approx(found["collapse_variance"])
+    assert collapse_figures(run, 1)["collapse_variance_to_first"] == pytest.approx(1)
 
 
 def test_it_is_drawn_once_two_rounds_have_written(run: Path) -> None:
