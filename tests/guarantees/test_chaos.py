@@ -26,7 +26,7 @@ from tests.support.cluster_runs import (
     until,
     written,
 )
-from tests.support.moto_store import Bucket, environment, moto_server
+from tests.support.moto_store import Bucket, empty_store
 from tests.support.small_world import small_config
 from tests.support.two_nodes import NOT_THE_PACKAGE, Cluster, needs_namespaces
 
@@ -39,13 +39,8 @@ IMAGES = {"images": TABLES["images"]}
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[dict[str, str], Bucket]]:
-    with moto_server() as endpoint:
-        found = environment(endpoint, tmp_path / "cache")
-        for name, value in found.items():
-            monkeypatch.setenv(name, value)
-        bucket = Bucket(endpoint)
-        bucket.clear()  # servers of one process have one memory
-        yield found, bucket
+    with empty_store(tmp_path / "cache", monkeypatch) as found:
+        yield found
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ import yaml
 from blip_training.train.checkpoint_files import CHECKPOINTS
 from blip_training.watch.pace import FIGURES
 from tests.support.cluster_runs import URI, begun, ended, rounds, said, until
-from tests.support.moto_store import Bucket, environment, moto_server
+from tests.support.moto_store import Bucket, empty_store
 from tests.support.small_world import small_config
 from tests.support.two_nodes import NOT_THE_PACKAGE, Cluster, Node, needs_namespaces
 
@@ -136,12 +136,7 @@ def test_the_machine_of_rank_0_and_the_driver_are_lost_without_a_disk_in_common(
     config, server = small_config(tmp_path / "local", tmp_path / "world", num_web=60)
     config = training(config, num_workers=2)
     hidden = [tmp_path, *NOT_THE_PACKAGE]
-    with moto_server() as endpoint:
-        variables = environment(endpoint, tmp_path / "cache")
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        bucket = Bucket(endpoint)
-        bucket.clear()  # servers of one process have one memory
+    with empty_store(tmp_path / "cache", monkeypatch) as (variables, bucket):
         store = InStore(bucket)
         with server, Cluster(variables) as cluster:
             said(begun(rounds(written(config, tmp_path, "local", tmp_path / "local", address="none"), 0), {}))

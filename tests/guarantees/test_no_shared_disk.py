@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.cluster_runs import URI, begun, differences, download, rounds, said, written
-from tests.support.moto_store import Bucket, environment, moto_server
+from tests.support.moto_store import empty_store
 from tests.support.small_world import small_config
 from tests.support.two_nodes import NOT_THE_PACKAGE, Cluster, needs_namespaces
 
@@ -20,11 +20,7 @@ pytestmark = [needs_namespaces, pytest.mark.ray]
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """An S3 server, and the environment that finds it."""
-    with moto_server() as endpoint:
-        found = environment(endpoint, tmp_path / "cache")
-        for name, value in found.items():
-            monkeypatch.setenv(name, value)
-        Bucket(endpoint).clear()  # servers of one process have one memory
+    with empty_store(tmp_path / "cache", monkeypatch) as (found, _):
         yield found
 
 

@@ -67,6 +67,18 @@ class Bucket:
             self.delete(key)
 
 
+@contextmanager
+def empty_store(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[dict[str, str], Bucket]]:
+    """A server's empty bucket, and the variables that find it, which this process has while the body runs."""
+    with moto_server() as endpoint:
+        found = environment(endpoint, cache)
+        for name, value in found.items():
+            monkeypatch.setenv(name, value)
+        bucket = Bucket(endpoint)
+        bucket.clear()  # servers of one process have one memory
+        yield found, bucket
+
+
 def environment(endpoint: str, cache: Path) -> dict[str, str]:
     """The variables by which the project finds the server, and where its working copies go."""
     return {

@@ -16,18 +16,14 @@ from blip_bootstrap.storage.remote import opened
 from blip_pipelines.captioners.registry import KINDS as CAPTIONERS
 from blip_pipelines.judges.registry import KINDS
 from blip_training.runtime.sources import resolve_source
-from tests.support.moto_store import Bucket, environment, moto_server
+from tests.support.moto_store import Bucket, empty_store
 
 URI = "s3://bucket/runs/mine"
 
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    with moto_server() as endpoint:
-        for name, value in environment(endpoint, tmp_path / "cache").items():
-            monkeypatch.setenv(name, value)
-        found = Bucket(endpoint)
-        found.clear()  # servers of one process have one memory
+    with empty_store(tmp_path / "cache", monkeypatch) as (_, found):
         yield found
 
 
