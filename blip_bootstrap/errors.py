@@ -48,6 +48,10 @@ class RunFailed(BlipBootstrapError):  # noqa: N818 - it names an outcome, as in 
     """A step could not finish; what it had made so far stays in its staging folder, from where the next run goes on."""
 
 
+class RunInUse(RunFailed):
+    """Another process works on the run."""
+
+
 class NothingLeft(RunFailed):
     """No picture or no pair is left to go on with; the pages that say why are written."""
 

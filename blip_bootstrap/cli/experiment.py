@@ -76,7 +76,7 @@ def experiment(
     ] = None,
     arms: Annotated[
         list[str] | None,
-        typer.Option("--arms", help="Arms, and what they need. Default: all. A round's controls come together."),
+        typer.Option("--arms", help="Arms, and what they need. Default: all."),
     ] = None,
     split: Annotated[
         str | None,

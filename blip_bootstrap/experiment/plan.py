@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,7 @@ class Job:
     """Digests that were taken of the inputs of arms, by name."""
 
     def groups(self, names: Collection[str] | None = None) -> list[Group]:
-        """The groups that make the arms `names` (None: all), and those that they need, each after what it needs.
-
-        The controls of a round are one artifact, so that a group has all of them where one is asked for.
-        """
+        """The groups that make the arms `names` (None: all), and those that they need, each after what it needs."""
         arms = self.experiment.arms
         by_run: dict[tuple[tuple[str, ...], str], list[str]] = {}
         for name, arm in arms.items():
@@ -135,7 +132,6 @@ def _in_order(groups: Sequence[Group]) -> Iterator[Group]:
 
 
 def _only(group: Group, wanted: Collection[str], arms: Mapping[str, Arm]) -> Group:
-    """The arms of a group that are wanted, and all controls of a round of which one is."""
-    rounds = {arms[name].round for name in group.arms if name in wanted and arms[name].control}
-    kept = tuple(n for n in group.arms if n in wanted or (arms[n].control and arms[n].round in rounds))
-    return Group(kept, group.settings, group.world_settings, max(arms[name].round for name in kept), group.after)
+    """The arms of a group that are wanted."""
+    kept = tuple(name for name in group.arms if name in wanted)
+    return replace(group, arms=kept, last=max(arms[name].round for name in kept))

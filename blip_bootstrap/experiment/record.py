@@ -17,6 +17,7 @@ from blip_bootstrap.config import Config, RayConfig
 from blip_bootstrap.experiment.figures import figures_of, measured_name
 from blip_bootstrap.experiment.file import Arm
 from blip_bootstrap.experiment.plan import Job, named_in, world_settings_of
+from blip_bootstrap.loop.arms import seconds_of_arm
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.whole import digest_of_input
 from blip_bootstrap.storage.files import write_whole
@@ -89,7 +90,7 @@ def make_record(
         "experiment": experiment.name, "arm": name, "seed": seed, "split": split, "round": arm.round,
         "control": arm.control, "key": key_of(job, name, split), "version": __version__,
         "steps": optimizer.steps, "pictures": optimizer.steps * optimizer.batch_size,
-        "seconds": round(seconds_of(root, pointers, arm, config), 2),
+        "seconds": round(seconds_of(root, pointers, arm), 2),
         "model": _digest(root, arm), "artifacts": pointers,
         "figures": figures_of(root, arm, measured, experiment, split),
     }  # fmt: skip
@@ -110,7 +111,7 @@ def _pointers(root: Path, arm: Arm, split: str, config: Config) -> dict[str, dic
     return dict(sorted(found.items()))
 
 
-def seconds_of(root: Path, pointers: Mapping[str, Mapping[str, str]], arm: Arm, config: Config) -> float:
+def seconds_of(root: Path, pointers: Mapping[str, Mapping[str, str]], arm: Arm) -> float:
     """What making all that an arm rests on took, shared artifacts included; of a round's controls its own part.
 
     A round's own model does not rest on its controls, and neither on the checks and other rounds' evaluations.
@@ -118,13 +119,11 @@ def seconds_of(root: Path, pointers: Mapping[str, Mapping[str, str]], arm: Arm, 
     controls = f"{round_name(arm.round)}/controls"
     total = 0.0
     for name, one in pointers.items():
-        seconds = float((read_json(root / one["folder"] / MANIFEST) or {}).get("seconds") or 0.0)
-        is_controls, of_round = name.endswith("/controls"), name.startswith(f"{round_name(arm.round)}/")
-        if is_controls:
-            mine = arm.control and name == controls
-            total += seconds / max(1, len(config.of_round(arm.round).controls.arms)) if mine else 0.0
+        of_round = name.startswith(f"{round_name(arm.round)}/")
+        if name.endswith("/controls"):
+            total += seconds_of_arm(root, one["folder"], arm.control) if arm.control and name == controls else 0.0
         elif not (arm.control and of_round and name.rpartition("/")[2] in ("model", "evaluation")):
-            total += seconds
+            total += float((read_json(root / one["folder"] / MANIFEST) or {}).get("seconds") or 0.0)
     return total
 
 

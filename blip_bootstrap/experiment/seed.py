@@ -7,12 +7,22 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from blip_bootstrap.config import AnnotatedSet, Config
 from blip_bootstrap.demo.run import run_demo
-from blip_bootstrap.errors import BlipBootstrapError, ConfigError, InputError, NothingLeft, RunFailed, in_one_line
+from blip_bootstrap.errors import (
+    BlipBootstrapError,
+    ConfigError,
+    InputError,
+    NothingLeft,
+    RunFailed,
+    RunInUse,
+    in_one_line,
+)
 from blip_bootstrap.experiment.draw import drawn_settings, rest_path
 from blip_bootstrap.experiment.figures import evaluation_folder, has_model, is_measured, measure_on
 from blip_bootstrap.experiment.file import SPLITS, Arm
@@ -22,6 +32,9 @@ from blip_bootstrap.loop.rounds import run_rounds
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.run_folder import read_pointers, round_name
 from blip_bootstrap.storage.store_lock import locked
+
+WAIT_S = 2.0
+"""Between two looks whether another experiment still works on a seed."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ def _run_group(job: Job, group: Group, seed: int, splits: list[str], tell: Tell,
 
 
 def _parts(job: Job, group: Group, names: Sequence[str]) -> Iterator[Group]:
-    """The arms of a group by the run that makes them: own models first, the controls of each round after them.
+    """Arms of a group by the run that makes them: own models first, the controls of each round after them.
 
     What one has made the next finds, and one that fails leaves the others.
     """
@@ -75,8 +88,7 @@ def _parts(job: Job, group: Group, names: Sequence[str]) -> Iterator[Group]:
     for name in names:
         by_part.setdefault((bool(arms[name].control), arms[name].round), []).append(name)
     for (_, number), found in sorted(by_part.items()):
-        every = [one for one in group.arms if arms[one].control and arms[one].round == number]
-        yield replace(group, arms=tuple(every if arms[found[0]].control else found), last=number)
+        yield replace(group, arms=tuple(found), last=number)
 
 
 def _run_part(job: Job, part: Group, seed: int, splits: list[str], tell: Tell, say: Say) -> set[str]:
@@ -85,12 +97,29 @@ def _run_part(job: Job, part: Group, seed: int, splits: list[str], tell: Tell, s
     Under one lock: between the two another experiment over this root could point the round to what its arms are.
     """
     try:
-        with locked(job.folder(part, seed), for_several=True):
+        with _in_turn(job.folder(part, seed), say):
             return _run_locked(job, part, seed, splits, tell, say)
-    except (RunFailed, ConfigError) as error:  # another process has the lock, or the root cannot be written
+    except (RunFailed, ConfigError) as error:  # the root cannot be written
         for name in part.arms:
             tell(Told(seed, name, "failed", text=_told(error)))
         return {*part.arms}
+
+
+@contextmanager
+def _in_turn(root: Path, say: Say) -> Iterator[None]:
+    """Hold the lock of the run of a seed; where another experiment works there, wait for it, and say so once."""
+    with ExitStack() as held:
+        told = False
+        while True:
+            try:
+                held.enter_context(locked(root, for_several=True))
+                break
+            except RunInUse as error:
+                if not told:
+                    say(f"waiting: {str(error).partition(';')[0]}")
+                told = True
+                time.sleep(WAIT_S)
+        yield
 
 
 def _run_locked(job: Job, part: Group, seed: int, splits: list[str], tell: Tell, say: Say) -> set[str]:

@@ -67,13 +67,13 @@ def find_kin(
         return []
     grows = _grown_by(GROWTH[step]) if step in GROWTH else ()
     wanted = _kinship(recipe, section, grows, but)
-    found = {one: begun for one in sorted((root / ARTIFACTS / step).glob("*")) if (begun := _begun(one))}
+    found = {one: begun for one in sorted((root / ARTIFACTS / step).glob("*")) if (begun := begun_in(one))}
     kin = [one for one, begun in found.items() if _kinship(begun["recipe"], section, grows, but) == wanted]
     age = {one: str(found[one].get("made", "")) for one in kin}
     return sorted((one for one in kin if one != folder), key=lambda one: (one == first, age[one], one), reverse=True)
 
 
-def _begun(folder: Path) -> Mapping[str, Any] | None:
+def begun_in(folder: Path) -> Mapping[str, Any] | None:
     """The MANIFEST of an artifact, or the note on one that is half-made; None where it is to be made anew."""
     begun: Mapping[str, Any] | None = manifest_in(folder) or read_json(folder / RECIPE)
     return begun if begun and "recipe" in begun and STALE not in begun else None
@@ -189,7 +189,7 @@ def _origins_then(root: Path, kin: Path, source: Path, growth: Growth) -> dict[s
     told = {one["name"]: one["of"] for one in (manifest or {}).get("files", []) if "of" in one}
     if told:
         return told
-    begun = _begun(kin) or {}
+    begun = begun_in(kin) or {}
     if any(_is(name, one) for name in begun.get("recipe", {}).get("inputs", {}) for one in growth.beside):
         return {}
     contents = {digest for name, digest in begun.get("recipe", {}).get("inputs", {}).items() if _is(name, growth.grows)}

@@ -12,6 +12,7 @@ from typing import Any
 from blip_bootstrap.audit.shortfalls import all_failed, no_pictures
 from blip_bootstrap.config import Config
 from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.loop.arms import arms_elsewhere, with_model_and_figures
 from blip_bootstrap.loop.artifacts import (
     begin,
     begin_repair,
@@ -98,8 +99,8 @@ class Maker:
         """Make `output` by `step(folder, *inputs, config=..., ray=...)` unless it is current; returns it.
 
         Nothing is done where `output` is None, so that the configuration does without it, or given by the user. The
-        step gets `config` where `output` has a section, and `ray`, `kin` and `retry` where it has such a parameter; it
-        returns counts.
+        step gets `config` where `output` has a section, and `ray`, `kin`, `retry`, `scored` and `elsewhere` where it
+        has such a parameter; it returns counts.
         """
         if output is None or output.given:
             return output
@@ -169,7 +170,7 @@ class Maker:
             return folder, True
         check_trained(folder, damaged)
         self.say(f"{output.name}: {', '.join(damaged) or 'files'} missing or damaged; making them anew")
-        begin_repair(folder, damaged)
+        begin_repair(folder, with_model_and_figures(damaged) if recipe["step"] == "train_controls" else damaged)
         return folder, False
 
     def _whole(self, output: Artifact, before: Mapping[str, Any] | None, recipe: Mapping[str, Any]) -> Path | None:
@@ -233,6 +234,8 @@ class Maker:
         """What a step gets by name: those of these that it has parameters for."""
         known = {"ray": self.config.ray, "kin": kin, "retry": at.retry, "scored": scored}
         wanted = inspect.signature(at.step).parameters
+        if "elsewhere" in wanted:
+            known["elsewhere"] = arms_elsewhere(self.config.root, at.recipe, at.output.section, at.folder)
         found: dict[str, Any] = {name: value for name, value in known.items() if name in wanted}
         found |= {one.keyword: self._argument(one) for one in at.inputs if one and one.keyword}
         return found | ({"config": with_sent(self.config, at.output.section)} if at.output.section else {})

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from blip_bootstrap.errors import ConfigError, InputError, RunFailed
+from blip_bootstrap.errors import ConfigError, InputError, RunFailed, RunInUse
 from blip_bootstrap.storage.files import make_folder
 from blip_bootstrap.storage.remote import LOCK, compare, working_in
 from blip_bootstrap.storage.store import store_of
@@ -44,7 +44,7 @@ _mine = threading.local()
 
 @contextmanager
 def locked(root: Path, for_several: bool = False) -> Iterator[None]:
-    """Hold the run's lock; RunFailed, saying who has it and since when, where another process does.
+    """Hold the run's lock; RunFailed (on a disk RunInUse), saying who has it and since when, where another process does.
 
     The working copy of a run on a store is made equal to the store, once nobody else can write there. `for_several`, of
     a run on a disk: what this thread does in the body may ask for the lock again, as several commands under one lock.
@@ -145,9 +145,7 @@ def _first(root: Path) -> Iterator[None]:
         try:
             _take(file)
         except BlockingIOError as error:
-            raise RunFailed(
-                f"{root}: another run is working on it{_holder_in(file)}; wait for it or stop it"
-            ) from error
+            raise RunInUse(f"{root}: another run is working on it{_holder_in(file)}; wait for it or stop it") from error
         file.truncate(0)
         file.write(json.dumps(_me()) + "\n")
         file.flush()

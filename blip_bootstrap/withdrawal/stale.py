@@ -51,7 +51,8 @@ def _rows(one: Found, gone: Gone) -> int:
 def _trained_on(one: Found, lineage: Lineage, gone: Gone, keys: Keys) -> int:
     """How many texts that go a training may have seen: kept ones, for control arms all."""
     is_control = one.step == "train_controls"
-    if is_control and {*one.told.get("settings", {}).get("arms", ())} == {"human_only"}:
+    lent = any("at" in entry for entry in one.entries.values())  # where the models of other arms lie, too
+    if is_control and not lent and {*one.told.get("settings", {}).get("arms", ())} == {"human_only"}:
         return 0
     of = lineage.inputs(one, *(("captions", "truth_pairs") if is_control else ("pairs",)))
     if not of:

@@ -15,6 +15,8 @@ from blip_bootstrap.query.verdicts import cut_of, rule_of
 from blip_bootstrap.select.aside import as_in, reasons_of
 from blip_bootstrap.select.pairs import select_by, select_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
+from blip_bootstrap.storage.parts import borrow
+from blip_bootstrap.storage.store import is_there
 from blip_bootstrap.storage.tables import PAIRS
 
 NOT_SELECTED = "not_selected"
@@ -56,6 +58,39 @@ def write_arm_pairs(out: Path, arm: str, captions: Path, pairs: Path, truth_pair
             table = _unfiltered(rows, pairs / file.name) if arm == "captioner_only" else _web_only(rows)
             write_parquet(out / file.name, table, PAIRS, {"arm": arm})
     return out
+
+
+def take_arm(arm: Path, others: Sequence[Path]) -> None:
+    """Have the model and figures of the first of `others`, the same arm of other artifacts, that has equal pairs.
+
+    An arm that is trained, or was begun, here goes on here.
+    """
+    if (arm / "model").exists() or is_there(arm / "metrics.json"):
+        return
+    for other in others:
+        if _same_pairs(arm / "pairs", other / "pairs"):
+            for file in sorted(one for one in other.rglob("*") if one.is_file()):
+                name = file.relative_to(other)
+                if name.parts[0] != "pairs" and not any(part.startswith(".") for part in name.parts):
+                    (arm / name).parent.mkdir(parents=True, exist_ok=True)
+                    borrow((arm / name).parent, file)
+            return
+
+
+def _same_pairs(mine: Path, other: Path) -> bool:
+    """Whether two arms train on the same pairs, in the same order; `human_only` and `oracle` have none of their own."""
+    files, others = parquet_files(mine), parquet_files(other)
+    if [one.name for one in files] != [one.name for one in others]:
+        return False
+    return all(_trained_on(file).equals(_trained_on(one)) for file, one in zip(files, others, strict=True))
+
+
+def _trained_on(file: Path) -> pa.Table:
+    """What decides how a pairs file is trained on: where its kept texts stand, and what each weighs by the rule."""
+    weighs = (rule_of(schema_of(file)) or {}).get("weights") == "rule"
+    rows = read_parquet(file, ["key", "source", "kept", "caption", *(["rule_score"] if weighs else [])])
+    texts = pc.if_else(rows["kept"], rows["caption"], pa.scalar(None, pa.string()))
+    return rows.set_column(rows.schema.get_field_index("caption"), "caption", texts).replace_schema_metadata(None)
 
 
 def _has_rule(pairs: Path) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from blip_bootstrap.config import EvaluateConfig, FinetuneConfig, PretrainConfig, RayConfig, TrainControlsConfig
 from blip_pipelines.train.calls import call_arm, call_captioner, call_evaluate, call_filter, call_pretrain
-from blip_pipelines.train.control_pairs import check_arms, write_arm_pairs
+from blip_pipelines.train.control_pairs import check_arms, take_arm, write_arm_pairs
 from blip_pipelines.train.runner import METRICS, Call, Counts, Training, following, place_of_task, run_tasks, train
 
 Source = Path | str
@@ -62,11 +63,12 @@ def evaluate(
 def train_controls(
     out: Path, images: Path, captions: Path, pairs: Path, human: Path | None, held_out: Path,
     truth_pairs: Path | None = None, same_pictures: Path | None = None, *,
-    config: TrainControlsConfig, ray: RayConfig,
+    config: TrainControlsConfig, ray: RayConfig, elsewhere: Mapping[str, Sequence[Path]] = MappingProxyType({}),
 ) -> Counts:  # fmt: skip
     """Train and measure the arms of Table 1 beside the round's model, with its settings and seed on other pairs.
 
-    Each arm has a folder with its pairs, model and metrics.json; one that has its metrics is not made again. `oracle`
+    Each arm has a folder with its pairs, model and metrics.json; one that has its metrics is not made again. Of the
+    folders `elsewhere` of an arm, made of the same but for its pairs, one with equal pairs is taken as it is. `oracle`
     trains on `truth_pairs`, a folder like `pairs`. Texts set aside in `pairs` are no pairs of any arm. Raises
     ConfigError where an arm lacks its input.
     """
@@ -75,6 +77,7 @@ def train_controls(
     jobs = []
     for arm in config.arms:
         arm_pairs = write_arm_pairs(out / arm / "pairs", arm, captions, pairs, truth_pairs)
+        take_arm(out / arm, elsewhere.get(arm, ()))
         data = images, arm_pairs, human, held_out
         call = _call(call_arm, out / arm, *data, config.pretrain, config.evaluate, same_pictures)
         jobs.append(_job(arm, out / arm, call, config.pretrain))

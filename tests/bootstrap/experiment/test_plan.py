@@ -136,7 +136,7 @@ def test_arms_of_equal_settings_are_one_run_with_its_controls(tmp_path: Path) ->
         "controls.arms=[]", 'rounds.1.controls.arms=["human_only", "captioner_only"]'
     ]  # fmt: skip
     assert "caption.candidates=3" in job.loop_settings(groups[1], 3)
-    assert [group.arms for group in job.groups(["c"])] == [("c", "human")]
+    assert [group.arms for group in job.groups(["c"])] == [("c",)]
     assert [group.arms for group in job.groups(["none"])] == [("none",)]
 
 

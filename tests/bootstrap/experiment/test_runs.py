@@ -7,8 +7,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
+from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -404,7 +407,36 @@ def test_an_arm_is_run_and_measured_under_one_lock(small: SmallExperiments, monk
     job = small.job(arms={"none": {"round": 0}})
     assert not small.run(job).failed
     assert alive == [True]
-    with locked_elsewhere(small.root / "seed-1"):
-        (failed,) = small.run(job, seeds=(1,)).failed
-    assert "another run is working on it" in failed.text
-    assert not small.run(job, seeds=(1,)).failed
+
+
+def test_a_seed_that_another_experiment_works_on_is_waited_for(
+    small: SmallExperiments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as other:
+        other.enter_context(locked_elsewhere(small.root / "seed-1"))
+        said, waits = list[str](), list[float]()
+
+        def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == 3:
+                other.close()
+
+        clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+        monkeypatch.setattr("blip_bootstrap.experiment.seed.time", clock)
+        finished = small.run(small.job(arms={"none": {"round": 0}}), seeds=(1,), say=said.append)
+    assert not finished.failed
+    (told,) = [line for line in said if "waiting" in line]
+    assert "seed-1: another run is working on it (" in told
+    assert "stop it" not in told
+
+
+def test_controls_that_are_asked_for_one_by_one_are_trained_once_and_alone(small: SmallExperiments) -> None:
+    arms = {"human_only": {"control": "human_only"}, "f": {"control": "filter_only"}, "cf": {}}
+    job = small.job(arms=arms)
+    for name in ("human_only", "f"):
+        assert [one["arm"] for one in small.run(job, names=(name,)).records] == [name]
+        assert [what for _, what in small.runs.paid if "controls" in what] == [
+            f"train_controls/{arms[name]['control']} 0"
+        ]
+    small.run(job)
+    assert not [what for _, what in small.runs.paid if "controls" in what]
