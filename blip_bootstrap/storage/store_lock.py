@@ -44,7 +44,7 @@ _mine = threading.local()
 
 @contextmanager
 def locked(root: Path, for_several: bool = False) -> Iterator[None]:
-    """Hold the run's lock; RunFailed (on a disk RunInUse), saying who has it and since when, where another process does.
+    """Hold the run's lock; RunFailed, on a disk RunInUse, says who has it since when, where another process does.
 
     The working copy of a run on a store is made equal to the store, once nobody else can write there. `for_several`, of
     a run on a disk: what this thread does in the body may ask for the lock again, as several commands under one lock.
