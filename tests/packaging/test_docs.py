@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.config import load_config
-from blip_bootstrap.experiment.file import read_experiment
+from blip_bootstrap.experiment.file import read_experiment, shipped
 
 REPO = Path(__file__).parents[2]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
@@ -194,3 +194,12 @@ def test_lists_can_be_read(block: Block) -> None:
     name, *rows = block.text.splitlines()
     assert name.startswith("# ")
     assert len({row.count("\t") for row in rows}) == 1
+
+
+def test_the_table_of_shipped_experiments_has_each_with_its_arms_and_seeds() -> None:
+    page = (REPO / "docs/experiments.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+`) \|[^|]+\| ([\dx, ]+) \|$", page, re.MULTILINE)
+    each = (zip(re.findall(r"`(\w+)`", names), sizes.split(", "), strict=True) for names, sizes in rows)
+    told = [pair for row in each for pair in row]
+    found = {name: read_experiment(name) for name in shipped()}
+    assert dict(told) == {name: f"{len(one.arms)} x {len(one.seeds)}" for name, one in found.items()}
