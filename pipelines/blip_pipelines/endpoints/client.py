@@ -16,9 +16,9 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from blip_bootstrap.errors import RunFailed
-from blip_pipelines.captioners.endpoint_answers import REFUSALS, SIZES, BadAnswer, Response, receive
-from blip_pipelines.captioners.endpoint_ledger import Ledger
-from blip_pipelines.captioners.endpoint_pool import Endpoint, Pool, rest_of
+from blip_pipelines.endpoints.answers import REFUSALS, SIZES, BadAnswer, Response, receive
+from blip_pipelines.endpoints.ledger import Ledger
+from blip_pipelines.endpoints.pool import Endpoint, Pool, rest_of
 
 Read = TypeVar("Read")
 

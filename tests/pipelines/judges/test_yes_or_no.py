@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from blip_bootstrap.errors import ConfigError, RunFailed
-from blip_pipelines.captioners.endpoint_answers import BadAnswer
-from blip_pipelines.captioners.endpoint_judge import EndpointJudge, first_tokens, yes_of
+from blip_pipelines.endpoints.answers import BadAnswer
+from blip_pipelines.judges.yes_or_no import EndpointJudge, first_tokens, yes_of
 from tests.support.chat_server import ChatServer
 
 PAIRS = [(Image.new("RGB", (8, 8), (number, 0, 0)), f"a dog {number}") for number in range(5)]

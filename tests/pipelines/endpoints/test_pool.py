@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from blip_pipelines.captioners.endpoint_ledger import STEP, Account, Ledger, noted_in
-from blip_pipelines.captioners.endpoint_pool import WINDOW, Endpoint, Pool, rest_of
+from blip_pipelines.endpoints.ledger import STEP, Account, Ledger, noted_in
+from blip_pipelines.endpoints.pool import WINDOW, Endpoint, Pool, rest_of
 
 
 def endpoint(limit: float = 4.0, most: int = 32) -> Endpoint:

@@ -22,9 +22,9 @@ from blip_pipelines.captioners.endpoint import (
     token_logprobs,
     with_picture,
 )
-from blip_pipelines.captioners.endpoint_answers import BadAnswer
-from blip_pipelines.captioners.endpoint_client import Body, ChatClient, Reply
 from blip_pipelines.captioners.interface import VariesWith
+from blip_pipelines.endpoints.answers import BadAnswer
+from blip_pipelines.endpoints.client import Body, ChatClient, Reply
 
 QUESTION = 'Does this figure show "{text}"? Please answer yes or no.'
 """VQAScore's (Lin et al. 2024, arXiv 2404.01291, section 3)."""
