@@ -16,7 +16,7 @@ from blip_bootstrap.config import Config
 from blip_bootstrap.config.marks import ByContent, ToldByDigest, mark_of
 from blip_bootstrap.storage.files import staged_file
 from blip_bootstrap.storage.manifest import digest_of_path
-from blip_bootstrap.storage.store import is_there, store_of
+from blip_bootstrap.stores.store import is_there, store_of
 from blip_pipelines.caption.sources import paths_in
 from blip_pipelines.cluster.resources import NO_RAY
 

@@ -35,10 +35,10 @@ from blip_bootstrap.planning.sample import (
 )
 from blip_bootstrap.planning.training import measure_controls, measure_finetunes, measure_pretraining
 from blip_bootstrap.progress import quiet
+from blip_bootstrap.schemas.keys import part_name
+from blip_bootstrap.schemas.tables import CAPTIONS, PAIRS
 from blip_bootstrap.select.pairs import select_pairs
-from blip_bootstrap.storage.keys import part_name
 from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import CAPTIONS, PAIRS
 from blip_pipelines.caption.blocks import BLOCK_ROWS
 from blip_pipelines.caption.probe import SampledCaptioning
 from blip_pipelines.caption.sources import absolute, with_absolute_models

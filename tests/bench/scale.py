@@ -34,7 +34,7 @@ import duckdb  # noqa: E402
 
 from blip_bootstrap.config import Config, load_config  # noqa: E402
 from blip_bootstrap.loop import rounds  # noqa: E402
-from blip_bootstrap.storage.tables import IMAGES  # noqa: E402
+from blip_bootstrap.schemas.tables import IMAGES  # noqa: E402
 from blip_pipelines.caption import step as caption_step  # noqa: E402
 from blip_pipelines.caption.blocks import CaptionBlocks  # noqa: E402
 from blip_pipelines.caption.rows import CaptionRow  # noqa: E402

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.schema import Table
+from blip_bootstrap.schemas.tables import CAPTIONS
 from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading, write_parquet
-from blip_bootstrap.storage.schema import Table
-from blip_bootstrap.storage.store import fetched, gone, is_there
-from blip_bootstrap.storage.tables import CAPTIONS
+from blip_bootstrap.stores.store import fetched, gone, is_there
 from blip_pipelines.caption.again import Again, BlockWork, work_of
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import ImageRows

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip_bootstrap.config import CaptionConfig
+from blip_bootstrap.schemas.tables import CAPTIONS
 from blip_bootstrap.storage.parquet import write_parquet
-from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.again import work_of
 from blip_pipelines.caption.answers import ImageRow, ImageRows, KeptAnswers, KeptScores, OfPicture, Told
 from blip_pipelines.caption.blocks import Block, merge_if_whole, num_threads

@@ -14,7 +14,7 @@ from PIL.Image import Image
 
 from blip_bootstrap.config import CaptionConfig, JudgeConfig
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
-from blip_bootstrap.storage.closed_lists import NO_SCORES
+from blip_bootstrap.schemas.closed_lists import NO_SCORES
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import KeptAnswers, KeptScores, Told
 from blip_pipelines.caption.picture import Picture

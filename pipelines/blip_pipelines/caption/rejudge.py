@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.closed_lists import DEATHS
+from blip_bootstrap.schemas.closed_lists import DEATHS
+from blip_bootstrap.schemas.schema import Table
+from blip_bootstrap.schemas.tables import CAPTIONS
 from blip_bootstrap.storage.parquet import read_parquet, write_parquet
-from blip_bootstrap.storage.schema import Table
-from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import KeptScores, Told
 from blip_pipelines.caption.blocks import Block, counts_of, merge_if_whole, with_all_columns

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from blip_bootstrap.storage.tables import CAPTIONS
+from blip_bootstrap.schemas.tables import CAPTIONS
 
 IMAGE_COLUMNS = ["key", "uid", "status", "caption", "jpg", "cut_from_chars", "same_as"]
 """What captioning needs of the table `images`; the last two are absent from those of earlier versions."""

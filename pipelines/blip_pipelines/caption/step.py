@@ -15,7 +15,7 @@ from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import Spans, borrow, of_rows, read_left_out, write_left_out
-from blip_bootstrap.storage.store import gone, is_there
+from blip_bootstrap.stores.store import gone, is_there
 from blip_pipelines.caption.again import Again, reasons_of
 from blip_pipelines.caption.blocks import (
     BLOCKS,

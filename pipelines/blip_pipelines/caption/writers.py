@@ -12,7 +12,7 @@ import torch
 
 from blip_bootstrap.config import CaptionConfig, WriterConfig
 from blip_bootstrap.errors import RunFailed
-from blip_bootstrap.storage.closed_lists import DEATHS, FLAGS, NO_ANSWERS
+from blip_bootstrap.schemas.closed_lists import DEATHS, FLAGS, NO_ANSWERS
 from blip_pipelines.caption.answers import KeptAnswers, OfPicture, name_of
 from blip_pipelines.caption.picture import Picture
 from blip_pipelines.caption.rows import CaptionRow

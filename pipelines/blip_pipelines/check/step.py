@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig, CheckFilterConfig, RayConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.tables import FILTER_CHECK
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import FILTER_CHECK
 from blip_pipelines.caption.sources import absolute, with_absolute_models
 from blip_pipelines.check.human_agreement import HumanAgreement
 from blip_pipelines.check.pictures import Chosen, KnownPicture, choose_pictures, other_texts

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.store import gone, sizes_there
+from blip_bootstrap.stores.store import gone, sizes_there
 
 STEP = 32
 """Requests that a worker notes ahead of sending them, at least, so that it does not write for each."""

@@ -14,7 +14,7 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import total, values
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.store import gone, is_there
+from blip_bootstrap.stores.store import gone, is_there
 from blip_pipelines.bring.read import is_brought
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.aside import Aside, Died

@@ -20,8 +20,8 @@ from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.progress import tell
 from blip_bootstrap.reading.places import digest_of_files, files_of
 from blip_bootstrap.reading.records import is_list_file
+from blip_bootstrap.schemas.keys import ROWS_PER_PART, number_of
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.keys import ROWS_PER_PART, number_of
 from blip_bootstrap.storage.manifest import digest_of_recipe
 from blip_bootstrap.storage.parts import borrow, read_left_out
 from blip_bootstrap.storage.run_folder import named_files, read_json

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from blip_bootstrap.config import DownloadConfig
-from blip_bootstrap.storage.tables import IMAGES
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_pipelines.fetch.courtesy import Courtesy
 from blip_pipelines.fetch.directives import Said
 from blip_pipelines.fetch.fetch import Fetched, try_once

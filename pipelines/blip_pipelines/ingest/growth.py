@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import tell
+from blip_bootstrap.schemas.keys import ROWS_PER_PART, key_of_id, keys_of, number_of, part_name
+from blip_bootstrap.schemas.tables import IMAGES, SHARD
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.keys import ROWS_PER_PART, key_of_id, keys_of, number_of, part_name
 from blip_bootstrap.storage.parquet import read_parquet, write_parquet
 from blip_bootstrap.storage.parts import borrow
-from blip_bootstrap.storage.store import gone
-from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_bootstrap.storage.withdrawn import withdrawn_of
+from blip_bootstrap.stores.store import gone
 from blip_pipelines.ingest.known import KNOWN, mark_same, write_known
 from blip_pipelines.ingest.pool import (
     CURRENT,

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.query.sql_text import literal
-from blip_bootstrap.storage.keys import ROWS_PER_PART, by_number, key_of_id, number_of, part_name
+from blip_bootstrap.schemas.keys import ROWS_PER_PART, by_number, key_of_id, number_of, part_name
+from blip_bootstrap.schemas.schema import Column, Table
+from blip_bootstrap.schemas.tables import SHARD
 from blip_bootstrap.storage.parquet import read_parquet, write_parquet
-from blip_bootstrap.storage.schema import Column, Table
-from blip_bootstrap.storage.tables import SHARD
 
 KNOWN = "known"
 """In an artifact of images: files of the table `known`, each called like the first part that it is of."""

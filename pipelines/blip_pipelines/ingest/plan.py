@@ -12,13 +12,13 @@ import duckdb
 
 from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES
 from blip_bootstrap.storage.files import sync, write_durable
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, borrow, read_left_out
 from blip_bootstrap.storage.run_folder import MANIFEST, named_files, read_json
-from blip_bootstrap.storage.store import gone
 from blip_bootstrap.storage.withdrawn import withdrawn_of
+from blip_bootstrap.stores.store import gone
 from blip_pipelines.ingest.extend import digests_of, extend
 from blip_pipelines.ingest.growth import Growing, no_rows
 from blip_pipelines.ingest.known import KNOWN

@@ -15,10 +15,10 @@ import pyarrow as pa
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import spill_folder
 from blip_bootstrap.progress import tell
-from blip_bootstrap.storage.keys import ROWS_PER_PART, by_number, is_part, number_of, part_name
+from blip_bootstrap.schemas.keys import ROWS_PER_PART, by_number, is_part, number_of, part_name
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.run_folder import named_files
-from blip_bootstrap.storage.store import gone
+from blip_bootstrap.stores.store import gone
 
 ROWS = "rows"
 """In an artifact of images: for each part a file of the same name with its rows of the lists (table `shard`), by which

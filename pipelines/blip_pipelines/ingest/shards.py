@@ -9,9 +9,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_bootstrap.storage.keys import keys_of, number_of, part_name
+from blip_bootstrap.schemas.keys import keys_of, number_of, part_name
+from blip_bootstrap.schemas.tables import SHARD
 from blip_bootstrap.storage.parquet import write_parquet
-from blip_bootstrap.storage.tables import SHARD
 from blip_bootstrap.storage.withdrawn import Withdrawn, withdraw
 from blip_pipelines.ingest.known import HASH, NO_HASH, KnownWriter, create_known, hash_of, mark_repeats
 from blip_pipelines.ingest.list_batches import list_batches

@@ -19,11 +19,11 @@ from blip_bootstrap.reading.known_names import TEXT_NAMES, UID_NAME, URL_NAMES, 
 from blip_bootstrap.reading.places import files_of
 from blip_bootstrap.reading.records import Record, is_list_file, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
-from blip_bootstrap.storage.cells import NotTextError, text_of
-from blip_bootstrap.storage.closed_lists import WITHDRAWN
+from blip_bootstrap.schemas.cells import NotTextError, text_of
+from blip_bootstrap.schemas.closed_lists import WITHDRAWN
+from blip_bootstrap.schemas.schema import Table
+from blip_bootstrap.schemas.tables import SHARD
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, write_parquet
-from blip_bootstrap.storage.schema import Table
-from blip_bootstrap.storage.tables import SHARD
 from blip_pipelines.bring.index import PictureRows
 
 AnyList: TypeAlias = UrlList | PictureRows

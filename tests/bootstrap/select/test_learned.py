@@ -21,13 +21,14 @@ from blip_bootstrap.query.rule_score import FARTHEST, score_sql
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS
 from blip_bootstrap.report.rule_section import rule_html
+from blip_bootstrap.schemas import shown_tables, tables
 from blip_bootstrap.select import logistic
 from blip_bootstrap.select.enough import enough
 from blip_bootstrap.select.features import Moments, feature_of, find_moments, standardised
 from blip_bootstrap.select.label_rows import read_answers
 from blip_bootstrap.select.learn import learn, record_of
 from blip_bootstrap.select.pairs import select_web_pairs
-from blip_bootstrap.storage import parquet, shown_tables, tables
+from blip_bootstrap.storage import parquet
 from tests.support.scored_texts import selected
 
 FREE = -np.inf

@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import ConfigError, InputError, NothingLeft, RunFailed
 from blip_bootstrap.query.views import connect
-from blip_bootstrap.storage import store, store_client, store_lock
+from blip_bootstrap.storage import lock
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.lock import break_lock, locked
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.remote import local_folder, opened
-from blip_bootstrap.storage.store import fetched, gone, is_there, publish, size_of, store_of
-from blip_bootstrap.storage.store_client import Store
-from blip_bootstrap.storage.store_lock import break_lock, locked
+from blip_bootstrap.stores import client, store
+from blip_bootstrap.stores.client import Store
+from blip_bootstrap.stores.store import fetched, gone, is_there, publish, size_of, store_of
 from blip_pipelines.cluster.sees_root import Roots, roots_now, see
 from tests.support.growing_rounds import FIRST, MORE, GrowingRounds
 from tests.support.moto_store import Bucket, environment, moto_server
@@ -299,7 +300,7 @@ def test_a_second_run_is_told_who_works_on_it(bucket: Bucket, tmp_path: Path, mo
     root = opened(URI, make=True)
     with locked(root):
         assert json.loads(bucket["runs/mine/.lock"])["pid"] == os.getpid()
-        monkeypatch.setattr(store_lock, "PATIENCE_S", 0.1)
+        monkeypatch.setattr(lock, "PATIENCE_S", 0.1)
         with pytest.raises(RunFailed, match=rf"another run is working on it \(.+, process {os.getpid()}"), locked(root):
             pass
         on_another_machine(monkeypatch, tmp_path / "other")
@@ -311,7 +312,7 @@ def test_a_second_run_is_told_who_works_on_it(bucket: Bucket, tmp_path: Path, mo
 
 
 def holder(**changed: Any) -> bytes:
-    return json.dumps({**store_lock._me(), "who": "ann@gpu-7", "pid": 7, "id": "x", **changed}).encode()
+    return json.dumps({**lock._me(), "who": "ann@gpu-7", "pid": 7, "id": "x", **changed}).encode()
 
 
 def test_a_stale_lock_is_told_and_can_be_broken(bucket: Bucket) -> None:
@@ -327,7 +328,7 @@ def test_a_stale_lock_is_told_and_can_be_broken(bucket: Bucket) -> None:
 
 
 def test_the_lock_of_a_process_of_this_machine_that_is_gone_is_taken(bucket: Bucket) -> None:
-    bucket["runs/mine/.lock"] = holder(process=[*store_lock._process()[:2], "1"], pid=os.getpid())
+    bucket["runs/mine/.lock"] = holder(process=[*lock._process()[:2], "1"], pid=os.getpid())
     root = opened(URI, make=True)
     with locked(root):
         assert json.loads(bucket["runs/mine/.lock"])["id"] != "x"
@@ -347,12 +348,12 @@ def test_who_lost_the_lock_ends_before_a_record(bucket: Bucket, stub: StubRounds
 
 
 def test_a_beat_renews_the_lock(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_lock, "BEAT_S", 0.01)
+    monkeypatch.setattr(lock, "BEAT_S", 0.01)
     root = opened(URI, make=True)
     with locked(root):
-        first = store_lock._read(store_of(root) or pytest.fail("no store"))
+        first = lock._read(store_of(root) or pytest.fail("no store"))
         for _ in range(1000):
-            if (now := store_lock._read(store_of(root) or pytest.fail("no store"))) and first and now[0] != first[0]:
+            if (now := lock._read(store_of(root) or pytest.fail("no store"))) and first and now[0] != first[0]:
                 break
         else:
             pytest.fail("not renewed")
@@ -443,7 +444,7 @@ def test_a_server_that_is_gone_in_the_middle_loses_nothing(
         nonlocal count
         count += 1
         if count == 20:
-            monkeypatch.setattr(store_client, "RETRIES", {"max_retries": 1})
+            monkeypatch.setattr(client, "RETRIES", {"max_retries": 1})
             self.settings["endpoint_override"] = "http://127.0.0.1:9"
             self._clients.clear()
         put(self, name, file)
@@ -464,10 +465,10 @@ def test_a_server_that_is_gone_in_the_middle_loses_nothing(
 def test_without_permission_to_write_nothing_begins(
     bucket: Bucket, stub: StubRounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: store_lock.StoreLock, mode: Any) -> None:
+    def refuse(self: lock.StoreLock, mode: Any) -> None:
         raise PermissionError("Server returned non-2xx status code: 403 Forbidden: <Error><Code>AccessDenied</Code>")
 
-    monkeypatch.setattr(store_lock.StoreLock, "_put", refuse)
+    monkeypatch.setattr(lock.StoreLock, "_put", refuse)
     told = f"root: {URI} cannot be written (the credentials do not allow it)"
     with pytest.raises(ConfigError, match=re.escape(told)):
         stub.run(0)

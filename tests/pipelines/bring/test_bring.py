@@ -17,8 +17,8 @@ from PIL import Image
 
 from blip_bootstrap.config import DownloadConfig, PictureSource, RayConfig, UrlList
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.ingest.download import download_images
 from tests.support.moto_store import Bucket, environment, moto_server
 

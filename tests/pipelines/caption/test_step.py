@@ -14,9 +14,9 @@ import pytest
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
 from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, RunFailed
+from blip_bootstrap.schemas.text_columns import SCORES
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_bootstrap.storage.text_columns import SCORES
 from blip_pipelines.caption import blocks, step
 from blip_pipelines.caption.blocks import BLOCKS, read_rows
 from blip_pipelines.caption.references import pick_references

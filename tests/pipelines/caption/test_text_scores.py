@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from blip_bootstrap.config import CaptionConfig, SamplerConfig
+from blip_bootstrap.schemas.text_columns import SCORES
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.text_columns import SCORES
 from blip_pipelines.caption.agreement import set_agreement, word_f1, words_of
 from blip_pipelines.caption.compare import Part, _calls
 from blip_pipelines.caption.references import Reference, first_readable, pick_references

@@ -14,7 +14,7 @@ from PIL import Image
 
 from blip_bootstrap.config import WriterConfig
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
-from blip_bootstrap.storage.closed_lists import NO_ANSWERS
+from blip_bootstrap.schemas.closed_lists import NO_ANSWERS
 from blip_pipelines.captioners.conformance import assert_conforms
 from blip_pipelines.captioners.endpoint import EndpointCaptioner
 from blip_pipelines.captioners.interface import Ask, Captioner

@@ -18,11 +18,11 @@ from PIL import Image
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.schemas.tables import IMAGES, SHARD
 from blip_bootstrap.storage.manifest import describe_files
 from blip_bootstrap.storage.notes import NOTES, known_by
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out
-from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.ingest import download
 from blip_pipelines.ingest.download import ShardDownload, download_images
 from blip_pipelines.ingest.shards import write_shards

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from blip_bootstrap.storage.cells import NotTextError, described, folded_text_of, is_text_type, text_of
+from blip_bootstrap.schemas.cells import NotTextError, described, folded_text_of, is_text_type, text_of
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from blip_bootstrap.storage.keys import (
+from blip_bootstrap.schemas.keys import (
     ROWS_PER_PART,
     by_number,
     is_key,
@@ -19,9 +19,9 @@ from blip_bootstrap.storage.keys import (
     part_name,
     part_of,
 )
+from blip_bootstrap.schemas.tables import SHARD
 from blip_bootstrap.storage.parquet import parquet_files, write_parquet
 from blip_bootstrap.storage.parts import read_left_out, write_left_out
-from blip_bootstrap.storage.tables import SHARD
 from blip_pipelines.ingest.pool import free_number, part_names
 
 NUMBERS = [0, 99_998, 99_999, 100_000, 100_001, 1_000_000]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from blip_bootstrap.storage.schema import Column
+from blip_bootstrap.schemas.schema import Column
 
 SCORES = (
     Column("logprob_per_token", pa.float32(), "logprob over the number of its tokens, nats; null where logprob is"),

@@ -25,8 +25,8 @@ from typing import Any
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.storage.files import make_folder
 from blip_bootstrap.storage.remote import LOCK, compare, working_in
-from blip_bootstrap.storage.store import store_of
-from blip_bootstrap.storage.store_client import Store, why
+from blip_bootstrap.stores.client import Store, why
+from blip_bootstrap.stores.store import store_of
 
 BEAT_S, STALE_S = 30.0, 600.0
 

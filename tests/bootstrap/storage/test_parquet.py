@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.tables import PAIRS
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import PAIRS, TABLES
 
 ROW = {"key": "k", "source": "web", "candidate": 0, "caption": "a dog", "itm_score": None, "kept": True, "reason": None,
        "rejected": None, "rule_score": None, "informativeness": None}  # fmt: skip
@@ -60,8 +60,3 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
             list(pool.map(lambda table: write_parquet(path, table, PAIRS), tables))
             assert len(set(read_parquet(path)["candidate"].to_pylist())) == 1
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_every_column_has_a_meaning() -> None:
-    for table in TABLES.values():
-        assert all(column.meaning for column in table.columns)

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from blip_bootstrap.storage.store_client import THREADS, Store, is_same
+from blip_bootstrap.stores.client import THREADS, Store, is_same
 
 LISTING = ".remote.json"
 """In a working copy: the URI of its run, and what was there when it was last compared."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from blip_bootstrap.storage.schema import Column, Table
-from blip_bootstrap.storage.text_columns import SCORES
+from blip_bootstrap.schemas.schema import Column, Table
+from blip_bootstrap.schemas.text_columns import SCORES
 
 LANGUAGES = Table(
     "languages",
