@@ -26,8 +26,6 @@ from blip_pipelines.caption.blocks import (
     num_threads,
 )
 from blip_pipelines.caption.careful import CarefulBlocks
-from blip_pipelines.caption.references import Reference, pick_carefully, pick_references
-from blip_pipelines.caption.sources import absolute, judges_bytes, with_absolute_models, worker_bytes
 from blip_pipelines.caption.todo import Tasks, Todo
 from blip_pipelines.captioners.registry import KINDS as CAPTIONERS
 from blip_pipelines.cluster import tries
@@ -37,6 +35,8 @@ from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, ta
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.endpoints.ledger import Account, noted_in
 from blip_pipelines.judges.registry import KINDS as JUDGES
+from blip_pipelines.scoring.references import Reference, pick_carefully, pick_references
+from blip_pipelines.scoring.sources import absolute, judges_bytes, with_absolute_models, worker_bytes
 
 ACCOUNT = ".account-"
 """What begins the name of a folder beside the blocks where a captioner keeps account of what it asks."""

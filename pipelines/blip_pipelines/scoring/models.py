@@ -10,7 +10,7 @@ import torch
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import InputError
-from blip_pipelines.caption.sources import (
+from blip_pipelines.scoring.sources import (
     Source,
     captioner_sources,
     digest_of_model,

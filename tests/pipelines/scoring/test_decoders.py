@@ -23,11 +23,11 @@ from PIL import Image
 from blip_bootstrap.config import CaptionConfig, SamplerConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_pipelines.caption import decoders
-from blip_pipelines.caption.decoders import DecodeProcesses
-from blip_pipelines.caption.picture import Picture
 from blip_pipelines.caption.worker import CaptionWorker
 from blip_pipelines.cluster.aside import Died
+from blip_pipelines.scoring import decoders
+from blip_pipelines.scoring.decoders import DecodeProcesses
+from blip_pipelines.scoring.picture import Picture
 from blip_training.data.pixels import decode_pixels
 
 SIZES = (24, 16)
@@ -121,7 +121,7 @@ def test_they_end_with_what_made_them() -> None:
 
 def test_they_end_with_a_process_that_is_killed() -> None:
     code = (
-        "import os, sys\nfrom blip_pipelines.caption.decoders import DecodeProcesses\n"
+        "import os, sys\nfrom blip_pipelines.scoring.decoders import DecodeProcesses\n"
         "made = DecodeProcesses(2, [8])\nprint([made._idle.get().pid for _ in range(2)], flush=True)\nsys.stdin.read()"
     )
     with subprocess.Popen(

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
-from blip_pipelines.caption.decoders import DecodeProcesses
-from blip_pipelines.caption.rows import CaptionRow, fold
 from blip_pipelines.cluster.aside import Died
+from blip_pipelines.scoring.decoders import DecodeProcesses
+from blip_pipelines.scoring.rows import CaptionRow, fold
 from blip_training.data.decode import decode_image
 from blip_training.data.pixels import to_pixels
 from blip_training.evaluate.clip_scorer import ClipScorer, Pixels

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from blip_pipelines.caption.compare import Compared
-from blip_pipelines.caption.lanes import Lanes
-from blip_pipelines.caption.models import Model
-from blip_pipelines.caption.picture import Picture
-from blip_pipelines.caption.rows import CaptionRow, Texts
+from blip_pipelines.scoring.compare import Compared
+from blip_pipelines.scoring.lanes import Lanes
+from blip_pipelines.scoring.models import Model
+from blip_pipelines.scoring.picture import Picture
+from blip_pipelines.scoring.rows import CaptionRow, Texts
 from blip_training.data.normalise import captions_as_seen
 from blip_training.evaluate.clip_scorer import ClipScorer
 from blip_training.model.med import EMBED

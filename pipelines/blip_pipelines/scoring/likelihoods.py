@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from blip_pipelines.caption.compare import as_tensors
-from blip_pipelines.caption.lanes import Lanes
-from blip_pipelines.caption.models import Model
-from blip_pipelines.caption.rows import CaptionRow, Texts
-from blip_pipelines.caption.scores import flatten, in_parts
+from blip_pipelines.scoring.compare import as_tensors
+from blip_pipelines.scoring.lanes import Lanes
+from blip_pipelines.scoring.models import Model
+from blip_pipelines.scoring.rows import CaptionRow, Texts
+from blip_pipelines.scoring.scores import flatten, in_parts
 from blip_training.data.normalise import captions_as_seen
 from blip_training.evaluate.likelihood import log_likelihoods
 from blip_training.model.med import EMBED

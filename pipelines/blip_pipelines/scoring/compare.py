@@ -10,10 +10,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from blip_pipelines.caption.lanes import Lanes
-from blip_pipelines.caption.models import Model
-from blip_pipelines.caption.references import Reference, keys_of
-from blip_pipelines.caption.rows import CaptionRow
+from blip_pipelines.scoring.lanes import Lanes
+from blip_pipelines.scoring.models import Model
+from blip_pipelines.scoring.references import Reference, keys_of
+from blip_pipelines.scoring.rows import CaptionRow
 from blip_training.data.pixels import decode_pixels
 from blip_training.evaluate.likelihood import log_likelihoods
 from blip_training.evaluate.retrieval import first_of

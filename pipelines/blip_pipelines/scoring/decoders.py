@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
-from blip_pipelines.caption import decode_process
-from blip_pipelines.caption.decode_process import BROKEN, DECODED, LENGTH_BYTES
 from blip_pipelines.cluster.aside import Died
+from blip_pipelines.scoring import decode_process
+from blip_pipelines.scoring.decode_process import BROKEN, DECODED, LENGTH_BYTES
 from blip_training.runtime.child_process import Child, how_it_ended, start_child, stop_child
 
 Idle = SimpleQueue[Child]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from blip_pipelines.caption.rows import Texts
+from blip_pipelines.scoring.rows import Texts
 
 _WORD = re.compile(r"[^\W_]+")
 
