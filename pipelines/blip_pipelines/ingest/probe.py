@@ -17,7 +17,7 @@ from blip_pipelines.cluster.resources import num_workers, peak_bytes
 from blip_pipelines.ingest.download import serve_lists
 from blip_pipelines.ingest.fetched_rows import fetch_rows
 from blip_pipelines.ingest.pictures import WebStore
-from blip_pipelines.ingest.shards import write_shards
+from blip_pipelines.lists.shards import write_shards
 from blip_training.data.decode import PictureError
 
 

@@ -22,7 +22,7 @@ from blip_bootstrap.schemas.keys import (
 from blip_bootstrap.schemas.tables import SHARD
 from blip_bootstrap.storage.parquet import parquet_files, write_parquet
 from blip_bootstrap.storage.parts import read_left_out, write_left_out
-from blip_pipelines.ingest.pool import free_number, part_names
+from blip_pipelines.lists.pool import free_number, part_names
 
 NUMBERS = [0, 99_998, 99_999, 100_000, 100_001, 1_000_000]
 

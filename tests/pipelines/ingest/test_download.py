@@ -21,8 +21,8 @@ from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.ingest.download import ShardDownload, download_images
 from blip_pipelines.ingest.fetched_rows import fetch_rows
 from blip_pipelines.ingest.pictures import WebStore
-from blip_pipelines.ingest.plan import plan_parts
 from blip_pipelines.ingest.shard_parts import Shard
+from blip_pipelines.lists.plan import plan_parts
 
 NAMES = {
     "picture1.jpg": (None, "success"),

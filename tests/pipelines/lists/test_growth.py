@@ -25,7 +25,7 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out
 from blip_pipelines.ingest import download
 from blip_pipelines.ingest.download import ShardDownload, download_images
-from blip_pipelines.ingest.shards import write_shards
+from blip_pipelines.lists.shards import write_shards
 from tests.support import decoded_here
 from tests.support.tiny_pipeline import serving
 

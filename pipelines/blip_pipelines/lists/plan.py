@@ -19,10 +19,10 @@ from blip_bootstrap.storage.parts import LEFT_OUT, borrow, read_left_out
 from blip_bootstrap.storage.run_folder import MANIFEST, named_files, read_json
 from blip_bootstrap.storage.withdrawn import withdrawn_of
 from blip_bootstrap.stores.store import gone
-from blip_pipelines.ingest.extend import digests_of, extend
-from blip_pipelines.ingest.growth import Growing, no_rows
-from blip_pipelines.ingest.known import KNOWN
-from blip_pipelines.ingest.pool import (
+from blip_pipelines.lists.extend import digests_of, extend
+from blip_pipelines.lists.growth import Growing, no_rows
+from blip_pipelines.lists.known import KNOWN
+from blip_pipelines.lists.pool import (
     BEFORE,
     ROWS,
     fill_pool,
@@ -31,8 +31,8 @@ from blip_pipelines.ingest.pool import (
     part_names,
     scratch,
 )
-from blip_pipelines.ingest.shards import Cutter, write_shards
-from blip_pipelines.ingest.url_lists import AnyList, num_rows, write_rows_of
+from blip_pipelines.lists.shards import Cutter, write_shards
+from blip_pipelines.lists.url_lists import AnyList, num_rows, write_rows_of
 
 PLAN = ".plan.json"
 """In what is half-made: the plan, written once all of its shards are."""

@@ -16,7 +16,7 @@ from blip_bootstrap.reading.text_files import plain_suffix
 from blip_bootstrap.schemas.cells import is_text_type
 from blip_bootstrap.storage.parquet import open_parquet
 from blip_pipelines.bring.index import PictureRows
-from blip_pipelines.ingest.url_lists import AnyList, Columns, ListRow, located, one_by_one, read_file, read_list
+from blip_pipelines.lists.url_lists import AnyList, Columns, ListRow, located, one_by_one, read_file, read_list
 
 BATCH_ROWS = 10_000
 

@@ -22,8 +22,8 @@ from blip_bootstrap.storage.parquet import read_parquet, write_parquet
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.withdrawn import withdrawn_of
 from blip_bootstrap.stores.store import gone
-from blip_pipelines.ingest.known import KNOWN, mark_same, write_known
-from blip_pipelines.ingest.pool import (
+from blip_pipelines.lists.known import KNOWN, mark_same, write_known
+from blip_pipelines.lists.pool import (
     CURRENT,
     KIND,
     ROWS,
@@ -32,8 +32,8 @@ from blip_pipelines.ingest.pool import (
     scratch_folder,
     spans_of,
 )
-from blip_pipelines.ingest.shards import Cutter
-from blip_pipelines.ingest.url_lists import (
+from blip_pipelines.lists.shards import Cutter
+from blip_pipelines.lists.url_lists import (
     AnyList,
     as_shard,
     copy_rows,

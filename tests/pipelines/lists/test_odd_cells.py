@@ -11,7 +11,7 @@ import pytest
 
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
-from blip_pipelines.ingest.url_lists import read_list
+from blip_pipelines.lists.url_lists import read_list
 
 
 def write_parquet_list(path: Path, **columns: Any) -> Path:

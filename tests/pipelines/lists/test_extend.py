@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_pipelines.ingest import growth, plan
-from tests.pipelines.ingest.test_growth import Run, Web, own, run, web  # noqa: F401
+from blip_pipelines.lists import growth, plan
+from tests.pipelines.lists.test_growth import Run, Web, own, run, web  # noqa: F401
 
 
 def told(out: Path) -> list[tuple[Any, ...]]:

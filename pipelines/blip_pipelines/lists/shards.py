@@ -13,10 +13,10 @@ from blip_bootstrap.schemas.keys import keys_of, number_of, part_name
 from blip_bootstrap.schemas.tables import SHARD
 from blip_bootstrap.storage.parquet import write_parquet
 from blip_bootstrap.storage.withdrawn import Withdrawn, withdraw
-from blip_pipelines.ingest.known import HASH, NO_HASH, KnownWriter, create_known, hash_of, mark_repeats
-from blip_pipelines.ingest.list_batches import list_batches
-from blip_pipelines.ingest.pool import scratch, scratch_folder
-from blip_pipelines.ingest.url_lists import AnyList
+from blip_pipelines.lists.batches import list_batches
+from blip_pipelines.lists.known import HASH, NO_HASH, KnownWriter, create_known, hash_of, mark_repeats
+from blip_pipelines.lists.pool import scratch, scratch_folder
+from blip_pipelines.lists.url_lists import AnyList
 
 KEPT_CHARS = 200
 """How many characters are stored of a text that is too long: enough to see what it is."""

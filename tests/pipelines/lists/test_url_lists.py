@@ -15,8 +15,8 @@ import pytest
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_pipelines.ingest import known
-from blip_pipelines.ingest.shards import write_shards
+from blip_pipelines.lists import known
+from blip_pipelines.lists.shards import write_shards
 from tests.support.moto_store import Bucket, environment, moto_server
 
 ROWS = [

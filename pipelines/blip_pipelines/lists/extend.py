@@ -27,10 +27,10 @@ from blip_bootstrap.storage.parts import borrow, read_left_out
 from blip_bootstrap.storage.run_folder import named_files, read_json
 from blip_bootstrap.storage.withdrawn import withdrawn_of
 from blip_pipelines.bring.index import PictureRows
-from blip_pipelines.ingest.known import KNOWN, rows_of
-from blip_pipelines.ingest.pool import ROWS, free_number, part_names
-from blip_pipelines.ingest.shards import Cutter
-from blip_pipelines.ingest.url_lists import AnyList, num_rows, write_rows_of
+from blip_pipelines.lists.known import KNOWN, rows_of
+from blip_pipelines.lists.pool import ROWS, free_number, part_names
+from blip_pipelines.lists.shards import Cutter
+from blip_pipelines.lists.url_lists import AnyList, num_rows, write_rows_of
 
 LISTS = "lists.json"
 """In `KNOWN`: the digests of the lists whose rows the artifact has, with which limit, and how many there are."""
