@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from blip_bootstrap.config import Config
-from blip_bootstrap.config.marks import ByContent, ToldByDigest, mark_of
+from blip_bootstrap.settings.marks import ByContent, ToldByDigest, mark_of
 from blip_bootstrap.storage.files import staged_file
 from blip_bootstrap.storage.manifest import digest_of_path
 from blip_bootstrap.stores.store import is_there, store_of

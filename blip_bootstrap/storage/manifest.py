@@ -13,7 +13,9 @@ from pydantic import BaseModel
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
-from blip_bootstrap.config.marks import (
+from blip_bootstrap.schemas.keys import by_number
+from blip_bootstrap.schemas.tables import IMAGES
+from blip_bootstrap.settings.marks import (
     ByContent,
     CountsAs,
     Grows,
@@ -24,8 +26,6 @@ from blip_bootstrap.config.marks import (
     ToldByDigest,
     mark_of,
 )
-from blip_bootstrap.schemas.keys import by_number
-from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.files import write_durable
 from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, names_of, pointer_to
 from blip_bootstrap.storage.notes import Note, digest_of_rows, known_by, read_note

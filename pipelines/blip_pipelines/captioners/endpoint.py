@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 
-from blip_bootstrap.config.mistakes import in_words
-from blip_bootstrap.config.section import Count, Fraction, LocalPath, NonNegative, Positive, Section
 from blip_bootstrap.errors import ConfigError, InputError
+from blip_bootstrap.settings.mistakes import in_words
+from blip_bootstrap.settings.section import Count, Fraction, LocalPath, NonNegative, Positive, Section
 from blip_pipelines.captioners.interface import Answer, Ask, VariesWith
 from blip_pipelines.endpoints.answers import BadAnswer
 from blip_pipelines.endpoints.client import Body, ChatClient, Link, Reply

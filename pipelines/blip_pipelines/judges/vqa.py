@@ -11,8 +11,8 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from blip_bootstrap.config.section import Count
 from blip_bootstrap.errors import CheckpointError
+from blip_bootstrap.settings.section import Count
 from blip_pipelines.captioners.interface import Ask
 from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_pipelines.captioners.transformers import TransformersCaptioner

@@ -13,7 +13,7 @@ from blip_bootstrap.config import (
     VisionConfig,
     load_config,
 )
-from blip_bootstrap.config.marks import ByContent, IdleWhere, Later, Speed, mark_of
+from blip_bootstrap.settings.marks import ByContent, IdleWhere, Later, Speed, mark_of
 
 
 class Marked(Section):

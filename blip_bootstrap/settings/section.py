@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from blip_bootstrap.config.marks import ByContent, CountsAs, Seeded, Speed
 from blip_bootstrap.paths import local_path, model_name, root_text, run_root
+from blip_bootstrap.settings.marks import ByContent, CountsAs, Seeded, Speed
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
