@@ -25,7 +25,7 @@ from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption import blocks, step, worker
-from blip_pipelines.fetch.fetch import Fetched
+from blip_pipelines.fetch.answers import Fetched
 from blip_pipelines.ingest import annotated, download, fetched_rows
 from blip_pipelines.scoring.rows import CaptionRow
 from blip_training.checkpoint.store import _write_weights as write_weights
