@@ -9,7 +9,7 @@ import pytest
 
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.lists import growth, plan
-from tests.pipelines.lists.test_growth import Run, Web, own, run, web  # noqa: F401
+from tests.support.growing_lists import Run, Web, own
 
 
 def told(out: Path) -> list[tuple[Any, ...]]:
@@ -20,7 +20,7 @@ def told(out: Path) -> list[tuple[Any, ...]]:
     return sorted((*(str(row[name]) for name in names), str(urls.get(row["same_as"]))) for row in rows)
 
 
-def test_a_list_beside_is_cut_alone(run: Run, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_list_beside_is_cut_alone(run: Run, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = web.rows(range(10)), [*web.rows([3, 20, 21, 20]), (web.rows([4])[0][0], "another text"), (" ", "")]
     whole = run(first)
     web.fetched()
@@ -37,7 +37,7 @@ def test_a_list_beside_is_cut_alone(run: Run, web: Web, monkeypatch: pytest.Monk
     assert dict(anew.counts) == counts
 
 
-def test_a_third_list_follows(run: Run, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_third_list_follows(run: Run, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     lists = [web.rows(range(6)), web.rows(range(4, 9)), web.rows(range(8, 12))]
     run(lists[0])
     run(lists[0], lists[1])
@@ -47,7 +47,7 @@ def test_a_third_list_follows(run: Run, web: Web, monkeypatch: pytest.MonkeyPatc
     assert len([path for path in parquet_files(grown) if not path.is_symlink()]) == 1
 
 
-def test_a_list_that_goes_and_comes_back_is_planned_by_rows(run: Run, web: Web) -> None:  # noqa: F811
+def test_a_list_that_goes_and_comes_back_is_planned_by_rows(run: Run, web: Web) -> None:
     first, second = web.rows(range(6)), web.rows(range(6, 9))
     run(first, second)
     run(first)

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
 from blip_pipelines.lists.url_lists import read_list
-
-
-def write_parquet_list(path: Path, **columns: Any) -> Path:
-    pq.write_table(pa.table(columns), path)
-    return path
+from tests.support.written_lists import write_parquet_list
 
 
 def captions(urls: UrlList) -> list[str]:
