@@ -43,7 +43,7 @@ def main() -> None:
 
 def _shown(text: str) -> str:
     """A message in which a run's URI stands for its working copy, where there can be one."""
-    store = sys.modules.get("blip_bootstrap.storage.store")  # not to load pyarrow for the message of a wrong option
+    store = sys.modules.get("blip_bootstrap.stores.store")  # not to load pyarrow for the message of a wrong option
     return str(store.shown(text)) if store else text
 
 

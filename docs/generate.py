@@ -21,10 +21,10 @@ from meanings import CLOSED_LISTS, PLACES
 from blip_bootstrap import config
 from blip_bootstrap.audit.audits import AUDITS, audit_sql
 from blip_bootstrap.config import Config
-from blip_bootstrap.config.marks import Speed, mark_of
 from blip_bootstrap.query.views import SOME_FILES, VIEWS
-from blip_bootstrap.storage import shown_tables, tables
-from blip_bootstrap.storage.schema import Column, Table
+from blip_bootstrap.schemas import shown_tables, tables
+from blip_bootstrap.schemas.schema import Column, Table
+from blip_bootstrap.settings.marks import Speed, mark_of
 
 DOCS = Path(__file__).parent
 

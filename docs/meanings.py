@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from blip_bootstrap.storage import closed_lists, labels
+from blip_bootstrap.schemas import closed_lists
+from blip_bootstrap.storage import labels
 
 OF_STATUSES = {
     "success": "the row has its picture",

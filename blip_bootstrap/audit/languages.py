@@ -12,10 +12,10 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.macros import MOST_CHARS
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.schemas.shown_tables import LANGUAGES
 from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.files import check_writable
 from blip_bootstrap.storage.run_folder import languages_path, resolve_round
-from blip_bootstrap.storage.shown_tables import LANGUAGES
 
 Classify = Callable[[str], tuple[str, float]]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES, REASONS, STATUSES
 from blip_bootstrap.storage import run_folder
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES, REASONS, STATUSES
 
 Counts = Mapping[str, Any]
 

@@ -13,8 +13,8 @@ from blip_bootstrap.cli.asked_run import Root, run_folder
 from blip_bootstrap.loop.leftovers import list_artifacts
 from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.storage.run_folder import check_run
-from blip_bootstrap.storage.store import shown
 from blip_bootstrap.storage.verify import damaged_bytes
+from blip_bootstrap.stores.store import shown
 
 commands = typer.Typer(rich_markup_mode="markdown")
 

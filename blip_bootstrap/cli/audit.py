@@ -15,7 +15,7 @@ from blip_bootstrap.labels import estimates, human_pairs
 from blip_bootstrap.labels.page import serve_labels
 from blip_bootstrap.labels.sample import SOURCES, draw_sample
 from blip_bootstrap.query.formats import print_table
-from blip_bootstrap.storage.store import shown
+from blip_bootstrap.stores.store import shown
 from blip_pipelines.check.step import score_given
 
 commands = typer.Typer(rich_markup_mode="markdown")

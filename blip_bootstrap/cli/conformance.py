@@ -11,8 +11,8 @@ import typer
 from blip_bootstrap.cli.artifacts import print_rows
 from blip_bootstrap.cli.options import ConfigFile, Settings, load
 from blip_bootstrap.config import JudgeConfig, WriterConfig
-from blip_bootstrap.config.yaml_text import parse_yaml
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.settings.yaml_text import parse_yaml
 from blip_pipelines.captioners.conformance import FAILED, PROMPTS, check_captioner
 from blip_pipelines.captioners.registry import KINDS as CAPTIONERS
 from blip_pipelines.judges.conformance import check_judge

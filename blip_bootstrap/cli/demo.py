@@ -12,9 +12,9 @@ from blip_bootstrap.demo.run import run_demo
 from blip_bootstrap.ending import ended_early
 from blip_bootstrap.paths import run_argument
 from blip_bootstrap.report.summary import print_summary
+from blip_bootstrap.storage.lock import break_lock
 from blip_bootstrap.storage.remote import opened
-from blip_bootstrap.storage.store import shown
-from blip_bootstrap.storage.store_lock import break_lock
+from blip_bootstrap.stores.store import shown
 
 commands = typer.Typer(rich_markup_mode="markdown")
 

@@ -12,7 +12,7 @@ from blip_bootstrap.audit.diff import print_diff
 from blip_bootstrap.cli.asked_run import Root, run_folder
 from blip_bootstrap.paths import path_argument, run_argument
 from blip_bootstrap.report.why import print_why
-from blip_bootstrap.storage.store import shown
+from blip_bootstrap.stores.store import shown
 
 commands = typer.Typer(rich_markup_mode="markdown")
 

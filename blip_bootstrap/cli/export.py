@@ -26,7 +26,7 @@ from blip_bootstrap.storage.run_folder import (
     round_of,
     used_folder,
 )
-from blip_bootstrap.storage.store import fetched
+from blip_bootstrap.stores.store import fetched
 from blip_pipelines.export.export import Wanted, export_round
 from blip_pipelines.export.place import Place
 from blip_pipelines.export.source import Ledger, Source

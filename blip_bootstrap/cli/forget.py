@@ -20,9 +20,9 @@ from blip_bootstrap.paths import path_argument
 from blip_bootstrap.report.figures import write_figures
 from blip_bootstrap.report.overview_page import write_overview
 from blip_bootstrap.report.round_page import write_report
+from blip_bootstrap.storage.lock import break_lock, locked
 from blip_bootstrap.storage.run_folder import check_run, round_name
-from blip_bootstrap.storage.store import shown
-from blip_bootstrap.storage.store_lock import break_lock, locked
+from blip_bootstrap.stores.store import shown
 from blip_bootstrap.withdrawal.asked import asked
 from blip_bootstrap.withdrawal.forget import begin, end, is_begun, plan_withdrawal
 from blip_bootstrap.withdrawal.plan import Plan

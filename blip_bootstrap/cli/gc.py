@@ -11,9 +11,9 @@ from blip_bootstrap.cli.artifacts import print_rows, told_size
 from blip_bootstrap.cli.asked_run import Root, run_folder
 from blip_bootstrap.cli.options import BreakLock, say
 from blip_bootstrap.loop import leftovers
+from blip_bootstrap.storage.lock import break_lock, locked
 from blip_bootstrap.storage.run_folder import check_run
-from blip_bootstrap.storage.store import store_of
-from blip_bootstrap.storage.store_lock import break_lock, locked
+from blip_bootstrap.stores.store import store_of
 
 commands = typer.Typer(rich_markup_mode="markdown")
 

@@ -84,6 +84,6 @@ def load(
 
 def say(line: str) -> None:
     """Print one line of progress, on standard error."""
-    from blip_bootstrap.storage.store import shown  # start-up: pyarrow, for what makes something
+    from blip_bootstrap.stores.store import shown  # start-up: pyarrow, for what makes something
 
     typer.echo(shown(line), err=True)

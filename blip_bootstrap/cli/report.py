@@ -8,7 +8,7 @@ from blip_bootstrap.audit.open_run import OpenRun
 from blip_bootstrap.cli.asked_run import Root, RoundNumber, run_folder
 from blip_bootstrap.report.overview_page import write_overview
 from blip_bootstrap.report.round_page import write_report
-from blip_bootstrap.storage.store import shown
+from blip_bootstrap.stores.store import shown
 
 commands = typer.Typer(rich_markup_mode="markdown")
 

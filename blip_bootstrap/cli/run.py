@@ -23,8 +23,8 @@ from blip_bootstrap.ending import ended_early
 from blip_bootstrap.errors import NothingLeft
 from blip_bootstrap.loop.rounds import run_rounds
 from blip_bootstrap.report.summary import print_summary
-from blip_bootstrap.storage.store import shown
-from blip_bootstrap.storage.store_lock import break_lock
+from blip_bootstrap.storage.lock import break_lock
+from blip_bootstrap.stores.store import shown
 
 commands = typer.Typer(rich_markup_mode="markdown")
 

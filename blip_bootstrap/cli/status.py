@@ -14,11 +14,11 @@ import typer
 from blip_bootstrap.cli.asked_run import Root, run_folder
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.at_work import read_note
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES
+from blip_bootstrap.storage.lock import Held, held_by
 from blip_bootstrap.storage.pointers import is_finished
 from blip_bootstrap.storage.run_folder import check_run, made_by_steps, record_path, round_numbers
-from blip_bootstrap.storage.store import shown
-from blip_bootstrap.storage.store_lock import Held, held_by
+from blip_bootstrap.stores.store import shown
 
 commands = typer.Typer(rich_markup_mode="markdown")
 

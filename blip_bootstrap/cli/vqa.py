@@ -15,7 +15,7 @@ from blip_bootstrap.loop.vqa import answer_vqa, train_vqa
 from blip_bootstrap.paths import model_argument, path_argument, run_argument
 from blip_bootstrap.query.formats import write_file
 from blip_bootstrap.storage.remote import opened
-from blip_bootstrap.storage.store import shown
+from blip_bootstrap.stores.store import shown
 
 GOES_ON = "the same command goes on from the last checkpoint"
 

@@ -20,7 +20,6 @@ from blip_bootstrap.config.inputs import (
 from blip_bootstrap.config.judges import JudgeConfig
 from blip_bootstrap.config.load import config_of, dump_yaml, load_config, read_yaml
 from blip_bootstrap.config.model import ModelConfig, TextConfig, VisionConfig
-from blip_bootstrap.config.section import Count, Device, Dtype, Fraction, NonNegative, Section, SeedNumber
 from blip_bootstrap.config.select import SelectConfig
 from blip_bootstrap.config.text_rules import TextRulesConfig
 from blip_bootstrap.config.training import (
@@ -36,6 +35,7 @@ from blip_bootstrap.config.training import (
 )
 from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig, check_filter_config, same_pictures_config
 from blip_bootstrap.config.writers import PromptConfig, WriterConfig
+from blip_bootstrap.settings.section import Count, Device, Dtype, Fraction, NonNegative, Section, SeedNumber
 
 __all__ = [
     "AnnotatedSet",

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from blip_bootstrap.config.caption import SamplerConfig
-from blip_bootstrap.config.marks import Speed
-from blip_bootstrap.config.section import (
+from blip_bootstrap.settings.marks import Speed
+from blip_bootstrap.settings.section import (
     Count,
     Device,
     Dtype,

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from blip_bootstrap.config.judges import JudgeConfig
-from blip_bootstrap.config.marks import Later, Speed
 from blip_bootstrap.config.passing import ITM_RULE, rules_of
-from blip_bootstrap.config.section import (
+from blip_bootstrap.config.writers import WriterConfig
+from blip_bootstrap.settings.marks import Later, Speed
+from blip_bootstrap.settings.section import (
     Count,
     Device,
     Dtype,
@@ -22,7 +23,6 @@ from blip_bootstrap.config.section import (
     Section,
     Seed,
 )
-from blip_bootstrap.config.writers import WriterConfig
 
 
 class SamplerConfig(Section):

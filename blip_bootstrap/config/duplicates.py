@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from blip_bootstrap.config.marks import IdleWhere
-from blip_bootstrap.config.section import Section
+from blip_bootstrap.settings.marks import IdleWhere
+from blip_bootstrap.settings.section import Section
 
 
 class DuplicatesConfig(Section):

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from blip_bootstrap.config.caption import CaptionConfig
-from blip_bootstrap.config.section import NonNegative, Section, Seed
+from blip_bootstrap.settings.section import NonNegative, Section, Seed
 
 Untrained = Literal["all", "validation", "none"]
 """The part of the human set that neither captioner nor filter was fine-tuned on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from blip_bootstrap.config.section import Count, Fraction, Section
+from blip_bootstrap.settings.section import Count, Fraction, Section
 
 
 class HardTextsConfig(Section):

@@ -8,9 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from blip_bootstrap import __version__
-from blip_bootstrap.config.marks import CountsAs, Grows, Later, ListPath, Speed
-from blip_bootstrap.config.section import Count, InputPath, LocalPath, NonNegative, Positive, Section, ShardRows
 from blip_bootstrap.paths import root_text
+from blip_bootstrap.settings.marks import CountsAs, Grows, Later, ListPath, Speed
+from blip_bootstrap.settings.section import Count, InputPath, LocalPath, NonNegative, Positive, Section, ShardRows
 
 AGENT = f"blip-bootstrap/{'.'.join(__version__.split('.')[:2])}"
 

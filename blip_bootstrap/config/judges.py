@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
-from blip_bootstrap.config.marks import ToldByDigest
-from blip_bootstrap.config.section import Section
 from blip_bootstrap.paths import SCORE_NAME
+from blip_bootstrap.settings.marks import ToldByDigest
+from blip_bootstrap.settings.section import Section
 
 
 class JudgeConfig(Section):

@@ -12,11 +12,11 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from blip_bootstrap.config.mistakes import in_words
-from blip_bootstrap.config.section import Section
 from blip_bootstrap.config.tree import Config
-from blip_bootstrap.config.yaml_text import parse_yaml
 from blip_bootstrap.errors import ConfigError, InputError
+from blip_bootstrap.settings.mistakes import in_words
+from blip_bootstrap.settings.section import Section
+from blip_bootstrap.settings.yaml_text import parse_yaml
 
 OF_A_ROUND = re.compile(r"^rounds\.[^.:]+\.")
 

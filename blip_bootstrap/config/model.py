@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from blip_bootstrap.config.marks import Later
-from blip_bootstrap.config.section import Count, Fraction, ModelName, NonNegative, Section
+from blip_bootstrap.settings.marks import Later
+from blip_bootstrap.settings.section import Count, Fraction, ModelName, NonNegative, Section
 
 
 class VisionConfig(Section):

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from blip_bootstrap.config.marks import ByContent, Later
-from blip_bootstrap.config.section import Count, Fraction, NonNegative, Section, Seed
 from blip_bootstrap.paths import SCORE_NAME, local_path
+from blip_bootstrap.settings.marks import ByContent, Later
+from blip_bootstrap.settings.section import Count, Fraction, NonNegative, Section, Seed
 
 BuiltInScore = Literal[
     "itm", "itc", "logprob", "clip", "logprob_per_token", "lift", "agreement", "captioner_itc", "distinctness"

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from blip_bootstrap.config.section import Count, Fraction, NonNegative, Section
+from blip_bootstrap.settings.section import Count, Fraction, NonNegative, Section
 
 RuleName = Literal[
     "boilerplate", "file_name", "text_length", "repeated_words", "language", "contact_details", "few_letters"

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from blip_bootstrap.config.hard_texts import HardTextsConfig
-from blip_bootstrap.config.marks import IdleWhere, Later, Speed
 from blip_bootstrap.config.model import ModelConfig
-from blip_bootstrap.config.section import (
+from blip_bootstrap.settings.marks import IdleWhere, Later, Speed
+from blip_bootstrap.settings.section import (
     Count,
     Device,
     Dtype,

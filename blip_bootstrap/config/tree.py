@@ -29,11 +29,11 @@ from blip_bootstrap.config.inputs import (
     PictureRule,
     SamePicturesConfig,
 )
-from blip_bootstrap.config.marks import Seeded, mark_of
-from blip_bootstrap.config.section import Count, LocalPath, Positive, RunRoot, Section, SeedNumber
 from blip_bootstrap.config.select import BuiltInScore, SelectConfig
 from blip_bootstrap.config.text_rules import TextRulesConfig
 from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
+from blip_bootstrap.settings.marks import Seeded, mark_of
+from blip_bootstrap.settings.section import Count, LocalPath, Positive, RunRoot, Section, SeedNumber
 
 RoundNumber = Annotated[int, Field(ge=0)]
 

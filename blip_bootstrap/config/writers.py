@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, field_validator
 
-from blip_bootstrap.config.marks import ToldByDigest
-from blip_bootstrap.config.section import Count, Section
+from blip_bootstrap.settings.marks import ToldByDigest
+from blip_bootstrap.settings.section import Count, Section
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 

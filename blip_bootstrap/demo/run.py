@@ -16,7 +16,7 @@ from blip_bootstrap.loop.rounds import run_download, run_rounds
 from blip_bootstrap.progress import Say
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.remote import opened
-from blip_bootstrap.storage.store import store_of
+from blip_bootstrap.stores.store import store_of
 from blip_bootstrap.world.server import WorldServer
 from blip_bootstrap.world.world import World, WorldConfig, make_world
 

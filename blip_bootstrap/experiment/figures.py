@@ -17,9 +17,9 @@ from blip_bootstrap.loop.maker import Maker
 from blip_bootstrap.progress import Say
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.storage.lock import locked
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.run_folder import flat, read_json, round_name
-from blip_bootstrap.storage.store_lock import locked
 from blip_bootstrap.world.judge import judge
 from blip_pipelines.ingest.annotated import ingest_annotated
 from blip_pipelines.train.steps import evaluate

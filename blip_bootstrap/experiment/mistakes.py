@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from blip_bootstrap.config.mistakes import in_words
+from blip_bootstrap.settings.mistakes import in_words
 
 KEY = "[key]"
 """What pydantic puts behind the name of a key that is wrong itself."""

@@ -15,9 +15,9 @@ from blip_bootstrap.experiment.file import Experiment
 from blip_bootstrap.experiment.plan import Job
 from blip_bootstrap.experiment.record import Record, all_records, key_of
 from blip_bootstrap.experiment.statistics import Spread, spread_of
+from blip_bootstrap.schemas.shown_tables import RESULTS, RESULTS_FILE
 from blip_bootstrap.storage.files import check_writable, write_whole
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.shown_tables import RESULTS, RESULTS_FILE
 
 
 def write_results(root: Path, job: Job | None = None) -> Path:

@@ -17,8 +17,8 @@ from blip_bootstrap.experiment.seed import Told, run_seed
 from blip_bootstrap.experiment.side_by_side import run_seeds
 from blip_bootstrap.experiment.stop import Stopped, arms_in_turn, look_back
 from blip_bootstrap.progress import Say
+from blip_bootstrap.schemas.shown_tables import RESULTS_FILE
 from blip_bootstrap.storage.files import check_writable
-from blip_bootstrap.storage.shown_tables import RESULTS_FILE
 
 
 @dataclass

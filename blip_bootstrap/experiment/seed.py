@@ -30,8 +30,8 @@ from blip_bootstrap.experiment.plan import OF_AN_ARM, Group, Job
 from blip_bootstrap.experiment.record import Record, key_of, make_record, read_record, record_file
 from blip_bootstrap.loop.rounds import run_rounds
 from blip_bootstrap.progress import Say
+from blip_bootstrap.storage.lock import locked
 from blip_bootstrap.storage.run_folder import read_pointers, round_name
-from blip_bootstrap.storage.store_lock import locked
 
 WAIT_S = 2.0
 """Between two looks whether another experiment still works on a seed."""

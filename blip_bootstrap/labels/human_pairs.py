@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from blip_bootstrap.config.section import Normalise
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.schemas.keys import key_of_id
+from blip_bootstrap.schemas.shown_tables import LABELS
 from blip_bootstrap.select.calibrate import thresholds_table
+from blip_bootstrap.settings.section import Normalise
 from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.files import check_writable
-from blip_bootstrap.storage.keys import key_of_id
 from blip_bootstrap.storage.run_folder import resolve_round, round_name
-from blip_bootstrap.storage.shown_tables import LABELS
 
 Pair = tuple[bytes, str, str]
 

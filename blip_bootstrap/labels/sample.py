@@ -13,12 +13,12 @@ from blip_bootstrap.labels.truth import Truth, file_name
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal, text_list
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.schemas.shown_tables import LABELS
+from blip_bootstrap.schemas.text_columns import SCORES
 from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.labels import read_labels, write_labels
 from blip_bootstrap.storage.parquet import rows_to_table
 from blip_bootstrap.storage.run_folder import labels_path, resolve_round
-from blip_bootstrap.storage.shown_tables import LABELS
-from blip_bootstrap.storage.text_columns import SCORES
 
 SOURCES = ("web", "synthetic")
 

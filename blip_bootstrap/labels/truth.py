@@ -16,9 +16,10 @@ from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.records import JSON_ENDINGS, Record, read_records
 from blip_bootstrap.reading.text_files import plain_suffix
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.schemas.cells import NotTextError, text_of
 from blip_bootstrap.select.aside import by_key, duplicates, not_listed, reasons_of
-from blip_bootstrap.storage import parquet, tables
-from blip_bootstrap.storage.cells import NotTextError, text_of
+from blip_bootstrap.storage import parquet
 from blip_bootstrap.world.judge import Verdict, judge
 
 TRUTH_ENDINGS = (".tsv", *JSON_ENDINGS)

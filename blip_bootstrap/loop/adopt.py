@@ -28,7 +28,7 @@ from blip_bootstrap.storage.run_folder import (
     round_numbers,
     round_of,
 )
-from blip_bootstrap.storage.store import store_of
+from blip_bootstrap.stores.store import store_of
 
 Pointers = Mapping[str, Mapping[str, str]]
 

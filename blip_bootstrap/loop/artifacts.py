@@ -22,8 +22,8 @@ from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.pointers import artifact_folder, shown_at
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, STALE, place_of, read_json, read_pointers, round_of
-from blip_bootstrap.storage.store import fetched, gone, publish_rest, sizes_there, store_of
 from blip_bootstrap.storage.verify import is_log
+from blip_bootstrap.stores.store import fetched, gone, publish_rest, sizes_there, store_of
 
 STAGING = ".staging"
 """Where the layout before kept what was half-made."""

@@ -21,7 +21,7 @@ from typing import Any
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.progress import never_failing, told_now
 from blip_bootstrap.storage.run_folder import read_json
-from blip_bootstrap.storage.store import store_of
+from blip_bootstrap.stores.store import store_of
 
 NOTE = ".progress.json"
 

@@ -10,8 +10,8 @@ from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, HardTex
 from blip_bootstrap.config.select import BuiltInScore
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.input_paths import missing_paths
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES, NO_ANSWERS
 from blip_bootstrap.select.own_score import expressions
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES, NO_ANSWERS
 from blip_pipelines.caption.again import CAPTIONS_AGAIN
 from blip_pipelines.captioners.registry import mistakes_of
 from blip_pipelines.judges.registry import mistakes_of as mistakes_of_judges

@@ -14,8 +14,8 @@ from blip_bootstrap.config import CaptionConfig, Section, SelectConfig
 from blip_bootstrap.loop.artifacts import RECIPE, damaged_files
 from blip_bootstrap.loop.layout import Artifact
 from blip_bootstrap.loop.whole import manifest_in
+from blip_bootstrap.schemas.keys import by_number
 from blip_bootstrap.select.pairs import decides_by_part
-from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.manifest import digest_of_recipe, without_growth
 from blip_bootstrap.storage.notes import digest_in
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from blip_bootstrap.config import Config, UrlList
-from blip_bootstrap.config.mistakes import not_a_list
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.reading.places import files_of, is_pattern, is_remote
 from blip_bootstrap.reading.records import is_list_file
+from blip_bootstrap.settings.mistakes import not_a_list
 
 
 def missing_paths(config: Config, number: int) -> list[str]:

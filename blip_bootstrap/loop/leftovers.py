@@ -22,7 +22,7 @@ from blip_bootstrap.storage.run_folder import (
     round_name,
     round_of,
 )
-from blip_bootstrap.storage.store import gone, sizes_below
+from blip_bootstrap.stores.store import gone, sizes_below
 
 ARM_RECORDS = "arms/*/*.json"
 """The records of the arms of experiments, which show figures of what they point to."""

@@ -39,12 +39,12 @@ from blip_bootstrap.loop.sent import with_sent
 from blip_bootstrap.loop.trained import check_trained
 from blip_bootstrap.loop.whole import digest_of_input, manifest_in, read_manifest
 from blip_bootstrap.progress import Say
-from blip_bootstrap.storage.closed_lists import NO_ANSWERS
+from blip_bootstrap.schemas.closed_lists import NO_ANSWERS
 from blip_bootstrap.storage.manifest import describe_files, manifest_of, recipe_by_today, recipe_of, short
 from blip_bootstrap.storage.pointers import UNKNOWN, folder_at, point, shown_at
 from blip_bootstrap.storage.run_folder import MANIFEST, STALE, flat
-from blip_bootstrap.storage.store import fetched
 from blip_bootstrap.storage.verify import check_input
+from blip_bootstrap.stores.store import fetched
 from blip_pipelines.caption.again import CAPTIONS_AGAIN
 from blip_pipelines.cluster.sees_root import check_nodes
 

@@ -16,7 +16,7 @@ from blip_bootstrap.loop.whole import manifest_in
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, reading
 from blip_bootstrap.storage.run_folder import ARTIFACTS, STALE
-from blip_bootstrap.storage.store import fetched
+from blip_bootstrap.stores.store import fetched
 from blip_pipelines.judges.registry import told_of
 
 GIVEN = "what caption.judges are"

@@ -27,6 +27,7 @@ from blip_bootstrap.report.overview_page import write_overview
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.files import write_whole
+from blip_bootstrap.storage.lock import locked
 from blip_bootstrap.storage.pointers import settle
 from blip_bootstrap.storage.run_folder import (
     made_by_steps,
@@ -37,9 +38,8 @@ from blip_bootstrap.storage.run_folder import (
     round_name,
     round_of,
 )
-from blip_bootstrap.storage.store import shown
-from blip_bootstrap.storage.store_lock import locked
 from blip_bootstrap.storage.withdrawn import check_no_journal
+from blip_bootstrap.stores.store import shown
 from blip_pipelines.caption.again import CAPTIONS_AGAIN
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.check.step import check_filter

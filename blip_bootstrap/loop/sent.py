@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from blip_bootstrap.config import Config
-from blip_bootstrap.config.marks import ByContent, ToldByDigest, mark_of
+from blip_bootstrap.settings.marks import ByContent, ToldByDigest, mark_of
 from blip_bootstrap.storage.files import staged_file
 from blip_bootstrap.storage.manifest import digest_of_path
-from blip_bootstrap.storage.store import is_there, store_of
-from blip_pipelines.caption.sources import paths_in
+from blip_bootstrap.stores.store import is_there, store_of
 from blip_pipelines.cluster.resources import NO_RAY
+from blip_pipelines.scoring.sources import paths_in
 
 GIVEN = "given"
 """Under the root of a run on a store: for each digest of a given model's files its folder and name, as it was given."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.storage.run_folder import MANIFEST, TRAIN_ANEW, TRAINED
-from blip_bootstrap.storage.store import is_there
+from blip_bootstrap.stores.store import is_there
 from blip_training.train.checkpoint_files import checkpoints_in
 
 WEIGHTS = "model.safetensors"

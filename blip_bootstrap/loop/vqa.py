@@ -14,7 +14,7 @@ from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, recipe_of
 from blip_bootstrap.storage.remote import AT_WORK
 from blip_bootstrap.storage.run_folder import TRAIN_ANEW, flat, read_json
-from blip_bootstrap.storage.store import LISTING, fetched
+from blip_bootstrap.stores.store import LISTING, fetched
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_training.data.questions import check_pictures, read_answers, read_questions
 from blip_training.train.checkpoint_files import checkpoints_in, delete_checkpoints

@@ -14,7 +14,7 @@ import pyarrow as pa
 from blip_bootstrap.config import AnnotatedSet, Config, EvaluateConfig
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.planning.cost import Cost
-from blip_bootstrap.storage.cells import text_of
+from blip_bootstrap.schemas.cells import text_of
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.cluster.resources import peak_bytes
 from blip_pipelines.ingest.annotated import ingest_annotated, read_records

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from blip_bootstrap.schemas.shown_tables import PLAN
 from blip_bootstrap.storage.parquet import rows_to_table
-from blip_bootstrap.storage.shown_tables import PLAN
 
 Bound = Literal["network", "CPU decode", "CPU", "model", "disk", "start"]
 

@@ -12,8 +12,8 @@ from blip_bootstrap.config import Config, same_pictures_config
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.planning.cost import Cost
 from blip_bootstrap.planning.sample import Sample
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
-from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.resources import peak_bytes
 from blip_pipelines.duplicates.same_pictures import find_same_pictures
 

@@ -11,9 +11,9 @@ from blip_bootstrap.config import Config
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.planning.cost import Cost
 from blip_bootstrap.planning.sample import Sample
-from blip_bootstrap.storage.keys import keys_of, part_name
+from blip_bootstrap.schemas.keys import keys_of, part_name
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import write_parquet
-from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.resources import peak_bytes
 from blip_pipelines.duplicates.groups import group_pictures
 from blip_pipelines.duplicates.hashes import hash_pictures

@@ -35,18 +35,18 @@ from blip_bootstrap.planning.sample import (
 )
 from blip_bootstrap.planning.training import measure_controls, measure_finetunes, measure_pretraining
 from blip_bootstrap.progress import quiet
+from blip_bootstrap.schemas.keys import part_name
+from blip_bootstrap.schemas.tables import CAPTIONS, PAIRS
 from blip_bootstrap.select.pairs import select_pairs
-from blip_bootstrap.storage.keys import part_name
 from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import CAPTIONS, PAIRS
 from blip_pipelines.caption.blocks import BLOCK_ROWS
 from blip_pipelines.caption.probe import SampledCaptioning
-from blip_pipelines.caption.sources import absolute, with_absolute_models
 from blip_pipelines.caption.step import gpus_of_actor, idle_lanes
 from blip_pipelines.cluster.devices import resolve_dtypes
 from blip_pipelines.cluster.errors import errors_in_one_line
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, peak_bytes
 from blip_pipelines.cluster.session import connect
+from blip_pipelines.scoring.sources import absolute, with_absolute_models
 
 SELECT_ROWS = 100_000
 

@@ -15,10 +15,10 @@ from blip_bootstrap.html.gallery import GALLERIES
 from blip_bootstrap.planning.cost import Cost
 from blip_bootstrap.report.figures import write_figures
 from blip_bootstrap.report.round_page import write_report
+from blip_bootstrap.schemas.tables import CAPTIONS, IMAGES
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_bootstrap.storage.run_folder import round_folder
-from blip_bootstrap.storage.tables import CAPTIONS, IMAGES
 from blip_pipelines.cluster.resources import peak_bytes
 
 PICTURE = re.compile(rb"<img[^>]*>")

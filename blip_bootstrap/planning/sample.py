@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.config import Config, FinetuneConfig
-from blip_bootstrap.storage.keys import key_of_id
+from blip_bootstrap.schemas.keys import key_of_id
+from blip_bootstrap.schemas.schema import Table
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.run_folder import MANIFEST, round_folder, round_numbers
-from blip_bootstrap.storage.schema import Table
-from blip_bootstrap.storage.tables import IMAGES
 from blip_bootstrap.world.scenes import draw_scene, sample_scene
 from blip_bootstrap.world.wording import describe
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 from blip_bootstrap.config import Config, FinetuneConfig, OptimizerConfig, PretrainConfig
 from blip_bootstrap.planning.cost import Cost
 from blip_bootstrap.planning.sample import PlannedModels
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.select.pairs import take_web_pairs
 from blip_bootstrap.storage.parquet import write_parquet
-from blip_bootstrap.storage.tables import IMAGES
-from blip_pipelines.caption.sources import absolute
 from blip_pipelines.cluster.resources import peak_bytes
+from blip_pipelines.scoring.sources import absolute
 from blip_pipelines.train.steps import finetune_captioner, finetune_filter, pretrain
 
 FEW_IMAGES, FEW_STEPS, MOST_STEPS = 16, 4, 24

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import duckdb
 
-from blip_bootstrap.storage import schema, shown_tables, tables
-from blip_bootstrap.storage.keys import ROWS_PER_PART, number_of
+from blip_bootstrap.schemas import schema, shown_tables, tables
+from blip_bootstrap.schemas.keys import ROWS_PER_PART, number_of
 from blip_bootstrap.storage.parts import read_left_out
 
 IMAGES = schema.Table("images", tables.IMAGES.row, (*tables.IMAGES.columns, shown_tables.LISTED))

@@ -14,7 +14,7 @@ import duckdb
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.paths import SCORE_NAME
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS
-from blip_bootstrap.storage.tables import CAPTIONS
+from blip_bootstrap.schemas.tables import CAPTIONS
 
 FUNCTIONS = frozenset(
     {"+", "-", "*", "/", "//", "%", "^", "**", "||", "~~", "!~~", "~~*", "!~~*", "abs", "ceil", "ceiling", "floor",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 
-from blip_bootstrap.storage.store import all_fetched
+from blip_bootstrap.stores.store import all_fetched
 
 
 def literal(text: str) -> str:

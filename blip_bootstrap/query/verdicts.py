@@ -23,8 +23,8 @@ from blip_bootstrap.query.alike import Alike, alike
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import is_number, literal, scan, text_list
+from blip_bootstrap.schemas.closed_lists import NOT_LISTED, SET_ASIDE
 from blip_bootstrap.storage import parquet
-from blip_bootstrap.storage.closed_lists import NOT_LISTED, SET_ASIDE
 from blip_bootstrap.storage.remote import Remote, remote_of
 from blip_bootstrap.storage.remote_files import attach
 

@@ -20,8 +20,9 @@ from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.rule_score import score_sql
 from blip_bootstrap.query.sql_text import allowed, literal, scan
 from blip_bootstrap.query.verdicts import cuts_of, pairs_sql, rule_of
-from blip_bootstrap.storage import parquet, run_folder, schema, shown_tables, tables
-from blip_bootstrap.storage.keys import part_name
+from blip_bootstrap.schemas import schema, shown_tables, tables
+from blip_bootstrap.schemas.keys import part_name
+from blip_bootstrap.storage import parquet, run_folder
 from blip_bootstrap.storage.labels import read_labels
 from blip_bootstrap.storage.remote import Remote, opened, remote_of
 from blip_bootstrap.storage.remote_files import attach

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.paths import root_text, user_folder
 from blip_bootstrap.storage.manifest import digest_of_path
-from blip_bootstrap.storage.store_client import Store
+from blip_bootstrap.stores.client import Store
 
 _STORE = re.compile(r"(s3|gs):/+")
 

@@ -17,7 +17,7 @@ from blip_bootstrap.reading.delimited import Fields, records_of, split_fields
 from blip_bootstrap.reading.header import Check, Header
 from blip_bootstrap.reading.json_files import objects_of
 from blip_bootstrap.reading.text_files import COMPRESSED_ENDINGS, lines_of, plain_suffix
-from blip_bootstrap.storage.cells import is_text_type
+from blip_bootstrap.schemas.cells import is_text_type
 from blip_bootstrap.storage.parquet import open_parquet
 
 FIRST_RECORDS = 100

@@ -27,8 +27,8 @@ from blip_bootstrap.report.report_file import (
     manifests_of_steps,
     write_if_changed,
 )
+from blip_bootstrap.schemas.closed_lists import SET_ASIDE
 from blip_bootstrap.storage import parquet, run_folder
-from blip_bootstrap.storage.closed_lists import SET_ASIDE
 
 ALWAYS = (
     "caption_truth", "noise_ratio_web", "noise_ratio_synthetic", "dropped_share_web", "dropped_share_synthetic",

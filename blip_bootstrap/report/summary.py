@@ -11,7 +11,7 @@ from rich.table import Table
 from blip_bootstrap.audit.shortfalls import shortfalls
 from blip_bootstrap.query import json_tables
 from blip_bootstrap.storage import run_folder
-from blip_bootstrap.storage.store import shown
+from blip_bootstrap.stores.store import shown
 
 FIGURES = (
     ("URLs", "urls", ",d"), ("downloaded", "downloaded", ",d"), ("failed", "failed_by_reason", "counts"),

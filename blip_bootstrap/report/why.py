@@ -21,8 +21,8 @@ from blip_bootstrap.query.formats import PipedConsole, shown, write_file
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.sql_text import literal
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.schemas.keys import is_key, part_of
 from blip_bootstrap.storage import run_folder
-from blip_bootstrap.storage.keys import is_key, part_of
 from blip_bootstrap.storage.run_folder import round_name
 
 _TEXTS = f"""

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.machine import num_cores
+from blip_bootstrap.schemas.closed_lists import DUPLICATE_PICTURE, NOT_LISTED, SET_ASIDE
+from blip_bootstrap.schemas.schema import Column, Table
+from blip_bootstrap.schemas.tables import PAIRS
 from blip_bootstrap.storage import parquet
-from blip_bootstrap.storage.closed_lists import DUPLICATE_PICTURE, NOT_LISTED, SET_ASIDE
 from blip_bootstrap.storage.groups import duplicates_in
 from blip_bootstrap.storage.parts import is_left_out, read_left_out
-from blip_bootstrap.storage.schema import Column, Table
-from blip_bootstrap.storage.tables import PAIRS
 
 JUDGED = ".judged"
 """In the folder that pairs are made in: copies of the files that have texts set aside, without these."""

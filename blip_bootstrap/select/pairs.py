@@ -17,13 +17,14 @@ from blip_bootstrap.query.alike import schema_of
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.query.sql_text import scan, text_list
 from blip_bootstrap.query.verdicts import cut_of, rule_of
+from blip_bootstrap.schemas import closed_lists, schema, tables
 from blip_bootstrap.select.aside import as_in, by_key, duplicates, judged_only, not_listed, whole_file, with_aside
 from blip_bootstrap.select.cuts import Counts, Cut, check_score, find_cut
 from blip_bootstrap.select.informative import count_words
 from blip_bootstrap.select.own_score import columns_of
 from blip_bootstrap.select.rule import FOLDED, passing_sql, rule_sql, thinning
 from blip_bootstrap.select.variety import count_texts
-from blip_bootstrap.storage import closed_lists, parquet, schema, tables
+from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import total, values

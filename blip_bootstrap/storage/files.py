@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blip_bootstrap.errors import writing
-from blip_bootstrap.storage.store import publish
+from blip_bootstrap.stores.store import publish
 
 STAGED = re.compile(r"\.(.+?)(?:\.MANIFEST\.json)?\.[0-9a-f]{32}\.tmp")
 """The name of a file that is being written, and in it the name that it is to get, or that the MANIFEST is of."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import InputError, writing
+from blip_bootstrap.schemas.cells import NotTextError, text_of
+from blip_bootstrap.schemas.shown_tables import LABELS
 from blip_bootstrap.storage import parquet
-from blip_bootstrap.storage.cells import NotTextError, text_of
 from blip_bootstrap.storage.parquet import rows_to_table
-from blip_bootstrap.storage.shown_tables import LABELS
 
 ANSWERS = ("yes", "no", "unsure")
 

@@ -13,7 +13,9 @@ from pydantic import BaseModel
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import Section
-from blip_bootstrap.config.marks import (
+from blip_bootstrap.schemas.keys import by_number
+from blip_bootstrap.schemas.tables import IMAGES
+from blip_bootstrap.settings.marks import (
     ByContent,
     CountsAs,
     Grows,
@@ -25,14 +27,12 @@ from blip_bootstrap.config.marks import (
     mark_of,
 )
 from blip_bootstrap.storage.files import write_durable
-from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_parquet, names_of, pointer_to
 from blip_bootstrap.storage.notes import Note, digest_of_rows, known_by, read_note
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import borrowed_from, home_of_part
 from blip_bootstrap.storage.run_folder import MANIFEST, checksum, read_json
-from blip_bootstrap.storage.store import fetched, gone, size_of, sizes_there
-from blip_bootstrap.storage.tables import IMAGES
+from blip_bootstrap.stores.store import fetched, gone, size_of, sizes_there
 
 DATED = {*IMAGES.dated}
 """Columns with times, of the tables that have such."""

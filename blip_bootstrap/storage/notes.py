@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.store import fetched, gone, size_of
+from blip_bootstrap.stores.store import fetched, gone, size_of
 
 STATS = "_stats.json"
 """The end of the name of img2dataset's file of counts and times beside a part."""

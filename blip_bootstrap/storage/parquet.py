@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip_bootstrap.errors import InputError, RunFailed
+from blip_bootstrap.schemas.keys import by_number
+from blip_bootstrap.schemas.schema import Table
 from blip_bootstrap.storage.files import staged_file
-from blip_bootstrap.storage.keys import by_number
 from blip_bootstrap.storage.notes import Hashing, Note, digest_of_rows, write_note
 from blip_bootstrap.storage.run_folder import named_files, place_of
-from blip_bootstrap.storage.schema import Table
-from blip_bootstrap.storage.store import open_input, sizes_there, store_of
-from blip_bootstrap.storage.store_client import why
+from blip_bootstrap.stores.client import why
+from blip_bootstrap.stores.store import open_input, sizes_there, store_of
 
 WRITTEN_AT_ONCE = 1 << 20
 """Bytes that are collected before the system is asked to write them."""

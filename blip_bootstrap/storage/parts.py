@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from blip_bootstrap.schemas.keys import ROWS_PER_PART, by_number
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.keys import ROWS_PER_PART, by_number
 from blip_bootstrap.storage.run_folder import ARTIFACTS, read_json
-from blip_bootstrap.storage.store import borrowed_note, store_of
+from blip_bootstrap.stores.store import borrowed_note, store_of
 
 LEFT_OUT = "left_out.json"
 """In an artifact of images: rows of its parts that are not rows of its lists any more, where there are such."""

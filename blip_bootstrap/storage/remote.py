@@ -1,7 +1,7 @@
 """Runs on an object store (s3://, gs://): a working copy here has their small files; Parquet is read where it lies.
 
 The copy lies under ~/.cache/blip-bootstrap (or $XDG_CACHE_HOME), one folder for each run. What is written in it is put
-to the store at once (`storage/store.py`), so that the copy can be deleted whenever no command is at work on the run.
+to the store at once (`stores/store.py`), so that the copy can be deleted whenever no command is at work on the run.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import pyarrow.parquet as pq
 
 from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.paths import path_argument, user_folder
-from blip_bootstrap.storage.keys import by_number
+from blip_bootstrap.schemas.keys import by_number
 from blip_bootstrap.storage.notes import NOTES
 from blip_bootstrap.storage.parquet import missing_part
 from blip_bootstrap.storage.pointers import all_pointers, relink
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, named_files, read_json
-from blip_bootstrap.storage.store import BORROWED, LISTING, forget_stores, is_here_alone, known_stores, store_of
-from blip_bootstrap.storage.store_client import Store, is_same, told_uri, why
+from blip_bootstrap.stores.client import Store, is_same, told_uri, why
+from blip_bootstrap.stores.store import BORROWED, LISTING, forget_stores, is_here_alone, known_stores, store_of
 
 _URI = re.compile(r"(s3|gs):/+(.+)")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.keys import by_number
+from blip_bootstrap.schemas.keys import by_number
 from blip_bootstrap.storage.many_files import FILES_IN, Files, read_files
 
 MANIFEST = "MANIFEST.json"

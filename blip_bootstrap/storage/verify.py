@@ -14,7 +14,7 @@ from blip_bootstrap.storage.manifest import digest_of_path, stamp_of
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import home_of_part
 from blip_bootstrap.storage.run_folder import TRAIN_ANEW, TRAINED, TRAINING_LOG, place_of
-from blip_bootstrap.storage.store import digest_there, store_of
+from blip_bootstrap.stores.store import digest_there, store_of
 
 PICTURES = ("jpg", "exif")
 """Columns that make up nearly all of a table with pictures; steps compare their pages when they read them."""

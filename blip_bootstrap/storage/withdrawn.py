@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError, RunFailed
-from blip_bootstrap.storage.closed_lists import WITHDRAWN
+from blip_bootstrap.schemas.closed_lists import WITHDRAWN
 from blip_bootstrap.storage.files import write_durable
 from blip_bootstrap.storage.run_folder import ARTIFACTS
-from blip_bootstrap.storage.store import fetched, is_there
+from blip_bootstrap.stores.store import fetched, is_there
 
 HASHES = "withdrawn.txt"
 """Under the root: a line for each URL, `url SHA256`, and for each picture by its bytes, `picture SHA256`."""

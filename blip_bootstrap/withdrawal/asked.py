@@ -14,7 +14,7 @@ from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.known_names import DIGEST_NAME, URL_NAMES, find_name
 from blip_bootstrap.reading.records import is_list_file, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
-from blip_bootstrap.storage.cells import NotTextError, text_of
+from blip_bootstrap.schemas.cells import NotTextError, text_of
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -15,8 +15,8 @@ from blip_bootstrap.storage.many_files import FILES, FILES_IN
 from blip_bootstrap.storage.notes import Note, digest_in, note_path, read_note, write_note
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.run_folder import MANIFEST, STALE, checksum
-from blip_bootstrap.storage.store import fetched, gone, is_there
 from blip_bootstrap.storage.withdrawn import JOURNAL, add_withdrawn
+from blip_bootstrap.stores.store import fetched, gone, is_there
 from blip_bootstrap.withdrawal.asked import Asked
 from blip_bootstrap.withdrawal.lineage import Found, artifacts_of
 from blip_bootstrap.withdrawal.plan import Plan, Planner

@@ -15,7 +15,7 @@ from blip_bootstrap.loop.artifacts import RECIPE, STAGING, artifact_folders
 from blip_bootstrap.storage.many_files import FILES, FILES_IN, Files
 from blip_bootstrap.storage.parts import borrowed_from
 from blip_bootstrap.storage.run_folder import MANIFEST
-from blip_bootstrap.storage.store import fetched, is_there, sizes_below
+from blip_bootstrap.stores.store import fetched, is_there, sizes_below
 
 DOWNLOAD = "download_images"
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from blip_bootstrap.report.report_file import REPORT_FILES
-from blip_bootstrap.storage.keys import is_part, part_of
+from blip_bootstrap.schemas.keys import is_part, part_of
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import is_left_out, read_left_out
 from blip_bootstrap.storage.run_folder import (
@@ -26,8 +26,8 @@ from blip_bootstrap.storage.run_folder import (
     round_numbers,
     used_folder,
 )
-from blip_bootstrap.storage.store import is_there, size_of
 from blip_bootstrap.storage.withdrawn import HASHES, JOURNAL, digest_of_url
+from blip_bootstrap.stores.store import is_there, size_of
 from blip_bootstrap.withdrawal.asked import Asked
 from blip_bootstrap.withdrawal.lineage import DOWNLOAD, Found, Lineage, artifacts_of
 from blip_bootstrap.withdrawal.rows import Going, find_rows, keys_of_images, stored_bytes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_bootstrap.storage.closed_lists import WITHDRAWN
+from blip_bootstrap.schemas.closed_lists import WITHDRAWN
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.withdrawn import digest_of_url
 from blip_bootstrap.withdrawal.asked import Asked

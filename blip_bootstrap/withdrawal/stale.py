@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.schemas.keys import by_number, is_part
 from blip_bootstrap.select.pairs import decides_by_part
-from blip_bootstrap.storage.keys import by_number, is_part
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet
 from blip_bootstrap.withdrawal.lineage import Found, Lineage
 

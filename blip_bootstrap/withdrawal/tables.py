@@ -12,14 +12,14 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blip_bootstrap.schemas import shown_tables, tables
+from blip_bootstrap.schemas.schema import Column, Table
 from blip_bootstrap.select.pairs import counts_of as counts_of_pairs
-from blip_bootstrap.storage import shown_tables, tables
 from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import write_parquet
-from blip_bootstrap.storage.schema import Column, Table
 from blip_bootstrap.storage.withdrawn import withdraw
 from blip_pipelines.caption.blocks import counts_of as counts_of_captions
-from blip_pipelines.ingest.known import TABLE as KNOWN
+from blip_pipelines.lists.known import TABLE as KNOWN
 
 Kind = Literal["pictures", "known", "beside", "texts", "checks", "same"]
 """pictures: `images`, `shard`; known: hashes of these; beside: what is aligned with images; texts: captions, pairs,

@@ -27,8 +27,9 @@ from blip_bootstrap.audit.audits import AUDITS, ask
 from blip_bootstrap.audit.languages import identify_languages
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.schemas import tables
 from blip_bootstrap.select.pairs import select_pairs
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet
 
 ROWS_PER_FILE = 20_000
 PANDAS = """

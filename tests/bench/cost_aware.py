@@ -36,13 +36,13 @@ import yaml
 from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.demo.run import run_demo
 from blip_bootstrap.labels.truth import file_name, load_truth
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.select.logistic import auc
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import IMAGES
-from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.caption.sparing import COLUMNS, passes
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.check.human_agreement import HumanAgreement
+from blip_pipelines.scoring.rows import CaptionRow
 
 HERE = RayConfig(address="none")
 SCORES = ("itm", "itc", "logprob", "logprob_per_token", "lift", "distinctness")

@@ -28,9 +28,9 @@ import pyarrow as pa
 sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in (".", "training", "pipelines")]
 
 from blip_bootstrap.config import DuplicatesConfig, RayConfig  # noqa: E402
-from blip_bootstrap.storage.keys import keys_of, part_name  # noqa: E402
+from blip_bootstrap.schemas.keys import keys_of, part_name  # noqa: E402
+from blip_bootstrap.schemas.tables import IMAGES, PICTURE_HASHES  # noqa: E402
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet  # noqa: E402
-from blip_bootstrap.storage.tables import IMAGES, PICTURE_HASHES  # noqa: E402
 from blip_pipelines.duplicates.groups import group_pictures  # noqa: E402
 
 ROWS_PER_PART = 10_000

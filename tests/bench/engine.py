@@ -50,8 +50,8 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from blip_bootstrap.config import CaptionConfig, ModelConfig, RayConfig, SamplerConfig, TextConfig, VisionConfig  # noqa: E402
+from blip_bootstrap.schemas.tables import CAPTIONS, IMAGES  # noqa: E402
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet  # noqa: E402
-from blip_bootstrap.storage.tables import CAPTIONS, IMAGES  # noqa: E402
 from blip_pipelines.caption import blocks, step  # noqa: E402
 from blip_pipelines.caption.worker import CaptionWorker  # noqa: E402
 from blip_training.checkpoint.store import save_captioner, save_filter  # noqa: E402

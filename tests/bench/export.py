@@ -32,10 +32,10 @@ sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in (".", "trainin
 import webdataset  # noqa: E402
 
 from blip_bootstrap.config import RayConfig, SelectConfig  # noqa: E402
+from blip_bootstrap.schemas.keys import key_of, part_name  # noqa: E402
+from blip_bootstrap.schemas.tables import CAPTIONS, IMAGES  # noqa: E402
 from blip_bootstrap.select.pairs import select_pairs  # noqa: E402
-from blip_bootstrap.storage.keys import key_of, part_name  # noqa: E402
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet  # noqa: E402
-from blip_bootstrap.storage.tables import CAPTIONS, IMAGES  # noqa: E402
 from blip_pipelines.export.documents import documents, encode  # noqa: E402
 from blip_pipelines.export.export import Wanted, export_round  # noqa: E402
 from blip_pipelines.export.joined import ABOUT_PICTURES, PICTURE, batches, read_texts  # noqa: E402

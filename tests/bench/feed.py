@@ -44,8 +44,8 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from blip_bootstrap.schemas.tables import IMAGES, PAIRS  # noqa: E402
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet  # noqa: E402
-from blip_bootstrap.storage.tables import IMAGES, PAIRS  # noqa: E402
 
 BATCH_SIZE, NUM_BATCHES, NUM_LISTS, GROUPS_PER_FILE = 2880, 100, 4, 20
 

@@ -32,8 +32,8 @@ sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in (".", "trainin
 import psutil  # noqa: E402
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig  # noqa: E402
+from blip_bootstrap.schemas.tables import IMAGES  # noqa: E402
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet  # noqa: E402
-from blip_bootstrap.storage.tables import IMAGES  # noqa: E402
 from blip_pipelines.caption.step import caption_and_score  # noqa: E402
 
 ROWS_PER_FILE, SIZE, INTERVAL_S = 10_000, 32, 0.25

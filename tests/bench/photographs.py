@@ -28,10 +28,10 @@ import numpy as np
 from blip_bootstrap.config import Config, SelectConfig, load_config
 from blip_bootstrap.labels.truth import Truth, judged_pairs, load_truth
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS
+from blip_bootstrap.schemas.shown_tables import LABELS
 from blip_bootstrap.select.logistic import auc_interval
 from blip_bootstrap.select.pairs import RULE, select_pairs
 from blip_bootstrap.storage.labels import write_labels
-from blip_bootstrap.storage.shown_tables import LABELS
 from blip_pipelines.train.calls import call_arm
 
 ANSWERS = Path(__file__).with_name("flickr8k_answers.csv")

@@ -25,7 +25,7 @@ from pydantic import model_validator
 from safetensors.torch import load_file, save_file
 
 from blip_bootstrap.config import AnnotatedSet, EvaluateConfig, FinetuneConfig, ItmConfig, ModelConfig, PretrainConfig
-from blip_bootstrap.config.section import Section
+from blip_bootstrap.settings.section import Section
 from blip_pipelines.ingest.annotated import ingest_annotated
 from blip_training.checkpoint.store import load_med, save_med
 from blip_training.data.tokenizer import Tokenizer

@@ -34,12 +34,12 @@ import duckdb  # noqa: E402
 
 from blip_bootstrap.config import Config, load_config  # noqa: E402
 from blip_bootstrap.loop import rounds  # noqa: E402
-from blip_bootstrap.storage.tables import IMAGES  # noqa: E402
+from blip_bootstrap.schemas.tables import IMAGES  # noqa: E402
 from blip_pipelines.caption import step as caption_step  # noqa: E402
 from blip_pipelines.caption.blocks import CaptionBlocks  # noqa: E402
-from blip_pipelines.caption.rows import CaptionRow  # noqa: E402
 from blip_pipelines.cluster.session import connect  # noqa: E402
 from blip_pipelines.ingest import download  # noqa: E402
+from blip_pipelines.scoring.rows import CaptionRow  # noqa: E402
 
 STEPS = ("images", "captions", "pairs")
 """The steps whose seconds count as those of the run; the lists are read, cut and compared in `images`."""

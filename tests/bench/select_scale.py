@@ -25,9 +25,9 @@ import duckdb
 
 import __main__
 from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.schemas.shown_tables import LABELS
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet
-from blip_bootstrap.storage.shown_tables import LABELS
 
 ROWS_PER_FILE = 10_000
 BY_SHARE = {"strategy": "learned", "cut_by": "share", "keep_fraction": 0.5}

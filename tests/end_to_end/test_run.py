@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from blip_bootstrap.storage.closed_lists import REASONS
+from blip_bootstrap.schemas.closed_lists import REASONS
+from blip_bootstrap.schemas.tables import CAPTIONS, IMAGES, PAIRS
 from blip_bootstrap.storage.parquet import parquet_files
-from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS
 from tests.support.in_process import blip_here
 from tests.support.small_world import Run, command, environment
 

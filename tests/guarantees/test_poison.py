@@ -20,9 +20,9 @@ import pytest
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.closed_lists import DEATHS
+from blip_bootstrap.schemas.closed_lists import DEATHS
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
-from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster import crew
 from blip_pipelines.cluster.items import Pool, run_items
 from tests.support.poison.acts import ACTS

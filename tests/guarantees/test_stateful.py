@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from blip_bootstrap.storage.lock import locked
 from blip_bootstrap.storage.parquet import parquet_files
 from blip_bootstrap.storage.run_folder import read_pointers, round_numbers
-from blip_bootstrap.storage.store_lock import locked
 from tests.support.forked import KILLED, Guard, Job, Outcome, Plan, run_forked
 from tests.support.operations import When
 from tests.support.run_contents import wrong_digests

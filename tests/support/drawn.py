@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from blip_bootstrap.config import FinetuneConfig, ItcConfig, ModelConfig, OptimizerConfig, PretrainConfig
+from blip_bootstrap.schemas.tables import ANNOTATED, IMAGES, PAIRS
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import ANNOTATED, IMAGES, PAIRS
 from blip_training.watch.pace import FIGURES
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (230, 220, 30)}

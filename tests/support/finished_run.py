@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.report.figures import write_figures
+from blip_bootstrap.schemas import schema, shown_tables, tables
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
-from blip_bootstrap.storage import parquet, schema, shown_tables, tables
+from blip_bootstrap.storage import parquet
 
 COLOURS = {"red": "#d33", "green": "#2a2", "blue": "#36c", "yellow": "#ec3"}
 SHAPES = ("circle", "square")

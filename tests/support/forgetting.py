@@ -7,10 +7,10 @@ from typing import Any
 
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.loop.artifacts import damaged_files
+from blip_bootstrap.storage.lock import locked
 from blip_bootstrap.storage.manifest import digest_of_path
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.storage.run_folder import place_of, read_json
-from blip_bootstrap.storage.store_lock import locked
 from blip_bootstrap.withdrawal.asked import asked
 from blip_bootstrap.withdrawal.forget import begin, end, plan_withdrawal
 

@@ -15,11 +15,11 @@ from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.config import DownloadConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.schemas.tables import CAPTIONS, IMAGES, PAIRS
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.parts import borrow, of_rows, read_left_out, write_left_out
 from blip_bootstrap.storage.run_folder import named_files
-from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS
 from tests.support.stub_rounds import StubRounds
 
 FEW = ("download.rows_per_shard=3", "caption.references=0")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from blip_bootstrap.schemas.tables import ANNOTATED, IMAGES, PAIRS
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import ANNOTATED, IMAGES, PAIRS
 
 ROWS_PER_GROUP = 5
 

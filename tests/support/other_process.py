@@ -13,7 +13,7 @@ from pathlib import Path
 def locked_elsewhere(root: Path) -> Iterator[None]:
     """While the body runs, another process holds the lock of the run."""
     code = (
-        "import sys; from pathlib import Path; from blip_bootstrap.storage.store_lock import locked\n"
+        "import sys; from pathlib import Path; from blip_bootstrap.storage.lock import locked\n"
         f"with locked(Path({str(root)!r})): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

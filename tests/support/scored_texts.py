@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.schemas.shown_tables import LABELS
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage import parquet
-from blip_bootstrap.storage.shown_tables import LABELS
 
 
 def scored(number: int, candidates: int = 2, seed: int = 1) -> list[dict[str, Any]]:

@@ -21,13 +21,13 @@ from torch import nn
 from blip_bootstrap.config import Config, FinetuneConfig, PretrainConfig, load_config
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.progress import Say
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.caption import blocks, step, worker
-from blip_pipelines.caption.rows import CaptionRow
-from blip_pipelines.fetch.fetch import Fetched
+from blip_pipelines.fetch.answers import Fetched
 from blip_pipelines.ingest import annotated, download, fetched_rows
+from blip_pipelines.scoring.rows import CaptionRow
 from blip_training.checkpoint.store import _write_weights as write_weights
 from blip_training.runtime.stored import read_safetensors
 from blip_training.runtime.workers import Worker

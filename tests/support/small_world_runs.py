@@ -11,7 +11,7 @@ import pytest
 
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet
-from blip_pipelines.fetch.fetch import Fetched
+from blip_pipelines.fetch.answers import Fetched
 from blip_pipelines.ingest import fetched_rows
 from blip_training.runtime.stored import read_safetensors
 from tests.support import small_loop

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from blip_bootstrap.config import ModelConfig, RayConfig, TextConfig, VisionConfig
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import IMAGES
 
 Served = TypeVar("Served", bound=ThreadingHTTPServer)
 

@@ -15,7 +15,7 @@ from blip_bootstrap.reading.known_names import IMAGE_NAMES, find_name
 from blip_bootstrap.reading.places import copied, is_remote
 from blip_bootstrap.reading.records import read_records
 from blip_bootstrap.reading.text_files import open_text
-from blip_bootstrap.storage.cells import NotTextError, text_of
+from blip_bootstrap.schemas.cells import NotTextError, text_of
 from blip_pipelines.bring.origin import Origin, Source
 from blip_pipelines.bring.tars import PICTURE_ENDINGS, TEXT_ENDINGS
 from blip_pipelines.bring.texts import Found

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from blip_bootstrap.config import PictureSource, RayConfig
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.schemas.schema import Column, Table
 from blip_bootstrap.storage.parquet import open_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.schema import Column, Table
 from blip_pipelines.bring.files import found_in_folder, found_in_list
 from blip_pipelines.bring.origin import Source
 from blip_pipelines.bring.parquet import found_in_parquet

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from blip_bootstrap.config import PictureSource
 from blip_bootstrap.errors import InputError, RunFailed
-from blip_bootstrap.storage.tables import IMAGES
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_pipelines.bring.opened import open_at_random, open_in_order, packing_of
 from blip_pipelines.bring.origin import Origin
 from blip_pipelines.bring.parquet import ParquetPictures

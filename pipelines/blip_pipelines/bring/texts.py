@@ -18,7 +18,7 @@ from blip_bootstrap.reading.known_names import (
     find_name,
     uid_of,
 )
-from blip_bootstrap.storage.cells import NotTextError, text_of
+from blip_bootstrap.schemas.cells import NotTextError, text_of
 from blip_pipelines.bring.origin import Origin
 
 TEXT_OF_CAPTION = ("caption", "text", "raw")

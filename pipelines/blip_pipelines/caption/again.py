@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.closed_lists import NO_ANSWERS
+from blip_bootstrap.schemas.closed_lists import NO_ANSWERS
+from blip_bootstrap.schemas.tables import CAPTIONS
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.answers import ImageRows, KeptAnswers, OfPicture, name_of
-from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.captioners.interface import Answer
+from blip_pipelines.scoring.rows import CaptionRow
 
 CAPTIONS_AGAIN = "captions"
 """`--retry captions` asks plugged-in captioners again for the texts that they did not write."""

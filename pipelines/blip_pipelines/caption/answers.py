@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.store import fetched, gone, sizes_there
+from blip_bootstrap.stores.store import fetched, gone, sizes_there
 from blip_pipelines.captioners.interface import Answer
 
 ImageRow = dict[str, Any]

@@ -17,19 +17,19 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.schema import Table
+from blip_bootstrap.schemas.tables import CAPTIONS
 from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading, write_parquet
-from blip_bootstrap.storage.schema import Table
-from blip_bootstrap.storage.store import fetched, gone, is_there
-from blip_bootstrap.storage.tables import CAPTIONS
+from blip_bootstrap.stores.store import fetched, gone, is_there
 from blip_pipelines.caption.again import Again, BlockWork, work_of
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import ImageRows
-from blip_pipelines.caption.references import Reference
-from blip_pipelines.caption.rows import IMAGE_COLUMNS, CaptionRow, to_table
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.scoring.references import Reference
+from blip_pipelines.scoring.rows import IMAGE_COLUMNS, CaptionRow, to_table
 
 if TYPE_CHECKING:
     from blip_pipelines.caption.worker import CaptionWorker

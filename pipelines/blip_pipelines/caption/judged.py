@@ -14,13 +14,13 @@ from PIL.Image import Image
 
 from blip_bootstrap.config import CaptionConfig, JudgeConfig
 from blip_bootstrap.errors import BlipBootstrapError, RunFailed
-from blip_bootstrap.storage.closed_lists import NO_SCORES
+from blip_bootstrap.schemas.closed_lists import NO_SCORES
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import KeptAnswers, KeptScores, Told
-from blip_pipelines.caption.picture import Picture
-from blip_pipelines.caption.rows import CaptionRow, Texts
 from blip_pipelines.judges.interface import Pair, Scores
 from blip_pipelines.judges.registry import make_judge, score_names, told_of
+from blip_pipelines.scoring.picture import Picture
+from blip_pipelines.scoring.rows import CaptionRow, Texts
 from blip_training.data.decode import decode_image
 
 HOPELESS = 64

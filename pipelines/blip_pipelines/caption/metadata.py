@@ -6,8 +6,8 @@ import json
 
 from blip_bootstrap import __version__
 from blip_bootstrap.config import CaptionConfig
-from blip_pipelines.caption.models import Models
-from blip_pipelines.caption.sources import Source, captioner_sources, digest_of_model
+from blip_pipelines.scoring.models import Models
+from blip_pipelines.scoring.sources import Source, captioner_sources, digest_of_model
 from blip_training.decoding.sampler import Sampler
 
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from blip_bootstrap.config import CaptionConfig
 from blip_pipelines.caption.blocks import BLOCK_ROWS, num_threads
-from blip_pipelines.caption.references import first_readable
-from blip_pipelines.caption.rows import CaptionRow, to_table
 from blip_pipelines.cluster.resources import peak_bytes
+from blip_pipelines.scoring.references import first_readable
+from blip_pipelines.scoring.rows import CaptionRow, to_table
 
 DECODED_IMAGES = 32
 

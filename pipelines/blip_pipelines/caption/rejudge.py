@@ -15,21 +15,21 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.closed_lists import DEATHS
+from blip_bootstrap.schemas.closed_lists import DEATHS
+from blip_bootstrap.schemas.schema import Table
+from blip_bootstrap.schemas.tables import CAPTIONS
 from blip_bootstrap.storage.parquet import read_parquet, write_parquet
-from blip_bootstrap.storage.schema import Table
-from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import KeptScores, Told
 from blip_pipelines.caption.blocks import Block, counts_of, merge_if_whole, with_all_columns
 from blip_pipelines.caption.judged import Asked, Judges
-from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.caption.worker import BATCH_SIZE, DECODE_THREADS, SPARING
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.aside import Aside, Died
 from blip_pipelines.cluster.items import RETRIES
 from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.scoring.rows import CaptionRow
 from blip_training.data.decode import decode_image
 from blip_training.runtime.workers import resolve_device
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from blip_bootstrap.config import CaptionConfig
 from blip_pipelines.caption.answers import KeptAnswers
-from blip_pipelines.caption.picture import Picture
-from blip_pipelines.caption.rows import CaptionRow, Texts
 from blip_pipelines.caption.writers import Writer, Writers
+from blip_pipelines.scoring.picture import Picture
+from blip_pipelines.scoring.rows import CaptionRow, Texts
 
 COLUMNS = {"itm": "itm_score", "itc": "itc_score", "clip": "clip_score"}
 """Scores whose columns have other names; all others are called as their columns, or are of a judge."""

@@ -15,7 +15,7 @@ from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import Spans, borrow, of_rows, read_left_out, write_left_out
-from blip_bootstrap.storage.store import gone, is_there
+from blip_bootstrap.stores.store import gone, is_there
 from blip_pipelines.caption.again import Again, reasons_of
 from blip_pipelines.caption.blocks import (
     BLOCKS,
@@ -26,17 +26,17 @@ from blip_pipelines.caption.blocks import (
     num_threads,
 )
 from blip_pipelines.caption.careful import CarefulBlocks
-from blip_pipelines.caption.references import Reference, pick_carefully, pick_references
-from blip_pipelines.caption.sources import absolute, judges_bytes, with_absolute_models, worker_bytes
 from blip_pipelines.caption.todo import Tasks, Todo
-from blip_pipelines.captioners.endpoint_ledger import Account, noted_in
 from blip_pipelines.captioners.registry import KINDS as CAPTIONERS
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
 from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
 from blip_pipelines.cluster.session import connect
+from blip_pipelines.endpoints.ledger import Account, noted_in
 from blip_pipelines.judges.registry import KINDS as JUDGES
+from blip_pipelines.scoring.references import Reference, pick_carefully, pick_references
+from blip_pipelines.scoring.sources import absolute, judges_bytes, with_absolute_models, worker_bytes
 
 ACCOUNT = ".account-"
 """What begins the name of a folder beside the blocks where a captioner keeps account of what it asks."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from blip_bootstrap.storage.manifest import KnownParts
-from blip_bootstrap.storage.store import sizes_there
+from blip_bootstrap.stores.store import sizes_there
 from blip_pipelines.caption.again import Again
 from blip_pipelines.caption.blocks import BLOCKS, Block, firsts_of
 

@@ -14,22 +14,22 @@ from torch import Tensor
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import RunFailed
-from blip_pipelines.caption.agreement import set_agreement
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import ImageRow, ImageRows, KeptAnswers
-from blip_pipelines.caption.compare import Compared, set_lift
-from blip_pipelines.caption.decoders import DecodeProcesses
 from blip_pipelines.caption.judged import Judges, Made
-from blip_pipelines.caption.lanes import Lanes
-from blip_pipelines.caption.likelihoods import set_captioner_itc, set_logprob
 from blip_pipelines.caption.metadata import metadata_of
-from blip_pipelines.caption.models import Model, Models
-from blip_pipelines.caption.picture import Picture
-from blip_pipelines.caption.references import Reference, first_readable
-from blip_pipelines.caption.rows import IMAGE_COLUMNS, TOO_LONG, CaptionRow, Texts, fold, to_table
-from blip_pipelines.caption.scores import Looks, combine_scores, score_again, score_with, to_read
 from blip_pipelines.caption.sparing import Sparing, Turn
 from blip_pipelines.caption.writers import Writers
+from blip_pipelines.scoring.agreement import set_agreement
+from blip_pipelines.scoring.compare import Compared, set_lift
+from blip_pipelines.scoring.decoders import DecodeProcesses
+from blip_pipelines.scoring.lanes import Lanes
+from blip_pipelines.scoring.likelihoods import set_captioner_itc, set_logprob
+from blip_pipelines.scoring.models import Model, Models
+from blip_pipelines.scoring.picture import Picture
+from blip_pipelines.scoring.references import Reference, first_readable
+from blip_pipelines.scoring.rows import IMAGE_COLUMNS, TOO_LONG, CaptionRow, Texts, fold, to_table
+from blip_pipelines.scoring.scores import Looks, combine_scores, score_again, score_with, to_read
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import resolve_sampler
 from blip_training.model.med import EMBED

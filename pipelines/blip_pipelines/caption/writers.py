@@ -12,14 +12,14 @@ import torch
 
 from blip_bootstrap.config import CaptionConfig, WriterConfig
 from blip_bootstrap.errors import RunFailed
-from blip_bootstrap.storage.closed_lists import DEATHS, FLAGS, NO_ANSWERS
+from blip_bootstrap.schemas.closed_lists import DEATHS, FLAGS, NO_ANSWERS
 from blip_pipelines.caption.answers import KeptAnswers, OfPicture, name_of
-from blip_pipelines.caption.picture import Picture
-from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.captioners.clean import VERSION, cleaned
 from blip_pipelines.captioners.interface import Answer, Ask
 from blip_pipelines.captioners.prompts import Wanted, digest_of_prompt, seed_of_ask, wanted_of
 from blip_pipelines.captioners.registry import made_by
+from blip_pipelines.scoring.picture import Picture
+from blip_pipelines.scoring.rows import CaptionRow
 from blip_training.data.decode import decode_image
 
 ERRORS = (*NO_ANSWERS, *DEATHS)

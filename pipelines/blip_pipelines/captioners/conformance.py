@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from blip_bootstrap.storage.closed_lists import DEATHS, FLAGS, NO_ANSWERS
+from blip_bootstrap.schemas.closed_lists import DEATHS, FLAGS, NO_ANSWERS
 from blip_pipelines.captioners.interface import Answer, Ask, Captioner
 from blip_pipelines.captioners.registry import KINDS
 from blip_pipelines.captioners.suite import (

@@ -19,13 +19,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 
-from blip_bootstrap.config.mistakes import in_words
-from blip_bootstrap.config.section import Count, Fraction, LocalPath, NonNegative, Positive, Section
 from blip_bootstrap.errors import ConfigError, InputError
-from blip_pipelines.captioners.endpoint_answers import BadAnswer
-from blip_pipelines.captioners.endpoint_client import Body, ChatClient, Link, Reply
-from blip_pipelines.captioners.endpoint_ledger import Ledger
+from blip_bootstrap.settings.mistakes import in_words
+from blip_bootstrap.settings.section import Count, Fraction, LocalPath, NonNegative, Positive, Section
 from blip_pipelines.captioners.interface import Answer, Ask, VariesWith
+from blip_pipelines.endpoints.answers import BadAnswer
+from blip_pipelines.endpoints.client import Body, ChatClient, Link, Reply
+from blip_pipelines.endpoints.ledger import Ledger
 
 Options = TypeVar("Options", bound=Section)
 

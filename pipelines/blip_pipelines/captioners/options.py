@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from blip_bootstrap.config.mistakes import in_words
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.paths import is_there, model_name
-from blip_bootstrap.storage.store import fetched
+from blip_bootstrap.settings.mistakes import in_words
+from blip_bootstrap.stores.store import fetched
 from blip_training.runtime.commits import pinned
 
 SAMPLED = 64

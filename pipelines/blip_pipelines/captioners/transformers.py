@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from blip_bootstrap.config.section import Count, Fraction, NonNegative
 from blip_bootstrap.errors import CheckpointError, ConfigError
+from blip_bootstrap.settings.section import Count, Fraction, NonNegative
 from blip_pipelines.captioners.interface import Answer, Ask, VariesWith
 from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_pipelines.captioners.processors import load_processor

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from blip_bootstrap.config.section import Count, Fraction, Section
 from blip_bootstrap.errors import InputError, RunFailed
+from blip_bootstrap.settings.section import Count, Fraction, Section
 from blip_pipelines.captioners.endpoint import checked, messages_about
 from blip_pipelines.captioners.interface import Answer, Ask, VariesWith
 

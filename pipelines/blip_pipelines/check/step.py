@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import CaptionConfig, CheckFilterConfig, RayConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.tables import FILTER_CHECK
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import FILTER_CHECK
-from blip_pipelines.caption.sources import absolute, with_absolute_models
 from blip_pipelines.check.human_agreement import HumanAgreement
 from blip_pipelines.check.pictures import Chosen, KnownPicture, choose_pictures, other_texts
 from blip_pipelines.judges.registry import told_of
+from blip_pipelines.scoring.sources import absolute, with_absolute_models
 from blip_pipelines.train.runner import Counts, Training, place_of_task, run_tasks
 
 PART = "part-00000.parquet"
@@ -96,8 +96,8 @@ def _counts(chosen: Chosen, fits: Sequence[bool | None], least: float | None) ->
 
 def judge_by(captioner: Path | str | None, filter: Path | str, config: CaptionConfig, images: Path) -> Judge:
     """What scores given texts as a run over `images` would, with its reference pictures."""
-    from blip_pipelines.caption.references import pick_references  # torch, in the worker alone
     from blip_pipelines.caption.worker import CaptionWorker  # torch, in the worker alone
+    from blip_pipelines.scoring.references import pick_references  # torch, in the worker alone
 
     worker = CaptionWorker(captioner, filter, config, references=pick_references(images, config.references))
 

@@ -51,7 +51,7 @@ Make = Callable[[], Callable[[Any], Any]]
 
 
 class Died(Exception):  # noqa: N818 - it names an outcome
-    """The child ended: `reason` is a value of DEATHS (storage/tables.py), the message says it in words."""
+    """The child ended: `reason` is a value of DEATHS (schemas/closed_lists.py), the message says it in words."""
 
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason

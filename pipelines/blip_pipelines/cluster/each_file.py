@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.schemas.schema import Table
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
-from blip_bootstrap.storage.schema import Table
-from blip_bootstrap.storage.store import is_there
+from blip_bootstrap.stores.store import is_there
 from blip_pipelines.cluster.items import HERE, Pool, Work, run_items
 from blip_pipelines.cluster.resources import num_workers, works_here
 from blip_pipelines.cluster.session import connect

@@ -15,7 +15,7 @@ from pathlib import Path
 from blip_bootstrap import __version__
 from blip_bootstrap.errors import CheckpointError, RunFailed
 from blip_bootstrap.storage.manifest import digest_of_path
-from blip_bootstrap.storage.store import store_of
+from blip_bootstrap.stores.store import store_of
 from blip_training.runtime.commits import pin, pinned
 from blip_training.runtime.sources import PACKAGE_PREFIX, resolve_source
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.storage.remote import LOCK, compare, working_copies, working_in
-from blip_bootstrap.storage.store import LISTING, store_of
-from blip_bootstrap.storage.store_client import Store
+from blip_bootstrap.stores.client import Store
+from blip_bootstrap.stores.store import LISTING, store_of
 from blip_pipelines.cluster.node_check import check_models, check_versions, models_here, this_node, versions_here
 from blip_pipelines.cluster.resources import NO_RAY
 from blip_pipelines.cluster.session import connect

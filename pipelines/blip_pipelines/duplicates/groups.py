@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import DuplicatesConfig, RayConfig
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.keys import ROWS_PER_PART, number_of
+from blip_bootstrap.schemas.keys import ROWS_PER_PART, number_of
+from blip_bootstrap.schemas.tables import PICTURE_GROUPS
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.parts import is_left_out, read_left_out
-from blip_bootstrap.storage.tables import PICTURE_GROUPS
 from blip_pipelines.duplicates.stars import find_near
-from blip_pipelines.ingest.pool import scratch
+from blip_pipelines.lists.pool import scratch
 
 COLUMNS = ["key", "same_as", "status", "sha256", "url", "caption"]
 

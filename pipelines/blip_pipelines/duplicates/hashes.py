@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.machine import num_cores
+from blip_bootstrap.schemas.tables import PICTURE_HASHES
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, reading
-from blip_bootstrap.storage.store import is_there
-from blip_bootstrap.storage.tables import PICTURE_HASHES
+from blip_bootstrap.stores.store import is_there
 from blip_pipelines.cluster.each_file import EachFile
 from blip_pipelines.cluster.resources import works_here
 from blip_pipelines.cluster.tally import Counts

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from blip_bootstrap.config import FindSamePicturesConfig
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.schemas.tables import PICTURE_HASHES, SAME_PICTURES
 from blip_bootstrap.storage.parquet import (
     open_parquet,
     parquet_files,
@@ -26,7 +27,6 @@ from blip_bootstrap.storage.parquet import (
     rows_to_table,
     write_parquet,
 )
-from blip_bootstrap.storage.tables import PICTURE_HASHES, SAME_PICTURES
 from blip_pipelines.duplicates.near import Words, pairs_between, to_words
 
 WEB_PART = "part-00000.parquet"

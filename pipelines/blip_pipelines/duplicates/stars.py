@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.config import DuplicatesConfig, RayConfig
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.schemas.schema import Column, Table
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
-from blip_bootstrap.storage.schema import Column, Table
-from blip_bootstrap.storage.store import fetched, gone, is_there
+from blip_bootstrap.stores.store import fetched, gone, is_there
 from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.resources import num_workers, works_here
 from blip_pipelines.cluster.session import connect

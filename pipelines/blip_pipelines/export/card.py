@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES, REASONS, STATUSES
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES, REASONS, STATUSES
 from blip_pipelines.export.place import Place
 from blip_pipelines.export.source import Ledger
 

@@ -15,8 +15,8 @@ from blip_bootstrap import __version__
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.errors import AccountingError, NothingLeft
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.store_client import THREADS
-from blip_bootstrap.storage.store_lock import locked
+from blip_bootstrap.storage.lock import locked
+from blip_bootstrap.stores.client import THREADS
 from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.resources import num_workers, works_here
 from blip_pipelines.cluster.session import connect

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.schema import Table
+from blip_bootstrap.schemas.tables import CAPTIONS, IMAGES, PAIRS
 from blip_bootstrap.storage.parquet import open_parquet, reading
-from blip_bootstrap.storage.schema import Table
-from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS
 from blip_pipelines.export.source import Part, Source
 
 ROWS_AT_ONCE = 500

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blip_bootstrap.storage.tables import IMAGES
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_pipelines.export.joined import ABOUT_PICTURES, ABOUT_TEXTS, PICTURE, Batch
 from blip_pipelines.export.place import Hashed, Place
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from blip_bootstrap.paths import root_text
 from blip_bootstrap.storage.files import staged_file
-from blip_bootstrap.storage.store_client import THREADS, Store, told_uri
+from blip_bootstrap.stores.client import THREADS, Store, told_uri
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from blip_bootstrap.storage.tables import PAIRS
+from blip_bootstrap.schemas.tables import PAIRS
 from blip_pipelines.export.joined import read_known
 from blip_pipelines.export.source import Part, Source
 

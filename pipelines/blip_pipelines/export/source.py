@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.closed_lists import NOT_LISTED
-from blip_bootstrap.storage.keys import number_of, part_of
+from blip_bootstrap.schemas.closed_lists import NOT_LISTED
+from blip_bootstrap.schemas.keys import number_of, part_of
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 
 

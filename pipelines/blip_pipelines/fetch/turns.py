@@ -12,8 +12,9 @@ from queue import Empty, SimpleQueue
 from typing import Generic, Self, TypeVar
 
 from blip_bootstrap.config import DownloadConfig
+from blip_pipelines.fetch.answers import Fetched, Try
 from blip_pipelines.fetch.directives import utc_now
-from blip_pipelines.fetch.fetch import Fetched, Try, pause_s
+from blip_pipelines.fetch.fetch import pause_s
 from blip_pipelines.fetch.hosts import GO, Hosts, Outcome
 
 Result = TypeVar("Result")

@@ -1,1 +1,1 @@
-"""Brings data in: URL lists are downloaded, annotated sets are read, and pictures are stored at one size."""
+"""Brings data in: what lists name is downloaded, annotated sets are read, and pictures are stored at one size."""

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from blip_bootstrap.errors import AccountingError
-from blip_bootstrap.storage.keys import ROWS_PER_PART, number_of
+from blip_bootstrap.schemas.keys import ROWS_PER_PART, number_of
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import total, values
 from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out, write_left_out
-from blip_bootstrap.storage.store import gone
+from blip_bootstrap.stores.store import gone
 from blip_pipelines.bring.index import INDEX
-from blip_pipelines.ingest.extend import note_lists, noted_lists
-from blip_pipelines.ingest.plan import PLAN, Plan
-from blip_pipelines.ingest.pool import (
+from blip_pipelines.lists.extend import note_lists, noted_lists
+from blip_pipelines.lists.plan import PLAN, Plan
+from blip_pipelines.lists.pool import (
     BEFORE,
     CURRENT,
     create_pool,

@@ -19,11 +19,11 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.reading import records
 from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.records import JSON_ENDINGS, Record
-from blip_bootstrap.storage.cells import NotTextError, folded_text_of, text_of
-from blip_bootstrap.storage.keys import key_of, part_name
+from blip_bootstrap.schemas.cells import NotTextError, folded_text_of, text_of
+from blip_bootstrap.schemas.keys import key_of, part_name
+from blip_bootstrap.schemas.tables import ANNOTATED
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.store import gone
-from blip_bootstrap.storage.tables import ANNOTATED
+from blip_bootstrap.stores.store import gone
 from blip_pipelines.ingest.pictures import HumanStore
 from blip_training.data.decode import PictureError
 

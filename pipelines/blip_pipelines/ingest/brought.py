@@ -11,7 +11,7 @@ from blip_bootstrap.errors import InputError
 from blip_pipelines.bring.index import INDEX, PictureRows
 from blip_pipelines.bring.read import bring_rows, is_brought
 from blip_pipelines.ingest.pictures import BroughtStore
-from blip_pipelines.ingest.url_lists import AnyList
+from blip_pipelines.lists.url_lists import AnyList
 
 Row = dict[str, Any]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_bootstrap.storage.keys import number_of, part_name, part_of
+from blip_bootstrap.schemas.keys import number_of, part_name, part_of
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import open_parquet, reading, rows_to_table, write_parquet
-from blip_bootstrap.storage.store import is_there
-from blip_bootstrap.storage.tables import IMAGES
+from blip_bootstrap.stores.store import is_there
 
 WAITING = ".waiting"
 """In an artifact of images that is made: parts that lack nothing but copies of pictures of parts that were in work. A

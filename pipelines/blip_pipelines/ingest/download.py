@@ -14,7 +14,7 @@ from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.notes import total, values
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.store import gone, is_there
+from blip_bootstrap.stores.store import gone, is_there
 from blip_pipelines.bring.read import is_brought
 from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.aside import Aside, Died
@@ -31,10 +31,10 @@ from blip_pipelines.ingest.brought import lists_of, with_pictures
 from blip_pipelines.ingest.copies import WAITING, Row
 from blip_pipelines.ingest.fetched_rows import NO_PICTURE, rows_or_word
 from blip_pipelines.ingest.pictures import WebStore
-from blip_pipelines.ingest.plan import plan_parts, plan_repair
 from blip_pipelines.ingest.respect import shared_folder, tell_of_contact, tell_of_lost
 from blip_pipelines.ingest.shard_parts import TOO_LONG, Shard, write_part
-from blip_pipelines.ingest.url_lists import AnyList
+from blip_pipelines.lists.plan import plan_parts, plan_repair
+from blip_pipelines.lists.url_lists import AnyList
 
 CAREFUL_PATIENCE_S = 10.0
 """Seconds that they may wait for slow hosts in such a process, which is taken for one that hangs after some more."""

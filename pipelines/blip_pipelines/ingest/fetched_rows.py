@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from blip_bootstrap.config import DownloadConfig
-from blip_bootstrap.storage.tables import IMAGES
+from blip_bootstrap.schemas.tables import IMAGES
+from blip_pipelines.fetch.answers import Fetched
 from blip_pipelines.fetch.courtesy import Courtesy
 from blip_pipelines.fetch.directives import Said
-from blip_pipelines.fetch.fetch import Fetched, try_once
+from blip_pipelines.fetch.fetch import try_once
 from blip_pipelines.fetch.kept import Connections
 from blip_pipelines.fetch.proxies import Proxies
 from blip_pipelines.fetch.turns import Fetching, Task, Turns

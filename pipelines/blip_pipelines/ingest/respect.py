@@ -14,7 +14,7 @@ from typing import Any
 
 from blip_bootstrap.config import DownloadConfig, UrlList
 from blip_bootstrap.progress import tell
-from blip_bootstrap.storage.closed_lists import WITHDRAWN
+from blip_bootstrap.schemas.closed_lists import WITHDRAWN
 from blip_pipelines.fetch.courtesy import Courtesy, Shared
 
 NUM_NAMED = 3

@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blip_bootstrap.storage.closed_lists import WITHDRAWN
+from blip_bootstrap.schemas.closed_lists import WITHDRAWN
+from blip_bootstrap.schemas.tables import IMAGES, SHARD
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_bootstrap.storage.withdrawn import withdraw, withdrawn_of, withdrawn_row
 from blip_pipelines.cluster.items import RETRIES
 from blip_pipelines.cluster.tally import Counts

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES, STATUSES
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES, STATUSES
 from blip_bootstrap.storage.files import write_whole
 
 

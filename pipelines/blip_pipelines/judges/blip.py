@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blip_bootstrap.config.section import Normalise
+from blip_bootstrap.settings.section import Normalise
 from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_pipelines.judges.dual_encoder import distinct
 from blip_pipelines.judges.interface import Pair, Scores, VariesWith

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from blip_bootstrap.storage.closed_lists import NO_SCORES
+from blip_bootstrap.schemas.closed_lists import NO_SCORES
 from blip_pipelines.captioners.conformance import drawn_asks
 from blip_pipelines.captioners.suite import (
     FIRST,

@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from blip_bootstrap.config.section import NonNegative
+from blip_bootstrap.settings.section import NonNegative
 from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_pipelines.judges.interface import Pair, Scores, VariesWith
 from blip_training.evaluate.clip_scorer import ClipScorer, Output

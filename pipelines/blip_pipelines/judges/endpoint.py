@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from blip_pipelines.captioners.endpoint import EndpointCaptioner
-from blip_pipelines.captioners.endpoint_judge import EndpointJudge, probability_of
 from blip_pipelines.captioners.options import digest_of
 from blip_pipelines.judges.interface import Pair, Scores
+from blip_pipelines.judges.yes_or_no import EndpointJudge, probability_of
 
 
 class EndpointVqaJudge(EndpointJudge):
     """P(yes) / (P(yes) + P(no)) of a server's answer to whether a picture shows a text, 0..1.
 
-    Options are those of `captioners.endpoint_judge.JudgeOptions`: `urls`, `model`, `question`, and how they are
+    Options are those of `yes_or_no.JudgeOptions`: `urls`, `model`, `question`, and how they are
     reached. It is read off the likeliest first tokens, over all spellings of yes and of no. A text of which neither is
     among these has no score (`bad_answer`), nor has one that is not answered, for a server's reasons.
     """

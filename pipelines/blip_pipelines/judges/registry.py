@@ -10,7 +10,7 @@ from blip_bootstrap.config import JudgeConfig
 from blip_bootstrap.config.select import BuiltInScore
 from blip_bootstrap.errors import ConfigError, InputError
 from blip_bootstrap.paths import SCORE_NAME
-from blip_bootstrap.storage.tables import CAPTIONS
+from blip_bootstrap.schemas.tables import CAPTIONS
 from blip_pipelines.captioners.kinds import Kinds
 from blip_pipelines.judges.interface import Judge
 

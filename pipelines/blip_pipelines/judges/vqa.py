@@ -11,13 +11,13 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from blip_bootstrap.config.section import Count
 from blip_bootstrap.errors import CheckpointError
-from blip_pipelines.captioners.endpoint_judge import QUESTION
+from blip_bootstrap.settings.section import Count
 from blip_pipelines.captioners.interface import Ask
 from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_pipelines.captioners.transformers import TransformersCaptioner
 from blip_pipelines.judges.interface import Pair, Scores, VariesWith
+from blip_pipelines.judges.yes_or_no import QUESTION
 
 MARKS = "▁Ġ "
 """What tokenizers write for a blank before a word."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from blip_bootstrap.config import RayConfig, TextRulesConfig
+from blip_bootstrap.schemas.tables import TEXT_CHECKS
 from blip_bootstrap.storage.notes import values
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.tables import TEXT_CHECKS
 from blip_pipelines.cluster.each_file import EachFile
 from blip_pipelines.cluster.tally import Counts
 from blip_pipelines.texts.rules import check_text

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 
-from blip_bootstrap.storage.store import fetched, is_there
+from blip_bootstrap.stores.store import fetched, is_there
 from blip_pipelines.cluster.errors import Raised, first_line
 
 RAISED, STALLED = "raised.pickle", "stalled.pickle"

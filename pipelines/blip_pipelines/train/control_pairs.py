@@ -12,12 +12,12 @@ from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.query.alike import schema_of
 from blip_bootstrap.query.verdicts import cut_of, rule_of
+from blip_bootstrap.schemas.tables import PAIRS
 from blip_bootstrap.select.aside import as_in, reasons_of
 from blip_bootstrap.select.pairs import select_by, select_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.parts import borrow
-from blip_bootstrap.storage.store import is_there
-from blip_bootstrap.storage.tables import PAIRS
+from blip_bootstrap.stores.store import is_there
 
 NOT_SELECTED = "not_selected"
 

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from blip_bootstrap.machine import num_cores
-from blip_bootstrap.storage.store import fetched, publish_rest
+from blip_bootstrap.stores.store import fetched, publish_rest
 from blip_pipelines.cluster.errors import Raised, errors_in_one_line, first_line, packed, unpacked
 from blip_pipelines.cluster.sees_root import Roots, roots_now, see
 from blip_pipelines.train.failures import Failures

@@ -16,7 +16,7 @@ from blip_bootstrap.config import Device, RayConfig
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage.store import open_input
+from blip_bootstrap.stores.store import open_input
 from blip_pipelines.cluster.resources import NO_RAY, takes_gpu
 from blip_pipelines.cluster.session import connect
 

@@ -27,7 +27,7 @@ from blip_bootstrap.ending import sigterm_came
 from blip_bootstrap.errors import BlipBootstrapError
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage.files import write_whole
-from blip_bootstrap.storage.store import fetched, gone, store_of
+from blip_bootstrap.stores.store import fetched, gone, store_of
 from blip_pipelines.cluster.errors import Raised, packed, unpacked
 from blip_pipelines.cluster.sees_root import roots_now
 from blip_pipelines.train.causes import RAISED, STALLED, cause_of, machines, read_left

@@ -11,7 +11,8 @@ import pytest
 
 from blip_bootstrap.audit.alarms import alarms, fail_on_alarms
 from blip_bootstrap.errors import RunFailed
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.storage import parquet
 
 TRAINED = ("model", "captioner", "filter")
 WORDS = ["red", "green", "blue", "dog", "cat", "boat", "house", "tree", "road", "sky", "sea", "car"]

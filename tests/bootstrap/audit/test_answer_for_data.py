@@ -12,8 +12,8 @@ from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.query.domains import registered_domain
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import IMAGES
 
 ROWS: list[dict[str, Any]] = [
     {"url": "https://img.example.co.uk/a.jpg", "size_bytes": 100, "extra": json.dumps({"license": "CC-BY"})},

@@ -9,7 +9,8 @@ import pytest
 
 from blip_bootstrap.audit.audits import AUDITS, audit, check_accounting, print_audit
 from blip_bootstrap.errors import AccountingError, InputError
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.run_folder import resolve_round
 
 

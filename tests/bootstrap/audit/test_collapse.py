@@ -13,7 +13,8 @@ from blip_bootstrap.audit.audits import Audits, audit
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import collapse_figures
 from blip_bootstrap.report.overview_page import collapse_html
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.storage import parquet
 
 WEB = ["a red dog", "A dog, on a mat", "two cats", "free shipping", "a cat"]
 FIRST = ["a red dog", "a dog on a mat", "two cats", "a cat on a mat", "the dog"]

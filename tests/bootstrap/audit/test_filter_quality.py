@@ -21,9 +21,10 @@ from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import write_figures
+from blip_bootstrap.schemas import tables
 from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.select.pairs import select_pairs
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.labels import read_labels, write_labels
 from blip_bootstrap.storage.run_folder import labels_path
 

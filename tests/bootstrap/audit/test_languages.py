@@ -10,7 +10,8 @@ import pytest
 
 from blip_bootstrap.audit.audits import audit
 from blip_bootstrap.audit.languages import identify_languages
-from blip_bootstrap.storage import parquet, shown_tables, tables
+from blip_bootstrap.schemas import shown_tables, tables
+from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.run_folder import languages_path
 
 TOLD = {

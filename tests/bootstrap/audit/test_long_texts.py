@@ -19,8 +19,9 @@ from blip_bootstrap.query.macros import MOST_CHARS, MOST_WORDS
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.round_page import page_html
+from blip_bootstrap.schemas import tables
 from blip_bootstrap.select.pairs import select_pairs
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet
 
 LONG = {
     "one word": "x " * 600_000,

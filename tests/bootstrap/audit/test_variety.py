@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.audit.audits import audit
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.storage import parquet
 
 
 def variety(root: Path) -> dict[tuple[str, str], dict[str, Any]]:

@@ -21,7 +21,8 @@ from blip_bootstrap.labels.page import HOST, serve_labels
 from blip_bootstrap.labels.sample import draw_sample
 from blip_bootstrap.report.overview_page import write_overview
 from blip_bootstrap.report.round_page import write_report
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.labels import read_labels
 from tests.support.finished_run import make_run
 

@@ -21,9 +21,9 @@ from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.loop import at_work
 from blip_bootstrap.loop.at_work import NOTE, noted, read_note
 from blip_bootstrap.progress import Progress
-from blip_bootstrap.storage import store
+from blip_bootstrap.storage.lock import held_by, locked
 from blip_bootstrap.storage.remote import opened
-from blip_bootstrap.storage.store_lock import held_by, locked
+from blip_bootstrap.stores import store
 from tests.support.moto_store import Bucket, environment, moto_server
 from tests.support.other_process import locked_elsewhere
 from tests.support.stub_rounds import StubRounds
@@ -97,7 +97,7 @@ def test_a_run_at_work_tells_its_step_its_holder_its_rate_and_its_failures(tmp_p
 
 def test_a_killed_run_tells_where_it_was(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from blip_bootstrap.storage.store_lock import locked\n"
+        "import sys, time; from pathlib import Path; from blip_bootstrap.storage.lock import locked\n"
         "from blip_bootstrap.loop.at_work import noted; from blip_bootstrap.progress import Progress\n"
         f"root = Path({str(tmp_path)!r})\n"
         "with locked(root), noted(root, 2, 'round-02/captions', 'caption_and_score'):\n"
@@ -174,7 +174,7 @@ def test_asking_disturbs_no_run_that_begins(tmp_path: Path) -> None:
     until_then = time.monotonic() + 0.3
     with subprocess.Popen(
         [sys.executable, "-c", "import sys, time\nfrom pathlib import Path\n"
-         "from blip_bootstrap.storage.store_lock import held_by\nprint(flush=True)\n"
+         "from blip_bootstrap.storage.lock import held_by\nprint(flush=True)\n"
          f"while True: held_by(Path({str(tmp_path)!r}))"], stdout=subprocess.PIPE,
     ) as asking:  # fmt: skip
         assert asking.stdout

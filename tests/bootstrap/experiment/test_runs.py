@@ -36,7 +36,7 @@ from blip_bootstrap.experiment.seed import _with_models
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.leftovers import delete, leftovers
 from blip_bootstrap.query.views import connect
-from blip_bootstrap.storage.store_lock import held_by
+from blip_bootstrap.storage.lock import held_by
 from blip_bootstrap.world.world import WorldConfig, make_world
 from tests.bootstrap.experiment.conftest import ARMS, SmallExperiments
 from tests.support.other_process import locked_elsewhere

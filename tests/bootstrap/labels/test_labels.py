@@ -22,11 +22,12 @@ from blip_bootstrap.labels.sample import answer_by_truth, draw_sample
 from blip_bootstrap.labels.truth import Truth, load_truth
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
+from blip_bootstrap.schemas import shown_tables, tables
+from blip_bootstrap.schemas.text_columns import SCORES
 from blip_bootstrap.select.logistic import wilson
-from blip_bootstrap.storage import parquet, shown_tables, tables
+from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.labels import read_labels, write_labels
 from blip_bootstrap.storage.run_folder import labels_path
-from blip_bootstrap.storage.text_columns import SCORES
 
 
 @pytest.fixture

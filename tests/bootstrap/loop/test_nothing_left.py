@@ -151,8 +151,8 @@ def test_no_picture_that_the_models_can_read(tmp_path: Path, models: Models, rud
 
 def damage_pictures_then_run(config: Config) -> None:
     from blip_bootstrap.loop.rounds import run_download
+    from blip_bootstrap.schemas.tables import IMAGES
     from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-    from blip_bootstrap.storage.tables import IMAGES
 
     run_download(config, print)
     (part,) = parquet_files(config.root / "images")

@@ -11,9 +11,9 @@ import pytest
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.loop import rounds
+from blip_bootstrap.schemas.tables import CAPTIONS, FILTER_CHECK
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.run_folder import MANIFEST
-from blip_bootstrap.storage.tables import CAPTIONS, FILTER_CHECK
 from blip_pipelines.judges.registry import told_of
 from tests.support.growing_rounds import FIRST, MORE, GrowingRounds, of
 

@@ -7,17 +7,17 @@ from typing import Annotated
 import pytest
 
 from blip_bootstrap.config import Config, DownloadConfig, FinetuneConfig, HardTextsConfig, Section, load_config
-from blip_bootstrap.config.marks import Later
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.check import check_config
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.maker import Maker
 from blip_bootstrap.loop.whole import read_manifest
+from blip_bootstrap.schemas.tables import PAIRS
+from blip_bootstrap.settings.marks import Later
+from blip_bootstrap.storage.lock import locked
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_of
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.store_lock import locked
-from blip_bootstrap.storage.tables import PAIRS
 from blip_training.watch.trackers import PACKAGES
 from tests.support.other_process import locked_elsewhere
 

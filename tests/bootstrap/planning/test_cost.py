@@ -11,7 +11,7 @@ import pytest
 from blip_bootstrap.config import Config
 from blip_bootstrap.planning.annotated import cost_of_check
 from blip_bootstrap.planning.cost import Cost, busiest, duration, for_people, plan_steps, size
-from blip_bootstrap.storage.shown_tables import PLAN
+from blip_bootstrap.schemas.shown_tables import PLAN
 
 CAPTION = Cost(
     "caption + score", rows_per_image=3, bytes_per_image=200, seconds_per_image=0.1, bound_by="model", fixed_s=10,

@@ -19,8 +19,8 @@ from blip_bootstrap.planning.cost import plan_steps
 from blip_bootstrap.planning.measure import measure_steps, of_plugged_in
 from blip_bootstrap.planning.report import measure_report
 from blip_bootstrap.planning.sample import drawn_sample, find_models, stored_sample, table_bytes, worded
+from blip_bootstrap.schemas.tables import CAPTIONS
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
-from blip_bootstrap.storage.tables import CAPTIONS
 from blip_pipelines.caption import probe
 from blip_pipelines.caption.blocks import BLOCK_ROWS
 from blip_pipelines.caption.probe import SampledCaptioning

@@ -24,10 +24,11 @@ from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.figures import round_metrics
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.summary import print_summary
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.schemas.shown_tables import LABELS
 from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.select.pairs import select_pairs
-from blip_bootstrap.storage import parquet, tables
-from blip_bootstrap.storage.shown_tables import LABELS
+from blip_bootstrap.storage import parquet
 
 SHARES = [f"{name}_{source}" for name in ("noise_ratio", "dropped_share") for source in ("web", "synthetic")]
 OLD_ORDER = (

@@ -23,10 +23,11 @@ from blip_bootstrap.query.formats import FORMS, render, rich_table
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import SOME_FILES, VIEWS, connect
 from blip_bootstrap.report.why import why
+from blip_bootstrap.schemas import schema, tables
+from blip_bootstrap.schemas.keys import key_of, number_of, part_name
 from blip_bootstrap.select.logistic import wilson
 from blip_bootstrap.select.pairs import select_pairs
-from blip_bootstrap.storage import parquet, schema, tables
-from blip_bootstrap.storage.keys import key_of, number_of, part_name
+from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.parts import borrow
 
 

@@ -19,8 +19,8 @@ from blip_bootstrap.report.costs import cost_figures, costs
 from blip_bootstrap.report.page_data import PageData
 from blip_bootstrap.report.round_page import page_html
 from blip_bootstrap.report.why import print_why, story_html, why
+from blip_bootstrap.schemas.tables import CAPTIONS, PAIRS
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import CAPTIONS, PAIRS
 
 Row = dict[str, Any]
 

@@ -22,8 +22,9 @@ from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.round_page import page_html, write_report
 from blip_bootstrap.report.why import story_html, why
+from blip_bootstrap.schemas import tables
 from blip_bootstrap.select.pairs import select_pairs
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.labels import read_labels, write_labels
 from blip_bootstrap.storage.run_folder import languages_path
 

@@ -11,7 +11,8 @@ import pytest
 from blip_bootstrap.audit.diff import DIFFS, diff, print_diff
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.report.why import print_why, story_html, why
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.storage import parquet
 
 KEY = "0000000010"
 

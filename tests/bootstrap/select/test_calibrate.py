@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from blip_bootstrap.schemas import tables
 from blip_bootstrap.select.calibrate import calibrate, find_threshold
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet
 from tests.bench.target_noise import (
     WORLDS,
     World,

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from blip_bootstrap.schemas import tables
 from blip_bootstrap.select.informative import MOST_WORDS
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet
 from tests.support.scored_texts import scored, selected
 
 WORDS = ["a", "the", "dog", "cat", "red", "blue", "sits", "runs", "on", "grass", "éclair", "2nd"]

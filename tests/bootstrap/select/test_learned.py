@@ -1,4 +1,4 @@
-"""The learned rule: its fit, its SQL, its figures, and what it does with few, older and missing labels."""
+"""The learned rule: its SQL, its figures, and what it does with few, older and missing labels."""
 
 from __future__ import annotations
 
@@ -16,134 +16,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.query.macros import MACROS
 from blip_bootstrap.query.rule_score import FARTHEST, score_sql
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import SCORE_COLUMNS
 from blip_bootstrap.report.rule_section import rule_html
+from blip_bootstrap.schemas import shown_tables
 from blip_bootstrap.select import logistic
 from blip_bootstrap.select.enough import enough
 from blip_bootstrap.select.features import Moments, feature_of, find_moments, standardised
 from blip_bootstrap.select.label_rows import read_answers
 from blip_bootstrap.select.learn import learn, record_of
 from blip_bootstrap.select.pairs import select_web_pairs
-from blip_bootstrap.storage import parquet, shown_tables, tables
+from blip_bootstrap.storage import parquet
+from tests.support.answered_texts import answered_row, fits_of, label_file, some, texts, write
 from tests.support.scored_texts import selected
-
-FREE = -np.inf
-
-
-def texts(number: int, seed: int = 0, per_image: int = 2) -> list[dict[str, Any]]:
-    """A web text and synthetic ones of each image; four scores are each a noisy sign of whether a text fits."""
-    rng, rows = random.Random(seed), []
-    for at in range(number):
-        for candidate in range(per_image + 1):
-            fits, source = rng.random() < 0.5, "synthetic" if candidate else "web"
-            sign = [rng.gauss(1.0 if fits else -1.0, 1.2) for _ in range(4)]
-            rows.append(
-                {"key": f"{seed:05d}{at:05d}", "source": source, "candidate": max(0, candidate - 1),
-                 "itm_score": float(1 / (1 + np.exp(-2 * sign[0]))), "itc_score": 0.3 + 0.1 * sign[1],
-                 "logprob": -30 + 8 * sign[2], "agreement": min(1.0, max(0.0, 0.5 + 0.2 * sign[3])),
-                 "caption": f"{'a word ' * rng.randint(1, 4)}{at} {candidate} {'fits' if fits else 'not'}",
-                 "num_tokens": 5, "flags": [], "seed": None, "captioner": None if source == "web" else "mine"}
-            )  # fmt: skip
-    return rows
-
-
-def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    parquet.write_parquet(folder / "part-00000.parquet", parquet.rows_to_table(rows, tables.CAPTIONS), tables.CAPTIONS)
-    return folder
-
-
-def label_file(path: Path, rows: list[dict[str, Any]], **more: Any) -> Path:
-    answered = [{**dict.fromkeys(shown_tables.LABELS.schema.names), **answered_row(row), **more} for row in rows]
-    known = [{name: row[name] for name in shown_tables.LABELS.schema.names} for row in answered]
-    parquet.write_parquet(path, parquet.rows_to_table(known, shown_tables.LABELS), shown_tables.LABELS)
-    return path
-
-
-def answered_row(row: dict[str, Any]) -> dict[str, Any]:
-    answer = "yes" if row["caption"].endswith("fits") else "no"
-    return row | {"round": 1, "kept": True, "stratum_rows": 1, "answer": answer}
 
 
 @pytest.fixture
 def captions(tmp_path: Path) -> Path:
     return write(tmp_path / "run" / "round-01" / "captions", texts(1500))
-
-
-def some(captions: Path, number: int, source: str | None = None, seed: int = 5) -> list[dict[str, Any]]:
-    rows = parquet.read_parquet(captions / "part-00000.parquet").to_pylist()
-    return random.Random(seed).sample([row for row in rows if source in (None, row["source"])], number)
-
-
-def fits_of(rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
-    return np.array([row["caption"].endswith("fits") for row in rows], dtype=np.float64)
-
-
-def prior(size: int, least: float = 0.0) -> logistic.Prior:
-    return logistic.Prior(np.zeros(size), np.ones(size), np.full(size, least))
-
-
-def test_the_fit_is_the_least_loss_within_the_bounds() -> None:
-    """The gradient is 0 where a weight is free, and pushes outwards where it is held at 0."""
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        design = rng.normal(size=(60, 5))
-        design[:, 1] = design[:, 0] + 0.1 * design[:, 1]
-        answers = (design[:, 0] - design[:, 2] + rng.normal(size=60) > 0).astype(float)
-        weights = logistic.fit(design, answers, prior(5), 0.5)
-        whole = np.append(design, np.ones((60, 1)), axis=1)
-        slope = whole.T @ (logistic.sigmoid(whole @ weights) - answers) + np.append(np.full(5, 0.5), 0.01) * weights
-        assert min(weights[:5]) >= 0
-        assert weights[2] == 0, "its true weight is below 0"
-        assert np.abs(slope[weights != 0]).max() < 1e-4
-        assert min(slope[:5][weights[:5] == 0]) > 0
-
-
-def test_a_separation_leaves_finite_weights() -> None:
-    design = np.array([[-1.0]] * 10 + [[1.0]] * 10)
-    weights = logistic.fit(design, np.repeat([0.0, 1.0], 10), prior(1), 1.0)
-    assert 0.5 < weights[0] < 5
-
-
-def test_auc_counts_ties_half() -> None:
-    assert logistic.auc(np.array([1.0, 2, 2, 3]), np.array([0.0, 0, 1, 1])) == 0.875
-    assert np.isnan(logistic.auc(np.ones(2), np.ones(2)))
-
-
-@pytest.mark.parametrize(("area", "num_yes", "num_no"), [(0.9, 50, 50), (1.0, 7, 43), (0.62, 12, 200), (0.0, 5, 5)])
-def test_the_interval_of_an_area_is_that_of_the_audit(area: float, num_yes: int, num_no: int) -> None:
-    answers = np.repeat([1.0, 0.0], [num_yes, num_no])
-    with duckdb.connect() as connection:
-        connection.execute(MACROS)
-        ((half,),) = connection.execute(f"SELECT auc_half({area}, {num_yes}, {num_no})").fetchall()
-    low, high = logistic.auc_interval(area, answers)
-    assert (low, high) == pytest.approx((max(0, area - half), min(1, area + half)))
-    assert low < high
-    assert (low, high) != (1, 1), "1.0 of seven is not certain"
-
-
-def test_texts_of_an_image_share_a_fold_and_answers_are_spread() -> None:
-    keys = [f"{at // 2}" for at in range(100)]
-    answers = np.array([float(at // 2 % 5 == 0) for at in range(100)])
-    folds = logistic.folds_of(keys, answers)
-    assert all(folds[at] == folds[at + 1] for at in range(0, 100, 2))
-    assert [answers[folds == fold].sum() for fold in range(5)] == [4.0] * 5
-    assert (folds == logistic.folds_of(keys, answers)).all()
-
-
-@pytest.mark.parametrize(("told", "low", "high"), [(True, 0.97, 1.0), (False, 0.35, 0.6)])
-def test_cross_validated_auc_is_near_1_where_scores_tell_and_near_half_where_not(
-    told: bool, low: float, high: float
-) -> None:
-    rng = np.random.default_rng(0)
-    answers = (rng.random(200) < 0.5).astype(float)
-    design = rng.normal(size=(200, 8))
-    if told:
-        design[:, 0] += 6 * answers
-    found = logistic.out_of_fold(design, answers, [str(at) for at in range(200)], prior(8, FREE))
-    assert low <= logistic.auc(found, answers) <= high
 
 
 def test_fifty_answers_beat_every_single_score(captions: Path) -> None:

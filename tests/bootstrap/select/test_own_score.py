@@ -18,8 +18,9 @@ from blip_bootstrap.query.alike import schema_of
 from blip_bootstrap.query.score_expression import expression_of
 from blip_bootstrap.query.verdicts import cut_of, rule_of
 from blip_bootstrap.report.rule_section import rule_html
+from blip_bootstrap.schemas import tables
 from blip_bootstrap.select.pairs import decides_by_part, select_web_pairs
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet
 from tests.support.scored_texts import scored, selected
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import AccountingError, InputError
+from blip_bootstrap.schemas import closed_lists, tables
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
-from blip_bootstrap.storage import closed_lists, parquet, tables
+from blip_bootstrap.storage import parquet
 
 
 def text(key: str, source: str, caption: str | None, itm: float | None, **more: Any) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from blip_bootstrap.errors import ConfigError, InputError
 from blip_bootstrap.query.alike import schema_of
 from blip_bootstrap.query.sql_text import scan
 from blip_bootstrap.query.verdicts import cut_of, pair_figures, rule_of
+from blip_bootstrap.schemas import tables
 from blip_bootstrap.select.pairs import select_web_pairs
 from blip_bootstrap.select.ranks import find_ranks
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet
 from blip_bootstrap.storage.manifest import recipe_of
 from tests.support.scored_texts import scored, selected
 

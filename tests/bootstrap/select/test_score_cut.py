@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from blip_bootstrap.config import SelectConfig
+from blip_bootstrap.schemas import tables
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.select.score_cut import ScoreCut, find_score_cut
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet
 
 INF, NAN = float("inf"), float("nan")
 

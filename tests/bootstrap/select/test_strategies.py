@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas import tables
 from blip_bootstrap.select.calibrate import calibrate, thresholds_table
 from blip_bootstrap.select.rule import thinning
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.storage import parquet
 from tests.support.scored_texts import label_file, noise_of, scored, selected
 
 

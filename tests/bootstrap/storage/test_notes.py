@@ -13,6 +13,7 @@ import pytest
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.artifacts import finish
+from blip_bootstrap.schemas.tables import PAIRS
 from blip_bootstrap.storage import manifest as manifests
 from blip_bootstrap.storage import notes
 from blip_bootstrap.storage.manifest import KnownParts, describe_files, manifest_of
@@ -21,7 +22,6 @@ from blip_bootstrap.storage.notes import Note, note_path, read_note
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.parts import borrow
 from blip_bootstrap.storage.run_folder import MANIFEST, named_files, read_json
-from blip_bootstrap.storage.tables import PAIRS
 
 
 def pairs(number: int) -> pa.Table:

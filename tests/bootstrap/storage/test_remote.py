@@ -28,12 +28,13 @@ from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import connect
 from blip_bootstrap.report.round_page import write_report
 from blip_bootstrap.report.why import why
-from blip_bootstrap.storage import run_folder, store_client
+from blip_bootstrap.storage import run_folder
 from blip_bootstrap.storage.remote import local_folder, opened, remote_of
 from blip_bootstrap.storage.remote_files import attach
 from blip_bootstrap.storage.run_folder import labels_path
-from blip_bootstrap.storage.store import LISTING
-from blip_bootstrap.storage.store_client import Store
+from blip_bootstrap.stores import client
+from blip_bootstrap.stores.client import Store
+from blip_bootstrap.stores.store import LISTING
 from tests.support.moto_store import environment
 from tests.support.s3_server import serving
 
@@ -243,6 +244,6 @@ def test_google_without_credentials_is_told_in_seconds(tmp_path: Path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("GCE_METADATA_ROOT", "127.0.0.1:1")
-    monkeypatch.setattr(store_client, "GOOGLE_RETRY_S", 1)
+    monkeypatch.setattr(client, "GOOGLE_RETRY_S", 1)
     with pytest.raises(InputError, match=r"gs://bucket/x: cannot be read \(no credentials were found"):
         opened("gs://bucket/x")

@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.storage.lock import locked
 from blip_bootstrap.storage.run_folder import out_of_date
-from blip_bootstrap.storage.store_lock import locked
 from blip_bootstrap.storage.withdrawn import HASHES, JOURNAL
 from blip_bootstrap.withdrawal.asked import Asked, asked
 from blip_bootstrap.withdrawal.forget import begin, end, plan_withdrawal

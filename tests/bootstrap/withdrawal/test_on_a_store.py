@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from blip_bootstrap.cli.app import app
-from blip_bootstrap.storage.store import forget_stores
+from blip_bootstrap.stores.store import forget_stores
 from tests.support.growing_rounds import FIRST, MORE, GrowingRounds
 from tests.support.moto_store import Bucket, environment, moto_server
 

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 
 from blip_bootstrap.config import CaptionConfig, SamplerConfig
-from blip_bootstrap.storage.closed_lists import DEATHS, FLAGS
+from blip_bootstrap.schemas.closed_lists import DEATHS, FLAGS
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
-from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block
 from blip_pipelines.caption.careful import CarefulBlocks, flagged
-from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.worker import CaptionWorker
 from blip_pipelines.cluster.aside import Died
 from blip_pipelines.cluster.tally import Tally
+from blip_pipelines.scoring.references import pick_references
 
 POISON = Path(__file__).parents[2] / "support" / "poison"
 CONFIG = CaptionConfig(device="cpu", batch_size=5, sampler=SamplerConfig(max_tokens=8))

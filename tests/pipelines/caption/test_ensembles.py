@@ -17,9 +17,9 @@ from blip_bootstrap.errors import CheckpointError
 from blip_bootstrap.select.pairs import select_pairs
 from blip_bootstrap.storage.manifest import recipe_of
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_pipelines.caption.sources import distinct_names, name_of_model
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
+from blip_pipelines.scoring.sources import distinct_names, name_of_model
 from blip_training.data.decode import decode_image
 from blip_training.evaluate.clip_scorer import ClipScorer
 from tests.support.tiny_scorers import save_clip

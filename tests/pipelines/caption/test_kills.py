@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
-from blip_bootstrap.storage import text_columns
+from blip_bootstrap.schemas import text_columns
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
-from blip_bootstrap.storage.tables import IMAGES
-from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
+from blip_pipelines.scoring.references import pick_references
 
 SOURCES = [str(Path(__file__).parents[3] / part) for part in (".", "pipelines", "training")]
 Models = tuple[Path, Path]

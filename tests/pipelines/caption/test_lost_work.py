@@ -22,8 +22,8 @@ import pytest
 
 from blip_bootstrap.config import CaptionConfig, SamplerConfig
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_pipelines.caption.references import pick_references
 from blip_pipelines.caption.worker import CaptionWorker
+from blip_pipelines.scoring.references import pick_references
 
 pytestmark = pytest.mark.ray
 DRIVER = Path(__file__).parents[2] / "support" / "noting_driver.py"

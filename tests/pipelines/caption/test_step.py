@@ -14,19 +14,19 @@ import pytest
 
 from blip_bootstrap.config import CaptionConfig, RayConfig, SamplerConfig
 from blip_bootstrap.errors import AccountingError, CheckpointError, InputError, RunFailed
+from blip_bootstrap.schemas.text_columns import SCORES
 from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_bootstrap.storage.text_columns import SCORES
 from blip_pipelines.caption import blocks, step
 from blip_pipelines.caption.blocks import BLOCKS, read_rows
-from blip_pipelines.caption.references import pick_references
-from blip_pipelines.caption.rows import IMAGE_COLUMNS
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.todo import Todo
 from blip_pipelines.caption.worker import CaptionWorker
 from blip_pipelines.cluster import crew, resources
 from blip_pipelines.cluster.items import Pool
 from blip_pipelines.cluster.tally import Tally
+from blip_pipelines.scoring.references import pick_references
+from blip_pipelines.scoring.rows import IMAGE_COLUMNS
 
 Models = tuple[Path, Path]
 CONFIG = CaptionConfig(candidates=2, device="cpu", num_actors=1, sampler=SamplerConfig(min_tokens=1, max_tokens=6))

@@ -11,12 +11,12 @@ import torch
 
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import CheckpointError, InputError, RunFailed
+from blip_bootstrap.schemas.tables import CAPTIONS
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.tables import CAPTIONS
-from blip_pipelines.caption.references import Reference
-from blip_pipelines.caption.rows import CaptionRow, to_table
-from blip_pipelines.caption.scores import alike
 from blip_pipelines.caption.worker import CaptionWorker, seed_of
+from blip_pipelines.scoring.references import Reference
+from blip_pipelines.scoring.rows import CaptionRow, to_table
+from blip_pipelines.scoring.scores import alike
 from blip_training.checkpoint.store import load_med
 from blip_training.data.pixels import decode_pixels
 

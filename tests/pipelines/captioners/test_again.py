@@ -11,7 +11,7 @@ import pytest
 from blip_bootstrap.config import Config, load_config
 from blip_bootstrap.errors import ConfigError
 from blip_bootstrap.loop.rounds import run_rounds
-from blip_bootstrap.storage.closed_lists import NO_ANSWERS
+from blip_bootstrap.schemas.closed_lists import NO_ANSWERS
 from blip_bootstrap.storage.parquet import read_parquet
 from tests.support.tiny_pipeline import RudeServer, serving
 

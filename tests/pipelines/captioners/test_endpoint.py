@@ -14,13 +14,13 @@ from PIL import Image
 
 from blip_bootstrap.config import WriterConfig
 from blip_bootstrap.errors import ConfigError, InputError, RunFailed
-from blip_bootstrap.storage.closed_lists import NO_ANSWERS
-from blip_pipelines.captioners import endpoint_client
+from blip_bootstrap.schemas.closed_lists import NO_ANSWERS
 from blip_pipelines.captioners.conformance import assert_conforms
 from blip_pipelines.captioners.endpoint import EndpointCaptioner
-from blip_pipelines.captioners.endpoint_ledger import Account, Ledger
 from blip_pipelines.captioners.interface import Ask, Captioner
 from blip_pipelines.captioners.registry import mistakes_of
+from blip_pipelines.endpoints import client
+from blip_pipelines.endpoints.ledger import Account, Ledger
 from tests.support.chat_server import ChatServer
 
 KEY = "sk-secret-key"
@@ -36,7 +36,7 @@ def server() -> Iterator[ChatServer]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_client, "PAUSES_S", (0.01, 0.05))
+    monkeypatch.setattr(client, "PAUSES_S", (0.01, 0.05))
 
 
 def captioner(*servers: ChatServer | str, **options: Any) -> EndpointCaptioner:

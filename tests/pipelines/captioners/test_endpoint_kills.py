@@ -17,7 +17,7 @@ import pytest
 from blip_bootstrap.config import CaptionConfig, RayConfig
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption.step import caption_and_score
-from blip_pipelines.captioners.endpoint_ledger import STEP
+from blip_pipelines.endpoints.ledger import STEP
 from tests.support.chat_server import ChatServer
 
 REPO = Path(__file__).parents[3]

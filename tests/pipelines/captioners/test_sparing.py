@@ -22,8 +22,6 @@ from blip_bootstrap.storage.manifest import KnownParts
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption.answers import KeptAnswers
 from blip_pipelines.caption.careful import CarefulBlocks
-from blip_pipelines.caption.references import Reference, pick_references
-from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.caption.sparing import passes
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.todo import Todo
@@ -31,6 +29,8 @@ from blip_pipelines.caption.worker import CaptionWorker
 from blip_pipelines.captioners.interface import Answer
 from blip_pipelines.cluster.tally import Tally
 from blip_pipelines.judges.registry import BUILT_IN
+from blip_pipelines.scoring.references import Reference, pick_references
+from blip_pipelines.scoring.rows import CaptionRow
 
 Models = tuple[Path, Path]
 Rows = list[dict[str, Any]]

@@ -16,7 +16,8 @@ from blip_bootstrap.config import CaptionConfig, CheckFilterConfig, RayConfig, c
 from blip_bootstrap.config.filter_check import Untrained
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.layout import Layout
-from blip_bootstrap.storage import parquet, tables
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.storage import parquet
 from blip_pipelines.caption import worker
 from blip_pipelines.check.pictures import choose_pictures, other_texts
 from blip_pipelines.check.step import check_filter

@@ -10,8 +10,8 @@ import pytest
 
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.storage.lock import locked
 from blip_bootstrap.storage.remote import LOCK
-from blip_bootstrap.storage.store_lock import locked
 from blip_pipelines.cluster import sees_root
 from blip_pipelines.cluster.sees_root import Roots, check_nodes, see
 

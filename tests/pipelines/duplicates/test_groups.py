@@ -13,10 +13,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from blip_bootstrap.config import DuplicatesConfig, FindSamePicturesConfig, RayConfig, SelectConfig
+from blip_bootstrap.schemas.tables import ANNOTATED, CAPTIONS, IMAGES, PICTURE_HASHES
 from blip_bootstrap.select.pairs import select_pairs, take_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_bootstrap.storage.parts import write_left_out
-from blip_bootstrap.storage.tables import ANNOTATED, CAPTIONS, IMAGES, PICTURE_HASHES
 from blip_pipelines.duplicates.groups import group_pictures
 from blip_pipelines.duplicates.hashes import hash_pictures
 from blip_pipelines.duplicates.near import distances, pairs_between, pairs_in_band, to_words

@@ -25,9 +25,9 @@ from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.layout import Artifact, Layout
 from blip_bootstrap.loop.rounds import _left_out
 from blip_bootstrap.loop.whole import digest_of_input
+from blip_bootstrap.schemas.tables import ANNOTATED, IMAGES, PAIRS, SAME_PICTURES
 from blip_bootstrap.storage.manifest import describe_files, manifest_of, recipe_of
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import ANNOTATED, IMAGES, PAIRS, SAME_PICTURES
 from blip_pipelines.duplicates.same_pictures import find_same_pictures
 from blip_pipelines.ingest.annotated import ingest_annotated
 from blip_training.feed.batches import open_training_data

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.errors import AccountingError, BlipBootstrapError, InputError, NothingLeft
+from blip_bootstrap.schemas.tables import CAPTIONS, IMAGES, PAIRS
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import CAPTIONS, IMAGES, PAIRS
 from blip_pipelines.cluster.tally import Tally
 from blip_pipelines.export.documents import documents, encode
 from blip_pipelines.export.export import ShardExport, Wanted, export_round

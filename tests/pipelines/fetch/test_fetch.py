@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from blip_bootstrap.config import DownloadConfig
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES
 from blip_pipelines.fetch.addresses import resolve
 from blip_pipelines.fetch.deadlines import Deadline, FetchError
 from blip_pipelines.fetch.directives import is_disallowed

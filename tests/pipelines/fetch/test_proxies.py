@@ -16,7 +16,7 @@ import pytest
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES
 from blip_pipelines.fetch import connection
 from blip_pipelines.fetch.deadlines import Deadline, FetchError
 from blip_pipelines.fetch.fetch import fetch

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blip_bootstrap.config import DownloadConfig
-from blip_pipelines.fetch.fetch import retry_after_s
+from blip_pipelines.fetch.answers import retry_after_s
 from blip_pipelines.fetch.hosts import GO, NUM_RECORDS, Hosts, Limits, Outcome
 from blip_pipelines.fetch.turns import Task, Turns
 

@@ -14,8 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from blip_bootstrap.config import AnnotatedSet, DownloadConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.tables import ANNOTATED
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
-from blip_bootstrap.storage.tables import ANNOTATED
 from blip_pipelines.ingest.annotated import ingest_annotated
 from blip_pipelines.ingest.pictures import WebStore
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.progress import Progress
+from blip_bootstrap.schemas.tables import IMAGES, SHARD
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import IMAGES, SHARD
 from blip_pipelines.cluster.tally import Tally
 from blip_pipelines.ingest.copies import copy_of, fill, waiting_file
 from blip_pipelines.ingest.download import ShardDownload, _run, download_images

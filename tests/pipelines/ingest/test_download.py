@@ -14,15 +14,15 @@ from PIL import Image
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
 from blip_bootstrap.errors import AccountingError, InputError, RunFailed
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.cluster.tally import Tally
 from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.ingest.download import ShardDownload, download_images
 from blip_pipelines.ingest.fetched_rows import fetch_rows
 from blip_pipelines.ingest.pictures import WebStore
-from blip_pipelines.ingest.plan import plan_parts
 from blip_pipelines.ingest.shard_parts import Shard
+from blip_pipelines.lists.plan import plan_parts
 
 NAMES = {
     "picture1.jpg": (None, "success"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.config import DownloadConfig
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES
 from blip_pipelines.fetch import addresses
 from blip_pipelines.fetch.deadlines import Deadline, FetchError
 from blip_pipelines.fetch.proxies import Proxies

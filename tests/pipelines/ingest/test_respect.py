@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.config import DownloadConfig, RayConfig, UrlList
+from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.manifest import describe_files
 from blip_bootstrap.storage.notes import digest_in, digest_of_rows
 from blip_bootstrap.storage.parquet import read_parquet
-from blip_bootstrap.storage.tables import IMAGES
 from blip_pipelines.fetch.courtesy import Courtesy, Shared
 from blip_pipelines.ingest.download import download_images
 from blip_pipelines.ingest.respect import count_hosts, shared_folder, tell_of_contact, tell_of_lost

@@ -18,8 +18,8 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption.answers import KeptScores
 from blip_pipelines.caption.blocks import BLOCKS
 from blip_pipelines.caption.judged import Asked
-from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.caption.step import caption_and_score
+from blip_pipelines.scoring.rows import CaptionRow
 from tests.support.chat_server import ChatServer
 from tests.support.judges import Plain
 

@@ -16,9 +16,9 @@ from blip_bootstrap.config import CaptionConfig, JudgeConfig, RayConfig, Sampler
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption.judged import Asked
-from blip_pipelines.caption.rows import CaptionRow
 from blip_pipelines.caption.step import caption_and_score
 from blip_pipelines.caption.worker import CaptionWorker
+from blip_pipelines.scoring.rows import CaptionRow
 
 Models = tuple[Path, Path]
 NUM_IMAGES, DAMAGED = 12, 5

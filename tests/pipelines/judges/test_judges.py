@@ -14,11 +14,11 @@ from PIL import Image
 from blip_bootstrap.config import JudgeConfig
 from blip_bootstrap.errors import CheckpointError, ConfigError
 from blip_pipelines.captioners.conformance import FAILED, PASSED
-from blip_pipelines.captioners.endpoint_judge import QUESTION
 from blip_pipelines.judges.conformance import CHECKS, assert_conforms, check_judge
 from blip_pipelines.judges.endpoint import EndpointVqaJudge, share_of_yes
 from blip_pipelines.judges.interface import Pair
 from blip_pipelines.judges.registry import BUILT_IN, KINDS, make_judge, mistakes_of, names_of_judges
+from blip_pipelines.judges.yes_or_no import QUESTION
 from blip_training.checkpoint.store import load_med
 from blip_training.data.normalise import captions_as_seen
 from blip_training.data.pixels import to_pixels

@@ -10,10 +10,10 @@ import pytest
 
 from blip_bootstrap.config import RayConfig, TextRulesConfig, load_config
 from blip_bootstrap.errors import ConfigError
-from blip_bootstrap.storage.closed_lists import TEXT_RULES
+from blip_bootstrap.schemas.closed_lists import TEXT_RULES
+from blip_bootstrap.schemas.tables import IMAGES, TEXT_CHECKS
 from blip_bootstrap.storage.notes import NOTES
 from blip_bootstrap.storage.parquet import read_parquet, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import IMAGES, TEXT_CHECKS
 from blip_pipelines.cluster import each_file
 from blip_pipelines.texts.rules import RULES, check_text, language_of, num_words
 from blip_pipelines.texts.step import check_texts

@@ -12,9 +12,10 @@ import pytest
 
 from blip_bootstrap.config import Config, SelectConfig
 from blip_bootstrap.loop.check import check_config
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.schemas.shown_tables import LABELS
 from blip_bootstrap.select.pairs import select_pairs
-from blip_bootstrap.storage import parquet, tables
-from blip_bootstrap.storage.shown_tables import LABELS
+from blip_bootstrap.storage import parquet
 from blip_pipelines.train.control_pairs import write_arm_pairs
 
 NUMBER = 1000

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES
 from blip_training.data.decode import PictureError, open_picture
 from blip_training.data.picture_metadata import orientation, split_metadata
 from blip_training.data.samples import to_8_bits

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from blip_bootstrap.errors import RunFailed
-from blip_bootstrap.storage.closed_lists import ERROR_CLASSES
+from blip_bootstrap.schemas.closed_lists import ERROR_CLASSES
 from blip_training.data.decode import PictureError, decode_to_rgb
 from blip_training.data.picture_processes import PictureProcesses
 

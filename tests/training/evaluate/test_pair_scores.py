@@ -13,8 +13,9 @@ import pytest
 from blip_bootstrap.config import CaptionConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.labels.human_pairs import filter_of, label_human_pairs
-from blip_bootstrap.storage import parquet, tables
-from blip_bootstrap.storage.shown_tables import LABELS
+from blip_bootstrap.schemas import tables
+from blip_bootstrap.schemas.shown_tables import LABELS
+from blip_bootstrap.storage import parquet
 from blip_pipelines.caption.worker import CaptionWorker
 from blip_pipelines.check.step import score_given
 from blip_training.evaluate.pair_scores import score_pairs

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.tables import IMAGES, PAIRS
 from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import IMAGES, PAIRS
 from blip_training.data.pixels import decode_pixels, to_pixels
 from blip_training.feed.batches import TrainingData, open_training_data
 from blip_training.feed.counts import count_samples

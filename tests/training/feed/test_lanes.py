@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from blip_bootstrap.errors import InputError
-from blip_bootstrap.storage import store
+from blip_bootstrap.schemas.tables import ANNOTATED, IMAGES, PAIRS
 from blip_bootstrap.storage.parquet import parquet_files, rows_to_table, write_parquet
-from blip_bootstrap.storage.store_client import Store
-from blip_bootstrap.storage.tables import ANNOTATED, IMAGES, PAIRS
+from blip_bootstrap.stores import store
+from blip_bootstrap.stores.client import Store
 from blip_training.feed import windows
 from blip_training.feed.batches import TrainingData, open_training_data
 from blip_training.feed.counts import count_samples

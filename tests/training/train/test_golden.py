@@ -9,8 +9,8 @@ import pytest
 
 from blip_bootstrap.config import PretrainConfig
 from blip_bootstrap.demo.settings import demo_config
+from blip_bootstrap.schemas.tables import ANNOTATED, IMAGES, PAIRS
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import ANNOTATED, IMAGES, PAIRS
 from blip_bootstrap.world.world import World, WorldConfig, make_world
 from blip_training.train.pretrain import pretrain_model
 from tests.support.drawn import read_log

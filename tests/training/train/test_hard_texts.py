@@ -11,8 +11,8 @@ import torch
 
 from blip_bootstrap.config import FinetuneConfig, HardTextsConfig, ItcConfig, ItmConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.tables import ANNOTATED
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import ANNOTATED
 from blip_training.checkpoint.store import load_med
 from blip_training.data.held_out import read_held_out
 from blip_training.data.tokenizer import Tokenizer

@@ -11,8 +11,8 @@ import torch
 
 from blip_bootstrap.config import ItmConfig, PretrainConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.tables import SAME_PICTURES
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import SAME_PICTURES
 from blip_training.checkpoint.store import load_med
 from blip_training.feed.counts import count_samples
 from blip_training.feed.shards import web_shards

@@ -11,7 +11,7 @@ from typing import Any
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.reading.text_files import lines_of
-from blip_bootstrap.storage.cells import NotTextError, described, text_of
+from blip_bootstrap.schemas.cells import NotTextError, described, text_of
 from blip_training.benchmarks.places import Media, cell, is_vqav2, objects_in, read_json, rows_of
 from blip_training.data.questions import Question
 

@@ -11,7 +11,7 @@ from typing import Any
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.reading.json_files import parse_json
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
-from blip_bootstrap.storage.cells import described, text_of
+from blip_bootstrap.schemas.cells import described, text_of
 from blip_bootstrap.storage.manifest import digest_of_path
 from blip_training.benchmarks.names import Benchmark
 

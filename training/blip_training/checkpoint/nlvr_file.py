@@ -29,7 +29,7 @@ from blip_training.runtime.stored import plain_names, read_pickled, read_safeten
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from blip_bootstrap.config.section import Normalise
+    from blip_bootstrap.settings.section import Normalise
     from blip_training.checkpoint.weight_names import Names
     from blip_training.data.tokenizer import Tokenizer
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from blip_bootstrap.config import TextConfig
-    from blip_bootstrap.config.section import Normalise
+    from blip_bootstrap.settings.section import Normalise
     from blip_training.model.med import Med
 
 

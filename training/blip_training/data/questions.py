@@ -13,7 +13,7 @@ from blip_bootstrap.reading.header import Header
 from blip_bootstrap.reading.json_files import parse_json
 from blip_bootstrap.reading.records import JSON_ENDINGS, Record, read_records
 from blip_bootstrap.reading.text_files import lines_of, plain_suffix
-from blip_bootstrap.storage.cells import NotTextError, described, folded_text_of, text_of
+from blip_bootstrap.schemas.cells import NotTextError, described, folded_text_of, text_of
 
 MAX_TEXT_CHARS = 10_000
 """The longest question or answer that is read: the tokenizer would take minutes for some megabytes."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from blip_bootstrap.config import EvaluateConfig
 from blip_bootstrap.errors import InputError
+from blip_bootstrap.schemas.tables import EVALUATED
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
-from blip_bootstrap.storage.tables import EVALUATED
 from blip_training.checkpoint.store import load_med
 from blip_training.data.held_out import HeldOut, read_held_out
 from blip_training.data.tokenizer import Tokenizer

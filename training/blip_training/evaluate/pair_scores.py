@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from blip_bootstrap.config.section import Normalise
+from blip_bootstrap.settings.section import Normalise
 from blip_training.checkpoint.skip_init import undrawn
 from blip_training.checkpoint.store import load_med
 from blip_training.data.normalise import captions_as_seen, set_normalise

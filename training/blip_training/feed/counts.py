@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from blip_bootstrap.errors import BlipBootstrapError, InputError
 from blip_bootstrap.storage.parquet import open_parquet, read_parquet, reading
-from blip_bootstrap.storage.store import is_there
+from blip_bootstrap.stores.store import is_there
 from blip_training.feed.shards import Shard
 
 THREADS = 16

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blip_bootstrap.errors import CheckpointError
 from blip_bootstrap.paths import is_there
-from blip_bootstrap.storage.store import fetched
+from blip_bootstrap.stores.store import fetched
 
 PACKAGE_PREFIX = "package:"
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import blip_bootstrap
-from blip_bootstrap.config.section import Section
+from blip_bootstrap.settings.section import Section
 from blip_training.feed.batches import AnyBatch, StepBatches
 from blip_training.runtime.agreement import check_alike, differing, from_first, warn_of
 from blip_training.runtime.workers import Worker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from blip_bootstrap.storage.store import gone, is_there, sizes_there
+from blip_bootstrap.stores.store import gone, is_there, sizes_there
 
 CHECKPOINTS = ".checkpoints"
 """In a training's folder: its last checkpoints. Hidden, as what a step keeps for itself: they go once the MANIFEST of

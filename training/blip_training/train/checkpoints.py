@@ -21,7 +21,7 @@ from blip_bootstrap.config import OptimizerConfig
 from blip_bootstrap.errors import CheckpointError, RunFailed, is_disk_full
 from blip_bootstrap.storage.files import make_folder, staged_file, sweep, sync
 from blip_bootstrap.storage.manifest import recipe_of
-from blip_bootstrap.storage.store import fetched, gone, is_there
+from blip_bootstrap.stores.store import fetched, gone, is_there
 from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.store import WEIGHTS
 from blip_training.feed.batches import FEED

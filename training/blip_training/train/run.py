@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from blip_bootstrap.config import OptimizerConfig
 from blip_bootstrap.errors import RunFailed
-from blip_bootstrap.storage.store import publish
+from blip_bootstrap.stores.store import publish
 from blip_training.checkpoint.finite import not_finite
 from blip_training.checkpoint.fresh import started_names
 from blip_training.feed.batches import BatchT, StepBatches
