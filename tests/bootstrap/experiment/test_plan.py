@@ -247,8 +247,8 @@ def files_world(folder: Path, **more: object) -> Path:
 def test_mistakes_in_the_file_of_the_world_are_told_with_its_name(tmp_path: Path) -> None:
     world = files_world(tmp_path, seeds=[0], select={"keep_fractoin": 0.1})
     assert mistakes(tmp_path, world=str(world), settings={"select": {"itm_threshold": 2}}) == [
-        f"world: {world}: seeds: unknown key; did you mean seed?",
         f"world: {world}: select.keep_fractoin: unknown key; did you mean keep_fraction?",
+        f"world: {world}: seeds: unknown key; did you mean seed?",
         "settings: select.itm_threshold: must be at most 1.0 (got 2)",
     ]
 
