@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from blip_bootstrap.config import Config, PretrainConfig
+from blip_bootstrap.config import Config, PretrainConfig, config_of, read_yaml
 from blip_bootstrap.errors import CheckpointError, ConfigError
 from blip_bootstrap.experiment.draw import check_draw
 from blip_bootstrap.experiment.figures import has_model
@@ -36,6 +36,7 @@ def check_job(job: Job) -> None:
     """Raise ConfigError with one line for each mistake that shows before anything is made."""
     mistakes = [*_references(job)]
     known: set[str] = set()
+    mistakes += _of_world(job, known)
     layers = [("settings", Job(_without_arms(job.experiment), job.root)),
               ("--set", Job(_without_arms(job.experiment), job.root, job.given))]  # fmt: skip
     for where, layer in layers:
@@ -46,6 +47,18 @@ def check_job(job: Job) -> None:
         mistakes += [*_models(job), *_given(job), *_files(job), *_budget(job)]
     if mistakes:
         raise ConfigError(list(dict.fromkeys(mistakes)))
+
+
+def _of_world(job: Job, known: set[str]) -> Iterator[str]:
+    """The mistakes of the world's own file; what it lacks the settings of the experiment may give."""
+    world = job.experiment.world
+    if job.experiment.is_builtin:
+        return
+    try:
+        config_of(read_yaml(Path(world)))
+    except ConfigError as error:
+        known.update(error.mistakes)
+        yield from (f"world: {world}: {one}" for one in error.mistakes)
 
 
 def _without_arms(experiment: Experiment) -> Experiment:
@@ -126,13 +139,29 @@ def _references(job: Job) -> Iterator[str]:
         yield from (f"arms.{name}: there is no arm {one}; {unknown(one, arms)}" for one in needs[name] - {*arms})
     if any(one not in arms for named in needs.values() for one in named):
         return
+    told = set[str]()
     for name in arms:
-        seen, todo = set[str](), set(needs[name])
-        while todo - seen:
-            seen |= (todo := todo - seen)
-            todo = {one for at in todo for one in needs[at]}
-        if name in seen:
+        if name in told or not (around := _way_back(needs, name)):
+            continue
+        told |= {*around}
+        if around == [name]:
             yield f"arms.{name}: needs a model of its own run (arm:{name}/...), which is not made before it"
+        else:
+            way = ", which needs one of ".join([*around[1:], name])
+            yield f"arms.{name}: needs a model of {way}: none of them can be made first"
+
+
+def _way_back(needs: Mapping[str, Collection[str]], name: str) -> list[str]:
+    """The arms on the shortest way from an arm over those it needs back to itself; none where there is none."""
+    ways, seen = [[name]], set[str]()
+    for way in ways:  # grows meanwhile
+        for one in sorted(needs[way[-1]]):
+            if one == name:
+                return way
+            if one not in seen:
+                seen.add(one)
+                ways.append([*way, one])
+    return []
 
 
 def _names_a_model(text: str) -> bool:
@@ -183,7 +212,8 @@ def _files(job: Job) -> Iterator[str]:
     elif "validation" in splits and not experiment.validation and not experiment.draw.human:
         yield "split validation: the world has no pictures for it; give validation: PATH, or draw.human"
     configs = {config.model_dump_json(include={"human", "download"}): config for config in _every_config(job)}
-    yield from (line for config in configs.values() for line in check_draw(config, experiment.draw))
+    with_rest = "validation" in splits and not experiment.validation
+    yield from (line for config in configs.values() for line in check_draw(config, experiment.draw, with_rest))
 
 
 def _every_config(job: Job) -> Iterator[Config]:

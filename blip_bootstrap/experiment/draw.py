@@ -37,8 +37,11 @@ def drawn_settings(config: Config, draw: Draw, root: Path, seed: int) -> list[st
     return settings
 
 
-def check_draw(config: Config, draw: Draw) -> Iterator[str]:
-    """A line for each file of which the seeds cannot draw, and for one that there is not."""
+def check_draw(config: Config, draw: Draw, with_rest: bool = False) -> Iterator[str]:
+    """A line for each file of which the seeds cannot draw, and for one that there is not.
+
+    `with_rest`: of the human set some lines have to be left, which are the validation set.
+    """
     if draw.human and not config.human:
         yield "draw.human: the world has no human set (human.path)"
     if draw.web and not config.download.urls:
@@ -47,9 +50,13 @@ def check_draw(config: Config, draw: Draw) -> Iterator[str]:
     asked += [("draw.web", Path(one.path), draw.web) for one in config.download.urls if draw.web]
     for name, path, number in asked:
         try:
-            read_lines(path, number)
+            _, lines = read_lines(path, number)
         except InputError as error:
             yield f"{name}: {error}"
+            continue
+        if with_rest and name == "draw.human" and len(lines) == number:
+            why = "all of which are to be drawn, so that the split validation has none"
+            yield f"{name}: {path}: has {number} rows, {why}; draw fewer, or give validation: PATH"
 
 
 def rest_path(drawn: Path) -> Path:

@@ -40,7 +40,11 @@ def in_words(item: Mapping[str, Any]) -> str:
     if kind in SECTION_EXPECTED:
         return f"settings were expected, found {_found(value)}{_as_section(name, value)}"
     if kind in LIST_EXPECTED:
-        return f"a list was expected, found {_found(value)}{_as_list(name, value)}"
+        is_entry = isinstance(item["loc"][-1], int) and isinstance(value, str | int | float)
+        instead = f"; write a list in its place, [{value}]" if is_entry else _as_list(name, value)
+        return f"a list was expected, found {_found(value)}{instead}"
+    if kind == "too_long":
+        return f"at most {context['max_length']} values were expected, found {context['actual_length']}"
     if kind in NUMBERS:
         return f"{NUMBERS[kind]} was expected (got {_shown(value)})"
     if kind in BOOLS:

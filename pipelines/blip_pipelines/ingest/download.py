@@ -141,9 +141,11 @@ def _pool(ray: RayConfig, num_shards: int) -> Pool:
 def serve_lists(lists: Sequence[UrlList], stack: ExitStack) -> frozenset[str]:
     """Start a loopback web server for each list with `serve`; returns their hosts, "127.0.0.1:PORT".
 
-    The servers stop when `stack` closes.
+    The servers stop when `stack` closes. Ports are taken in their order: two runs that wait for each other would never
+    end.
     """
-    return frozenset(stack.enter_context(_serve(urls)) for urls in lists if urls.serve)
+    served = sorted((urls for urls in lists if urls.serve), key=lambda urls: urls.serve_port)
+    return frozenset(stack.enter_context(_serve(urls)) for urls in served)
 
 
 def _serve(urls: UrlList) -> AbstractContextManager[str]:

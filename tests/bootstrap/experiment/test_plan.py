@@ -155,6 +155,32 @@ def test_an_arm_comes_after_those_whose_models_it_has(tmp_path: Path) -> None:
     ]
 
 
+def test_arms_that_need_each_other_are_told_with_the_way_around(tmp_path: Path) -> None:
+    def naming(arm: str) -> dict[str, object]:
+        return {"settings": {"caption": {"captioners": [f"arm:{arm}/captioner"]}}}
+
+    arms = {"a": naming("b"), "b": naming("c"), "c": naming("a"), "out": naming("a")}
+    assert mistakes(tmp_path, arms=arms) == [
+        "arms.a: needs a model of b, which needs one of c, which needs one of a: none of them can be made first"
+    ]
+    two = {"a": naming("b"), "b": naming("a"), "c": naming("c")}
+    assert mistakes(tmp_path, arms=two) == [
+        "arms.a: needs a model of b, which needs one of a: none of them can be made first",
+        "arms.c: needs a model of its own run (arm:c/...), which is not made before it",
+    ]
+
+
+def test_lists_of_another_length_or_depth_are_told_with_what_to_write(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, compare=["cf", "none"]) == [
+        "a.yaml: compare.0: a list was expected, found the text 'cf'; write a list in its place, [cf]",
+        "a.yaml: compare.1: a list was expected, found the text 'none'; write a list in its place, [none]",
+    ]
+    assert mistakes(tmp_path, compare=[["cf", "none", "none"], ["cf"]]) == [
+        "a.yaml: compare.0: at most 2 values were expected, found 3",
+        "a.yaml: compare.1.1: is needed, and is not given",
+    ]
+
+
 def test_seeds_are_what_torch_and_numpy_take(tmp_path: Path) -> None:
     told = mistakes(tmp_path, seeds=[0, -1, 2**63])
     assert told == [
@@ -218,6 +244,15 @@ def files_world(folder: Path, **more: object) -> Path:
     return path
 
 
+def test_mistakes_in_the_file_of_the_world_are_told_with_its_name(tmp_path: Path) -> None:
+    world = files_world(tmp_path, seeds=[0], select={"keep_fractoin": 0.1})
+    assert mistakes(tmp_path, world=str(world), settings={"select": {"itm_threshold": 2}}) == [
+        f"world: {world}: select.keep_fractoin: unknown key; did you mean keep_fraction?",
+        f"world: {world}: seeds: unknown key; did you mean seed?",
+        "settings: select.itm_threshold: must be at most 1.0 (got 2)",
+    ]
+
+
 def test_what_seeds_cannot_draw_is_told_before_anything_is_made(tmp_path: Path) -> None:
     world = str(files_world(tmp_path))
     assert mistakes(tmp_path, world=world, draw={"human": 4, "web": 3}) == [
@@ -236,6 +271,11 @@ def test_a_split_without_pictures_is_told_before_anything_is_made(tmp_path: Path
     assert mistakes(tmp_path, world=world, split="validation") == told
     assert mistakes(tmp_path, world=world, stop={"arms": ["none", "cf"]}) == told
     check_job(job_of(tmp_path, world=world, split="validation", draw={"human": 2}))
+    assert mistakes(tmp_path, world=world, split="validation", draw={"human": 3}) == [
+        f"draw.human: {tmp_path}/human.jsonl: has 3 rows, all of which are to be drawn, so that the split validation "
+        "has none; draw fewer, or give validation: PATH"
+    ]
+    check_job(job_of(tmp_path, world=world, draw={"human": 3}))
     assert mistakes(tmp_path, world=world, split="validation", validation=f"{tmp_path}/dev.jsonl") == [
         f"validation: no such file: {tmp_path}/dev.jsonl"
     ]

@@ -3,8 +3,10 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from blip_bootstrap.errors import AccountingError, InputError, RunFailed
 from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
 from blip_pipelines.cluster.tally import Tally
+from blip_pipelines.fetch import local_server
 from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.ingest.download import ShardDownload, download_images
 from blip_pipelines.ingest.fetched_rows import fetch_rows
@@ -137,8 +140,6 @@ def test_served_folder(tmp_path: Path, ray_config: RayConfig) -> None:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -151,6 +152,53 @@ def test_a_port_that_is_taken_and_a_folder_that_is_not_there(tmp_path: Path) -> 
             pass
     with pytest.raises(InputError, match="no such folder"), serve_folder(tmp_path / "none", 0):
         pass
+
+
+def test_a_port_that_another_program_has_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_server, "CLOSED_TRIES", 3)
+    for listens in (True, False):
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            if listens:
+                other.listen()
+                answering = threading.Thread(target=_answer_as, args=(other, "nginx"), daemon=True)
+                answering.start()
+            port = other.getsockname()[1]
+            with pytest.raises(RunFailed, match=rf"port {port} .* set serve_port"), serve_folder(tmp_path, port):
+                pass
+
+
+def _answer_as(listening: socket.socket, name: str) -> None:
+    connection, _ = listening.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(f"HTTP/1.0 200 OK\r\nServer: {name}\r\n\r\n".encode())
+
+
+SERVING = """
+import sys
+from pathlib import Path
+from blip_pipelines.fetch import local_server
+from blip_pipelines.fetch.local_server import serve_folder
+
+with serve_folder(Path(sys.argv[1]), int(sys.argv[2])):
+    print("serving", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_port_where_another_run_serves_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seeds of an experiment that run side by side have one configuration, and so one port."""
+    command = [sys.executable, "-c", SERVING, str(tmp_path), str(port := free_port())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin and other.stdout and other.stdout.readline() == b"serving\n"
+        closing = threading.Timer(1.0, other.stdin.close)
+        closing.start()
+        with serve_folder(tmp_path, port) as host:
+            assert other.wait(10) == 0  # it had ended, or was about to: its port is ours
+            assert host == f"127.0.0.1:{port}"
+        closing.join()
+    assert f"port {port}: another run serves its pictures there" in capsys.readouterr().err
 
 
 def test_lists_without_rows(tmp_path: Path) -> None:
