@@ -33,7 +33,8 @@ from blip_bootstrap.config.marks import Seeded, mark_of
 from blip_bootstrap.config.section import Count, LocalPath, Positive, RunRoot, Section, SeedNumber
 from blip_bootstrap.config.select import BuiltInScore, SelectConfig
 from blip_bootstrap.config.text_rules import TextRulesConfig
-from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
+from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig
+from blip_bootstrap.config.vqa import VqaConfig
 
 RoundNumber = Annotated[int, Field(ge=0)]
 
