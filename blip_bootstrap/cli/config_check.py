@@ -8,7 +8,7 @@ import typer
 
 from blip_bootstrap.cli.options import ConfigFile, NewRoot, Settings, load, say
 from blip_bootstrap.errors import ConfigError
-from blip_bootstrap.loop.check import check_config
+from blip_bootstrap.loop.check import check_config, notes_on
 from blip_bootstrap.loop.given import look_into_given
 
 commands = typer.Typer(rich_markup_mode="markdown")
@@ -23,6 +23,8 @@ def check(
 ) -> None:
     """Look for mistakes in a configuration and the models that it names; prints one line for each, or ok."""
     loaded = load(config, root, settings)
+    for line in notes_on(loaded, number):
+        say(f"note: {line}")
     mistakes = check_config(loaded, number) + look_into_given(loaded, number, say)
     if mistakes:
         raise ConfigError(mistakes)

@@ -12,6 +12,7 @@ import typer
 from blip_bootstrap.cli.options import ConfigFile, NewRoot, Settings, load, say
 from blip_bootstrap.planning import cost, measure, pretraining
 from blip_bootstrap.planning.pretraining import Cluster, Pictures
+from blip_bootstrap.planning.vocabulary import planned_tokens
 from blip_bootstrap.query.formats import render, terminal_encoding
 
 commands = typer.Typer(rich_markup_mode="markdown")
@@ -48,7 +49,9 @@ def plan(
     if gpus is not None:
         cluster = Cluster(gpus, gpu, mfu, node_gbit, samples_per_s)
         pictures = Pictures(images, image_kb * 1000, decode_ms)
-        _say_pretraining(pretraining.work_out(load(config, root, settings).pretrain, cluster, pictures), as_json)
+        loaded = load(config, root, settings)
+        num_tokens = planned_tokens(loaded, say)
+        _say_pretraining(pretraining.work_out(loaded.pretrain, cluster, pictures, num_tokens), as_json)
         return
     costs, disk_bytes_per_s = measure.measure_steps(load(config, root, settings), sample, limit_s, say)
     planned = cost.plan_steps(costs, images, workers, disk_bytes_per_s)

@@ -31,9 +31,9 @@ from blip_bootstrap.config.training import (
     PretrainConfig,
     SourceWeightsConfig,
     TrackerName,
-    VqaConfig,
 )
 from blip_bootstrap.config.tree import Config, RayConfig, TrainControlsConfig, check_filter_config, same_pictures_config
+from blip_bootstrap.config.vqa import VqaConfig
 from blip_bootstrap.config.writers import PromptConfig, WriterConfig
 from blip_bootstrap.settings.section import Count, Device, Dtype, Fraction, NonNegative, Section, SeedNumber
 

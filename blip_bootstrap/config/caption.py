@@ -24,6 +24,9 @@ from blip_bootstrap.settings.section import (
     Seed,
 )
 
+MIN_TOKENS, MAX_TOKENS = 5, 20
+"""Shortest and longest text of every preset."""
+
 
 class SamplerConfig(Section):
     """How the captioner writes. `preset` sets all of it; a setting that is given beside it wins."""
@@ -50,6 +53,17 @@ class SamplerConfig(Section):
     max_tokens: Count | None = Field(
         None, description="longest text in tokens, counted as for min_tokens; a text that reaches it is cut there"
     )
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> SamplerConfig:
+        least = MIN_TOKENS if self.min_tokens is None else self.min_tokens
+        most = MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        if least > most:
+            raise ValueError(
+                f"min_tokens {least} is more than max_tokens {most}; set both (the presets have {MIN_TOKENS} and "
+                f"{MAX_TOKENS})"
+            )
+        return self
 
 
 class CaptionConfig(Section):

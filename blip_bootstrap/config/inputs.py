@@ -212,7 +212,7 @@ class DownloadConfig(PictureRule):
     min_image_size: NonNegative = Field(
         0, description="a picture whose short side has fewer px is dropped (error class too_small)"
     )
-    max_aspect_ratio: Annotated[float, Field(gt=0)] = Field(
+    max_aspect_ratio: Annotated[float, Field(ge=1)] = Field(
         20.0,
         description="a picture whose long side is more than this many times its short side is dropped (error class "
         "aspect_ratio); .inf: none is",
@@ -302,6 +302,15 @@ class DownloadConfig(PictureRule):
         if twice := next((one for one in names if names.count(one) > 1), None):
             raise ValueError(f"two entries are called {twice}; give each a dataset of its own")
         return found
+
+    @model_validator(mode="after")
+    def _leaves_pictures(self) -> Self:
+        if self.min_image_size**2 > self.max_pixels:
+            raise ValueError(
+                f"a picture of min_image_size {self.min_image_size} has more than max_pixels {self.max_pixels} pixels, "
+                "so that every picture is refused; lower the one, or raise the other"
+            )
+        return self
 
     @property
     def agent(self) -> str:

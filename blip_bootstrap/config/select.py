@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from blip_bootstrap.paths import SCORE_NAME, local_path
 from blip_bootstrap.settings.marks import ByContent, Later
-from blip_bootstrap.settings.section import Count, Fraction, NonNegative, Section, Seed
+from blip_bootstrap.settings.section import Count, Fraction, NonNegative, Section, Seed, check_at_most
 
 BuiltInScore = Literal[
     "itm", "itc", "logprob", "clip", "logprob_per_token", "lift", "agreement", "captioner_itc", "distinctness"
@@ -184,6 +184,7 @@ class SelectConfig(Section):
             raise ValueError("strategy target_noise needs labels (`blip-bootstrap audit sample`, then `audit label`)")
         if self.strategy == "target_noise" and isinstance(self.labels, tuple):
             raise ValueError("strategy target_noise takes one file of labels; learned takes several")
+        check_at_most(self, "min_tokens", "max_tokens")
         self._check_own_score()
         by_source = {name: getattr(self, name) for name in ("score", "keep_fraction", "score_sql", "score_threshold")}
         for name, value in by_source.items():

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from blip_bootstrap.settings.section import Count, Fraction, NonNegative, Section
+from blip_bootstrap.settings.section import Count, Fraction, NonNegative, Section, check_at_most
 
 RuleName = Literal[
     "boilerplate", "file_name", "text_length", "repeated_words", "language", "contact_details", "few_letters"
@@ -48,6 +48,11 @@ class TextRulesConfig(Section):
     min_letters_share: Fraction = Field(
         0.4, description="few_letters: a text is dropped where fewer of its characters, spaces apart, are letters"
     )
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> TextRulesConfig:
+        check_at_most(self, "min_words", "max_words")
+        return self
 
     @property
     def in_order(self) -> tuple[RuleName, ...]:

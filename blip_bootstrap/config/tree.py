@@ -31,7 +31,8 @@ from blip_bootstrap.config.inputs import (
 )
 from blip_bootstrap.config.select import BuiltInScore, SelectConfig
 from blip_bootstrap.config.text_rules import TextRulesConfig
-from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig, VqaConfig
+from blip_bootstrap.config.training import FinetuneConfig, PretrainConfig
+from blip_bootstrap.config.vqa import VqaConfig
 from blip_bootstrap.settings.marks import Seeded, mark_of
 from blip_bootstrap.settings.section import Count, LocalPath, Positive, RunRoot, Section, SeedNumber
 

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import get_args
 
-from blip_bootstrap.config import CaptionConfig, Config, FinetuneConfig, HardTextsConfig
+from blip_bootstrap.config import (
+    CaptionConfig,
+    Config,
+    FinetuneConfig,
+    HardTextsConfig,
+    OptimizerConfig,
+    PretrainConfig,
+)
 from blip_bootstrap.config.select import BuiltInScore
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.input_paths import missing_paths
@@ -36,8 +43,8 @@ def check_config(config: Config, number: int) -> list[str]:
         mistakes += [line for one in config.caption.writers for line in mistakes_of(one)]
         mistakes += mistakes_of_judges(config.caption.judges) or _check_scores(config)
         mistakes += _check_filter_only(config) + _check_controls(config)
-        mistakes += _check_hard_texts(config)
-    mistakes += _check_trackers(config, number)
+        mistakes += _check_hard_texts(config) + _check_itm(config)
+    mistakes += _check_trackers(config, number) + _check_positions(config, number)
     if config.pretrain.optimizer.steps == 0 and number == 0:
         mistakes.append("pretrain.optimizer.steps: is 0, so that round 0 has nothing to make; run a later round")
     return mistakes
@@ -158,14 +165,59 @@ def _check_hard_texts(config: Config) -> list[str]:
     return mistakes
 
 
+def notes_on(config: Config, number: int) -> list[str]:
+    """What is likely not meant in the settings of round `number`, one line each; the round can be made all the same."""
+    trained = _trained(config, number)
+    return [line for name, section in trained.items() for line in note_on_warmup(section.optimizer, name)]
+
+
+def note_on_warmup(optimizer: OptimizerConfig, name: str) -> list[str]:
+    """Why the training `name` never comes to its learning rate; nothing where it does.
+
+    It is no mistake: who shortens a training to try it, or goes on with a run made before, is not kept from it.
+    """
+    steps, warmup = optimizer.steps, optimizer.warmup_steps
+    if steps >= warmup:
+        return []
+    told = f"{warmup} is more than steps {steps}, so that the learning rate rises no higher than {steps / warmup:.1%}"
+    return [f"{name}.optimizer.warmup_steps: {told} of lr; {steps // 10} is a tenth of the steps"]
+
+
 def _check_trackers(config: Config, number: int) -> list[str]:
     """The trackers of trainings are installed; found before days of downloads and captions."""
+    return [
+        f"{name}.optimizer.trackers: {line}"
+        for name, section in _trained(config, number).items()
+        for line in lacking_trackers(section.optimizer.trackers)
+    ]
+
+
+def _trained(config: Config, number: int) -> dict[str, PretrainConfig | FinetuneConfig]:
+    """The settings of the models that round `number` trains, by their section's name."""
     tuned = {"captioner": config.captioner} if number > 0 and config.needs_captioner else {}
     tuned |= {"filter": config.filter} if number > 0 and not config.filter.shared else {}
     sections = {"pretrain": config.pretrain} | {name: one for name, one in tuned.items() if not one.checkpoint}
+    return {name: section for name, section in sections.items() if section.optimizer.steps}
+
+
+def _check_itm(config: Config) -> list[str]:
+    """A filter judges by ITM, which has to begin before its training ends."""
+    name, section = ("captioner", config.captioner) if config.filter.shared else ("filter", config.filter)
+    start, steps = section.itm.start_step, section.optimizer.steps
+    if config.filter.checkpoint or not 0 < steps <= start:
+        return []
+    return [f"{name}.itm.start_step: {start} is past the last of {steps} steps, so that ITM is never trained; lower it"]
+
+
+def _check_positions(config: Config, number: int) -> list[str]:
+    """Texts of models that are trained here fit these; found before the trainings."""
+    positions, steps = config.pretrain.model.text.max_positions, config.pretrain.optimizer.steps
+    writes = number > 0 and config.caption.own_writer and not config.captioner.checkpoint
+    samplers = {"caption.sampler": config.caption.sampler} if writes else {}
+    samplers |= {"evaluate.sampler": config.evaluate.sampler} if config.held_out and steps else {}
+    longest = {name: resolve_sampler(one).max_tokens for name, one in samplers.items()}
     return [
-        f"{name}.optimizer.trackers: {line}"
-        for name, section in sections.items()
-        if section.optimizer.steps
-        for line in lacking_trackers(section.optimizer.trackers)
+        f"{name}.max_tokens: {most} is more than pretrain.model.text.max_positions {positions}; lower it"
+        for name, most in longest.items()
+        if most > positions
     ]

@@ -15,7 +15,7 @@ from blip_bootstrap.errors import ConfigError, NothingLeft
 from blip_bootstrap.labels.truth import oracle_pairs
 from blip_bootstrap.loop.adopt import adopt
 from blip_bootstrap.loop.at_work import forget_note
-from blip_bootstrap.loop.check import check_config, check_retry
+from blip_bootstrap.loop.check import check_config, check_retry, notes_on
 from blip_bootstrap.loop.given import check_given, note_given, seem_right
 from blip_bootstrap.loop.kept import Keeper, damage_of, is_kept
 from blip_bootstrap.loop.layout import Artifact, Layout, at_hand
@@ -70,6 +70,7 @@ def run_rounds(
     mistakes = _mistakes(config, last, remake, seeming) + check_retry(retry)
     if mistakes:
         raise ConfigError(mistakes)
+    _say_notes(config, last, say)
     open_given = partial(_open_given, config, last, seeming)
     config = at_hand(resolve_dtypes(config, say))
     page, nothing_left = None, None
@@ -128,6 +129,12 @@ def _mistakes(config: Config, last: int, remake: Sequence[int], seeming: Sequenc
         own = config.of_round(number)
         found += check_config(own, number) or ([] if number in seeming else check_given(own, number))
     return list(dict.fromkeys(found))
+
+
+def _say_notes(config: Config, last: int, say: Say) -> None:
+    notes = [line for number in _checked(config, last) for line in notes_on(config.of_round(number), number)]
+    for line in dict.fromkeys(notes):
+        say(f"note: {line}")
 
 
 def _open_given(config: Config, last: int, seeming: list[int]) -> None:

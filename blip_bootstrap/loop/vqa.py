@@ -9,6 +9,7 @@ from typing import Literal
 
 from blip_bootstrap.config import Config, VqaConfig
 from blip_bootstrap.errors import CheckpointError, InputError, RunFailed
+from blip_bootstrap.loop.check import note_on_warmup
 from blip_bootstrap.progress import Progress
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, recipe_of
@@ -46,6 +47,8 @@ def train_vqa(
     from blip_training.runtime.workers import threads  # loads torch
     from blip_training.train.finetune_vqa import check_vqa_start, finetune_vqa_model  # loads torch
 
+    for line in note_on_warmup(config.vqa.optimizer, "vqa"):
+        say(f"note: {line}")
     vqa = resolve_dtypes(config, say, ["vqa"]).vqa
     fetched(out)  # of a folder on a store: what another machine has made of it
     read = read_questions(questions, image_root)

@@ -34,6 +34,7 @@ from blip_bootstrap.planning.sample import (
     worded,
 )
 from blip_bootstrap.planning.training import measure_controls, measure_finetunes, measure_pretraining
+from blip_bootstrap.planning.vocabulary import with_planned_vocabulary
 from blip_bootstrap.progress import quiet
 from blip_bootstrap.schemas.keys import part_name
 from blip_bootstrap.schemas.tables import CAPTIONS, PAIRS
@@ -80,6 +81,7 @@ def measure_steps(config: Config, count: int, limit_s: float, say: Say) -> tuple
         sample, download = find_sample(config, scratch, count)
         costs += [download] if download else []
         annotated, folders, sizes = measure_annotated(config, count, scratch)
+        config = with_planned_vocabulary(config, scratch, say)
         models = find_models(config, scratch)
         known: list[str] = []
         if not models.trained and config.caption.spares:

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from blip_bootstrap.config import ModelConfig, PretrainConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.planning.cost import duration, size
+from blip_bootstrap.planning.vocabulary import BERTS_TOKENS
 from blip_training.model.flops import contrastive_flops
 from blip_training.runtime.gpus import PEAKS, peak_of
-
-VOCABULARY = 30_524
-"""Tokens of BERT's vocabulary with [DEC] and [ENC]."""
 
 TOKENS = 16
 """Tokens of a caption, special ones included."""
@@ -56,16 +54,19 @@ class Pictures:
     decode_ms: float
 
 
-def work_out(config: PretrainConfig, cluster: Cluster, pictures: Pictures) -> dict[str, float | str]:
+def work_out(
+    config: PretrainConfig, cluster: Cluster, pictures: Pictures, num_tokens: int = BERTS_TOKENS
+) -> dict[str, float | str]:
     """The figures of the pre-training `config` by name, times in seconds, sizes in bytes.
 
+    `num_tokens` are the model's word pieces, with [DEC] and [ENC].
     Compute, exchange of gradients and decoding run beside each other: a step takes as long as the longest of them.
     Raises InputError for a GPU whose peak is not known, and for GPUs that cannot share out a batch.
     """
     _check_shares(config, cluster.gpus)
     batch, steps = config.optimizer.batch_size, config.optimizer.steps
-    flops = flops_of_sample(config)
-    num_weights, num_momentum = _weights(config)
+    flops = flops_of_sample(config, num_tokens)
+    num_weights, num_momentum = _weights(config, num_tokens)
     parts = {
         "compute": batch / cluster.gpus / _rate(cluster, flops),
         "exchange of gradients": _exchange_s(cluster, num_weights),
@@ -93,10 +94,10 @@ def work_out(config: PretrainConfig, cluster: Cluster, pictures: Pictures) -> di
     }
 
 
-def flops_of_sample(config: PretrainConfig) -> float:
+def flops_of_sample(config: PretrainConfig, num_tokens: int = BERTS_TOKENS) -> float:
     """Operations of one image with a text of `TOKENS` tokens, in a step of ITC, ITM and LM."""
     compared = config.optimizer.batch_size + config.itc.queue_size
-    return float(contrastive_flops(_model(config), VOCABULARY, compared).of(1, TOKENS, TOKENS**2))
+    return float(contrastive_flops(_model(config), num_tokens, compared).of(1, TOKENS, TOKENS**2))
 
 
 def _model(config: PretrainConfig) -> ModelConfig:
@@ -133,7 +134,7 @@ def _rate(cluster: Cluster, flops: float) -> float:
     return cluster.share * peak / flops
 
 
-def _weights(config: PretrainConfig) -> tuple[int, int]:
+def _weights(config: PretrainConfig, num_tokens: int) -> tuple[int, int]:
     """The numbers of weights of the model, and of its momentum encoder."""
     import torch  # start-up: a second of torch, for this plan alone
 
@@ -142,7 +143,7 @@ def _weights(config: PretrainConfig) -> tuple[int, int]:
 
     with torch.device("meta"), warnings.catch_warnings():  # shapes without memory
         warnings.simplefilter("ignore", UserWarning)  # of an EfficientNet's weights, which go nowhere here
-        med = Med(_model(config), VOCABULARY)
+        med = Med(_model(config), num_tokens)
         slow = MomentumEncoder(med)
     return sum(p.numel() for p in med.parameters()), sum(p.numel() for p in slow.parameters())
 

@@ -104,12 +104,20 @@ def _filled(default: Section, given: Any) -> Any:
     }
 
 
+def check_at_most(section: Section, smaller: str, larger: str) -> None:
+    """Raise ValueError where the setting `smaller` is more than the setting `larger`, which it must not exceed."""
+    low, high = getattr(section, smaller), getattr(section, larger)
+    if low > high:
+        raise ValueError(f"{smaller} {low} is more than {larger} {high}; lower {smaller}, or raise {larger}")
+
+
 def check_workers(most: int, fewest: int | None, batch_size: int, accumulate: int) -> None:
     """Raise ValueError where the workers cannot share a batch, or where the fewest are more than there are to be."""
     if fewest and fewest > most:
         raise ValueError(f"min_workers {fewest} is more than num_workers {most}; lower it")
     if batch_size % (most * accumulate):
-        shares = f"num_workers {most}" + (f" x accumulate {accumulate}" if accumulate > 1 else "")
+        factors = {"num_workers": most, "accumulate": accumulate}
+        shares = " x ".join(f"{name} {factor}" for name, factor in factors.items() if factor > 1)
         raise ValueError(
             f"optimizer.batch_size {batch_size} cannot be shared out evenly over {shares}; take a multiple of "
             f"{most * accumulate}"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blip_bootstrap.config import SamplerConfig
 from blip_bootstrap.errors import ConfigError, InputError
+from blip_bootstrap.settings.mistakes import in_words
 from blip_pipelines.captioners.interface import Answer, Ask, VariesWith
 from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_training.checkpoint.cast import cast_products
@@ -110,8 +111,9 @@ class BlipCaptioner:
         try:
             found = resolve_sampler(SamplerConfig.model_validate(given))
         except ValidationError as error:
-            mistakes = [f"options.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-            raise ConfigError(mistakes) from error
+            raise ConfigError(
+                [f"{'.'.join(('options', *map(str, one['loc'])))}: {in_words(one)}" for one in error.errors()]
+            ) from error
         if found.num_beams > 1:
             raise ConfigError(
                 [f"options.preset: {given.get('preset')} has beams; use nucleus, blip-official or greedy"]

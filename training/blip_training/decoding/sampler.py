@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from blip_bootstrap.config import SamplerConfig
+from blip_bootstrap.config import SamplerConfig
+from blip_bootstrap.config.caption import MAX_TOKENS, MIN_TOKENS
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class Sampler:
     top_k: int = 0
     temperature: float = 1.0
     repetition_penalty: float = 1.0
-    min_tokens: int = 5
-    max_tokens: int = 20
+    min_tokens: int = MIN_TOKENS
+    max_tokens: int = MAX_TOKENS
 
 
 PRESETS = {
