@@ -138,8 +138,8 @@ def _weights(config: PretrainConfig, num_tokens: int) -> tuple[int, int]:
     """The numbers of weights of the model, and of its momentum encoder."""
     import torch  # start-up: a second of torch, for this plan alone
 
-    from blip_training.model.med import Med
-    from blip_training.objective.momentum import MomentumEncoder
+    from blip_training.model.med import Med  # as above
+    from blip_training.objective.momentum import MomentumEncoder  # as above
 
     with torch.device("meta"), warnings.catch_warnings():  # shapes without memory
         warnings.simplefilter("ignore", UserWarning)  # of an EfficientNet's weights, which go nowhere here

@@ -19,6 +19,7 @@ from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
 from blip_pipelines.check.human_agreement import HumanAgreement
 from blip_pipelines.check.pictures import Chosen, KnownPicture, choose_pictures, other_texts
 from blip_pipelines.judges.registry import told_of
+from blip_pipelines.scoring.references import pick_references
 from blip_pipelines.scoring.sources import absolute, with_absolute_models
 from blip_pipelines.train.runner import Counts, Training, place_of_task, run_tasks
 
@@ -97,7 +98,6 @@ def _counts(chosen: Chosen, fits: Sequence[bool | None], least: float | None) ->
 def judge_by(captioner: Path | str | None, filter: Path | str, config: CaptionConfig, images: Path) -> Judge:
     """What scores given texts as a run over `images` would, with its reference pictures."""
     from blip_pipelines.caption.worker import CaptionWorker  # torch, in the worker alone
-    from blip_pipelines.scoring.references import pick_references  # torch, in the worker alone
 
     worker = CaptionWorker(captioner, filter, config, references=pick_references(images, config.references))
 

@@ -35,6 +35,7 @@ from blip_pipelines.train.failures import Failures
 from blip_pipelines.train.on_ray import train_in_worker
 from blip_pipelines.train.room import wait_for_room
 from blip_pipelines.train.runner import Counts, Training
+from blip_training.runtime import stall
 from blip_training.runtime.host import known_by
 
 SCRATCH, OUTCOME = ".trainer", "outcome.pickle"
@@ -115,8 +116,6 @@ def _run_worker(config: dict[str, Any]) -> None:
 
     An error of ours is an outcome, too: no restart would mend it. Any other may be mended, and is raised.
     """
-    from blip_training.runtime import stall  # torch, in the worker alone
-
     scratch = Path(config["scratch"])
     known_by(ray.util.get_node_ip_address())
     stall.last_words[:] = [partial(_leave, scratch / STALLED)]

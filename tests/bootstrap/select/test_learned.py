@@ -28,7 +28,7 @@ from blip_bootstrap.select.label_rows import read_answers
 from blip_bootstrap.select.learn import learn, record_of
 from blip_bootstrap.select.pairs import select_web_pairs
 from blip_bootstrap.storage import parquet
-from tests.support.answered_texts import answered_row, fits_of, label_file, some, texts, write
+from tests.bootstrap.select.answered_texts import answered_row, fits_of, label_file, some, texts, write
 from tests.support.scored_texts import selected
 
 

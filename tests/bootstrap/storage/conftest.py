@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bootstrap.storage.store_runs import URI, stub_on
 from tests.support.moto_store import Bucket, environment, moto_server
-from tests.support.store_runs import URI, stub_on
 from tests.support.stub_rounds import StubRounds
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from blip_bootstrap.stores.client import Store
+from tests.bootstrap.storage.store_runs import URI, on_store, stub_on
 from tests.support.moto_store import Bucket, environment
-from tests.support.store_runs import URI, on_store, stub_on
 
 
 def run_and_die(arguments: tuple[str, str, str, int]) -> None:

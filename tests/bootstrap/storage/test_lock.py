@@ -15,8 +15,8 @@ from blip_bootstrap.storage import lock
 from blip_bootstrap.storage.lock import break_lock, locked
 from blip_bootstrap.storage.remote import opened
 from blip_bootstrap.stores.store import publish, store_of
+from tests.bootstrap.storage.store_runs import URI, on_another_machine
 from tests.support.moto_store import Bucket
-from tests.support.store_runs import URI, on_another_machine
 from tests.support.stub_rounds import StubRounds
 
 

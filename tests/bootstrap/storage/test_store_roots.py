@@ -16,9 +16,9 @@ from blip_bootstrap.stores import client
 from blip_bootstrap.stores.client import Store
 from blip_bootstrap.stores.store import gone, is_there, store_of
 from blip_pipelines.cluster.sees_root import Roots, roots_now, see
+from tests.bootstrap.storage.store_runs import URI, local_twin, on_another_machine, on_store
 from tests.support.growing_rounds import FIRST, MORE, GrowingRounds
 from tests.support.moto_store import Bucket
-from tests.support.store_runs import URI, local_twin, on_another_machine, on_store
 from tests.support.stub_rounds import StubRounds
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from blip_bootstrap.config import DownloadConfig, PictureSource, UrlList
 from blip_bootstrap.errors import InputError
 from blip_pipelines.ingest.download import download_images
-from tests.support.brought_pictures import HERE, PICTURES, bring, picture, sample, write_tar
+from tests.pipelines.bring.brought_pictures import HERE, PICTURES, bring, picture, sample, write_tar
 
 UID = "0123456789abcdef" * 2
 

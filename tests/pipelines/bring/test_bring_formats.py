@@ -14,7 +14,7 @@ import pytest
 
 from blip_bootstrap.config import PictureSource
 from blip_bootstrap.errors import InputError
-from tests.support.brought_pictures import PICTURES, bring, sample, write_tar
+from tests.pipelines.bring.brought_pictures import PICTURES, bring, sample, write_tar
 from tests.support.moto_store import Bucket, environment, moto_server
 
 

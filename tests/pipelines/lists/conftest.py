@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from blip_pipelines.ingest import download
+from tests.pipelines.lists.growing_lists import Run, Web
 from tests.support import decoded_here
-from tests.support.growing_lists import Run, Web
 from tests.support.tiny_pipeline import serving
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.lists import growth, plan
-from tests.support.growing_lists import Run, Web, own
+from tests.pipelines.lists.growing_lists import Run, Web, own
 
 
 def told(out: Path) -> list[tuple[Any, ...]]:

@@ -15,7 +15,7 @@ from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_bootstrap.storage.parts import LEFT_OUT, read_left_out
 from blip_pipelines.ingest import download
-from tests.support.growing_lists import Killed, Rows, Run, Web, names, own, parts, rows_of
+from tests.pipelines.lists.growing_lists import Killed, Rows, Run, Web, names, own, parts, rows_of
 
 
 def test_rows_put_at_the_end_or_the_top_or_moved_are_the_only_ones_fetched(run: Run, web: Web) -> None:

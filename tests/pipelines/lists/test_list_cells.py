@@ -13,7 +13,7 @@ from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_pipelines.lists.shards import write_shards
-from tests.support.written_lists import URLS, shards, texts, write_list, write_parquet_list
+from tests.pipelines.lists.written_lists import URLS, shards, texts, write_list, write_parquet_list
 
 
 def test_texts_of_a_parquet_file_that_are_no_utf8_do_not_lose_the_row(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
-from tests.support.written_lists import ROWS, URLS, shards, texts, write_list, write_parquet_list
+from tests.pipelines.lists.written_lists import ROWS, URLS, shards, texts, write_list, write_parquet_list
 
 
 @pytest.mark.parametrize("ending", [".tsv", ".csv", ".jsonl", ".parquet"])

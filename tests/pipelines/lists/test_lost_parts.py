@@ -15,7 +15,7 @@ from blip_bootstrap.storage.parquet import parquet_files
 from blip_bootstrap.storage.parts import LEFT_OUT
 from blip_pipelines.ingest.download import download_images
 from blip_pipelines.lists.shards import write_shards
-from tests.support.growing_lists import HERE, Killed, Run, Web, kill_after, names, own, parts, rows_of
+from tests.pipelines.lists.growing_lists import HERE, Killed, Run, Web, kill_after, names, own, parts, rows_of
 
 
 def test_what_is_half_made_has_parts_too(run: Run, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

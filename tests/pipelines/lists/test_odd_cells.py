@@ -10,7 +10,7 @@ import pytest
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
 from blip_pipelines.lists.url_lists import read_list
-from tests.support.written_lists import write_parquet_list
+from tests.pipelines.lists.written_lists import write_parquet_list
 
 
 def captions(urls: UrlList) -> list[str]:

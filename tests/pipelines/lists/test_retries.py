@@ -6,7 +6,7 @@ import pytest
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parts import read_left_out
-from tests.support.growing_lists import Killed, Run, Web, kill_after, own, parts, rows_of
+from tests.pipelines.lists.growing_lists import Killed, Run, Web, kill_after, own, parts, rows_of
 
 
 def test_failed_rows_are_tried_again(run: Run, web: Web, capsys: pytest.CaptureFixture[str]) -> None:

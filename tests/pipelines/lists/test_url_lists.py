@@ -11,8 +11,8 @@ import pytest
 from blip_bootstrap.config import UrlList
 from blip_bootstrap.errors import InputError
 from blip_pipelines.lists import known
+from tests.pipelines.lists.written_lists import ROWS, URLS, shards, texts, write_list
 from tests.support.moto_store import Bucket, environment, moto_server
-from tests.support.written_lists import ROWS, URLS, shards, texts, write_list
 
 
 @pytest.mark.parametrize("ending", [".tsv", ".csv", ".jsonl", ".parquet"])
