@@ -6,10 +6,10 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from blip_bootstrap.audit import alarms, audits, languages
 from blip_bootstrap.cli.asked_run import Root, RoundNumber, run_folder
+from blip_bootstrap.cli.listing import ListedCommands
 from blip_bootstrap.cli.options import say
 from blip_bootstrap.labels import estimates, human_pairs
 from blip_bootstrap.labels.page import serve_labels
@@ -28,7 +28,7 @@ class Source(StrEnum):
     synthetic = "synthetic"
 
 
-class AuditCommands(TyperGroup):
+class AuditCommands(ListedCommands):
     """The parts of `audit`; an audit that is named as if it were one is told how to ask it."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:

@@ -29,7 +29,9 @@ def plan(
     root: NewRoot = None,
     settings: Settings = None,
     sample: Annotated[int, typer.Option("--sample", min=8, help="How many images to measure with.")] = 256,
-    limit_s: Annotated[float, typer.Option("--limit-s", help="Seconds that captioning the sample may take.")] = 60,
+    limit_s: Annotated[
+        float, typer.Option("--limit-s", min=0, help="Seconds that captioning the sample may take.")
+    ] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
     gpus: Annotated[
         int | None, typer.Option("--gpus", min=1, help="Work out the pre-training on so many GPUs; measure nothing.")

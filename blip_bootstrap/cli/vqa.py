@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from blip_bootstrap.cli.listing import ListedCommands
 from blip_bootstrap.cli.options import ConfigFile, Settings, load, say
 from blip_bootstrap.ending import ended_early
 from blip_bootstrap.loop.vqa import answer_vqa, train_vqa
@@ -35,7 +36,11 @@ ImageRoot = Annotated[
     ),
 ]
 
-vqa_app = typer.Typer(help="Fine-tune a model to answer questions about pictures, and ask it.", no_args_is_help=True)
+vqa_app = typer.Typer(
+    cls=ListedCommands,
+    help="Fine-tune a model to answer questions about pictures, and ask it.",
+    no_args_is_help=True,
+)
 
 commands = typer.Typer(rich_markup_mode="markdown")
 

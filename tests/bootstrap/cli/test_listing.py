@@ -35,7 +35,7 @@ def groups() -> Iterator[tuple[Any, Any]]:
 
 
 def test_the_list_says_of_each_command_what_its_own_help_begins_with() -> None:
-    listing = [(group, context) for group, context in groups() if isinstance(group, ListedCommands)]
+    listing = [(group, context) for group, context in groups() if isinstance(group, ListedCommands) and group.listed]
     assert len(listing) == 2, "the top and `config`"
     for group, _ in listing:
         for name, listed in group.listed.items():
@@ -80,6 +80,29 @@ def test_a_misspelt_command_is_answered_with_a_guess(words: str, meant: str) -> 
     done = CliRunner().invoke(app, words.split(), env={"COLUMNS": "200"})
     assert done.exit_code == 2
     assert f"Did you mean '{meant}'?" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("nonsense", "No such command 'nonsense'; there are run, demo, status, sql, report, why, diff, export, plan,"),
+        ("vqa nonsense", "No such command 'nonsense'; there are train, answer."),
+        ("audit kept_by_source_x", "No such command 'kept_by_source_x'; there are sample, label, estimate, languages,"),
+        ("run --round one", "Invalid value for '--round': a whole number was expected (got 'one')"),
+        ("run --round -1", "Invalid value for '--round': must be at least 0 (got '-1')"),
+        ("run --round 1 --remake x", "Invalid value for '--remake': a whole number was expected (got 'x')"),
+        ("plan --images 9 --mfu 2", "Invalid value for '--mfu': must be at most 1.0 (got '2')"),
+        ("plan --images 9 --limit-s -2", "Invalid value for '--limit-s': must be at least 0.0 (got '-2')"),
+        ("audit sample --size 0", "Invalid value for '--size': must be at least 1 (got '0')"),
+        ("vqa answer m q --mode x", "Invalid value for '--mode': 'x' is not one of 'generate', 'rank'."),
+        ("run --ronud 1", "No such option: --ronud (Possible options: --root, --round)"),
+    ],
+)
+def test_a_wrong_word_or_value_is_told_with_what_there_is(words: str, told: str) -> None:
+    done = CliRunner().invoke(app, words.split(), env={"COLUMNS": "400"})
+    assert done.exit_code == 2
+    assert told in done.output
+    assert "Value error" not in done.output
 
 
 @pytest.mark.parametrize(
