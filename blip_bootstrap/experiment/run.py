@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from blip_bootstrap.experiment.check import check_job
-from blip_bootstrap.experiment.file import Split
+from blip_bootstrap.experiment.file import Split, Stop
 from blip_bootstrap.experiment.plan import Job
 from blip_bootstrap.experiment.record import Record, key_of, read_record, record_file
 from blip_bootstrap.experiment.results import unknown_figures
@@ -121,13 +121,17 @@ def run_experiment(
         else:
             for seed in seeds:
                 run_seed(job, seed, turn, splits, progress, partial(_say_of, say, seed))
-        run = [name for so_far in turns[: at + 1] for name in so_far]
-        if stop and (
-            stopped := look_back(stop, found_records(job, seeds, stop.arms, stop.split), run, at == len(turns) - 1)
-        ):
+        if stop and (stopped := _look_back(job, stop, seeds, turns, at)):
             say(f"{job.experiment.name}  {stopped.told}")
             break
     return Finished(found_records(job, seeds, names, split), progress.failed, stopped)
+
+
+def _look_back(job: Job, stop: Stop, seeds: Sequence[int], turns: Sequence[tuple[str, ...]], at: int) -> Stopped | None:
+    """What the stop rule says once the turn `at` is done."""
+    run, to_come = ([name for turn in some for name in turn] for some in (turns[: at + 1], turns[at + 1 :]))
+    records = found_records(job, seeds, stop.arms, stop.split)
+    return look_back(stop, records, run, at == len(turns) - 1, to_come)
 
 
 def found_records(job: Job, seeds: Sequence[int], names: Sequence[str], split: Split) -> list[Record]:

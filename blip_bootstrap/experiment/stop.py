@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from blip_bootstrap.experiment.file import Stop
 from blip_bootstrap.experiment.record import Record
@@ -29,7 +29,9 @@ def arms_in_turn(stop: Stop | None, names: Sequence[str]) -> list[tuple[str, ...
     return [first, *((name,) for name in in_series[1:])]
 
 
-def look_back(stop: Stop, records: Sequence[Record], run: Collection[str], is_last: bool) -> Stopped | None:
+def look_back(
+    stop: Stop, records: Sequence[Record], run: Collection[str], is_last: bool, to_come: Collection[str] = ()
+) -> Stopped | None:
     """Where the rule stops by the arms that are there; None where it does not yet, and more are to come.
 
     The gain of a round is the mean over the seeds that have both rounds. It counts where it is more than the standard
@@ -41,7 +43,8 @@ def look_back(stop: Stop, records: Sequence[Record], run: Collection[str], is_la
     for one in records:
         if stop.metric in one["figures"]:
             values.setdefault(one["arm"], {})[one["seed"]] = one["figures"][stop.metric]
-    series = [name for name in stop.arms if name in values or name in run]
+    so_far = takewhile(lambda name: name not in to_come, stop.arms)
+    series = [name for name in so_far if name in values or name in run]
     if not any(name in values for name in series):
         return None  # nothing has the figure, which is told where figures are
     for before, now in pairwise(series):
@@ -51,7 +54,7 @@ def look_back(stop: Stop, records: Sequence[Record], run: Collection[str], is_la
         gained, told = _gain([values[now][seed] - values[before][seed] for seed in sorted(both)])
         if not gained:
             return Stopped(now, before, f"stops at {now}: {stop.metric} ({stop.split}) {told}; {before} counts")
-    if not is_last or not series:
+    if not is_last or len(series) < 2:
         return None
     return Stopped(None, series[-1], f"every round up to {series[-1]} gained on {stop.metric} ({stop.split})")
 

@@ -218,7 +218,7 @@ def test_a_seed_draws_its_own_human_set_and_the_rest_is_its_validation(small: Sm
 def test_rounds_end_where_the_rule_stops(small: SmallExperiments, monkeypatch: pytest.MonkeyPatch) -> None:
     arms = {f"round_{number}": {"round": number} for number in range(4)}
     stop = {"arms": list(arms), "metric": "cider", "split": "held_out"}
-    figures = iter([0.2, 0.3, 0.25, 0.9])
+    figures = iter([0.2, 0.3, 0.25, 0.2, 0.3, 0.25])
 
     def evaluate(out: Path, *_: Path | None, config: object) -> dict[str, float]:
         found = {"cider": next(figures)}
@@ -233,6 +233,10 @@ def test_rounds_end_where_the_rule_stops(small: SmallExperiments, monkeypatch: p
     assert (finished.stopped.at, finished.stopped.answer) == ("round_2", "round_1")
     assert said[-1].endswith("gains -0.05, the seeds differ by 0; round_1 counts")
     assert "stops at round_2" in page_html(small.job(arms=arms, stop=stop).experiment, finished)
+    more = small.run(small.job(arms=arms, stop=stop), seeds=(0, 1))  # a seed that is added has every round, too
+    assert [(one["arm"], one["seed"]) for one in more.records[-4:]] == [
+        ("round_1", 0), ("round_1", 1), ("round_2", 0), ("round_2", 1),
+    ]  # fmt: skip
 
 
 def test_results_as_a_table_a_list_and_a_page(small: SmallExperiments, tmp_path: Path) -> None:

@@ -57,6 +57,21 @@ def test_the_series_ends_where_a_round_failed_in_all_seeds() -> None:
     assert found.at == "r1"
 
 
+def test_rounds_that_other_seeds_have_are_no_part_of_it_before_their_turn() -> None:
+    """A seed is added: what the others say of later rounds does not end the series before the new one has them."""
+    there = records(r0=[1.0, 1.2, 1.1], r1=[2.0, 2.3], r2=[2.0, 2.2])
+    assert look_back(Stop(arms=SERIES), there, ("r0",), False, to_come=("r1", "r2")) is None
+    with_r1 = [*there, {"arm": "r1", "seed": 2, "figures": {"cider": 2.2}}]
+    assert look_back(Stop(arms=SERIES), with_r1, ("r0", "r1"), False, to_come=("r2",)) is None
+    found = look_back(Stop(arms=SERIES), with_r1, SERIES, True)
+    assert found is not None
+    assert found.told.startswith("stops at r2: ")
+
+
+def test_of_one_round_alone_nothing_is_said() -> None:
+    assert look_back(Stop(arms=SERIES), records(r1=[1.0, 1.2]), ("r1",), True) is None
+
+
 @pytest.mark.parametrize(
     ("stop", "turns"),
     [
