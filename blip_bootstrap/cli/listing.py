@@ -59,7 +59,7 @@ def _with_the_value(error: typer.BadParameter) -> str:
     """The message of an error about a value: as of a setting of the configuration where pydantic found it."""
     from pydantic import ValidationError  # start-up: a tenth of a second, for errors alone
 
-    from blip_bootstrap.config.mistakes import in_words  # start-up: so
+    from blip_bootstrap.settings.mistakes import in_words  # start-up: so
 
     if not isinstance(error.__cause__, ValidationError):
         return error.message
