@@ -36,10 +36,10 @@ from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import resolve_sampler
 from blip_training.evaluate.retrieval import area_under_curve
 from blip_training.feed.shards import annotated_shards
+from blip_training.hard_texts.human_pictures import HumanPictures
+from blip_training.hard_texts.swaps import Swapper
 from blip_training.objective.micro_batches import encode_texts
 from blip_training.train.finetune import finetune_filter_model
-from blip_training.train.human_pictures import HumanPictures
-from blip_training.train.swaps import Swapper
 
 ARMS: dict[str, dict[str, float]] = {
     "none": {},

@@ -28,7 +28,7 @@ from blip_training.feed.feed import Feed
 from blip_training.feed.lanes import Lanes, num_lanes
 from blip_training.feed.row_groups import read_row_group
 from blip_training.feed.shards import Drawing, annotated_shards, web_shards
-from blip_training.train.human_pictures import HumanPictures
+from blip_training.hard_texts.human_pictures import HumanPictures
 from tests.support.many_groups import write_groups, write_human
 from tests.support.moto_store import Bucket, environment, moto_server
 

@@ -16,6 +16,7 @@ from blip_training.feed.batches import Batch, TrainingData
 from blip_training.feed.counts import count_samples
 from blip_training.feed.left_out import read_left_out
 from blip_training.feed.shards import annotated_shards
+from blip_training.hard_texts.hard_texts import open_hard_texts
 from blip_training.model.cross_attention import KeyValue
 from blip_training.model.flops import captioning_flops
 from blip_training.model.med import DECODE, EMBED, Med, require
@@ -27,7 +28,6 @@ from blip_training.train.alike import check_config
 from blip_training.train.best_model import Best
 from blip_training.train.contrastive_step import LmOf, contrastive_step
 from blip_training.train.feed import feed_of
-from blip_training.train.hard_texts import open_hard_texts
 from blip_training.train.log import OnStep, itm_of_guessing
 from blip_training.train.run import Run, prepare
 from blip_training.train.schedule import alpha_at

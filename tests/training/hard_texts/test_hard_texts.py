@@ -20,16 +20,16 @@ from blip_training.evaluate.retrieval import area_under_curve
 from blip_training.feed.batches import TrainingData
 from blip_training.feed.feed import Feed
 from blip_training.feed.shards import annotated_shards, image_id_of
+from blip_training.hard_texts.captioner_texts import disagrees, read_texts, write_texts
+from blip_training.hard_texts.hard_texts import HardTexts, Kind, open_hard_texts
+from blip_training.hard_texts.human_pictures import HumanPictures
+from blip_training.hard_texts.near_texts import texts_of_near_pictures
 from blip_training.model.med import Med
 from blip_training.objective.contrast import Contrast
 from blip_training.objective.micro_batches import encode_texts, micro_batches_of
 from blip_training.runtime.workers import Worker
-from blip_training.train.captioner_texts import disagrees, read_texts, write_texts
 from blip_training.train.finetune import finetune_captioner_model, finetune_filter_model
-from blip_training.train.hard_texts import HardTexts, Kind, open_hard_texts
-from blip_training.train.human_pictures import HumanPictures
 from blip_training.train.log import ITM_AT_REST, itm_of_guessing
-from blip_training.train.near_texts import texts_of_near_pictures
 from blip_training.train.pretrain import pretrain_model
 from tests.support.drawn import COLOURS, SHAPES, finetune_config, model_config, pretrain_config, read_log
 from tests.support.tiny_batch import TEXTS, cut, whole_batch

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from blip_training.data.word_kinds import words_of
+from blip_training.hard_texts.captioner_texts import Texts
+from blip_training.hard_texts.human_pictures import HumanPictures
 from blip_training.model.med import Med
-from blip_training.train.captioner_texts import Texts
-from blip_training.train.human_pictures import HumanPictures
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64

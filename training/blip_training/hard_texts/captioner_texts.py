@@ -15,10 +15,10 @@ from blip_bootstrap.storage.files import write_whole
 from blip_training.checkpoint.store import load_med
 from blip_training.decoding.generate import generate
 from blip_training.decoding.sampler import PRESETS
+from blip_training.hard_texts.human_pictures import HumanPictures
 from blip_training.model.med import DECODE, require
 from blip_training.runtime.agreement import from_all, from_first
 from blip_training.runtime.workers import Worker
-from blip_training.train.human_pictures import HumanPictures
 
 TEXTS = "captioner_texts.json"
 

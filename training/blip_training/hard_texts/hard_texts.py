@@ -14,13 +14,13 @@ from blip_training.data.augment import names_a_side
 from blip_training.data.tokenizer import Tokenizer
 from blip_training.feed.batches import Batch
 from blip_training.feed.shards import Shard
+from blip_training.hard_texts.captioner_texts import Texts, disagreeing_texts
+from blip_training.hard_texts.human_pictures import HumanPictures
+from blip_training.hard_texts.near_texts import texts_of_near_pictures
+from blip_training.hard_texts.swaps import Swapper
 from blip_training.model.med import Med
 from blip_training.objective.micro_batches import MicroBatch, with_wrong_texts
 from blip_training.runtime.workers import Worker
-from blip_training.train.captioner_texts import Texts, disagreeing_texts
-from blip_training.train.human_pictures import HumanPictures
-from blip_training.train.near_texts import texts_of_near_pictures
-from blip_training.train.swaps import Swapper
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from blip_bootstrap.world.judge import judge
 from blip_bootstrap.world.scenes import scene_from
 from blip_bootstrap.world.world import WorldConfig, make_world
 from blip_training.data.word_kinds import WordKinds, words_of
-from blip_training.train.swaps import Swapper
+from blip_training.hard_texts.swaps import Swapper
 
 SMALL = WorldConfig(num_web=1, num_human=130, num_held_out=1, num_validation=1, num_vision=0, manners={},
                     blank_share=0, duplicate_share=0, three_things_share=0.2)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Wrong texts that a filter confuses with right ones, and is fine-tuned on."""
