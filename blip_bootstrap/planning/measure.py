@@ -44,9 +44,9 @@ from blip_pipelines.caption.blocks import BLOCK_ROWS
 from blip_pipelines.caption.probe import SampledCaptioning
 from blip_pipelines.caption.step import gpus_of_actor, idle_lanes
 from blip_pipelines.cluster.devices import resolve_dtypes
-from blip_pipelines.cluster.errors import errors_in_one_line
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, peak_bytes
 from blip_pipelines.cluster.session import connect
+from blip_pipelines.failures.errors import errors_in_one_line
 from blip_pipelines.scoring.sources import absolute, with_absolute_models
 
 SELECT_ROWS = 100_000

@@ -25,9 +25,9 @@ from blip_bootstrap.stores.store import fetched, gone, is_there
 from blip_pipelines.caption.again import Again, BlockWork, work_of
 from blip_pipelines.caption.ahead import one_ahead
 from blip_pipelines.caption.answers import ImageRows
-from blip_pipelines.cluster import tries
-from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.failures import tries
+from blip_pipelines.failures.limits import Limits, Watch
 from blip_pipelines.scoring.references import Reference
 from blip_pipelines.scoring.rows import IMAGE_COLUMNS, CaptionRow, to_table
 
@@ -107,7 +107,7 @@ def num_threads(config: CaptionConfig) -> int:
 class CaptionBlocks:
     """One CaptionWorker that takes blocks, writes their captions, and reports each batch to a tally.
 
-    `noted`: nobody watches this process, and a note beside each block says that it is at work (`cluster/tries.py`).
+    `noted`: nobody watches this process, and a note beside each block says that it is at work (`failures/tries.py`).
     """
 
     def __init__(

@@ -14,11 +14,11 @@ from blip_bootstrap.storage.parquet import write_parquet
 from blip_pipelines.caption.again import work_of
 from blip_pipelines.caption.answers import ImageRow, ImageRows, KeptAnswers, KeptScores, OfPicture, Told
 from blip_pipelines.caption.blocks import Block, merge_if_whole, num_threads
-from blip_pipelines.cluster import tries
-from blip_pipelines.cluster.aside import Aside, Died
 from blip_pipelines.cluster.items import RETRIES
-from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.failures import tries
+from blip_pipelines.failures.aside import Aside, Died
+from blip_pipelines.failures.limits import Limits
 from blip_pipelines.scoring.references import Reference
 from blip_pipelines.scoring.rows import CaptionRow, fold, to_table
 

@@ -24,11 +24,11 @@ from blip_pipelines.caption.answers import KeptScores, Told
 from blip_pipelines.caption.blocks import Block, counts_of, merge_if_whole, with_all_columns
 from blip_pipelines.caption.judged import Asked, Judges
 from blip_pipelines.caption.worker import BATCH_SIZE, DECODE_THREADS, SPARING
-from blip_pipelines.cluster import tries
-from blip_pipelines.cluster.aside import Aside, Died
 from blip_pipelines.cluster.items import RETRIES
-from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.failures import tries
+from blip_pipelines.failures.aside import Aside, Died
+from blip_pipelines.failures.limits import Limits, Watch
 from blip_pipelines.scoring.rows import CaptionRow
 from blip_training.data.decode import decode_image
 from blip_training.runtime.workers import resolve_device

@@ -28,12 +28,12 @@ from blip_pipelines.caption.blocks import (
 from blip_pipelines.caption.careful import CarefulBlocks
 from blip_pipelines.caption.todo import Tasks, Todo
 from blip_pipelines.captioners.registry import KINDS as CAPTIONERS
-from blip_pipelines.cluster import tries
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
-from blip_pipelines.cluster.limits import Limits
 from blip_pipelines.cluster.resources import NO_RAY, check_cpus, num_workers, takes_gpu, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.endpoints.ledger import Account, noted_in
+from blip_pipelines.failures import tries
+from blip_pipelines.failures.limits import Limits
 from blip_pipelines.judges.registry import KINDS as JUDGES
 from blip_pipelines.scoring.references import Reference, pick_carefully, pick_references
 from blip_pipelines.scoring.sources import absolute, judges_bytes, with_absolute_models, worker_bytes

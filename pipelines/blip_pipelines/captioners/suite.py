@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from blip_bootstrap.errors import BlipBootstrapError
 from blip_pipelines.captioners.interface import VARIES_WITH
-from blip_pipelines.cluster.aside import Aside, Died
-from blip_pipelines.cluster.limits import Limits
+from blip_pipelines.failures.aside import Aside, Died
+from blip_pipelines.failures.limits import Limits
 
 SAME_ROWS = ("nothing", "device")
 """Promises that what is said does not depend on what else is asked."""

@@ -14,8 +14,8 @@ import ray
 
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.progress import tell
-from blip_pipelines.cluster.errors import first_line
 from blip_pipelines.cluster.items import RETRIES, Pool
+from blip_pipelines.failures.errors import first_line
 
 PLAIN_TRIES = 2
 """Workers may die of an item so often before it is done carefully: one death may be a lost machine."""

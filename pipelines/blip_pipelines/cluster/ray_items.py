@@ -19,12 +19,12 @@ import ray
 from blip_bootstrap.machine import memory_bytes
 from blip_bootstrap.progress import Progress
 from blip_pipelines.cluster.crew import Crew, Told
-from blip_pipelines.cluster.errors import Raised, errors_in_one_line, packed, unpacked
 from blip_pipelines.cluster.items import RETRIES, Pool, Work
-from blip_pipelines.cluster.limits import peak_held_bytes
 from blip_pipelines.cluster.ray_tally import start_tally
 from blip_pipelines.cluster.sees_root import Roots, roots_now, see
 from blip_pipelines.cluster.tally import Counts, shown
+from blip_pipelines.failures.errors import Raised, errors_in_one_line, packed, unpacked
+from blip_pipelines.failures.limits import peak_held_bytes
 
 TELL_S = 5.0
 """A worker tells of its counts so often at most: one actor hears of all, some 1,000 times a second."""

@@ -10,7 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.progress import tell
-from blip_pipelines.cluster.errors import Raised, packed, unpacked
+from blip_pipelines.failures.errors import Raised, packed, unpacked
 
 ANSWER_S = 120.0
 """How long a node may take to answer: its first process of Ray's must start, on a busy machine."""

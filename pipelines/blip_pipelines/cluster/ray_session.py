@@ -21,8 +21,8 @@ from blip_bootstrap.config import RayConfig
 from blip_bootstrap.ending import sigterm_held
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.machine import num_cores
-from blip_pipelines.cluster.errors import first_line
 from blip_pipelines.cluster.resources import MIN_LOCAL_CPUS
+from blip_pipelines.failures.errors import first_line
 
 PROBE_TIMEOUT_S = 5.0
 

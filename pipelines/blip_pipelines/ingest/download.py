@@ -16,13 +16,13 @@ from blip_bootstrap.storage.notes import total, values
 from blip_bootstrap.storage.parquet import read_parquet
 from blip_bootstrap.stores.store import gone, is_there
 from blip_pipelines.bring.read import is_brought
-from blip_pipelines.cluster import tries
-from blip_pipelines.cluster.aside import Aside, Died
 from blip_pipelines.cluster.items import HERE, RETRIES, Pool, Work, run_items
-from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.resources import num_nodes, num_workers, works_here
 from blip_pipelines.cluster.session import connect
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.failures import tries
+from blip_pipelines.failures.aside import Aside, Died
+from blip_pipelines.failures.limits import Limits, Watch
 from blip_pipelines.fetch.courtesy import Courtesy, Shared
 from blip_pipelines.fetch.local_server import serve_folder
 from blip_pipelines.fetch.proxies import Proxies
@@ -162,7 +162,7 @@ def _serve(urls: UrlList) -> AbstractContextManager[str]:
 class ShardDownload:
     """What a worker runs: downloads shards one after another, writes their parts, and counts rows in a tally.
 
-    `noted`: nobody watches this process, and a note beside each part says that it is at work (`cluster/tries.py`).
+    `noted`: nobody watches this process, and a note beside each part says that it is at work (`failures/tries.py`).
     """
 
     def __init__(

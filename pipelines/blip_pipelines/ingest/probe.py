@@ -11,9 +11,9 @@ from typing import Any
 from blip_bootstrap.config import DownloadConfig, RayConfig
 from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, rows_to_table, write_parquet
-from blip_pipelines.cluster.errors import errors_in_one_line
 from blip_pipelines.cluster.probe import empty_job_s, run_together
 from blip_pipelines.cluster.resources import num_workers, peak_bytes
+from blip_pipelines.failures.errors import errors_in_one_line
 from blip_pipelines.ingest.download import serve_lists
 from blip_pipelines.ingest.fetched_rows import fetch_rows
 from blip_pipelines.ingest.pictures import WebStore

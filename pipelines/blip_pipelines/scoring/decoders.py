@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
-from blip_pipelines.cluster.aside import Died
+from blip_pipelines.failures.aside import Died
 from blip_pipelines.scoring import decode_process
 from blip_pipelines.scoring.decode_process import BROKEN, DECODED, LENGTH_BYTES
 from blip_training.runtime.child_process import Child, how_it_ended, start_child, stop_child

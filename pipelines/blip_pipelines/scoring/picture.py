@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from blip_bootstrap.errors import InputError
-from blip_pipelines.cluster.aside import Died
+from blip_pipelines.failures.aside import Died
 from blip_pipelines.scoring.decoders import DecodeProcesses
 from blip_pipelines.scoring.rows import CaptionRow, fold
 from blip_training.data.decode import decode_image

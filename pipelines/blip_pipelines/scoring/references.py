@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import open_parquet, parquet_files, reading
-from blip_pipelines.cluster.aside import Aside, Died
-from blip_pipelines.cluster.limits import Limits
+from blip_pipelines.failures.aside import Aside, Died
+from blip_pipelines.failures.limits import Limits
 from blip_training.data.decode import decode_image
 
 ROWS_PER_READ = 128

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from blip_bootstrap.stores.store import fetched, is_there
-from blip_pipelines.cluster.errors import Raised, first_line
+from blip_pipelines.failures.errors import Raised, first_line
 
 RAISED, STALLED = "raised.pickle", "stalled.pickle"
 """What workers leave in an attempt's folder: an error, or who stood still."""

@@ -11,8 +11,8 @@ import ray
 
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.stores.store import fetched, publish_rest
-from blip_pipelines.cluster.errors import Raised, errors_in_one_line, first_line, packed, unpacked
 from blip_pipelines.cluster.sees_root import Roots, roots_now, see
+from blip_pipelines.failures.errors import Raised, errors_in_one_line, first_line, packed, unpacked
 from blip_pipelines.train.failures import Failures
 from blip_pipelines.train.room import first_done
 from blip_pipelines.train.runner import Call, Counts, Training, run_call

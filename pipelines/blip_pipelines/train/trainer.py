@@ -28,8 +28,8 @@ from blip_bootstrap.errors import BlipBootstrapError
 from blip_bootstrap.machine import num_cores
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.stores.store import fetched, gone, store_of
-from blip_pipelines.cluster.errors import Raised, packed, unpacked
 from blip_pipelines.cluster.sees_root import roots_now
+from blip_pipelines.failures.errors import Raised, packed, unpacked
 from blip_pipelines.train.causes import RAISED, STALLED, cause_of, machines, read_left
 from blip_pipelines.train.failures import Failures
 from blip_pipelines.train.on_ray import train_in_worker

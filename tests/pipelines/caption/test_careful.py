@@ -15,8 +15,8 @@ from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_pa
 from blip_pipelines.caption.blocks import BLOCK_ROWS, Block
 from blip_pipelines.caption.careful import CarefulBlocks, flagged
 from blip_pipelines.caption.worker import CaptionWorker
-from blip_pipelines.cluster.aside import Died
 from blip_pipelines.cluster.tally import Tally
+from blip_pipelines.failures.aside import Died
 from blip_pipelines.scoring.references import pick_references
 
 POISON = Path(__file__).parents[2] / "support" / "poison"

@@ -13,9 +13,9 @@ import pytest
 
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.errors import InputError, RunFailed
-from blip_pipelines.cluster.errors import errors_in_one_line
 from blip_pipelines.cluster.resources import check_cpus, cluster_cpus, num_workers
 from blip_pipelines.cluster.session import connect
+from blip_pipelines.failures.errors import errors_in_one_line
 
 
 @pytest.mark.ray

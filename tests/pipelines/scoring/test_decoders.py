@@ -24,7 +24,7 @@ from blip_bootstrap.config import CaptionConfig, SamplerConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
 from blip_pipelines.caption.worker import CaptionWorker
-from blip_pipelines.cluster.aside import Died
+from blip_pipelines.failures.aside import Died
 from blip_pipelines.scoring import decoders
 from blip_pipelines.scoring.decoders import DecodeProcesses
 from blip_pipelines.scoring.picture import Picture

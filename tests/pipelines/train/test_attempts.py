@@ -15,8 +15,8 @@ import pytest
 
 from blip_bootstrap.config import FinetuneConfig, OptimizerConfig, PretrainConfig, RayConfig
 from blip_bootstrap.errors import InputError, RunFailed
-from blip_pipelines.cluster.errors import packed
 from blip_pipelines.cluster.sees_root import Roots
+from blip_pipelines.failures.errors import packed
 from blip_pipelines.train import causes, on_ray, trainer
 from blip_pipelines.train.runner import Training, train
 from blip_pipelines.train.steps import sizes_of

@@ -10,7 +10,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckFailedError
 
-from blip_pipelines.cluster.errors import packed
+from blip_pipelines.failures.errors import packed
 from blip_pipelines.train import causes
 from blip_pipelines.train.causes import RAISED, STALLED, cause_of
 

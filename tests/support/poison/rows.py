@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from blip_pipelines.cluster.aside import Aside, Died
 from blip_pipelines.cluster.items import RETRIES
-from blip_pipelines.cluster.limits import Limits, Watch
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.failures.aside import Aside, Died
+from blip_pipelines.failures.limits import Limits, Watch
 from tests.support.poison.acts import act
 
 LIMITS = Limits(row_timeout_s=0.3, memory_bytes=700_000_000)

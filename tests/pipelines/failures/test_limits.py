@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from blip_bootstrap.config import RayConfig
-from blip_pipelines.cluster import limits, tries
-from blip_pipelines.cluster.limits import Limits, Pace, Watch, held_bytes
+from blip_pipelines.failures import limits, tries
+from blip_pipelines.failures.limits import Limits, Pace, Watch, held_bytes
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from blip_bootstrap.errors import InputError, RunFailed
-from blip_pipelines.cluster.aside import Aside, Died
-from blip_pipelines.cluster.limits import Limits
+from blip_pipelines.failures.aside import Aside, Died
+from blip_pipelines.failures.limits import Limits
 
 LIMITS = Limits(row_timeout_s=30.0)
 

@@ -12,9 +12,9 @@ import pytest
 from blip_bootstrap.config import RayConfig
 from blip_bootstrap.errors import BlipBootstrapError, ConfigError, InputError, RunFailed
 from blip_bootstrap.progress import Progress
-from blip_pipelines.cluster.errors import packed, unpacked
 from blip_pipelines.cluster.items import HERE, Pool, run_items
 from blip_pipelines.cluster.tally import Counts
+from blip_pipelines.failures.errors import packed, unpacked
 from blip_pipelines.train.runner import Training, train
 
 MISTAKES = ["a.b: wrong", "c.d: wrong, too"]

@@ -24,8 +24,8 @@ from typing import IO, Any, TypeVar
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.machine import free_bytes
 from blip_bootstrap.progress import tell
-from blip_pipelines.cluster.errors import Raised, packed, unpacked
-from blip_pipelines.cluster.limits import Limits, Pace, held_bytes
+from blip_pipelines.failures.errors import Raised, packed, unpacked
+from blip_pipelines.failures.limits import Limits, Pace, held_bytes
 from blip_training.runtime.child_process import Child, how_it_ended, start_child, stop_child
 
 CHECK_S = 0.2
@@ -199,6 +199,6 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    from blip_pipelines.cluster import aside  # what is pickled here is known by this module's own name
+    from blip_pipelines.failures import aside  # what is pickled here is known by this module's own name
 
     aside.serve()
