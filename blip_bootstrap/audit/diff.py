@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -78,19 +78,33 @@ def _files(root: Path, folder: Path) -> Sequence[Path | str]:
 
 
 def _changed(root: Path, before: int, other: Path, after: int) -> list[dict[str, Any]]:
-    was, now = _settings(root, before), _settings(other, after)
-    names = sorted(was.keys() | now.keys())
-    return [
-        {"setting": name, "before": was.get(name), "after": now.get(name)}
-        for name in names
-        if was.get(name) != now.get(name)
-    ]
-
-
-def _settings(root: Path, number: int) -> dict[str, str]:
-    """The settings of a round's captions and pairs: names with dots, values as JSON."""
-    found: dict[str, str] = {}
+    """The settings that differ; of what the two rounds made by different steps, or one alone, the steps in one line."""
+    rows = []
     for name in ("captions", "pairs"):
-        manifest = run_folder.read_json(run_folder.manifest_path(run_folder.round_folder(root, number) / name)) or {}
-        found |= {f"{name}.{key}": json.dumps(value) for key, value in flat(manifest.get("settings", {})).items()}
-    return found
+        was, now = _made(root, before, name), _made(other, after, name)
+        if _step(was) == _step(now):
+            rows += _differing(name, was.get("settings", {}), now.get("settings", {}))
+        else:
+            rows.append({"setting": name, "before": _step(was), "after": _step(now)})
+    return sorted(rows, key=lambda row: str(row["setting"]))
+
+
+def _made(root: Path, number: int, name: str) -> dict[str, Any]:
+    found = run_folder.read_json(run_folder.manifest_path(run_folder.round_folder(root, number) / name))
+    return dict(found or {})
+
+
+def _step(manifest: Mapping[str, Any]) -> str | None:
+    """The step that made something; None where it is not there, as captions in round 0."""
+    step: str | None = manifest.get("recipe", {}).get("step")
+    return step
+
+
+def _differing(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Names with dots, values as JSON."""
+    was, now = ({f"{name}.{key}": json.dumps(value) for key, value in flat(one).items()} for one in (before, after))
+    return [
+        {"setting": key, "before": was.get(key), "after": now.get(key)}
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key)
+    ]

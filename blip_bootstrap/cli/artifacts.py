@@ -10,10 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from blip_bootstrap.cli.asked_run import Root, run_folder
-from blip_bootstrap.loop.leftovers import list_artifacts
-from blip_bootstrap.loop.whole import manifest_in
+from blip_bootstrap.loop.leftovers import damaged_in, list_artifacts
 from blip_bootstrap.storage.run_folder import check_run
-from blip_bootstrap.storage.verify import damaged_bytes
 from blip_bootstrap.stores.store import shown
 
 commands = typer.Typer(rich_markup_mode="markdown")
@@ -33,8 +31,7 @@ def artifacts(
     folder = run_folder(root)
     check_run(folder)
     if verify:
-        found = [f"{one.folder / name}: damaged or missing" for one in list_artifacts(folder)
-                 for name in damaged_bytes(one.folder, manifest_in(one.folder) or {"files": []})]  # fmt: skip
+        found = [f"{path}: damaged or missing" for path in damaged_in(folder)]
         typer.echo(shown("\n".join([*found, f"{len(found)} files damaged or missing"])))
         raise typer.Exit(1 if found else 0)
     rows = [

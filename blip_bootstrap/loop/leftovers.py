@@ -10,18 +10,21 @@ from typing import Any, Literal
 
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.artifacts import RECIPE, STAGING, artifact_folders
+from blip_bootstrap.storage.many_files import FILES
 from blip_bootstrap.storage.parts import borrowed_from
 from blip_bootstrap.storage.pointers import all_pointers, is_ours
 from blip_bootstrap.storage.run_folder import (
     ARTIFACTS,
     MANIFEST,
     made_by_steps,
+    manifest_places,
     out_of_date,
     pointers_in,
     read_json,
     round_name,
     round_of,
 )
+from blip_bootstrap.storage.verify import damaged_bytes
 from blip_bootstrap.stores.store import gone, sizes_below
 
 ARM_RECORDS = "arms/*/*.json"
@@ -71,6 +74,18 @@ def list_artifacts(root: Path) -> list[Entry]:
     folders = dict.fromkeys([*pointed, *artifact_folders(root), *staged])
     entries = [_entry(folder, pointed.get(folder, []), old) for folder in folders if folder.is_dir()]
     return sorted(entries, key=lambda one: (one.is_leftover, one.names, one.folder))
+
+
+def damaged_in(root: Path) -> Iterator[Path]:
+    """The files of artifacts that are missing or have other bytes than their MANIFEST says; and damaged MANIFESTs."""
+    places = [path.parent for path in manifest_places(root).values() if path.name == MANIFEST]
+    for folder in {one.resolve(): one for one in (*places, *artifact_folders(root))}.values():
+        try:
+            manifest = read_json(folder / MANIFEST) or {"files": []}
+        except InputError as error:
+            yield folder / (FILES if str(error).startswith(f"{folder / FILES}:") else MANIFEST)
+        else:
+            yield from (folder / name for name in damaged_bytes(folder, manifest))
 
 
 def _pointed(root: Path) -> Iterator[tuple[Path, str]]:

@@ -19,7 +19,15 @@ from blip_bootstrap.progress import Say
 from blip_bootstrap.query.questions import told_in_one_line
 from blip_bootstrap.storage.files import check_writable, write_whole
 from blip_bootstrap.storage.manifest import digest_of_path, digest_of_recipe, manifest_of, recipe_of, short
-from blip_bootstrap.storage.run_folder import MANIFEST, manifest_path, manifests, read_json, round_folder, used_folder
+from blip_bootstrap.storage.run_folder import (
+    MANIFEST,
+    manifest_path,
+    manifests,
+    read_json,
+    round_folder,
+    used_folder,
+    with_checksum,
+)
 from blip_bootstrap.storage.verify import damaged_bytes, told_damaged
 
 REPORT_FILES = ("metrics.json", "report.html")
@@ -83,7 +91,7 @@ def write_if_changed(file: ReportFile, content: Callable[[], Content], say: Say,
     with writing(file.path):
         if not file.path.is_file() or file.path.read_bytes() != written:
             write_whole(file.path, written)
-        write_whole(manifest_path(file.path), json.dumps(record, indent=1))
+        write_whole(manifest_path(file.path), json.dumps(with_checksum(record), indent=1))
     shown = "  ".join(f"{key} {short(value)}" for key, value in counts.items())
     say(f"{file.name}: done in {seconds:.1f} s  {shown}")
     return file.path

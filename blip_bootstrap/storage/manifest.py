@@ -31,7 +31,7 @@ from blip_bootstrap.storage.many_files import FILES, FILES_IN, MANY_FILES, as_pa
 from blip_bootstrap.storage.notes import Note, digest_of_rows, known_by, read_note
 from blip_bootstrap.storage.parquet import open_parquet, reading
 from blip_bootstrap.storage.parts import borrowed_from, home_of_part
-from blip_bootstrap.storage.run_folder import MANIFEST, checksum, read_json
+from blip_bootstrap.storage.run_folder import MANIFEST, checksum, read_json, with_checksum
 from blip_bootstrap.stores.store import fetched, gone, size_of, sizes_there
 
 DATED = {*IMAGES.dated}
@@ -179,11 +179,11 @@ def stored(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A MANIFEST as its JSON has it: where it has many files, these are written beside it and named in their place."""
     if len(files := manifest["files"]) <= MANY_FILES:
         gone(folder / FILES)
-        return dict(manifest)
+        return with_checksum(manifest)
     write_durable(folder / FILES, data := as_parquet(files))
     pointer = pointer_to(data, len(files))
     others = {name: value for name, value in manifest.items() if name != "files"}
-    return others | {"check": checksum(manifest["counts"], [pointer]), FILES_IN: pointer}
+    return with_checksum(others | {"check": checksum(manifest["counts"], [pointer]), FILES_IN: pointer})
 
 
 def _described(file: Path, name: str) -> dict[str, Any]:

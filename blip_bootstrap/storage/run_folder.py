@@ -16,6 +16,9 @@ from blip_bootstrap.storage.many_files import FILES_IN, Files, read_files
 MANIFEST = "MANIFEST.json"
 """Written last into the folder of everything that a step makes; it names the files."""
 
+CHECKSUM = "checksum"
+"""In a MANIFEST: of all the rest of it, 16 hex digits."""
+
 STALE = "stale"
 """In a MANIFEST: why the artifact is to be made anew by its own recipe, since rows that it is of were withdrawn."""
 
@@ -40,7 +43,7 @@ def named_files(folder: Path) -> dict[str, str | None] | None:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = as_written(json.loads(path.read_text(encoding="utf-8")))
         files = read_files(folder, found[FILES_IN]) if FILES_IN in found else found["files"]
         pairs = files.columns("name", "at") if isinstance(files, Files) else [(f["name"], f.get("at")) for f in files]
         names = {str(name): at for name, at in pairs}
@@ -107,17 +110,35 @@ def read_json(path: Path, advice: str | None = None) -> Any:
     A MANIFEST has its `files`, also where these lie in a file of their own.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no object")
-        listed = [found[FILES_IN]] if FILES_IN in found else found.get("files")
-        if "check" in found and found["check"] != checksum(found["counts"], listed or []):
-            raise ValueError("its counts or files are not those that were written")
+        found = as_written(json.loads(path.read_text(encoding="utf-8")))
         return found | {"files": read_files(path.parent, found[FILES_IN])} if FILES_IN in found else found
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable JSON ({error}); {advice or advice_on(path)}") from error
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path}: damaged ({error}); {advice or advice_on(path)}") from error
+
+
+def as_written(found: Any) -> dict[str, Any]:
+    """What a JSON file holds. Raises ValueError or KeyError where a MANIFEST is not what was written.
+
+    MANIFESTs have checksums: the first ones none, then one of counts and files, since later one of all.
+    """
+    if not isinstance(found, dict):
+        raise ValueError("it holds no object")
+    if CHECKSUM in found and found[CHECKSUM] != _digest({k: v for k, v in found.items() if k != CHECKSUM}):
+        raise ValueError("it does not say what was written: its checksum is another")
+    listed = [found[FILES_IN]] if FILES_IN in found else found.get("files")
+    if "check" in found and found["check"] != checksum(found["counts"], listed or []):
+        raise ValueError("its counts or files are not those that were written")
+    return found
+
+
+def with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A MANIFEST as it is written: with a checksum of all that it says, by which `read_json` knows a damaged one."""
+    told = {name: value for name, value in manifest.items() if name != CHECKSUM}
+    return told | {CHECKSUM: _digest(told)}
 
 
 def advice_on(path: Path) -> str:
@@ -149,7 +170,11 @@ def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def checksum(counts: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
     """What a MANIFEST has as `check`, so that a damaged one shows no wrong figure: 16 hex digits."""
-    as_read = json.loads(json.dumps([counts, files]))  # where a whole number as a key is a text
+    return _digest([counts, files])
+
+
+def _digest(told: Any) -> str:
+    as_read = json.loads(json.dumps(told))  # where a whole number as a key is a text
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()[:16]
 
 

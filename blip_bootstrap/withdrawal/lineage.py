@@ -11,10 +11,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from blip_bootstrap.errors import InputError
 from blip_bootstrap.loop.artifacts import RECIPE, STAGING, artifact_folders
 from blip_bootstrap.storage.many_files import FILES, FILES_IN, Files
 from blip_bootstrap.storage.parts import borrowed_from
-from blip_bootstrap.storage.run_folder import MANIFEST
+from blip_bootstrap.storage.run_folder import MANIFEST, advice_on, as_written
 from blip_bootstrap.stores.store import fetched, is_there, sizes_below
 
 DOWNLOAD = "download_images"
@@ -77,9 +78,18 @@ def _found(root: Path, folder: Path) -> Found:
 
 
 def read_manifest_as_is(folder: Path) -> dict[str, Any] | None:
-    """The MANIFEST in a folder with its files; also where these were written again, and a kill left the JSON before."""
-    found = _read(folder / MANIFEST)
-    if found and FILES_IN in found:
+    """The MANIFEST in a folder with its files; also where these were written again, and a kill left the JSON before.
+
+    Raises InputError where it is damaged: an artifact of which it is not known what it is would be deleted.
+    """
+    path = folder / MANIFEST
+    if not is_there(path):
+        return None
+    try:
+        found = as_written(json.loads(fetched(path).read_text(encoding="utf-8")))
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path}: damaged ({error}); nothing is taken out; {advice_on(path)}") from error
+    if FILES_IN in found:
         found["files"] = Files(pq.read_table(fetched(folder / FILES)))
     return found
 

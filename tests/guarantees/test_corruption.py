@@ -110,6 +110,28 @@ def test_a_bit_in_some_files(made: Path, tmp_path: Path) -> None:
     assert all_wrongs(made, some[::2], tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("step", "field"),
+    [
+        ("pretrain", '"content"'),  # captioner and filter would be trained anew
+        ("caption_and_score", '"recipe"'),
+        ("caption_and_score", '"settings"'),
+        ("select_pairs", '"seconds"'),
+    ],
+)
+def test_a_bit_in_a_field_of_a_manifest_is_told_and_nothing_is_made(
+    made: Path, tmp_path: Path, step: str, field: str
+) -> None:
+    shutil.copytree(made / "disk", tmp_path / "disk", symlinks=True)
+    path = sorted((tmp_path / "disk/run/artifacts" / step).glob("*/MANIFEST.json"))[0]
+    text = path.read_text()
+    at = text.index(field) + len(field) - 2
+    path.write_text(text[:at] + chr(ord(text[at]) ^ 1) + text[at + 1 :])
+    done = run_forked(Job(tmp_path, given=made / "given"))
+    assert (done.code, done.made) == (1, [])
+    assert "MANIFEST.json: damaged (it does not say what was written" in done.error
+
+
 @pytest.mark.long
 def test_a_bit_in_every_kind_of_file(made: Path, tmp_path: Path) -> None:
     assert all_wrongs(made, cases(made, [0.05, 0.3, 0.45, 0.7, 0.97]), tmp_path) == []

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -132,6 +133,7 @@ class _Captions:
     """Stands for CaptionWorker: texts and scores by key, candidate and the models' weights alone."""
 
     batch_size = BLOCK_ROWS
+    writers = judges = SimpleNamespace(are_waiting=False)
 
     def __init__(self, note: Note, captioner: str, filter: str, config: Any, *_: object) -> None:
         self.note, self.config = note, config

@@ -12,12 +12,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blip_bootstrap.cli.app import app
-from blip_bootstrap.errors import RunFailed
+from blip_bootstrap.errors import InputError, RunFailed
 from blip_bootstrap.storage.lock import locked
 from blip_bootstrap.storage.run_folder import out_of_date
 from blip_bootstrap.storage.withdrawn import HASHES, JOURNAL
 from blip_bootstrap.withdrawal.asked import Asked, asked
 from blip_bootstrap.withdrawal.forget import begin, end, plan_withdrawal
+from blip_bootstrap.withdrawal.lineage import artifacts_of
 from tests.support.forgetting import GONE, KEYS, TEXTS, forgotten, holding, is_whole, no_gap
 from tests.support.kills import Killed, killed_after
 from tests.support.small_world_runs import SmallRuns, manifest_of, rows_of, weights_of
@@ -57,6 +58,23 @@ def test_no_file_holds_it_and_every_other_row_is_as_it_was(root: Path, runs: Sma
     assert (root / HASHES).read_text().split() == [
         word for url in sorted(hashlib.sha256(one.encode()).hexdigest() for one in GONE) for word in ("url", url)
     ]
+
+
+def test_a_damaged_manifest_is_told_and_nothing_is_taken_out(root: Path) -> None:
+    """It is not known what it is of; as something half-made it would be deleted."""
+    (captions,) = (root / "artifacts/caption_and_score").glob("*/MANIFEST.json")
+    text = captions.read_text()
+    for damaged in (text[:-20], text.replace('"name"', '"mane"', 1)):
+        captions.write_text(damaged)
+        before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        with pytest.raises(InputError, match=r"MANIFEST\.json: (damaged|not readable JSON) \("):
+            forget_gone(root)
+        with pytest.raises(InputError, match=r"MANIFEST\.json: damaged \(.*\); nothing is taken out"):
+            artifacts_of(root)
+        after = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        assert {path: data for path, data in after.items() if path.name != ".lock"} == {
+            path: data for path, data in before.items() if path.name != ".lock"
+        }
 
 
 def test_the_next_run_is_one_in_which_these_answered_404(root: Path, runs: SmallRuns, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from blip_bootstrap.config import ModelConfig
 from blip_bootstrap.errors import CheckpointError
+from blip_training.checkpoint.cast import cast_products
 from blip_training.checkpoint.fresh import new_med
 from blip_training.model.cross_attention import CrossAttention
 from blip_training.model.med import Med
@@ -215,3 +217,32 @@ def test_heads_on_the_first_state_get_what_the_whole_last_layer_would_give(itc_p
     unimodal = med.text(ids, mask, "bidirectional")
     mean = (unimodal * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     torch.testing.assert_close(med.pool_text(ids, mask), unimodal[:, 0] if itc_pooling == "first" else mean)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cast", [False, True])
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_heads_of_itc_and_itm_are_float32_where_all_else_is_bfloat16(cast: bool, pooling: str) -> None:
+    med, (pixels, ids, mask) = tiny(itc_pooling=pooling), inputs(40, 40)
+    torch.nn.init.normal_(med.itm_head.weight, std=0.5)
+    exact = med.match(med.encode_image(pixels), ids, mask)
+    used = cast_products(copy.deepcopy(med)) if cast else med
+    with torch.autocast("cpu", torch.bfloat16):
+        states = used.encode_image(pixels)
+        logits, image = used.match(states, ids, mask), used.project_image(states)
+        text = used.embed_text(ids, mask)
+    for found in (logits, image, text):
+        assert found.dtype == torch.float32
+        assert not torch.equal(found, found.bfloat16().float()), "rounded to three digits"
+    assert len(logits.softmax(1)[:, 1].unique()) == 40, "no two pairs tie"
+    assert torch.allclose(logits, exact, atol=0.1)
+    assert {used.itm_head.weight.dtype, used.vision_projection.weight.dtype} == {torch.float32}
+
+
+@torch.no_grad()
+def test_heads_in_float32_are_the_layers_to_the_last_bit() -> None:
+    med, (pixels, ids, mask) = tiny(), inputs(3, 3)
+    states = med.encode_image(pixels)
+    assert torch.equal(med.project_image(states), med.vision_projection(states[:, 0]))
+    pooled = med.pool_text(ids, mask)
+    assert torch.equal(med.embed_text(ids, mask), torch.nn.functional.normalize(med.text_projection(pooled), dim=-1))

@@ -8,14 +8,18 @@ from torch import nn
 from blip_training.model.med import Med
 from blip_training.model.text_stack import LmHead
 
+HEADS = ("vision_projection", "text_projection", "itm_head")
+
 
 def cast_products(med: Med) -> Med:
     """Cast the weights of all matrix products to bfloat16, in place, and return `med`; to be used under autocast.
 
-    Autocast would cast each of them at each batch. What it leaves in float32 stays so: norms, the sums between blocks,
-    the ITC temperature.
+    Autocast would cast each of them at each batch. What stays in float32 stays so: norms, the sums between blocks, the
+    heads of ITC and ITM, the ITC temperature.
     """
-    for module in med.modules():
+    for name, module in med.named_modules():
+        if name in HEADS:
+            continue
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
             module.to(torch.bfloat16)
         elif isinstance(module, LmHead):
