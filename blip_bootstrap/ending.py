@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import signal
 import sys
@@ -133,6 +134,17 @@ def sigterm_held() -> Iterator[None]:
 def sigterm_came() -> bool:
     """Whether Terminated was raised in this process."""
     return _terminate.came_at is not None
+
+
+def skip_farewells() -> None:
+    """Let this process end without what C++ does at the end of one: threads of a library that does not answer are still
+    at work, and what they use would be destroyed below them (a SIGSEGV, at one of ten ends beside a stuck Ray 2.60).
+
+    The exit code stays, and so does what Python does. Does nothing where the C library has no `on_exit`, as on macOS.
+    """
+    libc = ctypes.CDLL(None)
+    with suppress(AttributeError):
+        libc.on_exit(libc._exit, None)  # called first, since it is registered last, and with the exit code
 
 
 def note_end() -> None:

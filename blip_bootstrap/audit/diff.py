@@ -96,8 +96,8 @@ def _made(root: Path, number: int, name: str) -> dict[str, Any]:
 
 def _step(manifest: Mapping[str, Any]) -> str | None:
     """The step that made something; None where it is not there, as captions in round 0."""
-    step: str | None = manifest.get("recipe", {}).get("step")
-    return step
+    step = manifest.get("recipe", {}).get("step")
+    return None if step is None else str(step)
 
 
 def _differing(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from blip_bootstrap.config import RayConfig
-from blip_bootstrap.ending import sigterm_held
+from blip_bootstrap.ending import sigterm_held, skip_farewells
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.machine import num_cores
 from blip_pipelines.cluster.resources import MIN_LOCAL_CPUS
@@ -81,6 +81,7 @@ def disconnect() -> None:
     leaving, _leaving = _leaving, None
     if leaving and not leaving.leave(SHUTDOWN_S):
         atexit.unregister(ray.shutdown)  # Ray's own handler, which would wait again
+        skip_farewells()
 
 
 def _join_cluster(address: str, worker_environment: Mapping[str, str]) -> None:

@@ -212,3 +212,26 @@ def test_an_idle_connection_does_not_hold_up_the_label_page(tmp_path: Path) -> N
     assert not serving.is_alive()
     assert {row["answer"] for row in read_labels(path)} == {"yes"}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+ABORTS = """
+import atexit, ctypes, sys
+from blip_bootstrap.ending import skip_farewells
+
+libc = ctypes.CDLL(None)
+libc.on_exit(libc.abort, None)  # stands for what is destroyed below a thread of a library
+atexit.register(print, "what Python does last")
+if "skip" in sys.argv:
+    atexit.register(skip_farewells)
+print("said")
+sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on_exit is of glibc")
+def test_a_process_ends_without_what_libraries_do_at_the_end_of_one() -> None:
+    command = [sys.executable, "-c", ABORTS]
+    died = subprocess.run(command, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGABRT, "what this is against"
+    done = subprocess.run([*command, "skip"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "said\nwhat Python does last\n", "")

@@ -27,7 +27,7 @@ def make(folder: Path) -> Path:
     for number in range(2):
         pq.write_table(pa.table({"key": [f"{number}"]}), folder / f"part-{number:05d}.parquet")
     recipe = recipe_of("select_pairs", SelectConfig(), {"captions": "0123456789abcdef"})
-    counts: dict[Any, int] = {"rows": 2, 3: 1}  # JSON makes a text of the number
+    counts: dict[Any, int] = {"rows": 2, 3: 1}  # a whole number is a text in JSON
     told = manifest_of("round-01/pairs", recipe, SelectConfig(), counts, 1.25, describe_files(folder))
     finish(folder, told)
     return folder
