@@ -47,7 +47,7 @@ def small_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     strict = [row | {"arm": "strict", "value": row["value"] - 0.125} for row in rows if row["arm"] == "cf"]
     (folder / "mine.json").write_text(json.dumps([*rows, *strict]))
     (folder / "mine.yaml").write_text(
-        "{name: mine, question: Which?, arms: {none: {round: 0}, cf: {}, strict: {}}, compare: [[strict, cf]]}"
+        "{name: mine, question: which, arms: {none: {round: 0}, cf: {}, strict: {}}, compare: [[strict, cf]]}"
     )
     (folder / "scale.json").write_text(json.dumps([row for row in rows if row["seed"] == 0]))
     return folder
