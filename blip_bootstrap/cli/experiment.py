@@ -27,7 +27,7 @@ from blip_bootstrap.experiment.results import (
 )
 from blip_bootstrap.experiment.run import Finished, run_experiment
 from blip_bootstrap.paths import path_argument
-from blip_bootstrap.query.formats import print_table
+from blip_bootstrap.query.formats import print_by, print_columns, print_table
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
@@ -126,9 +126,9 @@ def _tell(job: Job, finished: Finished, results: Path | None) -> None:
         write_list(results, asked, finished.records)
     page = write_page(root, asked, finished)
     typer.echo(asked.question)
-    print_table(arms_table(asked, finished.records))
+    print_columns(arms_table(asked, finished.records))
     if found := list(differences(asked, finished.records)):
-        print_table(differences_table(found))
+        print_by(differences_table(found), "metric")
     for line in unknown_figures(asked, finished.records):
         typer.echo(line)
     if finished.stopped:

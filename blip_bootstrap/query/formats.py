@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
@@ -101,6 +102,42 @@ def print_table(data: pa.Table) -> None:
     """Print a small table on standard output, as wide as the terminal."""
     console = PipedConsole()
     console.print(rich_table(data, console.width))
+
+
+def print_columns(data: pa.Table) -> None:
+    """Print a small table on standard output; one too wide for it in several, each with the first column."""
+    console = PipedConsole()
+    for part in column_parts(data, console.width):
+        console.print(rich_table(part, console.width))
+
+
+def print_by(data: pa.Table, name: str) -> None:
+    """Print a small table on standard output; one too wide for it in several, one for each value of the column `name`.
+
+    Such a value stands above its table.
+    """
+    console = PipedConsole()
+    if rich_table(data, console.width).row_count == data.num_rows:  # no row became a block of lines
+        console.print(rich_table(data, console.width))
+        return
+    for value in data[name].unique():
+        console.print(escape(shown(value.as_py())))
+        console.print(rich_table(data.filter(pc.equal(data[name], value)).drop_columns([name]), console.width))
+
+
+def column_parts(data: pa.Table, width: int) -> Iterator[pa.Table]:
+    """`data` as tables of as many of its columns as fit `width` characters, each with the first column."""
+    names = [shown(name).replace("_", "_\n") for name in data.schema.names]
+    rows = [[shown(value) for value in row.values()] for row in _rows(data)]
+    first, *others = [size + 3 for size in _least_widths(names, rows, [True] * len(names))]  # each cell in one line
+    taken, used = [0], first + 1
+    for at, size in enumerate(others, 1):
+        if used + size > width and len(taken) > 1:
+            yield data.select(taken)
+            taken, used = [0], first + 1
+        taken.append(at)
+        used += size
+    yield data.select(taken)
 
 
 def rich_table(data: pa.Table, width: int) -> Table:

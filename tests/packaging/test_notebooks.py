@@ -44,6 +44,11 @@ def small_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "table1.json").write_text(json.dumps(rows))
     (folder / "empty.json").write_text("[]\n")
+    strict = [row | {"arm": "strict", "value": row["value"] - 0.125} for row in rows if row["arm"] == "cf"]
+    (folder / "mine.json").write_text(json.dumps([*rows, *strict]))
+    (folder / "mine.yaml").write_text(
+        "{name: mine, question: which, arms: {none: {round: 0}, cf: {}, strict: {}}, compare: [[strict, cf]]}"
+    )
     (folder / "scale.json").write_text(json.dumps([row for row in rows if row["seed"] == 0]))
     return folder
 
@@ -74,6 +79,6 @@ def test_the_notebook_runs(
 
 SHOWN = {
     "demo": ["nucleus", "itm", "itc", "how many things are there?", "image/png"],
-    "experiments": ["1.260 ± 0.010", "+0.250", "+0.250 to +0.250", "table1", "image/png"],
+    "experiments": ["1.260 ± 0.010", "+0.250", "+0.250 to +0.250", "table1", "image/png", "-0.125 to -0.125"],
 }
 """What must stand in the outputs of notebooks."""

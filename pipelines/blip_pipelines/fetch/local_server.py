@@ -83,7 +83,8 @@ def _opened(folder: Path, port: int) -> _Server:
         except OSError as error:
             name = _name_at(port) if error.errno == errno.EADDRINUSE and port not in _here else None
             closed = closed + 1 if name == "" else 0
-            if name is None or (not name.startswith(OURS) and not 0 < closed < CLOSED_TRIES):
+            is_leaving = 0 < closed < CLOSED_TRIES
+            if name is None or not (is_leaving or name.startswith(OURS)):
                 why = f"port {port} cannot be opened ({error.strerror}); set serve_port to a free one"
                 raise RunFailed(why) from error
         if name and not is_told:

@@ -19,7 +19,7 @@ from blip_bootstrap.cli.sql_prompt import run_sql
 from blip_bootstrap.config import SelectConfig
 from blip_bootstrap.errors import InputError
 from blip_bootstrap.query.alike import FEW, LOOKED_AT
-from blip_bootstrap.query.formats import FORMS, render, rich_table
+from blip_bootstrap.query.formats import FORMS, column_parts, print_by, render, rich_table
 from blip_bootstrap.query.questions import query
 from blip_bootstrap.query.views import SOME_FILES, VIEWS, connect
 from blip_bootstrap.report.why import why
@@ -363,3 +363,34 @@ def test_a_file_of_another_kind_among_a_tables_is_one_line_that_names_it(tmp_pat
     pq.write_table(pa.table({"other": [1, 2]}), pairs / "part-00001.parquet")
     with pytest.raises(InputError, match=r"part-00001\.parquet: no file of the table pairs"):
         connect(tmp_path)
+
+
+def test_a_table_of_many_figures_is_cut_into_tables_that_fit_each_with_the_rows_names() -> None:
+    figures = ["cider", "tr1", "tr5", "ir5", "kept_truth_web"]
+    data = pa.Table.from_pylist(
+        [{"arm": arm, "seeds": "3", **dict.fromkeys(figures, "0.123 ± 0.456")} for arm in ("human_only", "none")]
+    )
+    for width in (24, 80, 200):
+        parts = list(column_parts(data, width))
+        assert [name for part in parts for name in part.column_names[1:]] == data.column_names[1:]
+        assert {part.column_names[0] for part in parts} == {"arm"}
+        told = Console(width=width, file=io.StringIO())
+        for part in parts if width > 24 else ():
+            told.print(rich_table(part, width))
+            assert rich_table(part, width).row_count == 2  # no row became a block of lines
+        assert all(len(line) <= width for line in told.file.getvalue().splitlines())
+        assert len(parts) == {24: 6, 80: 2, 200: 1}[width]
+
+
+def test_a_table_that_is_too_wide_is_printed_by_the_values_of_a_column(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = ("filter_precision_web", "kept_truth_web")
+    row = {"arm": "human_only", "minus": "captioner_only", "difference": "+0.123", "95 % interval": "+0.023 to +0.223"}
+    data = pa.Table.from_pylist([row | {"metric": metric, "beyond zero": "yes"} for metric in metrics])
+    for width, titles in (("80", list(metrics)), ("200", [])):
+        monkeypatch.setenv("COLUMNS", width)
+        print_by(data, "metric")
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line in metrics] == titles
+        assert sum("human_only" in line and "+0.023 to +0.223" in line for line in lines) == 2

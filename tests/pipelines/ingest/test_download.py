@@ -191,8 +191,8 @@ def test_a_port_where_another_run_serves_is_waited_for(tmp_path: Path, capsys: p
     """Seeds of an experiment that run side by side have one configuration, and so one port."""
     command = [sys.executable, "-c", SERVING, str(tmp_path), str(port := free_port())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdin
-        assert other.stdout
+        assert other.stdin is not None
+        assert other.stdout is not None
         assert other.stdout.readline() == b"serving\n"
         closing = threading.Timer(1.0, other.stdin.close)
         closing.start()
