@@ -138,7 +138,7 @@ def sigterm_came() -> bool:
 
 def skip_farewells() -> None:
     """Let this process end without what C++ does at the end of one: threads of a library that does not answer are still
-    at work, and what they use would be destroyed below them (a SIGSEGV, at one of ten ends beside a stuck Ray 2.60).
+    at work, and what they use would be destroyed below them (a SIGSEGV, at one of five ends beside a stuck Ray 2.60).
 
     The exit code stays, and so does what Python does. Does nothing where the C library has no `on_exit`, as on macOS.
     """

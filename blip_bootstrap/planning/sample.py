@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blip_bootstrap.config import Config, FinetuneConfig
+from blip_bootstrap.config.caption import MIN_TOKENS
 from blip_bootstrap.schemas.keys import key_of_id
 from blip_bootstrap.schemas.schema import Table
 from blip_bootstrap.schemas.tables import IMAGES
@@ -118,7 +119,8 @@ def with_usual_length(config: Config, texts: list[str]) -> Config:
     data = config.model_dump()
     for name, prompt in (("caption", config.caption.prompt), ("evaluate", "")):
         sampler = data[name]["sampler"]
-        length = max(longest + len(tokenizer.piece_ids(prompt)), (sampler["min_tokens"] or 0) + 1)
+        least = MIN_TOKENS if sampler["min_tokens"] is None else sampler["min_tokens"]
+        length = max(longest + len(tokenizer.piece_ids(prompt)), least + 1)
         sampler["max_tokens"] = min(length, sampler["max_tokens"] or length)
     return Config.model_validate(data)
 

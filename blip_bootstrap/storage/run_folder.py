@@ -127,8 +127,10 @@ def as_written(found: Any) -> dict[str, Any]:
     """
     if not isinstance(found, dict):
         raise ValueError("it holds no object")
-    if CHECKSUM in found and found[CHECKSUM] != _digest({k: v for k, v in found.items() if k != CHECKSUM}):
-        raise ValueError("it does not say what was written: its checksum is another")
+    if CHECKSUM in found:
+        if found[CHECKSUM] != _digest({name: value for name, value in found.items() if name != CHECKSUM}):
+            raise ValueError("it does not say what was written: its checksum is another")
+        return found
     listed = [found[FILES_IN]] if FILES_IN in found else found.get("files")
     if "check" in found and found["check"] != checksum(found["counts"], listed or []):
         raise ValueError("its counts or files are not those that were written")
@@ -138,7 +140,7 @@ def as_written(found: Any) -> dict[str, Any]:
 def with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A MANIFEST as it is written: with a checksum of all that it says, by which `read_json` knows a damaged one."""
     told = {name: value for name, value in manifest.items() if name != CHECKSUM}
-    return told | {CHECKSUM: _digest(told)}
+    return told | {CHECKSUM: _digest(_as_read(told))}
 
 
 def advice_on(path: Path) -> str:
@@ -170,12 +172,16 @@ def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def checksum(counts: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
     """What a MANIFEST has as `check`, so that a damaged one shows no wrong figure: 16 hex digits."""
-    return _digest([counts, files])
+    return _digest(_as_read([counts, files]))
+
+
+def _as_read(told: Any) -> Any:
+    """As JSON gives it back, where a whole number as a key is a text."""
+    return json.loads(json.dumps(told))
 
 
 def _digest(told: Any) -> str:
-    as_read = json.loads(json.dumps(told))  # where a whole number as a key is a text
-    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def record_path(root: Path, number: int | None) -> Path:

@@ -21,6 +21,7 @@ from blip_bootstrap.report.figures import write_figures
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.manifest import describe_files
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet
+from blip_bootstrap.storage.run_folder import with_checksum
 from tests.support.growing_rounds import FEW, FIRST, MORE, GrowingRounds, ask, manifest, no_gap, of
 from tests.support.kills import every_kill
 from tests.support.stub_rounds import all_bytes
@@ -105,7 +106,8 @@ def test_rows_of_images_are_told_once(grown: GrowingRounds) -> None:
     (images / "rows").mkdir()
     shutil.copy(images / "part-00000.parquet", images / "rows")
     told = {name: value for name, value in manifest(grown, "images").items() if name != "check"}
-    write_whole(images / "MANIFEST.json", json.dumps({**told, "files": describe_files(images)}))
+    told["files"] = describe_files(images)
+    write_whole(images / "MANIFEST.json", json.dumps(with_checksum(told)))
     assert {one.rows for one in list_artifacts(grown.root) if one.folder == images} == {len(FIRST)}
 
 

@@ -18,6 +18,7 @@ from blip_bootstrap.settings.marks import Later
 from blip_bootstrap.storage.lock import locked
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_of
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
+from blip_bootstrap.storage.run_folder import with_checksum
 from blip_training.watch.trackers import PACKAGES
 from tests.support.other_process import locked_elsewhere
 
@@ -207,7 +208,7 @@ def recipe_of_before(folder: Path, **settings: object) -> None:
     path = folder / "MANIFEST.json"
     manifest = json.loads(path.read_text())
     manifest["recipe"]["config"] |= settings
-    path.write_text(json.dumps(manifest | {"digest": digest_of_recipe(manifest["recipe"])}))
+    path.write_text(json.dumps(with_checksum(manifest | {"digest": digest_of_recipe(manifest["recipe"])})))
 
 
 def test_the_same_content_made_again_leaves_what_follows_current(tmp_path: Path, recorder: Recorder) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from blip_bootstrap.cli.app import app
 from blip_bootstrap.config import Config
-from blip_bootstrap.planning.sample import find_models
+from blip_bootstrap.planning.sample import find_models, with_usual_length
 from blip_bootstrap.planning.vocabulary import planned_tokens, with_planned_vocabulary
 from blip_bootstrap.schemas.tables import IMAGES
 from blip_bootstrap.storage.parquet import rows_to_table, write_parquet
@@ -108,3 +108,11 @@ def test_the_figures_are_those_of_the_model_that_will_be_built(folder: Path) -> 
     # more in the momentum encoder.
     assert berts["checkpoint_bytes"] - own["checkpoint_bytes"] == 4 * fewer * (3 * (16 + 1) + 16)
     assert own["gflop_per_sample"] < berts["gflop_per_sample"] / 10
+
+
+@pytest.mark.parametrize(("least", "most"), [(None, 6), (0, 3), (7, 8)])
+def test_a_usual_length_is_no_shorter_than_the_shortest(folder: Path, least: int | None, most: int) -> None:
+    """The decoder of an evaluation writes without a prompt, and these texts have one piece."""
+    config = config_of(folder)
+    own = config.model_dump() | {"evaluate": {"sampler": {"min_tokens": least}}}
+    assert with_usual_length(Config.model_validate(own), ["dog", "cat"]).evaluate.sampler.max_tokens == most
