@@ -286,9 +286,10 @@ def test_a_long_table_is_cut_and_says_so() -> None:
 def test_a_table_of_numbers_stays_one_in_a_narrow_terminal() -> None:
     data = pa.table({name: [0.125] * 20 for name in ("a_long_name", "another_name", "noise_ratio", "low", "high")})
     for width, rows in ((80, 20), (45, 20), (36, 20)):
-        told = Console(width=width, file=io.StringIO())
-        told.print(rich_table(data, width))
-        lines = told.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        told = io.StringIO()
+        console = Console(width=width, file=told)
+        console.print(rich_table(data, width))
+        lines = told.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         assert sum("0.125" in line for line in lines) == rows
 
@@ -374,11 +375,12 @@ def test_a_table_of_many_figures_is_cut_into_tables_that_fit_each_with_the_rows_
         parts = list(column_parts(data, width))
         assert [name for part in parts for name in part.column_names[1:]] == data.column_names[1:]
         assert {part.column_names[0] for part in parts} == {"arm"}
-        told = Console(width=width, file=io.StringIO())
+        told = io.StringIO()
+        console = Console(width=width, file=told)
         for part in parts if width > 24 else ():
-            told.print(rich_table(part, width))
+            console.print(rich_table(part, width))
             assert rich_table(part, width).row_count == 2  # no row became a block of lines
-        assert all(len(line) <= width for line in told.file.getvalue().splitlines())
+        assert all(len(line) <= width for line in told.getvalue().splitlines())
         assert len(parts) == {24: 6, 80: 2, 200: 1}[width]
 
 
