@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def small_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files as `blip-bootstrap experiment FILE --results PATH` writes them: two arms of three seeds, and of one."""
     folder = tmp_path_factory.mktemp("results")
     gains = {"none": 0.0, "cf": 0.25}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"arm": arm, "seed": seed, "metric": metric, "value": start + gain + seed / 100}
         for arm, gain in gains.items()
         for seed in range(3)
