@@ -53,7 +53,8 @@ def _block(found: re.Match[str]) -> str:
     experiment = _shipped(name)
     draw(name, experiment, values, metrics[:3])
     tables = [arms_table(values, metrics), differences_table(experiment, values, metrics[:3])]
-    picture = f"![{name}: a dot for each seed, a bar at the mean](../images/experiments/{name}.svg)"
+    means = "a line through the means" if experiment and experiment.curve else "a bar at the mean"
+    picture = f"![{name}: a dot for each seed, {means}](../images/experiments/{name}.svg)"
     parts = "\n\n".join(part for part in (*tables, picture) if part)
     return f"{found[1]}\n{parts}\n\n{found[4]}"
 
@@ -130,9 +131,11 @@ def _draw_dots(place: Any, values: Values, metric: str) -> None:
 
 def _draw_curves(place: Any, curves: Any, values: Values, metric: str) -> None:
     for label, line in curves.items():
-        found = ((x, values.get(arm, {}).get(metric)) for x, arm in sorted(line.items()))
-        points = [(x, spread_of(list(figures.values())).mean) for x, figures in found if figures]
-        place.plot([x for x, _ in points], [mean for _, mean in points], "o-", label=label)
+        found = ((x, [*values.get(arm, {}).get(metric, {}).values()]) for x, arm in sorted(line.items()))
+        points = [(x, figures) for x, figures in found if figures]
+        (drawn,) = place.plot([x for x, _ in points], [spread_of(one).mean for _, one in points], "-", label=label)
+        dots = [(x, figure) for x, figures in points for figure in figures]
+        place.plot(*zip(*dots, strict=True), "o", alpha=0.5, color=drawn.get_color(), markersize=4)
 
 
 def _shipped(name: str) -> Experiment | None:

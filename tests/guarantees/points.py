@@ -45,13 +45,15 @@ def undisturbed_run(folder: Path, settings: tuple[str, ...] = ()) -> Undisturbed
 def all_points(operations: Iterable[Operation], after_fsync: bool = False) -> list[Plan]:
     """Before each operation, which is after the one before it; and amid each write.
 
-    A process that dies leaves the same before and after an fsync, a power cut does not.
+    A process that dies leaves the same before and after an fsync, a power cut does not. Nor does a thread matter that
+    did something between an fsync and the rename of the same file: it has points of its own.
     """
-    points, last = [], ""
+    points, last, of_path = [], "", dict[str, str]()
     for one in operations:
-        points += [Plan(one.number)] if after_fsync or not last.startswith("fsync") else []
+        is_synced = last.startswith("fsync") or (one.to and of_path.get(one.path, "").startswith("fsync"))
+        points += [] if is_synced and not after_fsync else [Plan(one.number)]
         points += [Plan(one.number, "half")] if one.kind == "write" else []
-        last = one.kind
+        last = of_path[one.path] = one.kind
     return points
 
 

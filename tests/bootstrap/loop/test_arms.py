@@ -15,6 +15,7 @@ from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.arms import seconds_of_arm
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parts import borrowed_from
+from blip_bootstrap.storage.run_folder import with_checksum
 from blip_pipelines.train import steps
 from tests.support.small_world_runs import SmallRuns, manifest_of
 
@@ -115,7 +116,8 @@ def test_a_withdrawn_or_damaged_artifact_lends_no_arm(runs: ControlRuns, tmp_pat
     assert runs.arms(root, "controls.arms=[human_only,oracle]") == ["human_only"]
     shutil.rmtree((root / "round-01/controls").resolve())
     manifest = json.loads((home / "MANIFEST.json").read_text())
-    (home / "MANIFEST.json").write_text(json.dumps({**manifest, "stale": "trained on a text that is withdrawn"}))
+    told = with_checksum({**manifest, "stale": "trained on a text that is withdrawn"})
+    (home / "MANIFEST.json").write_text(json.dumps(told))
     assert runs.arms(root, "controls.arms=[human_only,oracle]") == ["human_only", "oracle"]
 
 
@@ -136,7 +138,7 @@ def test_the_seconds_of_an_arm_are_those_of_its_training(runs: ControlRuns, tmp_
     def settled(seconds: float) -> Callable[[str], float]:
         folder = (root / "round-01/controls").resolve()
         manifest: dict[str, Any] = json.loads((folder / "MANIFEST.json").read_text())
-        (folder / "MANIFEST.json").write_text(json.dumps({**manifest, "seconds": seconds}))
+        (folder / "MANIFEST.json").write_text(json.dumps(with_checksum({**manifest, "seconds": seconds})))
         return lambda arm: seconds_of_arm(root, folder.relative_to(root.resolve()).as_posix(), arm)
 
     runs.arms(root, "controls.arms=[human_only,oracle]")

@@ -224,7 +224,7 @@ def test_a_model_that_only_seemed_right_ends_a_run_once_the_images_are_there(
     ("setting", "says"),
     [
         (f"caption.prompt={LONG}", "^caption.prompt 'a .*' has 29 tokens with .DEC., sampler.max_tokens is 20"),
-        ("caption.sampler.max_tokens=3", "has 4 tokens with .DEC., sampler.max_tokens is 3"),
+        ("caption.sampler={max_tokens: 3, min_tokens: 1}", "has 4 tokens with .DEC., sampler.max_tokens is 3"),
         ("caption.sampler={max_tokens: 41, preset: beam}", "max_tokens is 41, the model has positions for 40"),
     ],
 )  # fmt: skip
