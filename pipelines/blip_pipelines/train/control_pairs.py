@@ -17,9 +17,12 @@ from blip_bootstrap.select.aside import as_in, reasons_of
 from blip_bootstrap.select.pairs import select_by, select_web_pairs
 from blip_bootstrap.storage.parquet import parquet_files, read_parquet, write_parquet
 from blip_bootstrap.storage.parts import borrow
-from blip_bootstrap.stores.store import is_there
+from blip_bootstrap.stores.store import gone, is_there
 
 NOT_SELECTED = "not_selected"
+
+FIGURES = "metrics.json"
+"""Of an arm, written last."""
 
 
 def check_arms(arms: Sequence[str], human: Path | None, truth_pairs: Path | None) -> None:
@@ -63,18 +66,23 @@ def write_arm_pairs(out: Path, arm: str, captions: Path, pairs: Path, truth_pair
 def take_arm(arm: Path, others: Sequence[Path]) -> None:
     """Have the model and figures of the first of `others`, the same arm of other artifacts, that has equal pairs.
 
-    An arm that is trained, or was begun, here goes on here.
+    An arm that is trained, or was begun, here goes on here. Links that a killed run left are made whole, or go where no
+    arm has these pairs any more: a training would write through them into another artifact.
     """
-    if (arm / "model").exists() or is_there(arm / "metrics.json"):
+    links = [one for one in (arm / "model").rglob("*") if one.is_symlink()]
+    is_own = any(one.is_file() and not one.is_symlink() for one in (arm / "model").rglob("*"))
+    if is_there(arm / FIGURES) or (is_own and not links):
         return
-    for other in others:
+    for other in () if is_own else others:
         if _same_pairs(arm / "pairs", other / "pairs"):
-            for file in sorted(one for one in other.rglob("*") if one.is_file()):
-                name = file.relative_to(other)
+            names = [file.relative_to(other) for file in other.rglob("*") if file.is_file()]
+            for name in sorted(names, key=lambda name: (name.name == FIGURES, name)):  # an arm that has these is whole
                 if name.parts[0] != "pairs" and not any(part.startswith(".") for part in name.parts):
                     (arm / name).parent.mkdir(parents=True, exist_ok=True)
-                    borrow((arm / name).parent, file)
+                    borrow((arm / name).parent, other / name)
             return
+    for link in links:
+        gone(link)
 
 
 def _same_pairs(mine: Path, other: Path) -> bool:

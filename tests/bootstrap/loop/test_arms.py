@@ -16,7 +16,7 @@ from blip_bootstrap.loop.arms import seconds_of_arm
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parts import borrowed_from
 from blip_bootstrap.storage.run_folder import with_checksum
-from blip_pipelines.train import steps
+from blip_pipelines.train import control_pairs, steps
 from tests.support.small_world_runs import SmallRuns, manifest_of
 
 ALL = "controls.arms=[human_only,filter_only,captioner_only,oracle]"
@@ -130,6 +130,41 @@ def test_a_model_that_lacks_is_trained_anew_and_no_other(runs: ControlRuns, tmp_
     (root / "round-01/controls/oracle/metrics.json").unlink()
     assert runs.arms(root) == []
     assert (root / "round-01/controls/oracle/metrics.json").exists()
+
+
+def test_killed_while_an_arm_is_taken(runs: ControlRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, taken, real = tmp_path / "run", list[Path](), control_pairs.borrow
+
+    def borrow(folder: Path, file: Path) -> None:
+        real(folder, file)
+        taken.append(file)
+        if len(taken) == 1:
+            raise RunFailed("killed")
+
+    runs.arms(root, "controls.arms=[oracle]")
+    monkeypatch.setattr(control_pairs, "borrow", borrow)
+    with pytest.raises(RunFailed, match="killed"):
+        runs.arms(root, "controls.arms=[human_only,oracle]")
+    assert runs.arms(root, "controls.arms=[human_only,oracle]") == ["human_only"]
+    assert (root / "round-01/controls/oracle/model/model.safetensors").read_text() == "oracle"
+    assert taken[-1].name == "metrics.json"
+
+
+@pytest.mark.parametrize("lost", ["link", "home"])
+def test_a_taken_arm_that_lost_its_model_never_writes_into_its_home(
+    runs: ControlRuns, tmp_path: Path, lost: str
+) -> None:
+    root = tmp_path / "run"
+    runs.arms(root, "controls.arms=[oracle]")
+    home = (root / "round-01/controls").resolve()
+    runs.arms(root, "controls.arms=[human_only,oracle]")
+    taken = (root / "round-01/controls").resolve() / "oracle/model"
+    (taken if lost == "link" else home / "oracle/model").joinpath("model.safetensors").unlink()
+    before = (home / "oracle/model/counts.json").stat().st_mtime_ns
+    assert runs.arms(root, "controls.arms=[human_only,oracle]") == ([] if lost == "link" else ["oracle"])
+    assert (taken / "model.safetensors").read_text() == "oracle"
+    assert (home / "oracle/model/counts.json").stat().st_mtime_ns == before
+    assert [one.is_symlink() for one in taken.iterdir()] == [lost == "link"] * 2
 
 
 def test_the_seconds_of_an_arm_are_those_of_its_training(runs: ControlRuns, tmp_path: Path) -> None:
