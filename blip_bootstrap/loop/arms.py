@@ -12,12 +12,10 @@ from blip_bootstrap.loop.growth import begun_in
 from blip_bootstrap.storage.manifest import digest_of_recipe, recipe_by_today
 from blip_bootstrap.storage.run_folder import ARTIFACTS, MANIFEST, read_json
 from blip_bootstrap.stores.store import fetched, is_there
+from blip_pipelines.train.control_pairs import FIGURES
 
 OF_PAIRS = ("captions", "pairs", "truth_pairs")
 """Inputs that decide about the pairs of an arm alone, which the step compares; those of `oracle` are the last one."""
-
-FIGURES = "metrics.json"
-"""Written last: an arm that has it is whole."""
 
 
 def arms_elsewhere(

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
 from blip_bootstrap.errors import CheckpointError
@@ -17,7 +16,7 @@ from blip_pipelines.captioners.interface import Ask
 from blip_pipelines.captioners.options import Options, checked, digest_of, digest_of_weights, source_of
 from blip_pipelines.captioners.transformers import TransformersCaptioner
 from blip_pipelines.judges.interface import Pair, Scores, VariesWith
-from blip_pipelines.judges.yes_or_no import QUESTION
+from blip_pipelines.judges.yes_or_no import QUESTION, Question
 
 MARKS = "▁Ġ "
 """What tokenizers write for a blank before a word."""
@@ -28,18 +27,11 @@ class VqaOptions(Options):
 
     checkpoint: str
     revision: str | None = None
-    question: str = QUESTION
+    question: Question = QUESTION
     system: str | None = None
     chat_template: bool = True
     batch_size: Count = 16
     one_by_one: bool = False
-
-    @field_validator("question")
-    @classmethod
-    def _has_text(cls, question: str) -> str:
-        if "{text}" not in question:
-            raise ValueError("{text} must stand in it, where the text is to be")
-        return question
 
 
 class VqaJudge:

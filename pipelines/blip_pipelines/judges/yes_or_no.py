@@ -9,7 +9,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from PIL.Image import Image
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from blip_bootstrap.errors import RunFailed
 from blip_pipelines.captioners.endpoint import (
@@ -29,6 +29,16 @@ from blip_pipelines.endpoints.client import Body, ChatClient, Reply
 QUESTION = 'Does this figure show "{text}"? Please answer yes or no.'
 """VQAScore's (Lin et al. 2024, arXiv 2404.01291, section 3)."""
 
+
+def _has_text(question: str) -> str:
+    if "{text}" not in question:
+        raise ValueError("{text} must stand in it, where the text is to be")
+    return question
+
+
+Question = Annotated[str, AfterValidator(_has_text)]
+"""What is asked about a text, which stands where {text} is."""
+
 JPEG_QUALITY = 95
 """Of pictures that come without their bytes."""
 
@@ -36,20 +46,13 @@ JPEG_QUALITY = 95
 class JudgeOptions(LinkOptions):
     """Servers, and what they are asked about a text and its picture."""
 
-    question: str = Field(QUESTION, description="what is asked; {text} stands for the text")
+    question: Question = Field(QUESTION, description="what is asked; {text} stands for the text")
     top_logprobs: Annotated[int, Field(ge=2, le=100)] = Field(
         20, description="how many of the likeliest first tokens the server tells; OpenAI has 20 at most"
     )
     detail: str | None = Field(None, description="how closely it looks, where it can: auto, low or high")
     extra: dict[str, Any] = Field({}, description="what else a request has")
     revision: str = Field("", description="of the model, in your words: another one makes all scores anew")
-
-    @field_validator("question")
-    @classmethod
-    def _has_text(cls, question: str) -> str:
-        if "{text}" not in question:
-            raise ValueError("{text} must stand in it, where the text is to be")
-        return question
 
 
 class EndpointJudge:

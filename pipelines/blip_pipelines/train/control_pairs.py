@@ -22,7 +22,7 @@ from blip_bootstrap.stores.store import gone, is_there
 NOT_SELECTED = "not_selected"
 
 FIGURES = "metrics.json"
-"""Of an arm, written last."""
+"""Of an arm, written last: one that has it is whole."""
 
 
 def check_arms(arms: Sequence[str], human: Path | None, truth_pairs: Path | None) -> None:

@@ -13,10 +13,11 @@ import pytest
 from blip_bootstrap.errors import RunFailed
 from blip_bootstrap.loop import rounds
 from blip_bootstrap.loop.arms import seconds_of_arm
+from blip_bootstrap.storage import parts
 from blip_bootstrap.storage.files import write_whole
 from blip_bootstrap.storage.parts import borrowed_from
 from blip_bootstrap.storage.run_folder import with_checksum
-from blip_pipelines.train import control_pairs, steps
+from blip_pipelines.train import steps
 from tests.support.small_world_runs import SmallRuns, manifest_of
 
 ALL = "controls.arms=[human_only,filter_only,captioner_only,oracle]"
@@ -133,7 +134,7 @@ def test_a_model_that_lacks_is_trained_anew_and_no_other(runs: ControlRuns, tmp_
 
 
 def test_killed_while_an_arm_is_taken(runs: ControlRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, taken, real = tmp_path / "run", list[Path](), control_pairs.borrow
+    root, taken, real = tmp_path / "run", list[Path](), parts.borrow
 
     def borrow(folder: Path, file: Path) -> None:
         real(folder, file)
@@ -142,7 +143,7 @@ def test_killed_while_an_arm_is_taken(runs: ControlRuns, tmp_path: Path, monkeyp
             raise RunFailed("killed")
 
     runs.arms(root, "controls.arms=[oracle]")
-    monkeypatch.setattr(control_pairs, "borrow", borrow)
+    monkeypatch.setattr("blip_pipelines.train.control_pairs.borrow", borrow)
     with pytest.raises(RunFailed, match="killed"):
         runs.arms(root, "controls.arms=[human_only,oracle]")
     assert runs.arms(root, "controls.arms=[human_only,oracle]") == ["human_only"]
